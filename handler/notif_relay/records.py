@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records that the relay itself makes: gaps, errors, answers to a filter request.
+
+They have the six fields of every notification, so that a consumer needs no second parser for
+them; their ``event_type`` starts with ``notif_relayd.``. The daemon and the handler both make
+gap records, and a subscriber must not be able to tell which: this is the only place that knows
+their shape.
+"""
+
+import datetime
+import json
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import Literal
+
+GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted"]
+
+EVENT_TYPE_PREFIX = "notif_relayd."
+
+
+def gap(dropped: int | None, reason: GapReason) -> bytes:
+    """The record that stands for ``dropped`` missing ones, ``None`` where nobody knows."""
+    return _record("gap", "WARN", {"dropped": dropped, "reason": reason})
+
+
+def error(sentence: str) -> bytes:
+    """The answer to a request that cannot be met; the connection is closed after it."""
+    return _record("error", "ERROR", sentence)
+
+
+def _record(kind: str, priority: str, payload: Mapping[str, object] | str) -> bytes:
+    notification = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": f"notif-relayd.{socket.gethostname()}",
+        "event_type": EVENT_TYPE_PREFIX + kind,
+        "priority": priority,
+        "payload": payload,
+        # oslo.messaging writes naive UTC in this form.
+        "timestamp": str(datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)),
+    }
+    return json.dumps(notification).encode() + b"\n"
