@@ -18,6 +18,9 @@ GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted"]
 
 EVENT_TYPE_PREFIX = "notif_relayd."
 
+MAX_RECORD_SIZE = 1024 * 1024
+"""Bytes of the longest record that is carried, its newline included (both ends' default)."""
+
 
 def gap(dropped: int | None, reason: GapReason) -> bytes:
     """The record that stands for ``dropped`` missing ones, ``None`` where nobody knows."""
