@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# "make" lists what there is to make. "make demo" and "make test" each work as the first command
+# on a bare Debian or Ubuntu: what is missing is installed, or named in one line.
+
+# The distribution's own Python: a service under systemd cannot see one in a home directory.
+PYTHON ?= /usr/bin/python3
+DEB_PACKAGES ?= python3-venv python3-dev gcc pkg-config libsystemd-dev systemd-container \
+	netcat-openbsd
+
+# Where "make install" puts things, each below DESTDIR.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+# The directory of the notif-relayd program; empty lets systemd find it in its own path, of which
+# /usr/bin and /usr/local/bin are part.
+BINDIR ?=
+
+# What "make test-all" runs, and on which Pythons, as far as they are found.
+SUITES ?= tests/unit tests/functional
+PYTHONS ?= 3.10 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all test-ends lint bench install clean packages FORCE
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+venv: .venv/.made ## everything for development, into .venv
+
+demo: .venv/.made ## real notifications from two services to two subscribers, in 15 seconds
+	@.venv/bin/python demo/run.py
+
+test: .venv/.made ## unit, functional and systemd tests (the last as root only)
+	@.venv/bin/python -m pytest -q
+
+test-all: packages ## unit and functional tests on every Python from 3.10 to 3.13 that is here
+	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
+
+test-ends: packages ## unit tests on the oldest and the newest of those
+	@$(MAKE) --no-print-directory -k SUITES=tests/unit \
+		$(patsubst %,test-on-%,$(or $(sort $(firstword $(FOUND)) $(lastword $(FOUND))),none))
+
+lint: .venv/.made ## ruff and mypy
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy
+
+bench: .venv/.made ## what emitting a notification costs, against the standard library's handler
+	@.venv/bin/python bench/emit.py
+
+install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=, BINDIR=
+	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd.service
+	@install -m 644 systemd/sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	@install -m 644 systemd/tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
+	@install -m 644 etc/notif-relayd/*.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemd-sysusers notif-relayd.conf && \
+		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
+
+clean: ## remove everything that was made
+	@rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each asked for anew, which takes milliseconds, since a package can go as well as come.
+INSTALLED = $(patsubst installed:%,%,$(filter installed:%,$(shell \
+	dpkg-query -W -f '$${db:Status-Status}:$${Package} ' $(DEB_PACKAGES) 2>/dev/null)))
+MISSING = $(filter-out $(INSTALLED),$(DEB_PACKAGES))
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo -n)
+
+packages:
+	@missing="$(strip $(MISSING))"; [ -z "$$missing" ] || { \
+		$(SUDO) true 2>/dev/null || \
+			{ echo "Missing packages, to be installed as root: $$missing" >&2; exit 1; }; \
+		echo "Installing $$missing"; \
+		$(SUDO) apt-get update >/dev/null 2>&1; \
+		out=$$($(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y \
+			--no-install-recommends $$missing 2>&1) || { echo "$$out" >&2; exit 1; }; }
+
+# One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
+comma := ,
+define make-venv
+@echo "Making $(@D)"
+@$(1) -m venv $(@D)
+@$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[$(2)]'
+@touch $@
+endef
+
+.venv/.made: pyproject.toml | packages
+	$(call make-venv,$(PYTHON),daemon$(comma)test$(comma)lint)
+
+.venvs/%/.made: pyproject.toml
+	$(call make-venv,$(call interpreter,$*),daemon$(comma)test)
+
+# The first Python of version $(1) that runs: pyenv's shims are on the path and may not.
+interpreter = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python; do \
+	"$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
+FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(version)))
+
+.PRECIOUS: .venvs/%/.made
+test-on-%: .venvs/%/.made FORCE
+	@echo "Python $*"
+	@.venvs/$*/bin/python -m pytest -q $(SUITES)
+
+test-on-none:
+	@echo "No Python of $(PYTHONS) was found" >&2; exit 1
