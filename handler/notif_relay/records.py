@@ -7,7 +7,7 @@ gap records, and a subscriber must not be able to tell which: this is the only p
 their shape.
 """
 
-import datetime
+import datetime as dt
 import json
 import socket
 import uuid
@@ -40,6 +40,6 @@ def _record(kind: str, priority: str, payload: Mapping[str, object] | str) -> by
         "priority": priority,
         "payload": payload,
         # oslo.messaging writes naive UTC in this form.
-        "timestamp": str(datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)),
+        "timestamp": str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)),
     }
     return json.dumps(notification).encode() + b"\n"

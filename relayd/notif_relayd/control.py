@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: one JSON request a line, one JSON answer a line.
+
+It is asked seldom and by few, so everything here is the plain way. It must only never make the
+loop wait: an answer that the socket does not take at once is sent when it does.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import msgspec
+
+from notif_relayd.door import Door
+from notif_relayd.loop import HANGUP, READ, WRITE, Loop
+from notif_relayd.peer import Peer
+from notif_relayd.throttle import Throttle
+
+MAX_CONNECTIONS = 32
+"""At once; relayctl closes its own after one answer."""
+
+MAX_REQUEST = 4096
+"""Bytes of the longest request, its newline included."""
+
+Method = Callable[[], object]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be asked."""
+
+    method: str
+
+
+def answer(methods: Mapping[str, Method], request: bytes) -> bytes:
+    """The answer to one request line."""
+    return msgspec.json.encode(_answer(methods, request)) + b"\n"
+
+
+def _answer(methods: Mapping[str, Method], request: bytes) -> dict[str, object]:
+    try:
+        name = msgspec.json.decode(request, type=Request).method
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return {"error": f"not a request: {error}"}
+    if name not in methods:
+        return {"error": f"there is no method {name!r}; there are {', '.join(sorted(methods))}"}
+    return {"result": methods[name]()}
+
+
+class _Client:
+    __slots__ = ("request", "socket", "unsent")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.request = b""
+        self.unsent = b""
+
+
+class Control:
+    """All connections to the control socket.
+
+    Args:
+        loop: says when there is something to read, or room for an answer.
+        throttle: where refused connections are reported.
+        methods: what may be asked, and who knows the answer.
+    """
+
+    def __init__(self, loop: Loop, throttle: Throttle, methods: Mapping[str, Method]) -> None:
+        self._loop = loop
+        self._throttle = throttle
+        self._methods = methods
+        self._clients: dict[int, _Client] = {}
+
+    def door(self, listener: socket.socket) -> Door:
+        """Answer whoever comes through `listener`."""
+        return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
+
+    def close(self) -> None:
+        """Let everybody go."""
+        for client in list(self._clients.values()):
+            self._disconnect(client)
+
+    def _room(self) -> int:
+        return MAX_CONNECTIONS - len(self._clients)
+
+    def _welcome(self, connection: socket.socket, _peer: Peer) -> None:
+        client = _Client(connection)
+        self._clients[connection.fileno()] = client
+        self._loop.watch(connection.fileno(), READ, partial(self._on_event, client))
+
+    def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
+        self._throttle.warning(
+            "control connection refused: %s; there are %d already", peer, MAX_CONNECTIONS
+        )
+
+    def _disconnect(self, client: _Client) -> None:
+        fd = client.socket.fileno()
+        self._loop.forget(fd)
+        del self._clients[fd]
+        client.socket.close()
+
+    def _on_event(self, client: _Client, events: int) -> None:
+        try:
+            if events & HANGUP:
+                self._disconnect(client)
+            elif events & WRITE:
+                self._send(client)
+            else:
+                self._read(client)
+        except (BlockingIOError, InterruptedError):
+            pass  # The next event brings it back here.
+        except ConnectionError:
+            self._disconnect(client)
+
+    def _read(self, client: _Client) -> None:
+        data = client.socket.recv(MAX_REQUEST)
+        client.request += data
+        if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST):
+            self._disconnect(client)
+
+    def _serve(self, client: _Client) -> bool:
+        line, newline, rest = client.request.partition(b"\n")
+        if not newline:
+            return False
+        client.request = rest
+        client.unsent = answer(self._methods, line)
+        self._loop.change(client.socket.fileno(), WRITE)
+        return True
+
+    def _send(self, client: _Client) -> None:
+        client.unsent = client.unsent[client.socket.send(client.unsent) :]
+        if not client.unsent and not self._serve(client):
+            self._loop.change(client.socket.fileno(), READ)

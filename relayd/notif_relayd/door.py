@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes connections from a listening socket: the part that all three sockets have in common.
+
+Two things can go wrong here and must not become anybody else's trouble. There may be too many
+connections: then the newcomer is told, where its socket has a way to tell, and let go. And the
+process may be out of descriptors: then the connection stays in the kernel's queue, which keeps
+the listening socket readable, so it is left alone for a while instead of being asked in vain
+again and again.
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+
+from notif_relayd.loop import READ, Loop
+from notif_relayd.peer import Peer, peer_of
+from notif_relayd.throttle import Throttle
+
+MAX_ACCEPTS = 64
+"""Connections taken in one turn at most, so that a flood of them does not stop the records."""
+
+PAUSE = 1.0
+"""Seconds until the next try, when there was no descriptor or no memory left."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Door:
+    """One listening socket.
+
+    Args:
+        loop: calls the door when somebody knocks.
+        throttle: where it complains.
+        listener: the listening socket; the door makes it non-blocking.
+        room: how many more connections there may be.
+        welcome: gets every connection, non-blocking, with the peer's identity.
+        refuse: gets the connections that there is no room for; they are closed afterwards.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        throttle: Throttle,
+        listener: socket.socket,
+        room: Callable[[], int],
+        welcome: Callable[[socket.socket, Peer], None],
+        refuse: Callable[[socket.socket, Peer], None],
+    ) -> None:
+        self._loop = loop
+        self._throttle = throttle
+        self._listener = listener
+        self._room = room
+        self._welcome = welcome
+        self._refuse = refuse
+        self._watching = False
+        self._closed = False
+        listener.setblocking(False)
+        self._watch()
+
+    def accept(self, _events: int = 0) -> None:
+        """Take whoever is waiting."""
+        for _ in range(MAX_ACCEPTS):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._pause(error)
+                return
+            connection.setblocking(False)
+            peer = peer_of(connection)
+            if self._room() > 0:
+                self._welcome(connection, peer)
+            else:
+                self._refuse(connection, peer)
+                connection.close()
+
+    def close(self) -> None:
+        """Take nobody any more; the listening socket itself belongs to whoever opened it."""
+        self._closed = True
+        self._unwatch()
+
+    def _watch(self) -> None:
+        if not self._closed:
+            self._loop.watch(self._listener.fileno(), READ, self.accept)
+            self._watching = True
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._loop.forget(self._listener.fileno())
+            self._watching = False
+
+    def _pause(self, error: OSError) -> None:
+        self._throttle.warning(
+            "no connection can be accepted on %s: %s; raise LimitNOFILE= or lower max_producers "
+            "and max_subscribers",
+            self._listener.getsockname(),
+            error.strerror,
+        )
+        self._unwatch()
+        self._loop.call_in(PAUSE, self._watch)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way in: producers' bytes become runs of good records.
+
+Each producer that has data is read once a turn, so that a busy one does not starve the others.
+What a turn brought from all of them goes on as one piece: the copy that joins it is made once,
+the sends that it saves are made once for every subscriber.
+"""
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from notif_relayd.door import Door
+from notif_relayd.loop import READ, Loop
+from notif_relayd.peer import Peer
+from notif_relayd.splitter import Splitter
+from notif_relayd.throttle import Throttle
+from notif_relayd.validator import Reason, Validator
+
+LOG = logging.getLogger(__name__)
+
+READ_SIZE = 64 * 1024
+"""Bytes asked of a socket at once."""
+
+RUN_SIZE = 256 * 1024
+"""Bytes collected within a turn before they go on without waiting for its end."""
+
+LAST_READS = 64
+"""Reads from each producer when the relay stops: far more than a socket's buffer holds."""
+
+
+class Producer:
+    """One connection to the private socket, and what came from it."""
+
+    __slots__ = ("bytes", "peer", "records", "rejected", "since", "socket", "splitter")
+
+    def __init__(self, connection: socket.socket, peer: Peer, max_record_size: int) -> None:
+        self.socket = connection
+        self.peer = peer
+        self.splitter = Splitter(max_record_size)
+        self.since = time.monotonic()
+        self.records = 0
+        self.bytes = 0
+        self.rejected = 0
+
+
+class Intake:
+    """All producers.
+
+    Args:
+        loop: says which of them has data.
+        throttle: where rejected records are reported.
+        max_producers: connections at most; may be changed while running.
+        max_record_size: bytes of the longest record.
+        publish: gets every run of good records, and how many they are.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        throttle: Throttle,
+        max_producers: int,
+        max_record_size: int,
+        publish: Callable[[bytes, int], None],
+    ) -> None:
+        self.max_producers = max_producers
+        self.producers: dict[int, Producer] = {}
+        self.received = 0
+        self.bytes_received = 0
+        self.rejected: Counter[Reason] = Counter()
+        self._loop = loop
+        self._throttle = throttle
+        self._max_record_size = max_record_size
+        self._validator = Validator(max_record_size)
+        self._publish = publish
+        self._runs: list[bytes] = []
+        self._size = 0
+        self._count = 0
+
+    def door(self, listener: socket.socket) -> Door:
+        """Let producers in through `listener`."""
+        return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
+
+    def hand_on(self) -> None:
+        """Publish what this turn has brought; to be called at its end."""
+        if self._runs:
+            run = self._runs[0] if len(self._runs) == 1 else b"".join(self._runs)
+            count = self._count
+            self._runs, self._size, self._count = [], 0, 0
+            self._publish(run, count)
+
+    def close(self) -> None:
+        """Take what the producers have sent already, and let them go."""
+        for producer in list(self.producers.values()):
+            for _ in range(LAST_READS):
+                if not self._read(producer):
+                    break
+            if producer.socket.fileno() >= 0:
+                self.disconnect(producer)
+        self.hand_on()
+
+    def disconnect(self, producer: Producer) -> None:
+        """End a connection; a record half received is a rejected one."""
+        if producer.splitter.torn:
+            self._reject(producer, [Reason.TORN])
+        fd = producer.socket.fileno()
+        self._loop.forget(fd)
+        del self.producers[fd]
+        producer.socket.close()
+        LOG.debug("producer left: %s", producer.peer)
+
+    def _room(self) -> int:
+        return self.max_producers - len(self.producers)
+
+    def _welcome(self, connection: socket.socket, peer: Peer) -> None:
+        producer = Producer(connection, peer, self._max_record_size)
+        fd = connection.fileno()
+        self.producers[fd] = producer
+        self._loop.watch(fd, READ, partial(self._on_event, producer))
+        LOG.debug("producer connected: %s", peer)
+
+    def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
+        self._throttle.warning(
+            "producer refused: %s; there are max_producers = %d already",
+            peer,
+            self.max_producers,
+        )
+
+    def _on_event(self, producer: Producer, _events: int) -> None:
+        self._read(producer)
+
+    def _read(self, producer: Producer) -> bool:
+        """Read once; whether there may be more."""
+        try:
+            data = producer.socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.disconnect(producer)
+            return False
+        producer.bytes += len(data)
+        self.bytes_received += len(data)
+        splitter = producer.splitter
+        given_up = splitter.given_up
+        lines = splitter.feed(data)
+        if splitter.given_up != given_up:
+            self._reject(producer, [Reason.TOO_LONG])
+        if lines:
+            records, count, rejected = self._validator.check(lines)
+            if rejected:
+                self._reject(producer, rejected)
+            if count:
+                producer.records += count
+                self._collect(records, count)
+        return True
+
+    def _collect(self, records: bytes, count: int) -> None:
+        self.received += count
+        self._runs.append(records)
+        self._count += count
+        self._size += len(records)
+        if self._size >= RUN_SIZE:
+            self.hand_on()
+
+    def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
+        producer.rejected += len(reasons)
+        self.rejected.update(reasons)
+        self._throttle.warning(
+            "rejected %d record(s) of producer %s: %s",
+            len(reasons),
+            producer.peer,
+            ", ".join(sorted({reason.value for reason in reasons})),
+        )

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""epoll and deadlines: who is called when something happens, and nothing else.
+
+There is no polling: without a deadline the loop sleeps until a descriptor is ready. asyncio would
+do the same work, but a transport and a callback for every chunk and subscriber cost more than
+the send itself.
+"""
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP | select.EPOLLERR
+"""Reported whether asked for or not: the peer is gone in both directions."""
+
+Callback = Callable[[int], None]
+
+
+class Loop:
+    """Calls whoever waits for a descriptor or for a moment."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """Call `callback` with what happened whenever one of `events` is there for `fd`."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        """Wait for other events from now on."""
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Call nobody any more; to be done before the descriptor is closed."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, `seconds` from now."""
+        heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), callback))
+
+    def turn(self) -> None:
+        """Sleep until something happens and tell those concerned."""
+        for fd, events in self._epoll.poll(self._time_left()):
+            # One callback may have closed the descriptor that the next event is about.
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            heapq.heappop(self._deadlines)[2]()
+
+    def close(self) -> None:
+        """Give the descriptor of the loop itself back."""
+        self._epoll.close()
+
+    def _time_left(self) -> float | None:
+        if not self._deadlines:
+            return None
+        return max(0.0, self._deadlines[0][0] - time.monotonic())

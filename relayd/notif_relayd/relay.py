@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay: the parts put together, and how it starts, turns and stops.
+
+Data flows one way: a producer's bytes are read and split (intake, splitter), judged (validator),
+kept for the slow (ring) and sent (fanout). One thread does it all, because what makes it fast is
+that a turn of the loop carries as much as there is, and not that turns are many.
+"""
+
+import socket
+from dataclasses import dataclass
+
+from notif_relayd.control import Control
+from notif_relayd.fanout import Fanout
+from notif_relayd.intake import Intake
+from notif_relayd.loop import READ, Loop
+from notif_relayd.signals import Signals
+from notif_relayd.status import Reporter
+from notif_relayd.supervisor import Supervisor
+from notif_relayd.throttle import Throttle
+
+DRAIN_TIME = 2.0
+"""Seconds that subscribers get to take what is left when the relay stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the relay may use."""
+
+    ring_size: int
+    """Bytes."""
+    max_record_size: int
+    """Bytes, the newline included."""
+    max_producers: int
+    max_subscribers: int
+
+
+class Relay:
+    """Serves three listening sockets until it is told to stop.
+
+    Args:
+        limits: what it may use.
+        throttle: where it warns of peers that misbehave.
+        signals: tells when to stop and when to reload.
+        public: listening socket for subscribers.
+        ingest: listening socket for producers.
+        control: listening socket for relayctl.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        throttle: Throttle,
+        signals: Signals,
+        public: socket.socket,
+        ingest: socket.socket,
+        control: socket.socket,
+    ) -> None:
+        self._signals = signals
+        self._loop = Loop()
+        self._loop.watch(signals.fileno(), READ, signals.handle)
+        self._fanout = Fanout(self._loop, throttle, limits.max_subscribers, limits.ring_size)
+        self._intake = Intake(
+            self._loop,
+            throttle,
+            limits.max_producers,
+            limits.max_record_size,
+            self._fanout.publish,
+        )
+        reporter = Reporter(self._intake, self._fanout, public.getsockname(), ingest.getsockname())
+        self._control = Control(
+            self._loop,
+            throttle,
+            {
+                "status": reporter.status,
+                "producers": reporter.producers,
+                "subscribers": reporter.subscribers,
+            },
+        )
+        # Subscribers first: records that wait already are for those who wait already.
+        self._doors = [
+            self._fanout.door(public),
+            self._intake.door(ingest),
+            self._control.door(control),
+        ]
+        self._supervisor = Supervisor(self._loop, self._census)
+
+    def run(self) -> None:
+        """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
+        self._supervisor.ready()
+        while not self._signals.stop:
+            self._turn()
+            self._supervisor.turned()
+        self._supervisor.stopping()
+        self._stop()
+
+    def apply(self, limits: Limits) -> None:
+        """Use new limits from now on; records in work keep to the old size of one."""
+        self._intake.max_producers = limits.max_producers
+        self._fanout.max_subscribers = limits.max_subscribers
+        self._fanout.ring.limit = limits.ring_size
+
+    def _turn(self) -> None:
+        self._loop.turn()
+        self._intake.hand_on()
+
+    def _census(self) -> tuple[int, int, int]:
+        return (
+            len(self._intake.producers),
+            len(self._fanout.subscribers),
+            self._intake.received,
+        )
+
+    def _stop(self) -> None:
+        for door in self._doors:
+            door.accept()
+            door.close()
+        self._control.close()
+        self._intake.close()
+        expired = []
+        self._loop.call_in(DRAIN_TIME, lambda: expired.append(True))
+        while not self._fanout.drained and not expired:
+            self._turn()
+        self._fanout.close()
+        self._loop.close()

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as a process: options, logging, sockets, background, and an end.
+
+The order matters. What can be wrong is found before the daemon goes to the background and says
+that it is ready, so that an error is one line on the terminal and exit status 1. Nothing is
+logged before the fork: a logger's connection to the journal would not live through it.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+
+from daemon import DaemonContext
+from daemon.pidfile import TimeoutPIDLockFile
+from lockfile import Error as LockError
+from oslo_config import cfg
+from oslo_log import log
+
+from notif_relay.version import __version__
+from notif_relayd import options
+from notif_relayd.errors import StartError
+from notif_relayd.listeners import Listener, SocketPlan, adopt, bind, inherited
+from notif_relayd.relay import Limits, Relay
+from notif_relayd.signals import Signals
+from notif_relayd.throttle import Throttle
+
+LOG = logging.getLogger(__name__)
+
+PROGRAM = "notif-relayd"
+
+CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
+"""Read when it is there and no --config-file is given."""
+
+CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
+"""Likewise, without --config-dir."""
+
+OWN_DESCRIPTORS = 64
+"""Descriptors beside those of producers and subscribers: sockets, epoll, logs, relayctl."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the daemon until it is told to stop; the exit status."""
+    conf = cfg.ConfigOpts()
+    try:
+        _parse(conf, arguments)
+        settings = options.settings(conf)
+        _set_up_logging(conf, settings.daemonize)
+        with contextlib.ExitStack() as stack:
+            listeners = _listen(stack, settings)
+            if settings.daemonize:
+                stack.enter_context(_background(settings.pidfile, listeners))
+            _serve(conf, settings.limits, listeners)
+    except (StartError, cfg.Error, log.LogConfigError) as error:
+        sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+def _parse(conf: cfg.ConfigOpts, arguments: Sequence[str]) -> None:
+    options.register(conf)
+    log.register_options(conf)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            conf(
+                arguments,
+                project=PROGRAM,
+                prog=PROGRAM,
+                version=__version__,
+                description="Relays notifications from the private socket to all subscribers.",
+                default_config_files=[CONFIG_FILE] if os.path.exists(CONFIG_FILE) else [],
+                default_config_dirs=[CONFIG_DIR] if os.path.isdir(CONFIG_DIR) else [],
+            )
+    except SystemExit as leaving:
+        if leaving.code:
+            # argparse prints the usage before what is wrong.
+            last = complaint.getvalue().strip().rpartition("\n")[2]
+            wrong = last.removeprefix(f"{PROGRAM}: error: ")
+            raise StartError(f"{wrong}; see {PROGRAM} --help") from None
+        raise
+
+
+def _set_up_logging(conf: cfg.ConfigOpts, background: bool) -> None:
+    if _stderr_is_the_journal():
+        conf.set_default("use_journal", True)
+    elif not background:
+        conf.set_default("use_stderr", True)
+    elif not conf.log_file and not conf.log_dir:
+        conf.set_default("use_syslog", True)
+    try:
+        log.setup(conf, PROGRAM, __version__)
+    except OSError as error:
+        raise StartError(
+            f"the log cannot be written: {error.filename}: {error.strerror}; "
+            "set log_file or log_dir to a place that the daemon's user may write to"
+        ) from error
+
+
+def _stderr_is_the_journal() -> bool:
+    # systemd.exec(5), JOURNAL_STREAM: device and inode, to be compared with stderr's.
+    stderr = os.fstat(sys.stderr.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+
+
+def _listen(stack: contextlib.ExitStack, settings: options.Settings) -> dict[str, Listener]:
+    passed = inherited()
+    listeners: dict[str, Listener] = {}
+
+    def hold(plan: SocketPlan, listener: Listener) -> None:
+        stack.callback(listener.close)
+        listeners[plan.name] = listener
+
+    for plan in (settings.public, settings.ingest):
+        sock = passed.pop(plan.name, None)
+        hold(plan, bind(plan) if sock is None else adopt(sock, plan))
+    hold(settings.control, bind(settings.control))
+    for name, sock in passed.items():
+        sock.close()
+        LOG.warning("systemd passed a descriptor named %r, which is not used", name)
+    return listeners
+
+
+@contextlib.contextmanager
+def _background(pidfile: str | None, listeners: dict[str, Listener]) -> Iterator[None]:
+    keep = [listener.socket for listener in listeners.values()]
+    logs = [getattr(handler, "stream", None) for handler in logging.getLogger().handlers]
+    context = DaemonContext(
+        detach_process=True,
+        files_preserve=[*keep, *(each for each in logs if each is not None)],
+        pidfile=_pid_lock(pidfile) if pidfile else None,
+        umask=0o022,
+    )
+    with context:
+        yield
+
+
+def _pid_lock(path: str) -> TimeoutPIDLockFile:
+    """The file, checked as far as it can be while there is a terminal to complain to."""
+    lock = TimeoutPIDLockFile(path, acquire_timeout=0)
+    try:
+        pid = lock.read_pid()
+        if pid is not None:
+            if _alive(pid):
+                raise StartError(f"--pidfile {path}: held by process {pid}: stop it first")
+            lock.break_lock()
+        lock.acquire()
+        lock.release()
+    except (OSError, LockError, ValueError) as error:
+        raise StartError(f"--pidfile {path} cannot be used: {error}") from error
+    return lock
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener]) -> None:
+    _raise_descriptor_limit(limits)
+    with contextlib.closing(Signals(lambda: _reload(conf, relay))) as signals:
+        relay = Relay(
+            limits,
+            Throttle(LOG),
+            signals,
+            public=listeners["public"].socket,
+            ingest=listeners["ingest"].socket,
+            control=listeners["control"].socket,
+        )
+        LOG.info(
+            "relaying from %s to %s",
+            listeners["ingest"].socket.getsockname(),
+            listeners["public"].socket.getsockname(),
+        )
+        for listener in listeners.values():
+            if listener.remark:
+                LOG.warning("%s", listener.remark)
+        relay.run()
+        LOG.info("stopped")
+
+
+def _reload(conf: cfg.ConfigOpts, relay: Relay) -> None:
+    try:
+        conf.mutate_config_files()
+        limits = options.settings(conf).limits
+    except (StartError, cfg.Error) as error:
+        LOG.error("the configuration was not reloaded: %s", error)
+        return
+    _raise_descriptor_limit(limits)
+    relay.apply(limits)
+    LOG.info("configuration reloaded")
+
+
+def _raise_descriptor_limit(limits: Limits) -> None:
+    need = limits.max_producers + limits.max_subscribers + OWN_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(need, hard), hard))
+    if hard < need:
+        LOG.warning(
+            "the process may open %d files, but max_producers and max_subscribers need %d: "
+            "raise LimitNOFILE= or lower them",
+            hard,
+            need,
+        )

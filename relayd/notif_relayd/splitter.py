@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts the byte stream of one producer into whole lines.
+
+A stream socket keeps no boundaries: a record may come in pieces, a thousand may come at once.
+What leaves here is a run of whole lines, as long as it may be, because everything after this is
+done once for a run and not once for a record. Whether a line is a record is the validator's
+question; here only its end is looked for.
+
+What is kept between two calls is one unfinished line of at most `limit` bytes. A longer one is
+given up at once and skipped to its end, so that a producer without newlines costs nobody memory.
+"""
+
+
+class Splitter:
+    """One producer's unfinished line.
+
+    Args:
+        limit: bytes of the longest line, its newline included.
+    """
+
+    __slots__ = ("_limit", "_rest", "_skipping", "given_up")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+        self._skipping = False
+        self.given_up = 0
+        """Lines that were too long, so far."""
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole lines that `data` completes, in one piece; empty when it completes none."""
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._keep(data)
+            return b""
+        start = 0
+        if self._skipping:
+            start = data.index(b"\n") + 1
+            self._skipping = False
+        lines = data[start:end]
+        if self._rest:
+            lines = bytes(self._rest) + lines
+            self._rest.clear()
+        self._keep(data[end:])
+        return lines
+
+    @property
+    def torn(self) -> bool:
+        """Whether an unfinished line is held: when the stream has ended, a torn record."""
+        return bool(self._rest)
+
+    def _keep(self, data: bytes) -> None:
+        if self._skipping:
+            return
+        self._rest += data
+        # The newline is still to come and belongs to the record.
+        if len(self._rest) >= self._limit:
+            self._rest.clear()
+            self._skipping = True
+            self.given_up += 1

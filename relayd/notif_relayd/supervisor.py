@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service manager is told: ready, alive, how it goes, stopping.
+
+The sign of life comes from the loop itself, so that a loop that hangs is noticed and restarted.
+Without a service manager nothing here does anything, and nothing wakes the loop.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+from systemd import daemon
+
+from notif_relayd.loop import Loop
+
+STATUS_INTERVAL = 2.0
+"""Seconds between two status texts at least; there is none while nothing changes."""
+
+
+class Supervisor:
+    """The service manager's view of the relay.
+
+    Args:
+        loop: where the deadlines are kept.
+        census: producers, subscribers and records received so far.
+    """
+
+    def __init__(self, loop: Loop, census: Callable[[], tuple[int, int, int]]) -> None:
+        self._loop = loop
+        self._census = census
+        self._listening = bool(os.environ.get("NOTIFY_SOCKET"))
+        self._watchdog_interval = _watchdog_seconds() / 2
+        self._last = census()
+        self._last_time = time.monotonic()
+        self._waiting = False
+
+    def ready(self) -> None:
+        """The sockets are served."""
+        daemon.notify(f"READY=1\nSTATUS={_text(self._last, 0)}")
+        if self._watchdog_interval:
+            self._sign_of_life()
+
+    def stopping(self) -> None:
+        """The relay has begun to stop."""
+        daemon.notify("STOPPING=1\nSTATUS=Sending what is left")
+
+    def turned(self) -> None:
+        """The loop has done something: the status may have to change."""
+        if self._listening and not self._waiting and self._census() != self._last:
+            self._waiting = True
+            self._loop.call_in(STATUS_INTERVAL, self._report)
+
+    def _sign_of_life(self) -> None:
+        daemon.notify("WATCHDOG=1")
+        self._loop.call_in(self._watchdog_interval, self._sign_of_life)
+
+    def _report(self) -> None:
+        self._waiting = False
+        now, then = time.monotonic(), self._last_time
+        census, last = self._census(), self._last
+        if census != last:
+            # One more report follows, to say that it has become quiet again.
+            self._waiting = True
+            self._loop.call_in(STATUS_INTERVAL, self._report)
+        self._last, self._last_time = census, now
+        daemon.notify(f"STATUS={_text(census, (census[2] - last[2]) / (now - then))}")
+
+
+def _text(census: tuple[int, int, int], rate: float) -> str:
+    producers, subscribers, _ = census
+    return f"{producers} producers, {subscribers} subscribers, {rate:.0f} records/s"
+
+
+def _watchdog_seconds() -> float:
+    """The service manager's patience (sd_watchdog_enabled(3)); 0 where it does not watch."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    return int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides which lines are records.
+
+Runs of good records are the rule, so a run is decoded in one go, three C calls for all of it, and
+only a run with something wrong in it is gone through line by line. Both ways end in the same
+verdict for a line: the quick one may only say "all good".
+
+msgspec checks all of the JSON while it decodes two fields. What it leaves out is done here: it
+does not look at the UTF-8 of what it skips, and it refuses a lone surrogate written as an escape,
+which is JSON all the same (RFC 8259, section 8.2) and which Python's own json writes. So a line
+that it calls malformed gets a second opinion.
+"""
+
+import enum
+import json
+from typing import NamedTuple, NoReturn
+
+import msgspec
+
+
+class Reason(str, enum.Enum):
+    """Why a line is no record, in the words of the log."""
+
+    EMPTY = "an empty line"
+    TOO_LONG = "longer than max_record_size"
+    TORN = "torn: the connection ended within it"
+    NOT_UTF8 = "not UTF-8"
+    NOT_JSON = "not JSON"
+    NOT_A_NOTIFICATION = "not a JSON object with event_type and priority as strings"
+
+
+class Header(msgspec.Struct, gc=False):
+    """The fields without which nobody could tell what a notification is."""
+
+    event_type: str
+    priority: str
+
+
+class Verdict(NamedTuple):
+    """What became of a run of lines."""
+
+    records: bytes
+    """The good ones, as they came."""
+    number: int
+    """How many those are."""
+    rejected: list[Reason]
+    """One entry for each of the others."""
+
+
+class Validator:
+    """Tells records from other lines.
+
+    Args:
+        limit: bytes of the longest record, its newline included.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._decode = msgspec.json.Decoder(Header).decode
+
+    def check(self, lines: bytes) -> Verdict:
+        """Judge a run of whole lines, as the splitter gives it."""
+        run = lines.split(b"\n")
+        run.pop()
+        if len(lines) <= self._limit or len(max(run, key=len)) < self._limit:
+            try:
+                if not lines.isascii():
+                    lines.decode()
+                for line in run:
+                    self._decode(line)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                pass
+            else:
+                return Verdict(lines, len(run), [])
+        return self._check_each(run)
+
+    def _check_each(self, run: list[bytes]) -> Verdict:
+        good = []
+        rejected = []
+        for line in run:
+            reason = self._fault(line)
+            if reason is None:
+                good.append(line)
+            else:
+                rejected.append(reason)
+        good.append(b"")
+        return Verdict(b"\n".join(good), len(good) - 1, rejected)
+
+    def _fault(self, line: bytes) -> Reason | None:
+        if not line.strip():
+            return Reason.EMPTY
+        if len(line) >= self._limit:
+            return Reason.TOO_LONG
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return Reason.NOT_UTF8
+        try:
+            self._decode(line)
+        except msgspec.ValidationError:
+            return Reason.NOT_A_NOTIFICATION
+        except (msgspec.DecodeError, RecursionError):
+            return _second_opinion(text)
+        return None
+
+
+def _second_opinion(text: str) -> Reason | None:
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return Reason.NOT_JSON
+    if isinstance(value, dict):
+        fields = value.get("event_type"), value.get("priority")
+        if all(isinstance(field, str) for field in fields):
+            return None
+    return Reason.NOT_A_NOTIFICATION
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
