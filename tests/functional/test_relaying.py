@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes in comes out: records from producers to subscribers of a real relay."""
+
+import socket
+from pathlib import Path
+
+from running import RunningRelay, Subscriber, connect, record, running_relay, wait_until
+
+
+def test_a_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) -> None:
+    line = b'{ "event_type" : "compute.\\u0061", "priority":"info",\t"payload": "\xc3\xa4" }\r\n'
+    subscribers = [relay.subscribe() for _ in range(3)]
+    with relay.produce() as producer:
+        producer.sendall(line)
+        for subscriber in subscribers:
+            with subscriber:
+                assert subscriber.line() == line
+
+
+def test_nothing_is_kept_while_nobody_subscribes(relay: RunningRelay) -> None:
+    with relay.produce() as producer:
+        producer.sendall(record("before") * 10)
+        relay.wait_status(records_received=10)
+        assert relay.status()["records_discarded"] == 10
+        assert relay.status()["ring_bytes"] == 0
+        with relay.subscribe() as subscriber:
+            producer.sendall(record("after"))
+            assert subscriber.notification()["event_type"] == "after"
+        relay.wait_status(subscribers=0, ring_bytes=0)
+    assert relay.status()["records_discarded"] == 10
+
+
+def test_a_subscriber_may_shut_its_own_direction_down_and_reads_on(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        subscriber.socket.shutdown(socket.SHUT_WR)
+        for number in range(3):
+            producer.sendall(record(number=number))
+            relay.wait_status(records_delivered=number + 1)
+        assert [subscriber.notification()["number"] for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_subscriber_that_leaves_is_forgotten_and_harms_nobody(relay: RunningRelay) -> None:
+    with relay.subscribe() as stays, relay.produce() as producer:
+        leaves = relay.subscribe()
+        leaves.close()
+        producer.sendall(record())
+        assert stays.line() == record()
+        relay.wait_status(subscribers=1)
+
+
+def test_the_status_balances(relay: RunningRelay) -> None:
+    with relay.subscribe() as one, relay.subscribe() as two, relay.produce() as producer:
+        producer.sendall(record() * 100 + b"garbage\n")
+        relay.wait_status(records_rejected=1)
+        for subscriber in (one, two):
+            assert subscriber.lines(100) == [record()] * 100
+        size = len(record()) * 100
+        status = relay.status()
+        assert status["producers"] == 1
+        assert status["subscribers"] == 2
+        assert status["records_received"] == 100
+        assert status["records_delivered"] == 200
+        assert status["records_dropped"] == status["records_discarded"] == 0
+        assert status["bytes_received"] == size + len("garbage\n")
+        assert status["bytes_delivered"] == size * 2
+        assert status["pid"] == relay.process.pid
+        assert status["public_socket"] == str(relay.public)
+        assert status["ingest_socket"] == str(relay.ingest)
+    relay.wait_status(producers=0, subscribers=0, records_delivered=200)
+
+
+def test_producers_and_subscribers_are_listed_with_who_they_are(relay: RunningRelay) -> None:
+    with relay.subscribe(), relay.produce() as producer:
+        producer.sendall(record() * 7 + b"\n")
+        relay.wait_status(records_received=7)
+        [row] = relay.ask("producers")
+        assert (row["records"], row["rejected"], row["uid"]) == (7, 1, 0)
+        assert row["bytes"] == 7 * len(record()) + 1
+        [row] = relay.ask("subscribers")
+        assert (row["records"], row["lag"], row["dropped"]) == (7, 0, 0)
+        with open("/proc/self/comm") as comm:
+            assert row["command"] == comm.read().strip()
+
+
+def test_requests_that_cannot_be_met_are_answered_and_the_connection_closed(
+    relay: RunningRelay,
+) -> None:
+    for request, sentence in {
+        b'{"filter": {}}\n': "no filters",
+        b'{"filer": {}}\n': "not of the form",
+        b"[]\n": "not of the form",
+        b"\xff\n": "not JSON",
+        b"\n": "not JSON",
+        b"[" * 60000 + b"\n": "not JSON",
+        b"x" * 70000: "longer than",
+    }.items():
+        with relay.subscribe() as subscriber:
+            subscriber.socket.sendall(request)
+            answer = subscriber.notification()
+            assert answer["event_type"] == "notif_relayd.error"
+            assert answer["priority"] == "ERROR"
+            assert sentence in answer["payload"]
+            assert set(answer) == {
+                *("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
+            }
+            assert subscriber.rest() == b""
+    relay.wait_status(subscribers=0)
+
+
+def test_an_answer_does_not_tear_a_record_that_is_half_sent(relay: RunningRelay) -> None:
+    big = record(payload="x" * 900_000)
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(big)
+        wait_until(lambda: relay.ask("subscribers")[0]["lag"] == 1, "a record is half sent")
+        subscriber.socket.sendall(b"?\n")
+        assert subscriber.line() == big
+        assert subscriber.notification()["event_type"] == "notif_relayd.error"
+        assert subscriber.rest() == b""
+
+
+def test_one_too_many_is_told_and_let_go(directory: Path) -> None:
+    limits = ("--relayd-max_subscribers", "1", "--relayd-max_producers", "1")
+    with running_relay(directory, *limits) as relay:
+        with relay.subscribe(), Subscriber(relay.public) as second:
+            assert "max_subscribers = 1" in second.notification()["payload"]
+            assert second.rest() == b""
+        with relay.produce() as first:
+            relay.wait_status(producers=1, subscribers=0)
+            with connect(relay.ingest) as second_producer:
+                assert second_producer.recv(1) == b""
+            first.sendall(record())
+            relay.wait_status(records_received=1)
+        relay.wait_status(producers=0)
+        with relay.subscribe() as subscriber, relay.produce() as producer:
+            producer.sendall(record())
+            assert subscriber.line() == record()

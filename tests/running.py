@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real relay for tests: the daemon as a process of its own, and plain sockets to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 30.0
+"""Seconds after which a test gives up waiting: far more than anything takes."""
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that no descriptor announces."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {DEADLINE} s: {what}")
+        time.sleep(0.005)
+
+
+def connect(path: Path | str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(DEADLINE)
+    sock.connect(os.fspath(path))
+    return sock
+
+
+def record(event_type: str = "test.event", priority: str = "INFO", **fields: object) -> bytes:
+    """A well-formed record."""
+    return json.dumps({"event_type": event_type, "priority": priority, **fields}).encode() + b"\n"
+
+
+def is_gap(line: bytes) -> bool:
+    return b'"notif_relayd.gap"' in line and json.loads(line)["event_type"] == "notif_relayd.gap"
+
+
+class Subscriber:
+    """A connection to the public socket, read line by line."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.socket = connect(path)
+        self._stream = self.socket.makefile("rb")
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stream.close()
+        self.socket.close()
+
+    def line(self) -> bytes:
+        return self._stream.readline()
+
+    def lines(self, number: int) -> list[bytes]:
+        return [self._stream.readline() for _ in range(number)]
+
+    def notification(self) -> dict[str, Any]:
+        notification = json.loads(self.line())
+        assert isinstance(notification, dict)
+        return notification
+
+    def rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        return self._stream.read()
+
+
+class RunningRelay:
+    """A relay in `directory`; usable once `wait_ready` has returned."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.public = directory / "notifications.sock"
+        self.ingest = directory / "ingest.sock"
+        self.control = directory / "control.sock"
+        self.log = directory / "relay.log"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.settimeout(DEADLINE)
+        self._notify.bind(os.fspath(directory / "notify.sock"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "notif_relayd"),
+                    *("--runtime-dir", os.fspath(directory)),
+                    *arguments,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify.sock")},
+            )
+
+    def wait_ready(self) -> None:
+        self.wait_notified("READY=1")
+
+    def wait_notified(self, text: str) -> str:
+        """Wait for a message to the service manager that has `text` in it."""
+        while True:
+            message = self._notify.recv(4096).decode()
+            if text in message:
+                return message
+
+    def subscribe(self) -> Subscriber:
+        """A subscriber that gets whatever is sent from now on."""
+        before = self.status()["subscribers"]
+        subscriber = Subscriber(self.public)
+        wait_until(lambda: self.status()["subscribers"] > before, "the subscriber is known")
+        return subscriber
+
+    def produce(self) -> socket.socket:
+        return connect(self.ingest)
+
+    def ask(self, method: str) -> Any:
+        with connect(self.control) as sock, sock.makefile("rwb") as stream:
+            stream.write(json.dumps({"method": method}).encode() + b"\n")
+            stream.flush()
+            answer = json.loads(stream.readline())
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def status(self) -> dict[str, Any]:
+        status = self.ask("status")
+        assert isinstance(status, dict)
+        return status
+
+    def wait_status(self, **expected: object) -> None:
+        """Wait until the status has these values."""
+        wait_until(
+            lambda: expected.items() <= self.status().items(),
+            f"status {expected}; it is {self.status()}",
+        )
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever has happened."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        self._notify.close()
+        sys.stderr.write(self.log.read_text())
+
+
+@contextlib.contextmanager
+def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    relay = RunningRelay(directory, *arguments)
+    try:
+        relay.wait_ready()
+        yield relay
+    finally:
+        relay.close()
+
+
+def run_daemon(*arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+    """Run the daemon to its end, where it is expected to fail."""
+    return subprocess.run(
+        [sys.executable, "-m", "notif_relayd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
