@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The validator takes exactly the well-formed records."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notif_relayd.validator import Reason, Validator
+
+LIMIT = 4096
+GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        GOOD,
+        b'{"event_type":"","priority":""}',
+        b'  {"event_type":"a","priority":"b"}\t\r',
+        b'{"priority":"b","payload":[1,2.5e9,null,true,{"x":[]}],"event_type":"a"}',
+        '{"event_type":"ä","priority":"☃"}'.encode(),
+        b'{"event_type":"\\u00e4","priority":"b","payload":"\\\\ \\" \\n"}',
+        b'{"event\\u005ftype":"a","priority":"b"}',
+        b'{"event_type":"a","priority":"b","payload":"a lone surrogate \\ud800"}',
+        b'{"event_type":"a","priority":"b","payload":' + b"9" * 500 + b"}",
+        b'{"event_type":"a","priority":"b","payload":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"event_type":"a","priority":"b","payload":"'.ljust(LIMIT - 3, b"x") + b'"}',
+    ],
+)
+def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
+    assert Validator(LIMIT).check(line + b"\n") == (line + b"\n", 1, [])
+    neighbours = GOOD + b"\n" + line + b"\n" + GOOD + b"\n"
+    assert Validator(LIMIT).check(neighbours) == (neighbours, 3, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"", Reason.EMPTY),
+        (b" \t\r", Reason.EMPTY),
+        (b'{"event_type":"a","priority":"b","payload":"\xff"}', Reason.NOT_UTF8),
+        (b'{"event_type":"a","priority":"b","\xc3":1}', Reason.NOT_UTF8),
+        (b'{"event_type":"\xed\xa0\x80","priority":"b"}', Reason.NOT_UTF8),
+        (b"\x00\x01\x02", Reason.NOT_JSON),
+        (b"garbage", Reason.NOT_JSON),
+        (GOOD + GOOD, Reason.NOT_JSON),
+        (GOOD[:-1], Reason.NOT_JSON),
+        (GOOD + b"\x00", Reason.NOT_JSON),
+        (b"\xef\xbb\xbf" + GOOD, Reason.NOT_JSON),
+        (b"{'event_type':'a','priority':'b'}", Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b",}', Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","payload":NaN}', Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","payload":-Infinity}', Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","payload":"\t"}', Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","payload":"\\q"}', Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","payload":' + b"[" * 4000, Reason.NOT_JSON),
+        (b"[]", Reason.NOT_A_NOTIFICATION),
+        (b"null", Reason.NOT_A_NOTIFICATION),
+        (b'"event_type"', Reason.NOT_A_NOTIFICATION),
+        (b"{}", Reason.NOT_A_NOTIFICATION),
+        (b'{"event_type":"a"}', Reason.NOT_A_NOTIFICATION),
+        (b'{"event_type":"a","priority":1}', Reason.NOT_A_NOTIFICATION),
+        (b'{"event_type":null,"priority":"b"}', Reason.NOT_A_NOTIFICATION),
+        (b'{"event_type":["a"],"priority":"b","payload":"\\ud800"}', Reason.NOT_A_NOTIFICATION),
+        (b'["\\ud800"]', Reason.NOT_A_NOTIFICATION),
+        (b'{"event_type":"a","priority":"b","x":"'.ljust(LIMIT - 2, b"x") + b'"}', Reason.TOO_LONG),
+    ],
+)
+def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: Reason) -> None:
+    good = GOOD + b"\n"
+    assert Validator(LIMIT).check(line + b"\n") == (b"", 0, [reason])
+    assert Validator(LIMIT).check(good + line + b"\n" + good) == (good * 2, 2, [reason])
+
+
+def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
+    lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
+    verdict = Validator(LIMIT).check(lines)
+    assert verdict[:2] == (b"", 0)
+    assert len(verdict.rejected) == 3
+
+
+def test_deep_nesting_is_no_crash() -> None:
+    deep = b'{"event_type":"a","priority":"b","payload":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
+    assert Validator(10**6).check(deep).rejected == [Reason.NOT_JSON]
+
+
+def is_well_formed(line: bytes) -> bool:
+    """The design's definition, said once more with other means."""
+    try:
+        value = json.loads(line.decode("utf-8", "strict"))
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("event_type"), str)
+        and isinstance(value.get("priority"), str)
+    )
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+nearly = st.fixed_dictionaries(
+    {}, optional={"event_type": st.text() | values, "priority": st.text(), "payload": values}
+)
+encodings = st.builds(json.JSONEncoder, ensure_ascii=st.booleans())
+lines = (
+    st.builds(lambda v, e: e.encode(v).encode("utf-8", "surrogatepass"), nearly, encodings)
+    | values.map(lambda value: json.dumps(value).encode())
+    | st.binary(max_size=40).map(lambda line: line.replace(b"\n", b""))
+)
+
+
+@given(st.lists(lines, max_size=6))
+def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[bytes]) -> None:
+    good = [line for line in run if is_well_formed(line)]
+    verdict = Validator(10**6).check(b"".join(line + b"\n" for line in run))
+    assert verdict.records == b"".join(line + b"\n" for line in good)
+    assert verdict.number == len(good)
+    assert len(verdict.rejected) == len(run) - len(good)
