@@ -81,19 +81,20 @@ packages:
 			--no-install-recommends $$missing 2>&1) || { echo "$$out" >&2; exit 1; }; }
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
-comma := ,
+EXTRAS = daemon,test
+.venv/.made: EXTRAS = daemon,test,lint
 define make-venv
 @echo "Making $(@D)"
 @$(1) -m venv $(@D)
-@$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[$(2)]'
+@$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 @touch $@
 endef
 
 .venv/.made: pyproject.toml | packages
-	$(call make-venv,$(PYTHON),daemon$(comma)test$(comma)lint)
+	$(call make-venv,$(PYTHON))
 
 .venvs/%/.made: pyproject.toml
-	$(call make-venv,$(call interpreter,$*),daemon$(comma)test)
+	$(call make-venv,$(call interpreter,$*))
 
 # The first Python of version $(1) that runs: pyenv's shims are on the path and may not.
 interpreter = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python; do \

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container as its tests see it: units, users, sockets and the journal.
+
+Nothing here sleeps: each wait is for something that systemd, the journal or a socket tells, and
+has a deadline.
+"""
+
+import grp
+import json
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+from systemd import journal
+
+from notif_relay import paths
+
+PUBLIC = f"{paths.RUNTIME_DIR}/{paths.PUBLIC_SOCKET}"
+INGEST = f"{paths.RUNTIME_DIR}/{paths.INGEST_SOCKET}"
+CONTROL = f"{paths.RUNTIME_DIR}/{paths.CONTROL_SOCKET}"
+
+SERVICE = "notif-relayd.service"
+PUBLIC_UNIT = "notif-relayd.socket"
+INGEST_UNIT = "notif-relayd-ingest.socket"
+
+CONFIGURATION = Path("/etc/notif-relayd/relayd.conf")
+DROP_IN = Path(f"/run/systemd/system/{SERVICE}.d/test.conf")
+
+DEADLINE = 20.0
+"""Seconds that anything may take."""
+
+Entry = dict[str, object]
+
+
+def run(*command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command; as a user, with all the groups that the user is in."""
+    if user is not None:
+        command = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *command)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+def systemctl(*arguments: str) -> str:
+    """Run systemctl, which waits for what it starts and stops."""
+    done = run("systemctl", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def show(name: str, unit: str = SERVICE) -> str:
+    """A property of a unit."""
+    return systemctl("show", "--value", f"--property={name}", unit).strip()
+
+
+def wait_for_status_text(part: str) -> None:
+    """Wait until what the daemon says of itself to systemd holds this."""
+    end = time.monotonic() + DEADLINE
+    while part not in (text := show("StatusText")):
+        assert time.monotonic() < end, text
+
+
+def states() -> tuple[str, str, str]:
+    """Of the service, the public and the private socket."""
+    return show("ActiveState"), show("ActiveState", PUBLIC_UNIT), show("ActiveState", INGEST_UNIT)
+
+
+def configure(*lines: str) -> None:
+    """Write relayd.conf, until the test is over."""
+    CONFIGURATION.parent.mkdir(exist_ok=True)
+    CONFIGURATION.write_text("\n".join([*lines, ""]))
+
+
+def drop_in(*lines: str) -> None:
+    """Add to the service's unit, until the test is over."""
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    DROP_IN.write_text("\n".join(["[Service]", *lines, ""]))
+    systemctl("daemon-reload")
+
+
+def reset() -> None:
+    """Stop everything, and forget what a test has configured."""
+    systemctl("stop", PUBLIC_UNIT)
+    shutil.rmtree(CONFIGURATION.parent, ignore_errors=True)
+    if DROP_IN.exists():
+        shutil.rmtree(DROP_IN.parent)
+        systemctl("daemon-reload")
+    systemctl("reset-failed")
+
+
+def access(path: str) -> tuple[str, str, str]:
+    """Mode, owner and group of a file."""
+    status = os.stat(path)
+    owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+    return f"{stat.S_IMODE(status.st_mode):04o}", owner.pw_name, group.gr_name
+
+
+def connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(DEADLINE)
+    connection.connect(path)
+    return connection
+
+
+def allowed(user: str) -> set[str]:
+    """The sockets that a user can connect to."""
+    attempt = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    answers = {
+        path: run("/usr/bin/python3", "-c", attempt, path, user=user).stderr
+        for path in (PUBLIC, INGEST, CONTROL)
+    }
+    assert all("PermissionError" in answer for answer in answers.values() if answer), answers
+    return {path for path, answer in answers.items() if not answer}
+
+
+def record() -> bytes:
+    """A record unlike any other."""
+    notification = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "nova-compute:host",
+        "event_type": "compute.instance.create.end",
+        "priority": "INFO",
+        "payload": {},
+        "timestamp": "2026-01-01 00:00:00.000000",
+    }
+    return json.dumps(notification).encode() + b"\n"
+
+
+def relays() -> bool:
+    """Whether a record gets from a producer to a subscriber."""
+    with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
+        sent = record()
+        producer.sendall(sent)
+        return subscriber.makefile("rb").readline() == sent
+
+
+class Journal:
+    """What comes to the journal from now on."""
+
+    def __init__(self) -> None:
+        self._reader = journal.Reader()
+        self._reader.seek_tail()
+        self._start: str = self._reader.get_previous()["__CURSOR"]
+
+    def entry(self, **wanted: object) -> Entry:
+        """The next entry with these fields, MESSAGE as a part of the message."""
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            for entry in self._reader:
+                if _matches(entry, wanted):
+                    return dict(entry)
+            self._reader.wait(end - time.monotonic())
+        raise AssertionError(f"not in the journal within {DEADLINE} seconds: {wanted}")
+
+    def text(self) -> str:
+        """All of it, for people."""
+        return run("journalctl", "--no-pager", f"--after-cursor={self._start}").stdout
+
+
+def _matches(entry: Entry, wanted: dict[str, object]) -> bool:
+    part = wanted.get("MESSAGE", "")
+    rest = {name: value for name, value in wanted.items() if name != "MESSAGE"}
+    return str(part) in str(entry.get("MESSAGE")) and all(
+        entry.get(name) == value for name, value in rest.items()
+    )

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator writes into relayd.conf, on sockets that systemd holds."""
+
+from machine import (
+    INGEST,
+    PUBLIC,
+    SERVICE,
+    Journal,
+    access,
+    allowed,
+    configure,
+    connect,
+    drop_in,
+    relays,
+    show,
+    states,
+    systemctl,
+)
+
+
+def test_a_configured_mode_and_group_hold_for_the_sockets_of_systemd() -> None:
+    configure("[relayd]", "public_mode = 0666", "ingest_group = notif-relayd")
+    systemctl("start", SERVICE)
+    assert access(PUBLIC) == ("0666", "notif-relayd", "notif-subscribers")
+    assert access(INGEST) == ("0660", "notif-relayd", "notif-relayd")
+    assert PUBLIC in allowed("outsider")
+    assert INGEST in allowed("admin")
+    assert INGEST not in allowed("writer")
+
+
+def test_a_group_that_the_relay_is_not_in_is_an_error_that_names_the_option(
+    journal: Journal,
+) -> None:
+    configure("[relayd]", "public_group = adm")
+    with connect(PUBLIC):
+        said = journal.entry(SYSLOG_IDENTIFIER="notif-relayd")
+    assert "public_group" in str(said["MESSAGE"])
+
+
+def test_a_mistake_keeps_the_sockets_and_is_over_once_it_is_mended(journal: Journal) -> None:
+    configure("[relayd]", "ring_size = many")
+    drop_in("RestartSec=100ms")
+    with connect(PUBLIC):
+        # More often, and in less time, than systemd's own limit on starts allows.
+        for _ in range(7):
+            journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="ring_size")
+        assert states()[1:] == ("active", "active")
+    configure("[relayd]", "ring_size = 1048576")
+    assert relays()
+
+
+def test_reload_takes_new_limits_without_a_restart(journal: Journal) -> None:
+    configure("[relayd]", "max_subscribers = 2")
+    assert relays()
+    pid = show("MainPID")
+    configure("[relayd]", "max_subscribers = 1")
+    systemctl("reload", SERVICE)
+    journal.entry(MESSAGE="configuration reloaded")
+    with connect(PUBLIC), connect(PUBLIC) as refused:
+        assert b"max_subscribers" in refused.makefile("rb").readline()
+    assert show("MainPID") == pid

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl, beside a relay that runs under the unit's hardening, and beside one that is stopped."""
+
+import json
+import subprocess
+
+from machine import (
+    INGEST,
+    PUBLIC,
+    PUBLIC_UNIT,
+    connect,
+    relays,
+    run,
+    states,
+    systemctl,
+)
+
+
+def test_asking_for_the_status_does_not_start_a_stopped_service() -> None:
+    asked = run("relayctl", "status")
+    assert asked.returncode == 3
+    assert states() == ("inactive", "active", "active")
+
+
+def test_the_status_of_a_stopped_service_says_whether_the_sockets_are_there() -> None:
+    with_sockets = run("relayctl", "status").stderr
+    systemctl("stop", PUBLIC_UNIT)
+    without = run("relayctl", "status")
+    assert without.returncode == 3
+    assert without.stderr != with_sockets
+    assert "Traceback" not in with_sockets + without.stderr
+
+
+def test_the_status_of_a_running_service_is_for_the_relays_own_group() -> None:
+    assert relays()
+    status = run("relayctl", "status", "-f", "json", user="admin")
+    assert status.returncode == 0, status.stderr
+    assert json.loads(status.stdout)["records_received"] == 1
+    assert run("relayctl", "status", user="outsider").returncode == 4
+
+
+def test_a_peers_name_and_user_come_out_right() -> None:
+    stay = (
+        "import socket, sys; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]);"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-c", stay, INGEST],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        user="writer",
+        group="writer",
+        extra_groups=["notif-producers"],
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        with connect(PUBLIC) as subscriber:
+            # The answer proves that the relay has let everybody in who came before.
+            subscriber.sendall(b"no request\n")
+            assert subscriber.recv(65536)
+        shown = run("relayctl", "producers", "-f", "json")
+        process.communicate()
+    assert shown.returncode == 0, shown.stderr
+    (producer,) = json.loads(shown.stdout)
+    assert producer["pid"] == process.pid
+    assert producer["command"] == "python3"
+    assert producer["user"] == "writer"

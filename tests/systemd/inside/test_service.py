@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service manager and the journal get to know, and what happens when the daemon dies."""
+
+import os
+import signal
+
+import pytest
+from machine import (
+    INGEST,
+    PUBLIC,
+    SERVICE,
+    Journal,
+    connect,
+    drop_in,
+    relays,
+    show,
+    systemctl,
+    wait_for_status_text,
+)
+
+WARNING = 4
+INFO = 6
+
+
+def test_start_and_stop_are_in_the_journal(journal: Journal) -> None:
+    assert relays()
+    pid = int(show("MainPID"))
+    systemctl("stop", SERVICE)
+    for message in (f"relaying from {INGEST} to {PUBLIC}", "stopped"):
+        entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE=message)
+        assert (entry["PRIORITY"], entry["_PID"]) == (INFO, pid)
+
+
+def test_a_rejected_record_is_a_warning_that_names_the_producer(journal: Journal) -> None:
+    with connect(INGEST) as producer:
+        producer.sendall(b"no record\n")
+        entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="rejected")
+    assert entry["PRIORITY"] == WARNING
+    assert f"pid {os.getpid()} " in str(entry["MESSAGE"])
+
+
+def test_the_status_text_counts_who_is_connected() -> None:
+    with connect(PUBLIC), connect(PUBLIC), connect(INGEST):
+        wait_for_status_text("1 producers, 2 subscribers")
+    wait_for_status_text("0 producers, 0 subscribers")
+
+
+def test_a_killed_daemon_comes_back(journal: Journal) -> None:
+    assert relays()
+    os.kill(int(show("MainPID")), signal.SIGKILL)
+    journal.entry(MESSAGE="Started notif-relayd.service")
+    assert relays()
+    assert show("NRestarts") == "1"
+
+
+def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_comes_back(journal: Journal) -> None:
+    drop_in("WatchdogSec=1")
+    with connect(PUBLIC):
+        journal.entry(MESSAGE="Started notif-relayd.service")
+        os.kill(int(show("MainPID")), signal.SIGSTOP)
+        journal.entry(MESSAGE="Watchdog timeout")
+        journal.entry(MESSAGE="Started notif-relayd.service")
+    assert relays()
+    assert show("NRestarts") == "1"
+
+
+def test_the_watchdog_leaves_a_daemon_alone_that_has_nothing_to_do() -> None:
+    drop_in("WatchdogSec=1")
+    assert relays()
+    pid = show("MainPID")
+    with connect(PUBLIC) as subscriber:
+        subscriber.settimeout(2.5)
+        with pytest.raises(TimeoutError):
+            subscriber.recv(1)
+    assert show("MainPID") == pid
