@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who reads gets everything; who does not loses records, is told how many, and harms nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import zlib
+from pathlib import Path
+
+from producing import numbered, start_emitting
+from running import DEADLINE, connect, is_gap, running_relay, wait_until
+
+MIB = 1024 * 1024
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    with open(f"/proc/{pid}/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Tally:
+    """What a subscriber has read of numbered records, checked as it comes."""
+
+    def __init__(self) -> None:
+        self.got = 0
+        self.dropped = 0
+        self.gaps = 0
+
+    @property
+    def next(self) -> int:
+        return self.got + self.dropped
+
+    def take(self, line: bytes) -> None:
+        assert line.endswith(b"}\n")
+        if is_gap(line):
+            payload = json.loads(line)["payload"]
+            assert payload["reason"] == "slow_subscriber"
+            self.dropped += payload["dropped"]
+            self.gaps += 1
+        else:
+            assert json.loads(line)["number"] == self.next
+            self.got += 1
+
+
+def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory: Path) -> None:
+    sent = 20_000
+    tally = Tally()
+    with (
+        running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
+        relay.subscribe() as slow,
+        relay.produce() as producer,
+    ):
+        for number in range(sent):
+            producer.sendall(numbered(number))
+            if number % 1000 == 999:
+                # It wakes up now and then and reads a little, and its socket fills up again.
+                relay.wait_status(records_received=number + 1)
+                for line in slow.lines(250):
+                    tally.take(line)
+        while tally.next < sent:
+            tally.take(slow.line())
+        assert tally.next == sent
+        assert tally.gaps >= 2
+        relay.wait_status(records_delivered=tally.got, records_dropped=tally.dropped)
+        [row] = relay.ask("subscribers")
+        assert (row["records"], row["dropped"], row["lag"]) == (tally.got, tally.dropped, 0)
+
+
+def test_what_a_subscriber_missed_is_counted_though_it_left_without_being_told(
+    directory: Path,
+) -> None:
+    with running_relay(directory, "--relayd-ring_size", str(MIB)) as relay:
+        with relay.subscribe(), relay.produce() as producer:
+            for number in range(4000):
+                producer.sendall(numbered(number))
+            relay.wait_status(records_received=4000)
+            [row] = relay.ask("subscribers")
+            assert row["dropped"] > 1000
+            assert row["records"] + row["lag"] + row["dropped"] == 4000
+        relay.wait_status(subscribers=0)
+        status = relay.status()
+        assert status["records_dropped"] == row["dropped"]
+        assert status["records_delivered"] == row["records"]
+
+
+def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: Path) -> None:
+    size, total = 8192, 500 * 1000 * 1000
+    number = total // size + 1
+    with running_relay(directory) as relay, contextlib.ExitStack() as stack:
+        sleepers = [stack.enter_context(connect(relay.public)) for _ in range(200)]
+        healthy = stack.enter_context(relay.subscribe()).socket
+        relay.wait_status(subscribers=201)
+        before = most = resident(relay.process.pid)
+        producer = start_emitting(str(relay.ingest), 0, number, size)
+        # A reader that does little with what it gets, or it would be a slow one itself.
+        got, checksum = 0, 0
+        while got < number * size:
+            data = healthy.recv(MIB)
+            got += len(data)
+            checksum = zlib.crc32(data, checksum)
+            most = max(most, resident(relay.process.pid))
+        producer.join(DEADLINE)
+        assert producer.exitcode == 0
+        expected = 0
+        for each in range(number):
+            expected = zlib.crc32(numbered(each, size), expected)
+        assert checksum == expected
+        assert most - before <= relay.status()["ring_limit_bytes"] + 20 * MIB
+        rows = relay.ask("subscribers")
+        assert sorted(row["dropped"] > 0 for row in rows) == [False] + [True] * 200
+        assert all(row["records"] + row["lag"] + row["dropped"] == number for row in rows)
+        # A sleeper that wakes gets whole records, a gap record, and what the ring holds.
+        lines = read_what_is_there(sleepers[0])
+        numbers = [json.loads(line)["number"] for line in lines if not is_gap(line)]
+        lost = [json.loads(line)["payload"]["dropped"] for line in lines if is_gap(line)]
+        assert len(numbers) + sum(lost) == number
+        assert numbers[-1] == number - 1
+
+
+def read_what_is_there(sock: socket.socket) -> list[bytes]:
+    """Read until a while passes without anything."""
+    sock.settimeout(2)
+    data = b""
+    try:
+        while piece := sock.recv(MIB):
+            data += piece
+    except TimeoutError:
+        pass
+    assert data.endswith(b"\n")
+    return data.splitlines(keepends=True)
+
+
+def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Path) -> None:
+    number = 5000
+    # Ten processes on few processors: everything fits into the ring, however late the reader is.
+    enough = ("--relayd-ring_size", str(100 * MIB))
+    with running_relay(directory, *enough) as relay, relay.subscribe() as subscriber:
+        producers = [
+            start_emitting(str(relay.ingest), each * number, number, 300 + 200 * each)
+            for each in range(8)
+        ]
+        counts = [0] * 8
+        for _ in range(8 * number):
+            which, each = divmod(json.loads(subscriber.line())["number"], number)
+            assert each == counts[which]
+            counts[which] += 1
+        for producer in producers:
+            producer.join(DEADLINE)
+            assert producer.exitcode == 0
+        assert counts == [number] * 8
+        wait_until(lambda: relay.status()["producers"] == 0, "all have left")
+        assert relay.status()["records_rejected"] == 0
+        assert relay.status()["records_dropped"] == 0

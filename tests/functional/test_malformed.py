@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input is rejected, counted, reported, and disturbs nobody."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from running import RunningRelay, record, running_relay
+
+MIB = 1024 * 1024
+
+
+def sized(size: int, **fields: object) -> bytes:
+    """A record of exactly `size` bytes."""
+    empty = record(payload="", **fields)
+    return record(payload="x" * (size - len(empty)), **fields)
+
+
+BAD = {
+    "binary garbage": (bytes(range(256)) * 40 + b"\n", 41),
+    "no newline for 10 MiB": (b"x" * 10 * MIB + b"\n", 1),
+    "invalid UTF-8": (b'{"event_type":"a","priority":"b","payload":"\xc3\x28"}\n', 1),
+    "arrays": (b"[1,2]\n[]\n[[{}]]\n", 3),
+    "scalars": (b"1\nnull\ntrue\n", 3),
+    "deep nesting": (
+        b'{"event_type":"a","priority":"b","payload":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n",
+        1,
+    ),
+    "an empty line": (b"\n", 1),
+    "a line end of another system only": (b"\r\n", 1),
+    "an object without the fields": (b'{"event_type":"a"}\n', 1),
+    "a record on two lines": (b'{"event_type":"a",\n"priority":"b"}\n', 2),
+    "two records on one line": (record().strip() + record(), 1),
+    "one byte more than max_record_size": (sized(MIB + 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_lines_between_good_ones_are_counted_and_the_good_ones_arrive(
+    relay: RunningRelay, name: str
+) -> None:
+    bad, number = BAD[name]
+    ours = [record(producer="the same", number=n) for n in range(20)]
+    theirs = [record(producer="another", number=n) for n in range(20)]
+    with relay.subscribe() as subscriber, relay.produce() as same, relay.produce() as other:
+        for one, two in zip(ours, theirs, strict=True):
+            same.sendall(one + bad)
+            other.sendall(two)
+        got = subscriber.lines(40)
+        assert [line for line in got if b"the same" in line] == ours
+        assert [line for line in got if b"another" in line] == theirs
+        relay.wait_status(records_received=40, records_rejected=20 * number)
+        rejected = [row["rejected"] for row in relay.ask("producers")]
+        assert sorted(rejected) == [0, 20 * number]
+    assert "rejected" in relay.log.read_text()
+
+
+def test_half_a_record_and_a_close_is_one_rejected_record(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as healthy:
+        for _ in range(3):
+            with relay.produce() as producer:
+                producer.sendall(record(number=1) + record(number=2)[:-5])
+            assert subscriber.line() == record(number=1)
+        relay.wait_status(records_rejected=3, producers=1)
+        healthy.sendall(record(number=3))
+        assert subscriber.line() == record(number=3)
+
+
+def test_a_record_may_come_byte_by_byte(relay: RunningRelay) -> None:
+    line = record(payload="ä" * 100)
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        for index in range(len(line)):
+            producer.sendall(line[index : index + 1])
+        assert subscriber.line() == line
+        relay.wait_status(records_received=1, records_rejected=0)
+
+
+def test_every_size_up_to_max_record_size_arrives_whole(relay: RunningRelay) -> None:
+    smallest = b'{"event_type":"","priority":""}\n'
+    # Around the powers of two, where buffers end.
+    sizes = [2**n + d for n in range(7, 20) for d in (-1, 0, 1)] + [MIB - 1, MIB]
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for line in [smallest, *map(sized, sizes)]:
+            producer.sendall(line)
+            assert subscriber.line() == line
+        producer.sendall(sized(MIB + 1))
+        producer.sendall(sized(MIB + 1, where="next to the next record") + smallest)
+        assert subscriber.line() == smallest
+        relay.wait_status(records_rejected=2, records_received=len(sizes) + 2)
+
+
+def test_a_lower_max_record_size_is_kept_to(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_record_size", "1024") as relay,
+        relay.subscribe() as subscriber,
+        relay.produce() as producer,
+    ):
+        producer.sendall(sized(1024) + sized(1025) + sized(5000) + record() + sized(1024))
+        assert subscriber.lines(3) == [sized(1024), record(), sized(1024)]
+        relay.wait_status(records_rejected=2)
+
+
+def test_warnings_of_one_kind_do_not_flood_the_log(relay: RunningRelay) -> None:
+    with relay.produce() as producer:
+        for number in range(300):
+            producer.sendall(b"[]\n")
+            relay.wait_status(records_rejected=number + 1)
+    assert relay.log.read_text().count("rejected") <= 3
