@@ -66,11 +66,11 @@ def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(f"no container can be booted: {obstacle}")
     work = tmp_path_factory.mktemp("container")
     selected = [
-        f"tests/systemd/inside/{item.callspec.params['inside']}\n"
+        f"tests/systemd/inside/{item.callspec.params['inside']}"
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.parent is request.node
     ]
-    (work / "selected").write_text("".join(selected))
+    (work / "selected").write_text(f"SELECTED={' '.join(selected)}\n")
     _write_programs(work / "bin")
     _boot(work)
     results = work / "results.xml"
