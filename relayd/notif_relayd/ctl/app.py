@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl as a program: options, help, and one line for whatever goes wrong.
+
+cliff was chosen because OpenStack's operators know its -f and -c. Of its application we keep the
+commands, the help and the formats. What else it brings is for a client with many commands: an
+interactive shell, a log file, levels of verbosity. The commands are listed here and not found
+through entry points, since nobody is to add any and a search costs every start.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cliff.app import App
+from cliff.command import Command
+from cliff.commandmanager import CommandManager
+
+from notif_relay import paths
+from notif_relay.version import __version__
+from notif_relayd.ctl.commands import ListProducers, ListSubscribers, ShowStatus
+from notif_relayd.ctl.errors import CtlError
+
+PROGRAM = "relayctl"
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell gives it: 128 + SIGINT."""
+
+PIPE_CLOSED = 141
+"""Exit status when nobody reads on, likewise: 128 + SIGPIPE."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; the exit status."""
+    try:
+        status = _run(list(arguments))
+        sys.stdout.flush()
+        return status
+    except CtlError as error:
+        sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        # Of standard output. The interpreter must not try to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return PIPE_CLOSED
+        sys.stderr.write(f"{PROGRAM}: the output cannot be written: {error.strerror}\n")
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return Relayctl().run(arguments)
+    except SystemExit as leaving:
+        if not leaving.code:
+            return 0
+        # argparse prints its usage before what is wrong.
+        wrong = complaint.getvalue().strip().rpartition("error: ")[2]
+        raise CtlError(f"{wrong}; see {PROGRAM} help") from None
+
+
+class Commands(CommandManager):
+    """The commands, and what is said of any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_command("status", ShowStatus)
+        self.add_command("producers", ListProducers)
+        self.add_command("subscribers", ListSubscribers)
+
+    def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:
+        """The command that the words begin with, its name, and the words after it."""
+        try:
+            return super().find_command(argv)
+        except ValueError:
+            raise CtlError(
+                f"there is no command or option {argv[0]!r}; see {PROGRAM} help"
+            ) from None
+
+
+class Relayctl(App):
+    """The application."""
+
+    NAME = PROGRAM
+
+    def __init__(self) -> None:
+        super().__init__(
+            description="Tells how the notification relay of this host is doing.",
+            version=__version__,
+            command_manager=Commands(),
+        )
+
+    def build_option_parser(
+        self,
+        description: str | None,
+        version: str | None,
+        argparse_kwargs: dict[str, Any] | None = None,
+    ) -> argparse.ArgumentParser:
+        """The options for all commands; they may stand before or after the command."""
+        parser = argparse.ArgumentParser(
+            prog=self.NAME,
+            usage="%(prog)s [--runtime-dir DIR | --control-path PATH] COMMAND ...",
+            description=description,
+            epilog="Exit status: 0 the relay runs, 3 it does not run, 4 you may not ask, 1 else.",
+            add_help=False,
+            allow_abbrev=False,
+            **argparse_kwargs or {},
+        )
+        parser.add_argument(
+            "--runtime-dir",
+            metavar="DIR",
+            default=paths.RUNTIME_DIR,
+            help="directory of the relay's sockets (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--control-path",
+            metavar="PATH",
+            help=f"the control socket (default: {paths.CONTROL_SOCKET} in that directory)",
+        )
+        parser.add_argument("--version", action="version", version=f"{self.NAME} {version}")
+        parser.add_argument(
+            "-h", "--help", action="store_true", help="show this, or after a command its own help"
+        )
+        return parser
+
+    def run(self, argv: list[str]) -> int:
+        """Run the command that the arguments name, or show help where they name none."""
+        self.options, words = self.parser.parse_known_args(argv)
+        if self.options.control_path is None:
+            self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
+        if self.options.help or not words:
+            words = ["help", *words[:1]]
+        command_class, name, rest = self.command_manager.find_command(words)
+        command = command_class(self, self.options)
+        return command.run(command.get_parser(f"{self.NAME} {name}").parse_args(rest))

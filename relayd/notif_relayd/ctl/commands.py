@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be asked: one command for each method of the control socket.
+
+The columns are the fields of the daemon's answers under their own names, in every format, so that
+-c takes the same names everywhere. A value keeps its type in JSON; only a table shows durations
+the way people read them.
+"""
+
+import argparse
+import datetime as dt
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from cliff.columns import FormattableColumn
+from cliff.command import Command
+from cliff.lister import Lister
+from cliff.show import ShowOne
+
+from notif_relayd.ctl.accounts import user_name
+from notif_relayd.ctl.client import ask
+from notif_relayd.ctl.errors import CtlError
+from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
+
+T = TypeVar("T")
+
+Columns = tuple[str, ...]
+Values = tuple[object, ...]
+
+
+class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4.9 on
+    """Seconds for a machine, days and hours for a reader."""
+
+    def human_readable(self) -> str:
+        """For instance `3 days, 4:05:06`."""
+        return str(dt.timedelta(seconds=int(self._value)))
+
+
+class Question(Command):
+    """What all commands have in common."""
+
+    example = ""
+
+    def get_epilog(self) -> str:
+        """The example; cliff's own would read the metadata of everything installed first."""
+        return f"Example: {self.example}"
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Ask and print."""
+        try:
+            return super().run(parsed_args)
+        except ValueError as error:  # How cliff says that -c names no column.
+            raise CtlError(str(error)) from None
+
+    def ask(self, method: str, kind: type[T]) -> T:
+        """The daemon's answer."""
+        return ask(self.app.options.control_path, method, kind)
+
+
+class ShowStatus(Question, ShowOne):
+    """Show the relay as a whole: what came in, what went out, what was lost."""
+
+    example = "relayctl status -f json | jq .records_dropped"
+
+    def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
+        """Ask for it."""
+        status = self.ask("status", Status)
+        return Status.__struct_fields__, _values(status)
+
+
+class ListProducers(Question, Lister):
+    """List the processes that send notifications, one row a connection."""
+
+    example = "relayctl producers --sort-column rejected --sort-descending"
+
+    def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
+        """Ask for them."""
+        return _table(ProducerStatus, self.ask("producers", list[ProducerStatus]))
+
+
+class ListSubscribers(Question, Lister):
+    """List the processes that read notifications, one row a connection."""
+
+    example = "relayctl subscribers -c pid -c command -c lag -c dropped"
+
+    def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
+        """Ask for them."""
+        return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+
+
+def _table(
+    kind: type[msgspec.Struct], connections: Sequence[msgspec.Struct]
+) -> tuple[Columns, list[Values]]:
+    columns = ("user" if name == "uid" else name for name in kind.__struct_fields__)
+    return tuple(columns), [_values(each) for each in connections]
+
+
+def _values(entry: msgspec.Struct) -> Values:
+    return tuple(_value(name, value) for name, value in msgspec.structs.asdict(entry).items())
+
+
+def _value(name: str, value: object) -> object:
+    match value:
+        case int() if name == "uid":
+            return user_name(value)
+        case float() if name.endswith("_seconds"):
+            return Duration(value)
+        case str():
+            # A process may call itself anything, and nothing of it is to control a terminal.
+            return "".join(char if char.isprintable() else "?" for char in value)
+    return value
