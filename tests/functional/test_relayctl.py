@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl as an operator runs it, beside a real relay and beside something that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from running import DEADLINE, RunningRelay, record, running_relay
+
+RELAYCTL = os.fspath(Path(sys.executable).with_name("relayctl"))
+
+STATUS_KEYS = [
+    *("version", "pid", "uptime_seconds", "producers", "subscribers"),
+    *("records_received", "records_delivered", "records_dropped", "records_rejected"),
+    *("records_discarded", "bytes_received", "bytes_delivered", "ring_bytes", "ring_limit_bytes"),
+    *("public_socket", "ingest_socket"),
+]
+
+AS_NOBODY = """
+import os, sys
+from notif_relayd.ctl.app import main
+main(["help", "status"])  # reads what only this user may be able to read
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+sys.exit(main(sys.argv[1:]))
+"""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+def relayctl(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(RELAYCTL, "--runtime-dir", os.fspath(directory), *arguments)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], exit_status: int, *sentence: str
+) -> None:
+    """It ended with this status, and with one line that has these parts."""
+    assert done.returncode == exit_status, done.stderr
+    assert re.fullmatch(r"relayctl: [^\n]+\n", done.stderr)
+    for part in sentence:
+        assert part in done.stderr
+
+
+def listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fspath(path))
+    listener.listen()
+    return listener
+
+
+@contextlib.contextmanager
+def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
+    """Something listens at `path` that gives this answer so many times, and hangs up."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            for _ in range(times):
+                connection.sendall(answer)
+
+    with listening(path) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(record() * 3 + b"garbage\n")
+        relay.wait_status(records_rejected=1)
+        subscriber.lines(3)
+        done = relayctl(relay.directory, "status", "-f", "json")
+        expected = relay.status()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    status = json.loads(done.stdout)
+    assert list(status) == STATUS_KEYS
+    assert isinstance(status["uptime_seconds"], float)
+    assert 0 < status.pop("uptime_seconds") <= expected.pop("uptime_seconds")
+    assert status == expected
+    assert status["records_delivered"] == 3
+    assert status["public_socket"] == os.fspath(relay.public)
+
+
+def test_the_other_formats_tell_the_same(relay: RunningRelay) -> None:
+    pid = relay.process.pid
+
+    def show(form: str) -> str:
+        done = relayctl(relay.directory, "status", "-f", form, "-c", "pid", "-c", "ring_bytes")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert yaml.safe_load(show("yaml")) == {"pid": pid, "ring_bytes": 0}
+    assert show("shell").splitlines() == [f'pid="{pid}"', 'ring_bytes="0"']
+    assert show("value").splitlines() == [str(pid), "0"]
+    assert re.search(rf"^\| pid +\| {pid} +\|$", show("table"), re.MULTILINE)
+
+
+def test_a_table_shows_times_as_people_read_them(relay: RunningRelay) -> None:
+    with relay.subscribe():
+        status = relayctl(relay.directory, "status").stdout
+        subscribers = relayctl(relay.directory, "subscribers").stdout
+    assert re.search(r"^\| uptime_seconds +\| \d:\d\d:\d\d +\|$", status, re.MULTILINE)
+    assert re.search(r" \| \d:\d\d:\d\d +\| ", subscribers)
+
+
+def test_the_options_may_follow_the_command_and_name_the_control_socket_alone(
+    directory: Path,
+) -> None:
+    elsewhere = directory / "elsewhere.sock"
+    path = os.fspath(elsewhere)
+    with running_relay(directory, "--relayd-control_path", path) as relay:
+        done = run(RELAYCTL, "status", "--control-path", path, "-f", "value", "-c", "pid")
+        assert done.stdout == f"{relay.process.pid}\n"
+
+
+def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
+    with relay.produce() as producer, relay.produce():
+        producer.sendall(record() * 4 + b"garbage\n")
+        relay.wait_status(records_rejected=1, producers=2)
+        rows = json.loads(relayctl(relay.directory, "producers", "-f", "json").stdout)
+    assert [row.pop("connected_seconds") >= 0 for row in rows] == [True, True]
+    who = {
+        "pid": os.getpid(),
+        "command": Path("/proc/self/comm").read_text().strip(),
+        "user": pwd.getpwuid(os.getuid()).pw_name,
+    }
+    assert rows[0] == {**who, "records": 4, "bytes": rows[0]["bytes"], "rejected": 1}
+    assert rows[0]["bytes"] >= 4 * len(record())
+    assert rows[1] == {**who, "records": 0, "bytes": 0, "rejected": 0}
+
+
+def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> None:
+    sent = 2000
+    with (
+        running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
+        relay.subscribe() as reads,
+        relay.subscribe(),
+        relay.produce() as producer,
+    ):
+        thread = threading.Thread(target=reads.lines, args=(sent,))
+        thread.start()
+        for _ in range(sent):
+            producer.sendall(record(payload="x" * 1000))
+        thread.join(DEADLINE)
+        relay.wait_status(records_received=sent)
+        done = relayctl(relay.directory, "subscribers", "-f", "json")
+    reading, stuck = json.loads(done.stdout)
+    assert list(stuck) == [
+        *("pid", "command", "user", "connected_seconds"),
+        *("records", "bytes", "lag", "dropped"),
+    ]
+    assert (reading["records"], reading["lag"], reading["dropped"]) == (sent, 0, 0)
+    assert stuck["lag"] > 0
+    assert stuck["dropped"] > 0
+    assert stuck["records"] + stuck["lag"] + stuck["dropped"] == sent
+
+
+def test_an_unknown_column_is_an_error_that_lists_the_columns(relay: RunningRelay) -> None:
+    done = relayctl(relay.directory, "subscribers", "-c", "colour")
+    assert_refused(done, 1, "colour", "connected_seconds")
+
+
+def test_without_a_relay_it_says_that_the_sockets_are_not_there(directory: Path) -> None:
+    done = relayctl(directory, "status")
+    assert_refused(
+        done,
+        3,
+        "the daemon is not running",
+        f"{directory}/notifications.sock is not there",
+        f"{directory}/ingest.sock is not there",
+    )
+
+
+def test_asking_touches_neither_of_the_sockets_that_would_start_the_relay(directory: Path) -> None:
+    with (
+        listening(directory / "notifications.sock") as public,
+        listening(directory / "ingest.sock") as ingest,
+    ):
+        for command in ("status", "producers", "subscribers"):
+            done = relayctl(directory, command)
+            assert_refused(done, 3, "notifications.sock is there", "ingest.sock is there")
+        for listener in (public, ingest):
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def test_a_relay_that_was_killed_is_not_running(relay: RunningRelay) -> None:
+    relay.process.kill()
+    relay.process.wait(DEADLINE)
+    assert relay.control.is_socket()
+    assert_refused(relayctl(relay.directory, "status"), 3, "not running", "is there")
+
+
+@needs_root
+def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay) -> None:
+    relay.directory.chmod(0o755)
+    group = next(each for each in grp.getgrall() if each.gr_gid not in (0, 65534))
+    os.chown(relay.control, -1, group.gr_gid)
+    done = run(
+        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
+    )
+    user = pwd.getpwuid(65534).pw_name
+    assert_refused(
+        done, 4, os.fspath(relay.control), f"usermod -aG {group.gr_name} {user}, and log in again"
+    )
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("group", "mode"), [(0, 0o660), (1, 0o600)], ids=["root's group", "no group"]
+)
+def test_where_no_group_may_ask_nobody_is_told_to_join_one(
+    relay: RunningRelay, group: int, mode: int
+) -> None:
+    relay.directory.chmod(0o755)
+    os.chown(relay.control, -1, group)
+    relay.control.chmod(mode)
+    done = run(
+        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
+    )
+    assert_refused(done, 4, os.fspath(relay.control), "ask as root")
+    assert "usermod" not in done.stderr
+
+
+@needs_root
+def test_a_closed_directory_is_a_refusal_too(relay: RunningRelay) -> None:
+    done = run(
+        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
+    )
+    assert_refused(done, 4, f"you may not enter {relay.directory}")
+
+
+def test_a_relay_that_does_not_answer_is_given_up(relay: RunningRelay) -> None:
+    relay.process.send_signal(signal.SIGSTOP)
+    assert_refused(relayctl(relay.directory, "status"), 1, "does not answer within 5 seconds")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "complaint"),
+    [
+        ("status", b"", "hung up"),
+        ("status", b'{"result": {', "hung up"),
+        ("status", b"garbage\n", "cannot be understood"),
+        ("status", b"\xff\xfe\n", "cannot be understood"),
+        ("status", b"[" * 100_000 + b"\n", "cannot be understood"),
+        ("status", b"{}\n", "cannot be understood"),
+        ("status", b'{"result": null}\n', "cannot be understood"),
+        ("status", b'{"result": {"version": "0.0.1"}}\n', "another version"),
+        ("producers", b'{"result": [{"pid": "one"}]}\n', "cannot be understood"),
+        ("subscribers", b'{"error": "not today"}\n', "refuses: not today"),
+    ],
+)
+def test_an_answer_that_is_none_is_one_line(
+    directory: Path, command: str, answer: bytes, complaint: str
+) -> None:
+    with answering(directory / "control.sock", answer):
+        assert_refused(relayctl(directory, command), 1, complaint)
+
+
+def test_an_answer_without_an_end_is_not_read_for_ever(directory: Path) -> None:
+    with answering(directory / "control.sock", b"x" * 65536, times=1024):
+        assert_refused(relayctl(directory, "status"), 1, "cannot be understood")
+
+
+def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
+    producer = {"pid": 7, "command": "nova", "uid": 0, "connected_seconds": 1.5, "colour": "red"}
+    answer = json.dumps({"result": [{**producer, "records": 1, "bytes": 2, "rejected": 3}]})
+    with answering(directory / "control.sock", answer.encode() + b"\n"):
+        done = relayctl(directory, "producers", "-f", "value")
+    assert done.stdout == f"7 nova {pwd.getpwuid(0).pw_name} 1.5 1 2 3\n"
+
+
+def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningRelay) -> None:
+    named = (
+        "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\nroot');"
+        "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", named, os.fspath(relay.ingest)], stdin=subprocess.PIPE
+    ) as process:
+        relay.wait_status(producers=1)
+        done = relayctl(relay.directory, "producers", "-f", "value", "-c", "command")
+        process.communicate()
+    assert done.stdout == "?[2J?root\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_status"), [("status", 141), ("subscribers", 141), ("help", 0)]
+)
+def test_a_reader_that_has_left_is_no_error_to_talk_about(
+    relay: RunningRelay, command: str, exit_status: int
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), command],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == exit_status
+
+
+def test_a_full_disk_is_told(relay: RunningRelay) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "status"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert_refused(done, 1, os.strerror(28))
+
+
+def test_ctrl_c_ends_it_without_a_word(directory: Path) -> None:
+    with (
+        listening(directory / "control.sock") as listener,
+        subprocess.Popen(
+            [RELAYCTL, "--runtime-dir", os.fspath(directory), "status"], stderr=subprocess.PIPE
+        ) as process,
+    ):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(4096) == b'{"method":"status"}\n'
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=DEADLINE)
+    assert complaint == b""
+    assert process.returncode == 128 + signal.SIGINT
