@@ -70,7 +70,7 @@ class Commands(CommandManager):
     """The commands, and what is said of any other."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("")  # No entry points; older versions of cliff want it said.
         self.add_command("status", ShowStatus)
         self.add_command("producers", ListProducers)
         self.add_command("subscribers", ListSubscribers)
