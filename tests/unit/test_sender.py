@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender without a relay: what it refuses, what it drops, when it tries to connect."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from notif_relay.connection import LONGEST_PATH
+from notif_relay.errors import RecordTooLarge, RelayError
+from notif_relay.sender import SMALLEST_RECORD, Sender
+
+
+class Clock:
+    """Stands still unless moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Attempts:
+    """Notes when this process tries to connect. An audit hook stays, but may be told to rest."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.times: list[float] = []
+        self.listening = True
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, _arguments: object) -> None:
+        if self.listening and event == "socket.connect":
+            self.times.append(self.clock.now)
+
+
+@pytest.fixture
+def attempts() -> Iterator[Attempts]:
+    attempts = Attempts()
+    yield attempts
+    attempts.listening = False
+
+
+@pytest.mark.parametrize("path", [b"/run/ingest.sock", 3, None])
+def test_a_path_of_a_wrong_type_is_refused(path: str) -> None:
+    with pytest.raises(TypeError, match="path must be"):
+        Sender(path)
+
+
+@pytest.mark.parametrize("path", ["", "\0abstract", "/run/a\0b"])
+def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="path must be"):
+        Sender(path)
+
+
+def test_a_path_may_be_as_long_as_the_kernel_allows_and_no_longer(tmp_path: Path) -> None:
+    assert Sender("/" + "x" * (LONGEST_PATH - 1)).path.endswith("x")
+    with pytest.raises(ValueError, match="path must be at most 107 bytes"):
+        Sender("/" + "x" * LONGEST_PATH)
+    # Bytes count, not characters.
+    with pytest.raises(ValueError, match="path must be at most 107 bytes"):
+        Sender("/" + "ä" * (LONGEST_PATH // 2 + 1))
+
+
+def test_a_relative_path_stays_what_it_was_when_the_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Sender(Path("ingest.sock")).path == os.fspath(tmp_path / "ingest.sock")
+
+
+@pytest.mark.parametrize("max_wait", [-0.001, math.nan, math.inf])
+def test_a_max_wait_that_is_no_time_is_refused(max_wait: float) -> None:
+    with pytest.raises(ValueError, match="max_wait must be"):
+        Sender(max_wait=max_wait)
+
+
+def test_a_max_wait_of_a_wrong_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="max_wait must be"):
+        Sender(max_wait="0.01")  # type: ignore[arg-type]
+
+
+def test_a_max_record_size_below_the_smallest_record_is_refused() -> None:
+    Sender(max_record_size=SMALLEST_RECORD)
+    with pytest.raises(ValueError, match="max_record_size must be at least 32 bytes"):
+        Sender(max_record_size=SMALLEST_RECORD - 1)
+
+
+@pytest.mark.parametrize("max_record_size", [1e6, "1048576", None])
+def test_a_max_record_size_of_a_wrong_type_is_refused(max_record_size: int) -> None:
+    with pytest.raises(TypeError, match="max_record_size must be"):
+        Sender(max_record_size=max_record_size)
+
+
+def test_a_record_over_the_limit_is_refused_and_counted(tmp_path: Path) -> None:
+    sender = Sender(tmp_path / "none", max_record_size=100)
+    with pytest.raises(RecordTooLarge, match=r"101 bytes.*100 bytes") as caught:
+        sender.send("x" * 100)
+    assert isinstance(caught.value, RelayError)
+    assert (caught.value.size, caught.value.limit) == (101, 100)
+    assert (sender.sent, sender.dropped) == (0, 1)
+
+
+def test_the_limit_counts_bytes_and_the_newline_once(tmp_path: Path) -> None:
+    sender = Sender(tmp_path / "none", max_record_size=100)
+    sender.send("x" * 99)
+    sender.send("x" * 99 + "\n")
+    with pytest.raises(RecordTooLarge):
+        sender.send("ä" * 50)
+    assert sender.dropped == 3
+
+
+def test_what_is_no_utf8_is_refused_and_counted(tmp_path: Path) -> None:
+    sender = Sender(tmp_path / "none")
+    with pytest.raises(UnicodeEncodeError):
+        sender.send('{"half": "\ud83d"}')
+    assert sender.dropped == 1
+
+
+def test_without_a_relay_every_record_is_dropped_and_counted(tmp_path: Path) -> None:
+    sender = Sender(tmp_path / "none")
+    for _ in range(10):
+        sender.send("{}")
+    assert (sender.sent, sender.dropped, sender.connects) == (0, 10, 0)
+    assert not sender.connected
+
+
+def test_attempts_to_connect_grow_rarer_until_there_is_one_a_second(
+    tmp_path: Path, attempts: Attempts
+) -> None:
+    sender = Sender(tmp_path / "none", clock=attempts.clock)
+    tick = 1 / 64
+    for _ in range(300):
+        sender.send("{}")
+        attempts.clock.now += tick
+    # The first ticks after pauses of 0.1, 0.2, 0.4, 0.8 seconds, and then of one.
+    assert [time / tick for time in attempts.times] == [0, 7, 20, 46, 98, 162, 226, 290]
+    assert sender.dropped == 300
+
+
+def test_after_a_long_silence_attempts_are_frequent_again(
+    tmp_path: Path, attempts: Attempts
+) -> None:
+    sender = Sender(tmp_path / "none", clock=attempts.clock)
+    for moment in (0.0, 0.15, 0.4, 60.0, 60.15):
+        attempts.clock.now = moment
+        sender.send("{}")
+    assert attempts.times == [0.0, 0.15, 0.4, 60.0, 60.15]
+
+
+def test_closing_does_not_make_attempts_more_frequent(tmp_path: Path, attempts: Attempts) -> None:
+    sender = Sender(tmp_path / "none", clock=attempts.clock)
+    for _ in range(3):
+        sender.send("{}")
+        sender.flush()
+        sender.close()
+    assert attempts.times == [0.0]
+
+
+def test_nothing_is_tried_before_there_is_a_record(tmp_path: Path, attempts: Attempts) -> None:
+    sender = Sender(tmp_path / "none", clock=attempts.clock)
+    sender.flush()
+    sender.close()
+    assert attempts.times == []
