@@ -8,7 +8,7 @@ Options are registered when the daemon starts and not when this module is import
 import os
 from dataclasses import dataclass
 
-from oslo_config import cfg, types
+from oslo_config import cfg
 
 from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
@@ -21,30 +21,6 @@ NOTIFICATIONS = "oslo_messaging_notifications"
 
 MIN_RECORD_SIZE = 1024
 """Bytes: the relay's own gap records must fit whatever is configured."""
-
-
-class Mode(types.ConfigType):
-    """Permissions in octal, as chmod(1) takes them: 0660."""
-
-    def __init__(self) -> None:
-        super().__init__(type_name="file mode in octal")
-
-    def __call__(self, value: object) -> int:
-        try:
-            mode = int(str(value), 8)
-        except ValueError:
-            mode = -1
-        if mode not in range(0o1000):
-            raise ValueError(f"{value!r} is no file mode: write it in octal, for instance 0660")
-        return mode
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mode)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _formatter(self, value: int) -> str:
-        return f"{value:04o}"
 
 
 def _general() -> list[cfg.Opt]:
@@ -137,13 +113,11 @@ def _relayd() -> list[cfg.Opt]:
     ):
         inherited = "" if name == "control" else ", for one held by systemd what its unit says"
         options += [
-            cfg.Opt(
+            cfg.StrOpt(
                 f"{name}_mode",
-                type=Mode(),
                 metavar="MODE",
-                sample_default="0660",
-                help=f"Permissions of the {name} socket, which is for {who}. Default: 0660"
-                f"{inherited}.",
+                help=f"Permissions of the {name} socket, which is for {who}, in octal. Default: "
+                f"0660{inherited}.",
             ),
             cfg.StrOpt(
                 f"{name}_user",
@@ -234,9 +208,23 @@ def _plan(relayd: cfg.ConfigOpts.GroupAttr, name: str, path: str, usual: str) ->
         name,
         os.path.abspath(path),
         Access(
-            mode=relayd[f"{name}_mode"],
+            mode=_mode(f"{name}_mode", relayd[f"{name}_mode"]),
             user=relayd[f"{name}_user"],
             group=relayd[f"{name}_group"],
             usual_group=usual,
         ),
     )
+
+
+def _mode(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if mode not in range(0o1000):
+        raise StartError(
+            f"[relayd] {option}: {text!r} is no file mode: write it in octal, for instance 0660"
+        )
+    return mode

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the daemon from starting is said in one line, with exit status 1."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from running import run_daemon, running_relay
+
+DIRECTORY = "DIRECTORY"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--runtime-dir", "/nonexistent/dir"], ["/nonexistent/dir", "create"]),
+        (["--runtime-dir", "/" + "x" * 120], ["longer than 107 bytes"]),
+        (["--runtime-dir", "/dev/null"], ["/dev/null"]),
+        (["--no-such-option"], ["--no-such-option", "--help"]),
+        (["--relayd-ring_size", "many"], ["ring_size", "many"]),
+        (["--relayd-ring_size", "1"], ["ring_size", "1"]),
+        (["--relayd-ring_size", "65536"], ["ring_size", "max_record_size"]),
+        (["--relayd-max_record_size", "-5"], ["max_record_size", "-5"]),
+        (["--relayd-max_producers", "0"], ["max_producers"]),
+        (["--relayd-max_subscribers", "1e3"], ["max_subscribers"]),
+        (["--relayd-public_mode", "rw-rw----"], ["public_mode", "0660"]),
+        (["--relayd-public_mode", "9999"], ["public_mode", "0660"]),
+        (["--relayd-public_mode", "17777"], ["public_mode", "0660"]),
+        (["--relayd-ingest_mode", "-1"], ["ingest_mode"]),
+        (["--relayd-public_group", "no-such-group"], ["public_group", "no-such-group"]),
+        (["--relayd-ingest_user", "no-such-user"], ["ingest_user", "no-such-user"]),
+        (["--relayd-control_group", ""], ["control_group"]),
+        (["--config-file", "/nonexistent/relayd.conf"], ["/nonexistent/relayd.conf"]),
+        (["--config-dir", "/nonexistent/dir"], ["/nonexistent/dir"]),
+        (["--log-config-append", "/nonexistent/logging.conf"], ["/nonexistent/logging.conf"]),
+        (["--log-file", "/nonexistent/relay.log"], ["/nonexistent/relay.log"]),
+        (["--pidfile", "/tmp/pid"], ["--pidfile", "--daemonize"]),
+        (["--daemonize", "--pidfile", "/nonexistent/pid"], ["--pidfile", "/nonexistent/pid"]),
+    ],
+    ids=" ".join,
+)
+def test_a_bad_option_is_one_line_that_names_it(
+    directory: Path, arguments: list[str], words: list[str]
+) -> None:
+    result = run_daemon("--runtime-dir", str(directory), *arguments)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("notif-relayd: ")
+    for word in words:
+        assert word in line
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[relayd]\nring_size = lots\n", ["ring_size", "lots"]),
+        ("[relayd]\npublic_mode = 8\n", ["public_mode", "0660"]),
+        ("[relayd]\ningest_group = no-such-group\n", ["ingest_group", "no-such-group"]),
+        ("ring_size", ["relayd.conf"]),
+        ("\x00\x01", ["relayd.conf"]),
+    ],
+)
+def test_a_bad_configuration_file_is_one_line_that_says_where(
+    directory: Path, text: str, words: list[str]
+) -> None:
+    config = directory / "relayd.conf"
+    config.write_text(text)
+    result = run_daemon("--runtime-dir", str(directory), "--config-file", str(config))
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may become somebody else")
+def test_a_directory_that_may_not_be_written_to_is_named(directory: Path) -> None:
+    directory.chmod(0o755)
+    result = subprocess.run(
+        [
+            *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+            *(sys.executable, "-m", "notif_relayd", "--runtime-dir", directory),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert f"let the daemon's user write to {directory}" in line
+
+
+def test_help_and_version_are_no_errors() -> None:
+    shown = run_daemon("--help")
+    assert shown.returncode == 0
+    for option in ("--runtime-dir", "--daemonize", "--pidfile", "--relayd-ring_size"):
+        assert option in shown.stdout
+    shown = run_daemon("--version")
+    assert (shown.returncode, shown.stdout.strip()) == (0, "0.1.0")
+
+
+def test_options_come_from_a_file_and_a_directory(directory: Path) -> None:
+    (directory / "relayd.conf").write_text("[relayd]\nring_size = 2000000\nmax_producers = 1\n")
+    parts = directory / "parts"
+    parts.mkdir()
+    (parts / "10-size.conf").write_text("[relayd]\nring_size = 3000000\n")
+    arguments = ("--config-file", str(directory / "relayd.conf"), "--config-dir", str(parts))
+    with running_relay(directory, *arguments) as relay:
+        assert relay.status()["ring_limit_bytes"] == 3_000_000
+
+
+def test_without_its_requirements_a_command_says_what_to_install(directory: Path) -> None:
+    """The base install has the commands, but nothing that they need."""
+    root = Path(__file__).parents[2]
+    for function, name in (("relayd", "notif-relayd"), ("relayctl", "relayctl")):
+        result = subprocess.run(
+            [
+                *(sys.executable, "-S", "-c"),
+                f"import sys; from notif_relayd.entry import {function}; sys.exit({function}())",
+            ],
+            env={"PYTHONPATH": f"{root / 'handler'}:{root / 'relayd'}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        [line] = result.stderr.splitlines()
+        assert line.startswith(f"{name}: ")
+        assert "pip install 'notif-relayd[daemon]'" in line
+
+
+def test_the_sample_configuration_is_current_and_can_be_loaded(directory: Path) -> None:
+    sample = Path(__file__).parents[2] / "etc/notif-relayd/relayd.conf.sample"
+    generator = Path(sys.executable).with_name("oslo-config-generator")
+    fresh = subprocess.run(
+        [generator, "--namespace", "notif_relayd"], capture_output=True, text=True, check=True
+    ).stdout
+    assert sample.read_text() == fresh, f"write it anew: {generator} --namespace notif_relayd"
+    with running_relay(directory, "--config-file", str(sample)) as relay:
+        assert relay.status()["ring_limit_bytes"] == 16 * 1024 * 1024
