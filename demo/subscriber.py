@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subscriber: prints every record that it reads from the relay's public socket.
+
+This is all that it takes. One record is one JSON object on one line.
+"""
+
+import socket
+import sys
+
+
+def main(path: str) -> None:
+    """Read until the relay stops."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        with sock.makefile("rb") as records:
+            for record in records:
+                sys.stdout.buffer.write(record)
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
