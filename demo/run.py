@@ -21,7 +21,7 @@ from stage import DemoError, Stage, stage, stop
 from notif_relay.paths import CONTROL_SOCKET, DEFAULT_INGEST_PATH, INGEST_SOCKET, PUBLIC_SOCKET
 from notif_relay.records import EVENT_TYPE_PREFIX
 from notif_relayd.ctl.client import ask
-from notif_relayd.ctl.errors import NotRunningError
+from notif_relayd.ctl.errors import CtlError
 from notif_relayd.status import Status
 
 DEMO = Path(os.path.relpath(Path(__file__).parent))
@@ -117,7 +117,7 @@ def output(place: Stage, process: subprocess.Popen[bytes]) -> str:
 def wait_for_subscribers(place: Stage, relay: subprocess.Popen[bytes], number: int) -> None:
     """Wait until the relay runs and has so many subscribers."""
     while relay.poll() is None:
-        with contextlib.suppress(NotRunningError):
+        with contextlib.suppress(CtlError):
             control = os.fspath(place.directory / CONTROL_SOCKET)
             if ask(control, "status", Status).subscribers == number:
                 return
