@@ -115,7 +115,7 @@ def test_a_relay_that_cannot_start_is_quoted(directory: Path) -> None:
     with demo(too_long) as running:
         exit_status, _, complaints = running.finish()
         assert exit_status == 1
-        assert complaints.startswith("The demonstration failed: the relay has ended: notif-relayd:")
+        assert complaints.startswith("The demonstration failed: the relay has ended: ")
         assert "use a shorter public path" in complaints
         assert running.remains() == []
 
