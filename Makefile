@@ -56,7 +56,9 @@ install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd.service
 	@install -m 644 systemd/sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	@install -m 644 systemd/tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
-	@install -m 644 etc/notif-relayd/*.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+	@install -m 644 etc/notif-relayd/logging.conf \
+		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
