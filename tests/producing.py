@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import oslo_messaging
+from oslo_config import cfg
 
 from notif_relay import RelayHandler
 from running import DEADLINE, record
@@ -28,12 +34,27 @@ def emit(ingest: str, first: int, number: int, size: int) -> None:
     assert handler.stats().dropped == 0
 
 
-def start_emitting(
-    ingest: str, first: int, number: int, size: int
-) -> multiprocessing.process.BaseProcess:
+def notify(ingest: str, log_file: str, number: int) -> None:
+    """What a service does: notify through the real log driver, here to a file as well."""
+    conf = cfg.ConfigOpts()
+    conf([], project="nova")
+    transport = oslo_messaging.get_notification_transport(conf, url="fake://")
+    notifier = oslo_messaging.Notifier(transport, "compute.host-1", driver="log", topics=["t"])
+    logger = logging.getLogger("oslo.messaging.notification")
+    handler = RelayHandler(ingest, max_wait=DEADLINE)
+    for each in (handler, logging.FileHandler(log_file)):
+        logger.addHandler(each)
+    logger.setLevel(logging.INFO)
+    for each in range(number):
+        payload = {"instance_id": each, "host": "hôst", "admin_password": "secret", "n": [each] * 3}
+        notifier.info({}, "compute.instance.update", payload)
+    logging.shutdown()
+    assert handler.stats().dropped == 0
+    assert handler.stats().sent == number
+
+
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Do so in a new process, which shares nothing with this one."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=emit, args=(ingest, first, number, size)
-    )
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process

@@ -87,7 +87,6 @@ class RunningRelay:
         self.control = directory / "control.sock"
         self.log = directory / "relay.log"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notify.settimeout(DEADLINE)
         self._notify.bind(os.fspath(directory / "notify.sock"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -105,8 +104,9 @@ class RunningRelay:
     def wait_ready(self) -> None:
         self.wait_notified("READY=1")
 
-    def wait_notified(self, text: str) -> str:
+    def wait_notified(self, text: str, patience: float = DEADLINE) -> str:
         """Wait for a message to the service manager that has `text` in it."""
+        self._notify.settimeout(patience)
         while True:
             message = self._notify.recv(4096).decode()
             if text in message:

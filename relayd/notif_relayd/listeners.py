@@ -66,6 +66,11 @@ class Listener:
     remark: str = ""
     """For the log: what was not done and how to have it done."""
 
+    def own(self) -> None:
+        """Let those who connect see this process, and not the one that went to the background."""
+        if self.bound_here:
+            self.socket.listen(BACKLOG)  # listen(2) notes the caller for SO_PEERCRED.
+
     def close(self) -> None:
         """Close it; remove the file where the daemon made it."""
         path = self.socket.getsockname()

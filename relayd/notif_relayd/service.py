@@ -63,21 +63,31 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(conf: cfg.ConfigOpts, arguments: Sequence[str]) -> None:
     options.register(conf)
     log.register_options(conf)
+    with _complaints_in_one_line():
+        conf(
+            arguments,
+            project=PROGRAM,
+            prog=PROGRAM,
+            version=__version__,
+            description="Relays notifications from the private socket to all subscribers.",
+            default_config_files=[CONFIG_FILE] if os.path.exists(CONFIG_FILE) else [],
+            default_config_dirs=[CONFIG_DIR] if os.path.isdir(CONFIG_DIR) else [],
+        )
+
+
+@contextlib.contextmanager
+def _complaints_in_one_line() -> Iterator[None]:
+    """Make an error of what oslo.config leaves to argparse: usage, message and exit.
+
+    It does so for every option that may stand on the command line, even if the value came from a
+    file, and even when that file is read again by a daemon that runs.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            conf(
-                arguments,
-                project=PROGRAM,
-                prog=PROGRAM,
-                version=__version__,
-                description="Relays notifications from the private socket to all subscribers.",
-                default_config_files=[CONFIG_FILE] if os.path.exists(CONFIG_FILE) else [],
-                default_config_dirs=[CONFIG_DIR] if os.path.isdir(CONFIG_DIR) else [],
-            )
+            yield
     except SystemExit as leaving:
         if leaving.code:
-            # argparse prints the usage before what is wrong.
             last = complaint.getvalue().strip().rpartition("\n")[2]
             wrong = last.removeprefix(f"{PROGRAM}: error: ")
             raise StartError(f"{wrong}; see {PROGRAM} --help") from None
@@ -139,17 +149,20 @@ def _background(pidfile: str | None, listeners: dict[str, Listener]) -> Iterator
 
 
 def _pid_lock(path: str) -> TimeoutPIDLockFile:
-    """The file, checked as far as it can be while there is a terminal to complain to."""
+    """The file, checked as far as it can be while there is a terminal to complain to.
+
+    One left by a daemon that is dead is removed; one that holds anything else is somebody's.
+    """
     lock = TimeoutPIDLockFile(path, acquire_timeout=0)
     try:
         pid = lock.read_pid()
-        if pid is not None:
-            if _alive(pid):
-                raise StartError(f"--pidfile {path}: held by process {pid}: stop it first")
+        if pid is not None and _alive(pid):
+            raise StartError(f"--pidfile {path}: held by process {pid}: stop it first")
+        if pid is not None or (lock.is_locked() and not os.path.getsize(path)):
             lock.break_lock()
         lock.acquire()
         lock.release()
-    except (OSError, LockError, ValueError) as error:
+    except (OSError, LockError) as error:
         raise StartError(f"--pidfile {path} cannot be used: {error}") from error
     return lock
 
@@ -181,6 +194,7 @@ def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener])
             listeners["public"].socket.getsockname(),
         )
         for listener in listeners.values():
+            listener.own()
             if listener.remark:
                 LOG.warning("%s", listener.remark)
         relay.run()
@@ -189,7 +203,8 @@ def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener])
 
 def _reload(conf: cfg.ConfigOpts, relay: Relay) -> None:
     try:
-        conf.mutate_config_files()
+        with _complaints_in_one_line():
+            conf.mutate_config_files()
         limits = options.settings(conf).limits
     except (StartError, cfg.Error) as error:
         LOG.error("the configuration was not reloaded: %s", error)

@@ -10,7 +10,7 @@ import socket
 import zlib
 from pathlib import Path
 
-from producing import numbered, start_emitting
+from producing import emit, notify, numbered, start
 from running import DEADLINE, connect, is_gap, running_relay, wait_until
 
 MIB = 1024 * 1024
@@ -95,7 +95,7 @@ def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: 
         healthy = stack.enter_context(relay.subscribe()).socket
         relay.wait_status(subscribers=201)
         before = most = resident(relay.process.pid)
-        producer = start_emitting(str(relay.ingest), 0, number, size)
+        producer = start(emit, str(relay.ingest), 0, number, size)
         # A reader that does little with what it gets, or it would be a slow one itself.
         got, checksum = 0, 0
         while got < number * size:
@@ -140,7 +140,7 @@ def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Pa
     enough = ("--relayd-ring_size", str(100 * MIB))
     with running_relay(directory, *enough) as relay, relay.subscribe() as subscriber:
         producers = [
-            start_emitting(str(relay.ingest), each * number, number, 300 + 200 * each)
+            start(emit, str(relay.ingest), each * number, number, 300 + 200 * each)
             for each in range(8)
         ]
         counts = [0] * 8
@@ -155,3 +155,23 @@ def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Pa
         wait_until(lambda: relay.status()["producers"] == 0, "all have left")
         assert relay.status()["records_rejected"] == 0
         assert relay.status()["records_dropped"] == 0
+
+
+def test_what_is_read_equals_the_log_file_byte_for_byte(directory: Path) -> None:
+    """100,000 notifications of the real log driver, as fast as one process emits them."""
+    number = 100_000
+    log = directory / "notifications.log"
+    with running_relay(directory) as relay, relay.subscribe() as subscriber:
+        producer = start(notify, str(relay.ingest), str(log), number)
+        read = bytearray()
+        lines = 0
+        while lines < number and (data := subscriber.socket.recv(MIB)):
+            read += data
+            lines += data.count(b"\n")
+        producer.join(DEADLINE)
+        assert producer.exitcode == 0
+        assert bytes(read) == log.read_bytes()
+        assert b"secret" not in read
+        status = relay.status()
+        assert status["records_received"] == status["records_delivered"] == number
+        assert status["records_dropped"] == status["records_rejected"] == 0
