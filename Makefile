@@ -6,7 +6,7 @@
 # The distribution's own Python: a service under systemd cannot see one in a home directory.
 PYTHON ?= /usr/bin/python3
 DEB_PACKAGES ?= python3-venv python3-dev gcc pkg-config libsystemd-dev systemd-container \
-	netcat-openbsd
+	netcat-openbsd jq
 
 # Where "make install" puts things, each below DESTDIR.
 PREFIX ?= /usr/local
@@ -88,7 +88,8 @@ EXTRAS = daemon,test
 define make-venv
 @echo "Making $(@D)"
 @$(1) -m venv $(@D)
-@$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+@$(@D)/bin/pip install --disable-pip-version-check -e '.[$(EXTRAS)]' >$(@D)/pip.log 2>&1 || \
+	{ cat $(@D)/pip.log; exit 1; }
 @touch $@
 endef
 
