@@ -108,7 +108,7 @@ class Control:
                 self._read(client)
         except (BlockingIOError, InterruptedError):
             pass  # The next event brings it back here.
-        except ConnectionError:
+        except OSError:
             self._disconnect(client)
 
     def _read(self, client: _Client) -> None:

@@ -8,7 +8,6 @@ the listening socket readable, so it is left alone for a while instead of being 
 again and again.
 """
 
-import errno
 import socket
 from collections.abc import Callable
 
@@ -21,8 +20,6 @@ MAX_ACCEPTS = 64
 
 PAUSE = 1.0
 """Seconds until the next try, when there was no descriptor or no memory left."""
-
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Door:
@@ -57,8 +54,12 @@ class Door:
         listener.setblocking(False)
         self._watch()
 
-    def accept(self, _events: int = 0) -> None:
-        """Take whoever is waiting."""
+    def close(self) -> None:
+        """Take nobody any more; the listening socket itself belongs to whoever opened it."""
+        self._closed = True
+        self._unwatch()
+
+    def _accept(self, _events: int) -> None:
         for _ in range(MAX_ACCEPTS):
             try:
                 connection, _ = self._listener.accept()
@@ -67,8 +68,6 @@ class Door:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
                 self._pause(error)
                 return
             connection.setblocking(False)
@@ -79,14 +78,9 @@ class Door:
                 self._refuse(connection, peer)
                 connection.close()
 
-    def close(self) -> None:
-        """Take nobody any more; the listening socket itself belongs to whoever opened it."""
-        self._closed = True
-        self._unwatch()
-
     def _watch(self) -> None:
         if not self._closed:
-            self._loop.watch(self._listener.fileno(), READ, self.accept)
+            self._loop.watch(self._listener.fileno(), READ, self._accept)
             self._watching = True
 
     def _unwatch(self) -> None:
@@ -96,8 +90,7 @@ class Door:
 
     def _pause(self, error: OSError) -> None:
         self._throttle.warning(
-            "no connection can be accepted on %s: %s; raise LimitNOFILE= or lower max_producers "
-            "and max_subscribers",
+            "no connection can be accepted on %s for now: %s",
             self._listener.getsockname(),
             error.strerror,
         )

@@ -142,7 +142,7 @@ class Fanout:
                 sent = subscriber.socket.send(run)
             except (BlockingIOError, InterruptedError):
                 sent = 0
-            except ConnectionError:
+            except OSError:
                 gone.append(subscriber)
                 continue
             subscriber.bytes += sent
@@ -187,7 +187,7 @@ class Fanout:
     def _refuse(self, connection: socket.socket, peer: Peer) -> None:
         sentence = f"there are max_subscribers = {self.max_subscribers} already"
         self._throttle.warning("subscriber refused: %s; %s", peer, sentence)
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             connection.send(records.error(f"This relay takes no more subscribers: {sentence}."))
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
@@ -204,7 +204,7 @@ class Fanout:
             data = subscriber.socket.recv(requests.MAX_SIZE)
         except (BlockingIOError, InterruptedError):
             return
-        except ConnectionError:
+        except OSError:
             self.disconnect(subscriber)
             return
         if not data:
@@ -228,7 +228,7 @@ class Fanout:
             sent = subscriber.socket.sendmsg(cursor.buffers())
         except (BlockingIOError, InterruptedError):
             sent = 0
-        except ConnectionError:
+        except OSError:
             self.disconnect(subscriber)
             return
         subscriber.bytes += sent

@@ -138,7 +138,7 @@ class Intake:
             data = producer.socket.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionError:
+        except OSError:
             data = b""
         if not data:
             self.disconnect(producer)

@@ -111,8 +111,8 @@ class Relay:
         )
 
     def _stop(self) -> None:
+        # Who has not been let in yet stays in systemd's socket, for the next daemon.
         for door in self._doors:
-            door.accept()
             door.close()
         self._control.close()
         self._intake.close()

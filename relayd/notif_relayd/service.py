@@ -38,6 +38,8 @@ CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
 CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
 """Likewise, without --config-dir."""
 
+STDERR = 2
+
 OWN_DESCRIPTORS = 64
 """Descriptors beside those of producers and subscribers: sockets, epoll, logs, relayctl."""
 
@@ -112,7 +114,10 @@ def _set_up_logging(conf: cfg.ConfigOpts, background: bool) -> None:
 
 def _stderr_is_the_journal() -> bool:
     # systemd.exec(5), JOURNAL_STREAM: device and inode, to be compared with stderr's.
-    stderr = os.fstat(sys.stderr.fileno())
+    try:
+        stderr = os.fstat(STDERR)
+    except OSError:
+        return False  # It may be closed.
     return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from notif_relay import __version__
 from running import run_daemon, running_relay
 
 DIRECTORY = "DIRECTORY"
@@ -102,7 +103,7 @@ def test_help_and_version_are_no_errors() -> None:
     for option in ("--runtime-dir", "--daemonize", "--pidfile", "--relayd-ring_size"):
         assert option in shown.stdout
     shown = run_daemon("--version")
-    assert (shown.returncode, shown.stdout.strip()) == (0, "0.1.0")
+    assert (shown.returncode, shown.stdout.strip()) == (0, __version__)
 
 
 def test_options_come_from_a_file_and_a_directory(directory: Path) -> None:
