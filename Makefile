@@ -6,7 +6,7 @@
 # The distribution's own Python: a service under systemd cannot see one in a home directory.
 PYTHON ?= /usr/bin/python3
 DEB_PACKAGES ?= python3-venv python3-dev gcc pkg-config libsystemd-dev systemd-container \
-	netcat-openbsd jq
+	netcat-openbsd jq strace
 
 # Where "make install" puts things, each below DESTDIR.
 PREFIX ?= /usr/local
