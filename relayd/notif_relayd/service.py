@@ -222,12 +222,15 @@ def _reload(conf: cfg.ConfigOpts, relay: Relay) -> None:
 def _raise_descriptor_limit(limits: Limits) -> None:
     need = limits.max_producers + limits.max_subscribers + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < need:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(need, hard), hard))
-    if hard < need:
+    if soft < min(need, hard):
+        # A sandbox may forbid it; what counts is what is allowed afterwards.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(need, hard), hard))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < need:
         LOG.warning(
             "the process may open %d files, but max_producers and max_subscribers need %d: "
             "raise LimitNOFILE= or lower them",
-            hard,
+            allowed,
             need,
         )

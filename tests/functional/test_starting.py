@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from notif_relay import __version__
-from running import run_daemon, running_relay
+from running import DEADLINE, run_daemon, running_relay
 
 DIRECTORY = "DIRECTORY"
 
@@ -145,3 +146,19 @@ def test_the_sample_configuration_is_current_and_can_be_loaded(directory: Path) 
     assert sample.read_text() == fresh, f"write it anew: {generator} --namespace notif_relayd"
     with running_relay(directory, "--config-file", str(sample)) as relay:
         assert relay.status()["ring_limit_bytes"] == 16 * 1024 * 1024
+
+
+def test_too_few_descriptors_for_the_limits_are_warned_of(directory: Path) -> None:
+    command = ("prlimit", "--nofile=200:300", sys.executable, "-m", "notif_relayd")
+    relay = subprocess.Popen(
+        [*command, "--runtime-dir", directory], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert relay.stderr is not None
+        while "may open 300 files" not in (line := relay.stderr.readline()):
+            assert line
+        limits = Path(f"/proc/{relay.pid}/limits").read_text()
+        assert re.search(r"Max open files +300 +300", limits)
+    finally:
+        relay.terminate()
+        relay.communicate(timeout=DEADLINE)
