@@ -26,6 +26,8 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
+        self._forgotten: set[int] = set()
+        """In this turn: what epoll has reported for their numbers is not for their successors."""
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
@@ -41,6 +43,7 @@ class Loop:
     def forget(self, fd: int) -> None:
         """Call nobody any more; to be done before the descriptor is closed."""
         del self._callbacks[fd]
+        self._forgotten.add(fd)
         self._epoll.unregister(fd)
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -49,11 +52,12 @@ class Loop:
 
     def turn(self) -> None:
         """Sleep until something happens and tell those concerned."""
+        self._forgotten.clear()
         for fd, events in self._epoll.poll(self._time_left()):
-            # One callback may have closed the descriptor that the next event is about.
-            callback = self._callbacks.get(fd)
-            if callback is not None:
-                callback(events)
+            # One callback may close the descriptor that the next event is about, and the number
+            # may be another connection's by then.
+            if fd not in self._forgotten:
+                self._callbacks[fd](events)
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2]()
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop calls whom it should, once, and nobody for somebody else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from notif_relayd.loop import HANGUP, READ, WRITE, Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pipes() -> Iterator[list[tuple[int, int]]]:
+    pipes = [os.pipe() for _ in range(3)]
+    yield pipes
+    for fd in {fd for pipe in pipes for fd in pipe}:
+        os.close(fd)
+
+
+def test_a_callback_gets_what_happened(loop: Loop, pipes: list[tuple[int, int]]) -> None:
+    (reader, writer), _, _ = pipes
+    seen: list[tuple[str, int]] = []
+    loop.watch(reader, READ, lambda events: seen.append(("reader", events)))
+    loop.watch(writer, WRITE, lambda events: seen.append(("writer", events)))
+    loop.turn()
+    assert seen == [("writer", WRITE)]
+    loop.change(writer, 0)
+    os.write(writer, b"x")
+    loop.turn()
+    assert seen[1:] == [("reader", READ)]
+    loop.forget(reader)
+    loop.change(writer, WRITE)
+    loop.turn()
+    assert seen[2:] == [("writer", WRITE)]
+
+
+def test_an_event_is_not_for_whoever_has_got_the_number_since(
+    loop: Loop, pipes: list[tuple[int, int]]
+) -> None:
+    """Two are ready; whichever comes first closes the other, whose number is given away again."""
+    calls: list[str] = []
+    readers = [reader for reader, _ in pipes[:2]]
+
+    def first(number: int) -> None:
+        other = readers[1 - number]
+        loop.forget(other)
+        loop.forget(readers[number])
+        os.dup2(pipes[2][0], other)  # Closes it, and a silent pipe has its number.
+        loop.watch(other, READ, lambda _: calls.append("the successor"))
+        calls.append("the first")
+
+    for number, reader in enumerate(readers):
+        os.write(pipes[number][1], b"x")
+        loop.watch(reader, READ, lambda _, number=number: first(number))  # type: ignore[misc]
+    loop.turn()
+    assert calls == ["the first"]
+    os.write(pipes[2][1], b"x")
+    loop.turn()
+    assert calls == ["the first", "the successor"]
+
+
+def test_a_hangup_is_told_to_one_who_asked_for_nothing(
+    loop: Loop, pipes: list[tuple[int, int]]
+) -> None:
+    (reader, writer), _, _ = pipes
+    seen: list[int] = []
+    loop.watch(reader, 0, seen.append)
+    os.dup2(pipes[1][1], writer)  # Closes the only writing end.
+    loop.turn()
+    assert seen[0] & HANGUP
+
+
+def test_deadlines_are_kept_in_their_order(loop: Loop) -> None:
+    calls: list[str] = []
+    loop.call_in(0.02, lambda: calls.append("later"))
+    loop.call_in(0.01, lambda: calls.append("sooner"))
+    loop.call_in(0, lambda: calls.append("now"))
+    while len(calls) < 3:
+        loop.turn()
+    assert calls == ["now", "sooner", "later"]
+
+
+def test_a_deadline_may_set_the_next_one(loop: Loop) -> None:
+    calls: list[int] = []
+
+    def again() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            loop.call_in(0.001, again)
+
+    loop.call_in(0, again)
+    while len(calls) < 3:
+        loop.turn()
+    assert calls == [1, 1, 1]
