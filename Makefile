@@ -79,7 +79,7 @@ packages:
 			{ echo "Missing packages, to be installed as root: $$missing" >&2; exit 1; }; \
 		echo "Installing $$missing"; \
 		$(SUDO) apt-get update >/dev/null 2>&1; \
-		out=$$($(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y \
+		out=$$($(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -o DPkg::Lock::Timeout=120 \
 			--no-install-recommends $$missing 2>&1) || { echo "$$out" >&2; exit 1; }; }
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
