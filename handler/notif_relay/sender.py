@@ -211,7 +211,7 @@ class Sender:
         # at one time.
         while self._state is not _AWAY or self._connect(now):
             try:
-                if self._state is _READY:
+                if self._state is _READY or out:
                     out = self._connection.send_until(deadline, self._clock, record, out)
                 else:
                     if record:  # a flush waits even for a congested socket
@@ -230,7 +230,8 @@ class Sender:
     def _send_owed_and(self, record: bytes, deadline: float) -> int:
         """Send what is owed and ``record`` in one go, and return what ``_note`` asks for."""
         rest = self._rest
-        gap = records.gap(self._missed, self._reason) if self._missed != 0 else b""
+        told = self._missed
+        gap = records.gap(told, self._reason) if told != 0 else b""
         out = self._connection.send_until(deadline, self._clock, rest + gap + record) - len(rest)
         if out < 0:
             self._rest = rest[out:]
@@ -239,7 +240,8 @@ class Sender:
             self._rest = b""
             self.sent += self._rest_is_record
         if gap and out:
-            self._missed = 0
+            # Not simply 0: a signal handler may have been refused meanwhile.
+            self._missed = (self._missed or 0) - (told or 0)
             self._reason = "producer_congested"
             if out < len(gap):
                 self._rest, self._rest_is_record = gap[out:], False

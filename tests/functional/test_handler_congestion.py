@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private socket that is full: wait once, drop, tell how much, and never tear a line."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from listening import PrivateSocket, explained, notification
+
+from notif_relay.sender import Sender
+from running import DEADLINE, wait_until
+
+LARGEST = 1048576
+
+
+class Clock:
+    """Stands still, so that a wait ends when the socket takes data; in a hurry, it never waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.hurry = False
+        self.interrupt: Callable[[], object] | None = None
+
+    def __call__(self) -> float:
+        if self.hurry:
+            self.now += 2 * DEADLINE
+        if self.interrupt is not None:
+            interrupt, self.interrupt = self.interrupt, None
+            interrupt()
+        return self.now
+
+
+@pytest.fixture
+def private(directory: Path) -> Iterator[PrivateSocket]:
+    with PrivateSocket(directory / "ingest.sock") as private:
+        yield private
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sender(private: PrivateSocket, clock: Clock) -> Iterator[Sender]:
+    """In a hurry: a full socket is not waited for."""
+    clock.hurry = True
+    sender = Sender(private.path, max_wait=DEADLINE, clock=clock)
+    yield sender
+    clock.hurry = True
+    sender.close()
+
+
+def fill(sender: Sender) -> int:
+    """Send small records until one is dropped, and tell its number."""
+    number = 0
+    while not sender.dropped:
+        sender.send(notification(number, 4096))
+        number += 1
+    return number - 1
+
+
+def begin_a_record(sender: Sender) -> int:
+    """Send large records until one is half sent, and tell its number."""
+    number = 0
+    while sender.sent == number:
+        sender.send(notification(number, LARGEST))
+        number += 1
+    assert sender.dropped == 0
+    return number - 1
+
+
+def test_the_number_dropped_is_told_right_before_the_next_record(
+    private: PrivateSocket, sender: Sender
+) -> None:
+    first = fill(sender)
+    for number in range(first + 1, first + 10):
+        sender.send(notification(number))
+    assert (sender.sent, sender.dropped) == (first, 10)
+    with private.accept() as incoming:
+        assert explained(incoming.take().splitlines(keepends=True)) == (first, first, False)
+        sender.send(notification(first + 10))
+        sender.send(notification(first + 11))
+        gap = json.loads(incoming.line())
+        assert [json.loads(incoming.line())["number"] for _ in "ab"] == [first + 10, first + 11]
+    assert (gap["event_type"], gap["priority"]) == ("notif_relayd.gap", "WARN")
+    assert gap["payload"] == {"dropped": 10, "reason": "producer_congested"}
+    assert (sender.sent, sender.dropped) == (first + 2, 10)
+
+
+def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> None:
+    sender = Sender(private.path, max_wait=0.001)
+    fill(sender)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    for _ in range(1000):
+        sender.send("{}")
+    waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+    sender.close()
+    assert sender.dropped == 1001
+    # Each wait would have been one voluntary context switch; other reasons for one are rare.
+    assert waits < 100
+
+
+def test_the_congestion_lasts_until_most_of_the_buffer_is_free(
+    private: PrivateSocket, sender: Sender
+) -> None:
+    records = fill(sender)
+    read = 0
+    with private.accept() as incoming:
+        while sender.sent == records:
+            read += len(incoming.take(4 * 4096))
+            sender.send("{}")
+    assert 0.6 * records < read / 4096 < 0.95 * records
+
+
+def test_a_record_waits_for_a_socket_that_is_read_in_time(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    clock.hurry = False
+
+    def send() -> None:
+        for number in range(20):
+            sender.send(notification(number, LARGEST))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with private.accept() as incoming:
+        assert explained(incoming.line() for _ in range(20)) == (20, 20, False)
+    thread.join(DEADLINE)
+    assert (sender.sent, sender.dropped) == (20, 0)
+
+
+def test_a_half_sent_record_is_finished_before_anything_else(
+    private: PrivateSocket, sender: Sender
+) -> None:
+    begun = begin_a_record(sender)
+    sender.send(notification(begun + 1))
+    assert (sender.sent, sender.dropped) == (begun, 1)
+    with private.accept() as incoming:
+        data = incoming.take()
+        assert not data.endswith(b"\n")
+        sender.send(notification(begun + 2))
+        data += incoming.take()
+    assert (sender.sent, sender.dropped) == (begun + 2, 1)
+    lines = data.splitlines(keepends=True)
+    assert explained(lines) == (begun + 3, begun + 2, False)
+
+
+def test_flush_waits_for_a_socket_that_is_read_in_time(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    begun = begin_a_record(sender)
+    clock.hurry = False
+    thread = threading.Thread(target=sender.flush)
+    thread.start()
+    with private.accept() as incoming:
+        lines = [incoming.line() for _ in range(begun + 1)]
+    thread.join(DEADLINE)
+    assert explained(lines) == (begun + 1, begun + 1, False)
+    assert (sender.sent, sender.dropped) == (begun + 1, 0)
+
+
+def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
+    private: PrivateSocket, sender: Sender
+) -> None:
+    begun = begin_a_record(sender)
+    sender.send("{}")
+    with private.accept() as incoming:
+        data = incoming.take()
+        sender.close()
+        lines = (data + incoming.rest()).splitlines(keepends=True)
+    assert explained(lines) == (begun + 2, begun + 1, False)
+    assert json.loads(lines[-1])["payload"] == {"dropped": 1, "reason": "producer_congested"}
+    assert (sender.sent, sender.dropped) == (begun + 1, 1)
+
+
+def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    begun = begin_a_record(sender)
+    sender.close()
+    assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
+    with private.accept() as incoming:
+        torn = incoming.rest()
+    assert torn.count(b"\n") == begun
+    # Nothing of it goes out on the next connection.
+    sender.send(notification(begun + 1))
+    with private.accept() as incoming:
+        gap = json.loads(incoming.line())
+        assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
+        assert json.loads(incoming.line())["number"] == begun + 1
+
+
+def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    lines: list[bytes] = []
+    number = 0
+
+    def read() -> None:
+        with private.accept() as incoming:
+            while line := incoming.line():
+                lines.append(line)
+
+    def logging_signal_handler(*_: object) -> None:
+        sender.send(notification(number + 1))
+
+    def interrupt() -> None:  # nothing is read before this, so a record is half sent
+        thread.start()
+        signal.raise_signal(signal.SIGUSR1)
+
+    thread = threading.Thread(target=read)
+    old = signal.signal(signal.SIGUSR1, logging_signal_handler)
+    try:
+        sender.send(notification(number))
+        clock.hurry = False
+        clock.interrupt = interrupt
+        while clock.interrupt is not None:
+            number += 1
+            sender.send(notification(number, LARGEST))
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert (sender.sent, sender.dropped) == (number + 1, 1)
+    wait_until(lambda: len(lines) == number + 1, "all is read")
+    sender.send(notification(number + 2))
+    sender.close()
+    thread.join(DEADLINE)
+    assert explained(lines) == (number + 3, number + 2, False)
+
+
+def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    sender.send(notification(0))
+    clock.interrupt = interrupt
+    number = 0
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (which record is cut is the kernel's choice)
+        while True:
+            number += 1
+            sender.send(notification(number, LARGEST))
+    assert (sender.sent, sender.dropped, sender.connected) == (number, 1, False)
+    with private.accept() as incoming:
+        assert incoming.rest().count(b"\n") == number
+    sender.send(notification(number + 1))
+    with private.accept() as incoming:
+        assert json.loads(incoming.line())["payload"]["dropped"] == 1
+        assert json.loads(incoming.line())["number"] == number + 1

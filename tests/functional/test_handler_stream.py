@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What arrives at the private socket while it takes all that is sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from listening import PrivateSocket, notification
+
+from notif_relay import HandlerStats, RelayHandler
+from notif_relay.records import MAX_RECORD_SIZE
+from running import DEADLINE
+
+
+@pytest.fixture
+def private(directory: Path) -> Iterator[PrivateSocket]:
+    with PrivateSocket(directory / "ingest.sock") as private:
+        yield private
+
+
+@pytest.fixture
+def handler(private: PrivateSocket) -> Iterator[RelayHandler]:
+    handler = RelayHandler(private.path, max_wait=DEADLINE)
+    yield handler
+    handler.close()
+
+
+@pytest.fixture
+def logger(handler: RelayHandler) -> logging.Logger:
+    logger = logging.Logger("oslo.messaging.notification")
+    logger.addHandler(handler)
+    return logger
+
+
+def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
+    private: PrivateSocket, logger: logging.Logger
+) -> None:
+    message = '{ "event_type": "a",\t"priority" :"INFO", "payload": "100 % \\n ä \U0001f600" }\r'
+    logger.info(message)
+    logger.info("{%s}", "'arguments are put in'")
+    with private.accept() as incoming:
+        assert incoming.line() == message.encode() + b"\n"
+        assert incoming.line() == b"{'arguments are put in'}\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "record"),
+    [
+        ('{\n  "a": 1\n}', b'{   "a": 1 }\n'),
+        ('{"a": 1}\n', b'{"a": 1}\n'),
+        ('{"a": 1}\n\n', b'{"a": 1} \n'),
+        ('{"a": 1}\r\n', b'{"a": 1}\r\n'),
+        ("", b"\n"),
+        ("\n", b"\n"),
+    ],
+)
+def test_a_newline_in_white_space_cannot_end_a_record(
+    private: PrivateSocket, logger: logging.Logger, message: str, record: bytes
+) -> None:
+    logger.info(message)
+    logger.info("next")
+    with private.accept() as incoming:
+        assert incoming.line() == record
+        assert incoming.line() == b"next\n"
+
+
+def test_a_formatter_is_not_used(
+    private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
+) -> None:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.info("{}")
+    with private.accept() as incoming:
+        assert incoming.line() == b"{}\n"
+
+
+def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_does_too(
+    private: PrivateSocket,
+    handler: RelayHandler,
+    logger: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    sizes = (32, 100_000, MAX_RECORD_SIZE, MAX_RECORD_SIZE + 1, 50)
+
+    def log() -> None:
+        for size in sizes:
+            logger.info("x" * (size - 1))
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    with private.accept() as incoming:
+        assert [len(incoming.line()) for _ in range(4)] == [32, 100_000, MAX_RECORD_SIZE, 50]
+    thread.join(DEADLINE)
+    assert handler.stats() == HandlerStats(sent=4, dropped=1, reconnects=0, connected=True)
+
+
+def test_threads_share_a_handler_without_tearing_each_others_records(
+    private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
+) -> None:
+    number_of_threads, each = 8, 400
+
+    def log(thread: int) -> None:
+        for number in range(each):
+            logger.info(json.dumps({"thread": thread, "number": number, "x": "x" * (number * 37)}))
+
+    threads = [threading.Thread(target=log, args=(n,)) for n in range(number_of_threads)]
+    for thread in threads:
+        thread.start()
+    numbers: dict[int, list[int]] = {n: [] for n in range(number_of_threads)}
+    with private.accept() as incoming:
+        for _ in range(number_of_threads * each):
+            fields = json.loads(incoming.line())
+            assert fields["x"] == "x" * (fields["number"] * 37)
+            numbers[fields["thread"]].append(fields["number"])
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert all(received == list(range(each)) for received in numbers.values())
+    assert handler.stats().sent == number_of_threads * each
+
+
+def test_the_connection_is_made_with_the_first_record_and_not_before(
+    private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
+) -> None:
+    handler.flush()
+    assert private.nobody_waits()
+    logger.info("{}")
+    assert handler.stats().connected
+    private.accept().close()
+
+
+def test_after_close_a_record_connects_again(
+    private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
+) -> None:
+    for number in range(3):
+        logger.info(notification(number))
+        with private.accept() as incoming:
+            assert json.loads(incoming.line())["number"] == number
+            handler.close()
+            handler.close()
+            assert incoming.rest() == b""
+    assert handler.stats() == HandlerStats(sent=3, dropped=0, reconnects=2, connected=False)
