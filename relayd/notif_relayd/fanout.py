@@ -152,6 +152,7 @@ class Fanout:
             self._put_behind(subscriber).rewind(unsent)
         for subscriber in gone:
             self.disconnect(subscriber)
+        self._tidy()
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
@@ -164,8 +165,7 @@ class Fanout:
         del self.subscribers[fd]
         self._current.discard(subscriber)
         subscriber.socket.close()
-        if not self.subscribers:
-            self.ring.clear()
+        self._tidy()
         LOG.debug("subscriber left: %s", subscriber.peer)
 
     def close(self) -> None:
@@ -239,6 +239,12 @@ class Fanout:
             subscriber.caught_up()
             self._current.add(subscriber)
             self._wait(subscriber)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Keep nothing that nobody waits for: memory that is used again at once is fast memory."""
+        if self.drained:
+            self.ring.clear()
 
     def _wait(self, subscriber: Subscriber) -> None:
         events = READ if subscriber.reading else 0

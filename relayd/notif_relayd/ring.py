@@ -109,7 +109,7 @@ class Ring:
         return chunk
 
     def clear(self) -> None:
-        """Keep nothing: there is nobody who could still want it."""
+        """Keep nothing: there is nobody behind who could still want it."""
         while self.oldest is not None:
             self._evict()
 

@@ -36,6 +36,7 @@ class Status(msgspec.Struct):
     bytes_received: int
     bytes_delivered: int
     ring_bytes: int
+    """Kept for subscribers that are behind; 0 while there is none."""
     ring_limit_bytes: int
     public_socket: str
     ingest_socket: str

@@ -30,6 +30,16 @@ def test_nothing_is_kept_while_nobody_subscribes(relay: RunningRelay) -> None:
     assert relay.status()["records_discarded"] == 10
 
 
+def test_nothing_is_kept_that_nobody_waits_for(relay: RunningRelay) -> None:
+    with relay.subscribe() as slow, relay.produce() as producer:
+        producer.sendall(record(payload="x" * 1000) * 1000)
+        relay.wait_status(records_received=1000)
+        assert relay.status()["ring_bytes"] > 500_000
+        assert len(slow.lines(1000)) == 1000
+        relay.wait_status(records_delivered=1000, ring_bytes=0)
+        assert relay.ask("subscribers")[0]["lag"] == 0
+
+
 def test_a_subscriber_may_shut_its_own_direction_down_and_reads_on(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         subscriber.socket.shutdown(socket.SHUT_WR)
