@@ -32,7 +32,7 @@ def explained(lines: Iterable[bytes]) -> tuple[int, int, bool]:
     for line in lines:
         assert line.endswith(b"\n"), line[-100:]
         fields = json.loads(line)
-        if fields["event_type"] == "notif_relayd.gap":
+        if fields.get("event_type") == "notif_relayd.gap":
             dropped = fields["payload"]["dropped"]
             unknown = unknown or dropped is None
             expected += dropped or 0
@@ -132,22 +132,55 @@ class PrivateSocket:
         return False
 
 
-def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a Python process that can be talked to by its standard input and output."""
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Script:
+    """A Python process that can be talked to by its standard input and output."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        """What it writes next."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
+
+    def go_on(self) -> None:
+        """Let it read one empty line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> str:
+        """Wait for it to end well, and give what else it wrote."""
+        output, _ = self._process.communicate(timeout=DEADLINE)
+        assert self._process.returncode == 0
+        return output
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever has happened."""
+        self._process.kill()
+        self._process.communicate()
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    """Wait for a process to end well, and give what it wrote."""
-    try:
-        output, _ = process.communicate(timeout=DEADLINE)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0
-    return output
+class Scripts:
+    """Python processes that end with the test."""
+
+    def __init__(self) -> None:
+        self._scripts: list[Script] = []
+
+    def __enter__(self) -> Scripts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for script in self._scripts:
+            script.close()
+
+    def run(self, *arguments: object) -> Script:
+        """Start one: ``python ARGUMENTS``."""
+        script = Script(*arguments)
+        self._scripts.append(script)
+        return script

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, explained, notification
+from listening import Incoming, PrivateSocket, explained, notification
 
 from notif_relay.sender import Sender
 from running import DEADLINE, wait_until
@@ -107,6 +107,39 @@ def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> N
     assert waits < 100
 
 
+def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
+    private: PrivateSocket,
+) -> None:
+    size = 1 << 24
+    sender = Sender(private.path, max_wait=0.1, max_record_size=size)
+    sender.send("x" * (size - 1))
+    with private.accept() as incoming:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        for _ in range(5):
+            assert incoming.take()
+            sender.send("{}")
+        waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+        assert (sender.sent, sender.dropped) == (0, 5)
+    assert waits < 3
+    sender.close()
+
+
+def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    begun = begin_a_record(sender)
+    clock.hurry = False
+    thread = threading.Thread(target=sender.flush)
+    thread.start()
+    with private.accept() as incoming:
+        for _ in range(begun + 1):
+            incoming.line()
+        thread.join(DEADLINE)
+        clock.hurry = True
+        fill(sender)
+        assert sender.connects == 1
+
+
 def test_the_congestion_lasts_until_most_of_the_buffer_is_free(
     private: PrivateSocket, sender: Sender
 ) -> None:
@@ -197,6 +230,56 @@ def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
         assert json.loads(incoming.line())["number"] == begun + 1
 
 
+@pytest.fixture
+def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Incoming]]:
+    """A sender whose gap record for one record is half sent, and what it is connected to.
+
+    The kernel takes as many bytes of one large record as of another. A record twice as long,
+    less a few bytes, leaves a rest that fits, and room for those few bytes of the gap record.
+    """
+    room = Sender(private.path, max_wait=0, max_record_size=1 << 26)
+    room.send("x" * (1 << 25))
+    with private.accept() as incoming:
+        taken = len(incoming.take())
+    room.close()
+    now = 0.0
+    sender = Sender(private.path, max_wait=0, max_record_size=1 << 26, clock=lambda: now)
+    sender.send("x" * (2 * taken - 101))
+    sender.send("missed")
+    with private.accept() as incoming:
+        assert incoming.take() == b"x" * taken
+        sender.send("missed too")
+        assert incoming.line() == b"x" * (taken - 101) + b"\n"
+        assert (sender.sent, sender.dropped) == (1, 2)
+        now = 10.0
+        yield sender, incoming
+    sender.close()
+
+
+def test_a_half_sent_gap_record_is_finished_before_anything_else(
+    half_a_gap_record: tuple[Sender, Incoming],
+) -> None:
+    sender, incoming = half_a_gap_record
+    sender.send("next")
+    gaps = [json.loads(incoming.line())["payload"] for _ in range(2)]
+    assert gaps == [{"dropped": 1, "reason": "producer_congested"}] * 2
+    assert incoming.line() == b"next\n"
+    assert (sender.sent, sender.dropped) == (2, 2)
+
+
+def test_the_number_of_a_half_sent_gap_record_is_lost_with_its_connection(
+    private: PrivateSocket, half_a_gap_record: tuple[Sender, Incoming]
+) -> None:
+    sender, incoming = half_a_gap_record
+    incoming.take()
+    incoming.close()
+    sender.send("next")
+    with private.accept() as incoming_again:
+        gap = json.loads(incoming_again.line())
+        assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
+        assert incoming_again.line() == b"next\n"
+
+
 def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
@@ -232,6 +315,40 @@ def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
     sender.close()
     thread.join(DEADLINE)
     assert explained(lines) == (number + 3, number + 2, False)
+
+
+def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
+    sender = Sender(private.path, max_wait=DEADLINE)
+    stream = bytearray()
+    by_handler = by_others = 0
+
+    def read() -> None:
+        with private.accept() as incoming:
+            stream.extend(incoming.rest())
+
+    def logging_signal_handler(*_: object) -> None:
+        nonlocal by_handler
+        by_handler += 1
+        sender.send("signal handler")
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    old = signal.signal(signal.SIGALRM, logging_signal_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        while by_handler < 200:
+            by_others += 1
+            sender.send("interrupted")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    sender.close()
+    thread.join(DEADLINE)
+    lines = stream.splitlines(keepends=True)
+    gaps = [json.loads(line)["payload"]["dropped"] for line in lines if b"notif_relayd.gap" in line]
+    assert sender.sent + sender.dropped == by_handler + by_others
+    assert sum(gaps) == sender.dropped
+    assert len(lines) == sender.sent + len(gaps)
 
 
 def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The handler as services come by it: from configuration, under the real log driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from listening import PrivateSocket, Scripts
+
+SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
+DEFAULT_PATH = "/run/notif-relayd/ingest.sock"
+
+
+@pytest.fixture
+def private(directory: Path) -> Iterator[PrivateSocket]:
+    with PrivateSocket(directory / "ingest.sock") as private:
+        yield private
+
+
+@pytest.fixture
+def scripts() -> Iterator[Scripts]:
+    with Scripts() as scripts:
+        yield scripts
+
+
+@pytest.fixture
+def sample(private: PrivateSocket, directory: Path) -> Path:
+    """The sample file, with the test's socket in it."""
+    text = SAMPLE.read_text()
+    assert DEFAULT_PATH in text
+    path = directory / "logging.conf"
+    path.write_text(text.replace(DEFAULT_PATH, str(private.path)))
+    return path
+
+
+SERVICE = """
+import logging, sys
+sys.stderr = sys.stdout
+from oslo_config import cfg
+from oslo_log import log
+import oslo_messaging
+
+CONF = cfg.ConfigOpts()
+log.register_options(CONF)
+CONF([], project="nova", default_config_files=[])
+CONF.set_override("log_config_append", sys.argv[1])
+log.setup(CONF, "nova")
+
+transport = oslo_messaging.get_notification_transport(CONF, url="fake://")
+notifier = oslo_messaging.Notifier(transport, "nova-compute:host-1", driver="log")
+file = logging.FileHandler(sys.argv[2])
+logging.getLogger("oslo.messaging.notification").addHandler(file)
+payload = {"display_name": "gr\\u00fc\\u00df\\nGott", "admin_pass": "secret", "nodes": [1, None]}
+for priority in ("debug", "info", "warn", "error", "critical"):
+    getattr(notifier, priority)({}, "compute.instance.create.end", payload)
+log.getLogger("nova.compute").info("a line of the service's own")
+log.getLogger("nova.compute").debug("too much detail")
+"""
+
+
+def test_a_service_with_the_sample_file_relays_every_notification_and_logs_the_rest(
+    scripts: Scripts, private: PrivateSocket, sample: Path, directory: Path
+) -> None:
+    script = scripts.run("-W", "ignore", "-c", SERVICE, sample, directory / "file")
+    with private.accept() as incoming:
+        stream = incoming.rest()
+    assert stream == (directory / "file").read_bytes()
+    records = [json.loads(line) for line in stream.splitlines()]
+    priorities = [record["priority"] for record in records]
+    assert priorities == ["DEBUG", "INFO", "WARN", "ERROR", "CRITICAL"]
+    assert records[1]["publisher_id"] == "nova-compute:host-1"
+    assert records[1]["event_type"] == "compute.instance.create.end"
+    assert records[1]["payload"] == {
+        "display_name": "grüß\nGott",
+        "admin_pass": "***",
+        "nodes": [1, None],
+    }
+    (line,) = script.finish().splitlines()
+    assert line.endswith("INFO nova.compute [-] a line of the service's own")
+
+
+LOADED_TWICE = """
+import logging.config, sys
+logging.config.fileConfig(sys.argv[1], disable_existing_loggers=False)
+logging.getLogger("oslo.messaging.notification.volume.create").info("first")
+logging.config.fileConfig(sys.argv[1], disable_existing_loggers=False)
+logging.getLogger("oslo.messaging.notification.volume.create").info("second")
+"""
+
+
+def test_loading_the_file_again_closes_the_old_handler(
+    scripts: Scripts, private: PrivateSocket, sample: Path
+) -> None:
+    script = scripts.run("-c", LOADED_TWICE, sample)
+    with private.accept() as incoming:
+        assert incoming.rest() == b"first\n"
+    with private.accept() as incoming:
+        assert incoming.rest() == b"second\n"
+    script.finish()
+
+
+REFUSED = """
+import logging.config, sys
+try:
+    logging.config.fileConfig(sys.argv[1], disable_existing_loggers=False)
+except (TypeError, ValueError) as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "argument"),
+    [
+        ('("", )', "path"),
+        (f'("/{"x" * 200}", )', "path"),
+        ('("/run/ingest.sock", -1)', "max_wait"),
+        ('("/run/ingest.sock", "0.01")', "max_wait"),
+        ('("/run/ingest.sock", 0.01, 3)', "max_record_size"),
+    ],
+)
+def test_a_mistake_in_the_file_shows_when_it_is_loaded(
+    scripts: Scripts, private: PrivateSocket, sample: Path, args: str, argument: str
+) -> None:
+    sample.write_text(sample.read_text().replace(f'("{private.path}",)', args))
+    script = scripts.run("-c", REFUSED, sample)
+    assert script.line().startswith(f"{argument} must be ")
+    script.finish()
+
+
+FROM_DICT = """
+import logging.config, sys
+logging.config.dictConfig({
+    "version": 1,
+    "handlers": {
+        "relay": {
+            "class": "notif_relay.RelayHandler",
+            "path": sys.argv[1],
+            "max_wait": 0.02,
+            "max_record_size": 65536,
+            "level": "INFO",
+        }
+    },
+    "loggers": {"oslo.messaging.notification": {"handlers": ["relay"], "level": "DEBUG"}},
+})
+logger = logging.getLogger("oslo.messaging.notification.port.update.end")
+logger.debug("below the handler's level")
+logger.info("from a dictionary")
+"""
+
+
+def test_a_dictionary_configures_it_too(scripts: Scripts, private: PrivateSocket) -> None:
+    script = scripts.run("-c", FROM_DICT, private.path)
+    with private.accept() as incoming:
+        assert incoming.rest() == b"from a dictionary\n"
+    script.finish()

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forks, many processes, and the end of one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from listening import PrivateSocket, Scripts, explained
+
+from running import DEADLINE
+
+
+@pytest.fixture
+def private(directory: Path) -> Iterator[PrivateSocket]:
+    with PrivateSocket(directory / "ingest.sock") as private:
+        yield private
+
+
+@pytest.fixture
+def scripts() -> Iterator[Scripts]:
+    with Scripts() as scripts:
+        yield scripts
+
+
+def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
+    """Read so many connections at once, each to its end; what came from each of them."""
+    streams = [b""] * connections
+
+    def read(number: int) -> None:
+        with private.accept() as incoming:
+            streams[number] = incoming.rest()
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    return streams
+
+
+LOGGER = """
+import json, logging, multiprocessing, os, sys
+from notif_relay import RelayHandler
+
+handler = RelayHandler(sys.argv[1])
+logger = logging.getLogger("oslo.messaging.notification")
+logger.setLevel("DEBUG")
+logger.addHandler(handler)
+
+def show_stats(who):
+    stats = handler.stats()
+    print(who, stats.sent, stats.dropped, stats.reconnects, flush=True)
+"""
+
+ONE_OF_EIGHT = (
+    LOGGER
+    + """
+which = int(sys.argv[2])
+for number in range(10_000):
+    size = (number * 7919) % 4000
+    text = {"process": which, "number": number, "event_type": "e", "payload": "x" * size}
+    logger.info(json.dumps(text))
+handler.flush()
+show_stats(which)
+"""
+)
+
+
+def test_eight_processes_at_once_tear_no_line_and_keep_their_order(
+    scripts: Scripts,
+    private: PrivateSocket,
+) -> None:
+    processes = [scripts.run("-c", ONE_OF_EIGHT, private.path, which) for which in range(8)]
+    streams = read_all(private, 8)
+    outputs = [process.finish().split() for process in processes]
+    whole = 0
+    for stream in streams:
+        lines = stream.splitlines(keepends=True)
+        records = [json.loads(line) for line in lines]
+        assert len({fields["process"] for fields in records if "process" in fields}) == 1
+        told, present, _ = explained(lines)
+        # What was dropped last has been told by the flush, if the socket took it.
+        assert told <= 10_000
+        whole += present
+    assert whole == sum(int(sent) for _, sent, _, _ in outputs)
+    assert sum(int(sent) + int(dropped) for _, sent, dropped, _ in outputs) == 80_000
+
+
+FORKING = (
+    LOGGER
+    + """
+logger.info("parent 1")
+pid = os.fork()
+if not pid:
+    show_stats("child")
+    logger.info("child 1")
+    logger.info("child 2")
+    show_stats("child")
+    sys.exit()
+os.waitpid(pid, 0)
+logger.info("parent 2")
+show_stats("parent")
+"""
+)
+
+
+def test_a_forked_child_has_a_connection_and_counters_of_its_own(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    script = scripts.run("-c", FORKING, private.path)
+    assert sorted(read_all(private, 2)) == [b"child 1\nchild 2\n", b"parent 1\nparent 2\n"]
+    assert script.finish().splitlines() == ["child 0 0 0", "child 2 0 0", "parent 2 0 0"]
+
+
+FORKED_IN_C = FORKING.replace("os.fork()", "ctypes.PyDLL(None).fork()").replace(
+    "import json,", "import ctypes, json,"
+)
+
+
+def test_a_fork_that_python_does_not_know_of_is_noticed(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    script = scripts.run("-c", FORKED_IN_C, private.path)
+    assert sorted(read_all(private, 2)) == [b"child 1\nchild 2\n", b"parent 1\nparent 2\n"]
+    assert script.finish().splitlines() == ["child 0 0 0", "child 2 0 0", "parent 2 0 0"]
+
+
+FORKING_WITH_A_HALF_SENT_RECORD = (
+    LOGGER.replace("sys.argv[1])", "sys.argv[1], max_wait=0)")
+    + """
+number = 0
+while handler.stats().sent == number:
+    logger.info(json.dumps({"number": number, "payload": "x" * 1000000}))
+    number += 1
+logger.info(json.dumps({"number": number}))  # missed
+pid = os.fork()
+if not pid:
+    logger.info(json.dumps({"child": 1}))
+    show_stats("child")
+    sys.exit()
+os.waitpid(pid, 0)
+print(number, flush=True)
+sys.stdin.readline()
+logger.info(json.dumps({"number": number + 1}))
+show_stats("parent")
+"""
+)
+
+
+def test_what_the_parent_owes_is_not_sent_by_the_child(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    script = scripts.run("-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path)
+    with private.accept() as parent, private.accept() as child:
+        assert child.rest() == b'{"child": 1}\n'
+        assert script.line() == "child 1 0 0"
+        number = int(script.line())
+        data = parent.take()
+        assert not data.endswith(b"\n")
+        script.go_on()
+        lines = (data + parent.rest()).splitlines(keepends=True)
+    assert explained(lines) == (number + 2, number + 1, False)
+    assert script.finish() == f"parent {number + 1} 1 0\n"
+
+
+DAEMON = (
+    LOGGER
+    + """
+logger.info("before")
+if os.fork():
+    os._exit(0)
+os.setsid()
+os.closerange(3, 1000)
+file = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+logger.info("daemon")
+os.write(file, b"untouched")
+show_stats("daemon")
+"""
+)
+
+
+def test_a_daemon_that_closes_all_files_connects_again(
+    scripts: Scripts, private: PrivateSocket, directory: Path
+) -> None:
+    script = scripts.run("-c", DAEMON, private.path, directory / "file")
+    assert sorted(read_all(private, 2)) == [b"before\n", b"daemon\n"]
+    assert script.finish() == "daemon 1 0 0\n"
+    assert (directory / "file").read_text() == "untouched"
+
+
+MULTIPROCESSING = (
+    LOGGER
+    + """
+def work(number):
+    logger.info("worker %d", number)
+    return handler.stats().sent
+
+if __name__ == "__main__":
+    logger.info("main")
+    with multiprocessing.get_context(sys.argv[2]).Pool(1) as pool:
+        assert pool.map(work, range(3)) == [1, 2, 3]
+        pool.close()
+        pool.join()
+    show_stats("main")
+"""
+)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing_have_connections_of_their_own(
+    scripts: Scripts, private: PrivateSocket, directory: Path, method: str
+) -> None:
+    # Spawned workers import the main module again: it must be a file.
+    (directory / "main.py").write_text(MULTIPROCESSING)
+    script = scripts.run(directory / "main.py", private.path, method)
+    streams = sorted(read_all(private, 2))
+    assert streams == [b"main\n", b"worker 0\nworker 1\nworker 2\n"]
+    assert script.finish() == "main 1 0 0\n"
+
+
+AT_EXIT = (
+    LOGGER.replace("sys.argv[1])", "sys.argv[1], max_wait=0)")
+    + """
+number = 0
+while handler.stats().sent == number:
+    logger.info(json.dumps({"number": number, "payload": "x" * 1000000}))
+    number += 1
+logger.info(json.dumps({"number": number}))  # missed
+print(number, flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_at_exit_the_rest_and_the_gap_record_still_go_out(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    script = scripts.run("-c", AT_EXIT, private.path)
+    number = int(script.line())
+    with private.accept() as incoming:
+        data = incoming.take()
+        script.go_on()
+        lines = (data + incoming.rest()).splitlines(keepends=True)
+    assert explained(lines) == (number + 1, number, False)
+    assert script.finish() == ""
+
+
+LATE = (
+    LOGGER
+    + """
+class Late:
+    def __del__(self):
+        logger.info("finalizer")
+
+late = Late()
+logging.shutdown()
+logger.info("after shutdown")
+"""
+)
+
+
+def test_records_after_the_end_of_logging_still_go_out(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    script = scripts.run("-c", LATE, private.path)
+    with private.accept() as incoming:
+        assert incoming.line() == b"after shutdown\n"
+    script.finish()

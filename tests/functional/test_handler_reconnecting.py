@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay that is not there, comes, goes, and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from listening import PrivateSocket, Scripts, notification
+
+from notif_relay.sender import Sender
+
+
+class Clock:
+    """Stands still unless moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(directory: Path) -> Path:
+    return directory / "ingest.sock"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sender(path: Path, clock: Clock) -> Iterator[Sender]:
+    sender = Sender(path, max_wait=0, clock=clock)
+    yield sender
+    sender.close()
+
+
+def test_when_the_relay_comes_the_records_missed_are_told_before_the_next_one(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    for number in range(5):
+        sender.send(notification(number))
+    with PrivateSocket(path) as private:
+        clock.now = 0.05  # too early for another attempt
+        sender.send(notification(5))
+        assert private.nobody_waits()
+        clock.now = 0.125
+        sender.send(notification(6))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": 6, "reason": "relay_restarted"}
+            assert json.loads(incoming.line())["number"] == 6
+    assert (sender.sent, sender.dropped, sender.connects) == (1, 6, 1)
+
+
+def test_a_relay_that_had_read_all_and_comes_back_at_once_misses_nothing(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    for number in range(3):
+        clock.now += 1
+        with PrivateSocket(path) as private:
+            sender.send(notification(number))
+            with private.accept() as incoming:
+                assert json.loads(incoming.line())["number"] == number
+                assert incoming.take() == b""
+    assert (sender.sent, sender.dropped, sender.connects) == (3, 0, 3)
+
+
+def test_records_that_a_relay_left_unread_are_told_without_a_number(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    with PrivateSocket(path) as private:
+        sender.send(notification(0))
+        sender.send(notification(1))
+        private.accept().close()
+        clock.now += 1
+        sender.send(notification(2))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
+            assert json.loads(incoming.line())["number"] == 2
+            # Told once.
+            sender.send(notification(3))
+            assert json.loads(incoming.line())["number"] == 3
+    assert (sender.sent, sender.dropped) == (4, 0)
+
+
+def test_records_that_waited_for_a_relay_to_be_let_in_are_told_without_a_number(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    with PrivateSocket(path):
+        sender.send(notification(0))  # connected, but never accepted
+    clock.now += 1
+    with PrivateSocket(path) as private:
+        sender.send(notification(1))
+        with private.accept() as incoming:
+            assert json.loads(incoming.line())["payload"]["dropped"] is None
+            assert json.loads(incoming.line())["number"] == 1
+
+
+def test_a_half_sent_record_is_void_when_its_connection_ends(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    with PrivateSocket(path) as private:
+        number = 0
+        while sender.sent == number:
+            sender.send(notification(number, 1048576))
+            number += 1
+        with private.accept() as incoming:
+            assert not incoming.take().endswith(b"\n")
+        clock.now += 1
+        sender.send(notification(number))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
+            assert json.loads(incoming.line())["number"] == number
+    assert (sender.sent, sender.dropped) == (number, 1)
+
+
+def test_a_relay_that_hangs_up_on_everyone_is_not_asked_more_often_than_a_missing_one(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    connected_at = []
+    with PrivateSocket(path) as private:
+        for _ in range(300):
+            connects = sender.connects
+            sender.send("{}")
+            assert sender.connects <= connects + 1
+            if sender.connects > connects:
+                connected_at.append(clock.now * 64)
+                private.accept().close()
+            clock.now += 1 / 64
+    # A record or two later the loss is noticed; the pauses are those between failed attempts.
+    assert connected_at == [0, 7, 20, 46, 98, 162, 226, 290]
+
+
+def test_a_full_backlog_is_a_failed_attempt_and_not_waited_for(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    with PrivateSocket(path, backlog=0) as private:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(os.fspath(path))
+            sender.send(notification(0))
+            assert (sender.connected, sender.dropped) == (False, 1)
+            private.accept().close()
+        clock.now += 1
+        sender.send(notification(1))
+        assert (sender.connected, sender.sent) == (True, 1)
+
+
+def test_close_tells_a_relay_that_has_come_meanwhile_what_it_missed(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    sender.send("{}")
+    with PrivateSocket(path) as private:
+        clock.now += 1
+        sender.close()
+        with private.accept() as incoming:
+            assert json.loads(incoming.line())["payload"]["dropped"] == 1
+            assert incoming.rest() == b""
+
+
+def test_a_file_that_replaces_the_socket_is_no_relay(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    path.write_text("untouched")
+    sender.send("{}")
+    assert sender.dropped == 1
+    assert path.read_text() == "untouched"
+
+
+CLOSED_BEHIND_ITS_BACK = """
+import os, sys
+from notif_relay.sender import Sender
+
+path, innocent = sys.argv[1:]
+now = 0
+sender = Sender(path, clock=lambda: now)
+descriptor = os.open("/", os.O_RDONLY)  # the next number, so the sender's
+os.close(descriptor)
+sender.send("0")
+# As a process does that becomes a daemon; the next file gets the number.
+os.closerange(3, 100)
+assert os.open(innocent, os.O_RDWR | os.O_CREAT) == descriptor
+now = 10
+sender.send("1")
+os.write(descriptor, b"still open")
+print(sender.sent, sender.dropped, sender.connects)
+sender.close()
+"""
+
+
+def test_a_descriptor_closed_and_used_again_is_left_alone(path: Path, directory: Path) -> None:
+    with PrivateSocket(path) as private, Scripts() as scripts:
+        script = scripts.run("-c", CLOSED_BEHIND_ITS_BACK, path, directory / "innocent")
+        for record in (b"0\n", b"1\n"):
+            with private.accept() as incoming:
+                assert incoming.rest() == record
+        assert script.finish() == "2 0 2\n"
+    assert (directory / "innocent").read_text() == "still open"
