@@ -167,6 +167,11 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
         relay.close()
 
 
+def quiet_environment() -> dict[str, str]:
+    """With eventlet, which only tests have installed, oslo.utils warns of it on Python 3.10."""
+    return {**os.environ, "PYTHONWARNINGS": "ignore"}
+
+
 def run_daemon(*arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
     """Run the daemon to its end, where it is expected to fail."""
     return subprocess.run(
@@ -175,6 +180,5 @@ def run_daemon(*arguments: str, timeout: float = DEADLINE) -> subprocess.Complet
         text=True,
         timeout=timeout,
         check=False,
-        # With eventlet, which only tests have installed, oslo.utils warns of it on Python 3.10.
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env=quiet_environment(),
     )

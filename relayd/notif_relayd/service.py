@@ -99,6 +99,9 @@ def _complaints_in_one_line() -> Iterator[None]:
 def _set_up_logging(conf: cfg.ConfigOpts, background: bool) -> None:
     if _stderr_is_the_journal():
         conf.set_default("use_journal", True)
+        # Time, process, level and logger are fields of the journal's own.
+        for option in ("logging_default_format_string", "logging_context_format_string"):
+            conf.set_default(option, "%(message)s")
     elif not background:
         conf.set_default("use_stderr", True)
     elif not conf.log_file and not conf.log_dir:

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; the exit status."""
     try:
         status = _run(list(arguments))
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # as a pager for the help leaves it
+            sys.stdout.flush()
         return status
     except CtlError as error:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")

@@ -29,6 +29,8 @@ def test_start_and_stop_are_in_the_journal(journal: Journal) -> None:
     for message in (f"relaying from {INGEST} to {PUBLIC}", "stopped"):
         entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE=message)
         assert (entry["PRIORITY"], entry["_PID"]) == (INFO, pid)
+        # The journal knows when and who; the message says what.
+        assert entry["MESSAGE"] == message
 
 
 def test_a_rejected_record_is_a_warning_that_names_the_producer(journal: Journal) -> None:
