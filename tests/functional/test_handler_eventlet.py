@@ -4,16 +4,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from listening import PrivateSocket, Scripts, explained
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    pytest.importorskip("eventlet", exc_type=ImportError)
 
 PATCH = """
 import warnings
