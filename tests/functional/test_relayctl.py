@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody, run
 
 from running import DEADLINE, RunningRelay, record, running_relay
-
-RELAYCTL = os.fspath(Path(sys.executable).with_name("relayctl"))
 
 STATUS_KEYS = [
     *("version", "pid", "uptime_seconds", "producers", "subscribers"),
@@ -30,36 +29,6 @@ STATUS_KEYS = [
     *("records_discarded", "bytes_received", "bytes_delivered", "ring_bytes", "ring_limit_bytes"),
     *("public_socket", "ingest_socket"),
 ]
-
-AS_NOBODY = """
-import os, sys
-from notif_relayd.ctl.app import main
-main(["help", "status"])  # reads what only this user may be able to read
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-sys.exit(main(sys.argv[1:]))
-"""
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-
-def relayctl(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(RELAYCTL, "--runtime-dir", os.fspath(directory), *arguments)
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-
-
-def assert_refused(
-    done: subprocess.CompletedProcess[str], exit_status: int, *sentence: str
-) -> None:
-    """It ended with this status, and with one line that has these parts."""
-    assert done.returncode == exit_status, done.stderr
-    assert re.fullmatch(r"relayctl: [^\n]+\n", done.stderr)
-    for part in sentence:
-        assert part in done.stderr
 
 
 def listening(path: Path) -> socket.socket:
@@ -222,9 +191,7 @@ def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay
     relay.directory.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in (0, 65534))
     os.chown(relay.control, -1, group.gr_gid)
-    done = run(
-        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
-    )
+    done = relayctl_as_nobody(relay.directory, "status")
     user = pwd.getpwuid(65534).pw_name
     assert_refused(
         done, 4, os.fspath(relay.control), f"usermod -aG {group.gr_name} {user}, and log in again"
@@ -241,18 +208,14 @@ def test_where_no_group_may_ask_nobody_is_told_to_join_one(
     relay.directory.chmod(0o755)
     os.chown(relay.control, -1, group)
     relay.control.chmod(mode)
-    done = run(
-        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
-    )
-    assert_refused(done, 4, os.fspath(relay.control), "ask as root")
+    done = relayctl_as_nobody(relay.directory, "status")
+    assert_refused(done, 4, os.fspath(relay.control), "try it as root")
     assert "usermod" not in done.stderr
 
 
 @needs_root
 def test_a_closed_directory_is_a_refusal_too(relay: RunningRelay) -> None:
-    done = run(
-        sys.executable, "-c", AS_NOBODY, "--runtime-dir", os.fspath(relay.directory), "status"
-    )
+    done = relayctl_as_nobody(relay.directory, "status")
     assert_refused(done, 4, f"you may not enter {relay.directory}")
 
 

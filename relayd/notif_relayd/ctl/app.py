@@ -23,6 +23,7 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayd.ctl.commands import ListProducers, ListSubscribers, ShowStatus
 from notif_relayd.ctl.errors import CtlError
+from notif_relayd.ctl.send import Send
 
 PROGRAM = "relayctl"
 
@@ -75,6 +76,7 @@ class Commands(CommandManager):
         self.add_command("status", ShowStatus)
         self.add_command("producers", ListProducers)
         self.add_command("subscribers", ListSubscribers)
+        self.add_command("send", Send)
 
     def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:
         """The command that the words begin with, its name, and the words after it."""
@@ -93,7 +95,7 @@ class Relayctl(App):
 
     def __init__(self) -> None:
         super().__init__(
-            description="Tells how the notification relay of this host is doing.",
+            description="Tells how the notification relay of this host is doing, and tries it out.",
             version=__version__,
             command_manager=Commands(),
         )
@@ -109,7 +111,7 @@ class Relayctl(App):
             prog=self.NAME,
             usage="%(prog)s [--runtime-dir DIR | --control-path PATH] COMMAND ...",
             description=description,
-            epilog="Exit status: 0 the relay runs, 3 it does not run, 4 you may not ask, 1 else.",
+            epilog="Exit status: 0 done, 3 the relay does not run, 4 you may not, 1 else.",
             add_help=False,
             allow_abbrev=False,
             **argparse_kwargs or {},

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from notif_relay import paths
-from notif_relayd.ctl.accounts import group_name, user_name
+from notif_relayd.ctl.access import not_allowed
 from notif_relayd.ctl.errors import CtlError, NotAllowedError, NotRunningError
 
 ANSWER_TIME = 5.0
@@ -48,7 +48,7 @@ def ask(path: str, method: str, kind: type[T]) -> T:
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise NotRunningError(_not_running(path)) from None
     except PermissionError:
-        raise NotAllowedError(_not_allowed(path)) from None
+        raise NotAllowedError(not_allowed(path)) from None
     except (TimeoutError, BlockingIOError):  # The latter: it does not even accept.
         raise CtlError(
             f"the daemon behind {path} does not answer within {ANSWER_TIME:.0f} seconds: "
@@ -104,18 +104,3 @@ def _presence(path: str) -> str:
         return "is not there"
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
-
-
-def _not_allowed(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return f"you may not enter {os.path.dirname(path)}: ask as root"
-    refused = f"you may not connect to {path}, which is for"
-    group = group_name(status.st_gid)
-    if status.st_gid == 0 or not status.st_mode & stat.S_IWGRP:
-        return f"{refused} {user_name(status.st_uid)} alone (group {group}): ask as root"
-    return (
-        f"{refused} root and the group {group}: "
-        f"usermod -aG {group} {user_name(os.geteuid())}, and log in again"
-    )

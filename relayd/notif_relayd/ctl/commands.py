@@ -13,13 +13,12 @@ from typing import TypeVar
 
 import msgspec
 from cliff.columns import FormattableColumn
-from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from notif_relayd.ctl.accounts import user_name
 from notif_relayd.ctl.client import ask
-from notif_relayd.ctl.errors import CtlError
+from notif_relayd.ctl.command import CtlCommand
 from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
 
 T = TypeVar("T")
@@ -36,21 +35,8 @@ class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cli
         return str(dt.timedelta(seconds=int(self._value)))
 
 
-class Question(Command):
-    """What all commands have in common."""
-
-    example = ""
-
-    def get_epilog(self) -> str:
-        """The example; cliff's own would read the metadata of everything installed first."""
-        return f"Example: {self.example}"
-
-    def run(self, parsed_args: argparse.Namespace) -> int:
-        """Ask and print."""
-        try:
-            return super().run(parsed_args)
-        except ValueError as error:  # How cliff says that -c names no column.
-            raise CtlError(str(error)) from None
+class Question(CtlCommand):
+    """What is asked of the control socket."""
 
     def ask(self, method: str, kind: type[T]) -> T:
         """The daemon's answer."""

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands have in common: help that ends with an example, and errors of one line."""
+
+import argparse
+import os
+
+from cliff.command import Command
+
+from notif_relayd.ctl.errors import CtlError
+
+
+class CtlCommand(Command):
+    """One of relayctl's commands; its docstring is its help."""
+
+    example = ""
+
+    def get_epilog(self) -> str:
+        """The example; cliff's own would read the metadata of everything installed first."""
+        return f"Example: {self.example}"
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Do what is to be done."""
+        try:
+            return super().run(parsed_args)
+        except ValueError as error:  # How cliff says that -c names no column.
+            raise CtlError(str(error)) from None
+
+    def beside_control(self, name: str) -> str:
+        """The path of the relay's socket of this name."""
+        return os.path.join(self.app.options.runtime_dir, name)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl send: what comes out of the relay, and what is said when nothing can."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import socket
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
+
+from running import RunningRelay, running_relay
+
+ORDER = ["message_id", "publisher_id", "event_type", "priority", "payload", "timestamp"]
+
+
+def test_a_subscriber_gets_it_as_a_service_would_have_sent_it(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber:
+        done = relayctl(
+            relay.directory,
+            *("send", "--event-type", "volume.test", "--priority", "warn"),
+            *("--publisher", "volume.host-1", '{"size": 8, "name": "høst\\n"}'),
+        )
+        notification = subscriber.notification()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(notification) == ORDER
+    assert uuid.UUID(notification.pop("message_id")).version == 4
+    age = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None) - dt.datetime.strptime(
+        notification.pop("timestamp"), "%Y-%m-%d %H:%M:%S.%f"
+    )
+    assert abs(age) < dt.timedelta(hours=1)
+    assert notification == {
+        "publisher_id": "volume.host-1",
+        "event_type": "volume.test",
+        "priority": "WARN",
+        "payload": {"size": 8, "name": "høst\n"},
+    }
+
+
+def test_only_the_event_type_has_to_be_given(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber:
+        assert relayctl(relay.directory, "send", "--event-type", "test").returncode == 0
+        notification = subscriber.notification()
+    assert notification["publisher_id"] == f"relayctl.{socket.gethostname()}"
+    assert notification["priority"] == "INFO"
+    assert notification["payload"] == {}
+
+
+def test_each_line_of_the_input_is_a_payload(relay: RunningRelay) -> None:
+    number = 20_000
+    with relay.subscribe() as subscriber:
+        done = relayctl(
+            *(relay.directory, "send", "--event-type", "test", "-"),
+            stdin="".join(f'{{"number": {each}}}\n' for each in range(number - 1)) + "[1e3]",
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        notifications = [subscriber.notification() for _ in range(number)]
+    assert [each["payload"] for each in notifications[:-1]] == [
+        {"number": each} for each in range(number - 1)
+    ]
+    assert notifications[-1]["payload"] == [1000.0]
+    assert len({each["message_id"] for each in notifications}) == number
+
+
+@pytest.mark.parametrize(
+    "payload", ["{", "", "NaN", '{"ratio": 1e999}', "\udcff", "[" * 100_000, "{} {}"]
+)
+def test_a_payload_that_is_no_json_is_not_sent(relay: RunningRelay, payload: str) -> None:
+    done = relayctl(relay.directory, "send", "--event-type", "test", payload)
+    assert_refused(done, 1, "the payload is not JSON: ")
+    assert relay.status()["records_received"] == relay.status()["records_rejected"] == 0
+
+
+def test_a_wrong_line_of_the_input_is_named_and_ends_it(relay: RunningRelay) -> None:
+    done = relayctl(
+        relay.directory, "send", "--event-type", "test", "-", stdin='{}\n{"half":\n{}\n'
+    )
+    assert_refused(done, 1, "line 2 of the input: the payload is not JSON: ")
+    relay.wait_status(records_received=1, producers=0)
+
+
+def test_a_priority_that_no_notifier_has_is_refused(relay: RunningRelay) -> None:
+    done = relayctl(relay.directory, "send", "--event-type", "test", "--priority", "urgent")
+    assert_refused(done, 1, "--priority", "'URGENT'", "CRITICAL")
+
+
+def test_a_payload_that_makes_too_long_a_record_is_refused(relay: RunningRelay) -> None:
+    done = relayctl(
+        relay.directory, "send", "--event-type", "test", "-", stdin=f'{{}}\n"{"x" * 1048576}"\n'
+    )
+    assert_refused(done, 1, "line 2 of the input: ", "max_record_size")
+
+
+def test_without_a_relay_it_fails(directory: Path) -> None:
+    done = relayctl(directory, "send", "--event-type", "test")
+    assert_refused(done, 3, "not sent", "not running", f"{directory}/ingest.sock")
+
+
+def test_it_starts_a_relay_that_is_started_by_its_socket(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(directory / "ingest.sock"))
+        listener.listen()
+        assert relayctl(directory, "send", "--event-type", "test").returncode == 0
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            assert json.loads(stream.readline())["event_type"] == "test"
+            assert stream.read() == b""
+
+
+def test_the_socket_may_be_elsewhere(directory: Path) -> None:
+    path = os.fspath(directory / "elsewhere.sock")
+    with (
+        running_relay(directory, "--relayd-ingest_path", path) as relay,
+        relay.subscribe() as subscriber,
+    ):
+        done = relayctl(directory, "send", "--event-type", "test", "--ingest-path", path)
+        assert done.returncode == 0
+        assert subscriber.notification()["event_type"] == "test"
+
+
+@needs_root
+def test_who_may_not_send_is_told_so(relay: RunningRelay) -> None:
+    relay.directory.chmod(0o755)
+    relay.ingest.chmod(0o600)
+    done = relayctl_as_nobody(relay.directory, "send", "--event-type", "test")
+    assert_refused(done, 4, "not sent", f"{relay.ingest}, which is for root alone")
+
+
+def test_a_relay_that_takes_no_more_is_told_of_with_the_line_where_it_stopped(
+    relay: RunningRelay,
+) -> None:
+    relay.process.send_signal(signal.SIGSTOP)
+    number = 20
+    done = relayctl(
+        relay.directory,
+        *("send", "--event-type", "test", "-"),
+        stdin=f'"{"x" * 1000_000}"\n' * number,
+    )
+    assert_refused(done, 1, " of the input: not sent: ", "takes no more")
+    line = int(done.stderr.split()[2])
+    relay.process.send_signal(signal.SIGCONT)
+    relay.wait_status(producers=0)
+    assert relay.status()["records_received"] == line - 1
+    assert line < number
+
+
+def test_each_line_goes_out_when_it_is_there(relay: RunningRelay) -> None:
+    command = [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "send", "--event-type", "t"]
+    with (
+        relay.subscribe() as subscriber,
+        subprocess.Popen([*command, "-"], stdin=subprocess.PIPE) as process,
+    ):
+        assert process.stdin is not None
+        for number in range(3):
+            process.stdin.write(b"%d\n" % number)
+            process.stdin.flush()
+            assert subscriber.notification()["payload"] == number
+    assert process.returncode == 0
