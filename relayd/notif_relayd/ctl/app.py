@@ -22,6 +22,7 @@ from cliff.commandmanager import CommandManager
 from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayd.ctl.commands import ListProducers, ListSubscribers, ShowStatus
+from notif_relayd.ctl.complete import Complete
 from notif_relayd.ctl.errors import CtlError
 from notif_relayd.ctl.send import Send
 
@@ -99,6 +100,7 @@ class Relayctl(App):
             version=__version__,
             command_manager=Commands(),
         )
+        self.command_manager.add_command("complete", Complete)  # cliff has put its own there
 
     def build_option_parser(
         self,
