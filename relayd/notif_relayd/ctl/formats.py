@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How relayctl shows a record: as a line for people, as JSON, or by a template.
+
+Whoever may send can put anything in a record. So nothing here fails for what a record holds or
+lacks, and what is shown to people has every character escaped that could control a terminal.
+Only `json` is for programs, and gives the record as it came.
+"""
+
+import datetime as dt
+import json
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from notif_relayd.ctl.errors import CtlError
+
+Format = Callable[[bytes], str]
+"""Shows one record, without a newline at the end."""
+
+Fields = Mapping[str, Any]
+
+ABSENT = "-"
+"""Stands for a field that is missing or null."""
+
+FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<keys>(\[[^\[\]]+\])*)")
+"""A name and keys in brackets. Attributes stay out, since they would lead out of the record."""
+
+
+def named(name: str) -> Format:
+    """The format of this name, or else the template that it is.
+
+    Raises:
+        CtlError: it is neither.
+    """
+    if name == "json":
+        return _as_it_came
+    if name in FORMATS:
+        return partial(_shown, FORMATS[name])
+    if "{" in name:
+        return partial(_shown, Template(name))
+    raise CtlError(
+        f"there is no format {name!r}: give json, {', '.join(FORMATS)}, "
+        "or a template such as '{timestamp} {event_type} {payload[uuid]}'"
+    )
+
+
+def _as_it_came(record: bytes) -> str:
+    return record.decode().removesuffix("\n")
+
+
+def _shown(form: Callable[[Fields], str], record: bytes) -> str:
+    try:
+        return form(json.loads(record))
+    except (ValueError, RecursionError):  # Numbers of many digits, deep nesting: Python's limits.
+        return printable(_as_it_came(record))
+
+
+def as_line(fields: Fields) -> str:
+    """When, how urgent, who, what, and the payload."""
+    return (
+        f"{_local_time(fields.get('timestamp'))} {_text(fields.get('priority')):<5} "
+        f"{_text(fields.get('publisher_id'))} {_text(fields.get('event_type'))} "
+        f"{_text(fields.get('payload'))}"
+    )
+
+
+def as_pretty_json(fields: Fields) -> str:
+    """JSON over many lines."""
+    lines = json.dumps(fields, indent=2, ensure_ascii=False).split("\n")
+    return "\n".join(map(printable, lines))
+
+
+FORMATS = {"short": as_line, "json-pretty": as_pretty_json}
+
+
+class Template(string.Formatter):
+    """Text with fields between braces: `{event_type:<30} {payload[fixed_ips][0][address]}`.
+
+    Raises:
+        CtlError: it is no template.
+    """
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        try:
+            self({})
+        except (ValueError, MemoryError, OverflowError) as error:
+            raise CtlError(f"the template {template!r} cannot be used: {error}") from None
+
+    def __call__(self, fields: Fields) -> str:
+        return self.vformat(self._template, (), fields)
+
+    def get_field(
+        self, field_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[str, str]:
+        """The text of one field: always text, so that a width fits whatever it is."""
+        parts = FIELD.fullmatch(field_name)
+        if parts is None:
+            raise ValueError(f"{{{field_name}}} is neither {{name}} nor {{name[key]}}")
+        value = kwargs.get(parts["name"])
+        for key in re.findall(r"[^\[\]]+", parts["keys"]):
+            value = _item(value, key)
+        return _text(value), parts["name"]
+
+
+def _item(value: object, key: str) -> object:
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+        return value[int(key)]
+    return None
+
+
+def printable(text: str) -> str:
+    """The text, with what could control a terminal written as JSON escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ABSENT
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _local_time(timestamp: object) -> str:
+    """As oslo.log writes it, to be compared with the services' logs."""
+    try:
+        moment = dt.datetime.fromisoformat(str(timestamp))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.timezone.utc)
+        return moment.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError):
+        return _text(timestamp)
