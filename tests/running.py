@@ -122,13 +122,18 @@ class RunningRelay:
     def produce(self) -> socket.socket:
         return connect(self.ingest)
 
-    def ask(self, method: str) -> Any:
-        with connect(self.control) as sock, sock.makefile("rwb") as stream:
-            stream.write(json.dumps({"method": method}).encode() + b"\n")
-            stream.flush()
-            answer = json.loads(stream.readline())
+    def ask(self, method: str, **about: object) -> Any:
+        answer = self.ask_anything({"method": method, **about})
         assert "error" not in answer, answer
         return answer["result"]
+
+    def ask_anything(self, request: object) -> dict[str, Any]:
+        with connect(self.control) as sock, sock.makefile("rwb") as stream:
+            stream.write(json.dumps(request).encode() + b"\n")
+            stream.flush()
+            answer = json.loads(stream.readline())
+        assert isinstance(answer, dict)
+        return answer
 
     def status(self) -> dict[str, Any]:
         status = self.ask("status")

@@ -18,25 +18,34 @@ GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted"]
 
 EVENT_TYPE_PREFIX = "notif_relayd."
 
+GAP = EVENT_TYPE_PREFIX + "gap"
+SUBSCRIBED = EVENT_TYPE_PREFIX + "subscribed"
+ERROR = EVENT_TYPE_PREFIX + "error"
+
 MAX_RECORD_SIZE = 1024 * 1024
 """Bytes of the longest record that is carried, its newline included (both ends' default)."""
 
 
 def gap(dropped: int | None, reason: GapReason) -> bytes:
     """The record that stands for ``dropped`` missing ones, ``None`` where nobody knows."""
-    return _record("gap", "WARN", {"dropped": dropped, "reason": reason})
+    return _record(GAP, "WARN", {"dropped": dropped, "reason": reason})
 
 
 def error(sentence: str) -> bytes:
     """The answer to a request that cannot be met; the connection is closed after it."""
-    return _record("error", "ERROR", sentence)
+    return _record(ERROR, "ERROR", sentence)
 
 
-def _record(kind: str, priority: str, payload: Mapping[str, object] | str) -> bytes:
+def subscribed(patterns: Mapping[str, object]) -> bytes:
+    """The answer to a filter request: from here on only what the filter lets through."""
+    return _record(SUBSCRIBED, "INFO", patterns)
+
+
+def _record(event_type: str, priority: str, payload: Mapping[str, object] | str) -> bytes:
     notification = {
         "message_id": str(uuid.uuid4()),
         "publisher_id": f"notif-relayd.{socket.gethostname()}",
-        "event_type": EVENT_TYPE_PREFIX + kind,
+        "event_type": event_type,
         "priority": priority,
         "payload": payload,
         # oslo.messaging writes naive UTC in this form.

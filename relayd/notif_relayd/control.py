@@ -5,6 +5,7 @@ It is asked seldom and by few, so everything here is the plain way. It must only
 loop wait: an answer that the socket does not take at once is sent when it does.
 """
 
+import inspect
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,13 +23,16 @@ MAX_CONNECTIONS = 32
 MAX_REQUEST = 4096
 """Bytes of the longest request, its newline included."""
 
-Method = Callable[[], object]
+Method = Callable[..., object]
+"""Gets the request's `id` where one is given; raises LookupError when that is nobody's."""
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What may be asked."""
 
     method: str
+    id: int | None = None
+    """Of the connection that is meant, for the methods that are about one."""
 
 
 def answer(methods: Mapping[str, Method], request: bytes) -> bytes:
@@ -38,12 +42,23 @@ def answer(methods: Mapping[str, Method], request: bytes) -> bytes:
 
 def _answer(methods: Mapping[str, Method], request: bytes) -> dict[str, object]:
     try:
-        name = msgspec.json.decode(request, type=Request).method
+        asked = msgspec.json.decode(request, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return {"error": f"not a request: {error}"}
-    if name not in methods:
-        return {"error": f"there is no method {name!r}; there are {', '.join(sorted(methods))}"}
-    return {"result": methods[name]()}
+    method = methods.get(asked.method)
+    if method is None:
+        known = ", ".join(sorted(methods))
+        return {"error": f"there is no method {asked.method!r}; there are {known}"}
+    about = () if asked.id is None else (asked.id,)
+    try:
+        inspect.signature(method).bind(*about)
+    except TypeError:
+        needs = "takes no id" if about else "needs an id"
+        return {"error": f"the method {asked.method!r} {needs}"}
+    try:
+        return {"result": method(*about)}
+    except LookupError as error:
+        return {"error": str(error.args[0])}
 
 
 class _Client:

@@ -1,118 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way out: runs of records go to all subscribers.
 
-A subscriber is *current* or *behind*. A current one has everything up to the end of the ring: a
-new run is handed to its socket whole, straight out of the ring, and that is all there is to it. A
-socket that does not take all of it puts its subscriber behind, with a cursor, and from then on
-nothing is spent on it until the kernel says that it takes data again. So the cost of a run is one
-send for each subscriber that reads, and nothing for those that do not.
+A run is handed whole to the socket of every subscriber that is current, and that is all there is
+to it. A socket that does not take all of it puts its subscriber behind, and from then on nothing
+is spent on it until the kernel says that it takes data again. So the cost of a run is one send
+for each subscriber that reads, and nothing for those that do not.
+
+Subscribers with the same filter read the same stream: what it lets through is picked out of a run
+once for all of them. Those without a filter get the run as it is, and are not concerned by the
+filters of others.
 """
 
 import contextlib
 import logging
 import socket
-import time
+from collections.abc import Iterator
 from functools import partial
 
 from notif_relay import records
 from notif_relayd import requests
 from notif_relayd.door import Door
+from notif_relayd.filters import Filter, Selector
 from notif_relayd.loop import HANGUP, READ, WRITE, Loop
 from notif_relayd.peer import Peer
-from notif_relayd.ring import Cursor, Ring
+from notif_relayd.ring import Cursor, Store
+from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
+from notif_relayd.validator import Header
 
 LOG = logging.getLogger(__name__)
 
 
-class Subscriber:
-    """One connection to the public socket."""
-
-    __slots__ = (
-        "_announced",
-        "_joined",
-        "bytes",
-        "cursor",
-        "peer",
-        "reading",
-        "request",
-        "since",
-        "socket",
-    )
-
-    def __init__(self, connection: socket.socket, peer: Peer, joined: int) -> None:
-        self.socket = connection
-        self.peer = peer
-        self.since = time.monotonic()
-        self.cursor: Cursor | None = None
-        """Its place in the ring; `None` while it is current."""
-        self.request = bytearray()
-        """What it has written of a request that is not complete yet."""
-        self.reading = True
-        """Whether it may still write: a subscriber may shut its own direction down."""
-        self.bytes = 0
-        self._joined = joined
-        self._announced = 0
-
-    def caught_up(self) -> None:
-        """The subscriber is current again."""
-        if self.cursor is not None:
-            self.cursor.detach()
-            self._announced += self.cursor.announced
-            self.cursor = None
-
-    def lag(self, ring: Ring) -> int:
-        """Records in the ring that it has yet to get."""
-        return 0 if self.cursor is None else ring.next_seq - self.cursor.position - self._lost
-
-    def dropped(self) -> int:
-        """Records that it will never get, whether it was told already or not."""
-        announced = 0 if self.cursor is None else self.cursor.announced
-        return self._announced + announced + self._lost
-
-    def delivered(self, ring: Ring) -> int:
-        """Records that its socket took; derived, because counting would cost every send."""
-        return ring.next_seq - self._joined - self.dropped() - self.lag(ring)
-
-    @property
-    def _lost(self) -> int:
-        return 0 if self.cursor is None else self.cursor.lost
-
-
 class Fanout:
-    """All subscribers, and the ring that they share.
+    """All subscribers, and the streams that they read.
 
     Args:
         loop: says whose socket takes data again.
         throttle: where refused subscribers are reported.
+        ids: numbers for connections.
         max_subscribers: connections at most; may be changed while running.
         ring_size: bytes kept for subscribers that fall behind.
     """
 
     def __init__(
-        self, loop: Loop, throttle: Throttle, max_subscribers: int, ring_size: int
+        self,
+        loop: Loop,
+        throttle: Throttle,
+        ids: Iterator[int],
+        max_subscribers: int,
+        ring_size: int,
     ) -> None:
         self.max_subscribers = max_subscribers
-        self.ring = Ring(ring_size)
+        self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
+        """By the number of the connection."""
         self.discarded = 0
         self._delivered_before = 0
         self._dropped_before = 0
         self._bytes_before = 0
         self._loop = loop
         self._throttle = throttle
-        self._current: set[Subscriber] = set()
+        self._ids = ids
+        self._streams: dict[Filter | None, Stream] = {}
+        self._selector = Selector()
 
     @property
     def delivered(self) -> int:
         """Records handed over, one for each subscriber that got it."""
-        now = sum(each.delivered(self.ring) for each in self.subscribers.values())
-        return self._delivered_before + now
+        return self._delivered_before + sum(each.delivered for each in self.subscribers.values())
 
     @property
     def dropped(self) -> int:
         """Records that subscribers did not get, one for each subscriber that missed it."""
-        return self._dropped_before + sum(each.dropped() for each in self.subscribers.values())
+        return self._dropped_before + sum(each.dropped for each in self.subscribers.values())
 
     @property
     def bytes_delivered(self) -> int:
@@ -122,50 +82,45 @@ class Fanout:
     @property
     def drained(self) -> bool:
         """Whether everybody has everything."""
-        return len(self._current) == len(self.subscribers)
+        current = sum(len(stream.current) for stream in self._streams.values())
+        return current == len(self.subscribers)
 
     def door(self, listener: socket.socket) -> Door:
         """Let subscribers in through `listener`."""
         return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
 
-    def publish(self, run: bytes, count: int) -> None:
-        """Give `count` records to everybody; nothing is kept when there is nobody."""
+    def publish(self, run: bytes, headers: list[Header]) -> None:
+        """Give records to everybody who wants them; nothing is kept when there is nobody."""
         if not self.subscribers:
-            self.discarded += count
+            self.discarded += len(headers)
             return
-        self.ring.append(run, count)
-        size = len(run)
-        late: list[tuple[Subscriber, int]] = []
-        gone: list[Subscriber] = []
-        for subscriber in self._current:
-            try:
-                sent = subscriber.socket.send(run)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                gone.append(subscriber)
-                continue
-            subscriber.bytes += sent
-            if sent != size:
-                late.append((subscriber, size - sent))
-        for subscriber, unsent in late:
-            self._put_behind(subscriber).rewind(unsent)
-        for subscriber in gone:
-            self.disconnect(subscriber)
-        self._tidy()
+        everything = self._streams.get(None)
+        if everything is not None:
+            self._send(everything, run, len(headers))
+        chosen = self._selector.select(headers)
+        if chosen:
+            lines = run.split(b"\n")
+            for wanted, places in chosen.items():
+                some = [lines[place] for place in places]
+                # A subscriber that left just now may have taken its stream along.
+                if wanted in self._streams:
+                    self._send(self._streams[wanted], b"\n".join([*some, b""]), len(some))
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
-        self._delivered_before += subscriber.delivered(self.ring)
-        self._dropped_before += subscriber.dropped()
+        for reading in (subscriber.reading, subscriber.following):
+            if reading is not None:
+                reading.stream.current.discard(subscriber)
+        self._delivered_before += subscriber.delivered
+        self._dropped_before += subscriber.dropped
         self._bytes_before += subscriber.bytes
-        subscriber.caught_up()
-        fd = subscriber.socket.fileno()
-        self._loop.forget(fd)
-        del self.subscribers[fd]
-        self._current.discard(subscriber)
+        for reading in (subscriber.reading, subscriber.following):
+            if reading is not None:
+                reading.catch_up()
+                self._leave(reading.stream)
+        self._loop.forget(subscriber.socket.fileno())
+        del self.subscribers[subscriber.id]
         subscriber.socket.close()
-        self._tidy()
         LOG.debug("subscriber left: %s", subscriber.peer)
 
     def close(self) -> None:
@@ -177,11 +132,11 @@ class Fanout:
         return self.max_subscribers - len(self.subscribers)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        subscriber = Subscriber(connection, peer, self.ring.next_seq)
-        fd = connection.fileno()
-        self.subscribers[fd] = subscriber
-        self._current.add(subscriber)
-        self._loop.watch(fd, READ, partial(self._on_event, subscriber))
+        stream = self._stream(None)
+        subscriber = Subscriber(next(self._ids), connection, peer, stream)
+        self.subscribers[subscriber.id] = subscriber
+        stream.current.add(subscriber)
+        self._loop.watch(connection.fileno(), READ, partial(self._on_event, subscriber))
         LOG.debug("subscriber connected: %s", peer)
 
     def _refuse(self, connection: socket.socket, peer: Peer) -> None:
@@ -190,36 +145,54 @@ class Fanout:
         with contextlib.suppress(OSError):
             connection.send(records.error(f"This relay takes no more subscribers: {sentence}."))
 
+    def _stream(self, wanted: Filter | None) -> Stream:
+        if wanted not in self._streams:
+            self._streams[wanted] = Stream(wanted, self.store)
+            self._selector.use(filter(None, self._streams))
+        return self._streams[wanted]
+
+    def _leave(self, stream: Stream) -> None:
+        stream.members -= 1
+        if not stream.members:
+            del self._streams[stream.wanted]
+            self._selector.use(filter(None, self._streams))
+
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:
             self.disconnect(subscriber)
             return
-        if events & READ:
-            self._read(subscriber)
-        if events & WRITE and subscriber.cursor is not None:
-            self._catch_up(subscriber, subscriber.cursor)
+        if events & READ and not self._read(subscriber):
+            return
+        if events & WRITE and subscriber.reading.cursor is not None:
+            self._catch_up(subscriber, subscriber.reading.cursor)
 
-    def _read(self, subscriber: Subscriber) -> None:
-        try:
-            data = subscriber.socket.recv(requests.MAX_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
+    def _send(self, stream: Stream, run: bytes, count: int) -> None:
+        size = len(run)
+        late: list[tuple[Subscriber, int]] = []
+        gone: list[Subscriber] = []
+        for subscriber in stream.current:
+            try:
+                sent = subscriber.socket.send(run)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                gone.append(subscriber)
+                continue
+            subscriber.bytes += sent
+            if sent != size:
+                late.append((subscriber, size - sent))
+        if late or stream.ring.cursors:
+            stream.ring.append(run, count)
+        else:
+            stream.ring.skip(count)
+        for subscriber, unsent in late:
+            self._put_behind(subscriber).rewind(unsent)
+        for subscriber in gone:
             self.disconnect(subscriber)
-            return
-        if not data:
-            subscriber.reading = False
-            self._wait(subscriber)
-        elif subscriber.cursor is None or not subscriber.cursor.last:
-            subscriber.request += data
-            if b"\n" in data or len(subscriber.request) > requests.MAX_SIZE:
-                answer = records.error(requests.refusal(bytes(subscriber.request)))
-                cursor = subscriber.cursor or self._put_behind(subscriber)
-                cursor.end(answer)
 
     def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        cursor = subscriber.cursor = Cursor(self.ring, _slow_subscriber)
-        self._current.discard(subscriber)
+        subscriber.reading.stream.current.discard(subscriber)
+        cursor = subscriber.reading.fall_behind()
         self._wait(subscriber)
         return cursor
 
@@ -233,25 +206,63 @@ class Fanout:
             return
         subscriber.bytes += sent
         cursor.advance(sent)
-        if cursor.finished and cursor.last:
-            self.disconnect(subscriber)
-        elif cursor.finished:
-            subscriber.caught_up()
-            self._current.add(subscriber)
+        if not cursor.finished:
+            return
+        if subscriber.following is not None:
+            self._leave(subscriber.go_on(subscriber.following))
             self._wait(subscriber)
-            self._tidy()
+            self._serve(subscriber)
+        elif cursor.stopped:
+            self.disconnect(subscriber)
+        else:
+            subscriber.reading.catch_up()
+            subscriber.reading.stream.current.add(subscriber)
+            self._wait(subscriber)
 
-    def _tidy(self) -> None:
-        """Keep nothing that nobody waits for: memory that is used again at once is fast memory."""
-        if self.drained:
-            self.ring.clear()
+    def _read(self, subscriber: Subscriber) -> bool:
+        """Read what a subscriber has written; whether it is still there."""
+        try:
+            data = subscriber.socket.recv(requests.MAX_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            self.disconnect(subscriber)
+            return False
+        if not data:
+            subscriber.listening = False
+            self._wait(subscriber)
+        elif not subscriber.ending:
+            subscriber.request += data
+            self._serve(subscriber)
+        return True
+
+    def _serve(self, subscriber: Subscriber) -> None:
+        """Answer the next request, if it is complete and the one before it is in force."""
+        while subscriber.following is None and not subscriber.ending:
+            line, newline, rest = subscriber.request.partition(b"\n")
+            if len(line) + len(newline) > requests.MAX_SIZE:
+                sentence = f"The request is longer than {requests.MAX_SIZE} bytes."
+            elif not newline:
+                return
+            else:
+                subscriber.request = rest
+                try:
+                    self._change(subscriber, *requests.parse(bytes(line)))
+                    continue
+                except requests.RequestError as error:
+                    sentence = str(error)
+            cursor = subscriber.reading.cursor or self._put_behind(subscriber)
+            cursor.stop_with(records.error(sentence))
+
+    def _change(self, subscriber: Subscriber, wanted: Filter, asked: dict[str, list[str]]) -> None:
+        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
+        cursor.stop()
+        subscriber.following = Reading(self._stream(wanted if wanted.patterns else None))
+        subscriber.following.fall_behind().insert(records.subscribed(asked))
+        self._wait(subscriber)
 
     def _wait(self, subscriber: Subscriber) -> None:
-        events = READ if subscriber.reading else 0
-        if subscriber.cursor is not None:
-            events |= WRITE
-        self._loop.change(subscriber.socket.fileno(), events)
-
-
-def _slow_subscriber(lost: int) -> bytes:
-    return records.gap(lost, "slow_subscriber")
+        """Have the loop tell what can be done now: a request is read when the last is in force."""
+        reads = subscriber.listening and subscriber.following is None
+        writes = subscriber.reading.cursor is not None
+        self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)

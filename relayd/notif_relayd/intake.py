@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from notif_relayd.door import Door
@@ -18,7 +18,7 @@ from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer
 from notif_relayd.splitter import Splitter
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Reason, Validator
+from notif_relayd.validator import Header, Reason, Validator
 
 LOG = logging.getLogger(__name__)
 
@@ -35,9 +35,12 @@ LAST_READS = 64
 class Producer:
     """One connection to the private socket, and what came from it."""
 
-    __slots__ = ("bytes", "peer", "records", "rejected", "since", "socket", "splitter")
+    __slots__ = ("bytes", "id", "peer", "records", "rejected", "since", "socket", "splitter")
 
-    def __init__(self, connection: socket.socket, peer: Peer, max_record_size: int) -> None:
+    def __init__(
+        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
+    ) -> None:
+        self.id = number
         self.socket = connection
         self.peer = peer
         self.splitter = Splitter(max_record_size)
@@ -53,32 +56,36 @@ class Intake:
     Args:
         loop: says which of them has data.
         throttle: where rejected records are reported.
+        ids: numbers for connections.
         max_producers: connections at most; may be changed while running.
         max_record_size: bytes of the longest record.
-        publish: gets every run of good records, and how many they are.
+        publish: gets every run of good records, and the header of each.
     """
 
     def __init__(
         self,
         loop: Loop,
         throttle: Throttle,
+        ids: Iterator[int],
         max_producers: int,
         max_record_size: int,
-        publish: Callable[[bytes, int], None],
+        publish: Callable[[bytes, list[Header]], None],
     ) -> None:
         self.max_producers = max_producers
         self.producers: dict[int, Producer] = {}
+        """By the number of the connection."""
         self.received = 0
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self._loop = loop
         self._throttle = throttle
+        self._ids = ids
         self._max_record_size = max_record_size
         self._validator = Validator(max_record_size)
         self._publish = publish
         self._runs: list[bytes] = []
+        self._headers: list[Header] = []
         self._size = 0
-        self._count = 0
 
     def door(self, listener: socket.socket) -> Door:
         """Let producers in through `listener`."""
@@ -88,9 +95,9 @@ class Intake:
         """Publish what this turn has brought; to be called at its end."""
         if self._runs:
             run = self._runs[0] if len(self._runs) == 1 else b"".join(self._runs)
-            count = self._count
-            self._runs, self._size, self._count = [], 0, 0
-            self._publish(run, count)
+            headers = self._headers
+            self._runs, self._headers, self._size = [], [], 0
+            self._publish(run, headers)
 
     def close(self) -> None:
         """Take what the producers have sent already, and let them go."""
@@ -98,7 +105,7 @@ class Intake:
             for _ in range(LAST_READS):
                 if not self._read(producer):
                     break
-            if producer.socket.fileno() >= 0:
+            if producer.id in self.producers:
                 self.disconnect(producer)
         self.hand_on()
 
@@ -106,9 +113,8 @@ class Intake:
         """End a connection; a record half received is a rejected one."""
         if producer.splitter.torn:
             self._reject(producer, [Reason.TORN])
-        fd = producer.socket.fileno()
-        self._loop.forget(fd)
-        del self.producers[fd]
+        self._loop.forget(producer.socket.fileno())
+        del self.producers[producer.id]
         producer.socket.close()
         LOG.debug("producer left: %s", producer.peer)
 
@@ -116,10 +122,9 @@ class Intake:
         return self.max_producers - len(self.producers)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        producer = Producer(connection, peer, self._max_record_size)
-        fd = connection.fileno()
-        self.producers[fd] = producer
-        self._loop.watch(fd, READ, partial(self._on_event, producer))
+        producer = Producer(next(self._ids), connection, peer, self._max_record_size)
+        self.producers[producer.id] = producer
+        self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
         LOG.debug("producer connected: %s", peer)
 
     def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
@@ -151,18 +156,18 @@ class Intake:
         if splitter.given_up != given_up:
             self._reject(producer, [Reason.TOO_LONG])
         if lines:
-            records, count, rejected = self._validator.check(lines)
+            records, headers, rejected = self._validator.check(lines)
             if rejected:
                 self._reject(producer, rejected)
-            if count:
-                producer.records += count
-                self._collect(records, count)
+            if headers:
+                producer.records += len(headers)
+                self._collect(records, headers)
         return True
 
-    def _collect(self, records: bytes, count: int) -> None:
-        self.received += count
+    def _collect(self, records: bytes, headers: list[Header]) -> None:
+        self.received += len(headers)
         self._runs.append(records)
-        self._count += count
+        self._headers += headers
         self._size += len(records)
         if self._size >= RUN_SIZE:
             self.hand_on()

@@ -6,6 +6,7 @@ kept for the slow (ring) and sent (fanout). One thread does it all, because what
 that a turn of the loop carries as much as there is, and not that turns are many.
 """
 
+import itertools
 import socket
 from dataclasses import dataclass
 
@@ -58,10 +59,12 @@ class Relay:
         self._signals = signals
         self._loop = Loop()
         self._loop.watch(signals.fileno(), READ, signals.handle)
-        self._fanout = Fanout(self._loop, throttle, limits.max_subscribers, limits.ring_size)
+        ids = itertools.count(1)
+        self._fanout = Fanout(self._loop, throttle, ids, limits.max_subscribers, limits.ring_size)
         self._intake = Intake(
             self._loop,
             throttle,
+            ids,
             limits.max_producers,
             limits.max_record_size,
             self._fanout.publish,
@@ -74,6 +77,7 @@ class Relay:
                 "status": reporter.status,
                 "producers": reporter.producers,
                 "subscribers": reporter.subscribers,
+                "disconnect": self._disconnect,
             },
         )
         # Subscribers first: records that wait already are for those who wait already.
@@ -97,11 +101,23 @@ class Relay:
         """Use new limits from now on; records in work keep to the old size of one."""
         self._intake.max_producers = limits.max_producers
         self._fanout.max_subscribers = limits.max_subscribers
-        self._fanout.ring.limit = limits.ring_size
+        self._fanout.store.limit = limits.ring_size
 
     def _turn(self) -> None:
         self._loop.turn()
         self._intake.hand_on()
+
+    def _disconnect(self, number: int) -> str:
+        """End the connection with that number; what it was."""
+        producer = self._intake.producers.get(number)
+        if producer is not None:
+            self._intake.disconnect(producer)
+            return f"producer {producer.peer}"
+        subscriber = self._fanout.subscribers.get(number)
+        if subscriber is not None:
+            self._fanout.disconnect(subscriber)
+            return f"subscriber {subscriber.peer}"
+        raise LookupError(f"no connection has the id {number}")
 
     def _census(self) -> tuple[int, int, int]:
         return (

@@ -3,19 +3,29 @@
 
 import msgspec
 
+from notif_relayd.filters import Filter, FilterError
+
 MAX_SIZE = 64 * 1024
 """Bytes of the longest request line, its newline included."""
 
 
-def refusal(request: bytes) -> str:
-    """Why `request`, as far as it was read, cannot be met."""
-    line, newline, _ = request.partition(b"\n")
-    if not newline or len(line) >= MAX_SIZE:
-        return f"The request is longer than {MAX_SIZE} bytes."
+class RequestError(ValueError):
+    """One sentence for the subscriber."""
+
+
+def parse(line: bytes) -> tuple[Filter, dict[str, list[str]]]:
+    """The filter that a request line asks for, ready for use and as it was written.
+
+    Raises:
+        RequestError: it asks for something else, or for nothing that can be understood.
+    """
     try:
         asked = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "The request is not JSON."
+        raise RequestError("The request is not JSON.") from None
     if not isinstance(asked, dict) or list(asked) != ["filter"]:
-        return 'The request is not of the form {"filter": {...}}.'
-    return "This version of the relay has no filters: read everything, and choose."
+        raise RequestError('The request is not of the form {"filter": {...}}.')
+    try:
+        return Filter.parse(asked["filter"]), asked["filter"]
+    except FilterError as error:
+        raise RequestError(str(error)) from None

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bounded log of recent records, and the places of slow subscribers in it.
 
-All subscribers share one ring, so that memory is one number however many of them there are. The
-ring is a chain of chunks; a chunk is what came in during one turn of the loop, whole records
-only, and is sent as it is. A subscriber that has everything needs no place at all. One that fell
-behind has a `Cursor`: it says which bytes come next, and is told how many the socket took.
+All subscribers with the same filter share a ring, and all rings share a store, so that memory is
+one number however many of them there are. A ring is a chain of chunks; a chunk is what came in
+during one turn of the loop, whole records only, and is sent as it is. A subscriber that has
+everything needs no place at all. One that fell behind has a `Cursor`: it says which bytes come
+next, and is told how many the socket took. A ring in which no cursor stands keeps nothing.
 
 Everything about positions, sequence numbers and gaps is decided here. Nothing here knows of
-sockets, and nobody else computes what a subscriber has missed.
+sockets or filters, and nobody else computes what a subscriber has missed.
 
 A chunk that leaves the ring must be freed, or a thousand stalled subscribers would keep a
 thousand old chunks alive. So a chunk knows the cursors that stand in it, and takes leave of them:
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 
 CHUNK_OVERHEAD = 256
@@ -77,51 +79,81 @@ class Chunk:
         return bisect.bisect_right(self._find_ends(), offset)
 
 
-class Ring:
-    """The records of the recent past, up to `limit` bytes; the newest chunk is always kept."""
+class Store:
+    """The memory of all rings: when it is full, the oldest chunk goes, whosever it is."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        """Bytes; may be changed at any time, and holds from the next record on."""
         self.size = 0
         """Bytes charged now."""
+        self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
+
+    def keep(self, chunk: Chunk, ring: Ring) -> None:
+        """Take the newest chunk, which stays; old ones go until the limit holds again."""
+        self._chunks[chunk] = ring
+        self.size += chunk.charge
+        while self.size > self.limit and len(self._chunks) > 1:
+            next(iter(self._chunks.values())).evict()
+
+    def release(self, chunk: Chunk) -> None:
+        """The chunk has left its ring."""
+        del self._chunks[chunk]
+        self.size -= chunk.charge
+
+
+class Ring:
+    """The records of the recent past that somebody still waits for."""
+
+    def __init__(self, store: Store) -> None:
         self.next_seq = 0
         """The number that the next record will get."""
         self.oldest: Chunk | None = None
         self.newest: Chunk | None = None
+        self.cursors: set[Cursor] = set()
+        self._store = store
 
     @property
     def first_seq(self) -> int:
         """The number of the oldest record kept; `next_seq` when there is none."""
         return self.next_seq if self.oldest is None else self.oldest.first
 
-    def append(self, data: bytes, count: int) -> Chunk:
-        """Take `count` whole records; old chunks go until the limit holds again."""
+    def append(self, data: bytes, count: int) -> None:
+        """Keep `count` whole records for those who are behind."""
         chunk = Chunk(data, count, self.next_seq)
         self.next_seq += count
-        self.size += chunk.charge
         if self.newest is None:
             self.oldest = chunk
         else:
             self.newest.next = chunk
         self.newest = chunk
-        while self.size > self.limit and self.oldest is not chunk:
-            self._evict()
-        return chunk
+        self._store.keep(chunk, self)
 
-    def clear(self) -> None:
-        """Keep nothing: there is nobody behind who could still want it."""
-        while self.oldest is not None:
-            self._evict()
+    def skip(self, count: int) -> None:
+        """Count records that nobody needs to have kept, because nobody is behind."""
+        self.next_seq += count
 
-    def _evict(self) -> None:
+    def evict(self) -> None:
+        """Let the oldest chunk go."""
         chunk = self.oldest
-        assert chunk is not None  # noqa: S101 - callers have looked
+        assert chunk is not None  # noqa: S101 - the store knows what is there
         self.oldest = chunk.next
         if self.oldest is None:
             self.newest = None
-        self.size -= chunk.charge
-        for cursor in chunk.cursors:
+        self._store.release(chunk)
+        for cursor in list(chunk.cursors):
             cursor.leave()
+
+    def enter(self, cursor: Cursor) -> None:
+        """Somebody has fallen behind."""
+        self.cursors.add(cursor)
+
+    def exit(self, cursor: Cursor) -> None:
+        """Somebody has no use for a place any more; keep nothing when there is nobody left."""
+        self.cursors.discard(cursor)
+        if not self.cursors:
+            while self.oldest is not None:
+                self.evict()
 
 
 class Cursor:
@@ -132,24 +164,30 @@ class Cursor:
         gap: makes the record that announces a number of missing ones.
     """
 
-    __slots__ = ("_chunk", "_gap", "_next", "_offset", "_rest", "_ring", "announced", "last")
+    __slots__ = ("_chunk", "_gap", "_next", "_offset", "_rest", "_ring", "_until", "announced")
 
     def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
         self._ring = ring
         self._gap = gap
         self._next = ring.next_seq
         """The record to go on with, where there is no chunk to say so."""
+        self._until: int | None = None
+        """The first record that is not to go out any more, where there is one."""
         self._rest = b""
         """Goes out before anything of the ring: a torn record's other part, or a gap record."""
         self.announced = 0
         """Records that gap records have spoken of so far."""
-        self.last = False
-        """Whether nothing of the ring is to follow any more."""
         self._chunk: Chunk | None = None
         """The chunk that the last byte sent came from; `None` when the ring has given it up."""
         self._offset = 0
         if ring.newest is not None:
             self._stand(ring.newest, len(ring.newest.data))
+        ring.enter(self)
+
+    @property
+    def end(self) -> int:
+        """The number of the first record that it has no business with."""
+        return self._ring.next_seq if self._until is None else self._until
 
     @property
     def position(self) -> int:
@@ -161,9 +199,9 @@ class Cursor:
     @property
     def lost(self) -> int:
         """Records that the ring has dropped and no gap record has announced yet."""
-        if self._chunk is not None or self.last:
+        if self._chunk is not None:
             return 0
-        return self._ring.first_seq - self._next
+        return max(0, min(self._ring.first_seq, self.end) - self._next)
 
     @property
     def finished(self) -> bool:
@@ -171,8 +209,14 @@ class Cursor:
         if self._rest:
             return False
         if self._chunk is None:
-            return self.last or self._next == self._ring.next_seq
-        return self._chunk is self._ring.newest and self._offset == len(self._chunk.data)
+            return self._next == self.end
+        at_its_end = self._offset == len(self._chunk.data)
+        return at_its_end and self._chunk.first + self._chunk.count == self.end
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing will be added to what it has yet to hand out."""
+        return self._until is not None
 
     def rewind(self, unsent: int) -> None:
         """Go back `unsent` bytes in the chunk at whose end the cursor stands."""
@@ -180,11 +224,13 @@ class Cursor:
 
     def buffers(self) -> list[bytes | memoryview]:
         """What to hand to the socket next; `advance` must follow before anything else."""
-        if self._chunk is None and not self._rest and not self.last:
+        if self._chunk is None and not self._rest:
             self._enter()
         buffers: list[bytes | memoryview] = [self._rest] if self._rest else []
-        chunk, offset, size = self._chunk, self._offset, 0
+        chunk, offset, size, end = self._chunk, self._offset, 0, self.end
         while chunk is not None and size < MAX_STEP and len(buffers) < MAX_BUFFERS:
+            if chunk.first >= end:
+                break
             if offset < len(chunk.data):
                 buffers.append(memoryview(chunk.data)[offset:] if offset else chunk.data)
                 size += len(chunk.data) - offset
@@ -214,29 +260,35 @@ class Cursor:
             self._offset = end
         self._rest += record
 
-    def end(self, record: bytes) -> None:
+    def stop(self) -> None:
+        """Let nothing go out that is not in the ring yet."""
+        self._until = self._ring.next_seq
+
+    def stop_with(self, record: bytes) -> None:
         """Let `record` be the last, at the next boundary between two records."""
-        self.detach()
         self.leave()
         self._rest += record
-        self.last = True
+        self._until = self._next
 
     def leave(self) -> None:
-        """The ring gives the chunk up: keep the rest of a record that is half sent, no more."""
+        """Stand in no chunk; keep the rest of a record that is half sent, no more."""
         chunk = self._chunk
         if chunk is not None:
             end = chunk.boundary(self._offset)
             self._rest += chunk.data[self._offset : end]
             self._next = chunk.first + chunk.whole_before(end)
             self._chunk = None
+            chunk.cursors.discard(self)
 
     def detach(self) -> None:
         """The subscriber has no use for the place any more."""
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
+        self._ring.exit(self)
 
     def _stand(self, chunk: Chunk, offset: int) -> None:
-        self.detach()
+        if self._chunk is not None:
+            self._chunk.cursors.discard(self)
         self._chunk, self._offset = chunk, offset
         chunk.cursors.add(self)
 
@@ -246,5 +298,5 @@ class Cursor:
             self._rest = self._gap(lost)
             self.announced += lost
             self._next += lost
-        if self._ring.oldest is not None:
+        if self._ring.oldest is not None and self._next < self.end:
             self._stand(self._ring.oldest, 0)

@@ -45,6 +45,8 @@ class Status(msgspec.Struct):
 class ProducerStatus(msgspec.Struct):
     """One connection to the private socket."""
 
+    id: int
+    """A number that no other connection has had."""
     pid: int
     command: str
     uid: int
@@ -57,6 +59,8 @@ class ProducerStatus(msgspec.Struct):
 class SubscriberStatus(msgspec.Struct):
     """One connection to the public socket."""
 
+    id: int
+    """A number that no other connection has had."""
     pid: int
     command: str
     uid: int
@@ -97,8 +101,8 @@ class Reporter:
             records_discarded=fanout.discarded,
             bytes_received=intake.bytes_received,
             bytes_delivered=fanout.bytes_delivered,
-            ring_bytes=fanout.ring.size,
-            ring_limit_bytes=fanout.ring.limit,
+            ring_bytes=fanout.store.size,
+            ring_limit_bytes=fanout.store.limit,
             public_socket=self._public_socket,
             ingest_socket=self._ingest_socket,
         )
@@ -107,21 +111,21 @@ class Reporter:
         """One entry a connection, the oldest first."""
         return [
             ProducerStatus(
-                *_identity(each.peer, each.since), each.records, each.bytes, each.rejected
+                each.id, *_identity(each.peer, each.since), each.records, each.bytes, each.rejected
             )
             for each in self._intake.producers.values()
         ]
 
     def subscribers(self) -> list[SubscriberStatus]:
         """One entry a connection, the oldest first."""
-        ring = self._fanout.ring
         return [
             SubscriberStatus(
+                each.id,
                 *_identity(each.peer, each.since),
-                each.delivered(ring),
+                each.delivered,
                 each.bytes,
-                each.lag(ring),
-                each.dropped(),
+                each.lag,
+                each.dropped,
             )
             for each in self._fanout.subscribers.values()
         ]

@@ -13,7 +13,7 @@ that it calls malformed gets a second opinion.
 
 import enum
 import json
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -34,6 +34,7 @@ class Header(msgspec.Struct, gc=False):
 
     event_type: str
     priority: str
+    publisher_id: Any = None
 
 
 class Verdict(NamedTuple):
@@ -41,8 +42,8 @@ class Verdict(NamedTuple):
 
     records: bytes
     """The good ones, as they came."""
-    number: int
-    """How many those are."""
+    headers: list[Header]
+    """What was decoded of each."""
     rejected: list[Reason]
     """One entry for each of the others."""
 
@@ -66,27 +67,27 @@ class Validator:
             try:
                 if not lines.isascii():
                     lines.decode()
-                for line in run:
-                    self._decode(line)
+                headers = [self._decode(line) for line in run]
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
-                return Verdict(lines, len(run), [])
+                return Verdict(lines, headers, [])
         return self._check_each(run)
 
     def _check_each(self, run: list[bytes]) -> Verdict:
         good = []
+        headers = []
         rejected = []
         for line in run:
-            reason = self._fault(line)
-            if reason is None:
-                good.append(line)
+            header = self._examine(line)
+            if isinstance(header, Header):
+                good.append(line + b"\n")
+                headers.append(header)
             else:
-                rejected.append(reason)
-        good.append(b"")
-        return Verdict(b"\n".join(good), len(good) - 1, rejected)
+                rejected.append(header)
+        return Verdict(b"".join(good), headers, rejected)
 
-    def _fault(self, line: bytes) -> Reason | None:
+    def _examine(self, line: bytes) -> Header | Reason:
         if not line.strip():
             return Reason.EMPTY
         if len(line) >= self._limit:
@@ -96,24 +97,20 @@ class Validator:
         except UnicodeDecodeError:
             return Reason.NOT_UTF8
         try:
-            self._decode(line)
+            return self._decode(line)
         except msgspec.ValidationError:
             return Reason.NOT_A_NOTIFICATION
         except (msgspec.DecodeError, RecursionError):
             return _second_opinion(text)
-        return None
 
 
-def _second_opinion(text: str) -> Reason | None:
+def _second_opinion(text: str) -> Header | Reason:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        return msgspec.convert(json.loads(text, parse_constant=_refuse), Header)
+    except msgspec.ValidationError:
+        return Reason.NOT_A_NOTIFICATION
     except (ValueError, RecursionError):
         return Reason.NOT_JSON
-    if isinstance(value, dict):
-        fields = value.get("event_type"), value.get("priority")
-        if all(isinstance(field, str) for field in fields):
-            return None
-    return Reason.NOT_A_NOTIFICATION
 
 
 def _refuse(constant: str) -> NoReturn:

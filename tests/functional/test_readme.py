@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from notif_relay.paths import RUNTIME_DIR
-from running import DEADLINE, RunningRelay, record
+from running import DEADLINE, RunningRelay, record, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -39,6 +39,8 @@ def test_readers_from_the_readme_print_what_is_sent(
     command = [word.replace(RUNTIME_DIR, str(relay.directory)) for word in command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         relay.wait_status(subscribers=1)
+        if "filter" in command[-1]:
+            wait_until(lambda: relay.status()["bytes_delivered"], "the filter is in force")
         with relay.produce() as producer:
             producer.sendall(record("compute.fine", payload={}))
             producer.sendall(record("compute.broken", "ERROR", payload={}))

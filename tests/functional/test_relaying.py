@@ -96,7 +96,8 @@ def test_requests_that_cannot_be_met_are_answered_and_the_connection_closed(
     relay: RunningRelay,
 ) -> None:
     for request, sentence in {
-        b'{"filter": {}}\n': "no filters",
+        b'{"filter": []}\n': "no object",
+        b'{"filter": {"payload": ["x"]}}\n': "'payload'",
         b'{"filer": {}}\n': "not of the form",
         b"[]\n": "not of the form",
         b"\xff\n": "not JSON",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from notif_relayd.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring
+from notif_relayd.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring, Store
 
 
 def gap(lost: int) -> bytes:
@@ -32,7 +32,7 @@ def drain(cursor: Cursor, step: int = 10**9) -> bytes:
 
 
 def test_a_new_cursor_stands_at_the_end() -> None:
-    ring = Ring(10_000)
+    ring = Ring(Store(10_000))
     ring.append(b"old\n", 1)
     cursor = Cursor(ring, gap)
     assert cursor.finished
@@ -43,7 +43,7 @@ def test_a_new_cursor_stands_at_the_end() -> None:
 
 
 def test_a_cursor_rewinds_over_what_the_socket_did_not_take() -> None:
-    ring = Ring(10_000)
+    ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
     cursor.rewind(6)
@@ -54,7 +54,7 @@ def test_a_cursor_rewinds_over_what_the_socket_did_not_take() -> None:
 
 
 def test_the_rest_of_a_torn_record_comes_before_the_gap() -> None:
-    ring = Ring(2 * CHUNK_OVERHEAD + 30)
+    ring = Ring(Store(2 * CHUNK_OVERHEAD + 30))
     ring.append(b"one\ntwo\nthree\n", 3)
     cursor = Cursor(ring, gap)
     cursor.rewind(len("wo\nthree\n"))
@@ -67,7 +67,7 @@ def test_the_rest_of_a_torn_record_comes_before_the_gap() -> None:
 
 
 def test_a_gap_that_grows_while_it_is_announced_is_announced_twice_and_adds_up() -> None:
-    ring = Ring(CHUNK_OVERHEAD)
+    ring = Ring(Store(CHUNK_OVERHEAD))
     ring.append(b"0\n", 1)
     cursor = Cursor(ring, gap)
     cursor.rewind(2)
@@ -80,7 +80,7 @@ def test_a_gap_that_grows_while_it_is_announced_is_announced_twice_and_adds_up()
 
 
 def test_a_record_is_inserted_between_two_others_and_tears_neither() -> None:
-    ring = Ring(10_000)
+    ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
     cursor.rewind(7)
@@ -91,27 +91,67 @@ def test_a_record_is_inserted_between_two_others_and_tears_neither() -> None:
 
 
 def test_nothing_follows_a_last_record() -> None:
-    ring = Ring(10_000)
+    ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
     cursor.rewind(7)
-    cursor.end(b"bye\n")
+    cursor.stop_with(b"bye\n")
     ring.append(b"three\n", 1)
     assert drain(cursor, step=1) == b"ne\nbye\n"
-    assert cursor.last
+    assert cursor.stopped
     assert cursor.lost == 0
 
 
-def test_the_ring_keeps_to_its_limit_however_small_the_chunks_are() -> None:
-    ring = Ring(100 * (CHUNK_OVERHEAD + 2))
+def test_rings_together_keep_to_the_limit_however_small_the_chunks_are() -> None:
+    store = Store(100 * (CHUNK_OVERHEAD + 2))
+    one, two = Ring(store), Ring(store)
     for _ in range(1000):
-        ring.append(b"x\n", 1)
-        assert ring.size <= ring.limit
-    assert ring.next_seq - ring.first_seq == 100
+        one.append(b"x\n", 1)
+        two.append(b"x\n", 1)
+        assert store.size <= store.limit
+    assert [ring.next_seq - ring.first_seq for ring in (one, two)] == [50, 50]
+    two.append(b"x" * (store.limit - CHUNK_OVERHEAD - 1) + b"\n", 1)
+    assert one.oldest is None
+    assert two.next_seq - two.first_seq == 1
+
+
+def test_a_ring_keeps_nothing_once_nobody_is_behind() -> None:
+    store = Store(10_000)
+    ring = Ring(store)
+    cursors = [Cursor(ring, gap), Cursor(ring, gap)]
+    ring.append(b"x\n", 1)
+    cursors[0].detach()
+    assert store.size > 0
+    cursors[1].detach()
+    assert (store.size, ring.oldest, ring.newest) == (0, None, None)
+    assert ring.first_seq == ring.next_seq == 1
+
+
+def test_a_cursor_that_is_stopped_gets_what_was_there_and_no_more() -> None:
+    ring = Ring(Store(10_000))
+    cursor, other = Cursor(ring, gap), Cursor(ring, gap)
+    ring.append(b"one\n", 1)
+    cursor.stop()
+    ring.append(b"two\n", 1)
+    assert not cursor.finished
+    assert drain(cursor) == b"one\n"
+    assert drain(other) == b"one\ntwo\n"
+
+
+def test_a_stopped_cursor_s_gap_does_not_count_what_came_after() -> None:
+    ring = Ring(Store(CHUNK_OVERHEAD))
+    cursor = Cursor(ring, gap)
+    for number in range(3):
+        ring.append(b"%d\n" % number, 1)
+    cursor.stop()
+    for number in range(3, 6):
+        ring.append(b"%d\n" % number, 1)
+    assert drain(cursor) == b"gap 3\n"
+    assert cursor.position == 3
 
 
 def test_the_newest_chunk_is_kept_even_if_it_is_larger_than_the_limit() -> None:
-    ring = Ring(10)
+    ring = Ring(Store(10))
     ring.append(b"old\n", 1)
     ring.append(b"x" * 100 + b"\n", 1)
     assert ring.first_seq == 1
@@ -119,16 +159,17 @@ def test_the_newest_chunk_is_kept_even_if_it_is_larger_than_the_limit() -> None:
 
 
 def test_a_smaller_limit_holds_from_the_next_record_on() -> None:
-    ring = Ring(10_000)
+    store = Store(10_000)
+    ring = Ring(store)
     for _ in range(10):
         ring.append(b"x\n", 1)
-    ring.limit = 3 * (CHUNK_OVERHEAD + 2)
+    store.limit = 3 * (CHUNK_OVERHEAD + 2)
     ring.append(b"x\n", 1)
     assert ring.next_seq - ring.first_seq == 3
 
 
 def test_stalled_cursors_keep_no_chunk_alive() -> None:
-    ring = Ring(10 * CHUNK_OVERHEAD)
+    ring = Ring(Store(10 * CHUNK_OVERHEAD))
     cursors = []
     for number in range(100):
         data = b"half\nhalf\n%d\n" % number
@@ -143,7 +184,7 @@ def test_stalled_cursors_keep_no_chunk_alive() -> None:
 
 
 def test_one_step_is_bounded() -> None:
-    ring = Ring(10**9)
+    ring = Ring(Store(10**9))
     cursor = Cursor(ring, gap)
     for _ in range(1000):
         ring.append(b"x\n", 1)
@@ -154,20 +195,23 @@ def test_one_step_is_bounded() -> None:
 class Subscribers(RuleBasedStateMachine):
     """Any schedule of appends and partial sends: the books balance to the record.
 
-    Three subscribers share a ring. The model is what each must have read: its stream, with every
-    gap replaced by the records that it stands for, is the whole sequence.
+    Subscribers 0 and 1 share a ring, subscriber 2 has another in the same store. What each has
+    read, with every gap replaced by the records that it stands for, is its ring's whole sequence.
     """
 
     @initialize(limit=st.integers(min_value=0, max_value=4 * (CHUNK_OVERHEAD + 40)))
     def start(self, limit: int) -> None:
-        self.ring = Ring(limit)
-        self.cursors = [Cursor(self.ring, gap) for _ in range(3)]
+        self.store = Store(limit)
+        rings = [Ring(self.store), Ring(self.store)]
+        self.rings = [rings[0], rings[0], rings[1]]
+        self.cursors = [Cursor(ring, gap) for ring in self.rings]
         self.read = [b""] * 3
         self.inserted = [0] * 3
 
-    @rule(number=st.integers(min_value=1, max_value=6), size=st.integers(1, 30))
-    def append(self, number: int, size: int) -> None:
-        self.ring.append(lines(self.ring.next_seq, number, size), number)
+    @rule(who=st.integers(0, 2), number=st.integers(1, 6), width=st.integers(1, 30))
+    def append(self, who: int, number: int, width: int) -> None:
+        ring = self.rings[who]
+        ring.append(lines(ring.next_seq, number, width), number)
 
     @rule(who=st.integers(0, 2), size=st.integers(0, 200))
     def send(self, who: int, size: int) -> None:
@@ -180,9 +224,14 @@ class Subscribers(RuleBasedStateMachine):
         self.cursors[who].insert(b"answer\n")
         self.inserted[who] += 1
 
+    @rule(who=st.integers(0, 2))
+    def stop(self, who: int) -> None:
+        if not self.cursors[who].stopped:
+            self.cursors[who].stop()
+
     @invariant()
     def every_line_is_whole_and_every_missing_one_accounted_for(self) -> None:
-        for who, cursor in enumerate(getattr(self, "cursors", [])):
+        for who in range(3) if hasattr(self, "cursors") else ():
             expected, dropped, answers = 0, 0, 0
             for line in self.read[who].split(b"\n")[:-1]:
                 word = line.rstrip(b".")
@@ -194,22 +243,25 @@ class Subscribers(RuleBasedStateMachine):
                 else:
                     assert int(word) == expected
                     expected += 1
-            assert dropped <= cursor.announced
+            assert expected <= self.cursors[who].end
+            assert dropped <= self.cursors[who].announced
             assert answers <= self.inserted[who]
 
     def teardown(self) -> None:
-        for who, cursor in enumerate(getattr(self, "cursors", [])):
+        for who in range(3) if hasattr(self, "cursors") else ():
+            cursor = self.cursors[who]
             self.read[who] += drain(cursor, step=7)
-            assert cursor.position == self.ring.next_seq
-        self.every_line_is_whole_and_every_missing_one_accounted_for()
-        for who, cursor in enumerate(getattr(self, "cursors", [])):
+            assert cursor.position == cursor.end
             out = self.read[who].split(b"\n")[:-1]
             gaps = sum(int(line[4:]) for line in out if line.startswith(b"gap "))
-            answers = out.count(b"answer")
             records = sum(line[:1].isdigit() for line in out)
             assert gaps == cursor.announced
-            assert answers == self.inserted[who]
-            assert records + gaps == self.ring.next_seq
+            assert out.count(b"answer") == self.inserted[who]
+            assert records + gaps == cursor.end
+        self.every_line_is_whole_and_every_missing_one_accounted_for()
+        for cursor in getattr(self, "cursors", []):
+            cursor.detach()
+        assert not hasattr(self, "store") or self.store.size == 0
 
 
 TestSubscribers = Subscribers.TestCase
@@ -217,8 +269,11 @@ TestSubscribers = Subscribers.TestCase
 
 @given(data=st.data())
 def test_a_chunk_knows_its_boundaries(data: st.DataObject) -> None:
-    ring = Ring(10**9)
-    chunk = ring.append(lines(0, data.draw(st.integers(1, 20))), 20)
+    ring = Ring(Store(10**9))
+    number = data.draw(st.integers(1, 20))
+    ring.append(lines(0, number), number)
+    chunk = ring.newest
+    assert chunk is not None
     offset = data.draw(st.integers(1, len(chunk.data) - 1))
     assert chunk.boundary(offset) == chunk.data.index(b"\n", offset - 1) + 1
     assert chunk.whole_before(offset) == chunk.data[:offset].count(b"\n")

@@ -10,6 +10,14 @@ from hypothesis import strategies as st
 from notif_relayd.validator import Reason, Validator
 
 LIMIT = 4096
+
+
+def judged(lines: bytes) -> tuple[bytes, int, list[Reason]]:
+    """The records taken, how many, and what is wrong with the others."""
+    verdict = Validator(LIMIT).check(lines)
+    return verdict.records, len(verdict.headers), verdict.rejected
+
+
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
 
 
@@ -30,9 +38,9 @@ GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
     ],
 )
 def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
-    assert Validator(LIMIT).check(line + b"\n") == (line + b"\n", 1, [])
+    assert judged(line + b"\n") == (line + b"\n", 1, [])
     neighbours = GOOD + b"\n" + line + b"\n" + GOOD + b"\n"
-    assert Validator(LIMIT).check(neighbours) == (neighbours, 3, [])
+    assert judged(neighbours) == (neighbours, 3, [])
 
 
 @pytest.mark.parametrize(
@@ -70,15 +78,22 @@ def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
 )
 def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: Reason) -> None:
     good = GOOD + b"\n"
-    assert Validator(LIMIT).check(line + b"\n") == (b"", 0, [reason])
-    assert Validator(LIMIT).check(good + line + b"\n" + good) == (good * 2, 2, [reason])
+    assert judged(line + b"\n") == (b"", 0, [reason])
+    assert judged(good + line + b"\n" + good) == (good * 2, 2, [reason])
 
 
 def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
     verdict = Validator(LIMIT).check(lines)
-    assert verdict[:2] == (b"", 0)
+    assert verdict[:2] == (b"", [])
     assert len(verdict.rejected) == 3
+
+
+@pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
+def test_the_fields_that_a_filter_asks_for_are_decoded(more: bytes) -> None:
+    line = b'{"priority":"INFO","publisher_id":"p.\\u00e4","event_type":"e"%s}\n' % more
+    [header] = Validator(LIMIT).check(line).headers
+    assert (header.event_type, header.priority, header.publisher_id) == ("e", "INFO", "p.ä")
 
 
 def test_deep_nesting_is_no_crash() -> None:
@@ -121,5 +136,7 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
     good = [line for line in run if is_well_formed(line)]
     verdict = Validator(10**6).check(b"".join(line + b"\n" for line in run))
     assert verdict.records == b"".join(line + b"\n" for line in good)
-    assert verdict.number == len(good)
+    assert [header.event_type for header in verdict.headers] == [
+        json.loads(line)["event_type"] for line in good
+    ]
     assert len(verdict.rejected) == len(run) - len(good)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a subscriber wants to see: shell globs on three fields of a notification.
+
+A host has few kinds of notifications and many of each. So for all filters together the answer is
+remembered by the three fields, and a record costs one look-up however many filters there are. The
+globs come from outside and must not cost more than their length times that of the value:
+`fnmatch` has translated every star to a group that is not tried again since Python 3.9, which
+rules out the exponential case (bpo-40480).
+
+Filters are equal when they let the same patterns through, whatever their order: all subscribers
+with equal filters share one stream.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from notif_relay.records import GAP
+from notif_relayd.validator import Header
+
+KEYS = ("event_type", "priority", "publisher_id")
+
+MAX_PATTERNS = 64
+"""Patterns for one key."""
+
+MAX_PATTERN_SIZE = 256
+"""Characters of one pattern."""
+
+REMEMBERED = 4096
+"""Kinds of notifications that are remembered: more than a host has."""
+
+Patterns = tuple[tuple[str, frozenset[str]], ...]
+
+Kind = tuple[str, str, str]
+"""A notification's fields in the order of `KEYS`, empty where one is no string."""
+
+
+class FilterError(ValueError):
+    """One sentence for whoever wrote the filter."""
+
+
+class Filter:
+    """Patterns by key: any of a key's patterns may match, and all keys must.
+
+    Gap records pass whatever the filter is, for nobody knows what is missing.
+    """
+
+    __slots__ = ("_tests", "patterns")
+
+    def __init__(self, patterns: Patterns) -> None:
+        self.patterns = patterns
+        self._tests = [_test(key, globs) for key, globs in patterns]
+
+    @classmethod
+    def parse(cls, asked: object) -> Filter:
+        """The filter that a request asks for.
+
+        Raises:
+            FilterError: it is no object with lists of patterns under known keys, within limits.
+        """
+        if not isinstance(asked, Mapping):
+            raise FilterError(f"The filter is no object with any of the keys {', '.join(KEYS)}.")
+        return cls(tuple((key, _globs(key, asked[key])) for key in sorted(asked)))
+
+    def __call__(self, kind: Kind) -> bool:
+        """Whether such a notification passes."""
+        return kind[0] == GAP or all(test(kind) for test in self._tests)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and self.patterns == other.patterns
+
+    def __hash__(self) -> int:
+        return hash(self.patterns)
+
+
+def _globs(key: str, asked: object) -> frozenset[str]:
+    if key not in KEYS:
+        raise FilterError(f"There is no key {key!r} to filter by; there are {', '.join(KEYS)}.")
+    if not isinstance(asked, list) or not asked or not all(isinstance(g, str) for g in asked):
+        raise FilterError(f"{key} is no list of one or more patterns.")
+    if len(asked) > MAX_PATTERNS:
+        raise FilterError(f"{key} has {len(asked)} patterns; there may be {MAX_PATTERNS}.")
+    if max(map(len, asked)) > MAX_PATTERN_SIZE:
+        raise FilterError(f"A pattern of {key} is longer than {MAX_PATTERN_SIZE} characters.")
+    return frozenset(glob.upper() for glob in asked) if key == "priority" else frozenset(asked)
+
+
+def _test(key: str, globs: frozenset[str]) -> Callable[[Kind], bool]:
+    expression = re.compile("|".join(fnmatch.translate(glob) for glob in sorted(globs)))
+    field = KEYS.index(key)
+    if key == "priority":
+        return lambda kind: expression.match(kind[field].upper()) is not None
+    return lambda kind: expression.match(kind[field]) is not None
+
+
+class Selector:
+    """Tells for each notification which of many filters let it through."""
+
+    def __init__(self) -> None:
+        self._filters: tuple[Filter, ...] = ()
+        self._remembered: dict[Kind, tuple[Filter, ...]] = {}
+
+    def use(self, filters: Iterable[Filter]) -> None:
+        """Ask these filters from now on."""
+        self._filters = tuple(filters)
+        self._remembered.clear()
+
+    def select(self, headers: Sequence[Header]) -> dict[Filter, list[int]]:
+        """The places of the notifications that a filter lets through, where there are any."""
+        if not self._filters:
+            return {}
+        kinds = [_kind(each) for each in headers]
+        asked_for = {kind: passing for kind in set(kinds) if (passing := self._passing(kind))}
+        chosen: dict[Filter, list[int]] = {}
+        if asked_for:
+            for place, kind in enumerate(kinds):
+                for each in asked_for.get(kind, ()):
+                    chosen.setdefault(each, []).append(place)
+        return chosen
+
+    def _passing(self, kind: Kind) -> tuple[Filter, ...]:
+        passing = self._remembered.get(kind)
+        if passing is None:
+            passing = tuple(each for each in self._filters if each(kind))
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[kind] = passing
+        return passing
+
+
+def _kind(header: Header) -> Kind:
+    publisher_id = header.publisher_id
+    return header.event_type, header.priority, publisher_id if type(publisher_id) is str else ""

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to the public socket: what it reads, where it is, and the figures about it.
+
+What a subscriber reads is a stream: the records that one filter lets through. It is *current* in
+it, with everything up to the end, or *behind*, with a cursor in the stream's ring. When it asks
+for another filter while it is behind, it first gets what is left of the old stream, and what the
+new one brings meanwhile is kept for it.
+
+Figures are derived from positions, because counting would cost every send.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from notif_relay import records
+from notif_relayd.filters import Filter
+from notif_relayd.peer import Peer
+from notif_relayd.ring import Cursor, Ring, Store
+
+
+class Stream:
+    """The records that one filter lets through, all of them where it is `None`."""
+
+    __slots__ = ("current", "members", "ring", "wanted")
+
+    def __init__(self, wanted: Filter | None, store: Store) -> None:
+        self.wanted = wanted
+        self.ring = Ring(store)
+        self.members = 0
+        """Subscribers that read it or are about to."""
+        self.current: set[Subscriber] = set()
+        """Those of them that have everything."""
+
+
+class Reading:
+    """A subscriber's part in one stream, from its end on."""
+
+    __slots__ = ("_announced", "_joined", "cursor", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.cursor: Cursor | None = None
+        """Its place in the ring; `None` while it is current."""
+        self._joined = stream.ring.next_seq
+        self._announced = 0
+        stream.members += 1
+
+    def fall_behind(self) -> Cursor:
+        """Take a place at the end of the ring."""
+        self.cursor = Cursor(self.stream.ring, _slow_subscriber)
+        return self.cursor
+
+    def catch_up(self) -> None:
+        """Have everything."""
+        if self.cursor is not None:
+            self.cursor.detach()
+            self._announced += self.cursor.announced
+            self.cursor = None
+
+    @property
+    def lag(self) -> int:
+        """Records in the ring that it has yet to get."""
+        if self.cursor is None:
+            return 0
+        return self.cursor.end - self.cursor.position - self.cursor.lost
+
+    @property
+    def dropped(self) -> int:
+        """Records that it will never get, whether it was told already or not."""
+        if self.cursor is None:
+            return self._announced
+        return self._announced + self.cursor.announced + self.cursor.lost
+
+    @property
+    def delivered(self) -> int:
+        """Records that its socket took."""
+        end = self.stream.ring.next_seq if self.cursor is None else self.cursor.end
+        return end - self._joined - self.dropped - self.lag
+
+
+class Subscriber:
+    """A process that reads notifications."""
+
+    __slots__ = (
+        "_delivered_before",
+        "_dropped_before",
+        "bytes",
+        "following",
+        "id",
+        "listening",
+        "peer",
+        "reading",
+        "request",
+        "since",
+        "socket",
+    )
+
+    def __init__(self, number: int, connection: socket.socket, peer: Peer, stream: Stream) -> None:
+        self.id = number
+        self.socket = connection
+        self.peer = peer
+        self.since = time.monotonic()
+        self.reading = Reading(stream)
+        """What it reads now."""
+        self.following: Reading | None = None
+        """What it reads once it has everything of that."""
+        self.request = bytearray()
+        """What it has written and was not answered yet."""
+        self.listening = True
+        """Whether it may still write: a subscriber may shut its own direction down."""
+        self.bytes = 0
+        self._delivered_before = 0
+        self._dropped_before = 0
+
+    def go_on(self, following: Reading) -> Stream:
+        """Read another stream from now on; the one that it leaves."""
+        left = self.reading
+        self._delivered_before += left.delivered
+        self._dropped_before += left.dropped
+        left.catch_up()
+        self.reading, self.following = following, None
+        return left.stream
+
+    @property
+    def ending(self) -> bool:
+        """Whether it gets nothing more but what is left, and then the end."""
+        cursor = self.reading.cursor
+        return self.following is None and cursor is not None and cursor.stopped
+
+    @property
+    def lag(self) -> int:
+        """Records in the relay that it has yet to get."""
+        return self.reading.lag + (self.following.lag if self.following else 0)
+
+    @property
+    def dropped(self) -> int:
+        """Records that it will never get, whether it was told already or not."""
+        following = self.following.dropped if self.following else 0
+        return self._dropped_before + self.reading.dropped + following
+
+    @property
+    def delivered(self) -> int:
+        """Records that its socket took."""
+        return self._delivered_before + self.reading.delivered
+
+
+def _slow_subscriber(lost: int) -> bytes:
+    return records.gap(lost, "slow_subscriber")

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscribers that ask for some records get those, all of them, from the answer on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producing import numbered
+from running import RunningRelay, Subscriber, is_gap, record, running_relay
+
+MIB = 1024 * 1024
+
+
+def ask(subscriber: Subscriber, **wanted: list[str]) -> None:
+    subscriber.socket.sendall(json.dumps({"filter": wanted}).encode() + b"\n")
+
+
+def answered(subscriber: Subscriber) -> dict[str, Any]:
+    """Read up to the answer, which says what is in force."""
+    while True:
+        notification = subscriber.notification()
+        if notification["event_type"] == "notif_relayd.subscribed":
+            assert notification["priority"] == "INFO"
+            payload = notification["payload"]
+            assert isinstance(payload, dict)
+            return payload
+
+
+def test_only_what_matches_comes(relay: RunningRelay) -> None:
+    with relay.subscribe() as some, relay.subscribe() as all_, relay.produce() as producer:
+        wanted = {"event_type": ["compute.*"], "priority": ["error", "WARN"]}
+        ask(some, **wanted)
+        assert answered(some) == wanted
+        lines = [
+            record(f"{service}.{number}", priority, number=number)
+            for number in range(50)
+            for service in ("compute", "volume")
+            for priority in ("INFO", "WARN", "Error")
+        ]
+        producer.sendall(b"".join(lines))
+        matching = [line for line in lines if b"compute" in line and b"INFO" not in line]
+        assert all_.lines(len(lines)) == lines
+        assert some.lines(len(matching)) == matching
+        rows = sorted(row["records"] for row in relay.ask("subscribers"))
+        assert rows == [len(matching), len(lines)]
+
+
+def test_a_new_request_replaces_the_old_one_and_an_empty_one_is_everything(
+    relay: RunningRelay,
+) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for wanted, expected in (
+            ({"event_type": ["a"]}, ["a"]),
+            ({"event_type": ["b"]}, ["b"]),
+            ({}, ["a", "b", "c"]),
+            ({"publisher_id": ["x"]}, []),
+            ({"event_type": ["[bc]"]}, ["b", "c"]),
+        ):
+            ask(subscriber, **wanted)
+            assert answered(subscriber) == wanted
+            producer.sendall(record("a") + record("b") + record("c"))
+            assert [subscriber.notification()["event_type"] for _ in expected] == expected
+
+
+def test_requests_in_one_go_are_answered_in_their_order(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for name in "abcd":
+            ask(subscriber, event_type=[name])
+        for name in "abcd":
+            assert answered(subscriber) == {"event_type": [name]}
+        producer.sendall(record("a") + record("d"))
+        assert subscriber.line() == record("d")
+
+
+def test_a_request_may_come_byte_by_byte(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber:
+        for byte in b'{"filter": {"event_type": ["a"]}}\n':
+            subscriber.socket.sendall(bytes([byte]))
+        assert answered(subscriber) == {"event_type": ["a"]}
+
+
+def test_a_request_at_the_limit_is_understood(relay: RunningRelay) -> None:
+    request = b'{"filter": {}}'.ljust(64 * 1024 - 1) + b"\n"
+    with relay.subscribe() as subscriber:
+        subscriber.socket.sendall(request)
+        assert answered(subscriber) == {}
+        subscriber.socket.sendall(b" " + request)
+        assert "longer than 65536 bytes" in subscriber.notification()["payload"]
+
+
+def test_a_client_may_ask_before_it_reads_and_misses_nothing_from_the_answer_on(
+    relay: RunningRelay,
+) -> None:
+    """Records flow all the time; numbers tell whether one is missing."""
+    stop = threading.Event()
+    with relay.produce() as producer:
+
+        def produce() -> None:
+            for number in itertools.count():
+                if stop.is_set():
+                    return
+                producer.sendall(record(f"kind.{number % 3}", number=number))
+
+        thread = threading.Thread(target=produce)
+        thread.start()
+        try:
+            for _ in range(50):
+                with Subscriber(relay.public) as subscriber:
+                    ask(subscriber, event_type=["kind.1"])
+                    answered(subscriber)
+                    numbers = [subscriber.notification()["number"] for _ in range(30)]
+                    assert numbers == list(range(numbers[0], numbers[0] + 90, 3))
+                    assert numbers[0] % 3 == 1
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_who_is_behind_gets_the_rest_of_what_it_wanted_before_the_answer(
+    relay: RunningRelay,
+) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        before = [numbered(number) for number in range(3000)]
+        producer.sendall(b"".join(before))
+        relay.wait_status(records_received=3000)
+        assert relay.ask("subscribers")[0]["lag"] > 0
+        ask(subscriber, event_type=["wanted"])
+        ask(subscriber, event_type=["wanted", "as well"])
+        # Known to be in force by what is not kept any more: the next is for nobody.
+        assert subscriber.lines(3000) == before
+        assert answered(subscriber) == {"event_type": ["wanted"]}
+        assert answered(subscriber) == {"event_type": ["wanted", "as well"]}
+        producer.sendall(numbered(1) + record("as well"))
+        assert subscriber.line() == record("as well")
+        relay.wait_status(ring_bytes=0, records_dropped=0, records_delivered=3001)
+
+
+def test_gap_records_count_only_what_matched(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
+        relay.subscribe() as slow,
+        relay.produce() as producer,
+    ):
+        ask(slow, event_type=["wanted"])
+        answered(slow)
+        number = 20_000
+        for each in range(number):
+            kind = "wanted" if each % 4 == 0 else "other"
+            producer.sendall(record(kind, number=each, payload="x" * 900))
+        relay.wait_status(records_received=number)
+        got, dropped = 0, 0
+        while got + dropped < number / 4:
+            line = slow.line()
+            if is_gap(line):
+                dropped += json.loads(line)["payload"]["dropped"]
+            else:
+                assert json.loads(line)["number"] == 4 * (got + dropped)
+                got += 1
+        assert got + dropped == number / 4
+        assert dropped > 0
+        relay.wait_status(records_delivered=got, records_dropped=dropped)
+
+
+def test_a_filter_does_not_take_the_memory_of_others(directory: Path) -> None:
+    """Two that do not read, with filters of their own: the limit is for both together."""
+    limit = 2 * MIB
+    with (
+        running_relay(directory, "--relayd-ring_size", str(limit)) as relay,
+        relay.subscribe() as one,
+        relay.subscribe() as two,
+        relay.subscribe(),
+        relay.produce() as producer,
+    ):
+        for subscriber, kind in ((one, "a"), (two, "[ab]")):
+            ask(subscriber, event_type=[kind])
+            answered(subscriber)
+        for _ in range(10_000):
+            producer.sendall(record("a", payload="x" * 900))
+        relay.wait_status(records_received=10_000)
+        assert relay.status()["ring_bytes"] <= limit
+        rows = relay.ask("subscribers")
+        assert all(row["records"] + row["lag"] + row["dropped"] == 10_000 for row in rows)
+
+
+def test_a_producers_gap_record_reaches_every_filter(relay: RunningRelay) -> None:
+    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 3, "reason": "x"})
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        ask(subscriber, event_type=["never"])
+        answered(subscriber)
+        producer.sendall(record() + gap)
+        assert subscriber.line() == gap
+
+
+@pytest.fixture
+def connections(relay: RunningRelay) -> Iterator[tuple[Subscriber, Any]]:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(record())
+        assert subscriber.line() == record()
+        yield subscriber, producer
+
+
+def test_a_connection_can_be_ended_by_its_id(
+    relay: RunningRelay, connections: tuple[Subscriber, Any]
+) -> None:
+    subscriber, producer = connections
+    [first] = relay.ask("subscribers")
+    [second] = relay.ask("producers")
+    assert first["id"] != second["id"]
+    assert relay.ask("disconnect", id=first["id"]).startswith("subscriber pid ")
+    assert subscriber.rest() == b""
+    assert relay.ask("disconnect", id=second["id"]).startswith("producer pid ")
+    assert producer.recv(1) == b""
+    relay.wait_status(subscribers=0, producers=0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"method": "disconnect", "id": 999}, "no connection has the id 999"),
+        ({"method": "disconnect"}, "needs an id"),
+        ({"method": "disconnect", "id": "1"}, "not a request"),
+        ({"method": "status", "id": 1}, "takes no id"),
+    ],
+)
+def test_a_request_about_no_connection_is_refused(
+    relay: RunningRelay, request_: dict[str, object], words: str
+) -> None:
+    assert words in relay.ask_anything(request_)["error"]
