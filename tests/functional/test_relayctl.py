@@ -21,7 +21,7 @@ import pytest
 import yaml
 from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody, run
 
-from running import DEADLINE, RunningRelay, record, running_relay
+from running import DEADLINE, RunningRelay, connect, record, running_relay
 
 STATUS_KEYS = [
     *("version", "pid", "uptime_seconds", "producers", "subscribers"),
@@ -113,6 +113,7 @@ def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
         relay.wait_status(records_rejected=1, producers=2)
         rows = json.loads(relayctl(relay.directory, "producers", "-f", "json").stdout)
     assert [row.pop("connected_seconds") >= 0 for row in rows] == [True, True]
+    assert rows[0].pop("id") != rows[1].pop("id")
     who = {
         "pid": os.getpid(),
         "command": Path("/proc/self/comm").read_text().strip(),
@@ -140,13 +141,33 @@ def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> 
         done = relayctl(relay.directory, "subscribers", "-f", "json")
     reading, stuck = json.loads(done.stdout)
     assert list(stuck) == [
-        *("pid", "command", "user", "connected_seconds"),
+        *("id", "pid", "command", "user", "connected_seconds"),
         *("records", "bytes", "lag", "dropped"),
     ]
     assert (reading["records"], reading["lag"], reading["dropped"]) == (sent, 0, 0)
     assert stuck["lag"] > 0
     assert stuck["dropped"] > 0
     assert stuck["records"] + stuck["lag"] + stuck["dropped"] == sent
+
+
+@pytest.mark.parametrize("kind", ["producers", "subscribers"])
+def test_a_connection_is_ended_by_its_id(relay: RunningRelay, kind: str) -> None:
+    path = relay.ingest if kind == "producers" else relay.public
+    with connect(path) as ended, connect(path) as stays:
+        relay.wait_status(**{kind: 2})
+        first, second = relay.ask(kind)
+        done = relayctl(relay.directory, "disconnect", str(first["id"]))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(rf"disconnected {kind[:-1]} .*\b{os.getpid()}\b.*\n", done.stdout)
+        assert ended.recv(1) == b""
+        assert [each["id"] for each in relay.ask(kind)] == [second["id"]]
+        stays.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            stays.recv(1)
+
+
+def test_an_id_that_no_connection_has_is_told(relay: RunningRelay) -> None:
+    assert_refused(relayctl(relay.directory, "disconnect", "4711"), 1, "4711")
 
 
 def test_an_unknown_column_is_an_error_that_lists_the_columns(relay: RunningRelay) -> None:
@@ -252,11 +273,18 @@ def test_an_answer_without_an_end_is_not_read_for_ever(directory: Path) -> None:
 
 
 def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
-    producer = {"pid": 7, "command": "nova", "uid": 0, "connected_seconds": 1.5, "colour": "red"}
+    producer = {
+        "id": 5,
+        "pid": 7,
+        "command": "nova",
+        "uid": 0,
+        "connected_seconds": 1.5,
+        "colour": "red",
+    }
     answer = json.dumps({"result": [{**producer, "records": 1, "bytes": 2, "rejected": 3}]})
     with answering(directory / "control.sock", answer.encode() + b"\n"):
         done = relayctl(directory, "producers", "-f", "value")
-    assert done.stdout == f"7 nova {pwd.getpwuid(0).pw_name} 1.5 1 2 3\n"
+    assert done.stdout == f"5 7 nova {pwd.getpwuid(0).pw_name} 1.5 1 2 3\n"
 
 
 def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningRelay) -> None:

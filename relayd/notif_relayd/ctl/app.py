@@ -21,7 +21,7 @@ from cliff.commandmanager import CommandManager
 
 from notif_relay import paths
 from notif_relay.version import __version__
-from notif_relayd.ctl.commands import ListProducers, ListSubscribers, ShowStatus
+from notif_relayd.ctl.commands import Disconnect, ListProducers, ListSubscribers, ShowStatus
 from notif_relayd.ctl.complete import Complete
 from notif_relayd.ctl.errors import CtlError
 from notif_relayd.ctl.send import Send
@@ -77,6 +77,7 @@ class Commands(CommandManager):
         self.add_command("status", ShowStatus)
         self.add_command("producers", ListProducers)
         self.add_command("subscribers", ListSubscribers)
+        self.add_command("disconnect", Disconnect)
         self.add_command("send", Send)
 
     def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:

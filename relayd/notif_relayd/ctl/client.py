@@ -31,7 +31,7 @@ class _Answer(msgspec.Struct):
     error: str | None = None
 
 
-def ask(path: str, method: str, kind: type[T]) -> T:
+def ask(path: str, method: str, kind: type[T], **parameters: object) -> T:
     """Ask the daemon behind the control socket at `path`; its answer to `method`.
 
     Raises:
@@ -40,7 +40,7 @@ def ask(path: str, method: str, kind: type[T]) -> T:
         CtlError: there is no answer in time, or none that is a `kind`.
     """
     try:
-        line = _exchange(path, msgspec.json.encode({"method": method}) + b"\n")
+        line = _exchange(path, msgspec.json.encode({"method": method, **parameters}) + b"\n")
         answer = msgspec.json.decode(line, type=_Answer)
         if answer.error is not None:
             raise CtlError(f"the daemon behind {path} refuses: {answer.error}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked: one command for each method of the control socket.
+"""What can be asked of the daemon: one command for each method of the control socket.
 
 The columns are the fields of the daemon's answers under their own names, in every format, so that
 -c takes the same names everywhere. A value keeps its type in JSON; only a table shows durations
@@ -19,6 +19,7 @@ from cliff.show import ShowOne
 from notif_relayd.ctl.accounts import user_name
 from notif_relayd.ctl.client import ask
 from notif_relayd.ctl.command import CtlCommand
+from notif_relayd.ctl.formats import printable
 from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
 
 T = TypeVar("T")
@@ -38,9 +39,9 @@ class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cli
 class Question(CtlCommand):
     """What is asked of the control socket."""
 
-    def ask(self, method: str, kind: type[T]) -> T:
+    def ask(self, method: str, kind: type[T], **parameters: object) -> T:
         """The daemon's answer."""
-        return ask(self.app.options.control_path, method, kind)
+        return ask(self.app.options.control_path, method, kind, **parameters)
 
 
 class ShowStatus(Question, ShowOne):
@@ -72,6 +73,25 @@ class ListSubscribers(Question, Lister):
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Ask for them."""
         return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+
+
+class Disconnect(Question):
+    """End the connection of one producer or subscriber; it may well connect again."""
+
+    example = "relayctl disconnect 7"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The connection."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "id", type=int, metavar="ID", help="the id that producers and subscribers show"
+        )
+        return parser
+
+    def take_action(self, arguments: argparse.Namespace) -> None:
+        """Ask for it, and say who it was."""
+        who = self.ask("disconnect", str, id=arguments.id)
+        self.app.stdout.write(f"disconnected {printable(who)}\n")
 
 
 def _table(
