@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import threading
 
 from cliff.command import Command
 
@@ -28,3 +29,19 @@ class CtlCommand(Command):
     def beside_control(self, name: str) -> str:
         """The path of the relay's socket of this name."""
         return os.path.join(self.app.options.runtime_dir, name)
+
+
+def number(text: str) -> int:
+    """An argument that counts something, from 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time, more than none and not endless."""
+    value = float(text)
+    if not 0 < value < threading.TIMEOUT_MAX:
+        raise ValueError
+    return value
