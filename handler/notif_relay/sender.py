@@ -16,8 +16,9 @@ Three rules keep the stream of records whole:
   that was not enough, records are dropped without waiting until the socket is writable. At its
   first free byte would be too early: with a slow relay every second record would wait.
 
-A record costs a service about as much as the system calls that carry it. ``_offer`` is the way
-of nearly all of them and does nothing that it could leave out; all else is in ``_insist``.
+A record should cost a service little more than the system call that carries it. ``send`` is all
+the way that nearly every one goes, and calls nothing that it can do without; ``_insist`` has the
+rest.
 """
 
 import enum
@@ -125,8 +126,9 @@ class Sender:
     def send(self, notification: str) -> None:
         """Send a notification's JSON as one record, or drop it.
 
-        A full socket or a missing relay is no error. A newline can only be white space in JSON:
-        one at the end ends the record, any other becomes a space.
+        A full socket or a missing relay is no error, and nothing else is looked at meanwhile. A
+        newline can only be white space in JSON: one at the end ends the record, any other
+        becomes a space.
 
         Raises:
             RecordTooLarge: it is over ``max_record_size``; the record is dropped.
@@ -134,6 +136,9 @@ class Sender:
         """
         if getpid() != self._pid:
             self._begin_in_child()
+        if self._state is not _READY and self._is_stuck():
+            self._drop()
+            return
         try:
             record = notification.encode()
             if b"\n" in record:
@@ -144,13 +149,47 @@ class Sender:
         except (RecordTooLarge, UnicodeEncodeError):
             self.dropped += 1
             raise
-        self._offer(record)
+        if self._sending:
+            # A signal handler or finalizer has interrupted a send in this very thread, perhaps
+            # in the middle of a record.
+            self._drop()
+            return
+        self._sending = True
+        try:
+            out = 0
+            if self._state is _READY:
+                try:
+                    out = self._connection.send(record, NO_SIGNAL)
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    self._lose(error)
+                if out == len(record):
+                    self.sent += 1
+                    return
+            self._insist(record, out)
+        except BaseException:
+            # Thrown in from outside, perhaps between the socket's taking half a record and our
+            # taking note of it: only a new connection surely stands at the start of a record.
+            self._hang_up()
+            self._drop()
+            raise
+        finally:
+            self._sending = False
 
     def flush(self) -> None:
         """Send what is owed, a record's rest or a gap record, waiting at most ``max_wait``."""
         self.check_process()
-        if self._rest or self._missed != 0:
-            self._offer(b"")
+        if self._sending or not (self._rest or self._missed != 0):
+            return
+        self._sending = True
+        try:
+            self._insist(b"", 0)
+        except BaseException:
+            self._hang_up()  # as in send()
+            raise
+        finally:
+            self._sending = False
 
     def close(self) -> None:
         """Flush and disconnect. The next record connects again, as if it were the first."""
@@ -173,38 +212,17 @@ class Sender:
             self._connection.close()  # no shutdown: the parent goes on using it
         self._begin()
 
-    def _offer(self, record: bytes) -> None:
-        """Send ``record`` after what is owed; an empty one stands for a flush."""
-        if self._sending:
-            # A signal handler or finalizer has interrupted a send in this very thread, perhaps
-            # in the middle of a record.
-            self._drop(record)
-            return
-        self._sending = True
-        try:
-            out = 0
-            if self._state is _READY:
-                try:
-                    out = self._connection.send(record, NO_SIGNAL)
-                except BlockingIOError:
-                    pass
-                except OSError as error:
-                    self._lose(error)
-                if out == len(record):
-                    self.sent += 1
-                    return
-            self._insist(record, out)
-        except BaseException:
-            # Thrown in from outside, perhaps between the socket's taking half a record and our
-            # taking note of it: only a new connection surely stands at the start of a record.
-            self._hang_up()
-            self._drop(record)
-            raise
-        finally:
-            self._sending = False
+    def _is_stuck(self) -> bool:
+        """Whether a record can only be dropped: no attempt to connect is due, or no room is."""
+        if self._state is _AWAY:
+            return self._clock() - self._attempted_at < self._pause
+        return not self._connection.is_writable()
 
     def _insist(self, record: bytes, out: int) -> None:
-        """Send ``record``, of which ``out`` bytes are out, with all that it may take."""
+        """Send ``record``, of which ``out`` bytes are out, with all that it may take.
+
+        An empty record stands for a flush.
+        """
         now = self._clock()
         deadline = now + self._max_wait
         # Round again only after a loss, and then at most once: there is one attempt to connect
@@ -214,9 +232,7 @@ class Sender:
                 if self._state is _READY or out:
                     out = self._connection.send_until(deadline, self._clock, record, out)
                 else:
-                    if record:  # a flush waits even for a congested socket
-                        if not self._connection.is_writable():
-                            break
+                    if record:  # only a flush waits in a congestion
                         deadline = now
                     out = self._send_owed_and(record, deadline)
             except OSError as error:
@@ -225,7 +241,8 @@ class Sender:
             else:
                 self._note(record, out)
                 return
-        self._drop(record)
+        if record:
+            self._drop()
 
     def _send_owed_and(self, record: bytes, deadline: float) -> int:
         """Send what is owed and ``record`` in one go, and return what ``_note`` asks for."""
@@ -256,16 +273,15 @@ class Sender:
         self._state = _BEHIND
         if out > 0:
             self._rest, self._rest_is_record = record[out:], True
-        else:
-            self._drop(record)
+        elif record:
+            self._drop()
 
-    def _drop(self, record: bytes) -> None:
-        if record:
-            self.dropped += 1
-            if self._missed is not None:
-                self._missed += 1
-            if self._state is _READY:
-                self._state = _BEHIND
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self._missed is not None:
+            self._missed += 1
+        if self._state is _READY:
+            self._state = _BEHIND
 
     def _connect(self, now: float) -> bool:
         """Whether there is a connection now. Attempts are limited, failing ones or not.
@@ -304,7 +320,7 @@ class Sender:
         self._connection.close()
         if self._rest:
             if self._rest_is_record:
-                self._drop(self._rest)
+                self._drop()
             else:
                 self._missed = None  # the number was in the gap record
             self._rest = b""

@@ -129,8 +129,12 @@ def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
 ) -> None:
     begun = begin_a_record(sender)
     clock.hurry = False
+    about_to_wait = threading.Event()
+    # The clock is read once for the deadline, and again when the socket turns out to be full.
+    clock.interrupt = lambda: setattr(clock, "interrupt", about_to_wait.set)
     thread = threading.Thread(target=sender.flush)
     thread.start()
+    assert about_to_wait.wait(DEADLINE)
     with private.accept() as incoming:
         for _ in range(begun + 1):
             incoming.line()
@@ -293,6 +297,8 @@ def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
 
     def logging_signal_handler(*_: object) -> None:
         sender.send(notification(number + 1))
+        sender.flush()
+        sender.close()
 
     def interrupt() -> None:  # nothing is read before this, so a record is half sent
         thread.start()
@@ -371,3 +377,19 @@ def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(
     with private.accept() as incoming:
         assert json.loads(incoming.line())["payload"]["dropped"] == 1
         assert json.loads(incoming.line())["number"] == number + 1
+
+
+def test_an_exception_from_outside_ends_a_flush_as_well(
+    private: PrivateSocket, clock: Clock, sender: Sender
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    begun = begin_a_record(sender)
+    with private.accept() as incoming:
+        before = incoming.take(300_000)
+        clock.interrupt = lambda: setattr(clock, "interrupt", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sender.flush()
+        assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
+        assert (before + incoming.rest()).count(b"\n") == begun

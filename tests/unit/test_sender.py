@@ -108,12 +108,14 @@ def test_a_record_over_the_limit_is_refused_and_counted(tmp_path: Path) -> None:
 
 
 def test_the_limit_counts_bytes_and_the_newline_once(tmp_path: Path) -> None:
-    sender = Sender(tmp_path / "none", max_record_size=100)
-    sender.send("x" * 99)
-    sender.send("x" * 99 + "\n")
+    clock = Clock()
+    sender = Sender(tmp_path / "none", max_record_size=100, clock=clock)
+    for fitting in ("x" * 99, "x" * 99 + "\n", "ä" * 49):
+        sender.send(fitting)
+        clock.now += 10
     with pytest.raises(RecordTooLarge):
         sender.send("ä" * 50)
-    assert sender.dropped == 3
+    assert sender.dropped == 4
 
 
 def test_what_is_no_utf8_is_refused_and_counted(tmp_path: Path) -> None:
