@@ -386,10 +386,9 @@ def test_an_exception_from_outside_ends_a_flush_as_well(
         raise KeyboardInterrupt
 
     begun = begin_a_record(sender)
+    clock.interrupt = lambda: setattr(clock, "interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sender.flush()
+    assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
     with private.accept() as incoming:
-        before = incoming.take(300_000)
-        clock.interrupt = lambda: setattr(clock, "interrupt", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            sender.flush()
-        assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
-        assert (before + incoming.rest()).count(b"\n") == begun
+        assert incoming.rest().count(b"\n") == begun
