@@ -19,3 +19,32 @@ class RecordTooLarge(RelayError):  # noqa: N818 (it reads well without "Error")
         )
         self.size = size
         self.limit = limit
+
+
+class BadFilter(RelayError, ValueError):  # noqa: N818
+    """A filter that the relay cannot use; the message says what is wrong with it."""
+
+
+class RelayUnavailable(RelayError):  # noqa: N818
+    """There is no relay, or it lets nobody in, or it has ended the connection."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"no relay at {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class PermissionDenied(RelayError):  # noqa: N818
+    """The process may not connect to the public socket.
+
+    A user becomes a member of a group when logging in: who was added just now logs in again.
+    """
+
+    def __init__(self, path: str, group: str, user: str) -> None:
+        super().__init__(
+            f"{user} may not connect to {path}: it is for the group {group};"
+            f" as root: usermod -aG {group} {user}, then log in again"
+        )
+        self.path = path
+        self.group = group
+        self.user = user

@@ -12,4 +12,5 @@ PUBLIC_SOCKET = "notifications.sock"
 INGEST_SOCKET = "ingest.sock"
 CONTROL_SOCKET = "control.sock"
 
+DEFAULT_PUBLIC_PATH = os.path.join(RUNTIME_DIR, PUBLIC_SOCKET)
 DEFAULT_INGEST_PATH = os.path.join(RUNTIME_DIR, INGEST_SOCKET)
