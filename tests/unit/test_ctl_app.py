@@ -13,7 +13,7 @@ from notif_relayd.ctl.accounts import group_name, user_name
 from notif_relayd.ctl.app import main
 from notif_relayd.ctl.commands import Duration
 
-COMMANDS = ["status", "producers", "subscribers", "top", "disconnect", "send", "complete"]
+COMMANDS = ["status", "producers", "subscribers", "tail", "top", "disconnect", "send", "complete"]
 
 NOBODYS = 2**31 - 7
 """A number that no user and no group has."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notif_relay import records
 from notif_relayd.ctl.errors import CtlError
 from notif_relayd.ctl.formats import named
 
@@ -113,7 +114,7 @@ def test_a_template_that_cannot_work_is_refused_before_any_record(template: str)
 
 
 def test_a_name_that_is_no_format_is_told_what_there_is() -> None:
-    with pytest.raises(CtlError, match=r"no format 'jsn'.* json, short, json-pretty"):
+    with pytest.raises(CtlError, match=r"no format 'jsn'.* short, json, json-pretty"):
         named("jsn")
 
 
@@ -129,6 +130,27 @@ def test_nothing_in_a_record_can_control_the_terminal(form: str, field: str, val
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 1 or form == "json-pretty"
     assert HARMLESS[:9] in shown.replace("\\\\", "\\")
+
+
+@pytest.mark.parametrize(
+    ("dropped", "shown"),
+    [
+        (12, "-- gap: 12 dropped (slow_subscriber) --"),
+        (None, "-- gap: an unknown number dropped (slow_subscriber) --"),
+    ],
+)
+def test_a_gap_is_a_line_of_its_own_for_people_and_a_record_for_programs(
+    dropped: int | None, shown: str
+) -> None:
+    gap = records.gap(dropped, "slow_subscriber")
+    assert named("short")(gap) == named("{event_type}")(gap) == shown
+    assert named("json")(gap).encode() + b"\n" == gap
+    assert json.loads(named("json-pretty")(gap)) == json.loads(gap)
+
+
+@pytest.mark.parametrize("payload", [None, [], {}, HOSTILE, {"dropped": HOSTILE, "reason": [7]}])
+def test_a_gap_that_somebody_made_up_is_shown_all_the_same(payload: object) -> None:
+    assert named("short")(record(event_type=records.GAP, payload=payload)).isprintable()
 
 
 NESTED = st.recursive(

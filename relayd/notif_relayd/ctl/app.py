@@ -25,6 +25,7 @@ from notif_relayd.ctl.commands import Disconnect, ListProducers, ListSubscribers
 from notif_relayd.ctl.complete import Complete
 from notif_relayd.ctl.errors import CtlError
 from notif_relayd.ctl.send import Send
+from notif_relayd.ctl.tail import Tail
 from notif_relayd.ctl.top import Top
 
 PROGRAM = "relayctl"
@@ -78,6 +79,8 @@ class Commands(CommandManager):
         self.add_command("status", ShowStatus)
         self.add_command("producers", ListProducers)
         self.add_command("subscribers", ListSubscribers)
+        self.add_command("tail", Tail)
+        self.add_command("watch", Tail)
         self.add_command("top", Top)
         self.add_command("disconnect", Disconnect)
         self.add_command("send", Send)

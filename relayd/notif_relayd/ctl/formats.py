@@ -14,12 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from notif_relay import records
 from notif_relayd.ctl.errors import CtlError
 
 Format = Callable[[bytes], str]
 """Shows one record, without a newline at the end."""
 
 Fields = Mapping[str, Any]
+
+SHORT = "short"
+
+FORMATS = (SHORT, "json", "json-pretty")
+"""Those that have a name."""
 
 ABSENT = "-"
 """Stands for a field that is missing or null."""
@@ -36,12 +42,14 @@ def named(name: str) -> Format:
     """
     if name == "json":
         return _as_it_came
-    if name in FORMATS:
-        return partial(_shown, FORMATS[name])
+    if name == "json-pretty":
+        return partial(_shown, as_pretty_json)
+    if name == SHORT:
+        return partial(_shown, partial(_told, as_line))
     if "{" in name:
-        return partial(_shown, Template(name))
+        return partial(_shown, partial(_told, Template(name)))
     raise CtlError(
-        f"there is no format {name!r}: give json, {', '.join(FORMATS)}, "
+        f"there is no format {name!r}: give {', '.join(FORMATS)}, "
         "or a template such as '{timestamp} {event_type} {payload[uuid]}'"
     )
 
@@ -72,7 +80,14 @@ def as_pretty_json(fields: Fields) -> str:
     return "\n".join(map(printable, lines))
 
 
-FORMATS = {"short": as_line, "json-pretty": as_pretty_json}
+def _told(form: Callable[[Fields], str], fields: Fields) -> str:
+    """As a line of its own where notifications are missing, else in this form."""
+    payload = fields.get("payload")
+    if fields.get("event_type") != records.GAP or not isinstance(payload, dict):
+        return form(fields)
+    dropped = payload.get("dropped")
+    number = "an unknown number" if dropped is None else _text(dropped)
+    return f"-- gap: {number} dropped ({_text(payload.get('reason'))}) --"
 
 
 class Template(string.Formatter):

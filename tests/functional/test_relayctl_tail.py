@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl tail, in pipes and in a terminal, while the relay comes and goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
+from terminal import CTRL_C, Terminal
+
+from notif_relay import records
+from running import DEADLINE, RunningRelay, record, running_relay, wait_until
+
+
+def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[str]:
+    return [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), name, *arguments]
+
+
+def wait_subscribed(relay: RunningRelay) -> None:
+    """Wait until somebody has subscribed and was answered, so that it misses nothing."""
+    wait_until(
+        lambda: any(each["bytes"] for each in relay.ask("subscribers")), "tail has subscribed"
+    )
+
+
+@contextlib.contextmanager
+def tailing(
+    relay: RunningRelay, *arguments: str, name: str = "tail"
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command(relay, *arguments, name=name), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        try:
+            wait_subscribed(relay)
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode()
+
+
+def finish(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    """Wait for the end: the exit status, and what else was written."""
+    out, complaint = process.communicate(timeout=DEADLINE)
+    return process.returncode, out.decode(), complaint.decode()
+
+
+def send(relay: RunningRelay, *lines: bytes) -> None:
+    with relay.produce() as producer:
+        producer.sendall(b"".join(lines))
+
+
+@pytest.mark.parametrize("name", ["tail", "watch"])
+def test_a_reader_of_a_pipe_gets_each_line_at_once(relay: RunningRelay, name: str) -> None:
+    with tailing(relay, name=name) as process, relay.produce() as producer:
+        for number in range(3):
+            producer.sendall(record("a.b", publisher_id="x", payload={"n": number, "t": "y" * 500}))
+            assert line(process) == f'- INFO  x a.b {{"n": {number}, "t": "{"y" * 500}"}}\n'
+
+
+def test_json_is_byte_for_byte_what_was_sent_and_a_count_ends_it(relay: RunningRelay) -> None:
+    sent = [record("a", number=number, name="høst") for number in range(1000)]
+    with tailing(relay, "-o", "json", "-n", "1000") as process:
+        send(relay, *sent, record("beyond"))
+        assert finish(process) == (0, b"".join(sent).decode(), "")
+
+
+def test_only_what_matches_all_options_is_shown(relay: RunningRelay) -> None:
+    wanted = ("--event-type", "compute.*", "--event-type", "volume.?", "--priority", "error")
+    with tailing(
+        relay, *wanted, "--publisher", "host-1:*", "-o", "{event_type}", "-n", "2"
+    ) as process:
+        send(
+            relay,
+            record("port.create", "ERROR", publisher_id="host-1:a"),
+            record("compute.create", "INFO", publisher_id="host-1:a"),
+            record("compute.create", "ERROR", publisher_id="host-2:a"),
+            record("compute.create", "ERROR", publisher_id="host-1:a"),
+            record("volume.xx", "ERROR", publisher_id="host-1:a"),
+            record("volume.x", "ERROR", publisher_id="host-1:a"),
+        )
+        assert finish(process) == (0, "compute.create\nvolume.x\n", "")
+
+
+def test_a_template_is_filled_in_for_each(relay: RunningRelay) -> None:
+    with tailing(relay, "-o", "{event_type}: {payload[uuid]}", "-n", "2") as process:
+        send(relay, record("a", payload={"uuid": "i-1"}), record("b"))
+        assert finish(process) == (0, "a: i-1\nb: -\n", "")
+
+
+def test_a_gap_is_a_line_of_its_own_and_does_not_count(relay: RunningRelay) -> None:
+    gap = records.gap(12, "producer_congested")
+    with tailing(relay, "-o", "{event_type}", "-n", "2") as process:
+        send(relay, record("a"), gap, record("b"))
+        assert finish(process) == (0, "a\n-- gap: 12 dropped (producer_congested) --\nb\n", "")
+
+
+def test_who_reads_too_slowly_is_told_how_many_it_lost(directory: Path) -> None:
+    number = 3000
+    with running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay:
+        with tailing(relay, "-o", "json", "--event-type", "test.*") as process:
+            process.send_signal(signal.SIGSTOP)
+            send(relay, *(record(payload="x" * 2000) for _ in range(number)))
+            relay.wait_status(records_received=number)
+            process.send_signal(signal.SIGCONT)
+            lines = []
+            while len(lines) < number:
+                lines.append(json.loads(line(process)))
+                if lines[-1]["event_type"] == records.GAP:
+                    number -= lines[-1]["payload"]["dropped"] - 1
+        assert number < 3000
+
+
+def test_a_time_ends_it(relay: RunningRelay) -> None:
+    with subprocess.Popen(
+        command(relay, "--for", "0.2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert finish(process) == (0, "", "")
+
+
+def test_a_time_ends_it_beside_a_relay_that_is_stopped(relay: RunningRelay) -> None:
+    relay.process.send_signal(signal.SIGSTOP)
+    assert relayctl(relay.directory, "tail", "--for", "0.2").returncode == 0
+
+
+def test_ctrl_c_ends_it_without_a_word(relay: RunningRelay) -> None:
+    with tailing(relay) as process:
+        process.send_signal(signal.SIGINT)
+        assert finish(process) == (130, "", "")
+
+
+def test_a_reader_that_has_left_ends_it_without_a_word(relay: RunningRelay) -> None:
+    with tailing(relay) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        send(relay, record())
+        assert process.wait(DEADLINE) == 141
+        assert process.stderr.read() == b""
+
+
+def test_it_goes_on_with_the_next_relay_and_says_that_something_may_be_missing(
+    directory: Path,
+) -> None:
+    with running_relay(directory) as first, tailing(first, "-o", "{event_type}") as process:
+        send(first, record("before"))
+        assert line(process) == "before\n"
+        assert first.stop() == 0
+        (directory / "notify.sock").unlink()
+        with running_relay(directory) as second:
+            wait_subscribed(second)
+            send(second, record("after"))
+            assert line(process) == "-- gap: an unknown number dropped (relay_restarted) --\n"
+            assert line(process) == "after\n"
+
+
+def test_without_reconnecting_it_ends_with_the_relay(relay: RunningRelay) -> None:
+    with tailing(relay, "--no-reconnect") as process:
+        assert relay.stop() == 0
+        status, out, complaint = finish(process)
+    assert (status, out) == (3, "")
+    assert re.fullmatch(rf"relayctl: no relay at {relay.public}: [^\n]+\n", complaint)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-reconnect"]])
+def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) -> None:
+    done = relayctl(directory, "tail", *options)
+    assert_refused(done, 3, f"no relay at {directory}/notifications.sock: there is no such socket")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-o", "jsn"], "there is no format 'jsn'"),
+        (["-o", "{payload.x}"], "the template '{payload.x}' cannot be used"),
+        (["-n", "0"], "argument -n/--count: invalid number value: '0'"),
+        (["--for", "nan"], "argument --for: invalid seconds value: 'nan'"),
+        (["--event-type", "x" * 257], "257 characters"),
+        (["--sock-path", "/" + "x" * 200], "at most 107 bytes"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    relay: RunningRelay, arguments: list[str], complaint: str
+) -> None:
+    assert_refused(relayctl(relay.directory, "tail", *arguments), 1, complaint)
+
+
+@needs_root
+def test_who_may_not_subscribe_is_told_so(relay: RunningRelay) -> None:
+    relay.directory.chmod(0o755)
+    relay.public.chmod(0o600)
+    done = relayctl_as_nobody(relay.directory, "tail")
+    assert_refused(done, 4, f"may not connect to {relay.public}")
+
+
+@contextlib.contextmanager
+def tailing_in_terminal(
+    relay: RunningRelay, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Terminal]:
+    with Terminal(*command(relay, *arguments), columns=60, environment=environment) as terminal:
+        wait_subscribed(relay)
+        yield terminal
+
+
+def test_a_terminal_shows_errors_in_red_and_warnings_in_yellow(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay, "-o", "{event_type}") as terminal:
+        send(relay, record("plain"), record("failed", "error"), record("odd", "WARN"), record("z"))
+        terminal.wait_for(r"z\r\n")
+        assert terminal.output == "plain\r\n\x1b[31mfailed\x1b[m\r\n\x1b[33modd\x1b[m\r\nz\r\n"
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_who_wants_no_colours_gets_none(relay: RunningRelay, variable: dict[str, str]) -> None:
+    with tailing_in_terminal(relay, "-o", "{event_type}", environment=variable) as terminal:
+        send(relay, record("failed", "ERROR"), record("z"))
+        terminal.wait_for(r"z\r\n")
+        assert terminal.output == "failed\r\nz\r\n"
+
+
+def test_json_has_no_colours_in_a_terminal(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay, "-o", "json") as terminal:
+        send(relay, record("failed", "ERROR"))
+        terminal.wait_for(r"}\r\n")
+        assert terminal.output.encode() == record("failed", "ERROR")[:-1] + b"\r\n"
+
+
+def test_a_line_is_cut_off_at_the_terminals_width(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay) as terminal:
+        send(relay, record("long.one", payload="x" * 100), record("short.one"))
+        terminal.wait_for(r"short.one -\r\n")
+        first, second, _ = terminal.screen.split("\r\n")
+        assert len(first) == 60
+        assert first.endswith("x…")
+        assert second == "- INFO  - short.one -"
+
+
+def test_a_record_cannot_control_the_terminal(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay) as terminal:
+        send(relay, record("a\x1b[2Jb", "IN\x07FO", payload="\x9b2J"), record("z"))
+        terminal.wait_for(r" z -\r\n")
+        assert "\x1b" not in terminal.output
+        assert "\x07" not in terminal.output
+        assert r"a\u001b[2Jb \u009b2J" in terminal.output
+
+
+def test_ctrl_c_in_a_terminal_ends_it_without_a_word(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay) as terminal:
+        terminal.press(CTRL_C)
+        assert terminal.finish() == 130
+        assert terminal.output in ("", "^C")
+        assert terminal.is_as_before()
