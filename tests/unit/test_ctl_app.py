@@ -4,16 +4,27 @@
 from __future__ import annotations
 
 import pwd
+import re
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 from cliff.columns import FormattableColumn
 
 from notif_relay import __version__
 from notif_relayd.ctl.accounts import group_name, user_name
-from notif_relayd.ctl.app import main
+from notif_relayd.ctl.app import Relayctl, main
 from notif_relayd.ctl.commands import Duration
 
 COMMANDS = ["status", "producers", "subscribers", "tail", "top", "disconnect", "send", "complete"]
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+EXAMPLES = [
+    *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
+    *(Relayctl().command_manager.find_command([name])[0].example for name in COMMANDS),
+]
 
 NOBODYS = 2**31 - 7
 """A number that no user and no group has."""
@@ -63,6 +74,27 @@ def test_each_command_has_help_with_an_example(
     assert out.startswith(f"usage: relayctl {command} ")
     assert f"Example: relayctl {command} " in out
     assert err == ""
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_what_readme_and_the_help_tell_to_type_is_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    for operator in {"|", ">"} & set(words):
+        words = words[: words.index(operator)]
+    relayctl = Relayctl()
+    command_class, name, rest = relayctl.command_manager.find_command(words[1:])
+    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits where it is not
+
+
+def test_bash_can_read_what_completes_all_commands_and_their_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["complete"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
+    assert {*COMMANDS, "watch", "help"} == set(names)
+    assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 
 def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
