@@ -56,12 +56,12 @@ class Subscriber(Subscription):
             TimeoutError: nothing came for ``timeout`` seconds; it may be called again.
             RelayError: as with ``notif_relay.subscribe``.
         """
-        for notification in self._stream.ready:
+        for notification in self._ready:
             return notification
         deadline = self._deadline()
         await self._begin(deadline)
         while not self._closed:
-            for notification in self._stream.ready:
+            for notification in self._ready:
                 return notification
             if self._socket is None:
                 await self._connect_until(deadline)

@@ -14,10 +14,15 @@ import datetime as dt
 import functools
 import json
 import re
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 _ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
 _PUBLISHER_AT = _ID_END + len('", "publisher_id": "')
+
+_RELAY = b"notif-relayd."
+_publisher: Callable[[bytes], bytes] = itemgetter(slice(_PUBLISHER_AT, _PUBLISHER_AT + len(_RELAY)))
 
 _LONGEST_HEAD = 1024
 """Bytes; a record whose payload begins later than that is decoded as a whole."""
@@ -38,8 +43,13 @@ def _event_type(head: bytes) -> str | None:
 
 
 def is_from_relay(record: bytes) -> bool:
-    """Whether the library made the record (``records.py``), here or in the relay or a producer."""
-    return record.startswith(b"notif-relayd.", _PUBLISHER_AT)
+    """Whether the library made the record (``records.py``), in the relay or in a producer."""
+    return _publisher(record) == _RELAY
+
+
+def any_from_relay(records: Iterable[bytes]) -> bool:
+    """Whether the library made one of the records: one call, as every record is asked."""
+    return _RELAY in map(_publisher, records)
 
 
 class Notification:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
 from notif_relay.errors import BadFilter, RelayError, RelayUnavailable
-from notif_relay.notification import Gap, Notification, is_from_relay
+from notif_relay.notification import Gap, Notification, any_from_relay, is_from_relay
 
 OnGap = Callable[[Gap], object]
 
@@ -35,8 +35,6 @@ class Stream:
     """
 
     def __init__(self, path: str, on_gap: OnGap | None) -> None:
-        self.ready: Iterator[Notification] = iter(())
-        """What is there to be read."""
         self.flowing = False
         """Whether the filter is in force."""
         self._path = path
@@ -45,24 +43,23 @@ class Stream:
         """The record that is not complete yet, in pieces: a long one comes in many."""
         self._gap_owed = False
 
-    def receive(self, data: bytes) -> None:
-        """Take what the relay sent, at least one byte; ``ready`` must be exhausted.
+    def receive(self, data: bytes) -> Iterator[Notification]:
+        """Take what the relay sent, at least one byte, and give what is in it for the reader.
 
         Raises:
             BadFilter: the relay cannot use the filter.
             RelayUnavailable: the relay does not let one more subscriber in.
         """
         lines = self._lines(data)
-        if self.flowing and not any(map(is_from_relay, lines)):
-            self.ready = map(Notification, lines)
-        elif self._on_gap is None:
-            self.ready = iter(self._sorted_out(lines))
-        else:
-            # Told when the reader gets there. A callback that raises leaves the rest to be read.
-            self.ready = filter(self._is_no_gap, self._sorted_out(lines))
+        if self.flowing and not any_from_relay(lines):
+            return map(Notification, lines)
+        if self._on_gap is None:
+            return iter(self._sorted_out(lines))
+        # Told when the reader gets there. A callback that raises leaves the rest to be read.
+        return filter(self._is_no_gap, self._sorted_out(lines))
 
     def end(self) -> None:
-        """The connection has ended; what is ``ready`` may still be read."""
+        """The connection has ended; what was given may still be read."""
         self._gap_owed |= self.flowing
         self.flowing = False
         self._torn.clear()

@@ -89,7 +89,7 @@ class Subscriber(Subscription):
             TimeoutError: nothing came for ``timeout`` seconds; it may be called again.
             RelayError: as in the beginning.
         """
-        for notification in self._stream.ready:
+        for notification in self._ready:
             return notification
         return self._wait()
 
@@ -121,7 +121,7 @@ class Subscriber(Subscription):
             with self._waiting:
                 while not self._closed:
                     # Another thread may have read while this one waited for the lock.
-                    for notification in self._stream.ready:
+                    for notification in self._ready:
                         return notification
                     if self._socket is None:
                         self._connect_until(deadline)

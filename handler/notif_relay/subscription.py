@@ -17,9 +17,11 @@ import pwd
 import random
 import socket
 import time
+from collections.abc import Iterator
 
 from notif_relay.connection import NO_SIGNAL, checked_path
 from notif_relay.errors import BadFilter, PermissionDenied, RelayUnavailable
+from notif_relay.notification import Notification
 from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap, Stream
 
@@ -56,6 +58,8 @@ class Subscription:
         """The public socket."""
         self._request = filter_request(event_type, priority, publisher_id)
         self._stream = Stream(self.path, on_gap)
+        self._ready: Iterator[Notification] = iter(())
+        """What was read; to be exhausted before more is."""
         self._timeout = timeout
         self._reconnect = reconnect
         self._closed = False
@@ -107,7 +111,7 @@ class Subscription:
             data = sock.recv(READ_SIZE)
             if not data:
                 raise EOFError
-            self._stream.receive(data)
+            self._ready = self._stream.receive(data)
         except (BlockingIOError, TimeoutError):
             raise
         except BadFilter:
@@ -149,7 +153,7 @@ class Subscription:
 
     def _discard(self) -> None:
         """Leave nothing to be read, and no socket open."""
-        self._stream.ready = iter(())
+        self._ready = iter(())
         self._hang_up()
 
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a subscriber asks for, and what it cannot ask for; the relay's own limits are the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notif_relay import BadFilter, RelayError
+from notif_relay import request as client
+from notif_relay.request import Patterns, filter_request
+from notif_relayd import filters, requests
+
+
+def test_limits_are_those_of_the_relay() -> None:
+    assert client.MAX_PATTERNS == filters.MAX_PATTERNS
+    assert client.MAX_PATTERN_SIZE == filters.MAX_PATTERN_SIZE
+    assert client.MAX_SIZE == requests.MAX_SIZE
+
+
+def test_without_patterns_everything_is_asked_for() -> None:
+    assert json.loads(filter_request(None, None, None)) == {"filter": {}}
+
+
+def test_one_string_is_one_pattern_and_any_iterable_gives_several() -> None:
+    request = filter_request("a.*", iter(["ERROR", "warn"]), ("x:*", "é"))
+    assert request.endswith(b"\n")
+    assert json.loads(request) == {
+        "filter": {
+            "event_type": ["a.*"],
+            "priority": ["ERROR", "warn"],
+            "publisher_id": ["x:*", "é"],
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("patterns", "says"),
+    [
+        ([], "event_type has no patterns"),
+        (["a"] * 65, "event_type has 65 patterns; at most 64"),
+        ("a" * 257, "has 257 characters; at most 256"),
+        ([1], "must be a string, not 1"),
+        ("\ud800", "surrogate"),
+    ],
+)
+def test_what_the_relay_would_refuse_is_refused_before_it_is_asked(
+    patterns: Patterns, says: str
+) -> None:
+    with pytest.raises(BadFilter, match=says):
+        filter_request(patterns, None, None)
+
+
+def test_a_bad_filter_is_an_error_of_the_library_and_a_value_error() -> None:
+    assert issubclass(BadFilter, RelayError)
+    assert issubclass(BadFilter, ValueError)
+
+
+def test_a_request_line_is_at_most_64_kib_long() -> None:
+    most = ["\U0001f600" * 256] * 63
+    assert len(filter_request(most, None, None)) <= 64 * 1024
+    with pytest.raises(BadFilter, match="the filter takes 6"):
+        filter_request([*most, "\U0001f600" * 256], None, None)
+
+
+PATTERNS = st.one_of(st.none(), st.text(max_size=260), st.lists(st.text(max_size=20), max_size=66))
+
+
+@given(PATTERNS, PATTERNS, PATTERNS)
+def test_the_relay_takes_every_request_that_is_made(
+    event_type: Patterns, priority: Patterns, publisher_id: Patterns
+) -> None:
+    try:
+        request = filter_request(event_type, priority, publisher_id)
+    except BadFilter:
+        return
+    requests.parse(request.rstrip(b"\n"))
