@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from notif_relay.sender import Sender
 from running import DEADLINE, record
 
 
@@ -130,6 +131,20 @@ class PrivateSocket:
         finally:
             self.socket.settimeout(DEADLINE)
         return False
+
+
+def room(private: PrivateSocket) -> int:
+    """How many bytes of one large record the kernel takes while nobody reads.
+
+    Half as much again is a record that is surely cut, and whose rest fits once all is read.
+    """
+    sender = Sender(private.path, max_wait=0, max_record_size=1 << 24)
+    sender.send("x" * (1 << 23))
+    with private.accept() as incoming:
+        taken = len(incoming.take())
+    sender.close()
+    assert taken < 1 << 23
+    return taken
 
 
 class Script:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from listening import Incoming, PrivateSocket, explained, notification
+from listening import Incoming, PrivateSocket, explained, notification, room
 
 from notif_relay.sender import Sender
 from running import DEADLINE, wait_until
@@ -51,7 +51,7 @@ def clock() -> Clock:
 def sender(private: PrivateSocket, clock: Clock) -> Iterator[Sender]:
     """In a hurry: a full socket is not waited for."""
     clock.hurry = True
-    sender = Sender(private.path, max_wait=DEADLINE, clock=clock)
+    sender = Sender(private.path, max_wait=DEADLINE, max_record_size=1 << 24, clock=clock)
     yield sender
     clock.hurry = True
     sender.close()
@@ -66,14 +66,13 @@ def fill(sender: Sender) -> int:
     return number - 1
 
 
-def begin_a_record(sender: Sender) -> int:
-    """Send large records until one is half sent, and tell its number."""
-    number = 0
-    while sender.sent == number:
-        sender.send(notification(number, LARGEST))
-        number += 1
-    assert sender.dropped == 0
-    return number - 1
+def begin_a_record(private: PrivateSocket, sender: Sender) -> int:
+    """Send a record that goes out in half, and tell its number."""
+    size = room(private) * 3 // 2
+    sender.send(notification(0))
+    sender.send(notification(1, size))
+    assert (sender.sent, sender.dropped) == (1, 0)
+    return 1
 
 
 def test_the_number_dropped_is_told_right_before_the_next_record(
@@ -127,7 +126,7 @@ def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
 def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     clock.hurry = False
     about_to_wait = threading.Event()
     # The clock is read once for the deadline, and again when the socket turns out to be full.
@@ -176,7 +175,7 @@ def test_a_record_waits_for_a_socket_that_is_read_in_time(
 def test_a_half_sent_record_is_finished_before_anything_else(
     private: PrivateSocket, sender: Sender
 ) -> None:
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     sender.send(notification(begun + 1))
     assert (sender.sent, sender.dropped) == (begun, 1)
     with private.accept() as incoming:
@@ -192,7 +191,7 @@ def test_a_half_sent_record_is_finished_before_anything_else(
 def test_flush_waits_for_a_socket_that_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     clock.hurry = False
     thread = threading.Thread(target=sender.flush)
     thread.start()
@@ -206,7 +205,7 @@ def test_flush_waits_for_a_socket_that_is_read_in_time(
 def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
     private: PrivateSocket, sender: Sender
 ) -> None:
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     sender.send("{}")
     with private.accept() as incoming:
         data = incoming.take()
@@ -220,7 +219,7 @@ def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
 def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     sender.close()
     assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
     with private.accept() as incoming:
@@ -241,13 +240,9 @@ def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Incoming
     The kernel takes as many bytes of one large record as of another. A record twice as long,
     less a few bytes, leaves a rest that fits, and room for those few bytes of the gap record.
     """
-    room = Sender(private.path, max_wait=0, max_record_size=1 << 26)
-    room.send("x" * (1 << 25))
-    with private.accept() as incoming:
-        taken = len(incoming.take())
-    room.close()
+    taken = room(private)
     now = 0.0
-    sender = Sender(private.path, max_wait=0, max_record_size=1 << 26, clock=lambda: now)
+    sender = Sender(private.path, max_wait=0, max_record_size=1 << 24, clock=lambda: now)
     sender.send("x" * (2 * taken - 101))
     sender.send("missed")
     with private.accept() as incoming:
@@ -385,7 +380,7 @@ def test_an_exception_from_outside_ends_a_flush_as_well(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    begun = begin_a_record(sender)
+    begun = begin_a_record(private, sender)
     clock.interrupt = lambda: setattr(clock, "interrupt", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sender.flush()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts, explained
+from listening import PrivateSocket, Scripts, explained, room
 
 from running import DEADLINE
 
@@ -130,22 +130,19 @@ def test_a_fork_that_python_does_not_know_of_is_noticed(
 
 
 FORKING_WITH_A_HALF_SENT_RECORD = (
-    LOGGER.replace("sys.argv[1])", "sys.argv[1], max_wait=0)")
+    LOGGER.replace("sys.argv[1])", "sys.argv[1], 0, 1 << 24)")
     + """
-number = 0
-while handler.stats().sent == number:
-    logger.info(json.dumps({"number": number, "payload": "x" * 1000000}))
-    number += 1
-logger.info(json.dumps({"number": number}))  # missed
+logger.info(json.dumps({"number": 0}))
+logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # goes out in half
+logger.info(json.dumps({"number": 2}))  # missed
 pid = os.fork()
 if not pid:
     logger.info(json.dumps({"child": 1}))
     show_stats("child")
     sys.exit()
 os.waitpid(pid, 0)
-print(number, flush=True)
 sys.stdin.readline()
-logger.info(json.dumps({"number": number + 1}))
+logger.info(json.dumps({"number": 3}))
 show_stats("parent")
 """
 )
@@ -154,17 +151,18 @@ show_stats("parent")
 def test_what_the_parent_owes_is_not_sent_by_the_child(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
-    script = scripts.run("-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path)
+    script = scripts.run(
+        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, room(private) * 3 // 2
+    )
     with private.accept() as parent, private.accept() as child:
         assert child.rest() == b'{"child": 1}\n'
         assert script.line() == "child 1 0 0"
-        number = int(script.line())
         data = parent.take()
         assert not data.endswith(b"\n")
         script.go_on()
         lines = (data + parent.rest()).splitlines(keepends=True)
-    assert explained(lines) == (number + 2, number + 1, False)
-    assert script.finish() == f"parent {number + 1} 1 0\n"
+    assert explained(lines) == (4, 3, False)
+    assert script.finish() == "parent 3 1 0\n"
 
 
 DAEMON = (
@@ -223,14 +221,12 @@ def test_workers_of_multiprocessing_have_connections_of_their_own(
 
 
 AT_EXIT = (
-    LOGGER.replace("sys.argv[1])", "sys.argv[1], max_wait=0)")
+    LOGGER.replace("sys.argv[1])", "sys.argv[1], 0, 1 << 24)")
     + """
-number = 0
-while handler.stats().sent == number:
-    logger.info(json.dumps({"number": number, "payload": "x" * 1000000}))
-    number += 1
-logger.info(json.dumps({"number": number}))  # missed
-print(number, flush=True)
+logger.info(json.dumps({"number": 0}))
+logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # goes out in half
+logger.info(json.dumps({"number": 2}))  # missed
+show_stats("before exit")
 sys.stdin.readline()
 """
 )
@@ -239,13 +235,13 @@ sys.stdin.readline()
 def test_at_exit_the_rest_and_the_gap_record_still_go_out(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
-    script = scripts.run("-c", AT_EXIT, private.path)
-    number = int(script.line())
+    script = scripts.run("-c", AT_EXIT, private.path, room(private) * 3 // 2)
+    assert script.line() == "before exit 1 1 0"
     with private.accept() as incoming:
         data = incoming.take()
         script.go_on()
         lines = (data + incoming.rest()).splitlines(keepends=True)
-    assert explained(lines) == (number + 1, number, False)
+    assert explained(lines) == (3, 2, False)
     assert script.finish() == ""
 
 
