@@ -16,9 +16,13 @@ from running import DEADLINE
 RELAYCTL = os.fspath(Path(sys.executable).with_name("relayctl"))
 
 AS_NOBODY = """
-import os, sys
+import contextlib, io, os, sys
 from notif_relayd.ctl.app import main
-main(["help", "status"])  # reads what only this user may be able to read
+# First as root, to import what only root may be able to read.
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["help", "status"])
+    if "top" in sys.argv:
+        main(sys.argv[1:])
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
