@@ -156,6 +156,7 @@ def test_a_gap_that_somebody_made_up_is_shown_all_the_same(payload: object) -> N
 NESTED = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 

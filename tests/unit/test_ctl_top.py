@@ -49,7 +49,7 @@ def subscriber(number: int, count: int, lag: int = 0) -> SubscriberStatus:
 def shown(frame: Frame, lines: int | None = None) -> str:
     out = io.StringIO()
     Console(file=out, width=120, height=lines).print(
-        page(frame) if lines is None else whole_screen(frame)
+        page(frame) if lines is None else whole_screen(frame, lines)
     )
     return out.getvalue()
 
@@ -145,7 +145,8 @@ def test_the_ring_is_a_bar_as_full_as_it_is(ring: int, filled: int) -> None:
 def test_many_rows_are_all_on_a_page_and_leave_the_screen_its_other_tables() -> None:
     crowd = [producer(number, 0, f"nova-{number}.") for number in range(200)]
     frame = Frame(between(None, Sample(1.0, status(), crowd, [])), [], None, None, View())
-    assert all(f"nova-{number}." in shown(frame) for number in range(200))
+    text = shown(frame)
+    assert all(f"nova-{number}." in text for number in range(200))
     screen = shown(frame, lines=24)
     assert screen.count("\n") <= 24
     assert "subscribers: 0" in screen

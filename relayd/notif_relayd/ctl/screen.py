@@ -30,12 +30,12 @@ HEAD_LINES = 5
 BAR_WIDTH = 30
 
 
-def whole_screen(frame: Frame) -> Layout:
-    """For a terminal: tables that have no room are cut off."""
+def whole_screen(frame: Frame, lines: int) -> Layout:
+    """For a terminal of so many lines: what has no room is cut off."""
     layout = Layout()
     layout.split_column(
         Layout(_head(frame), size=HEAD_LINES),
-        *(Layout(table) for table in _tables(frame)),
+        *(Layout(table) for table in _tables(frame, lines)),
         Layout(Text(KEYS, style="reverse"), size=1),
     )
     return layout
@@ -71,13 +71,15 @@ def _flow(way: str, records: Rate, size: Rate, **totals: int) -> Text:
     return Text(f"{way} {_count(records)} records/s, {_size(size)}/s{counts}")
 
 
-def _tables(frame: Frame) -> list[Table]:
+def _tables(frame: Frame, rows: int | None = None) -> list[Table]:
+    """The tables, with no more than so many rows each, since rich is slow with thousands."""
     traffic, view = frame.traffic, frame.view
     tables = [
-        _connections(f"producers: {len(traffic.producers)}", traffic.producers, view.orders[0]),
-        _connections(
-            f"subscribers: {len(traffic.subscribers)}", traffic.subscribers, view.orders[1]
-        ),
+        _connections(f"{kind}: {len(connections)}", order.apply(connections)[:rows], order)
+        for kind, connections, order in (
+            ("producers", traffic.producers, view.orders[0]),
+            ("subscribers", traffic.subscribers, view.orders[1]),
+        )
     ]
     tables[view.focus].title_style = "bold reverse"
     types = _table("busiest event types")
@@ -100,7 +102,7 @@ def _connections(title: str, rows: Sequence[tuple[Any, ...]], order: Order) -> T
             justify="left" if name in TEXTS else "right",
             no_wrap=True,
         )
-    for row in order.apply(rows):
+    for row in rows:
         cells = zip(order.columns, row, strict=True)
         table.add_row(*(Text(_SHOWN.get(name, str)(value)) for name, value in cells))
     return table

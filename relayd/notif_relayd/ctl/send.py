@@ -76,19 +76,18 @@ class Send(CtlCommand):
         payloads: Iterable[bytes] = sys.stdin.buffer if many else [_as_bytes(arguments.payload)]
         path = arguments.ingest_path or self.beside_control(paths.INGEST_SOCKET)
         sender = Sender(path, max_wait=PATIENCE)
-        try:
-            for number, payload in enumerate(payloads, start=1):
-                where = f"line {number} of the input: " if many else ""
-                try:
-                    sender.send(_notification(arguments, payload))
-                except (ValueError, RecursionError) as error:
-                    raise CtlError(f"{where}the payload is not JSON: {error}") from None
-                except RecordTooLarge as error:
-                    raise CtlError(f"{where}{error}") from None
-                if sender.sent != number:
-                    raise _undelivered(where, sender.path)
-        finally:
-            sender.close()
+        for number, payload in enumerate(payloads, start=1):
+            where = f"line {number} of the input: " if many else ""
+            try:
+                sender.send(_notification(arguments, payload))
+            except (ValueError, RecursionError) as error:
+                raise CtlError(f"{where}the payload is not JSON: {error}") from None
+            except RecordTooLarge as error:
+                raise CtlError(f"{where}{error}") from None
+            if sender.sent != number:
+                # Not closed, which would wait once more for what was half sent.
+                raise _undelivered(where, sender.path)
+        sender.close()
 
 
 def _as_bytes(argument: str) -> bytes:

@@ -88,7 +88,7 @@ class Top(Question):
             Live(console=console, screen=True, auto_refresh=False) as live,
         ):
             for frame in self._frames(arguments, keys):
-                live.update(whole_screen(frame), refresh=True)
+                live.update(whole_screen(frame, console.height), refresh=True)
 
     def _frames(self, arguments: argparse.Namespace, keys: Keys | None) -> Iterator[Frame]:
         """A frame whenever there are new figures, and whenever a key was pressed.
