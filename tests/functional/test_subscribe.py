@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from listening import PrivateSocket, Scripts
+from subscribing import number, open_sockets
 
 from notif_relay import (
     BadFilter,
@@ -33,21 +34,6 @@ from producing import numbered
 from running import DEADLINE, RunningRelay, record, running_relay, wait_until
 
 MIB = 1024 * 1024
-
-
-def number(notification: Notification) -> int:
-    value = json.loads(notification.raw)["number"]
-    assert isinstance(value, int)
-    return value
-
-
-def open_sockets() -> list[str]:
-    """The sockets that this process has, by their inodes."""
-    found = []
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    return sorted(name for name in found if name.startswith("socket:"))
 
 
 @pytest.fixture
