@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -456,3 +457,22 @@ def test_green_threads_read_and_let_the_others_run(relay: RunningRelay) -> None:
         with relay.produce() as producer:
             producer.sendall(record("green") + record("also.green"))
             assert script.finish() == "green also.green\n"
+
+
+def test_the_readme_s_way_to_read_from_python_works(directory: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [example] = re.findall(r"^```python\n(from notif_relay .*?)^```$", readme, re.DOTALL | re.M)
+    code = example.replace(
+        "subscribe(event", f"subscribe({str(directory / 'notifications.sock')!r}, event"
+    )
+    assert code != example
+    with Scripts() as scripts:
+        with running_relay(directory) as relay:
+            script = scripts.run("-u", "-c", code)
+            wait_until(lambda: relay.status()["bytes_delivered"], "it has its answer")
+            with relay.produce() as producer:
+                producer.sendall(record("volume.x", "ERROR") + record("compute.x", "DEBUG"))
+                producer.sendall(record("compute.broken", "ERROR", payload={"n": 1}))
+            assert script.line() == "None compute.broken {'n': 1}"
+        with next_relay(directory):
+            assert script.line() == "some notifications are missing"
