@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -38,11 +39,14 @@ def tailing(
     process = subprocess.Popen(
         command(relay, *arguments, name=name), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    patience = threading.Timer(DEADLINE, process.kill)  # so that no read waits for ever
+    patience.start()
     with process:
         try:
             wait_subscribed(relay)
             yield process
         finally:
+            patience.cancel()
             process.kill()
 
 
@@ -207,9 +211,14 @@ def test_who_may_not_subscribe_is_told_so(relay: RunningRelay) -> None:
 
 @contextlib.contextmanager
 def tailing_in_terminal(
-    relay: RunningRelay, *arguments: str, environment: Mapping[str, str] | None = None
+    relay: RunningRelay,
+    *arguments: str,
+    columns: int = 60,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Terminal]:
-    with Terminal(*command(relay, *arguments), columns=60, environment=environment) as terminal:
+    with Terminal(
+        *command(relay, *arguments), columns=columns, environment=environment
+    ) as terminal:
         wait_subscribed(relay)
         yield terminal
 
@@ -244,6 +253,13 @@ def test_a_line_is_cut_off_at_the_terminals_width(relay: RunningRelay) -> None:
         assert len(first) == 60
         assert first.endswith("x…")
         assert second == "- INFO  - short.one -"
+
+
+def test_a_line_is_whole_where_the_terminal_does_not_know_its_width(relay: RunningRelay) -> None:
+    with tailing_in_terminal(relay, columns=0) as terminal:
+        send(relay, record("long.one", payload="x" * 100))
+        terminal.wait_for(r"x\r\n")
+        assert terminal.output == f"- INFO  - long.one {'x' * 100}\r\n"
 
 
 def test_a_record_cannot_control_the_terminal(relay: RunningRelay) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl: what a running relay tells about itself."""
+"""relayctl: asks a running relay, watches what goes through it, and tries it out."""

@@ -79,7 +79,7 @@ class Tail(CtlCommand):
         path = arguments.sock_path or self.beside_control(paths.PUBLIC_SOCKET)
         shown = 0
         with (
-            contextlib.suppress(TimeoutError),
+            contextlib.suppress(TimeoutError),  # the time is up
             _explained(),
             notif_relay.subscribe(
                 path,
@@ -107,7 +107,8 @@ class Printer:
     def __init__(self, out: TextIO, form: str) -> None:
         self._format = named(form)
         self._out = out.buffer
-        self._terminal = out.fileno() if out.isatty() and not form.startswith("json") else None
+        is_json = form in {"json", "json-pretty"}
+        self._terminal = out.fileno() if out.isatty() and not is_json else None
         self._cuts = form == SHORT
         self._colours = {}
         if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
@@ -118,7 +119,7 @@ class Printer:
         text = self._format(notification.raw)
         if self._terminal is not None:
             columns = os.get_terminal_size(self._terminal).columns
-            if self._cuts and len(text) > columns:
+            if self._cuts and 0 < columns < len(text):  # 0 where it does not know its width
                 text = text[: columns - 1] + "…"
             colour = self._colours.get(_priority(notification))
             if colour:
