@@ -10,6 +10,7 @@ subscribers lose the relay at the same instant. (Exponential backoff with full j
 Brooker, "Exponential Backoff And Jitter", 2015.)
 """
 
+import contextlib
 import errno
 import grp
 import os
@@ -162,8 +163,10 @@ def _connected(path: str, request: bytes) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.connect(path)
-        if sock.send(request, NO_SIGNAL) < len(request):
-            raise OSError(errno.EAGAIN, "it does not take the request")
+        # A relay that is full has perhaps hung up by now; what it said is still to be read.
+        with contextlib.suppress(BrokenPipeError):
+            if sock.send(request, NO_SIGNAL) < len(request):
+                raise BlockingIOError(errno.EAGAIN, "it does not take the request")
     except PermissionError:
         sock.close()
         raise PermissionDenied(path, _group(path), _user()) from None
