@@ -37,7 +37,10 @@ def tailing(
     relay: RunningRelay, *arguments: str, name: str = "tail"
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command(relay, *arguments, name=name), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(relay, *arguments, name=name),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
     )
     patience = threading.Timer(DEADLINE, process.kill)  # so that no read waits for ever
     patience.start()
