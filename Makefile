@@ -45,8 +45,9 @@ lint: .venv/.made ## ruff and mypy
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 
-bench: .venv/.made ## what emitting a notification costs, against the standard library's handler
-	@.venv/bin/python bench/emit.py
+bench: .venv/.made ## what emitting, filtering and reading cost, as ratios measured in one run
+	@status=0; for each in emit filters subscribe; do \
+		.venv/bin/python bench/$$each.py || status=1; done; exit $$status
 
 install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \

@@ -22,6 +22,9 @@ GAP = EVENT_TYPE_PREFIX + "gap"
 SUBSCRIBED = EVENT_TYPE_PREFIX + "subscribed"
 ERROR = EVENT_TYPE_PREFIX + "error"
 
+FULL = "This relay takes no more subscribers"
+"""How the error begins that a subscriber gets who is one too many: no fault of its request."""
+
 MAX_RECORD_SIZE = 1024 * 1024
 """Bytes of the longest record that is carried, its newline included (both ends' default)."""
 

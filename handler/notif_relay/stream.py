@@ -22,9 +22,6 @@ from notif_relay.notification import Gap, Notification, any_from_relay, is_from_
 
 OnGap = Callable[[Gap], object]
 
-_FULL = "This relay takes no more subscribers"
-"""How the relay begins when it refuses a subscriber without having read its request."""
-
 
 class Stream:
     """The notifications of one subscriber.
@@ -105,7 +102,7 @@ class Stream:
         return False
 
     def _refusal(self, sentence: str) -> RelayError:
-        if sentence.startswith(_FULL):
+        if sentence.startswith(records.FULL):
             return RelayUnavailable(self._path, sentence)
         return BadFilter(sentence)
 

@@ -7,7 +7,9 @@ One distribution holds the library, for every service's environment, and the dae
 
 import sys
 
-REQUIREMENTS = {"cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "systemd"}
+REQUIREMENTS = {
+    *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "rich", "systemd"),
+}
 """Import names of what the extra [daemon] installs."""
 
 

@@ -143,7 +143,7 @@ class Fanout:
         sentence = f"there are max_subscribers = {self.max_subscribers} already"
         self._throttle.warning("subscriber refused: %s; %s", peer, sentence)
         with contextlib.suppress(OSError):
-            connection.send(records.error(f"This relay takes no more subscribers: {sentence}."))
+            connection.send(records.error(f"{records.FULL}: {sentence}."))
 
     def _stream(self, wanted: Filter | None) -> Stream:
         if wanted not in self._streams:

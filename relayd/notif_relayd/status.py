@@ -42,8 +42,8 @@ class Status(msgspec.Struct):
     ingest_socket: str
 
 
-class ProducerStatus(msgspec.Struct):
-    """One connection to the private socket."""
+class ConnectionStatus(msgspec.Struct):
+    """What producers and subscribers have in common."""
 
     id: int
     """A number that no other connection has had."""
@@ -53,20 +53,17 @@ class ProducerStatus(msgspec.Struct):
     connected_seconds: float
     records: int
     bytes: int
+
+
+class ProducerStatus(ConnectionStatus):
+    """One connection to the private socket."""
+
     rejected: int
 
 
-class SubscriberStatus(msgspec.Struct):
+class SubscriberStatus(ConnectionStatus):
     """One connection to the public socket."""
 
-    id: int
-    """A number that no other connection has had."""
-    pid: int
-    command: str
-    uid: int
-    connected_seconds: float
-    records: int
-    bytes: int
     lag: int
     """Records in the ring that it has yet to get."""
     dropped: int

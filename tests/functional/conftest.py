@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running relay for each test that wants one."""
+"""A relay or a socket in its place, for each test that wants one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from listening import PrivateSocket, Scripts
 
 from running import RunningRelay, running_relay
 
@@ -23,3 +24,17 @@ def directory() -> Iterator[Path]:
 def relay(directory: Path) -> Iterator[RunningRelay]:
     with running_relay(directory) as relay:
         yield relay
+
+
+@pytest.fixture
+def private(directory: Path) -> Iterator[PrivateSocket]:
+    """A private socket that the test itself reads."""
+    with PrivateSocket(directory / "ingest.sock") as private:
+        yield private
+
+
+@pytest.fixture
+def scripts() -> Iterator[Scripts]:
+    """Starts programs, and ends those that are left."""
+    with Scripts() as scripts:
+        yield scripts

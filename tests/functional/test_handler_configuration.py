@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,6 @@ from listening import PrivateSocket, Scripts
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 DEFAULT_PATH = "/run/notif-relayd/ingest.sock"
-
-
-@pytest.fixture
-def private(directory: Path) -> Iterator[PrivateSocket]:
-    with PrivateSocket(directory / "ingest.sock") as private:
-        yield private
-
-
-@pytest.fixture
-def scripts() -> Iterator[Scripts]:
-    with Scripts() as scripts:
-        yield scripts
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from listening import Incoming, PrivateSocket, explained, notification, room
@@ -34,12 +33,6 @@ class Clock:
             interrupt, self.interrupt = self.interrupt, None
             interrupt()
         return self.now
-
-
-@pytest.fixture
-def private(directory: Path) -> Iterator[PrivateSocket]:
-    with PrivateSocket(directory / "ingest.sock") as private:
-        yield private
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,18 +48,6 @@ pool.waitall()
 stats = handler.stats()
 print(stats.sent, stats.dropped)
 """
-
-
-@pytest.fixture
-def private(directory: Path) -> Iterator[PrivateSocket]:
-    with PrivateSocket(directory / "ingest.sock") as private:
-        yield private
-
-
-@pytest.fixture
-def scripts() -> Iterator[Scripts]:
-    with Scripts() as scripts:
-        yield scripts
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -5,25 +5,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from listening import PrivateSocket, Scripts, explained, room
 
 from running import DEADLINE
-
-
-@pytest.fixture
-def private(directory: Path) -> Iterator[PrivateSocket]:
-    with PrivateSocket(directory / "ingest.sock") as private:
-        yield private
-
-
-@pytest.fixture
-def scripts() -> Iterator[Scripts]:
-    with Scripts() as scripts:
-        yield scripts
 
 
 def read_all(private: PrivateSocket, connections: int) -> list[bytes]:

@@ -7,7 +7,6 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from listening import PrivateSocket, notification
@@ -15,12 +14,6 @@ from listening import PrivateSocket, notification
 from notif_relay import HandlerStats, RelayHandler
 from notif_relay.records import MAX_RECORD_SIZE
 from running import DEADLINE
-
-
-@pytest.fixture
-def private(directory: Path) -> Iterator[PrivateSocket]:
-    with PrivateSocket(directory / "ingest.sock") as private:
-        yield private
 
 
 @pytest.fixture
