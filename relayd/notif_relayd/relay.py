@@ -98,7 +98,7 @@ class Relay:
         self._stop()
 
     def apply(self, limits: Limits) -> None:
-        """Use new limits from now on; records in work keep to the old size of one."""
+        """Use new limits from now on; `max_record_size` stays what it was at the start."""
         self._intake.max_producers = limits.max_producers
         self._fanout.max_subscribers = limits.max_subscribers
         self._fanout.store.limit = limits.ring_size

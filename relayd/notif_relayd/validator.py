@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides which lines are records.
 
-Runs of good records are the rule, so a run is decoded in one go, three C calls for all of it, and
-only a run with something wrong in it is gone through line by line. Both ways end in the same
-verdict for a line: the quick one may only say "all good".
+Runs of good records are the rule, so a run is first taken to be one, and only where something is
+wrong in it is it asked of each line what. Both ways end in the same verdict for a line: the quick
+one may only say "all good". Each line is decoded by itself, though msgspec could decode all at
+once: it would take two objects on one line, and one on two, and the numbers could agree.
 
-msgspec checks all of the JSON while it decodes two fields. What it leaves out is done here: it
+msgspec checks all of the JSON while it decodes three fields. What it leaves out is done here: it
 does not look at the UTF-8 of what it skips, and it refuses a lone surrogate written as an escape,
 which is JSON all the same (RFC 8259, section 8.2) and which Python's own json writes. So a line
 that it calls malformed gets a second opinion.

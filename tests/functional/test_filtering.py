@@ -133,7 +133,6 @@ def test_who_is_behind_gets_the_rest_of_what_it_wanted_before_the_answer(
         assert relay.ask("subscribers")[0]["lag"] > 0
         ask(subscriber, event_type=["wanted"])
         ask(subscriber, event_type=["wanted", "as well"])
-        # Known to be in force by what is not kept any more: the next is for nobody.
         assert subscriber.lines(3000) == before
         assert answered(subscriber) == {"event_type": ["wanted"]}
         assert answered(subscriber) == {"event_type": ["wanted", "as well"]}
