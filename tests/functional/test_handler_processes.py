@@ -106,14 +106,41 @@ def test_a_forked_child_has_a_connection_and_counters_of_its_own(
 FORKED_IN_C = FORKING.replace("os.fork()", "ctypes.PyDLL(None).fork()").replace(
     "import json,", "import ctypes, json,"
 )
+LOGGING_FIRST = FORKED_IN_C.replace('    show_stats("child")\n    logger', "    logger")
 
 
+@pytest.mark.parametrize("records_tell_their_process", [True, False])
 def test_a_fork_that_python_does_not_know_of_is_noticed(
+    scripts: Scripts, private: PrivateSocket, records_tell_their_process: bool
+) -> None:
+    set_up = f"import logging\nlogging.logProcesses = {records_tell_their_process}\n"
+    script = scripts.run("-c", set_up + LOGGING_FIRST, private.path)
+    assert sorted(read_all(private, 2)) == [b"child 1\nchild 2\n", b"parent 1\nparent 2\n"]
+    assert script.finish().splitlines() == ["child 2 0 0", "parent 2 0 0"]
+
+
+def test_the_counters_of_a_child_that_python_does_not_know_of_begin_at_zero(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run("-c", FORKED_IN_C, private.path)
     assert sorted(read_all(private, 2)) == [b"child 1\nchild 2\n", b"parent 1\nparent 2\n"]
     assert script.finish().splitlines() == ["child 0 0 0", "child 2 0 0", "parent 2 0 0"]
+
+
+def test_records_that_another_process_made_are_sent_like_any_other(
+    scripts: Scripts, private: PrivateSocket
+) -> None:
+    """As a QueueListener gets them from the processes that it serves."""
+    made_elsewhere = LOGGER + (
+        'record = logging.LogRecord("n", 20, "", 1, "from elsewhere", None, None)\n'
+        "record.process = os.getppid()\n"
+        "logger.handle(record)\n"
+        'logger.info("from here")\n'
+        'show_stats("all")\n'
+    )
+    script = scripts.run("-c", made_elsewhere, private.path)
+    assert read_all(private, 1) == [b"from elsewhere\nfrom here\n"]
+    assert script.finish().splitlines() == ["all 2 0 0"]
 
 
 FORKING_WITH_A_HALF_SENT_RECORD = (

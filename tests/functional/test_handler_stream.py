@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from listening import PrivateSocket, notification
@@ -36,9 +37,11 @@ def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
     message = '{ "event_type": "a",\t"priority" :"INFO", "payload": "100 % \\n ä \U0001f600" }\r'
     logger.info(message)
     logger.info("{%s}", "'arguments are put in'")
+    logger.info(Path("an object"))
     with private.accept() as incoming:
         assert incoming.line() == message.encode() + b"\n"
         assert incoming.line() == b"{'arguments are put in'}\n"
+        assert incoming.line() == b"an object\n"
 
 
 @pytest.mark.parametrize(
