@@ -14,16 +14,19 @@ filters of others.
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from notif_relay import records
 from notif_relayd import requests
+from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.filters import Filter, Selector
 from notif_relayd.loop import HANGUP, READ, WRITE, Loop
-from notif_relayd.peer import Peer
+from notif_relayd.peer import Peer, peer_of
 from notif_relayd.ring import Cursor, Store
+from notif_relayd.state import ChunkState, FanoutState, StreamState
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
 from notif_relayd.validator import Header
@@ -38,6 +41,7 @@ class Fanout:
         loop: says whose socket takes data again.
         throttle: where refused subscribers are reported.
         ids: numbers for connections.
+        descriptors: keeps connections for the next relay.
         max_subscribers: connections at most; may be changed while running.
         ring_size: bytes kept for subscribers that fall behind.
     """
@@ -47,6 +51,7 @@ class Fanout:
         loop: Loop,
         throttle: Throttle,
         ids: Iterator[int],
+        descriptors: DescriptorStore,
         max_subscribers: int,
         ring_size: int,
     ) -> None:
@@ -61,6 +66,7 @@ class Fanout:
         self._loop = loop
         self._throttle = throttle
         self._ids = ids
+        self._descriptors = descriptors
         self._streams: dict[Filter | None, Stream] = {}
         self._selector = Selector()
 
@@ -106,6 +112,74 @@ class Fanout:
                 if wanted in self._streams:
                     self._send(self._streams[wanted], b"\n".join([*some, b""]), len(some))
 
+    def save(self) -> FanoutState:
+        """All that is known of what goes out."""
+        streams = list(self._streams.values())
+        numbers = {stream: number for number, stream in enumerate(streams)}
+        rings = {stream.ring: number for stream, number in numbers.items()}
+        kept = list(self.store)
+        places = {chunk: number for number, (chunk, _) in enumerate(kept)}
+        return FanoutState(
+            self.discarded,
+            self._delivered_before,
+            self._dropped_before,
+            self._bytes_before,
+            [StreamState(each.patterns, each.ring.next_seq) for each in streams],
+            [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
+            [each.save(numbers, places) for each in self.subscribers.values()],
+        )
+
+    def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
+        """Go on where another relay has stopped, with those subscribers that are still there."""
+        self.discarded = saved.discarded
+        self._delivered_before = saved.delivered
+        self._dropped_before = saved.dropped
+        self._bytes_before = saved.bytes
+        streams = []
+        for each in saved.streams:
+            wanted = None if each.patterns is None else Filter.parse(each.patterns)
+            streams.append(self._stream(wanted))
+            streams[-1].ring.next_seq = each.next_seq
+        for chunk in saved.chunks:
+            streams[chunk.stream].ring.next_seq -= chunk.count
+        # The limit, which may be a lower one now, holds when everybody has a place.
+        limit, self.store.limit = self.store.limit, sys.maxsize
+        for chunk in saved.chunks:
+            streams[chunk.stream].ring.append(chunk.data, chunk.count)
+        chunks = [chunk for chunk, _ in self.store]
+        for who in saved.subscribers:
+            if who.id in connections:
+                stream = streams[who.reading.stream]
+                subscriber = self._admit(who.id, connections[who.id], who.peer, stream)
+                subscriber.restore(who, streams, chunks)
+                if subscriber.reading.cursor is not None:
+                    stream.current.discard(subscriber)
+                self._wait(subscriber)
+            else:
+                self._delivered_before += who.delivered
+                self._dropped_before += who.dropped
+                self._bytes_before += who.bytes
+        for stream in streams:
+            stream.ring.tidy()
+            if not stream.members:
+                del self._streams[stream.wanted]
+        self._selector.use(filter(None, self._streams))
+        self.store.limit = limit
+        self.store.shrink()
+
+    def adopt(self, number: int, connection: socket.socket, request: bytes | None) -> None:
+        """Serve a subscriber of a relay that was killed, from here on.
+
+        What it has got may end within a record, so a newline goes first. It may still wait for an
+        answer to its request, so it gets another.
+        """
+        subscriber = self._admit(number, connection, peer_of(connection), self._stream(None))
+        lost = b"\n" + records.gap(None, "relay_restarted")
+        self._put_behind(subscriber).insert(lost)
+        if request is not None:
+            subscriber.request += request + b"\n"
+            self._serve(subscriber)
+
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
         for reading in (subscriber.reading, subscriber.following):
@@ -120,7 +194,7 @@ class Fanout:
                 self._leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
-        subscriber.socket.close()
+        self._descriptors.give_up(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
 
     def close(self) -> None:
@@ -132,12 +206,18 @@ class Fanout:
         return self.max_subscribers - len(self.subscribers)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        stream = self._stream(None)
-        subscriber = Subscriber(next(self._ids), connection, peer, stream)
-        self.subscribers[subscriber.id] = subscriber
+        self._admit(next(self._ids), connection, peer, self._stream(None))
+        LOG.debug("subscriber connected: %s", peer)
+
+    def _admit(
+        self, number: int, connection: socket.socket, peer: Peer, stream: Stream
+    ) -> Subscriber:
+        subscriber = Subscriber(number, connection, peer, stream)
+        self.subscribers[number] = subscriber
         stream.current.add(subscriber)
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, subscriber))
-        LOG.debug("subscriber connected: %s", peer)
+        self._descriptors.keep(SUBSCRIBER, number, connection)
+        return subscriber
 
     def _refuse(self, connection: socket.socket, peer: Peer) -> None:
         sentence = f"there are max_subscribers = {self.max_subscribers} already"
@@ -247,7 +327,9 @@ class Fanout:
             else:
                 subscriber.request = rest
                 try:
-                    self._change(subscriber, *requests.parse(bytes(line)))
+                    wanted, asked = requests.parse(bytes(line))
+                    self._descriptors.keep_filter(subscriber.id, bytes(line))
+                    self._change(subscriber, wanted, asked)
                     continue
                 except requests.RequestError as error:
                     sentence = str(error)

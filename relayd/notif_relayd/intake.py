@@ -10,13 +10,15 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.loop import READ, Loop
-from notif_relayd.peer import Peer
+from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter
+from notif_relayd.state import IntakeState, ProducerState
 from notif_relayd.throttle import Throttle
 from notif_relayd.validator import Header, Reason, Validator
 
@@ -57,6 +59,7 @@ class Intake:
         loop: says which of them has data.
         throttle: where rejected records are reported.
         ids: numbers for connections.
+        descriptors: keeps connections for the next relay.
         max_producers: connections at most; may be changed while running.
         max_record_size: bytes of the longest record.
         publish: gets every run of good records, and the header of each.
@@ -67,6 +70,7 @@ class Intake:
         loop: Loop,
         throttle: Throttle,
         ids: Iterator[int],
+        descriptors: DescriptorStore,
         max_producers: int,
         max_record_size: int,
         publish: Callable[[bytes, list[Header]], None],
@@ -80,6 +84,7 @@ class Intake:
         self._loop = loop
         self._throttle = throttle
         self._ids = ids
+        self._descriptors = descriptors
         self._max_record_size = max_record_size
         self._validator = Validator(max_record_size)
         self._publish = publish
@@ -99,15 +104,59 @@ class Intake:
             self._runs, self._headers, self._size = [], [], 0
             self._publish(run, headers)
 
-    def close(self) -> None:
-        """Take what the producers have sent already, and let them go."""
+    def read_out(self) -> None:
+        """Take what the producers have sent already."""
         for producer in list(self.producers.values()):
             for _ in range(LAST_READS):
                 if not self._read(producer):
                     break
-            if producer.id in self.producers:
-                self.disconnect(producer)
         self.hand_on()
+
+    def close(self) -> None:
+        """Let everybody go."""
+        for producer in list(self.producers.values()):
+            self.disconnect(producer)
+
+    def save(self) -> IntakeState:
+        """All that is known of what came in."""
+        return IntakeState(
+            self.received,
+            self.bytes_received,
+            {reason.name: count for reason, count in self.rejected.items()},
+            [
+                ProducerState(
+                    each.id,
+                    each.peer,
+                    each.since,
+                    each.bytes,
+                    each.records,
+                    each.rejected,
+                    *each.splitter.save(),
+                )
+                for each in self.producers.values()
+            ],
+        )
+
+    def restore(self, saved: IntakeState, connections: Mapping[int, socket.socket]) -> None:
+        """Go on where another relay has stopped, with those producers that are still there."""
+        self.received = saved.received
+        self.bytes_received = saved.bytes_received
+        for reason in Reason:
+            self.rejected[reason] = saved.rejected.get(reason.name, 0)
+        for each in saved.producers:
+            if each.id in connections:
+                producer = self._admit(each.id, connections[each.id], each.peer)
+                producer.since = each.since
+                producer.bytes = each.bytes
+                producer.records = each.records
+                producer.rejected = each.rejected
+                producer.splitter.restore(each.rest, each.skipping)
+            elif each.rest:
+                self.rejected[Reason.TORN] += 1
+
+    def adopt(self, number: int, connection: socket.socket) -> None:
+        """Read a producer of a relay that was killed, perhaps from the middle of a record on."""
+        self._admit(number, connection, peer_of(connection))
 
     def disconnect(self, producer: Producer) -> None:
         """End a connection; a record half received is a rejected one."""
@@ -115,17 +164,22 @@ class Intake:
             self._reject(producer, [Reason.TORN])
         self._loop.forget(producer.socket.fileno())
         del self.producers[producer.id]
-        producer.socket.close()
+        self._descriptors.give_up(PRODUCER, producer.id, producer.socket)
         LOG.debug("producer left: %s", producer.peer)
 
     def _room(self) -> int:
         return self.max_producers - len(self.producers)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        producer = Producer(next(self._ids), connection, peer, self._max_record_size)
-        self.producers[producer.id] = producer
-        self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
+        self._admit(next(self._ids), connection, peer)
         LOG.debug("producer connected: %s", peer)
+
+    def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
+        producer = Producer(number, connection, peer, self._max_record_size)
+        self.producers[number] = producer
+        self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
+        self._descriptors.keep(PRODUCER, number, connection)
+        return producer
 
     def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
         self._throttle.warning(

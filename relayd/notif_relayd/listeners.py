@@ -80,26 +80,25 @@ class Listener:
                 os.unlink(path)
 
 
-def inherited() -> dict[str, socket.socket]:
-    """The sockets that systemd passes, by name (sd_listen_fds_with_names(3))."""
-    return {
-        name: socket.socket(fileno=fd)
-        for fd, name in daemon.listen_fds_with_names(unset_environment=True).items()
-    }
+def passed() -> list[tuple[str, int]]:
+    """The descriptors that systemd passes, each with its name (sd_listen_fds_with_names(3))."""
+    named = daemon.listen_fds_with_names(unset_environment=True)
+    return [(name, fd) for fd, name in named.items()]
 
 
-def adopt(sock: socket.socket, plan: SocketPlan) -> Listener:
+def adopt(fd: int, plan: SocketPlan) -> Listener:
     """Take over a socket that systemd holds.
 
     Raises:
         StartError: it is no listening stream socket, or may not be given what is configured.
     """
-    if not daemon.is_socket_unix(sock, socket.SOCK_STREAM, listening=1):
+    if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=1):
         raise StartError(
             f"the descriptor {plan.name!r} passed by systemd is no listening Unix stream socket: "
             f"set ListenStream= in its socket unit"
         )
-    os.set_inheritable(sock.fileno(), False)
+    os.set_inheritable(fd, False)
+    sock = socket.socket(fileno=fd)
     path, access = sock.getsockname(), plan.access
     with _blaming(plan, path):
         _chown(path, _user_id(plan), _group_id(plan))

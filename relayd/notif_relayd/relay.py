@@ -7,17 +7,23 @@ that a turn of the loop carries as much as there is, and not that turns are many
 """
 
 import itertools
+import logging
 import socket
 from dataclasses import dataclass
 
 from notif_relayd.control import Control
+from notif_relayd.descriptors import DescriptorStore, Inherited
 from notif_relayd.fanout import Fanout
 from notif_relayd.intake import Intake
 from notif_relayd.loop import READ, Loop
+from notif_relayd.notify import NotifySocket
 from notif_relayd.signals import Signals
+from notif_relayd.state import State, encode
 from notif_relayd.status import Reporter
 from notif_relayd.supervisor import Supervisor
 from notif_relayd.throttle import Throttle
+
+LOG = logging.getLogger(__name__)
 
 DRAIN_TIME = 2.0
 """Seconds that subscribers get to take what is left when the relay stops."""
@@ -45,6 +51,9 @@ class Relay:
         public: listening socket for subscribers.
         ingest: listening socket for producers.
         control: listening socket for relayctl.
+        notify: the service manager.
+        capacity: descriptors that the service manager keeps.
+        inherited: what a relay before this one has left.
     """
 
     def __init__(
@@ -55,16 +64,28 @@ class Relay:
         public: socket.socket,
         ingest: socket.socket,
         control: socket.socket,
+        notify: NotifySocket,
+        capacity: int,
+        inherited: Inherited,
     ) -> None:
         self._signals = signals
         self._loop = Loop()
         self._loop.watch(signals.fileno(), READ, signals.handle)
-        ids = itertools.count(1)
-        self._fanout = Fanout(self._loop, throttle, ids, limits.max_subscribers, limits.ring_size)
+        self._ids = itertools.count(inherited.next_id)
+        self._descriptors = DescriptorStore(self._loop, notify, capacity, inherited.names)
+        self._fanout = Fanout(
+            self._loop,
+            throttle,
+            self._ids,
+            self._descriptors,
+            limits.max_subscribers,
+            limits.ring_size,
+        )
         self._intake = Intake(
             self._loop,
             throttle,
-            ids,
+            self._ids,
+            self._descriptors,
             limits.max_producers,
             limits.max_record_size,
             self._fanout.publish,
@@ -80,13 +101,14 @@ class Relay:
                 "disconnect": self._disconnect,
             },
         )
+        self._take_over(inherited)
         # Subscribers first: records that wait already are for those who wait already.
         self._doors = [
             self._fanout.door(public),
             self._intake.door(ingest),
             self._control.door(control),
         ]
-        self._supervisor = Supervisor(self._loop, self._census)
+        self._supervisor = Supervisor(self._loop, notify, self._census)
 
     def run(self) -> None:
         """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
@@ -126,15 +148,46 @@ class Relay:
             self._intake.received,
         )
 
+    def _take_over(self, inherited: Inherited) -> None:
+        """Go on with everybody whose connection was kept."""
+        producers, subscribers = inherited.producers, inherited.subscribers
+        if inherited.state is not None:
+            self._intake.restore(inherited.state.intake, producers)
+            self._fanout.restore(inherited.state.fanout, subscribers)
+            LOG.info("went on with %d producers and %d subscribers", *self._census()[:2])
+        # Of the others, all that was in the memory of their relay is lost.
+        unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
+        unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
+        for number in unknown_producers:
+            self._intake.adopt(number, producers[number])
+        for number in unknown_subscribers:
+            self._fanout.adopt(number, subscribers[number], inherited.filters.get(number))
+        if unknown_producers or unknown_subscribers:
+            LOG.warning(
+                "took over %d producers and %d subscribers of a relay that did not end well; "
+                "what it had not sent is lost",
+                len(unknown_producers),
+                len(unknown_subscribers),
+            )
+
     def _stop(self) -> None:
         # Who has not been let in yet stays in systemd's socket, for the next daemon.
         for door in self._doors:
             door.close()
         self._control.close()
-        self._intake.close()
+        if not self._descriptors.usable:
+            self._intake.read_out()
+            self._intake.close()
         expired = []
         self._loop.call_in(DRAIN_TIME, lambda: expired.append(True))
         while not self._fanout.drained and not expired:
             self._turn()
-        self._fanout.close()
+        if self._descriptors.usable:
+            self._intake.read_out()
+            self._descriptors.leave(encode(self._save()))
+        else:
+            self._fanout.close()
         self._loop.close()
+
+    def _save(self) -> State:
+        return State(next(self._ids), self._intake.save(), self._fanout.save())

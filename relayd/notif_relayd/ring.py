@@ -22,7 +22,9 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from notif_relayd.state import CursorState
 
 CHUNK_OVERHEAD = 256
 """Bytes charged for a chunk beside its records: what CPython takes for the objects, rounded up.
@@ -93,6 +95,10 @@ class Store:
         """Take the newest chunk, which stays; old ones go until the limit holds again."""
         self._chunks[chunk] = ring
         self.size += chunk.charge
+        self.shrink()
+
+    def shrink(self) -> None:
+        """Let the oldest chunks go until the limit holds."""
         while self.size > self.limit and len(self._chunks) > 1:
             next(iter(self._chunks.values())).evict()
 
@@ -100,6 +106,10 @@ class Store:
         """The chunk has left its ring."""
         del self._chunks[chunk]
         self.size -= chunk.charge
+
+    def __iter__(self) -> Iterator[tuple[Chunk, Ring]]:
+        """The chunks, the oldest first, each with the ring that it is in."""
+        return iter(self._chunks.items())
 
 
 class Ring:
@@ -151,9 +161,12 @@ class Ring:
     def exit(self, cursor: Cursor) -> None:
         """Somebody has no use for a place any more; keep nothing when there is nobody left."""
         self.cursors.discard(cursor)
-        if not self.cursors:
-            while self.oldest is not None:
-                self.evict()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Keep nothing where nobody is behind."""
+        while self.oldest is not None and not self.cursors:
+            self.evict()
 
 
 class Cursor:
@@ -183,6 +196,20 @@ class Cursor:
         if ring.newest is not None:
             self._stand(ring.newest, len(ring.newest.data))
         ring.enter(self)
+
+    def save(self, places: Mapping[Chunk, int]) -> CursorState:
+        """All about the place, but what has been announced; chunks by their number."""
+        chunk = None if self._chunk is None else places[self._chunk]
+        return CursorState(self._next, self._until, self._rest, chunk, self._offset)
+
+    def restore(self, saved: CursorState, chunks: Sequence[Chunk]) -> None:
+        """Take a place that was saved; that it can be is the caller's business."""
+        if self._chunk is not None:
+            self._chunk.cursors.discard(self)
+            self._chunk = None
+        self._next, self._until, self._rest = saved.next, saved.until, saved.rest
+        if saved.chunk is not None:
+            self._stand(chunks[saved.chunk], saved.offset)
 
     @property
     def end(self) -> int:

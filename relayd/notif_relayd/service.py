@@ -21,9 +21,10 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
-from notif_relayd import options
+from notif_relayd import descriptors, options
 from notif_relayd.errors import StartError
-from notif_relayd.listeners import Listener, SocketPlan, adopt, bind, inherited
+from notif_relayd.listeners import Listener, SocketPlan, adopt, bind, passed
+from notif_relayd.notify import NotifySocket
 from notif_relayd.relay import Limits, Relay
 from notif_relayd.signals import Signals
 from notif_relayd.throttle import Throttle
@@ -52,10 +53,10 @@ def main(arguments: Sequence[str]) -> int:
         settings = options.settings(conf)
         _set_up_logging(conf, settings.daemonize)
         with contextlib.ExitStack() as stack:
-            listeners = _listen(stack, settings)
+            listeners, inherited = _listen(stack, settings)
             if settings.daemonize:
                 stack.enter_context(_background(settings.pidfile, listeners))
-            _serve(conf, settings.limits, listeners)
+            _serve(conf, settings.limits, listeners, inherited)
     except (StartError, cfg.Error, log.LogConfigError) as error:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
         return 1
@@ -124,22 +125,26 @@ def _stderr_is_the_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
-def _listen(stack: contextlib.ExitStack, settings: options.Settings) -> dict[str, Listener]:
-    passed = inherited()
+def _listen(
+    stack: contextlib.ExitStack, settings: options.Settings
+) -> tuple[dict[str, Listener], descriptors.Inherited]:
     listeners: dict[str, Listener] = {}
 
     def hold(plan: SocketPlan, listener: Listener) -> None:
         stack.callback(listener.close)
         listeners[plan.name] = listener
 
-    for plan in (settings.public, settings.ingest):
-        sock = passed.pop(plan.name, None)
-        hold(plan, bind(plan) if sock is None else adopt(sock, plan))
-    hold(settings.control, bind(settings.control))
-    for name, sock in passed.items():
-        sock.close()
-        LOG.warning("systemd passed a descriptor named %r, which is not used", name)
-    return listeners
+    plans = {plan.name: plan for plan in (settings.public, settings.ingest)}
+    others = []
+    for name, fd in passed():
+        if name in plans:
+            plan = plans.pop(name)
+            hold(plan, adopt(fd, plan))
+        else:
+            others.append((name, fd))
+    for plan in (*plans.values(), settings.control):
+        hold(plan, bind(plan))
+    return listeners, descriptors.inherit(others)
 
 
 @contextlib.contextmanager
@@ -185,9 +190,18 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener]) -> None:
+def _serve(
+    conf: cfg.ConfigOpts,
+    limits: Limits,
+    listeners: dict[str, Listener],
+    inherited: descriptors.Inherited,
+) -> None:
     _raise_descriptor_limit(limits)
-    with contextlib.closing(Signals(lambda: _reload(conf, relay))) as signals:
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(contextlib.closing(Signals(lambda: _reload(conf, relay))))
+        notify = stack.enter_context(
+            contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
+        )
         relay = Relay(
             limits,
             Throttle(LOG),
@@ -195,6 +209,9 @@ def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener])
             public=listeners["public"].socket,
             ingest=listeners["ingest"].socket,
             control=listeners["control"].socket,
+            notify=notify,
+            capacity=_store_capacity(notify, listeners),
+            inherited=inherited,
         )
         LOG.info(
             "relaying from %s to %s",
@@ -207,6 +224,15 @@ def _serve(conf: cfg.ConfigOpts, limits: Limits, listeners: dict[str, Listener])
                 LOG.warning("%s", listener.remark)
         relay.run()
         LOG.info("stopped")
+
+
+def _store_capacity(notify: NotifySocket, listeners: dict[str, Listener]) -> int:
+    """Descriptors that the service manager keeps; it does where it holds the sockets."""
+    if not notify.there or listeners["public"].bound_here or listeners["ingest"].bound_here:
+        return 0
+    # systemd sets the first since version 254; the other is from the unit, for those before.
+    told = os.environ.get("FDSTORE") or os.environ.get("RELAYD_FDSTORE") or ""
+    return int(told) if told.isdecimal() else descriptors.UNKNOWN
 
 
 def _reload(conf: cfg.ConfigOpts, relay: Relay) -> None:

@@ -44,6 +44,15 @@ class Splitter:
         self._keep(data[end:])
         return lines
 
+    def save(self) -> tuple[bytes, bool]:
+        """The unfinished line, and whether it was given up."""
+        return bytes(self._rest), self._skipping
+
+    def restore(self, rest: bytes, skipping: bool) -> None:
+        """Go on where another splitter of the same stream has stopped."""
+        self._rest[:] = rest
+        self._skipping = skipping
+
     @property
     def torn(self) -> bool:
         """Whether an unfinished line is held: when the stream has ended, a torn record."""

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Mapping, Sequence
 
 from notif_relay import records
 from notif_relayd.filters import Filter
 from notif_relayd.peer import Peer
-from notif_relayd.ring import Cursor, Ring, Store
+from notif_relayd.ring import Chunk, Cursor, Ring, Store
+from notif_relayd.state import ReadingState, SubscriberState
 
 
 class Stream:
@@ -32,6 +34,13 @@ class Stream:
         """Subscribers that read it or are about to."""
         self.current: set[Subscriber] = set()
         """Those of them that have everything."""
+
+    @property
+    def patterns(self) -> dict[str, list[str]] | None:
+        """The filter as a request has it."""
+        if self.wanted is None:
+            return None
+        return {key: sorted(globs) for key, globs in self.wanted.patterns}
 
 
 class Reading:
@@ -58,6 +67,16 @@ class Reading:
             self.cursor.detach()
             self._announced += self.cursor.announced
             self.cursor = None
+
+    def save(self, streams: Mapping[Stream, int], places: Mapping[Chunk, int]) -> ReadingState:
+        """Where it is; the figures are the subscriber's to save."""
+        cursor = None if self.cursor is None else self.cursor.save(places)
+        return ReadingState(streams[self.stream], cursor)
+
+    def restore(self, saved: ReadingState, chunks: Sequence[Chunk]) -> None:
+        """Be where it was."""
+        if saved.cursor is not None:
+            self.fall_behind().restore(saved.cursor, chunks)
 
     @property
     def lag(self) -> int:
@@ -113,6 +132,36 @@ class Subscriber:
         self.bytes = 0
         self._delivered_before = 0
         self._dropped_before = 0
+
+    def save(self, streams: Mapping[Stream, int], places: Mapping[Chunk, int]) -> SubscriberState:
+        """All about it; streams and chunks by their numbers."""
+        return SubscriberState(
+            self.id,
+            self.peer,
+            self.since,
+            self.bytes,
+            self.delivered,
+            self.dropped,
+            bytes(self.request),
+            self.listening,
+            self.reading.save(streams, places),
+            None if self.following is None else self.following.save(streams, places),
+        )
+
+    def restore(
+        self, saved: SubscriberState, streams: Sequence[Stream], chunks: Sequence[Chunk]
+    ) -> None:
+        """Take over what was saved, in place of what a new subscriber has."""
+        self.reading.restore(saved.reading, chunks)
+        if saved.following is not None:
+            self.following = Reading(streams[saved.following.stream])
+            self.following.restore(saved.following, chunks)
+        self.since = saved.since
+        self.request += saved.request
+        self.listening = saved.listening
+        self.bytes = saved.bytes
+        self._delivered_before = saved.delivered - self.delivered
+        self._dropped_before = saved.dropped - self.dropped
 
     def go_on(self, following: Reading) -> Stream:
         """Read another stream from now on; the one that it leaves."""

@@ -9,9 +9,8 @@ import os
 import time
 from collections.abc import Callable
 
-from systemd import daemon
-
 from notif_relayd.loop import Loop
+from notif_relayd.notify import PATIENCE, NotifySocket
 
 STATUS_INTERVAL = 2.0
 """Seconds between two status texts at least; there is none while nothing changes."""
@@ -22,13 +21,16 @@ class Supervisor:
 
     Args:
         loop: where the deadlines are kept.
+        notify: where the service manager listens.
         census: producers, subscribers and records received so far.
     """
 
-    def __init__(self, loop: Loop, census: Callable[[], tuple[int, int, int]]) -> None:
+    def __init__(
+        self, loop: Loop, notify: NotifySocket, census: Callable[[], tuple[int, int, int]]
+    ) -> None:
         self._loop = loop
+        self._notify = notify
         self._census = census
-        self._listening = bool(os.environ.get("NOTIFY_SOCKET"))
         self._watchdog_interval = _watchdog_seconds() / 2
         self._last = census()
         self._last_time = time.monotonic()
@@ -36,22 +38,22 @@ class Supervisor:
 
     def ready(self) -> None:
         """The sockets are served."""
-        daemon.notify(f"READY=1\nSTATUS={_text(self._last, 0)}")
+        self._notify.tell(f"READY=1\nSTATUS={_text(self._last, 0)}", patience=PATIENCE)
         if self._watchdog_interval:
             self._sign_of_life()
 
     def stopping(self) -> None:
         """The relay has begun to stop."""
-        daemon.notify("STOPPING=1\nSTATUS=Sending what is left")
+        self._notify.tell("STOPPING=1\nSTATUS=Sending what is left", patience=PATIENCE)
 
     def turned(self) -> None:
         """The loop has done something: the status may have to change."""
-        if self._listening and not self._waiting and self._census() != self._last:
+        if self._notify.there and not self._waiting and self._census() != self._last:
             self._waiting = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
 
     def _sign_of_life(self) -> None:
-        daemon.notify("WATCHDOG=1")
+        self._notify.tell("WATCHDOG=1")
         self._loop.call_in(self._watchdog_interval, self._sign_of_life)
 
     def _report(self) -> None:
@@ -63,7 +65,7 @@ class Supervisor:
             self._waiting = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
         self._last, self._last_time = census, now
-        daemon.notify(f"STATUS={_text(census, (census[2] - last[2]) / (now - then))}")
+        self._notify.tell(f"STATUS={_text(census, (census[2] - last[2]) / (now - then))}")
 
 
 def _text(census: tuple[int, int, int], rate: float) -> str:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service manager for tests: it does for one relay what systemd does, as far as that matters.
+
+It holds the listening sockets, reads the notification socket, keeps descriptors, and hands all of
+them to the next process. What systemd itself makes of it is tested in tests/systemd; here a
+restart takes as long as a start of Python, and what has been stored can be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from running import DEADLINE, RunningRelay, wait_until
+
+PASS_ON = """
+import fcntl, os, sys
+# As systemd does, from 3 on; first out of each other's way, and of what only this program needs.
+border = sys.argv.index("--")
+spare = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 4096) for fd in sys.argv[1:border]]
+for place, fd in enumerate(spare, 3):
+    os.dup2(fd, place)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, *sys.argv[border + 1 :]])
+"""
+
+
+class ManagedRelay(RunningRelay):
+    """A relay whose sockets and connections belong to the test."""
+
+    def __init__(self, directory: Path, *arguments: str, room: int = 10_000) -> None:
+        self.directory = directory
+        self.public = directory / "notifications.sock"
+        self.ingest = directory / "ingest.sock"
+        self.control = directory / "control.sock"
+        self.log = directory / "relay.log"
+        self.room = room
+        self.stored: dict[str, int] = {}
+        """The descriptors in the store, by name."""
+        self.refused = 0
+        """Descriptors that there was no room for."""
+        self.messages: list[str] = []
+        self._arguments = arguments
+        self._listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(os.fspath(directory / "notify.sock"))
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.start()
+
+    def start(self) -> None:
+        """Start a relay, and give it what there is."""
+        self.messages.clear()
+        names = [*self._listeners, *self.stored]
+        fds = [*(each.fileno() for each in self._listeners.values()), *self.stored.values()]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PASS_ON, *map(str, fds), "--", *self._command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
+                env={
+                    **os.environ,
+                    "NOTIFY_SOCKET": os.fspath(self.directory / "notify.sock"),
+                    "LISTEN_FDS": str(len(fds)),
+                    "LISTEN_FDNAMES": ":".join(names),
+                    "FDSTORE": str(self.room),
+                },
+            )
+        wait_until(lambda: self.told("READY=1") or self.process.poll() is not None, "it is ready")
+        assert self.process.poll() is None, self.log.read_text()
+
+    def restart(self) -> None:
+        """What `systemctl restart` does."""
+        assert self.stop() == 0
+        self.start()
+
+    def kill(self) -> None:
+        """What the kernel does when memory runs out, and systemd afterwards."""
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        self.start()
+
+    def told(self, text: str) -> bool:
+        """Whether the relay has said this since it was started."""
+        return any(text in message for message in self.messages)
+
+    def wait_stored(self, *names: str) -> None:
+        """Wait until just these are in the store."""
+        wait_until(lambda: sorted(self.stored) == sorted(names), f"{names}, not {self.stored}")
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever has happened."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        self._notify.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        for fd in self.stored.values():
+            os.close(fd)
+        for listener in (*self._listeners.values(), self._notify):
+            listener.close()
+        sys.stderr.write(self.log.read_text())
+
+    def _command(self) -> list[str]:
+        return ["-m", "notif_relayd", "--runtime-dir", os.fspath(self.directory), *self._arguments]
+
+    def _read(self) -> None:
+        while True:
+            data, fds, _, _ = socket.recv_fds(self._notify, 4096, 8)
+            if not data:
+                return
+            message = data.decode()
+            fields = dict(line.split("=", 1) for line in message.splitlines())
+            if fields.get("FDSTORE") == "1" and len(self.stored) < self.room:
+                assert fields["FDPOLL"] == "0"
+                (self.stored[fields["FDNAME"]],) = fds
+                fds = []
+            elif fields.get("FDSTORE") == "1":
+                self.refused += 1
+            elif fields.get("FDSTOREREMOVE") == "1" and fields["FDNAME"] in self.stored:
+                os.close(self.stored.pop(fields["FDNAME"]))
+            for fd in fds:
+                os.close(fd)  # which is all that BARRIER=1 asks for
+            self.messages.append(message)
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fspath(path))
+    listener.listen(1024)
+    return listener
