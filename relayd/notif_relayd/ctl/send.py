@@ -51,7 +51,7 @@ class Send(CtlCommand):
         )
         parser.add_argument(
             "--publisher",
-            default=f"relayctl.{socket.gethostname()}",
+            default=own_publisher(),
             metavar="ID",
             help="the publisher_id (default: %(default)s)",
         )
@@ -79,37 +79,54 @@ class Send(CtlCommand):
         for number, payload in enumerate(payloads, start=1):
             where = f"line {number} of the input: " if many else ""
             try:
-                sender.send(_notification(arguments, payload))
+                sender.send(
+                    notification(
+                        arguments.event_type,
+                        arguments.priority,
+                        arguments.publisher,
+                        json.loads(payload.decode()),
+                    )
+                )
             except (ValueError, RecursionError) as error:
                 raise CtlError(f"{where}the payload is not JSON: {error}") from None
             except RecordTooLarge as error:
                 raise CtlError(f"{where}{error}") from None
             if sender.sent != number:
                 # Not closed, which would wait once more for what was half sent.
-                raise _undelivered(where, sender.path)
+                raise undelivered(where, sender.path)
         sender.close()
+
+
+def own_publisher() -> str:
+    """The publisher_id of what relayctl itself sends."""
+    return f"relayctl.{socket.gethostname()}"
 
 
 def _as_bytes(argument: str) -> bytes:
     return argument.encode(errors="surrogateescape")  # as it was given to the process
 
 
-def _notification(arguments: argparse.Namespace, payload: bytes) -> str:
-    """The JSON that oslo.messaging's log driver would log."""
+def notification(event_type: str, priority: str, publisher: str, payload: object) -> str:
+    """The JSON that oslo.messaging's log driver would log.
+
+    Raises:
+        ValueError: the payload has a number that JSON has not.
+    """
     return json.dumps(
         {
             "message_id": str(uuid.uuid4()),
-            "publisher_id": arguments.publisher,
-            "event_type": arguments.event_type,
-            "priority": arguments.priority,
-            "payload": json.loads(payload.decode()),
+            "publisher_id": publisher,
+            "event_type": event_type,
+            "priority": priority,
+            "payload": payload,
             "timestamp": str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)),
         },
         allow_nan=False,  # which Python reads and writes, but which is no JSON
     )
 
 
-def _undelivered(where: str, path: str) -> CtlError:
+def undelivered(where: str, path: str) -> CtlError:
+    """Why the socket at `path` did not take what was sent, after waiting for `PATIENCE`."""
     try:
         Connection(path).close()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
