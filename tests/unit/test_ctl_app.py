@@ -17,7 +17,10 @@ from notif_relayd.ctl.accounts import group_name, user_name
 from notif_relayd.ctl.app import Relayctl, main
 from notif_relayd.ctl.commands import Duration
 
-COMMANDS = ["status", "producers", "subscribers", "tail", "top", "disconnect", "send", "complete"]
+COMMANDS = [
+    *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
+    "complete",
+]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -23,6 +23,7 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayd.ctl.commands import Disconnect, ListProducers, ListSubscribers, ShowStatus
 from notif_relayd.ctl.complete import Complete
+from notif_relayd.ctl.doctor.command import Doctor
 from notif_relayd.ctl.errors import CtlError
 from notif_relayd.ctl.send import Send
 from notif_relayd.ctl.tail import Tail
@@ -84,6 +85,7 @@ class Commands(CommandManager):
         self.add_command("top", Top)
         self.add_command("disconnect", Disconnect)
         self.add_command("send", Send)
+        self.add_command("doctor", Doctor)
 
     def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:
         """The command that the words begin with, its name, and the words after it."""
