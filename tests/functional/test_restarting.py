@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a restart and a crash do to those who are connected: the least that is possible."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bookkeeping import load
+from managing import ManagedRelay
+
+from producing import numbered
+from running import Subscriber, is_gap, record, wait_until
+
+
+@contextlib.contextmanager
+def managed_relay(directory: Path, *arguments: str, room: int = 10_000) -> Iterator[ManagedRelay]:
+    relay = ManagedRelay(directory, *arguments, room=room)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@pytest.fixture
+def relay(directory: Path) -> Iterator[ManagedRelay]:
+    with managed_relay(directory) as relay:
+        yield relay
+
+
+def ask_for(subscriber: Subscriber, **patterns: list[str]) -> None:
+    subscriber.socket.sendall(json.dumps({"filter": patterns}).encode() + b"\n")
+
+
+def filtered(relay: ManagedRelay, **patterns: list[str]) -> Subscriber:
+    subscriber = relay.subscribe()
+    ask_for(subscriber, **patterns)
+    assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+    return subscriber
+
+
+def memfd(content: bytes) -> int:
+    fd = os.memfd_create("test")
+    os.write(fd, content)
+    return fd
+
+
+def test_everybody_stays_connected_over_a_restart(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for number in range(3):
+            producer.sendall(record(number=number))
+            assert subscriber.line() == record(number=number)
+            relay.restart()
+        producer.sendall(record(number=3))
+        assert subscriber.line() == record(number=3)
+
+
+def test_the_figures_go_on_after_a_restart(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, filtered(relay, priority=["ERROR"]), relay.produce() as p:
+        p.sendall(record() * 5 + b"garbage\n" + record(priority="ERROR") + b"half")
+        subscriber.lines(6)
+        with relay.subscribe() as another, relay.produce() as late:
+            late.sendall(record())
+            another.line()
+        subscriber.line()
+        relay.wait_status(subscribers=2, producers=1, records_received=7, records_rejected=1)
+        before = relay.status(), relay.ask("producers"), relay.ask("subscribers")
+        relay.restart()
+        after = relay.status(), relay.ask("producers"), relay.ask("subscribers")
+    for status in (before[0], after[0]):
+        del status["pid"], status["uptime_seconds"]
+    for each in (*before[1], *before[2]):
+        each["connected_seconds"] = pytest.approx(each["connected_seconds"], abs=60)
+    assert after == before
+    assert after[0]["records_delivered"] == 6 + 1 + 1 + 1
+
+
+def test_no_connection_gets_the_number_of_another_after_a_restart(relay: ManagedRelay) -> None:
+    with relay.subscribe(), relay.produce():
+        relay.wait_status(producers=1)
+        relay.restart()
+        with relay.subscribe():
+            assert [each["id"] for each in relay.ask("subscribers")] == [1, 3]
+
+
+def test_records_and_requests_half_received_are_completed_after_a_restart(
+    relay: ManagedRelay,
+) -> None:
+    line, request = record("wanted"), b'{"filter": {"event_type": ["wanted"]}}\n'
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(line[:20])
+        subscriber.socket.sendall(request[:20])
+        wait_until(lambda: relay.ask("producers")[0]["bytes"] == 20, "half a record is there")
+        relay.restart()
+        subscriber.socket.sendall(request[20:])
+        assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+        producer.sendall(line[20:] + record("other") + line)
+        assert subscriber.lines(2) == [line, line]
+
+
+def test_a_line_given_up_as_too_long_is_skipped_to_its_end_after_a_restart(
+    directory: Path,
+) -> None:
+    with (
+        managed_relay(directory, "--relayd-max_record_size", "2048") as relay,
+        relay.subscribe() as subscriber,
+        relay.produce() as producer,
+    ):
+        producer.sendall(b"x" * 3000)
+        relay.wait_status(records_rejected=1)
+        relay.restart()
+        producer.sendall(b"x" * 3000 + b"\n" + record())
+        assert subscriber.line() == record()
+        relay.wait_status(records_rejected=1)
+
+
+@pytest.mark.parametrize("ring_size", [1 << 24, 1 << 20])
+def test_who_is_behind_gets_everything_the_ring_still_has_after_a_restart(
+    directory: Path, ring_size: int
+) -> None:
+    total = 4000
+    with (
+        managed_relay(directory, "--relayd-ring_size", str(ring_size)) as relay,
+        Subscriber(relay.public) as slow,
+        filtered(relay, event_type=["test.*"]) as slow_too,
+        relay.produce() as producer,
+    ):
+        for number in range(total):
+            producer.sendall(numbered(number))
+            if number == total // 2:
+                relay.restart()
+        relay.wait_status(records_received=total)
+        before = [relay.status()["ring_bytes"], *(each["lag"] for each in relay.ask("subscribers"))]
+        assert all(before)
+        relay.restart()
+        assert before == [
+            relay.status()["ring_bytes"],
+            *(each["lag"] for each in relay.ask("subscribers")),
+        ]
+        told = 0
+        for subscriber in (slow, slow_too):
+            expected = 0
+            while expected < total:
+                line = subscriber.line()
+                if is_gap(line):
+                    payload = json.loads(line)["payload"]
+                    assert payload["reason"] == "slow_subscriber"
+                    told += payload["dropped"]
+                    expected += payload["dropped"]
+                else:
+                    assert line == numbered(expected)
+                    expected += 1
+            assert expected == total
+            assert bool(told) == (ring_size < total * 1024)
+        relay.wait_status(ring_bytes=0, records_dropped=told)
+
+
+def test_a_smaller_ring_after_a_restart_costs_the_slow_and_tells_them(directory: Path) -> None:
+    with (
+        managed_relay(directory) as relay,
+        Subscriber(relay.public) as slow,
+        relay.produce() as producer,
+    ):
+        for number in range(4000):
+            producer.sendall(numbered(number))
+        relay.wait_status(records_received=4000)
+        relay.change("--relayd-ring_size", str(1 << 20))
+        relay.restart()
+        assert relay.status()["ring_bytes"] <= 1 << 20
+        lines = []
+        while not lines or lines[-1] != numbered(3999):
+            lines.append(slow.line())
+        (gap,) = filter(is_gap, lines)
+        assert len(lines) - 1 + json.loads(gap)["payload"]["dropped"] == 4000
+
+
+def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
+    relay: ManagedRelay,
+) -> None:
+    """Behind, it has yet to get what came before it asked."""
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for number in range(2000):
+            producer.sendall(numbered(number))
+        relay.wait_status(records_received=2000)
+        ask_for(subscriber, event_type=["wanted"])
+        producer.sendall(record("other") + record("wanted"))
+        relay.wait_status(records_received=2002)
+        relay.restart()
+        producer.sendall(record("other") + record("wanted", number=2))
+        lines = subscriber.lines(2000)
+        assert lines == [numbered(number) for number in range(2000)]
+        kinds = [subscriber.notification()["event_type"] for _ in range(3)]
+        if kinds[0] == "other":  # it came before the request was read
+            kinds = [kinds[2], subscriber.notification()["event_type"], "wanted"]
+        assert kinds == ["notif_relayd.subscribed", "wanted", "wanted"]
+
+
+def test_what_a_producer_sent_before_it_hung_up_arrives_after_a_restart(
+    relay: ManagedRelay,
+) -> None:
+    with relay.subscribe() as subscriber:
+        producer = relay.produce()
+        relay.wait_stored("p2", "s1")
+        assert relay.stop() == 0
+        producer.sendall(record())
+        producer.close()
+        relay.start()
+        assert subscriber.line() == record()
+        relay.wait_stored("s1")
+
+
+def test_who_leaves_while_there_is_no_relay_is_accounted_for(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(record() + b"half")
+        subscriber.line()
+        wait_until(lambda: relay.ask("producers")[0]["bytes"] > len(record()), "it is there")
+        assert relay.stop() == 0
+    # As systemd would with FDPOLL=1.
+    for name in ("p2", "s1"):
+        os.close(relay.stored.pop(name))
+    relay.start()
+    relay.wait_status(
+        producers=0, subscribers=0, records_received=1, records_delivered=1, records_rejected=1
+    )
+
+
+def test_after_a_crash_everybody_is_connected_and_told(relay: ManagedRelay) -> None:
+    with relay.subscribe() as plain, relay.produce() as producer:
+        with filtered(relay, event_type=["b"]) as choosy:
+            relay.wait_stored("f3", "p2", "s1", "s3")
+            producer.sendall(record("b", number=1))
+            assert plain.line() == choosy.line() == record("b", number=1)
+            relay.kill()
+            producer.sendall(record("a", number=2) + record("b", number=3))
+            for subscriber in (plain, choosy):
+                assert subscriber.line() == b"\n"
+                gap = subscriber.notification()
+                assert gap["event_type"] == "notif_relayd.gap"
+                assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
+            assert plain.line() == record("a", number=2)
+            assert plain.line() == record("b", number=3)
+            # It may have been waiting for the answer, so it gets one in any case.
+            answer = choosy.notification()
+            assert answer["event_type"] == "notif_relayd.subscribed"
+            assert answer["payload"] == {"event_type": ["b"]}
+            assert choosy.line() == record("b", number=3)
+        assert "did not end well" in relay.log.read_text()
+
+
+def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> None:
+    with relay.subscribe() as slow, relay.produce() as producer:
+        relay.wait_stored("s1", "p2")
+        for number in range(2000):
+            producer.sendall(numbered(number))
+        relay.wait_status(records_received=2000)
+        relay.kill()
+        producer.sendall(record("after"))
+        lines = []
+        while not lines or lines[-1] != record("after"):
+            lines.append(slow.line())
+        *whole, torn, gap, _ = lines
+        assert whole == [numbered(number) for number in range(len(whole))]
+        assert 0 < len(torn) < 1024
+        assert numbered(len(whole)).startswith(torn[:-1])
+        assert is_gap(gap)
+
+
+def test_a_record_whose_beginning_went_with_a_crash_is_rejected(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        relay.wait_stored("s1", "p2")
+        producer.sendall(record()[:20])
+        wait_until(lambda: relay.ask("producers")[0]["bytes"] == 20, "half a record is there")
+        relay.kill()
+        producer.sendall(record()[20:] + record("whole"))
+        subscriber.lines(2)
+        assert subscriber.line() == record("whole")
+        relay.wait_status(records_rejected=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "cannot be decoded"),
+        (b"no state at all", "cannot be decoded"),
+        (b"\x82\xa7version\x63\xa5state\x80", "version 99"),
+    ],
+)
+def test_a_state_that_cannot_be_read_is_logged_and_as_none(
+    relay: ManagedRelay, content: bytes, why: str
+) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        relay.wait_stored("s1", "p2")
+        assert relay.stop() == 0
+        os.close(relay.stored["state"])
+        relay.stored["state"] = memfd(content)
+        relay.start()
+        assert why in relay.log.read_text()
+        producer.sendall(record())
+        assert subscriber.line() == b"\n"
+        assert is_gap(subscriber.line())
+        assert subscriber.line() == record()
+        relay.wait_stored("s1", "p2")
+
+
+def test_a_state_is_used_once(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce():
+        relay.wait_stored("s1", "p2")
+        relay.restart()
+        relay.wait_stored("s1", "p2")
+        relay.kill()
+        assert subscriber.line() == b"\n"
+        assert is_gap(subscriber.line())
+
+
+def test_what_does_not_belong_into_the_store_harms_nobody(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        relay.wait_stored("s1", "p2")
+        assert relay.stop() == 0
+        reader, writer = os.pipe()
+        listener = socket.socket(socket.AF_UNIX)
+        datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        relay.stored.update(
+            p77=reader,
+            s78=listener.detach(),
+            s79=datagrams.detach(),
+            f80=writer,
+            f81=memfd(b"{}"),
+            something=memfd(b""),
+        )
+        relay.start()
+        producer.sendall(record())
+        assert subscriber.line() == record()
+        assert relay.status()["subscribers"] == 1
+
+
+def test_nothing_is_left_in_the_store_by_those_who_have_left(relay: ManagedRelay) -> None:
+    for _ in range(3):
+        with filtered(relay, priority=["ERROR"]), relay.produce():
+            relay.wait_status(producers=1)
+            wait_until(lambda: len(relay.stored) == 3, "they are stored")
+            relay.kill()
+            assert len(relay.stored) == 3
+        relay.wait_stored()
+
+
+def test_a_connection_that_the_relay_ends_is_over_at_once(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        relay.wait_stored("s1", "p2")
+        relay.ask("disconnect", id=1)
+        assert subscriber.rest() == b""
+        relay.ask("disconnect", id=2)
+        with pytest.raises(BrokenPipeError):
+            producer.sendall(record())
+        relay.wait_stored()
+
+
+def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(directory: Path) -> None:
+    with managed_relay(directory, room=3) as relay, relay.produce() as producer:
+        subscribers = [relay.subscribe() for _ in range(4)]
+        relay.wait_stored("p1", "s2")  # and there must be room for the state
+        assert relay.log.read_text().count("FileDescriptorStoreMax=") == 1
+        relay.restart()
+        assert relay.refused == 0
+        producer.sendall(record())
+        assert subscribers[0].line() == record()
+        assert [each.rest() for each in subscribers[1:]] == [b"", b"", b""]
+        for each in subscribers:
+            each.close()
+
+
+def test_who_has_a_filter_that_does_not_fit_is_not_carried_over_without_it(
+    directory: Path,
+) -> None:
+    with managed_relay(directory, room=3) as relay, relay.produce():
+        relay.wait_status(producers=1)
+        with filtered(relay, priority=["ERROR"]) as subscriber:
+            relay.wait_stored("p1")
+            relay.kill()
+            assert subscriber.rest() == b""
+
+
+def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRelay) -> None:
+    relay.pause()
+    with contextlib.ExitStack() as stack:
+        producers = [stack.enter_context(relay.produce()) for _ in range(50)]
+        subscriber = stack.enter_context(relay.subscribe())
+        for number, producer in enumerate(producers):
+            producer.sendall(record(number=number))
+            assert subscriber.line() == record(number=number)
+        assert relay.stored == {}
+        relay.go_on()
+        wait_until(lambda: len(relay.stored) == 51, "all are stored")
+        relay.kill()
+        subscriber.lines(2)
+        producers[0].sendall(record())
+        assert subscriber.line() == record()
+
+
+def test_stop_and_start_leave_nothing_behind(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber, relay.produce():
+        relay.wait_stored("s1", "p2")
+        relay.stop_for_good()
+        assert subscriber.rest() == b""
+        relay.start()
+        assert relay.status()["subscribers"] == 0
+        with relay.subscribe(), relay.produce() as producer:
+            producer.sendall(record())
+    relay.wait_stored()
+
+
+def test_the_books_balance_over_restarts_under_load(relay: ManagedRelay) -> None:
+    with load(relay.public, relay.ingest, subscribers=5) as running:
+        running.produce(4, rate=1000)
+        for _ in range(5):
+            running.wait_received(1000)
+            relay.restart()
+        produced = running.finish()
+    assert relay.status()["records_received"] == sum(each.sent for each in produced)
+    for books in running.books:
+        assert books.wrong == []
+        assert books.crashes == 0
+        assert books.received == sum(each.sent for each in produced)
+        assert books.missing == books.announced == sum(each.dropped for each in produced)
+
+
+def test_every_loss_is_told_over_crashes_under_load(relay: ManagedRelay) -> None:
+    with load(relay.public, relay.ingest, subscribers=5) as running:
+        running.produce(4, rate=1000)
+        for _ in range(5):
+            running.wait_received(1000)
+            relay.kill()
+        produced = running.finish()
+    attempts = sum(each.attempts for each in produced)
+    for books in running.books:
+        assert books.wrong == []
+        assert books.crashes == 5
+        assert books.received + books.missing == attempts

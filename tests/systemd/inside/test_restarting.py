@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restarts and crashes under a real service manager, which keeps the connections."""
+
+import os
+import signal
+import time
+
+import pytest
+from bookkeeping import Load, Produced, load
+from machine import (
+    DEADLINE,
+    INGEST,
+    PUBLIC,
+    PUBLIC_UNIT,
+    SERVICE,
+    Journal,
+    connect,
+    drop_in,
+    record,
+    show,
+    states,
+    systemctl,
+)
+
+PRODUCERS, SUBSCRIBERS = 4, 20
+RATE = 10_000
+"""Records a second from all producers together."""
+TIMES = 20
+BETWEEN = 1000
+"""Records that get through between one interruption and the next."""
+
+
+def wait_for_stored(number: int) -> None:
+    """Wait until the service manager keeps so many descriptors."""
+    end = time.monotonic() + DEADLINE
+    while (stored := show("NFileDescriptorStore")) != str(number):
+        assert time.monotonic() < end, stored
+
+
+def interrupted(how: object) -> tuple[Load, list[Produced]]:
+    """What became of a load that was interrupted so often."""
+    with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
+        running.produce(PRODUCERS, rate=RATE // PRODUCERS)
+        for _ in range(TIMES):
+            running.wait_received(BETWEEN)
+            how()
+        produced = running.finish()
+    return running, produced
+
+
+def kill() -> None:
+    restarts = show("NRestarts")
+    os.kill(int(show("MainPID")), signal.SIGKILL)
+    end = time.monotonic() + DEADLINE
+    while show("NRestarts") == restarts or show("ActiveState") != "active":
+        assert time.monotonic() < end
+
+
+def test_twenty_restarts_under_load_lose_no_record_and_no_connection() -> None:
+    running, produced = interrupted(lambda: systemctl("restart", SERVICE))
+    for books in running.books:
+        assert books.wrong == []
+        assert books.crashes == 0
+        assert books.received == sum(each.sent for each in produced)
+        assert books.missing == books.announced == sum(each.dropped for each in produced)
+
+
+def test_twenty_crashes_under_load_lose_no_connection_and_no_loss_is_silent() -> None:
+    drop_in("RestartSec=100ms")
+    running, produced = interrupted(kill)
+    attempts = sum(each.attempts for each in produced)
+    for books in running.books:
+        assert books.wrong == []
+        assert books.crashes == TIMES
+        assert books.received + books.missing == attempts
+
+
+def test_stop_and_start_leave_nothing_in_the_store() -> None:
+    with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
+        wait_for_stored(2)
+        systemctl("stop", SERVICE)
+        assert subscriber.recv(1) == b""
+        with pytest.raises(BrokenPipeError):
+            producer.sendall(record())
+        assert show("NFileDescriptorStore") == "0"
+        systemctl("start", SERVICE)
+        assert show("NFileDescriptorStore") == "0"
+
+
+def test_a_crash_loop_does_not_fill_the_store(journal: Journal) -> None:
+    drop_in("RestartSec=100ms")
+    for _ in range(5):
+        with connect(PUBLIC) as subscriber, connect(INGEST):
+            subscriber.sendall(b'{"filter": {"priority": ["ERROR"]}}\n')
+            assert b"subscribed" in subscriber.makefile("rb").readline()
+            wait_for_stored(3)
+            kill()
+            assert show("NFileDescriptorStore") == "3"
+        wait_for_stored(0)
+
+
+def test_who_does_not_fit_into_the_store_is_connected_until_the_next_restart() -> None:
+    drop_in("FileDescriptorStoreMax=2", "Environment=RELAYD_FDSTORE=2")
+    with connect(INGEST) as producer:
+        wait_for_stored(1)
+        with connect(PUBLIC) as subscriber:
+            producer.sendall(record())
+            systemctl("restart", SERVICE)
+            lines = subscriber.makefile("rb")
+            assert b"compute" in lines.readline()
+            assert lines.readline() == b""
+            wait_for_stored(1)
+
+
+def test_a_new_unit_file_or_a_reload_of_systemd_costs_no_connection() -> None:
+    with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
+        wait_for_stored(2)
+        systemctl("daemon-reexec")
+        systemctl("daemon-reload")
+        systemctl("restart", SERVICE)
+        sent = record()
+        producer.sendall(sent)
+        assert subscriber.makefile("rb").readline() == sent
+
+
+def test_the_sockets_are_as_they_were_after_a_restart() -> None:
+    with connect(PUBLIC):
+        systemctl("restart", SERVICE)
+        assert states() == ("active", "active", "active")
+        assert show("ActiveState", PUBLIC_UNIT) == "active"
