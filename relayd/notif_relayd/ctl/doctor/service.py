@@ -93,23 +93,21 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
 def _examine(
     check: str, conf: cfg.ConfigOpts, drivers: Sequence[str], ingest: str
 ) -> Iterator[Finding]:
-    if ROUTING in drivers:
-        drivers = [*drivers, *(yield from _routed(f"{check} routing", conf))]
     relayed = (LOG, UNIX, *MESSAGING) if _relayed_by_transport(conf) else (LOG, UNIX)
     arriving = [each for each in relayed if each in drivers]
-    if not arriving:
+    if not arriving and ROUTING in drivers:
+        arriving = yield from _routed(f"{check} routing", conf)
+    elif not arriving:
         yield _not_arriving(f"{check} driver", drivers)
-        return
-    said = f"its drivers are {', '.join(dict.fromkeys(drivers))}"
-    if len(arriving) > 1:
+    elif len(arriving) > 1:
         yield Finding(
             f"{check} driver",
             WARNING,
-            f"{said}: {' and '.join(arriving)} each send every notification to a relay",
+            f"{' and '.join(arriving)} each send every notification to a relay",
             f"keep one of {', '.join(arriving)}",
         )
     else:
-        yield Finding(f"{check} driver", OK, said)
+        yield Finding(f"{check} driver", OK, f"its driver is {', '.join(drivers)}")
     for driver in arriving:
         if driver == LOG:
             yield from logging_file.examine(f"{check} log", conf.log_config_append, ingest)
@@ -132,7 +130,11 @@ def _not_arriving(check: str, drivers: Sequence[str]) -> Finding:
 
 
 def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[str]]:
-    """Say what routing comes to; returns the drivers that its rules name."""
+    """Say what routing comes to; returns the drivers by which notifications may come here.
+
+    That is the library's own at most. oslo.messaging's routing driver makes others without the
+    arguments that oslo.messaging's own drivers need, and goes on without them.
+    """
     path = conf[SECTION].routing_config or conf.routing_notifier_config
     if not path:
         yield Finding(
@@ -142,24 +144,29 @@ def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[s
     try:
         with open(path, "rb") as file:
             groups = msgspec.yaml.decode(file.read(), type=dict[str, dict[str, object]] | None)
-        drivers = list(
-            dict.fromkeys(driver for group in (groups or {}).values() for driver in group)
-        )
     except PermissionError:
         yield Finding(check, SKIPPED, f"you may not read {path}", "try it as root")
+        return []
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         said = " ".join(str(error).split())
         yield Finding(check, FAILED, f"{path} cannot be used: {said}", "mend it")
-    else:
+        return []
+    if not any(UNIX in group for group in (groups or {}).values()):
         yield Finding(
             check,
-            WARNING,
-            f"by the rules of {path}, {', '.join(drivers) or 'no driver'} "
-            f"gets some of the notifications",
-            "see there which ones, as that is not looked at here",
+            FAILED,
+            f"its notifications do not come here: {path} does not name the driver {UNIX}, and the "
+            f"routing driver cannot make {LOG}",
+            f"name {UNIX} in it, or {USE_LOG}",
         )
-        return drivers
-    return []
+        return []
+    yield Finding(
+        check,
+        WARNING,
+        f"some notifications go to the driver {UNIX}: which ones, {path} decides",
+        "see there, as that is not looked at here",
+    )
+    return [UNIX]
 
 
 def _relayed_by_transport(conf: cfg.ConfigOpts) -> bool:
