@@ -8,9 +8,8 @@ filter is kept beside its connection at once, since after a crash nobody could a
 
 Three things follow from somebody else's holding a connection too. To close it does not end it, so
 it is shut down first. The manager must not let it go by itself when the peer hangs up, because
-there may be records left to read (so FDPOLL=0). And a connection that is over before anybody
-could want to keep it is not worth the manager's while, which compares each new descriptor with
-all that it has: it is stored after `SETTLING_TIME`.
+there may be records left to read (so FDPOLL=0). And the manager may be busy: what it cannot be
+told now it is told later.
 """
 
 import contextlib
@@ -43,8 +42,8 @@ MAX_NAMES = 96 * 1024
 UNKNOWN = sys.maxsize
 """A store of any size: systemd tells how large it is since version 254 only."""
 
-SETTLING_TIME = 0.05
-"""Seconds before a new connection is stored, and between two attempts when the manager is busy."""
+RETRY_TIME = 0.05
+"""Seconds until the next attempt when the service manager has not read what it was told."""
 
 _NAME = re.compile(rf"(?P<kind>[{PRODUCER}{SUBSCRIBER}{FILTER}])(?P<number>[1-9][0-9]{{0,18}})")
 
@@ -148,7 +147,7 @@ class DescriptorStore:
             notify.finish()
 
     def keep(self, kind: str, number: int, connection: socket.socket) -> None:
-        """Have a connection kept, as soon as it has lasted for a moment."""
+        """Have a connection kept from the end of this turn on."""
         self._keep(f"{kind}{number}", connection.fileno())
 
     def keep_filter(self, number: int, request: bytes) -> None:
@@ -222,10 +221,10 @@ class DescriptorStore:
             return False
         self._stored.remove(name)
         self._to_remove.append(name)
-        self._schedule(0)
+        self._schedule()
         return True
 
-    def _schedule(self, seconds: float = SETTLING_TIME) -> None:
+    def _schedule(self, seconds: float = 0) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_in(seconds, self._run)
@@ -233,7 +232,7 @@ class DescriptorStore:
     def _run(self) -> None:
         self._scheduled = False
         if not self._work(0):
-            self._schedule()
+            self._schedule(RETRY_TIME)
 
     def _work(self, patience: float) -> bool:
         """Tell the service manager what it does not know yet; whether it knows all now."""

@@ -392,7 +392,7 @@ def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRela
         for number, producer in enumerate(producers):
             producer.sendall(record(number=number))
             assert subscriber.line() == record(number=number)
-        assert relay.stored == {}
+        assert len(relay.stored) <= 1  # of a message that was being waited for
         relay.go_on()
         wait_until(lambda: len(relay.stored) == 51, "all are stored")
         relay.kill()
