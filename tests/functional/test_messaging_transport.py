@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications of real notifiers, through a real relay, to real listeners of oslo.messaging."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import oslo_messaging
+import pytest
+from consuming import Endpoint, configuration, listening, notifier, transport_to
+from listening import PrivateSocket
+from oslo_config import cfg
+from oslo_context.context import RequestContext
+from oslo_messaging.notify import _impl_test
+from oslo_messaging.notify.dispatcher import PRIORITIES
+
+from notif_relay import RelayHandler, records
+from running import RunningRelay, record, running_relay, wait_until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def transport(relay: RunningRelay) -> Iterator[oslo_messaging.NotificationTransport]:
+    with transport_to(relay.public) as transport:
+        yield transport
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    return Endpoint()
+
+
+class AsServicesDo(oslo_messaging.NoOpSerializer):
+    """Makes a dictionary of a request context, as nova's and others' serializers do."""
+
+    def serialize_context(self, ctxt: Any) -> Any:
+        return ctxt.to_dict()
+
+
+@pytest.mark.parametrize("serializer", [None, AsServicesDo()], ids=["object", "dictionary"])
+@pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
+def test_a_listener_is_given_what_the_notifier_was_and_its_context(
+    transport: oslo_messaging.NotificationTransport,
+    endpoint: Endpoint,
+    driver: str,
+    serializer: AsServicesDo | None,
+) -> None:
+    context = RequestContext(user_id="alice", project_id="p", request_id="req-1")
+    with listening(transport, endpoint):
+        emit = notifier(transport, driver=driver, serializer=serializer)
+        emit.info(context, "compute.create", {"host": "hôst", "n": [1, None, 2.5]})
+        got = endpoint.next()
+    assert (got.priority, got.publisher_id, got.event_type, got.payload) == (
+        "info",
+        "compute.host-1",
+        "compute.create",
+        {"host": "hôst", "n": [1, None, 2.5]},
+    )
+    assert set(got.metadata) == {"message_id", "timestamp"}
+    assert all(got.metadata.values())
+    assert (got.context["user"], got.context["request_id"]) == ("alice", "req-1")
+
+
+def test_a_plain_subscriber_reads_the_notification_as_it_was_made_and_where_it_belongs(
+    relay: RunningRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_impl_test, "NOTIFICATIONS", [])
+    conf = configuration(driver=["messagingv2", "test"])
+    with transport_to(relay.public, conf) as transport, relay.subscribe() as subscriber:
+        emit = notifier(transport, "a.topic", driver=None)
+        emit.warn({}, "compute.create", {"x": 1})
+        emit.warn(RequestContext(user_id="alice"), "compute.create", {"x": 1})
+        bare, full = subscriber.notification(), subscriber.notification()
+    (_, made, _, _), _ = _impl_test.NOTIFICATIONS
+    assert bare == {**made, "_topic": "a.topic"}
+    assert list(bare) == [*made, "_topic"]
+    assert list(full) == [*made, "_topic", "_context"]
+    assert full["_context"]["user"] == "alice"
+
+
+def test_no_subscriber_sees_a_secret_of_payload_or_context(
+    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
+) -> None:
+    message = {
+        "message_id": "1",
+        "publisher_id": "p",
+        "event_type": "e",
+        "priority": "INFO",
+        "payload": {"admin_password": "hidden", "url": "http://u:p@h/?auth_token=hidden"},
+        "timestamp": "t",
+    }
+    target = oslo_messaging.Target(topic="notifications.info")
+    context = {"auth_token": "hidden", "user": "alice", "more": {"secret_uuid": "hidden"}}
+    with relay.subscribe() as subscriber:
+        # Past the notifier, whose newer versions let no such context through.
+        transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001
+        line = subscriber.line()
+    assert b"hidden" not in line
+    assert json.loads(line)["_context"]["user"] == "alice"
+
+
+def test_all_seven_priorities_arrive(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    with listening(transport, endpoint):
+        emit = notifier(transport)
+        for priority in PRIORITIES:
+            getattr(emit, priority)({}, f"event.{priority}", priority)
+        got = {(each.priority, each.payload) for each in (endpoint.next() for _ in PRIORITIES)}
+    assert got == {(priority, priority) for priority in PRIORITIES}
+    assert len(PRIORITIES) == 7
+
+
+def test_only_priorities_that_endpoints_take_leave_the_relay(
+    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
+) -> None:
+    endpoint, other = Endpoint("error"), Endpoint("audit")
+    with listening(transport, endpoint, other):
+        before = relay.status()["records_delivered"]
+        emit = notifier(transport)
+        for priority in PRIORITIES:
+            getattr(emit, priority)({}, "event", priority)
+        assert endpoint.next().payload == "error"
+        assert other.next().payload == "audit"
+        relay.wait_status(records_received=7)
+        assert relay.status()["records_delivered"] == before + 2
+
+
+def test_a_listener_without_endpoints_gets_nothing(
+    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
+) -> None:
+    with listening(transport):
+        before = relay.status()["records_delivered"]
+        notifier(transport).info({}, "event", 1)
+        relay.wait_status(records_received=1)
+        assert relay.status()["records_delivered"] == before
+
+
+def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
+    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
+) -> None:
+    both, one, dotted = Endpoint("info"), Endpoint("info"), Endpoint("info")
+    logger = logging.getLogger("oslo.messaging.notification.event")
+    handler = RelayHandler(relay.ingest)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with (
+            listening(transport, both, topics=("a", "b")),
+            listening(transport, one, topics=("a",)),
+            listening(transport, dotted, topics=("a.b",)),
+        ):
+            for topic in ("a", "b", "a.b", "c", "a.info"):
+                notifier(transport, topic).info({}, "event", topic)
+            wait_until(lambda: relay.status()["records_received"] == 5, "they are relayed")
+            notifier(transport, driver="log").info({}, "event", "log")
+            assert both.payloads(3) == ["a", "b", "log"]
+            assert one.payloads(2) == ["a", "log"]
+            assert dotted.payloads(2) == ["a.b", "log"]
+        # Now that the listeners' threads have ended, nothing more can come.
+        assert both.calls.empty()
+        assert one.calls.empty()
+        assert dotted.calls.empty()
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_a_notifier_with_two_topics_sends_one_record_for_each(
+    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
+) -> None:
+    with relay.subscribe() as subscriber:
+        notifier(transport, "a", "b").info({}, "event", 1)
+        first, second = subscriber.notification(), subscriber.notification()
+    assert (first.pop("_topic"), second.pop("_topic")) == ("a", "b")
+    assert first == second
+
+
+def test_exchanges_make_no_difference(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    target = oslo_messaging.Target(topic="notifications", exchange="nova")
+    listener = oslo_messaging.get_notification_listener(
+        transport, [target], [endpoint], executor="threading"
+    )
+    listener.start()
+    try:
+        notifier(transport).info({}, "event", 1)
+        assert endpoint.next().payload == 1
+    finally:
+        listener.stop()
+        listener.wait()
+
+
+@pytest.mark.parametrize("pools", [(None, None), ("pool", "pool"), ("pool", "other")])
+def test_every_listener_has_its_own_copy_whatever_its_pool(
+    transport: oslo_messaging.NotificationTransport, pools: tuple[str | None, str | None]
+) -> None:
+    first, second = Endpoint("info"), Endpoint("info")
+    with listening(transport, first, pool=pools[0]), listening(transport, second, pool=pools[1]):
+        emit = notifier(transport)
+        for number in range(25):
+            emit.info({}, "event", number)
+        assert first.payloads(25) == second.payloads(25) == list(range(25))
+
+
+def test_an_endpoint_with_a_filter_is_only_given_what_matches(
+    transport: oslo_messaging.NotificationTransport,
+) -> None:
+    by_type, by_context, everything = Endpoint("info"), Endpoint("info"), Endpoint("info")
+    by_type.filter_rule = oslo_messaging.NotificationFilter(  # type: ignore[attr-defined]
+        event_type=r"^compute\..*", publisher_id="^compute", payload={"state": "^active$"}
+    )
+    by_context.filter_rule = oslo_messaging.NotificationFilter(  # type: ignore[attr-defined]
+        context={"user": "^alice$"}
+    )
+    with listening(transport, by_type, by_context, everything):
+        emit = notifier(transport)
+        emit.info({}, "compute.update", {"state": "error", "n": 1})
+        emit.info({}, "volume.update", {"state": "active", "n": 2})
+        emit.info({}, "compute.update", {"state": "active", "n": 3})
+        emit.info(RequestContext(user_id="bob"), "x", {"n": 4})
+        emit.info(RequestContext(user_id="alice"), "x", {"n": 5})
+        assert sorted(everything.next().payload["n"] for _ in range(5)) == [1, 2, 3, 4, 5]
+        assert by_type.next().payload["n"] == 3
+        assert by_context.next().payload["n"] == 5
+    assert by_type.calls.empty()
+    assert by_context.calls.empty()
+
+
+def test_batches_are_full_and_the_last_one_comes_in_time(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    with listening(transport, endpoint, batch_size=5, batch_timeout=0.2):
+        emit = notifier(transport)
+        sent = []
+        for number in range(12):
+            emit.info({}, "event", number)
+            sent.append(number)
+        batches = []
+        while sum(map(len, batches)) < 12:
+            batches.append(endpoint.batch())
+    assert max(map(len, batches)) <= 5
+    assert sorted(each.payload for batch in batches for each in batch) == sent
+
+
+def test_without_a_timeout_a_batch_is_complete_or_comes_when_the_listener_stops(
+    relay: RunningRelay,
+    transport: oslo_messaging.NotificationTransport,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endpoint = Endpoint("info")
+    with listening(transport, endpoint, batch_size=5):
+        emit = notifier(transport)
+        for number in range(12):
+            emit.info({}, "event", number)
+        both = endpoint.batch() + endpoint.batch()
+        assert sorted(each.payload for each in both) == list(range(10))
+        relay.wait_status(records_received=12)
+        with relay.produce() as producer:
+            producer.sendall(records.gap(7, "producer_congested"))
+            # It is logged when it is read: then so is all before it.
+            wait_until(lambda: "7 notifications were lost" in caplog.text, "all is read")
+    assert sorted(each.payload for each in endpoint.batch()) == [10, 11]
+    assert endpoint.calls.empty()
+
+
+def test_an_endpoint_that_raises_ends_neither_a_batch_nor_the_listener(
+    transport: oslo_messaging.NotificationTransport,
+) -> None:
+    class Failing(Endpoint):
+        def take(self, priority: str, *call: Any) -> None:
+            super().take(priority, *call)
+            raise RuntimeError("no")
+
+    failing = Failing("info")
+    with listening(transport, failing), listening(transport, failing, batch_size=1):
+        for number in range(300):  # more than may be unhandled at a time
+            notifier(transport).info({}, "event", number)
+        assert failing.payloads(600) == sorted([*range(300), *range(300)])
+
+
+def test_requeueing_is_refused(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    with (
+        pytest.raises(NotImplementedError, match="cannot requeue a notification"),
+        listening(transport, endpoint, allow_requeue=True),
+    ):
+        pass
+    with pytest.raises(NotImplementedError, match="cannot requeue a notification"):
+        transport._require_driver_features(requeue=True)  # noqa: SLF001
+
+
+def test_a_listener_that_was_refused_can_be_stopped(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    target = oslo_messaging.Target(topic="notifications")
+    listener = oslo_messaging.get_notification_listener(
+        transport, [target], [endpoint], executor="threading", allow_requeue=True
+    )
+    with pytest.raises(NotImplementedError):
+        listener.start()
+    listener.stop()
+    listener.wait()
+
+
+def test_remote_procedure_calls_are_refused(relay: RunningRelay) -> None:
+    # Some of the options of remote procedure calls are registered nowhere but there.
+    transport = oslo_messaging.get_rpc_transport(cfg.CONF, url=f"unix://{relay.public}")
+    target = oslo_messaging.Target(topic="topic", server="server")
+    client = oslo_messaging.get_rpc_client(transport, target)
+    server = oslo_messaging.get_rpc_server(transport, target, [Endpoint()], executor="threading")
+    for use in (
+        lambda: client.call({}, "method"),
+        lambda: client.cast({}, "method"),
+        server.start,
+    ):
+        with pytest.raises(NotImplementedError, match="notifications only"):
+            use()
+    transport.cleanup()
+
+
+@pytest.mark.parametrize("retry", [None, -1, 0, 3])
+def test_without_a_relay_nothing_waits_whatever_retry_says_and_the_loss_is_told(
+    directory: Path, retry: int | None
+) -> None:
+    endpoint = Endpoint("info", "warn")
+    with transport_to(directory / "notifications.sock") as transport:
+        emit = notifier(transport, retry=retry)
+        for number in range(3):
+            emit.info({}, "event", number)
+        with running_relay(directory) as relay, listening(transport, endpoint):
+            # A connection is tried for anew only after a pause.
+            wait_until(
+                lambda: emit.info({}, "event", 0) or relay.status()["records_received"],
+                "the notifier has found the relay",
+            )
+            gap = endpoint.next()
+            while gap.priority != "warn":
+                gap = endpoint.next()
+    assert gap.event_type == "notif_relayd.gap"
+    assert gap.payload["reason"] == "relay_restarted"
+    assert gap.payload["dropped"] >= 3
+
+
+def test_a_notification_that_is_too_large_is_logged_and_others_go_on(
+    transport: oslo_messaging.NotificationTransport,
+    endpoint: Endpoint,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with listening(transport, endpoint):
+        emit = notifier(transport)
+        emit.info({}, "large.event", "x" * MIB)
+        emit.info({}, "small.event", "x")
+        assert endpoint.next().event_type == "small.event"
+    (message,) = (each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING)
+    assert message.startswith("large.event of compute.host-1: a record of ")
+    assert len(message) < 200
+
+
+def test_threads_share_a_transport(
+    transport: oslo_messaging.NotificationTransport, relay: RunningRelay, endpoint: Endpoint
+) -> None:
+    with listening(transport, endpoint, batch_size=50, batch_timeout=0.1):
+        emit = notifier(transport)
+
+        def notify(thread: int) -> None:
+            for number in range(200):
+                emit.info({}, "event", [thread, number])
+
+        threads = [threading.Thread(target=notify, args=(each,)) for each in range(4)]
+        for thread in threads:
+            thread.start()
+        got: list[Any] = []
+        while len(got) < 800:
+            got += [each.payload for each in endpoint.batch()]
+        for thread in threads:
+            thread.join()
+    assert sorted(got) == [[thread, number] for thread in range(4) for number in range(200)]
+    assert relay.status()["records_rejected"] == 0
+
+
+def test_a_forked_process_sends_as_well(
+    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
+) -> None:
+    with listening(transport, endpoint):
+        emit = notifier(transport)
+        emit.info({}, "event", "before")
+        pid = os.fork()
+        if not pid:
+            emit.info({}, "event", "child")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        emit.info({}, "event", "parent")
+        assert endpoint.payloads(3) == ["before", "child", "parent"]
+
+
+def test_the_private_socket_may_be_elsewhere(directory: Path) -> None:
+    with PrivateSocket(directory / "elsewhere") as private:
+        conf = configuration()
+        with transport_to(directory / "notifications.sock", conf):
+            pass
+        conf.set_override("ingest_path", str(private.path), group="oslo_messaging_notifications")
+        with transport_to(directory / "notifications.sock", conf) as transport:
+            notifier(transport).info({}, "event", 1)
+            with private.accept() as incoming:
+                assert json.loads(incoming.line())["payload"] == 1
+
+
+def test_a_transport_that_is_only_listened_on_needs_no_private_socket(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = Endpoint("info")
+    with running_relay(directory) as relay, relay.produce() as producer:
+        relay.ingest.unlink()
+        with transport_to(relay.public) as transport, listening(transport, endpoint):
+            producer.sendall(record(payload=1))
+            assert endpoint.next().payload == 1
+    assert not [each for each in caplog.records if each.name.endswith("producer")]
