@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl doctor, beside units in every state that they get into."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+
+import pytest
+from machine import (
+    CONFIGURATION,
+    INGEST,
+    INGEST_UNIT,
+    PUBLIC,
+    PUBLIC_UNIT,
+    SERVICE,
+    Journal,
+    configure,
+    connect,
+    drop_in,
+    relays,
+    run,
+    states,
+    systemctl,
+)
+
+from notif_relay import paths
+
+Row = dict[str, str]
+
+
+@pytest.fixture(autouse=True)
+def enabled(journal: Journal) -> None:
+    systemctl("enable", PUBLIC_UNIT)
+
+
+def examine(*arguments: str, user: str | None = None) -> dict[str, Row]:
+    done = run("relayctl", "doctor", "-f", "json", *arguments, user=user)
+    assert done.stderr == ""
+    rows = json.loads(done.stdout)
+    assert done.returncode == any(row["result"] == "failed" for row in rows)
+    return {row["check"]: row for row in rows}
+
+
+def failed(rows: dict[str, Row]) -> set[str]:
+    return {check for check, row in rows.items() if row["result"] == "failed"}
+
+
+def test_a_host_as_installed_is_all_in_order_before_and_after_the_first_start() -> None:
+    for state in ("inactive", "active"):
+        assert states()[0] == state
+        rows = examine()
+        odd = {
+            check: row
+            for check, row in rows.items()
+            if row["result"] not in ("ok", "skipped")
+            or (row["result"] == "skipped" and state == "active")
+        }
+        assert odd == {}
+        assert rows["listening public"]["finding"] == f"systemd listens on {PUBLIC}"
+        assert rows[f"unit {PUBLIC_UNIT}"]["finding"] == "it is enabled and active " + (
+            "(listening)" if state == "inactive" else "(running)"
+        )
+
+
+def test_looking_does_not_start_the_service() -> None:
+    rows = examine("--no-round-trip")
+    assert states() == ("inactive", "active", "active")
+    assert rows[f"unit {SERVICE}"]["finding"].endswith("the first connection starts it")
+    assert rows["listening control"]["result"] == "ok"
+    assert failed(rows) == set()
+
+
+def test_each_user_is_told_of_their_own_rights() -> None:
+    assert relays()
+    reader, writer = examine(user="reader"), examine(user="writer")
+    assert reader["user reader subscribe"]["result"] == "ok"
+    assert reader["user reader produce"]["advice"].startswith("usermod -aG notif-producers reader")
+    assert reader["round trip"]["result"] == writer["round trip"]["result"] == "skipped"
+    assert writer["user writer produce"]["result"] == "ok"
+    assert failed(reader) == failed(writer) == set()
+    outsider = examine(user="outsider")
+    assert failed(outsider) == {
+        f"user outsider {each}" for each in ("subscribe", "produce", "status")
+    }
+
+
+def test_a_service_that_was_started_before_its_user_joined_the_group_is_named() -> None:
+    with subprocess.Popen(
+        ["/usr/bin/cat"], stdin=subprocess.PIPE, user="outsider", group="outsider", extra_groups=[]
+    ) as process:
+        added = run("systemd-sysusers", "--inline", "m outsider notif-producers")
+        assert added.returncode == 0, added.stderr
+        try:
+            rows = examine("--user", "outsider", "--needs", "produce")
+        finally:
+            run("gpasswd", "--delete", "outsider", "notif-producers")
+            process.communicate()
+    assert rows["user outsider produce"]["result"] == "ok"
+    row = rows["processes outsider produce"]
+    assert row["result"] == "warning"
+    assert f"{process.pid} (cat)" in row["finding"]
+
+
+def test_a_socket_that_is_not_enabled_is_a_warning() -> None:
+    systemctl("disable", PUBLIC_UNIT)
+    rows = examine()
+    for unit in (PUBLIC_UNIT, INGEST_UNIT):
+        row = rows[f"unit {unit}"]
+        assert row["result"] == "warning"
+        assert "disabled" in row["finding"]
+        assert row["advice"] == f"systemctl enable {PUBLIC_UNIT}"
+    assert failed(rows) == set()
+
+
+def test_a_socket_that_is_stopped_is_a_failure() -> None:
+    systemctl("stop", PUBLIC_UNIT)
+    rows = examine()
+    assert failed(rows) == {
+        *(f"unit {PUBLIC_UNIT}", f"unit {INGEST_UNIT}", "socket public", "socket ingest"),
+        *("listening control", "round trip"),
+    }
+    assert rows[f"unit {PUBLIC_UNIT}"]["advice"] == f"systemctl enable --now {PUBLIC_UNIT}"
+
+
+def test_a_masked_unit_is_a_failure() -> None:
+    for unit in (PUBLIC_UNIT, INGEST_UNIT, SERVICE):
+        systemctl("mask", "--runtime", unit)
+        try:
+            row = examine("--no-round-trip")[f"unit {unit}"]
+        finally:
+            systemctl("unmask", "--runtime", unit)
+        assert row["result"] == "failed"
+        assert row["advice"] == f"systemctl unmask {unit}"
+
+
+def test_a_socket_that_cannot_listen_has_failed() -> None:
+    systemctl("stop", PUBLIC_UNIT)
+    os.mkdir(INGEST)
+    try:
+        os.mkdir(f"{INGEST}/full")
+        run("systemctl", "start", INGEST_UNIT)
+        rows = examine()
+    finally:
+        shutil.rmtree(INGEST)
+    row = rows[f"unit {INGEST_UNIT}"]
+    assert row["result"] == "failed"
+    assert "it has failed" in row["finding"]
+    assert f"journalctl -u {INGEST_UNIT}" in row["advice"]
+    assert "is no socket" in rows["socket ingest"]["finding"]
+
+
+def test_a_service_that_cannot_start_has_failed_and_why_is_in_its_configuration() -> None:
+    configure("[relayd]", "ring_size = many")
+    drop_in("Restart=no")
+    assert run("systemctl", "start", SERVICE).returncode != 0
+    rows = examine("--no-round-trip")
+    assert "it has failed (exit-code)" in rows[f"unit {SERVICE}"]["finding"]
+    row = rows[f"configuration {CONFIGURATION}"]
+    assert row["result"] == "failed"
+    assert "many" in row["finding"]
+
+
+def test_a_service_that_starts_in_vain_again_and_again_is_a_failure(journal: Journal) -> None:
+    configure("[relayd]", "ring_size = many")
+    drop_in("RestartSec=1h")
+    with connect(PUBLIC):
+        journal.entry(MESSAGE="Failed with result")
+        row = examine("--no-round-trip")[f"unit {SERVICE}"]
+    assert row["result"] == "failed"
+    assert "again and again" in row["finding"]
+
+
+def test_a_unit_that_was_changed_and_not_read_again_is_a_warning() -> None:
+    drop_in("RestartSec=2")
+    os.utime(f"/run/systemd/system/{SERVICE}.d/test.conf", (2**31 - 1, 2**31 - 1))
+    done = run("relayctl", "doctor", "--no-round-trip", "-f", "json")
+    advice = {row["advice"] for row in json.loads(done.stdout) if row["check"] == f"unit {SERVICE}"}
+    assert "systemctl daemon-reload" in advice
+
+
+def test_a_directory_that_is_not_the_services_is_a_failure() -> None:
+    assert relays()
+    shutil.chown(paths.RUNTIME_DIR, "root", "root")
+    try:
+        row = examine("--no-round-trip")[f"directory {paths.RUNTIME_DIR}"]
+    finally:
+        shutil.chown(paths.RUNTIME_DIR, "notif-relayd", "notif-relayd")
+    assert row["result"] == "failed"
+    assert "notif-relayd may not make a socket there" in row["finding"]
+
+
+def test_units_that_are_not_installed_are_a_failure_unless_a_relay_runs_without() -> None:
+    systemctl("stop", PUBLIC_UNIT)
+    systemctl("disable", PUBLIC_UNIT)
+    directory = "/usr/local/lib/systemd/system"
+    os.rename(directory, f"{directory}.away")
+    systemctl("daemon-reload")
+    try:
+        row = examine("--no-round-trip")["units"]
+        assert (row["result"], row["advice"][:12]) == ("failed", "make install")
+        assert "no unit is installed" in row["finding"]
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(PUBLIC)
+            listener.listen()
+            assert examine("--no-round-trip")["units"]["result"] == "skipped"
+        os.unlink(PUBLIC)
+    finally:
+        os.rename(f"{directory}.away", directory)
+        systemctl("daemon-reload")
