@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A listener's life: it starts and stops, the relay comes and goes, and every loss is told."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import oslo_messaging
+import pytest
+from consuming import Endpoint, left_open, listening, notifier, transport_to
+from listening import Incoming, PrivateSocket, Scripts
+
+from notif_relay import records
+from notif_relay.messaging import subscriber as subscriber_module
+from notif_relay.messaging.listener import MOST_UNHANDLED
+from producing import numbered
+from running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    before = left_open()
+    yield
+    assert left_open() == before
+
+
+@contextlib.contextmanager
+def next_relay(directory: Path) -> Iterator[RunningRelay]:
+    """Another relay, where one has been."""
+    (directory / "notify.sock").unlink()
+    with running_relay(directory) as relay:
+        yield relay
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """What the package has logged so far."""
+    return [
+        each.getMessage()
+        for each in caplog.records
+        if each.name.startswith("notif_relay.") and each.levelno >= level
+    ]
+
+
+def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
+    relay: RunningRelay, nothing_left: None
+) -> None:
+    endpoint = Endpoint("info")
+    with transport_to(relay.public) as transport:
+        listener = oslo_messaging.get_notification_listener(
+            transport, [oslo_messaging.Target(topic="t")], [endpoint], executor="threading"
+        )
+        before = left_open()
+        with relay.produce() as producer:
+            for number in range(3):
+                listener.start()
+                producer.sendall(record(payload=number))
+                assert endpoint.next().payload == number
+                listener.stop()
+                listener.wait()
+                relay.wait_status(subscribers=0)
+                producer.sendall(record(payload="nobody is to get this"))
+                relay.wait_status(records_received=2 * (number + 1))
+        assert left_open() == before
+    assert endpoint.calls.empty()
+
+
+def test_cleaning_up_the_transport_stops_its_listeners_and_disconnects(
+    relay: RunningRelay, nothing_left: None
+) -> None:
+    endpoint = Endpoint("info")
+    with transport_to(relay.public) as transport, listening(transport, endpoint):
+        emit = notifier(transport)
+        emit.info({}, "event", 1)
+        assert endpoint.next().payload == 1
+        transport.cleanup()
+        # The notifier keeps the transport; it could send again.
+        relay.wait_status(subscribers=0, producers=0)
+        transport.cleanup()
+
+
+def test_a_listener_waits_for_a_relay_and_says_so_once(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    caplog.set_level(logging.INFO)
+    endpoint = Endpoint("info", "warn")
+    public = directory / "notifications.sock"
+    with transport_to(public) as transport, listening(transport, endpoint):
+        wait_until(lambda: messages(caplog), "it says so")
+        with running_relay(directory) as relay, relay.produce() as producer:
+            wait_until(lambda: len(messages(caplog)) > 1, "it has come")
+            producer.sendall(record(payload=1))
+            assert endpoint.next().payload == 1  # and no gap before: nothing was promised
+            assert messages(caplog) == [
+                f"no relay at {public}: there is no such socket; is notif-relayd installed and"
+                " running?; trying again until notifications come",
+                f"Notifications come from {public} again",
+            ]
+    assert endpoint.calls.empty()
+
+
+def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    endpoint = Endpoint("info", "warn")
+    with contextlib.ExitStack() as stack:
+        with running_relay(directory) as relay:
+            transport = stack.enter_context(transport_to(relay.public))
+            stack.enter_context(listening(transport, endpoint))
+            with relay.produce() as producer:
+                producer.sendall(record(payload=1))
+                assert endpoint.next().payload == 1
+        with next_relay(directory) as relay:
+            gap = endpoint.next()
+            assert (gap.priority, gap.event_type) == ("warn", "notif_relayd.gap")
+            assert gap.payload == {"dropped": None, "reason": "relay_restarted"}
+            with relay.produce() as producer:
+                producer.sendall(record(payload=2))
+                assert endpoint.next().payload == 2
+        stack.close()
+    away, lost, *others = messages(caplog, logging.WARNING)
+    assert away.startswith(f"no relay at {relay.public}: ")
+    assert lost == "Some notifications were lost on their way: relay_restarted"
+    # It lost the second relay before it was stopped, perhaps.
+    assert others in ([], [away])
+
+
+@pytest.mark.parametrize("state", ["connected", "without a relay", "busy"])
+def test_a_listener_can_be_stopped_whatever_it_waits_for(
+    directory: Path, nothing_left: None, state: str
+) -> None:
+    gate = threading.Event()
+
+    class Busy(Endpoint):
+        def take(self, priority: str, *call: Any) -> None:
+            super().take(priority, *call)
+            gate.wait(DEADLINE)
+
+    endpoint = Busy("info")
+    with contextlib.ExitStack() as stack:
+        if state != "without a relay":
+            relay = stack.enter_context(running_relay(directory))
+        transport = stack.enter_context(transport_to(directory / "notifications.sock"))
+        listener = oslo_messaging.get_notification_listener(
+            transport, [oslo_messaging.Target(topic="t")], [endpoint], executor="threading"
+        )
+        listener.start()
+        if state == "busy":
+            with relay.produce() as producer:
+                producer.sendall(b"".join(map(numbered, range(2 * MOST_UNHANDLED))))
+                endpoint.next()
+                relay.wait_status(records_received=2 * MOST_UNHANDLED)
+        listener.stop()
+        assert not [each for each in threading.enumerate() if each.name == "notif_relay listener"]
+        gate.set()
+        listener.wait()
+
+
+def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_its_loss(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent, gate = 20_000, threading.Event()
+
+    class Slow(Endpoint):
+        def take(self, priority: str, *call: Any) -> None:
+            gate.wait(DEADLINE)
+            super().take(priority, *call)
+
+    slow, taking_gaps = Slow("info"), Slow("warn")
+    with (
+        running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
+        transport_to(relay.public) as transport,
+        listening(transport, slow, taking_gaps),
+        relay.produce() as producer,
+    ):
+        for number in range(sent):
+            producer.sendall(numbered(number))
+        relay.wait_status(records_received=sent)
+        dropped = relay.status()["records_dropped"]
+        assert dropped > sent - 4 * MIB // 1024
+        gate.set()
+        for _ in range(sent - dropped):
+            slow.next()
+        told = 0
+        while told < dropped:
+            gap = taking_gaps.next()
+            assert gap.payload["reason"] == "slow_subscriber"
+            told += gap.payload["dropped"]
+        assert told == dropped
+        assert f"{gap.payload['dropped']} notifications were lost" in caplog.text
+        assert slow.calls.empty()
+
+
+def test_a_gap_is_in_the_log_of_a_consumer_that_takes_no_warnings(
+    relay: RunningRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = Endpoint("info")
+    with (
+        transport_to(relay.public) as transport,
+        listening(transport, endpoint),
+        relay.produce() as producer,
+    ):
+        producer.sendall(records.gap(7, "producer_congested") + record(payload=1))
+        assert endpoint.next().payload == 1
+    assert messages(caplog) == ["7 notifications were lost on their way: producer_congested"]
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[str]:
+    """Have this process be somebody who may not connect."""
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        yield pwd.getpwuid(os.geteuid()).pw_name
+    finally:
+        os.seteuid(user)
+
+
+def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
+    relay: RunningRelay, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    relay.directory.chmod(0o755)
+    relay.public.chmod(0)
+    with (
+        as_nobody() as name,
+        transport_to(relay.public) as transport,
+        pytest.raises(oslo_messaging.MessagingException) as raised,
+        listening(transport, Endpoint()),
+    ):
+        pass
+    sentence = str(raised.value)
+    assert sentence.startswith(f"{name} may not connect to {relay.public}: ")
+    assert f"usermod -aG {relay.public.group()} {name}" in sentence
+    assert messages(caplog) == [f"Cannot listen for notifications: {sentence}"]
+
+
+def test_who_may_not_read_any_more_is_told_so_and_goes_on_when_it_is_put_right(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    endpoint = Endpoint("info", "warn")
+    with contextlib.ExitStack() as stack:
+        with running_relay(directory) as relay:
+            directory.chmod(0o755)
+            relay.public.chmod(0o666)
+            with as_nobody():
+                transport = stack.enter_context(transport_to(relay.public))
+                stack.enter_context(listening(transport, endpoint))
+        with next_relay(directory) as relay:
+            relay.public.chmod(0)
+            with as_nobody():
+                wait_until(lambda: "usermod -aG" in caplog.text, "it says what is wrong")
+                assert endpoint.calls.empty()
+            # Root again, which may.
+            assert endpoint.next().event_type == "notif_relayd.gap"
+        stack.close()
+    assert len([each for each in messages(caplog) if "usermod -aG" in each]) == 1
+
+
+@contextlib.contextmanager
+def answering(public: Path, answers: Callable[[], bytes]) -> Iterator[queue.Queue[Incoming]]:
+    """A relay as no real one is: takes each subscriber's request, and answers as it likes."""
+    subscribers: queue.Queue[Incoming] = queue.Queue()
+    with PrivateSocket(public) as private:
+
+        def serve() -> None:
+            while (incoming := private.accept()).line():
+                incoming.socket.sendall(answers())
+                subscribers.put(incoming)
+            incoming.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield subscribers
+        finally:
+            connect(public).close()  # a request that is none: the end
+            thread.join()
+            while not subscribers.empty():
+                subscribers.get().close()
+
+
+def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    public = directory / "notifications.sock"
+    with (
+        answering(public, lambda: records.error("There is no such thing.")),
+        transport_to(public) as transport,
+        pytest.raises(oslo_messaging.MessagingException, match="There is no such thing"),
+        listening(transport, Endpoint()),
+    ):
+        pass
+    assert messages(caplog) == ["Cannot listen for notifications: There is no such thing."]
+
+
+def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    public = directory / "notifications.sock"
+    answers = [records.error("There is no such thing."), records.subscribed({})]
+    with (
+        answering(public, answers.pop) as subscribers,
+        transport_to(public) as transport,
+        listening(transport, Endpoint()),
+    ):
+        subscribers.get(timeout=DEADLINE).close()
+        wait_until(lambda: messages(caplog, logging.ERROR), "it says so")
+    assert messages(caplog, logging.ERROR) == [
+        "No more notifications come: There is no such thing."
+    ]
+
+
+def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nothing_left: None,
+) -> None:
+    monkeypatch.setattr(subscriber_module, "PATIENCE", 0.05)
+    public = directory / "notifications.sock"
+    with (
+        PrivateSocket(public),
+        transport_to(public) as transport,
+        pytest.raises(oslo_messaging.MessagingException, match=f"{public} does not answer"),
+        listening(transport, Endpoint()),
+    ):
+        pass
+
+
+def test_what_is_no_notification_is_left_out_and_logged(
+    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+) -> None:
+    endpoint = Endpoint()
+    public = directory / "notifications.sock"
+    junk = [
+        b'{"event_type": "torn", "prio\n',
+        b"[1]\n",
+        b'{"event_type": "e", "priority": 1}\n',
+        b'{"event_type": "e", "priority": "INFO", "payload": ' + b"[" * 200_000 + b"\n",
+    ]
+    odd = record(payload=1, _topic=[7], _context="none")
+    with (
+        answering(public, lambda: records.subscribed({})) as subscribers,
+        transport_to(public) as transport,
+        listening(transport, endpoint),
+    ):
+        incoming = subscribers.get(timeout=DEADLINE)
+        incoming.socket.sendall(b"".join(junk) + records.error("No.") + odd)
+        got = endpoint.next()
+        assert (got.payload, got.context) == (1, {})
+        incoming.close()
+    assert len([each for each in messages(caplog) if "was left out" in each]) == len(junk)
+    assert endpoint.calls.empty()
+
+
+NEVER_STOPPED = """
+import sys
+import oslo_messaging
+from consuming import Endpoint, configuration
+transport = oslo_messaging.get_notification_transport(configuration(), url="unix://" + sys.argv[1])
+listener = oslo_messaging.get_notification_listener(
+    transport, [oslo_messaging.Target(topic="t")], [Endpoint()], executor="threading"
+)
+listener.start()
+print("listening", flush=True)
+"""
+
+
+def test_a_consumer_that_never_stops_its_listener_can_end(
+    relay: RunningRelay, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), os.pathsep)
+    script = scripts.run("-W", "ignore", "-c", NEVER_STOPPED, relay.public)
+    assert script.line() == "listening"
+    script.finish()
