@@ -8,12 +8,15 @@ restart takes as long as a start of Python, and what has been stored can be look
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from running import DEADLINE, RunningRelay, wait_until
@@ -49,6 +52,8 @@ class ManagedRelay(RunningRelay):
         self._listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(os.fspath(directory / "notify.sock"))
+        self._reading = threading.Event()
+        self._reading.set()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.start()
@@ -76,16 +81,39 @@ class ManagedRelay(RunningRelay):
         wait_until(lambda: self.told("READY=1") or self.process.poll() is not None, "it is ready")
         assert self.process.poll() is None, self.log.read_text()
 
+    def start_on_demand(self) -> None:
+        """Start a relay when somebody connects."""
+        select.select([*self._listeners.values()], [], [], DEADLINE)
+        self.start()
+
     def restart(self) -> None:
         """What `systemctl restart` does."""
         assert self.stop() == 0
         self.start()
+
+    def stop_for_good(self) -> None:
+        """What `systemctl stop` does: nothing is kept for a service that is not to run."""
+        assert self.stop() == 0
+        while self.stored:
+            os.close(self.stored.popitem()[1])
+
+    def change(self, *arguments: str) -> None:
+        """Start it with these options from the next time on."""
+        self._arguments = arguments
 
     def kill(self) -> None:
         """What the kernel does when memory runs out, and systemd afterwards."""
         self.process.kill()
         self.process.wait(DEADLINE)
         self.start()
+
+    def pause(self) -> None:
+        """Read nothing more of what the relay says."""
+        self._reading.clear()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._reading.set()
 
     def told(self, text: str) -> bool:
         """Whether the relay has said this since it was started."""
@@ -101,6 +129,7 @@ class ManagedRelay(RunningRelay):
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
+        self.go_on()
         self._notify.shutdown(socket.SHUT_RDWR)
         self._reader.join()
         for fd in self.stored.values():
@@ -114,6 +143,7 @@ class ManagedRelay(RunningRelay):
 
     def _read(self) -> None:
         while True:
+            self._reading.wait()
             data, fds, _, _ = socket.recv_fds(self._notify, 4096, 8)
             if not data:
                 return
@@ -130,6 +160,15 @@ class ManagedRelay(RunningRelay):
             for fd in fds:
                 os.close(fd)  # which is all that BARRIER=1 asks for
             self.messages.append(message)
+
+
+@contextlib.contextmanager
+def managed_relay(directory: Path, *arguments: str, room: int = 10_000) -> Iterator[ManagedRelay]:
+    relay = ManagedRelay(directory, *arguments, room=room)
+    try:
+        yield relay
+    finally:
+        relay.close()
 
 
 def _listen(path: Path) -> socket.socket:

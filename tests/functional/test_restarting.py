@@ -12,19 +12,10 @@ from pathlib import Path
 
 import pytest
 from bookkeeping import load
-from managing import ManagedRelay
+from managing import ManagedRelay, managed_relay
 
 from producing import numbered
 from running import Subscriber, is_gap, record, wait_until
-
-
-@contextlib.contextmanager
-def managed_relay(directory: Path, *arguments: str, room: int = 10_000) -> Iterator[ManagedRelay]:
-    relay = ManagedRelay(directory, *arguments, room=room)
-    try:
-        yield relay
-    finally:
-        relay.close()
 
 
 @pytest.fixture
