@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which transport URLs there can be, and what is said of the others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import oslo_messaging
+import pytest
+from consuming import Endpoint, configuration, listening
+
+from running import record, running_relay
+
+
+def transport(url: str) -> oslo_messaging.NotificationTransport:
+    return oslo_messaging.get_notification_transport(configuration(), url=url)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("n.sock", "unix://{}/n.sock"),
+        ("n.sock", "unix:{}/n.sock"),
+        ("n.sock", "unix:///{}/n.sock"),
+        ("n.sock", "unix://{}/../{}/./n.sock"),
+        ("a b?c#d%e@f,g;h.sock", "unix://{}/a%20b%3Fc%23d%25e@f,g;h.sock"),
+        ("hôte.sock", "unix://{}/h%C3%B4te.sock"),
+        ("hôte.sock", "unix://{}/hôte.sock"),
+        ("n.sock", "unix://{}%2Fn.sock"),
+    ],
+)
+def test_a_url_may_name_any_absolute_path(directory: Path, name: str, written: str) -> None:
+    public = directory / name
+    url = written.format(directory, directory.name)
+    endpoint = Endpoint("info")
+    with (
+        running_relay(directory, "--oslo_messaging_notifications-sock_path", str(public)) as relay,
+        relay.produce() as producer,
+        listening(transport(url), endpoint),
+    ):
+        producer.sendall(record(payload=url))
+        assert endpoint.next().payload == url
+
+
+def test_the_url_may_come_from_the_configuration(directory: Path) -> None:
+    url = f"unix://{directory}/notifications.sock"
+    made = oslo_messaging.get_notification_transport(configuration(transport_url=url))
+    with running_relay(directory) as relay, listening(made, Endpoint()):
+        assert relay.status()["subscribers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("unix:", "has no absolute path"),
+        ("unix://", "has no absolute path"),
+        ("unix:///", "has no absolute path"),
+        ("unix:run/n.sock", "has no absolute path"),
+        ("unix://run/n.sock", "a relative path"),
+        ("unix://./n.sock", "a relative path"),
+        ("unix://n.sock", "a relative path"),
+        ("unix://localhost/run/n.sock", "has a host"),
+        ("unix://one,two/run/n.sock", "has a host"),
+        ("unix://:5672/run/n.sock", "has a host"),
+        ("unix://me:pa55word@/run/n.sock", "user or password"),
+        ("unix:///run/n.sock?pool=1", "has a query, pool"),
+        ("unix:///run/", "names a directory"),
+        ("unix:///run/%FF", "not UTF-8"),
+        ("unix:///run/%00", "must be the name of a socket file"),
+        ("unix:///" + "x" * 107, "at most 107 bytes long"),
+        ("unix:///" + "x" * 95 + "/n.sock", "at most 107 bytes long"),  # with ingest.sock instead
+    ],
+)
+def test_any_other_url_is_refused_with_a_reason(url: str, reason: str) -> None:
+    with pytest.raises(oslo_messaging.InvalidTransportURL, match=re.escape(reason)) as raised:
+        transport(url)
+    sentence = str(raised.value)
+    assert sentence.startswith("transport_url ")
+    assert "pa55word" not in sentence
+    assert "\n" not in sentence
+
+
+def test_what_oslo_messaging_drops_of_a_url_does_no_harm(directory: Path) -> None:
+    """A fragment and an empty query are gone before a driver is asked."""
+    with running_relay(directory):
+        for rest in ("#fragment", "?", "?novalue"):
+            with listening(transport(f"unix://{directory}/notifications.sock{rest}"), Endpoint()):
+                pass
