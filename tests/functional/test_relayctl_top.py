@@ -125,7 +125,7 @@ def test_a_signal_ends_it_without_a_word_and_the_terminal_is_as_before(
             terminal.press(CTRL_C)
         else:
             terminal.signal(number)
-        assert terminal.finish() == 130
+        assert terminal.finish() == 128 + number
         assert terminal.is_as_before()
         assert "Traceback" not in terminal.output
         assert "relayctl:" not in terminal.output

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,11 +32,8 @@ from notif_relayd.ctl.top import Top
 
 PROGRAM = "relayctl"
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell gives it: 128 + SIGINT."""
-
-PIPE_CLOSED = 141
-"""Exit status when nobody reads on, likewise: 128 + SIGPIPE."""
+BY_SIGNAL = 128
+"""What a shell adds to the number of the signal that ended a command."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,22 +46,24 @@ def main(arguments: Sequence[str]) -> int:
     except CtlError as error:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
         return error.exit_status
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        # A command that has to tidy up makes one of another signal, with its number.
+        return BY_SIGNAL + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
     except OSError as error:
         # Of standard output. The interpreter must not try to write the rest when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return PIPE_CLOSED
+            return BY_SIGNAL + signal.SIGPIPE
         sys.stderr.write(f"{PROGRAM}: the output cannot be written: {error.strerror}\n")
         return 1
 
 
 def _run(arguments: list[str]) -> int:
+    relayctl = Relayctl()  # Commands write to the standard error that it finds now.
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return Relayctl().run(arguments)
+            return relayctl.run(arguments)
     except SystemExit as leaving:
         if not leaving.code:
             return 0

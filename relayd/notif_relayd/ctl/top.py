@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from types import FrameType
 
 from notif_relayd.ctl.busiest import Busiest
 from notif_relayd.ctl.command import number, seconds
@@ -82,7 +83,7 @@ class Top(Question):
         if not terminal or not sys.stdin.isatty():
             raise CtlError("top needs a terminal; --batch prints its frames to anything")
         keys = Keys(sys.stdin.fileno())
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave the terminal as it was
+        signal.signal(signal.SIGTERM, _interrupt)  # to leave the terminal as it was
         with (
             unbuffered(keys.fileno()),
             Live(console=console, screen=True, auto_refresh=False) as live,
@@ -133,6 +134,10 @@ class Top(Question):
             self.ask("producers", list[ProducerStatus]),
             self.ask("subscribers", list[SubscriberStatus]),
         )
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _wait(due: float, busiest: Busiest, keys: Keys | None) -> list[str]:
