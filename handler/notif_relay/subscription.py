@@ -70,6 +70,11 @@ class Subscription:
         self._pause = FIRST_PAUSE
         self._denied = False
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is held; that the relay has died shows only at the next read."""
+        return self._socket is not None
+
     def __del__(self) -> None:
         """Let a subscriber that was left in the middle of a loop give its socket back."""
         self._hang_up()

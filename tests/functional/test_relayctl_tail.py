@@ -181,6 +181,30 @@ def test_without_reconnecting_it_ends_with_the_relay(relay: RunningRelay) -> Non
     assert re.fullmatch(rf"relayctl: no relay at {relay.public}: [^\n]+\n", complaint)
 
 
+def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningRelay) -> None:
+    relay.process.kill()
+    relay.process.wait(DEADLINE)
+    assert relay.public.is_socket()
+    with subprocess.Popen(
+        command(relay, "-n", "1", "-o", "json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            assert said == f"relayctl: waiting for a relay at {relay.public}\n"
+            (relay.directory / "notify.sock").unlink()
+            with running_relay(relay.directory) as again:
+                wait_subscribed(again)
+                send(again, record("after"))
+                out, more = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+    assert (out.encode(), more) == (record("after"), "")
+
+
 @pytest.mark.parametrize("options", [[], ["--no-reconnect"]])
 def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) -> None:
     done = relayctl(directory, "tail", *options)

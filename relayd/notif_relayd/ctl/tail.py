@@ -94,6 +94,8 @@ class Tail(CtlCommand):
             if not os.path.exists(path):
                 # A relay that is away is waited for. One that was never there may be a mistake.
                 raise NotRunningError(f"no relay at {path}: there is no such socket")
+            if not notifications.connected:
+                self.app.stderr.write(f"relayctl: waiting for a relay at {path}\n")
             for notification in notifications:
                 printer.print(notification)
                 shown += not isinstance(notification, Gap)
