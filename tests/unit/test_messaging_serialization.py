@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver sends is what oslo.messaging's log driver logs, whatever the message.
+
+The real log driver of the installed oslo.messaging is asked each time, with the masking of the
+installed oslo.utils: what it does has changed over the years, and will again.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import decimal
+import enum
+import ipaddress
+import json
+import logging
+import subprocess
+import sys
+import types
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import netaddr
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oslo_messaging.notify._impl_log import LogDriver
+from oslo_utils import strutils
+
+from notif_relay.messaging.serialization import dump
+
+NAMES: list[str] = getattr(strutils, "_SANITIZE_KEYS")  # noqa: B009
+
+
+class Kept(logging.Handler):
+    """Keeps what is logged to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def logged(message: Mapping[str, Any]) -> str:
+    """What the real log driver logs."""
+    logger = logging.getLogger("oslo.messaging.notification")
+    kept = Kept()
+    logger.addHandler(kept)
+    logger.setLevel(logging.INFO)
+    try:
+        LogDriver(None, [], None).notify({}, message, "INFO", None)
+    finally:
+        logger.removeHandler(kept)
+    (text,) = kept.texts
+    return text
+
+
+def notification(payload: object) -> dict[str, Any]:
+    return {"event_type": "compute.instance.update", "priority": "INFO", "payload": payload}
+
+
+def outcome(write: Callable[[Mapping[str, Any]], str], payload: object) -> str | type[Exception]:
+    """The text, or what kind of exception there is instead."""
+    try:
+        return write(notification(payload))
+    except Exception as error:  # noqa: BLE001 (whatever it is)
+        return type(error)
+
+
+class State(str, enum.Enum):
+    """To JSON a string, and another one to ``str``."""
+
+    ACTIVE = "active"
+    SECRET = "password=abc"
+
+
+class Translated(str):
+    """As oslo.i18n's messages: its text is not what it holds."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "password = 'translated'"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Pair(NamedTuple):
+    first: str
+    second: object
+
+
+class Versioned:
+    """As objects of oslo.versionedobjects: no mapping, but with items."""
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self._fields = fields
+
+    def items(self) -> Any:
+        return self._fields.items()
+
+
+class Rows:
+    """Can be iterated over, and has neither length nor members."""
+
+    def __init__(self, rows: list[object]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._rows)
+
+
+class Backwards(list[object]):
+    """Says of itself what its storage does not hold."""
+
+    def __iter__(self) -> Iterator[object]:
+        return reversed(list(super().__iter__()))
+
+
+class Shouting(dict[str, object]):
+    def items(self) -> Any:
+        return [(key.upper(), value) for key, value in super().items()]
+
+
+def disguised(name: str, where: int) -> Iterator[str]:
+    """The name in other cases, and with letters that only look like its own."""
+    yield from (name, name.upper(), name.title(), name[:where] + name[where:].upper())
+    yield name.replace("k", "\u212a")  # Kelvin sign, in lower case a k
+    yield name.replace("s", "\u017f")  # long s, an s only without regard to case
+    yield name.replace("i", "\u0130")  # in lower case an i with a dot of its own
+
+
+PLACES = [
+    "%s",
+    "x%s9",
+    "%s=abc",
+    "%s = 'a b'",
+    '%s = "a b"',
+    '%s12 "abc"',
+    "cmd --%s abc --force",
+    "<%s>abc</%s>",
+    "{'%s': 'abc'}",
+    '{"%s": "abc"}',
+    '{"a_%s1": u"abc", "x": "y"}',
+    "['--%s', '--x', 'abc']",
+    "%s --x abc",
+    "%s\nabc\t'%s': 'ü'",
+]
+"""Ways in which a secret stands in a text, each of them masked by another rule."""
+
+
+def secretive() -> st.SearchStrategy[str]:
+    names = st.tuples(st.sampled_from(NAMES), st.integers(0, 20)).flatmap(
+        lambda drawn: st.sampled_from(list(disguised(*drawn)))
+    )
+    return st.builds(
+        lambda place, name: place.replace("%s", name), st.sampled_from(PLACES), names
+    ) | st.tuples(st.text(max_size=4), names, st.text(max_size=4)).map("".join)
+
+
+TEXTS = st.text(max_size=12) | secretive()
+PIECES = st.sampled_from(["pass", "wor", "word", "to", "ken", "secret"[:3], "ret", "_"])
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXTS
+    | PIECES
+    | st.datetimes()
+    | st.dates()
+    | st.uuids()
+)
+ODD = (
+    st.binary(max_size=4)
+    | st.sampled_from([b"password=abc", bytearray(b"token"), "password=1".encode("utf-16")])
+    | st.sampled_from([*State, *Number, Translated("plain"), decimal.Decimal("1.50")])
+    | st.sampled_from([ValueError("password=abc"), dt.timedelta(1), object, len, 1j, object()])
+    | st.sampled_from([ipaddress.ip_address("::1"), netaddr.IPAddress("10.0.0.1")])
+    | st.sampled_from(
+        [netaddr.IPNetwork("10.0.0.0/30"), range(3), ipaddress.ip_network("10.0.0.0/30")]
+    )
+    | st.frozensets(TEXTS, max_size=3)
+)
+KEYS = TEXTS | st.sampled_from(
+    ["password", "uuid", 1, 1.5, True, None, State.SECRET, Translated("k")]
+)
+
+
+def containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    lists = st.lists(children, max_size=4)
+    dictionaries = st.dictionaries(KEYS, children, max_size=4)
+    of_strings = st.dictionaries(TEXTS, children, max_size=4)
+    return (
+        lists
+        | dictionaries
+        | lists.map(tuple)
+        | st.builds(Pair, TEXTS, children)
+        | lists.map(collections.deque)
+        | lists.map(Rows)
+        | lists.map(Backwards)
+        | of_strings.map(collections.OrderedDict)
+        | of_strings.map(types.MappingProxyType)
+        | of_strings.map(collections.UserDict)
+        | of_strings.map(Shouting)
+        | of_strings.map(Versioned)
+        | of_strings.map(dict.values)
+    )
+
+
+def plain_containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(children, max_size=4) | st.dictionaries(TEXTS, children, max_size=4)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.recursive(PLAIN | ODD, containers, max_leaves=12))
+@example([{"password": {"a": "kept"}}, ("token",)])
+def test_any_payload_is_written_as_the_log_driver_logs_it(payload: Any) -> None:
+    assert outcome(dump, payload) == outcome(logged, payload)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.recursive(PLAIN, plain_containers, max_leaves=30))
+@example({"a": {"b": [{"to\u212aen": "abc"}]}})
+def test_plain_payloads_are_written_as_the_log_driver_logs_them(payload: Any) -> None:
+    assert outcome(dump, payload) == outcome(logged, payload)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.recursive(ODD, containers, max_leaves=2), st.recursive(PLAIN, plain_containers))
+@example(State.ACTIVE, None)
+@example([Translated("plain")], {})
+def test_what_is_odd_in_a_plain_payload_is_written_as_the_log_driver_logs_it(
+    odd: Any, plain: Any
+) -> None:
+    for payload in (odd, [odd, plain], {"odd": odd, "plain": plain}, {"a": {"b": [{"c": odd}]}}):
+        assert outcome(dump, payload) == outcome(logged, payload)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_a_secret_is_masked_in_any_case_and_place(name: str) -> None:
+    for disguise in disguised(name, len(name) // 2):
+        payload: dict[str, Any] = {disguise: "abc", "nested": {"a": [{disguise: ["abc"]}]}}
+        for number, place in enumerate(PLACES):
+            text = place.replace("%s", disguise)
+            payload |= {text: text, f"text{number}": text, f"list{number}": [text, {"a": (text,)}]}
+        for key, value in payload.items():
+            # One at a time: a message with any secret at all is gone through more closely.
+            assert dump(notification({key: value})) == logged(notification({key: value}))
+        assert dump(notification(payload)) == logged(notification(payload))
+    assert json.loads(dump(notification({name: "abc"})))["payload"] == {name: "***"}
+
+
+@pytest.mark.parametrize("field", ["message_id", "publisher_id", "event_type", "timestamp"])
+def test_secrets_are_masked_outside_the_payload_too(field: str) -> None:
+    message = notification({}) | {field: "password=abc"}
+    assert dump(message) == logged(message)
+    assert "abc" not in dump(message)
+
+
+def test_a_text_put_together_by_two_strings_is_no_secret() -> None:
+    payload = {"pass": "word=abc", "to": ["ken", "=abc"], "x": {"sec": "ret"}}
+    assert dump(notification(payload)) == json.dumps(notification(payload))
+
+
+@pytest.mark.parametrize("secret", [{}, {"password": "abc"}, {"a": uuid.UUID(int=1)}])
+def test_what_can_be_iterated_over_once_is_written(secret: dict[str, Any]) -> None:
+    def payload() -> dict[str, Any]:
+        return {"once": map(str, [1, 2]), "again": iter(["password=abc"]), **secret}
+
+    text = dump(notification(payload()))
+    assert text == logged(notification(payload()))
+    assert json.loads(text)["payload"]["once"] == ["1", "2"]
+
+
+def test_the_message_itself_is_not_changed() -> None:
+    payload = {"password": "abc", "nested": {"token": ["abc"], "text": "password=abc"}}
+    message = notification(payload)
+    dump(message)
+    assert message["payload"] is payload
+    assert payload == {"password": "abc", "nested": {"token": ["abc"], "text": "password=abc"}}
+
+
+@pytest.mark.parametrize("payload", [object(), {"a": {(1, 2): 3}}, {b"bytes": 1}, {"a": 1j}])
+def test_what_the_log_driver_cannot_write_is_refused_in_the_same_way(payload: object) -> None:
+    expected = outcome(logged, payload)
+    assert isinstance(expected, type)
+    assert outcome(dump, payload) is expected
+
+
+def test_a_circle_is_refused_too() -> None:
+    payload: dict[str, Any] = {"name": "circle"}
+    payload["self"] = [payload]
+    for write in (logged, dump):
+        with pytest.raises((RecursionError, ValueError)):
+            write(notification(payload))
+
+
+NAMELESS = """
+import importlib.util, sys
+import oslo_utils
+spec = importlib.util.find_spec("oslo_utils.strutils")
+module = importlib.util.module_from_spec(spec)
+source = spec.loader.get_source(spec.name).replace("_SANITIZE_KEYS", "_RENAMED")
+exec(compile(source, spec.origin, "exec"), module.__dict__)
+sys.modules[spec.name] = oslo_utils.strutils = module
+from notif_relay.messaging.serialization import dump
+print(dump({"payload": {"password": "abc", "text": "token=abc", "list": [{"a": None}]}, "n": 1}))
+"""
+
+
+def test_secrets_are_masked_by_an_oslo_utils_that_hides_their_names() -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", NAMELESS], capture_output=True, text=True, check=True
+    )
+    assert json.loads(result.stdout) == {
+        "payload": {"password": "***", "text": "token=***", "list": [{"a": None}]},
+        "n": 1,
+    }
