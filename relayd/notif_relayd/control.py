@@ -94,6 +94,11 @@ class Control:
         for client in list(self._clients.values()):
             self._disconnect(client)
 
+    @property
+    def anybody(self) -> bool:
+        """Whether somebody is connected."""
+        return bool(self._clients)
+
     def _room(self) -> int:
         return MAX_CONNECTIONS - len(self._clients)
 

@@ -19,6 +19,9 @@ from notif_relayd.relay import Limits
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
 
+DEFAULT_IDLE_TIMEOUT = 300.0
+"""Seconds; where systemd starts the daemon when it is needed."""
+
 MIN_RECORD_SIZE = 1024
 """Bytes: the relay's own gap records must fit whatever is configured."""
 
@@ -104,6 +107,15 @@ def _relayd() -> list[cfg.Opt]:
             min=1,
             mutable=True,
             help="Subscribers connected at once.",
+        ),
+        cfg.FloatOpt(
+            "idle_timeout",
+            min=0,
+            mutable=True,
+            sample_default=0,
+            help="Seconds without any connection after which the daemon ends, 0 for never. For "
+            "where systemd holds the public and the private socket, so that the next connection "
+            f"starts it again; there the default is {DEFAULT_IDLE_TIMEOUT:.0f}.",
         ),
     ]
     for name, who, group in (
@@ -200,6 +212,7 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
         max_record_size=relayd.max_record_size,
         max_producers=relayd.max_producers,
         max_subscribers=relayd.max_subscribers,
+        idle_timeout=relayd.idle_timeout,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from notif_relayd.control import Control
 from notif_relayd.descriptors import DescriptorStore, Inherited
 from notif_relayd.fanout import Fanout
+from notif_relayd.idleness import Idleness
 from notif_relayd.intake import Intake
 from notif_relayd.loop import READ, Loop
 from notif_relayd.notify import NotifySocket
@@ -39,6 +40,8 @@ class Limits:
     """Bytes, the newline included."""
     max_producers: int
     max_subscribers: int
+    idle_timeout: float | None = None
+    """Seconds without any connection after which the relay ends; none or 0 for never."""
 
 
 class Relay:
@@ -109,13 +112,16 @@ class Relay:
             self._control.door(control),
         ]
         self._supervisor = Supervisor(self._loop, notify, self._census)
+        self._idleness = Idleness(self._loop, self._anybody, limits.idle_timeout or 0.0)
 
     def run(self) -> None:
         """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
         self._supervisor.ready()
-        while not self._signals.stop:
+        self._idleness.turned()
+        while not (self._signals.stop or self._idleness.over):
             self._turn()
             self._supervisor.turned()
+            self._idleness.turned()
         self._supervisor.stopping()
         self._stop()
 
@@ -124,6 +130,7 @@ class Relay:
         self._intake.max_producers = limits.max_producers
         self._fanout.max_subscribers = limits.max_subscribers
         self._fanout.store.limit = limits.ring_size
+        self._idleness.limit = limits.idle_timeout or 0.0
 
     def _turn(self) -> None:
         self._loop.turn()
@@ -140,6 +147,9 @@ class Relay:
             self._fanout.disconnect(subscriber)
             return f"subscriber {subscriber.peer}"
         raise LookupError(f"no connection has the id {number}")
+
+    def _anybody(self) -> bool:
+        return bool(self._intake.producers or self._fanout.subscribers or self._control.anybody)
 
     def _census(self) -> tuple[int, int, int]:
         return (

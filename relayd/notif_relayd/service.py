@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from daemon import DaemonContext
 from daemon.pidfile import TimeoutPIDLockFile
@@ -196,9 +197,13 @@ def _serve(
     listeners: dict[str, Listener],
     inherited: descriptors.Inherited,
 ) -> None:
+    held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
+    limits = _for_sockets(limits, held)
     _raise_descriptor_limit(limits)
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(contextlib.closing(Signals(lambda: _reload(conf, relay))))
+        signals = stack.enter_context(
+            contextlib.closing(Signals(lambda: _reload(conf, relay, held)))
+        )
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
@@ -210,7 +215,7 @@ def _serve(
             ingest=listeners["ingest"].socket,
             control=listeners["control"].socket,
             notify=notify,
-            capacity=_store_capacity(notify, listeners),
+            capacity=_store_capacity() if held and notify.there else 0,
             inherited=inherited,
         )
         LOG.info(
@@ -226,20 +231,29 @@ def _serve(
         LOG.info("stopped")
 
 
-def _store_capacity(notify: NotifySocket, listeners: dict[str, Listener]) -> int:
-    """Descriptors that the service manager keeps; it does where it holds the sockets."""
-    if not notify.there or listeners["public"].bound_here or listeners["ingest"].bound_here:
-        return 0
+def _for_sockets(limits: Limits, held: bool) -> Limits:
+    """The limits for sockets that systemd holds, or for the daemon's own."""
+    if limits.idle_timeout and not held:
+        raise StartError(
+            "[relayd] idle_timeout: systemd does not hold the sockets, so nobody would start the "
+            "daemon again: leave it out"
+        )
+    if limits.idle_timeout is None and held:
+        return replace(limits, idle_timeout=options.DEFAULT_IDLE_TIMEOUT)
+    return limits
+
+
+def _store_capacity() -> int:
     # systemd sets the first since version 254; the other is from the unit, for those before.
     told = os.environ.get("FDSTORE") or os.environ.get("RELAYD_FDSTORE") or ""
     return int(told) if told.isdecimal() else descriptors.UNKNOWN
 
 
-def _reload(conf: cfg.ConfigOpts, relay: Relay) -> None:
+def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool) -> None:
     try:
         with _complaints_in_one_line():
             conf.mutate_config_files()
-        limits = options.settings(conf).limits
+        limits = _for_sockets(options.settings(conf).limits, held)
     except (StartError, cfg.Error) as error:
         LOG.error("the configuration was not reloaded: %s", error)
         return

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay that nobody needs costs nothing, and ends where somebody can start it again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from managing import managed_relay
+from operating import needs_root
+
+from running import (
+    DEADLINE,
+    RunningRelay,
+    Subscriber,
+    connect,
+    record,
+    run_daemon,
+    running_relay,
+)
+
+FILTER = b'{"filter": {"priority": ["ERROR"]}}\n'
+
+
+def test_a_relay_that_nobody_is_connected_to_ends(directory: Path) -> None:
+    with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
+        assert relay.process.wait(DEADLINE) == 0
+        assert relay.told("STOPPING=1")
+        assert "stopped" in relay.log.read_text()
+
+
+@pytest.mark.parametrize("socket_name", ["public", "ingest", "control"])
+def test_a_single_connection_keeps_it(directory: Path, socket_name: str) -> None:
+    with managed_relay(directory, "--relayd-idle_timeout", "0.2") as relay:
+        with connect(getattr(relay, socket_name)), pytest.raises(subprocess.TimeoutExpired):
+            relay.process.wait(1)
+        assert relay.process.wait(DEADLINE) == 0
+
+
+def test_the_time_begins_anew_with_every_connection(directory: Path) -> None:
+    with managed_relay(directory, "--relayd-idle_timeout", "1.5") as relay:
+        started = time.monotonic()
+        while time.monotonic() < started + 3:
+            relay.status()
+        assert relay.process.poll() is None
+        assert relay.process.wait(DEADLINE) == 0
+
+
+def test_it_stays_unless_told_otherwise(directory: Path) -> None:
+    with (
+        managed_relay(directory, "--relayd-idle_timeout", "0") as relay,
+        pytest.raises(subprocess.TimeoutExpired),
+    ):
+        relay.process.wait(1)
+
+
+def test_a_reload_changes_the_time(directory: Path) -> None:
+    options = directory / "relayd.conf"
+    options.write_text("[relayd]\nidle_timeout = 0\n")
+    with managed_relay(directory, "--config-file", str(options)) as relay:
+        options.write_text("[relayd]\nidle_timeout = 0.1\n")
+        relay.process.send_signal(signal.SIGHUP)
+        assert relay.process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "soon"])
+def test_a_time_that_cannot_be_is_an_error(directory: Path, value: str) -> None:
+    done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", value)
+    assert done.returncode == 1
+    assert re.fullmatch(r"notif-relayd: [^\n]*idle_timeout[^\n]*\n", done.stderr)
+
+
+def test_it_is_an_error_where_nobody_would_start_the_relay_again(directory: Path) -> None:
+    done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", "60")
+    assert done.returncode == 1
+    assert "idle_timeout: systemd does not hold the sockets" in done.stderr
+    assert list(directory.iterdir()) == []
+
+
+def test_no_connection_is_lost_around_the_end(directory: Path) -> None:
+    """Connections at random moments before, while and after the relay ends."""
+    clients, rounds, timeout = 40, 60, 0.05
+    served: list[int] = []
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    with managed_relay(directory, "--relayd-idle_timeout", str(timeout)) as relay:
+
+        def come_and_go(moment: float) -> None:
+            time.sleep(moment)
+            with Subscriber(relay.public) as subscriber:
+                subscriber.socket.sendall(FILTER)
+                served.append(b"notif_relayd.subscribed" in subscriber.line())
+
+        ends = 0
+        for _ in range(rounds):
+            first = timeout + chance.uniform(-0.02, 0.04)
+            moments = [first + chance.uniform(0, 0.01) for _ in range(clients)]
+            threads = [threading.Thread(target=come_and_go, args=(each,)) for each in moments]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                if relay.process.poll() is not None:
+                    ends += 1
+                    relay.start_on_demand()
+                threads[0].join(0.001)
+            for thread in threads:
+                thread.join()
+    assert served == [True] * (clients * rounds), f"seed {seed}"
+    assert rounds / 10 < ends < rounds, "too few of them have seen it end, or all have"
+
+
+def test_a_record_sent_as_the_relay_ends_arrives(directory: Path) -> None:
+    with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
+        assert relay.process.wait(DEADLINE) == 0
+        with Subscriber(relay.public) as subscriber, connect(relay.ingest) as producer:
+            producer.sendall(record())
+            relay.start_on_demand()
+            assert subscriber.line() == record()
+
+
+@needs_root
+def test_nothing_wakes_it_while_nothing_happens(directory: Path) -> None:
+    calls = directory / "calls"
+    with running_relay(directory) as relay, contextlib.ExitStack() as stack:
+        for _ in range(25):
+            stack.enter_context(connect(relay.public))
+            stack.enter_context(connect(relay.ingest))
+        relay.wait_status(subscribers=25, producers=25)
+        wait_until_quiet(relay)
+        pid = str(relay.process.pid)
+        subprocess.run(
+            ["timeout", "--signal=INT", "10", "strace", "-c", "-f", "-o", calls, "-p", pid],
+            check=False,
+            capture_output=True,
+        )
+    total = [line.split() for line in calls.read_text().splitlines() if line.endswith(" total")]
+    # strace counts no call that neither began nor ended meanwhile.
+    assert not total or int(total[0][3]) <= 1, calls.read_text()
+
+
+def wait_until_quiet(relay: RunningRelay) -> None:
+    """The service manager is told the status, and once more when nothing has changed since."""
+    for _ in range(2):
+        relay.wait_notified("25 producers, 25 subscribers, 0 records/s")
