@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``driver = unix`` as services come by it: through oslo.messaging, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listening import Incoming, PrivateSocket, Scripts
+
+from running import DEADLINE, RunningRelay, quiet_environment
+
+PATCH = """
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+eventlet.monkey_patch()
+"""
+
+IMPORT = """
+import json, logging, multiprocessing, os, sys, threading
+from oslo_config import cfg
+import oslo_messaging
+from oslo_messaging import get_notification_transport, Notifier
+"""
+
+SET_UP = """
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
+CONF = cfg.CONF
+CONF([], project="nova", default_config_files=[sys.argv[1]])
+transport = get_notification_transport(CONF)
+notifier = Notifier(transport, "nova-compute:host-1")
+"""
+
+SERVICE = IMPORT + SET_UP
+
+
+def configuration(directory: Path, *lines: str, drivers: tuple[str, ...] = ("unix",)) -> Path:
+    """A service's configuration file that sends to the relay in `directory`."""
+    path = directory / "service.conf"
+    path.write_text(
+        "\n".join(
+            [
+                "[oslo_messaging_notifications]",
+                "transport_url = fake://",
+                *(f"driver = {driver}" for driver in drivers),
+                *lines,
+            ]
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def config(directory: Path) -> Path:
+    return configuration(directory, f"sock_path = {directory}/notifications.sock")
+
+
+def run(scripts: Scripts, program: str, *arguments: object) -> Any:
+    return scripts.run("-W", "ignore", "-c", program, *arguments)
+
+
+def received(incoming: Incoming) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in incoming.rest().splitlines()]
+
+
+ALL_PRIORITIES = (
+    SERVICE
+    + """
+for priority in ("audit", "debug", "info", "warn", "warning", "error", "critical", "sample"):
+    payload = {"uuid": priority, "admin_pass": "secret", "text": "gr\\u00fc\\u00df\\nGott"}
+    getattr(notifier, priority)({}, "compute.instance.create.end", payload)
+"""
+)
+
+
+def test_all_priorities_reach_a_subscriber(
+    scripts: Scripts, relay: RunningRelay, config: Path
+) -> None:
+    with relay.subscribe() as subscriber:
+        script = run(scripts, ALL_PRIORITIES, config)
+        notifications = [subscriber.notification() for _ in range(8)]
+        assert script.finish() == ""
+    priorities = [each["priority"] for each in notifications]
+    assert priorities == ["AUDIT", "DEBUG", "INFO", "WARN", "WARN", "ERROR", "CRITICAL", "SAMPLE"]
+    first = notifications[0]
+    assert first["event_type"] == "compute.instance.create.end"
+    assert first["publisher_id"] == "nova-compute:host-1"
+    assert first["payload"] == {"uuid": "audit", "admin_pass": "***", "text": "grüß\nGott"}
+    assert first.keys() == {
+        *("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
+    }
+
+
+BESIDE_OTHERS = (
+    SERVICE
+    + """
+from oslo_messaging.notify import _impl_test
+logger = logging.getLogger("oslo.messaging.notification")
+logger.setLevel("DEBUG")
+logger.propagate = False
+logger.addHandler(logging.FileHandler(sys.argv[2]))
+notifier.info({}, "volume.create.start", {"password": "secret", "list": [1.5, None]})
+notifier.prepare(publisher_id="other").error({}, "volume.create.error", {})
+print(len(_impl_test.NOTIFICATIONS))
+"""
+)
+
+
+def test_beside_other_drivers_it_sends_what_the_log_driver_logs(
+    scripts: Scripts, private: PrivateSocket, directory: Path
+) -> None:
+    drivers = ("unix", "messagingv2", "log", "test")
+    config = configuration(
+        directory, f"sock_path = {directory}/notifications.sock", drivers=drivers
+    )
+    script = run(scripts, BESIDE_OTHERS, config, directory / "log")
+    with private.accept() as incoming:
+        assert incoming.rest() == (directory / "log").read_bytes()
+    assert script.finish() == "2\n"
+
+
+ROUTING = (
+    SERVICE
+    + """
+for priority in ("info", "error"):
+    for event in ("compute.instance.update", "volume.create.end"):
+        getattr(notifier, priority)({}, event, {})
+"""
+)
+
+
+def test_the_routing_driver_chooses_what_it_gets(
+    scripts: Scripts, private: PrivateSocket, directory: Path
+) -> None:
+    routes = directory / "routes.yaml"
+    routes.write_text(
+        "local:\n  unix:\n    accepted_events: ['compute.*']\n    accepted_priorities: ['error']\n"
+    )
+    config = configuration(
+        directory,
+        f"sock_path = {directory}/notifications.sock",
+        f"routing_config = {routes}",
+        drivers=("routing",),
+    )
+    run(scripts, ROUTING, config)
+    with private.accept() as incoming:
+        (only,) = received(incoming)
+    assert (only["event_type"], only["priority"]) == ("compute.instance.update", "ERROR")
+
+
+SHARED = (
+    SERVICE
+    + """
+others = [Notifier(transport, f"nova-api:{number}") for number in range(3)]
+for each in (notifier, *others, notifier):
+    each.info({}, "e", {})
+"""
+)
+
+
+def test_all_notifiers_of_a_process_share_one_connection(
+    scripts: Scripts, private: PrivateSocket, config: Path
+) -> None:
+    script = run(scripts, SHARED, config)
+    with private.accept() as incoming:
+        publishers = [each["publisher_id"] for each in received(incoming)]
+    assert script.finish() == ""
+    assert private.nobody_waits()
+    api = [f"nova-api:{number}" for number in range(3)]
+    assert publishers == ["nova-compute:host-1", *api, "nova-compute:host-1"]
+
+
+LAST_NOTIFIER = (
+    SERVICE
+    + """
+other = Notifier(transport, "other")
+notifier.info({}, "e", {})
+del notifier
+other.info({}, "e", {})
+del other
+print("gone", flush=True)
+sys.stdin.readline()
+notifier = Notifier(transport, "new")
+notifier.info({}, "e", {})
+"""
+)
+
+
+def test_the_connection_ends_with_the_last_notifier_and_a_new_one_makes_its_own(
+    scripts: Scripts, private: PrivateSocket, config: Path
+) -> None:
+    script = run(scripts, LAST_NOTIFIER, config)
+    with private.accept() as incoming:
+        assert len(received(incoming)) == 2
+    assert script.line() == "gone"
+    script.go_on()
+    with private.accept() as incoming:
+        assert [each["publisher_id"] for each in received(incoming)] == ["new"]
+    script.finish()
+
+
+INGEST = SERVICE + 'notifier.info({}, "e", {})\n'
+
+
+def test_ingest_path_names_a_private_socket_elsewhere(scripts: Scripts, directory: Path) -> None:
+    config = configuration(
+        directory,
+        "sock_path = /nowhere/notifications.sock",
+        f"ingest_path = {directory}/elsewhere.sock",
+    )
+    with PrivateSocket(directory / "elsewhere.sock") as private:
+        script = run(scripts, INGEST, config)
+        with private.accept() as incoming:
+            assert len(received(incoming)) == 1
+    assert script.finish() == ""
+
+
+FAULTY = SERVICE + 'notifier.info({}, "e", {})\nprint("still running")\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ([], "sock_path is not set"),
+        (["sock_path ="], "sock_path is not set"),
+        (["ingest_path = /run/ingest.sock"], "sock_path is not set"),
+        (["sock_path = run/n.sock"], "sock_path must be an absolute path, not 'run/n.sock'"),
+        (["sock_path = /run"], "sock_path must name a socket: /run is a directory"),
+        ([f"sock_path = /{'x' * 107}"], "sock_path: path must be at most 107 bytes long"),
+        ([f"sock_path = /{'x' * 100}/n"], "sock_path: path must be at most 107 bytes long"),
+        (["sock_path = /run/n", "ingest_path = i"], "ingest_path must be an absolute path"),
+        (["sock_path = /run/n", "ingest_path = /run"], "ingest_path must name a socket"),
+        (["sock_path = /run/n", f"ingest_path = /{'x' * 107}"], "ingest_path: path must be"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_clear_error_and_the_service_runs_on(
+    scripts: Scripts, directory: Path, options: list[str], error: str
+) -> None:
+    output = run(scripts, FAULTY, configuration(directory, *options)).finish().splitlines()
+    (line,) = (each for each in output if each.startswith("ERROR"))
+    start = "ERROR stevedore.extension: Could not load 'unix': [oslo_messaging_notifications] "
+    assert line.startswith(start + error)
+    assert output[-1] == "still running"
+
+
+UNREACHED = (
+    SERVICE
+    + """
+Notifier(transport, "second")
+for _ in range(1000):
+    notifier.info({}, "e", {})
+print("still running", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_a_relay_that_is_not_there_is_one_warning_and_nothing_more(
+    scripts: Scripts, config: Path
+) -> None:
+    script = run(scripts, UNREACHED, config)
+    warning = script.line()
+    assert warning.startswith("WARNING notif_relay.messaging.producer: Notifications are dropped")
+    assert f"{config.parent}/ingest.sock" in warning
+    assert warning.endswith("No such file or directory")
+    assert script.line() == "still running"
+
+
+def test_a_file_in_the_place_of_the_socket_is_a_warning(scripts: Scripts, config: Path) -> None:
+    (config.parent / "ingest.sock").touch()
+    assert run(scripts, UNREACHED, config).line().endswith("It is no socket")
+
+
+AS_NOBODY = "import os\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_socket_that_the_service_may_not_write_to_is_a_warning_and_no_more(
+    scripts: Scripts, private: PrivateSocket, directory: Path, config: Path
+) -> None:
+    directory.chmod(0o755)
+    private.path.chmod(0o660)
+    script = run(scripts, IMPORT + AS_NOBODY + SET_UP + UNREACHED[len(SERVICE) :], config)
+    assert "Permission denied; the user of the service must be in the socket's group" in (
+        script.line()
+    )
+    assert script.line() == "still running"
+    assert private.nobody_waits()
+
+
+TOO_LARGE = (
+    SERVICE
+    + """
+notifier.info({}, "too.large", {"password": "secret", "text": "x" * 1048576})
+notifier.info({}, "cannot.be.written", {"object": object()})
+notifier.info({}, "fine", {})
+driver = notifier._driver_mgr.extensions[0].obj
+print(driver._producer.dropped)
+"""
+)
+
+
+def test_what_cannot_be_sent_is_logged_and_the_next_notification_is_sent(
+    scripts: Scripts, private: PrivateSocket, config: Path
+) -> None:
+    script = run(scripts, TOO_LARGE, config)
+    with private.accept() as incoming:
+        assert [each["event_type"] for each in received(incoming)] == ["fine"]
+    too_large, problem, *_, dropped = script.finish().splitlines()
+    assert too_large.startswith(
+        "WARNING notif_relay.messaging.driver: too.large of nova-compute:host-1: a record of 1048"
+    )
+    assert too_large.endswith("bytes was dropped: max_record_size allows 1048576 bytes")
+    assert problem.startswith("ERROR oslo_messaging.notify.notifier: Problem 'Cannot convert")
+    assert dropped == "1"
+
+
+THREADS = """
+def notify(thread):
+    for number in range(200):
+        notifier.info({}, "e", {"thread": thread, "number": number, "x": "x" * 2000})
+
+threads = [threading.Thread(target=notify, args=(number,)) for number in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(notifier._driver_mgr.extensions[0].obj._producer.dropped)
+"""
+
+ORDERS = {
+    "real threads": SERVICE,
+    "patched before all": PATCH + SERVICE,
+    "patched after the import": IMPORT + PATCH + SET_UP,
+    "patched after the notifier was made": SERVICE + PATCH,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_threads_of_any_kind_share_the_connection_and_tear_no_record(
+    scripts: Scripts, private: PrivateSocket, config: Path, order: str
+) -> None:
+    script = run(scripts, ORDERS[order] + THREADS, config)
+    numbers: dict[int, list[int]] = {thread: [] for thread in range(8)}
+    with private.accept() as incoming:
+        for each in received(incoming):
+            numbers[each["payload"]["thread"]].append(each["payload"]["number"])
+    assert script.finish() == "0\n"
+    assert all(received == list(range(200)) for received in numbers.values())
+
+
+FORK = (
+    SERVICE
+    + """
+busy = threading.Event()
+
+def notify():
+    while not busy.is_set():
+        notifier.info({}, "parent", {})
+
+thread = threading.Thread(target=notify)
+thread.start()
+for number in range(20):
+    pid = os.fork()  # in the middle of a notification, as like as not
+    if not pid:
+        notifier.info({}, "child", {"number": number})
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+busy.set()
+thread.join()
+notifier.info({}, "end", {})
+"""
+)
+
+
+def test_a_forked_child_has_a_connection_of_its_own_even_while_a_thread_is_sending(
+    scripts: Scripts, relay: RunningRelay, config: Path
+) -> None:
+    children, events = [], set()
+    with relay.subscribe() as subscriber:
+        script = run(scripts, FORK, config)
+        while "end" not in events or len(children) < 20:
+            notification = subscriber.notification()
+            events.add(notification["event_type"])
+            if notification["event_type"] == "child":
+                children.append(notification["payload"]["number"])
+        script.finish()
+    assert sorted(children) == list(range(20))
+    assert events == {"parent", "child", "end"}
+
+
+WORKERS = (
+    IMPORT
+    + """
+def work(number):
+    notifier.info({}, "worker", {"number": number})
+    return number
+"""
+    + SET_UP
+    + """
+if __name__ == "__main__":
+    with multiprocessing.get_context(sys.argv[2]).Pool(1) as pool:
+        assert pool.map(work, range(3)) == [0, 1, 2]
+        pool.close()
+        pool.join()
+    notifier.info({}, "main", {})
+"""
+)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing_notify(
+    scripts: Scripts, private: PrivateSocket, directory: Path, config: Path, method: str
+) -> None:
+    (directory / "main.py").write_text(WORKERS)
+    script = scripts.run("-W", "ignore", directory / "main.py", config, method)
+    streams = []
+    for _ in range(2):
+        with private.accept() as incoming:
+            streams.append([each["event_type"] for each in received(incoming)])
+    assert streams == [["worker"] * 3, ["main"]]
+    script.finish()
+
+
+def test_the_send_notification_script_takes_it_as_a_driver(
+    relay: RunningRelay, config: Path
+) -> None:
+    with relay.subscribe() as subscriber:
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("oslo-messaging-send-notification"),
+                *("--config-file", config),
+                *("--topic", "notifications"),
+                *("--driver", "unix"),
+                *("--publisher-id", "me"),
+                *("--event-type", "test.set-up"),
+                *("--priority", "sample"),
+                "{'password': 'secret'}",
+            ],
+            env=quiet_environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        notification = subscriber.notification()
+    assert notification["event_type"] == "test.set-up"
+    assert notification["publisher_id"] == "me"
+    assert notification["priority"] == "sample"
+    assert notification["payload"] == "{'password': '***'}"
+
+
+def test_the_options_appear_in_a_generated_sample_with_their_help() -> None:
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("oslo-config-generator"),
+            *("--namespace", "notif_relay"),
+        ],
+        env=quiet_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    assert "[oslo_messaging_notifications]" in done.stdout
+    assert "#sock_path = /run/notif-relayd/notifications.sock" in done.stdout
+    assert "#ingest_path = /run/notif-relayd/ingest.sock" in done.stdout
+    assert "# The public socket of notif-relayd. Required with driver = unix" in done.stdout
+    assert "notif-producers" in done.stdout
