@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What oslo.messaging itself tests of a transport for notifications, run as it is."""
+
+from __future__ import annotations
+
+import json
+
+from listening import Scripts
+
+from running import RunningRelay
+
+RUN = """
+import json
+import os
+import sys
+import unittest
+import warnings
+
+warnings.simplefilter("ignore")
+os.environ["NOTIFY_TRANSPORT_URL"] = "unix://" + sys.argv[1]
+from oslo_messaging.tests.functional.test_functional import NotifyTestCase
+
+result = unittest.TestResult()
+unittest.defaultTestLoader.loadTestsFromTestCase(NotifyTestCase).run(result)
+failed = [test.id().rpartition(".")[2] for test, _ in result.errors + result.failures]
+json.dump([result.testsRun, len(result.skipped), failed], sys.stdout)
+"""
+
+
+def test_it_passes_but_for_listeners_that_want_to_share(
+    scripts: Scripts, relay: RunningRelay
+) -> None:
+    script = scripts.run("-W", "ignore", "-c", RUN, relay.public)
+    run, skipped, failed = json.loads(script.finish())
+    assert run >= 7
+    assert skipped == 0
+    # It asks for each notification to reach one of two listeners. Here both have a copy.
+    assert failed == ["test_multiple_servers"]
