@@ -80,10 +80,10 @@ def test_each_user_is_told_of_their_own_rights() -> None:
     assert reader["round trip"]["result"] == writer["round trip"]["result"] == "skipped"
     assert writer["user writer produce"]["result"] == "ok"
     assert failed(reader) == failed(writer) == set()
+    systemctl("stop", SERVICE)
     outsider = examine(user="outsider")
-    assert failed(outsider) == {
-        f"user outsider {each}" for each in ("subscribe", "produce", "status")
-    }
+    assert outsider["user outsider status"]["result"] == "skipped"
+    assert failed(outsider) == {"user outsider subscribe", "user outsider produce"}
 
 
 def test_a_service_that_was_started_before_its_user_joined_the_group_is_named() -> None:
@@ -112,6 +112,12 @@ def test_a_socket_that_is_not_enabled_is_a_warning() -> None:
         assert "disabled" in row["finding"]
         assert row["advice"] == f"systemctl enable {PUBLIC_UNIT}"
     assert failed(rows) == set()
+
+
+def test_the_private_socket_comes_with_the_public_one_enabled_or_not() -> None:
+    systemctl("disable", INGEST_UNIT)
+    row = examine("--no-round-trip")[f"unit {INGEST_UNIT}"]
+    assert (row["result"], row["finding"]) == ("ok", "it is disabled and active (listening)")
 
 
 def test_a_socket_that_is_stopped_is_a_failure() -> None:

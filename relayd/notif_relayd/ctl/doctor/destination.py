@@ -6,6 +6,7 @@ Files are compared and not names, as /var/run is /run on most hosts.
 
 import os
 
+from notif_relay.connection import checked_path
 from notif_relayd.ctl.doctor.finding import FAILED, OK, Finding
 
 
@@ -19,6 +20,10 @@ def examine(check: str, sender: str, path: str, ingest: str, option: str) -> Fin
         ingest: the relay's private socket.
         option: what sets the path.
     """
+    try:
+        checked_path(path)
+    except ValueError as error:
+        return Finding(check, FAILED, f"{sender} cannot send: {error}", f"set {option}")
     if not os.path.isabs(path):
         said = f"{sender} sends to {path}, which depends on where the service is started"
         return Finding(check, FAILED, said, f"give {option} the whole path {ingest}")

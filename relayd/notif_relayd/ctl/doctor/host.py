@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from oslo_config import cfg
 
 from notif_relay import paths
+from notif_relay.connection import checked_path
 from notif_relayd import options
 from notif_relayd.ctl.client import ask
 from notif_relayd.ctl.doctor.finding import FAILED, OK, SKIPPED, Finding
@@ -140,9 +141,11 @@ def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settin
     check = f"configuration {file}"
     try:
         settings = _parsed(arguments, files, directories)
+        for plan in (settings.public, settings.ingest, settings.control):
+            checked_path(plan.path)
     except cfg.ConfigFilesPermissionDeniedError:
         result, said = SKIPPED, "you may not read it: try it as root; taken for empty"
-    except (cfg.Error, StartError, OSError, UnicodeDecodeError) as error:
+    except (cfg.Error, StartError, OSError, ValueError) as error:
         result, said = FAILED, f"the daemon cannot use it: {' '.join(str(error).split())}"
     else:
         said = "the daemon can use it" if files else "there is none: the defaults hold"

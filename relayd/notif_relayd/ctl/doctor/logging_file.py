@@ -89,7 +89,7 @@ def examine(check: str, path: str | None, ingest: str) -> Iterator[Finding]:
             loggers = _loggers(file.read())
     except PermissionError:
         yield Finding(check, SKIPPED, f"you may not read {path}", "try it as root")
-    except (OSError, UnicodeDecodeError, configparser.Error, _MistakeError) as error:
+    except (OSError, ValueError, configparser.Error, _MistakeError) as error:
         said = " ".join((getattr(error, "strerror", None) or str(error)).split())
         yield Finding(check, FAILED, f"the service cannot load {path}: {said}", "mend it")
     else:

@@ -39,7 +39,7 @@ def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Find
         for right in RIGHTS
         if right in needs or not needs
     ]
-    enough = not needs and any(each.result != WARNING for each in findings)
+    enough = not needs and any(each.result == OK for each in findings)
     for each in findings:
         yield each._replace(result=FAILED) if each.result == WARNING and not enough else each
     if who.uid != 0:

@@ -93,7 +93,7 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
 def _examine(
     check: str, conf: cfg.ConfigOpts, drivers: Sequence[str], ingest: str
 ) -> Iterator[Finding]:
-    relayed = (LOG, UNIX, *MESSAGING) if _relayed_by_transport(conf) else (LOG, UNIX)
+    relayed = (LOG, UNIX) if _transport(conf) is None else (LOG, UNIX, *MESSAGING)
     arriving = [each for each in relayed if each in drivers]
     if not arriving and ROUTING in drivers:
         arriving = yield from _routed(f"{check} routing", conf)
@@ -147,7 +147,7 @@ def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[s
     except PermissionError:
         yield Finding(check, SKIPPED, f"you may not read {path}", "try it as root")
         return []
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
         said = " ".join(str(error).split())
         yield Finding(check, FAILED, f"{path} cannot be used: {said}", "mend it")
         return []
@@ -169,22 +169,18 @@ def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[s
     return [UNIX]
 
 
-def _relayed_by_transport(conf: cfg.ConfigOpts) -> bool:
-    return urllib.parse.urlsplit(_transport_url(conf)).scheme == UNIX
-
-
-def _transport_url(conf: cfg.ConfigOpts) -> str:
+def _transport(conf: cfg.ConfigOpts) -> str | None:
+    """The public socket that a transport URL names; None where it names a broker."""
     url = conf[SECTION].transport_url or conf.notification_transport_url or conf.transport_url
-    return url or ""
+    _, is_ours, path = (url or "").partition("unix://")
+    return urllib.parse.unquote(path) if is_ours else None
 
 
 def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: str) -> Finding:
     """Where a driver sends to that knows the relay's sockets itself."""
     section = conf[SECTION]
     option = "sock_path" if driver == UNIX else "transport_url"
-    public = section.sock_path
-    if driver != UNIX:
-        public = urllib.parse.unquote(urllib.parse.urlsplit(_transport_url(conf)).path)
+    public = section.sock_path if driver == UNIX else _transport(conf)
     if not public:
         return Finding(
             check,

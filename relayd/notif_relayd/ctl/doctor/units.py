@@ -92,15 +92,16 @@ def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> 
     if isinstance(found, UnitsUnknownError):
         yield Finding("units", SKIPPED, f"{found}: the relay has to be started by other means")
     elif any(unit.installed for unit in found.values()):
+        lasting = found[PUBLIC_UNIT]["UnitFileState"] == "enabled"  # the other comes with it
         for unit in found.values():
-            yield from _examine(unit)
+            yield from _examine(unit, lasting)
     elif relay_runs:
         yield Finding("units", SKIPPED, "no unit is installed, and a relay runs without them")
     else:
         yield Finding("units", FAILED, "no unit is installed, and no relay runs", INSTALL)
 
 
-def _examine(unit: Unit) -> Iterator[Finding]:
+def _examine(unit: Unit, lasting: bool) -> Iterator[Finding]:
     name, check = unit.name, f"unit {unit.name}"
     if unit["NeedDaemonReload"] == "yes":
         yield Finding(
@@ -108,7 +109,8 @@ def _examine(unit: Unit) -> Iterator[Finding]:
         )
     match unit["LoadState"]:
         case "loaded":
-            yield from _socket(unit, check) if name.endswith(".socket") else _service(unit, check)
+            is_socket = name.endswith(".socket")
+            yield from _socket(unit, check, lasting) if is_socket else _service(unit, check)
         case "masked":
             yield Finding(
                 check, FAILED, "it is masked: it cannot start", f"systemctl unmask {name}"
@@ -121,7 +123,7 @@ def _examine(unit: Unit) -> Iterator[Finding]:
             )
 
 
-def _socket(unit: Unit, check: str) -> Iterator[Finding]:
+def _socket(unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
     state = f"{unit['ActiveState']} ({unit['SubState']})"
     start = f"systemctl enable --now {PUBLIC_UNIT}"
     if unit["ActiveState"] == "failed":
@@ -133,8 +135,8 @@ def _socket(unit: Unit, check: str) -> Iterator[Finding]:
         )
     elif not unit.active:
         yield Finding(check, FAILED, f"it does not listen: it is {state}", start)
-    elif unit["UnitFileState"] == "enabled":
-        yield Finding(check, OK, f"it is enabled and {state}")
+    elif lasting or unit["UnitFileState"] == "enabled":
+        yield Finding(check, OK, f"it is {unit['UnitFileState']} and {state}")
     else:
         yield Finding(
             check,
