@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import oslo_messaging
+import pytest
+from futurist._thread import ThreadWorker
 from oslo_config import cfg
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
@@ -115,12 +117,15 @@ def listening(
     )
     targets = [oslo_messaging.Target(topic=topic) for topic in topics]
     listener = make(transport, targets, list(endpoints), **{"executor": "threading", **how})
-    listener.start()
-    try:
-        yield listener
-    finally:
-        listener.stop()
-        listener.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        # The executor's threads look only so often whether they are to end: else once a second.
+        patch.setattr(ThreadWorker, "MAX_IDLE_FOR", 0.01)
+        listener.start()
+        try:
+            yield listener
+        finally:
+            listener.stop()
+            listener.wait()
 
 
 def notifier(
