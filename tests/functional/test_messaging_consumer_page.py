@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page for authors of a consumer: its example, with its line of configuration, works."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from running import RunningRelay, record, wait_until
+
+PAGE = Path(__file__).parents[2] / "docs" / "consumers.rst"
+
+
+def block(language: str) -> str:
+    """The first one in this language."""
+    found = re.search(rf"\.\. code-block:: {language}\n\n((?:(?:   .*)?\n)+)", PAGE.read_text())
+    assert found is not None
+    return textwrap.dedent(found[1])
+
+
+def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> None:
+    configuration = relay.directory / "consumer.conf"
+    configured = block("ini").replace("/run/notif-relayd/notifications.sock", str(relay.public))
+    assert str(relay.public) in configured
+    configuration.write_text(configured)
+    consumer = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", block("python"), "--config-file", configuration],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with consumer, relay.produce() as producer:
+        wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
+        producer.sendall(
+            record("volume.create", payload="no")
+            + record("compute.instance.create", payload="yes")
+            + record("compute.instance.update", "DEBUG", payload="no")
+            + record("compute.instance.delete", "ERROR", payload="too")
+        )
+        assert consumer.stdout is not None
+        lines = {consumer.stdout.readline(), consumer.stdout.readline()}
+        consumer.send_signal(signal.SIGINT)
+        assert consumer.stdout.read() == ""
+    assert lines == {"compute.instance.create yes\n", "warning: compute.instance.delete too\n"}
