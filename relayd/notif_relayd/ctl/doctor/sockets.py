@@ -15,7 +15,7 @@ from notif_relayd.ctl.access import ENTER, WRITE, may
 from notif_relayd.ctl.accounts import Account, account, group_name, user_name
 from notif_relayd.ctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayd.ctl.doctor.host import Host, RelaySocket
-from notif_relayd.ctl.doctor.units import SERVICE_UNIT, UnitsUnknownError
+from notif_relayd.ctl.doctor.units import SERVICE_UNIT, UnitsUnknownError, booted
 from notif_relayd.ctl.errors import NotAllowedError, NotRunningError
 from notif_relayd.status import Status
 
@@ -198,7 +198,8 @@ def _daemon_answers(host: Host) -> Finding:
     if isinstance(status, NotAllowedError):
         return Finding(check, SKIPPED, str(status))
     if isinstance(status, NotRunningError):
-        if host.public.unit:
+        # Without a bus only root is told of units; somebody else's listening has to do.
+        if host.public.unit or (booted() and host.listens(host.public)):
             return Finding(check, OK, "the daemon is not running: the first connection starts it")
         return Finding(check, FAILED, "the daemon is not running", host.start)
     return Finding(check, FAILED, str(status), "restart the relay")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether systemd knows the units, listens, and will again after the next boot.
 
-systemctl is asked and not D-Bus: it works wherever systemd does, for everybody, and to ask it
-starts nothing.
+systemctl is asked and not D-Bus: it also works where there is no bus, as root, and to ask it starts
+nothing.
 """
 
 import os
@@ -60,14 +60,19 @@ class Unit:
         return self["Listen"].removesuffix(" (Stream)")
 
 
+def booted() -> bool:
+    """Whether systemd runs on this host."""
+    return os.path.isdir(BOOTED)
+
+
 def units() -> dict[str, Unit]:
     """The relay's units.
 
     Raises:
         UnitsUnknownError: there is no systemd, or it does not answer.
     """
-    if not os.path.isdir(BOOTED):
-        raise UnitsUnknownError("systemd does not run on this host")
+    if not booted():
+        raise UnitsUnknownError("systemd does not run here: the relay is started by other means")
     names = (PUBLIC_UNIT, INGEST_UNIT, SERVICE_UNIT)
     command = ["systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", *names]
     try:
@@ -90,7 +95,7 @@ def units() -> dict[str, Unit]:
 def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> Iterator[Finding]:
     """Say how the units are; `relay_runs` tells whether somebody listens without them."""
     if isinstance(found, UnitsUnknownError):
-        yield Finding("units", SKIPPED, f"{found}: the relay has to be started by other means")
+        yield Finding("units", SKIPPED, str(found))
     elif any(unit.installed for unit in found.values()):
         lasting = found[PUBLIC_UNIT]["UnitFileState"] == "enabled"  # the other comes with it
         for unit in found.values():
