@@ -485,7 +485,7 @@ def test_who_may_connect_is_what_the_kernel_says(open_relay: RunningRelay) -> No
     seen = set()
     for ids, mode, entries, directory in itertools.product(
         [(0, 0), (65534, 0), (0, 65534), (0, 1), (2, 2)],
-        [0o000, 0o200, 0o020, 0o002, 0o606, 0o066],
+        [0o200, 0o020, 0o002, 0o606, 0o046, 0o066],
         [None, (USER, 65534), (USER, 2), (NAMED_GROUP, 1), (NAMED_GROUP, 2)],
         [0o755, 0o700],
     ):
@@ -507,11 +507,11 @@ USER, NAMED_GROUP = 0x02, 0x08
 
 
 def add_entry(path: Path, mode: int, tag: int, number: int) -> None:
-    """Let one more user or group read and write, with a mask that the mode of its group gives."""
+    """Let one more user or group read and write, as far as the mode's group bits, the mask, go."""
     nobody = 0xFFFFFFFF
     entries = [
-        *((0x01, mode >> 6 & 7, nobody), (0x04, mode >> 3 & 7, nobody)),
-        *((0x10, 6, nobody), (0x20, mode & 7, nobody), (tag, 6, number)),
+        *((0x01, mode >> 6 & 7, nobody), (0x04, 6, nobody), (tag, 6, number)),
+        *((0x10, mode >> 3 & 7, nobody), (0x20, mode & 7, nobody)),
     ]
     packed = b"".join(struct.pack("<HHI", *each) for each in sorted(entries))
     try:

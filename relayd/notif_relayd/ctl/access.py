@@ -6,6 +6,7 @@ socket. It is decided here as the kernel decides it, from owner, group and mode 
 has one, from its access control list (acl(5)): so it can be told of others than who asks.
 """
 
+import contextlib
 import os
 import stat
 import struct
@@ -121,11 +122,17 @@ def _directories(path: str) -> Iterator[str]:
 
 
 def _entries(path: str, status: os.stat_result) -> list[tuple[int, int, int]]:
-    """Tag, permissions and id of each entry; of the three classes where there is no list."""
+    """Tag, permissions and id of each entry; of the three classes where there is no list.
+
+    Nor does the kernel look at a list where the group's bits, which are then its mask, are all
+    off (acl_permission_check() in fs/namei.c).
+    """
     mode, group = status.st_mode, status.st_gid
-    try:
-        listed = list(_ENTRY.iter_unpack(os.getxattr(path, ACL)[_HEADER:]))
-    except (OSError, struct.error):  # It has none, as most files.
+    listed: list[tuple[int, ...]] = []
+    if mode & stat.S_IRWXG:
+        with contextlib.suppress(OSError, struct.error):  # It has none, as most files.
+            listed = list(_ENTRY.iter_unpack(os.getxattr(path, ACL)[_HEADER:]))
+    if not listed:
         return [(_OWNER, mode >> 6 & 7, 0), (_GROUP, mode >> 3 & 7, group), (_OTHERS, mode & 7, 0)]
     mask = next((allowed for tag, allowed, _ in listed if tag == _MASK), 7)
     return [
