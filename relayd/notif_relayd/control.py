@@ -12,13 +12,14 @@ from functools import partial
 
 import msgspec
 
+from notif_relayd.admission import Admission, Terms
 from notif_relayd.door import Door
 from notif_relayd.loop import HANGUP, READ, WRITE, Loop
 from notif_relayd.peer import Peer
 from notif_relayd.throttle import Throttle
 
-MAX_CONNECTIONS = 32
-"""At once; relayctl closes its own after one answer."""
+TERMS = Terms("connections", room=32, per_user=16, rate=1000.0)
+"""relayctl closes its connection after one answer."""
 
 MAX_REQUEST = 4096
 """Bytes of the longest request, its newline included."""
@@ -62,10 +63,11 @@ def _answer(methods: Mapping[str, Method], request: bytes) -> dict[str, object]:
 
 
 class _Client:
-    __slots__ = ("request", "socket", "unsent")
+    __slots__ = ("peer", "request", "socket", "unsent")
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, peer: Peer) -> None:
         self.socket = connection
+        self.peer = peer
         self.request = b""
         self.unsent = b""
 
@@ -83,11 +85,14 @@ class Control:
         self._loop = loop
         self._throttle = throttle
         self._methods = methods
+        self._admission = Admission(TERMS)
         self._clients: dict[int, _Client] = {}
 
     def door(self, listener: socket.socket) -> Door:
         """Answer whoever comes through `listener`."""
-        return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
+        return Door(
+            self._loop, self._throttle, listener, self._admission, self._welcome, lambda *_: None
+        )
 
     def close(self) -> None:
         """Let everybody go."""
@@ -99,24 +104,17 @@ class Control:
         """Whether somebody is connected."""
         return bool(self._clients)
 
-    def _room(self) -> int:
-        return MAX_CONNECTIONS - len(self._clients)
-
-    def _welcome(self, connection: socket.socket, _peer: Peer) -> None:
-        client = _Client(connection)
+    def _welcome(self, connection: socket.socket, peer: Peer) -> None:
+        client = _Client(connection, peer)
         self._clients[connection.fileno()] = client
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, client))
-
-    def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
-        self._throttle.warning(
-            "control connection refused: %s; there are %d already", peer, MAX_CONNECTIONS
-        )
 
     def _disconnect(self, client: _Client) -> None:
         fd = client.socket.fileno()
         self._loop.forget(fd)
         del self._clients[fd]
         client.socket.close()
+        self._admission.leave(client.peer)
 
     def _on_event(self, client: _Client, events: int) -> None:
         try:

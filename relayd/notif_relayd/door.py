@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes connections from a listening socket: the part that all three sockets have in common.
 
-Two things can go wrong here and must not become anybody else's trouble. There may be too many
-connections: then the newcomer is told, where its socket has a way to tell, and let go. And the
+Two things can go wrong here and must not become anybody else's trouble. A newcomer may not come
+in: then it is told why, where its socket has a way to tell, and let go. And the
 process may be out of descriptors: then the connection stays in the kernel's queue, which keeps
 the listening socket readable, so it is left alone for a while instead of being asked in vain
 again and again.
@@ -11,6 +11,7 @@ again and again.
 import socket
 from collections.abc import Callable
 
+from notif_relayd.admission import Admission
 from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.throttle import Throttle
@@ -29,9 +30,9 @@ class Door:
         loop: calls the door when somebody knocks.
         throttle: where it complains.
         listener: the listening socket; the door makes it non-blocking.
-        room: how many more connections there may be.
+        admission: says who may come in.
         welcome: gets every connection, non-blocking, with the peer's identity.
-        refuse: gets the connections that there is no room for; they are closed afterwards.
+        refuse: gets the connections that may not come in, and why; they are closed afterwards.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class Door:
         loop: Loop,
         throttle: Throttle,
         listener: socket.socket,
-        room: Callable[[], int],
+        admission: Admission,
         welcome: Callable[[socket.socket, Peer], None],
-        refuse: Callable[[socket.socket, Peer], None],
+        refuse: Callable[[socket.socket, str], None],
     ) -> None:
         self._loop = loop
         self._throttle = throttle
         self._listener = listener
-        self._room = room
+        self._admission = admission
         self._welcome = welcome
         self._refuse = refuse
         self._watching = False
@@ -72,11 +73,15 @@ class Door:
                 return
             connection.setblocking(False)
             peer = peer_of(connection)
-            if self._room() > 0:
+            reason = self._admission.refusal(peer)
+            if reason is None:
                 self._welcome(connection, peer)
-            else:
-                self._refuse(connection, peer)
-                connection.close()
+                continue
+            self._throttle.warning(
+                "connection to %s refused: %s: %s", self._listener.getsockname(), peer, reason
+            )
+            self._refuse(connection, reason)
+            connection.close()
 
     def _watch(self) -> None:
         if not self._closed:

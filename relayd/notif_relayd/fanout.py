@@ -15,18 +15,20 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
 from notif_relayd import requests
+from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
-from notif_relayd.filters import Filter, Selector
+from notif_relayd.filters import EVERYTHING, Filter, Selector, View
 from notif_relayd.loop import HANGUP, READ, WRITE, Loop
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.ring import Cursor, Store
-from notif_relayd.state import ChunkState, FanoutState, StreamState
+from notif_relayd.rules import Rules
+from notif_relayd.state import ChunkState, FanoutState, SubscriberState
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
 from notif_relayd.validator import Header
@@ -42,7 +44,8 @@ class Fanout:
         throttle: where refused subscribers are reported.
         ids: numbers for connections.
         descriptors: keeps connections for the next relay.
-        max_subscribers: connections at most; may be changed while running.
+        terms: who may read.
+        rules: who may read what.
         ring_size: bytes kept for subscribers that fall behind.
     """
 
@@ -52,10 +55,11 @@ class Fanout:
         throttle: Throttle,
         ids: Iterator[int],
         descriptors: DescriptorStore,
-        max_subscribers: int,
+        terms: Terms,
+        rules: Rules,
         ring_size: int,
     ) -> None:
-        self.max_subscribers = max_subscribers
+        self.admission = Admission(terms)
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
         """By the number of the connection."""
@@ -66,8 +70,9 @@ class Fanout:
         self._loop = loop
         self._throttle = throttle
         self._ids = ids
+        self._rules = rules
         self._descriptors = descriptors
-        self._streams: dict[Filter | None, Stream] = {}
+        self._streams: dict[View, Stream] = {}
         self._selector = Selector()
 
     @property
@@ -93,24 +98,26 @@ class Fanout:
 
     def door(self, listener: socket.socket) -> Door:
         """Let subscribers in through `listener`."""
-        return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
+        return Door(
+            self._loop, self._throttle, listener, self.admission, self._welcome, self._refuse
+        )
 
     def publish(self, run: bytes, headers: list[Header]) -> None:
         """Give records to everybody who wants them; nothing is kept when there is nobody."""
         if not self.subscribers:
             self.discarded += len(headers)
             return
-        everything = self._streams.get(None)
+        everything = self._streams.get(EVERYTHING)
         if everything is not None:
             self._send(everything, run, len(headers))
         chosen = self._selector.select(headers)
         if chosen:
             lines = run.split(b"\n")
-            for wanted, places in chosen.items():
+            for view, places in chosen.items():
                 some = [lines[place] for place in places]
                 # A subscriber that left just now may have taken its stream along.
-                if wanted in self._streams:
-                    self._send(self._streams[wanted], b"\n".join([*some, b""]), len(some))
+                if view in self._streams:
+                    self._send(self._streams[view], b"\n".join([*some, b""]), len(some))
 
     def save(self) -> FanoutState:
         """All that is known of what goes out."""
@@ -124,21 +131,23 @@ class Fanout:
             self._delivered_before,
             self._dropped_before,
             self._bytes_before,
-            [StreamState(each.patterns, each.ring.next_seq) for each in streams],
+            [each.save() for each in streams],
             [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
             [each.save(numbers, places) for each in self.subscribers.values()],
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
-        """Go on where another relay has stopped, with those subscribers that are still there."""
+        """Go on where another relay has stopped, with those subscribers that are still there.
+
+        Who may see something else now than then is left out.
+        """
         self.discarded = saved.discarded
         self._delivered_before = saved.delivered
         self._dropped_before = saved.dropped
         self._bytes_before = saved.bytes
         streams = []
         for each in saved.streams:
-            wanted = None if each.patterns is None else Filter.parse(each.patterns)
-            streams.append(self._stream(wanted))
+            streams.append(self._stream(each.view()))
             streams[-1].ring.next_seq = each.next_seq
         for chunk in saved.chunks:
             streams[chunk.stream].ring.next_seq -= chunk.count
@@ -148,9 +157,11 @@ class Fanout:
             streams[chunk.stream].ring.append(chunk.data, chunk.count)
         chunks = [chunk for chunk, _ in self.store]
         for who in saved.subscribers:
-            if who.id in connections:
+            connection = connections.get(who.id)
+            if connection is not None and self._may_see(who, streams):
+                self.admission.enter(who.peer)
                 stream = streams[who.reading.stream]
-                subscriber = self._admit(who.id, connections[who.id], who.peer, stream)
+                subscriber = self._admit(who.id, connection, who.peer, stream)
                 subscriber.restore(who, streams, chunks)
                 if subscriber.reading.cursor is not None:
                     stream.current.discard(subscriber)
@@ -162,18 +173,26 @@ class Fanout:
         for stream in streams:
             stream.ring.tidy()
             if not stream.members:
-                del self._streams[stream.wanted]
-        self._selector.use(filter(None, self._streams))
+                del self._streams[stream.view]
+        self._selector.use(self._streams)
         self.store.limit = limit
         self.store.shrink()
 
+    def _may_see(self, who: SubscriberState, streams: Sequence[Stream]) -> bool:
+        """Whether that is still what it may see."""
+        allowed = self._rules.allowed(who.peer)
+        readings = (who.reading, who.following)
+        return all(streams[r.stream].view.allowed == allowed for r in readings if r is not None)
+
     def adopt(self, number: int, connection: socket.socket, request: bytes | None) -> None:
-        """Serve a subscriber of a relay that was killed, from here on.
+        """Serve a subscriber of whom nothing is known but its connection, from here on.
 
         What it has got may end within a record, so a newline goes first. It may still wait for an
         answer to its request, so it gets another.
         """
-        subscriber = self._admit(number, connection, peer_of(connection), self._stream(None))
+        peer = peer_of(connection)
+        self.admission.enter(peer)
+        subscriber = self._admit(number, connection, peer, self._stream_of(peer))
         lost = b"\n" + records.gap(None, "relay_restarted")
         self._put_behind(subscriber).insert(lost)
         if request is not None:
@@ -194,6 +213,7 @@ class Fanout:
                 self._leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
+        self.admission.leave(subscriber.peer)
         self._descriptors.give_up(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
 
@@ -202,11 +222,8 @@ class Fanout:
         for subscriber in list(self.subscribers.values()):
             self.disconnect(subscriber)
 
-    def _room(self) -> int:
-        return self.max_subscribers - len(self.subscribers)
-
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        self._admit(next(self._ids), connection, peer, self._stream(None))
+        self._admit(next(self._ids), connection, peer, self._stream_of(peer))
         LOG.debug("subscriber connected: %s", peer)
 
     def _admit(
@@ -219,23 +236,25 @@ class Fanout:
         self._descriptors.keep(SUBSCRIBER, number, connection)
         return subscriber
 
-    def _refuse(self, connection: socket.socket, peer: Peer) -> None:
-        sentence = f"there are max_subscribers = {self.max_subscribers} already"
-        self._throttle.warning("subscriber refused: %s; %s", peer, sentence)
+    def _refuse(self, connection: socket.socket, reason: str) -> None:
         with contextlib.suppress(OSError):
-            connection.send(records.error(f"{records.FULL}: {sentence}."))
+            connection.send(records.error(f"{records.FULL}: {reason}."))
 
-    def _stream(self, wanted: Filter | None) -> Stream:
-        if wanted not in self._streams:
-            self._streams[wanted] = Stream(wanted, self.store)
-            self._selector.use(filter(None, self._streams))
-        return self._streams[wanted]
+    def _stream_of(self, peer: Peer) -> Stream:
+        """What it reads as long as it has not asked for anything."""
+        return self._stream(View(None, self._rules.allowed(peer)))
+
+    def _stream(self, view: View) -> Stream:
+        if view not in self._streams:
+            self._streams[view] = Stream(view, self.store)
+            self._selector.use(self._streams)
+        return self._streams[view]
 
     def _leave(self, stream: Stream) -> None:
         stream.members -= 1
         if not stream.members:
-            del self._streams[stream.wanted]
-            self._selector.use(filter(None, self._streams))
+            del self._streams[stream.view]
+            self._selector.use(self._streams)
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:
@@ -339,7 +358,8 @@ class Fanout:
     def _change(self, subscriber: Subscriber, wanted: Filter, asked: dict[str, list[str]]) -> None:
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         cursor.stop()
-        subscriber.following = Reading(self._stream(wanted if wanted.patterns else None))
+        view = View(wanted if wanted.patterns else None, self._rules.allowed(subscriber.peer))
+        subscriber.following = Reading(self._stream(view))
         subscriber.following.fall_behind().insert(records.subscribed(asked))
         self._wait(subscriber)
 

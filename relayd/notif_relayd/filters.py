@@ -8,7 +8,7 @@ globs come from outside and must not cost more than their length times that of t
 rules out the exponential case (bpo-40480).
 
 Filters are equal when they let the same patterns through, whatever their order: all subscribers
-with equal filters share one stream.
+with equal filters share one stream, as far as they may see the same.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class Filter:
             raise FilterError(f"The filter is no object with any of the keys {', '.join(KEYS)}.")
         return cls(tuple((key, _globs(key, asked[key])) for key in sorted(asked)))
 
+    @property
+    def request(self) -> dict[str, list[str]]:
+        """What `parse` makes the same filter of."""
+        return {key: sorted(globs) for key, globs in self.patterns}
+
     def __call__(self, kind: Kind) -> bool:
         """Whether such a notification passes."""
         return kind[0] == GAP or all(test(kind) for test in self._tests)
@@ -73,6 +78,46 @@ class Filter:
 
     def __hash__(self) -> int:
         return hash(self.patterns)
+
+
+class View:
+    """What a subscriber gets: of what it may see, what it asked for.
+
+    Args:
+        asked: its filter; `None` for everything.
+        allowed: any of these must let it through; `None` for everything.
+    """
+
+    __slots__ = ("_hash", "allowed", "asked")
+
+    def __init__(
+        self, asked: Filter | None = None, allowed: frozenset[Filter] | None = None
+    ) -> None:
+        self.asked = asked
+        self.allowed = allowed
+        self._hash = hash((asked, allowed))  # once: every record is looked up by it
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nobody has to be asked what passes."""
+        return self.asked is None and self.allowed is None
+
+    def __call__(self, kind: Kind) -> bool:
+        """Whether such a notification passes."""
+        if self.allowed is not None and kind[0] != GAP and not any(f(kind) for f in self.allowed):
+            return False
+        return self.asked is None or self.asked(kind)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, View) and self.asked == other.asked and self.allowed == other.allowed
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+EVERYTHING = View()
 
 
 def _globs(key: str, asked: object) -> frozenset[str]:
@@ -96,34 +141,34 @@ def _test(key: str, globs: frozenset[str]) -> Callable[[Kind], bool]:
 
 
 class Selector:
-    """Tells for each notification which of many filters let it through."""
+    """Tells for each notification which of many views it is in."""
 
     def __init__(self) -> None:
-        self._filters: tuple[Filter, ...] = ()
-        self._remembered: dict[Kind, tuple[Filter, ...]] = {}
+        self._views: tuple[View, ...] = ()
+        self._remembered: dict[Kind, tuple[View, ...]] = {}
 
-    def use(self, filters: Iterable[Filter]) -> None:
-        """Ask these filters from now on."""
-        self._filters = tuple(filters)
+    def use(self, views: Iterable[View]) -> None:
+        """Ask these from now on, as far as there is anything to ask."""
+        self._views = tuple(each for each in views if not each.is_everything)
         self._remembered.clear()
 
-    def select(self, headers: Sequence[Header]) -> dict[Filter, list[int]]:
-        """The places of the notifications that a filter lets through, where there are any."""
-        if not self._filters:
+    def select(self, headers: Sequence[Header]) -> dict[View, list[int]]:
+        """The places of the notifications that are in a view, where there are any."""
+        if not self._views:
             return {}
         kinds = [_kind(each) for each in headers]
         asked_for = {kind: passing for kind in set(kinds) if (passing := self._passing(kind))}
-        chosen: dict[Filter, list[int]] = {}
+        chosen: dict[View, list[int]] = {}
         if asked_for:
             for place, kind in enumerate(kinds):
                 for each in asked_for.get(kind, ()):
                     chosen.setdefault(each, []).append(place)
         return chosen
 
-    def _passing(self, kind: Kind) -> tuple[Filter, ...]:
+    def _passing(self, kind: Kind) -> tuple[View, ...]:
         passing = self._remembered.get(kind)
         if passing is None:
-            passing = tuple(each for each in self._filters if each(kind))
+            passing = tuple(each for each in self._views if each(kind))
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
             self._remembered[kind] = passing

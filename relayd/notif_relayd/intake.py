@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.loop import READ, Loop
@@ -29,6 +30,9 @@ READ_SIZE = 64 * 1024
 
 RUN_SIZE = 256 * 1024
 """Bytes collected within a turn before they go on without waiting for its end."""
+
+HELD_SIZE = 64 * 1024 * 1024
+"""Bytes of unfinished records, of all producers together."""
 
 LAST_READS = 64
 """Reads from each producer when the relay stops: far more than a socket's buffer holds."""
@@ -60,7 +64,7 @@ class Intake:
         throttle: where rejected records are reported.
         ids: numbers for connections.
         descriptors: keeps connections for the next relay.
-        max_producers: connections at most; may be changed while running.
+        terms: who may send.
         max_record_size: bytes of the longest record.
         publish: gets every run of good records, and the header of each.
     """
@@ -71,11 +75,11 @@ class Intake:
         throttle: Throttle,
         ids: Iterator[int],
         descriptors: DescriptorStore,
-        max_producers: int,
+        terms: Terms,
         max_record_size: int,
         publish: Callable[[bytes, list[Header]], None],
     ) -> None:
-        self.max_producers = max_producers
+        self.admission = Admission(terms)
         self.producers: dict[int, Producer] = {}
         """By the number of the connection."""
         self.received = 0
@@ -91,10 +95,13 @@ class Intake:
         self._runs: list[bytes] = []
         self._headers: list[Header] = []
         self._size = 0
+        self._held = 0
 
     def door(self, listener: socket.socket) -> Door:
         """Let producers in through `listener`."""
-        return Door(self._loop, self._throttle, listener, self._room, self._welcome, self._refuse)
+        return Door(
+            self._loop, self._throttle, listener, self.admission, self._welcome, lambda *_: None
+        )
 
     def hand_on(self) -> None:
         """Publish what this turn has brought; to be called at its end."""
@@ -145,30 +152,33 @@ class Intake:
             self.rejected[reason] = saved.rejected.get(reason.name, 0)
         for each in saved.producers:
             if each.id in connections:
+                self.admission.enter(each.peer)
                 producer = self._admit(each.id, connections[each.id], each.peer)
                 producer.since = each.since
                 producer.bytes = each.bytes
                 producer.records = each.records
                 producer.rejected = each.rejected
                 producer.splitter.restore(each.rest, each.skipping)
+                self._held += producer.splitter.held
             elif each.rest:
                 self.rejected[Reason.TORN] += 1
 
     def adopt(self, number: int, connection: socket.socket) -> None:
         """Read a producer of a relay that was killed, perhaps from the middle of a record on."""
-        self._admit(number, connection, peer_of(connection))
+        peer = peer_of(connection)
+        self.admission.enter(peer)
+        self._admit(number, connection, peer)
 
     def disconnect(self, producer: Producer) -> None:
         """End a connection; a record half received is a rejected one."""
         if producer.splitter.torn:
             self._reject(producer, [Reason.TORN])
         self._loop.forget(producer.socket.fileno())
+        self._held -= producer.splitter.held
         del self.producers[producer.id]
+        self.admission.leave(producer.peer)
         self._descriptors.give_up(PRODUCER, producer.id, producer.socket)
         LOG.debug("producer left: %s", producer.peer)
-
-    def _room(self) -> int:
-        return self.max_producers - len(self.producers)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
         self._admit(next(self._ids), connection, peer)
@@ -180,13 +190,6 @@ class Intake:
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
         self._descriptors.keep(PRODUCER, number, connection)
         return producer
-
-    def _refuse(self, _connection: socket.socket, peer: Peer) -> None:
-        self._throttle.warning(
-            "producer refused: %s; there are max_producers = %d already",
-            peer,
-            self.max_producers,
-        )
 
     def _on_event(self, producer: Producer, _events: int) -> None:
         self._read(producer)
@@ -206,9 +209,13 @@ class Intake:
         self.bytes_received += len(data)
         splitter = producer.splitter
         given_up = splitter.given_up
+        held = splitter.held
         lines = splitter.feed(data)
+        self._held += splitter.held - held
         if splitter.given_up != given_up:
             self._reject(producer, [Reason.TOO_LONG])
+        if self._held > HELD_SIZE:
+            self._make_room()
         if lines:
             records, headers, rejected = self._validator.check(lines)
             if rejected:
@@ -225,6 +232,13 @@ class Intake:
         self._size += len(records)
         if self._size >= RUN_SIZE:
             self.hand_on()
+
+    def _make_room(self) -> None:
+        """Give up the longest unfinished record: whoever is at the limit has caused it."""
+        longest = max(self.producers.values(), key=lambda each: each.splitter.held)
+        self._held -= longest.splitter.held
+        longest.splitter.give_up()
+        self._reject(longest, [Reason.NO_ROOM])
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
         producer.rejected += len(reasons)

@@ -16,7 +16,6 @@ import errno
 import fcntl
 import grp
 import os
-import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 
 from systemd import daemon
 
+from notif_relayd.accounts import group_id, user_id
 from notif_relayd.errors import StartError
 from notif_relayd.peer import peer_of
 
@@ -178,26 +178,12 @@ def _usual_group(path: str, plan: SocketPlan) -> str:
 
 def _user_id(plan: SocketPlan) -> int:
     user = plan.access.user
-    if user is None:
-        return -1
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise StartError(
-            f"[relayd] {plan.name}_user: there is no user {user!r}: create it or name another"
-        ) from None
+    return -1 if user is None else user_id(f"[relayd] {plan.name}_user", user)
 
 
 def _group_id(plan: SocketPlan) -> int:
     group = plan.access.group
-    if group is None:
-        return -1
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise StartError(
-            f"[relayd] {plan.name}_group: there is no group {group!r}: create it or name another"
-        ) from None
+    return -1 if group is None else group_id(f"[relayd] {plan.name}_group", group)
 
 
 @contextlib.contextmanager

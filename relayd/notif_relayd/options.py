@@ -5,6 +5,7 @@ Options are registered when the daemon starts and not when this module is import
 `settings` nobody sees oslo.config any more: the relay's parts take plain values, checked.
 """
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -12,12 +13,19 @@ from oslo_config import cfg
 
 from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
+from notif_relayd.accounts import group_id, user_id
+from notif_relayd.admission import BURST_SECONDS, Allowed, Terms
 from notif_relayd.errors import StartError
+from notif_relayd.filters import Filter, FilterError
 from notif_relayd.listeners import Access, SocketPlan
 from notif_relayd.relay import Limits
+from notif_relayd.rules import Rule, Rules
 
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
+
+ACCESS = "access:"
+"""What the name of a rule's section begins with."""
 
 DEFAULT_IDLE_TIMEOUT = 300.0
 """Seconds; where systemd starts the daemon when it is needed."""
@@ -96,17 +104,33 @@ def _relayd() -> list[cfg.Opt]:
         ),
         cfg.IntOpt(
             "max_producers",
-            default=1024,
+            default=2048,
             min=1,
             mutable=True,
             help="Producers connected at once.",
         ),
         cfg.IntOpt(
             "max_subscribers",
-            default=1024,
+            default=2048,
             min=1,
             mutable=True,
             help="Subscribers connected at once.",
+        ),
+        cfg.IntOpt(
+            "max_connections_per_user",
+            default=1024,
+            min=1,
+            mutable=True,
+            help="Connections of one user at once, for the public and the private socket each. "
+            "Half of the others by default, so that one user's programs leave room for the rest.",
+        ),
+        cfg.IntOpt(
+            "max_connection_rate",
+            default=200,
+            min=1,
+            mutable=True,
+            help="New connections of one user a second, for the public and the private socket "
+            f"each. Those of {BURST_SECONDS:.0f} seconds may come at once.",
         ),
         cfg.FloatOpt(
             "idle_timeout",
@@ -142,12 +166,71 @@ def _relayd() -> list[cfg.Opt]:
                 help=f"Group of the {name} socket. Default: {group}{inherited}.",
             ),
         ]
+    options.append(
+        cfg.ListOpt(
+            "access_rules",
+            metavar="NAMES",
+            default=[],
+            help=f"Names of rules that say who may see what; each has a section [{ACCESS}NAME]. "
+            "Without any, every subscriber may see everything. With one, everybody but root sees "
+            "what the rules of its groups let through and nothing else. They are read at the "
+            "start, and a restart costs nobody the connection.",
+        )
+    )
+    for name in ("public", "ingest"):
+        beyond = (
+            f"may connect to the {name} socket, of those that its permissions let in. Root always "
+            f"may. Where neither {name}_allow_users nor {name}_allow_groups is set, all may."
+        )
+        options += [
+            cfg.ListOpt(
+                f"{name}_allow_users",
+                metavar="USERS",
+                mutable=True,
+                help=f"The only users that {beyond}",
+            ),
+            cfg.ListOpt(
+                f"{name}_allow_groups",
+                metavar="GROUPS",
+                mutable=True,
+                help=f"The only groups whose members {beyond}",
+            ),
+        ]
     return options
+
+
+def _rule() -> list[cfg.Opt]:
+    patterns = "as in a subscriber's filter; all of them by default."
+    return [
+        cfg.StrOpt(
+            "group",
+            metavar="GROUP",
+            sample_default="monitoring",
+            help="The group whose members may see what follows.",
+        ),
+        cfg.ListOpt(
+            "event_type",
+            metavar="GLOBS",
+            sample_default="compute.*,volume.*",
+            help=f"Shell globs, one of which the event type must match, {patterns}",
+        ),
+        cfg.ListOpt(
+            "publisher_id",
+            metavar="GLOBS",
+            sample_default="nova-compute:*",
+            help=f"Shell globs, one of which the publisher must match, {patterns}",
+        ),
+    ]
 
 
 def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     """What a configuration file may hold, for oslo-config-generator."""
-    return [(None, _general()), (NOTIFICATIONS, _notifications()), (RELAYD, _relayd())]
+    return [
+        (None, _general()),
+        (NOTIFICATIONS, _notifications()),
+        (RELAYD, _relayd()),
+        (f"{ACCESS}monitoring", _rule()),
+    ]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
@@ -162,6 +245,7 @@ class Settings:
     """What the options come to."""
 
     limits: Limits
+    rules: Rules
     public: SocketPlan
     ingest: SocketPlan
     control: SocketPlan
@@ -183,6 +267,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         raise StartError("--pidfile is for --daemonize: leave it out, or give both")
     return Settings(
         limits=_limits(relayd),
+        rules=Rules([_access_rule(conf, name) for name in relayd.access_rules]),
         public=_plan(relayd, "public", public, "notif-subscribers"),
         ingest=_plan(
             relayd,
@@ -207,12 +292,51 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
             f"[relayd] ring_size ({relayd.ring_size}) is less than max_record_size "
             f"({relayd.max_record_size}): a record must fit into the ring"
         )
+    if relayd.idle_timeout is not None and not math.isfinite(relayd.idle_timeout):
+        raise StartError(
+            f"[relayd] idle_timeout: {relayd.idle_timeout} is no time: give seconds, 0 for never"
+        )
     return Limits(
         ring_size=relayd.ring_size,
         max_record_size=relayd.max_record_size,
-        max_producers=relayd.max_producers,
-        max_subscribers=relayd.max_subscribers,
+        producers=_terms(relayd, "max_producers", "ingest"),
+        subscribers=_terms(relayd, "max_subscribers", "public"),
         idle_timeout=relayd.idle_timeout,
+    )
+
+
+def _access_rule(conf: cfg.ConfigOpts, name: str) -> Rule:
+    section = f"{ACCESS}{name}"
+    conf.register_opts(_rule(), group=section)
+    rule = conf[section]
+    if not rule.group:
+        raise StartError(
+            f"[relayd] access_rules: the rule {name!r} has no group: set it in [{section}]"
+        )
+    asked = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
+    try:
+        return Rule(group_id(f"[{section}] group", rule.group), Filter.parse(asked))
+    except FilterError as error:
+        raise StartError(f"[{section}]: {error}") from None
+
+
+def _terms(relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str) -> Terms:
+    return Terms(
+        name,
+        relayd[name],
+        relayd.max_connections_per_user,
+        relayd.max_connection_rate,
+        socket,
+        _allowed(socket, relayd[f"{socket}_allow_users"], relayd[f"{socket}_allow_groups"]),
+    )
+
+
+def _allowed(socket: str, users: list[str] | None, groups: list[str] | None) -> Allowed | None:
+    if users is None and groups is None:
+        return None
+    return Allowed(
+        frozenset(user_id(f"[relayd] {socket}_allow_users", user) for user in users or []),
+        frozenset(group_id(f"[relayd] {socket}_allow_groups", group) for group in groups or []),
     )
 
 

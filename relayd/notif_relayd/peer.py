@@ -7,11 +7,19 @@ another, when somebody wants to know. User names are not looked up here: that ca
 where users come from a directory server, and the loop must not wait. relayctl does it.
 """
 
+import array
+import errno
 import socket
 import struct
 from dataclasses import dataclass
 
 _UCRED = struct.Struct("3i")
+
+_SO_PEERGROUPS = 59
+"""asm-generic/socket.h; Python has no name for it."""
+
+_LONGEST_OPTION = 1024
+"""Bytes that Python's getsockopt can read: 256 groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,8 @@ class Peer:
     gid: int
     command: str
     """The kernel's short name of it, at most 15 characters; empty when it was gone already."""
+    groups: frozenset[int] = frozenset()
+    """All the groups that it was in."""
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.command or 'gone'}, uid {self.uid})"
@@ -32,7 +42,23 @@ def peer_of(sock: socket.socket) -> Peer:
     """The process that connected to, or (asked from the client's side) listens on a socket."""
     ucred = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(ucred)
-    return Peer(pid, uid, gid, _command(pid))
+    return Peer(pid, uid, gid, _command(pid), _groups(sock, pid) | {gid})
+
+
+def _groups(sock: socket.socket, pid: int) -> frozenset[int]:
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LONGEST_OPTION)
+        return frozenset(array.array("I", groups))
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            return frozenset()
+    # Too many for the one way. The other tells those of a process that may have changed.
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            (line,) = (line for line in status if line.startswith("Groups:"))
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset(map(int, line.split()[1:]))
 
 
 def _command(pid: int) -> str:

@@ -11,13 +11,16 @@ import logging
 import socket
 from dataclasses import dataclass
 
+from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
-from notif_relayd.descriptors import DescriptorStore, Inherited
+from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
 from notif_relayd.fanout import Fanout
 from notif_relayd.idleness import Idleness
 from notif_relayd.intake import Intake
 from notif_relayd.loop import READ, Loop
 from notif_relayd.notify import NotifySocket
+from notif_relayd.peer import peer_of
+from notif_relayd.rules import Rules
 from notif_relayd.signals import Signals
 from notif_relayd.state import State, encode
 from notif_relayd.status import Reporter
@@ -38,8 +41,8 @@ class Limits:
     """Bytes."""
     max_record_size: int
     """Bytes, the newline included."""
-    max_producers: int
-    max_subscribers: int
+    producers: Terms
+    subscribers: Terms
     idle_timeout: float | None = None
     """Seconds without any connection after which the relay ends; none or 0 for never."""
 
@@ -55,6 +58,7 @@ class Relay:
         ingest: listening socket for producers.
         control: listening socket for relayctl.
         notify: the service manager.
+        rules: who may read what.
         capacity: descriptors that the service manager keeps.
         inherited: what a relay before this one has left.
     """
@@ -68,6 +72,7 @@ class Relay:
         ingest: socket.socket,
         control: socket.socket,
         notify: NotifySocket,
+        rules: Rules,
         capacity: int,
         inherited: Inherited,
     ) -> None:
@@ -81,7 +86,8 @@ class Relay:
             throttle,
             self._ids,
             self._descriptors,
-            limits.max_subscribers,
+            limits.subscribers,
+            rules,
             limits.ring_size,
         )
         self._intake = Intake(
@@ -89,7 +95,7 @@ class Relay:
             throttle,
             self._ids,
             self._descriptors,
-            limits.max_producers,
+            limits.producers,
             limits.max_record_size,
             self._fanout.publish,
         )
@@ -127,8 +133,8 @@ class Relay:
 
     def apply(self, limits: Limits) -> None:
         """Use new limits from now on; `max_record_size` stays what it was at the start."""
-        self._intake.max_producers = limits.max_producers
-        self._fanout.max_subscribers = limits.max_subscribers
+        self._intake.admission.terms = limits.producers
+        self._fanout.admission.terms = limits.subscribers
         self._fanout.store.limit = limits.ring_size
         self._idleness.limit = limits.idle_timeout or 0.0
 
@@ -160,12 +166,13 @@ class Relay:
 
     def _take_over(self, inherited: Inherited) -> None:
         """Go on with everybody whose connection was kept."""
-        producers, subscribers = inherited.producers, inherited.subscribers
+        producers = self._still_allowed(PRODUCER, inherited.producers, self._intake.admission)
+        subscribers = self._still_allowed(SUBSCRIBER, inherited.subscribers, self._fanout.admission)
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
             LOG.info("went on with %d producers and %d subscribers", *self._census()[:2])
-        # Of the others, all that was in the memory of their relay is lost.
+        # The relay of the others was killed, or another one than this knew what they may see.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
         unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
         for number in unknown_producers:
@@ -174,11 +181,25 @@ class Relay:
             self._fanout.adopt(number, subscribers[number], inherited.filters.get(number))
         if unknown_producers or unknown_subscribers:
             LOG.warning(
-                "took over %d producers and %d subscribers of a relay that did not end well; "
-                "what it had not sent is lost",
+                "took over the connections of %d producers and %d subscribers, and nothing else; "
+                "what was under way is lost",
                 len(unknown_producers),
                 len(unknown_subscribers),
             )
+
+    def _still_allowed(
+        self, kind: str, connections: dict[int, socket.socket], admission: Admission
+    ) -> dict[int, socket.socket]:
+        """Those that may connect with what is configured now; the others are let go."""
+        allowed = {}
+        for number, connection in connections.items():
+            peer = peer_of(connection)
+            if admission.allows(peer):
+                allowed[number] = connection
+            else:
+                LOG.warning("connection ended: %s: may not connect any more", peer)
+                self._descriptors.give_up(kind, number, connection)
+        return allowed
 
     def _stop(self) -> None:
         # Who has not been let in yet stays in systemd's socket, for the next daemon.

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             listeners, inherited = _listen(stack, settings)
             if settings.daemonize:
                 stack.enter_context(_background(settings.pidfile, listeners))
-            _serve(conf, settings.limits, listeners, inherited)
+            _serve(conf, settings, listeners, inherited)
     except (StartError, cfg.Error, log.LogConfigError) as error:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
         return 1
@@ -193,12 +193,12 @@ def _alive(pid: int) -> bool:
 
 def _serve(
     conf: cfg.ConfigOpts,
-    limits: Limits,
+    settings: options.Settings,
     listeners: dict[str, Listener],
     inherited: descriptors.Inherited,
 ) -> None:
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
-    limits = _for_sockets(limits, held)
+    limits = _for_sockets(settings.limits, held)
     _raise_descriptor_limit(limits)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(
@@ -215,6 +215,7 @@ def _serve(
             ingest=listeners["ingest"].socket,
             control=listeners["control"].socket,
             notify=notify,
+            rules=settings.rules,
             capacity=_store_capacity() if held and notify.there else 0,
             inherited=inherited,
         )
@@ -263,7 +264,8 @@ def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool) -> None:
 
 
 def _raise_descriptor_limit(limits: Limits) -> None:
-    need = limits.max_producers + limits.max_subscribers + OWN_DESCRIPTORS
+    # A subscriber's filter takes one as well.
+    need = limits.producers.room + 2 * limits.subscribers.room + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < min(need, hard):
         # A sandbox may forbid it; what counts is what is allowed afterwards.

@@ -54,6 +54,17 @@ class Splitter:
         self._skipping = skipping
 
     @property
+    def held(self) -> int:
+        """Bytes of the unfinished line."""
+        return len(self._rest)
+
+    def give_up(self) -> None:
+        """Skip the unfinished line to its end."""
+        self._rest.clear()
+        self._skipping = True
+        self.given_up += 1
+
+    @property
     def torn(self) -> bool:
         """Whether an unfinished line is held: when the stream has ended, a torn record."""
         return bool(self._rest)
@@ -64,6 +75,4 @@ class Splitter:
         self._rest += data
         # The newline is still to come and belongs to the record.
         if len(self._rest) >= self._limit:
-            self._rest.clear()
-            self._skipping = True
-            self.given_up += 1
+            self.give_up()

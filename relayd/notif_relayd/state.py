@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from notif_relayd.filters import Filter, FilterError
+from notif_relayd.filters import Filter, FilterError, View
 from notif_relayd.peer import Peer
 
 VERSION = 1
@@ -82,6 +82,19 @@ class StreamState(msgspec.Struct):
 
     patterns: dict[str, list[str]] | None
     next_seq: int
+    allowed: list[dict[str, list[str]]] | None = None
+    """What its subscribers may see: what any of these lets through."""
+
+    def view(self) -> View:
+        """What it lets through.
+
+        Raises:
+            FilterError: it is no filter.
+        """
+        return View(
+            None if self.patterns is None else Filter.parse(self.patterns),
+            None if self.allowed is None else frozenset(map(Filter.parse, self.allowed)),
+        )
 
 
 class ChunkState(msgspec.Struct):
@@ -173,14 +186,12 @@ def _check(state: State) -> None:
 
 
 def _check_streams(fanout: FanoutState) -> None:
-    filters = []
-    for stream in fanout.streams:
-        _require(stream.patterns != {}, "a stream's filter is empty")
-        try:
-            filters.append(None if stream.patterns is None else Filter.parse(stream.patterns))
-        except FilterError as error:
-            raise StateError(f"a stream's filter cannot be used: {error}") from None
-    _require(len(set(filters)) == len(filters), "two streams have the same filter")
+    try:
+        views = {stream.view() for stream in fanout.streams}
+    except FilterError as error:
+        raise StateError(f"a stream's filter cannot be used: {error}") from None
+    _require(len(views) == len(fanout.streams), "two streams are the same")
+    _require(all(stream.patterns != {} for stream in fanout.streams), "a filter is empty")
 
 
 class _Numbers(NamedTuple):

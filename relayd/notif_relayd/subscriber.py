@@ -16,31 +16,33 @@ import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
-from notif_relayd.filters import Filter
+from notif_relayd.filters import View
 from notif_relayd.peer import Peer
 from notif_relayd.ring import Chunk, Cursor, Ring, Store
-from notif_relayd.state import ReadingState, SubscriberState
+from notif_relayd.state import ReadingState, StreamState, SubscriberState
 
 
 class Stream:
-    """The records that one filter lets through, all of them where it is `None`."""
+    """The records of one view."""
 
-    __slots__ = ("current", "members", "ring", "wanted")
+    __slots__ = ("current", "members", "ring", "view")
 
-    def __init__(self, wanted: Filter | None, store: Store) -> None:
-        self.wanted = wanted
+    def __init__(self, view: View, store: Store) -> None:
+        self.view = view
         self.ring = Ring(store)
         self.members = 0
         """Subscribers that read it or are about to."""
         self.current: set[Subscriber] = set()
         """Those of them that have everything."""
 
-    @property
-    def patterns(self) -> dict[str, list[str]] | None:
-        """The filter as a request has it."""
-        if self.wanted is None:
-            return None
-        return {key: sorted(globs) for key, globs in self.wanted.patterns}
+    def save(self) -> StreamState:
+        """What it lets through, and how far it is; the ring's chunks are saved with the store."""
+        allowed = self.view.allowed
+        return StreamState(
+            None if self.view.asked is None else self.view.asked.request,
+            self.ring.next_seq,
+            None if allowed is None else [each.request for each in allowed],
+        )
 
 
 class Reading:

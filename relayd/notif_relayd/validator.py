@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from notif_relay.records import EVENT_TYPE_PREFIX, GAP
+
 
 class Reason(str, enum.Enum):
     """Why a line is no record, in the words of the log."""
@@ -27,6 +29,8 @@ class Reason(str, enum.Enum):
     TORN = "torn: the connection ended within it"
     NOT_UTF8 = "not UTF-8"
     NOT_JSON = "not JSON"
+    NO_ROOM = "too long for the room that unfinished records have"
+    RESERVED = "an event_type that only the relay may use"
     NOT_A_NOTIFICATION = "not a JSON object with event_type and priority as strings"
 
 
@@ -72,7 +76,8 @@ class Validator:
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
-                return Verdict(lines, headers, [])
+                if not any(_is_reserved(header) for header in headers):
+                    return Verdict(lines, headers, [])
         return self._check_each(run)
 
     def _check_each(self, run: list[bytes]) -> Verdict:
@@ -81,7 +86,9 @@ class Validator:
         rejected = []
         for line in run:
             header = self._examine(line)
-            if isinstance(header, Header):
+            if isinstance(header, Header) and _is_reserved(header):
+                rejected.append(Reason.RESERVED)
+            elif isinstance(header, Header):
                 good.append(line + b"\n")
                 headers.append(header)
             else:
@@ -103,6 +110,12 @@ class Validator:
             return Reason.NOT_A_NOTIFICATION
         except (msgspec.DecodeError, RecursionError):
             return _second_opinion(text)
+
+
+def _is_reserved(header: Header) -> bool:
+    """Whether a notification claims to be the relay's own; a producer's gap records are."""
+    event_type = header.event_type
+    return event_type.startswith(EVENT_TYPE_PREFIX) and event_type != GAP
 
 
 def _second_opinion(text: str) -> Header | Reason:

@@ -70,7 +70,7 @@ def test_a_reload_changes_the_time(directory: Path) -> None:
         assert relay.process.wait(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("value", ["-1", "soon"])
+@pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
 def test_a_time_that_cannot_be_is_an_error(directory: Path, value: str) -> None:
     done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", value)
     assert done.returncode == 1

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relayd.filters import (
+    EVERYTHING,
     MAX_PATTERN_SIZE,
     MAX_PATTERNS,
     REMEMBERED,
     Filter,
     FilterError,
     Selector,
+    View,
 )
 from notif_relayd.validator import Header
 
@@ -24,14 +26,14 @@ from notif_relayd.validator import Header
 def passes(asked: dict[str, Any], **fields: Any) -> bool:
     """Whether a filter lets a notification through, by itself and beside others."""
     header = Header(**{"event_type": "compute.instance.create.end", "priority": "INFO"} | fields)
-    wanted = Filter.parse(asked)
     selector = Selector()
-    selector.use([wanted])
+    view = View(Filter.parse(asked))
+    selector.use([view])
     alone = selector.select([header, header])
-    assert alone in ({}, {wanted: [0, 1]})
-    selector.use([Filter.parse({"event_type": ["never"]}), wanted, Filter.parse({})])
-    assert (wanted in selector.select([header, header])) == (wanted in alone)
-    return wanted in alone
+    assert alone in ({}, {view: [0, 1]})
+    selector.use([View(Filter.parse({"event_type": ["never"]})), view, EVERYTHING])
+    assert (view in selector.select([header, header])) == (view in alone)
+    return view in alone
 
 
 @pytest.mark.parametrize(
@@ -135,18 +137,62 @@ def test_a_pattern_does_not_lend_its_flags_or_groups_to_another() -> None:
 
 def test_what_is_remembered_is_bounded_and_still_right() -> None:
     selector = Selector()
-    even = Filter.parse({"event_type": ["*[02468]"]})
-    selector.use([even])
+    view = View(Filter.parse({"event_type": ["*[02468]"]}))
+    selector.use([view])
     headers = [Header(str(number), "INFO") for number in range(3 * REMEMBERED)]
     places = list(range(0, 3 * REMEMBERED, 2))
-    assert selector.select(headers) == {even: places}
-    assert selector.select(headers) == {even: places}
+    assert selector.select(headers) == {view: places}
+    assert selector.select(headers) == {view: places}
     assert len(selector._remembered) <= REMEMBERED  # noqa: SLF001 - the point of the test
 
 
 def test_without_filters_nothing_is_chosen_and_nothing_remembered() -> None:
     selector = Selector()
-    selector.use([Filter.parse({"event_type": ["a"]})])
+    selector.use([View(Filter.parse({"event_type": ["a"]}))])
     assert len(selector.select([Header("a", "INFO")])) == 1
     selector.use([])
     assert selector.select([Header("a", "INFO")]) == {}
+
+
+def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
+    return frozenset(Filter.parse(rule) for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "passes"),
+    [
+        ("compute.start", True),
+        ("compute.end", False),
+        ("volume.start", True),
+        ("port.start", False),
+    ],
+)
+def test_a_view_has_what_was_asked_for_of_what_any_rule_allows(
+    event_type: str, passes: bool
+) -> None:
+    asked = Filter.parse({"event_type": ["*.start"]})
+    view = View(asked, allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]}))
+    selector = Selector()
+    selector.use([view])
+    assert (selector.select([Header(event_type, "INFO")]) == {view: [0]}) == passes
+
+
+def test_who_may_see_nothing_sees_gap_records_only() -> None:
+    selector = Selector()
+    nothing = View(allowed=frozenset())
+    selector.use([nothing])
+    headers = [Header("compute.start", "INFO"), Header("notif_relayd.gap", "WARN")]
+    assert selector.select(headers) == {nothing: [1]}
+
+
+def test_views_are_one_when_they_ask_for_the_same_and_may_see_the_same() -> None:
+    rules = {"event_type": ["a"]}, {"publisher_id": ["b"]}
+    one = View(Filter.parse({"priority": ["info"]}), allowing(*rules))
+    other = View(Filter.parse({"priority": ["INFO"]}), allowing(*reversed(rules)))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != View(one.asked, allowing(rules[0]))
+    assert one != View(one.asked)
+    assert not one.is_everything
+    assert View() == EVERYTHING
+    assert EVERYTHING.is_everything

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may connect to a socket, beyond what its file says, and how often.
+
+Everything is accounted for by user: one user's programs, gone wild or hostile, must leave room
+for everybody else's. The rate is a token bucket, so that all of a service's workers may come at
+once after a restart, but none of them again and again. What is known of a user is forgotten when
+it does not matter any more, so the memory for it is bounded by the connections and by the rate.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from notif_relayd.peer import Peer
+
+BURST_SECONDS = 10.0
+"""A user may connect this many seconds' worth at once."""
+
+ROOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The only ones that may connect; root always may."""
+
+    users: frozenset[int] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+    def __contains__(self, peer: Peer) -> bool:
+        return peer.uid == ROOT or peer.uid in self.users or bool(peer.groups & self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for one socket. In messages the names are those of the options."""
+
+    name: str
+    """Of the option for `room`."""
+    room: int
+    """Connections at once."""
+    per_user: int
+    """Connections of one user at once."""
+    rate: float
+    """Connections of one user a second."""
+    socket: str = ""
+    """Prefix of the options that say who is allowed."""
+    allowed: Allowed | None = None
+    """`None` for everybody that the socket's file lets in."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    filled_at: float
+
+
+class Admission:
+    """Counts the connections of one socket.
+
+    Args:
+        terms: what holds; may be changed while running, and holds for newcomers.
+        clock: seconds.
+    """
+
+    def __init__(self, terms: Terms, clock: Callable[[], float] = time.monotonic) -> None:
+        self.terms = terms
+        self._clock = clock
+        self._connections: Counter[int] = Counter()
+        self._buckets: dict[int, _Bucket] = {}
+
+    def refusal(self, peer: Peer) -> str | None:
+        """Why the peer may not come in now; `None` when it may, and from then on it counts."""
+        terms, uid = self.terms, peer.uid
+        if not self.allows(peer):
+            return f"uid {uid} is not of {terms.socket}_allow_users or {terms.socket}_allow_groups"
+        if not self._take_token(uid):
+            return f"uid {uid} connects more often than max_connection_rate = {terms.rate:g}/s"
+        if self._connections[uid] >= terms.per_user:
+            return f"uid {uid} has max_connections_per_user = {terms.per_user} already"
+        if self._connections.total() >= terms.room:
+            return f"there are {terms.name} = {terms.room} already"
+        self.enter(peer)
+        return None
+
+    def allows(self, peer: Peer) -> bool:
+        """Whether the peer is one of those that may connect at all."""
+        return self.terms.allowed is None or peer in self.terms.allowed
+
+    def enter(self, peer: Peer) -> None:
+        """A connection is there."""
+        self._connections[peer.uid] += 1
+
+    def leave(self, peer: Peer) -> None:
+        """It has ended."""
+        self._connections[peer.uid] -= 1
+        if not self._connections[peer.uid]:
+            del self._connections[peer.uid]
+
+    def _take_token(self, uid: int) -> bool:
+        now, rate = self._clock(), self.terms.rate
+        size = max(1.0, rate * BURST_SECONDS)
+        bucket = self._buckets.get(uid)
+        if bucket is None:
+            self._forget_the_idle(now)
+            bucket = self._buckets[uid] = _Bucket(size, now)
+        bucket.tokens = min(size, bucket.tokens + (now - bucket.filled_at) * rate)
+        bucket.filled_at = now
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+    def _forget_the_idle(self, now: float) -> None:
+        """A bucket that has had the time to fill up is as good as a new one."""
+        for uid, bucket in list(self._buckets.items()):
+            if now - bucket.filled_at >= BURST_SECONDS:
+                del self._buckets[uid]

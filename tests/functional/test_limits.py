@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits by user, lists of who may connect, and rules of who may see what."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from managing import ManagedRelay, managed_relay
+from operating import needs_root
+
+from notif_relayd.peer import peer_of
+from running import (
+    RunningRelay,
+    Subscriber,
+    connect,
+    record,
+    run_daemon,
+    running_relay,
+    wait_until,
+)
+
+OTHERS = """
+import os, socket, sys, threading
+path, uid, groups = sys.argv[1], int(sys.argv[2]), list(map(int, sys.argv[3].split(",")))
+os.setgroups(groups[1:])
+os.setresgid(groups[0], groups[0], groups[0])
+os.setresuid(uid, uid, uid)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(path)
+    print("connected", flush=True)
+    writer = threading.Thread(target=lambda: sock.sendall(sys.stdin.buffer.read()), daemon=True)
+    writer.start()
+    sock.settimeout(30)
+    while data := sock.recv(65536):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+"""
+
+
+class Somebody:
+    """A process of another user, connected to a socket; it sends what it is given at the end."""
+
+    def __init__(self, path: Path, uid: int, *groups: int) -> None:
+        ids = ",".join(map(str, groups or (uid,)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHERS, str(path), str(uid), ids],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Somebody:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"connected\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> bytes:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def write(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.close()
+        self.process.stdin = None
+
+
+@contextlib.contextmanager
+def open_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    """A relay whose sockets every user may connect to."""
+    directory.chmod(0o755)
+    modes = [f"--relayd-{name}_mode=0666" for name in ("public", "ingest")]
+    with running_relay(directory, *modes, *arguments) as relay:
+        yield relay
+
+
+def refusal(line: bytes) -> str:
+    notification = json.loads(line)
+    assert notification["event_type"] == "notif_relayd.error"
+    return str(notification["payload"])
+
+
+def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_connections_per_user", "2") as relay,
+        relay.subscribe(),
+        relay.subscribe() as second,
+    ):
+        with Subscriber(relay.public) as third:
+            sentence = refusal(third.line())
+            assert sentence == (
+                "This relay takes no more subscribers: "
+                f"uid {os.getuid()} has max_connections_per_user = 2 already."
+            )
+            assert third.rest() == b""
+        assert re.search(
+            rf"connection to {relay.public} refused: pid {os.getpid()} \(.*, uid {os.getuid()}\): "
+            "uid .* has max_connections_per_user = 2 already",
+            relay.log.read_text(),
+        )
+        second.close()
+        relay.wait_status(subscribers=1)
+        with relay.subscribe():
+            pass
+
+
+def test_producers_and_subscribers_of_a_user_are_counted_apart(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_connections_per_user", "1") as relay,
+        relay.subscribe() as subscriber,
+        relay.produce() as producer,
+    ):
+        producer.sendall(record())
+        assert subscriber.line() == record()
+        with relay.produce() as another:
+            assert another.recv(1) == b""
+        relay.wait_status(producers=1)
+
+
+def test_a_user_that_connects_again_and_again_is_refused_and_another_is_not(
+    directory: Path,
+) -> None:
+    with running_relay(directory, "--relayd-max_connection_rate", "1") as relay:
+        for _ in range(20):
+            connect(relay.public).close()
+        with Subscriber(relay.public) as refused:
+            assert "max_connection_rate = 1/s" in refusal(refused.line())
+        with relay.produce() as producer:
+            producer.sendall(record())
+            relay.wait_status(records_received=1)
+
+
+@needs_root
+def test_one_users_limits_do_not_concern_another(directory: Path) -> None:
+    with (
+        open_relay(directory, "--relayd-max_connections_per_user", "1") as relay,
+        Somebody(relay.public, 1234),
+        Somebody(relay.public, 1235),
+    ):
+        relay.wait_status(subscribers=2)
+        with Somebody(relay.public, 1234) as again:
+            assert "uid 1234 has" in refusal(again.line())
+
+
+def test_limits_can_be_changed_while_it_runs(directory: Path) -> None:
+    options = directory / "relayd.conf"
+    options.write_text("[relayd]\nmax_connections_per_user = 1\n")
+    with (
+        running_relay(directory, "--config-file", str(options)) as relay,
+        relay.subscribe(),
+    ):
+        options.write_text("[relayd]\nmax_connections_per_user = 2\n")
+        relay.process.send_signal(1)
+        wait_until(lambda: "configuration reloaded" in relay.log.read_text(), "it is reloaded")
+        with relay.subscribe():
+            pass
+
+
+@needs_root
+def test_only_users_and_members_of_groups_on_the_list_may_connect(directory: Path) -> None:
+    lists = ["--relayd-public_allow_users=nobody", "--relayd-public_allow_groups=games,mail"]
+    with open_relay(directory, *lists) as relay, relay.subscribe():
+        nobody, mail = pwd.getpwnam("nobody").pw_uid, grp.getgrnam("mail").gr_gid
+        with (
+            Somebody(relay.public, nobody),
+            Somebody(relay.public, 1234, mail),
+            Somebody(relay.public, 1234, 1234, 5000, mail),
+            Somebody(relay.ingest, 1234),
+        ):
+            relay.wait_status(subscribers=4, producers=1)
+        with Somebody(relay.public, 1234, 1234, 5000) as refused:
+            assert "uid 1234 is not of public_allow_users" in refusal(refused.line())
+
+
+@needs_root
+def test_a_list_that_gets_shorter_ends_connections_at_the_next_restart(directory: Path) -> None:
+    directory.chmod(0o755)
+    with managed_relay(directory, "--relayd-ingest_allow_users=nobody,daemon") as relay:
+        relay.public.chmod(0o666)
+        relay.ingest.chmod(0o666)
+        with Somebody(relay.ingest, 1), Somebody(relay.ingest, 65534):
+            relay.wait_status(producers=2)
+            relay.change("--relayd-ingest_allow_users=nobody")
+            relay.restart()
+            assert [each["uid"] for each in relay.ask("producers")] == [65534]
+            wait_until(lambda: len(relay.stored) == 1, "nothing is kept of the other")
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--relayd-max_connections_per_user=0", "max_connections_per_user"),
+        ("--relayd-max_connections_per_user=many", "max_connections_per_user"),
+        ("--relayd-max_connection_rate=0", "max_connection_rate"),
+        ("--relayd-max_connection_rate=nan", "max_connection_rate"),
+        ("--relayd-public_allow_users=no-such-user", "public_allow_users"),
+        ("--relayd-ingest_allow_groups=root,no-such-group", "ingest_allow_groups"),
+        ("--relayd-access_rules=unheard-of", "access:unheard-of"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_an_error(directory: Path, option: str, named: str) -> None:
+    done = run_daemon("--runtime-dir", str(directory), option)
+    assert done.returncode == 1
+    assert re.fullmatch(r"notif-relayd: [^\n]+\n", done.stderr)
+    assert named in done.stderr
+
+
+RULES = """
+[relayd]
+access_rules = first, Second
+public_mode = 0666
+ingest_mode = 0666
+[access:first]
+group = games
+event_type = compute.*, volume.*
+[access:Second]
+group = mail
+publisher_id = neutron*
+"""
+
+
+@pytest.fixture
+def ruled(directory: Path) -> Iterator[ManagedRelay]:
+    directory.chmod(0o755)
+    rules = directory / "rules.conf"
+    rules.write_text(RULES)
+    with managed_relay(directory, "--config-file", str(rules)) as relay:
+        yield relay
+
+
+GAMES, MAIL = 60, 8
+
+
+@needs_root
+def test_subscribers_see_what_the_rules_of_their_groups_let_through(ruled: ManagedRelay) -> None:
+    with (
+        ruled.subscribe() as root,
+        Somebody(ruled.public, 1234, 1234, GAMES) as first,
+        Somebody(ruled.public, 1235, MAIL) as second,
+        Somebody(ruled.public, 1236, GAMES, MAIL) as both,
+        Somebody(ruled.public, 1237) as none,
+        ruled.produce() as producer,
+    ):
+        ruled.wait_status(subscribers=5)
+        compute = record("compute.start", publisher_id="nova")
+        port = record("port.start", publisher_id="neutron-1")
+        other = record("image.start", publisher_id="glance")
+        gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "x"})
+        producer.sendall(compute + port + other + gap)
+        assert [root.line() for _ in range(4)] == [compute, port, other, gap]
+        assert [first.line() for _ in range(2)] == [compute, gap]
+        assert [second.line() for _ in range(2)] == [port, gap]
+        assert [both.line() for _ in range(3)] == [compute, port, gap]
+        assert none.line() == gap
+
+
+@needs_root
+def test_a_filter_cannot_ask_for_more_than_is_allowed(ruled: ManagedRelay) -> None:
+    with Somebody(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
+        first.write(b'{"filter": {"event_type": ["*.start"]}}\n{"filter": {}}\n')
+        assert b"notif_relayd.subscribed" in first.line()
+        assert b"notif_relayd.subscribed" in first.line()
+        producer.sendall(record("port.end") + record("volume.end"))
+        assert first.line() == record("volume.end")
+
+
+@needs_root
+def test_rules_hold_after_a_restart_and_after_a_crash(ruled: ManagedRelay) -> None:
+    with Somebody(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
+        ruled.wait_status(subscribers=1, producers=1)
+        ruled.restart()
+        producer.sendall(record("port.end") + record("volume.end"))
+        assert first.line() == record("volume.end")
+        ruled.kill()
+        producer.sendall(record("port.end") + record("volume.end"))
+        assert first.line() == b"\n"
+        assert b"notif_relayd.gap" in first.line()
+        assert first.line() == record("volume.end")
+
+
+@needs_root
+def test_rules_that_change_hold_for_who_is_connected_after_a_restart(ruled: ManagedRelay) -> None:
+    with Somebody(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
+        ruled.wait_status(subscribers=1, producers=1)
+        rules = ruled.directory / "rules.conf"
+        rules.write_text(RULES.replace("compute.*, volume.*", "port.*"))
+        ruled.restart()
+        producer.sendall(record("volume.end") + record("port.end"))
+        assert first.line() == b"\n"
+        assert b"notif_relayd.gap" in first.line()
+        assert first.line() == record("port.end")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "sentence"),
+    [
+        ("group = games", "", "has no group"),
+        ("group = games", "group = no-such-group", "there is no group 'no-such-group'"),
+        ("event_type = compute.*", f"event_type = {'x' * 300}", "longer than 256"),
+        ("event_type = compute.*, volume.*", "event_type =", "is no list of one or more"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_an_error(
+    directory: Path, wrong: str, right: str, sentence: str
+) -> None:
+    rules = directory / "rules.conf"
+    rules.write_text(RULES.replace(wrong, right, 1))
+    done = run_daemon("--runtime-dir", str(directory), "--config-file", str(rules))
+    assert done.returncode == 1
+    assert re.fullmatch(r"notif-relayd: [^\n]*access[^\n]*\n", done.stderr)
+    assert sentence in done.stderr
+
+
+def test_only_the_relay_and_a_producers_gaps_may_call_themselves_so(relay: RunningRelay) -> None:
+    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "x"})
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for event_type in ("notif_relayd.error", "notif_relayd.", "notif_relayd.gap2"):
+            producer.sendall(record(event_type) + gap + record("notif_relayd"))
+            assert subscriber.lines(2) == [gap, record("notif_relayd")]
+        escaped = b'{"event_type": "\\u006eotif_relayd.error", "priority": "INFO"}\n'
+        producer.sendall(escaped + record())
+        assert subscriber.line() == record()
+        relay.wait_status(records_rejected=4)
+        assert "only the relay may use" in relay.log.read_text()
+
+
+def test_unfinished_records_have_only_so_much_room_and_the_longest_goes(
+    relay: RunningRelay,
+) -> None:
+    size = 1024 * 1024 - 1
+    with contextlib.ExitStack() as stack:
+        modest = stack.enter_context(relay.produce())
+        modest.sendall(record()[:10])
+        greedy = [stack.enter_context(relay.produce()) for _ in range(70)]
+        for each in greedy:
+            each.sendall(b"x" * size)
+        relay.wait_status(bytes_received=10 + 70 * size, records_rejected=6)
+        with relay.subscribe() as subscriber:
+            modest.sendall(record()[10:])
+            assert subscriber.line() == record()
+            greedy[0].sendall(b"\n" + record("after"))
+            assert subscriber.line() == record("after")
+
+
+def test_who_connects_has_all_its_groups_known(relay: RunningRelay) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(os.fspath(relay.public))
+        assert peer_of(sock).pid == relay.process.pid
+        assert peer_of(sock).groups == {os.getgid(), *os.getgroups()}
+
+
+@needs_root
+def test_who_is_in_more_groups_than_an_option_can_hold_is_known_too(directory: Path) -> None:
+    many = range(10_000, 11_000)
+    with open_relay(directory, "--relayd-public_allow_groups=games") as relay:
+        with Somebody(relay.public, 1234, 1234, *many, GAMES):
+            relay.wait_status(subscribers=1)
+        with Somebody(relay.public, 1234, 1234, *many) as refused:
+            assert "uid 1234 is not of" in refusal(refused.line())

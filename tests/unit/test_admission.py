@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may come in, how many at once, and how often."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from notif_relayd.admission import BURST_SECONDS, Admission, Allowed, Terms
+from notif_relayd.filters import Filter
+from notif_relayd.peer import Peer
+from notif_relayd.rules import Rule, Rules
+
+TERMS = Terms("max_subscribers", room=5, per_user=3, rate=1000, socket="public")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def peer(uid: int = 1000, *groups: int) -> Peer:
+    return Peer(1, uid, uid, "test", frozenset({uid, *groups}))
+
+
+def test_there_is_room_for_so_many_and_again_for_who_has_left() -> None:
+    admission = Admission(TERMS)
+    inside = [peer(uid) for uid in range(5)]
+    assert [admission.refusal(each) for each in inside] == [None] * 5
+    assert admission.refusal(peer(5)) == "there are max_subscribers = 5 already"
+    admission.leave(inside[0])
+    assert admission.refusal(peer(5)) is None
+    assert admission.refusal(peer(6)) is not None
+
+
+def test_one_user_leaves_room_for_others() -> None:
+    admission = Admission(TERMS)
+    assert [admission.refusal(peer()) for _ in range(3)] == [None] * 3
+    assert admission.refusal(peer()) == "uid 1000 has max_connections_per_user = 3 already"
+    assert admission.refusal(peer(1001)) is None
+    admission.leave(peer())
+    assert admission.refusal(peer()) is None
+
+
+def test_who_was_let_in_before_counts() -> None:
+    admission = Admission(TERMS)
+    for _ in range(7):
+        admission.enter(peer())
+    assert admission.refusal(peer()) is not None
+    for _ in range(5):
+        admission.leave(peer())
+    assert admission.refusal(peer()) is None
+
+
+def test_a_user_may_come_in_a_burst_but_not_again_and_again() -> None:
+    clock = Clock()
+    admission = Admission(dataclasses.replace(TERMS, room=10**6, per_user=10**6, rate=2), clock)
+    burst = int(2 * BURST_SECONDS)
+    assert [admission.refusal(peer()) for _ in range(burst)] == [None] * burst
+    assert admission.refusal(peer()) == (
+        "uid 1000 connects more often than max_connection_rate = 2/s"
+    )
+    assert admission.refusal(peer(1001)) is None
+    clock.now += 0.5
+    assert admission.refusal(peer()) is None
+    assert admission.refusal(peer()) is not None
+    clock.now += 10 * BURST_SECONDS
+    assert [admission.refusal(peer()) for _ in range(burst)] == [None] * burst
+    assert admission.refusal(peer()) is not None
+
+
+def test_a_low_rate_still_lets_one_in_at_a_time() -> None:
+    clock = Clock()
+    admission = Admission(dataclasses.replace(TERMS, rate=0.05), clock)
+    assert admission.refusal(peer()) is None
+    assert admission.refusal(peer()) is not None
+    clock.now += 20
+    assert admission.refusal(peer()) is None
+
+
+def test_users_of_long_ago_are_forgotten() -> None:
+    clock = Clock()
+    admission = Admission(TERMS, clock)
+    for uid in range(1000):
+        if admission.refusal(peer(uid)) is None:
+            admission.leave(peer(uid))
+        clock.now += 0.1
+    assert len(admission._buckets) <= 10 * BURST_SECONDS + 1  # noqa: SLF001 - the point of it
+    assert not admission._connections  # noqa: SLF001 - likewise
+
+
+@pytest.mark.parametrize(
+    ("who", "may"),
+    [
+        (peer(0), True),
+        (peer(7), True),
+        (peer(8), False),
+        (peer(8, 70), True),
+        (peer(70), True),  # its primary group
+        (peer(8, 7), False),
+    ],
+)
+def test_a_list_lets_in_its_users_the_members_of_its_groups_and_root(who: Peer, may: bool) -> None:
+    allowed = Allowed(frozenset({7}), frozenset({70}))
+    admission = Admission(dataclasses.replace(TERMS, allowed=allowed))
+    refusal = admission.refusal(who)
+    assert (refusal is None) == may
+    if refusal is not None:
+        assert refusal == f"uid {who.uid} is not of public_allow_users or public_allow_groups"
+
+
+def test_new_terms_hold_for_newcomers() -> None:
+    admission = Admission(TERMS)
+    assert [admission.refusal(peer()) for _ in range(3)] == [None] * 3
+    admission.terms = dataclasses.replace(TERMS, per_user=1)
+    assert admission.refusal(peer()) is not None
+    admission.leave(peer())
+    admission.leave(peer())
+    assert admission.refusal(peer()) is not None
+    admission.leave(peer())
+    assert admission.refusal(peer()) is None
+
+
+def test_a_subscriber_may_see_what_the_rules_of_all_its_groups_allow() -> None:
+    compute, volume = Filter.parse({"event_type": ["c*"]}), Filter.parse({"event_type": ["v*"]})
+    rules = Rules([Rule(70, compute), Rule(71, volume)])
+    assert rules.allowed(peer(1, 70)) == {compute}
+    assert rules.allowed(peer(1, 70, 71)) == {compute, volume}
+    assert rules.allowed(peer(1, 72)) == frozenset()
+    assert rules.allowed(peer(0)) is None
+    assert Rules().allowed(peer(1)) is None
