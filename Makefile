@@ -88,11 +88,12 @@ packages:
 			--no-install-recommends $$missing 2>&1) || { echo "$$out" >&2; exit 1; }; }
 
 # The release that Debian 12 has, with what was current beside it (OpenStack Zed). It is older than
-# 14.7, the first one that says of itself that it supports Python 3.10.
+# 14.7, the first one that says of itself that it supports Python 3.10. That stevedore cannot be used
+# with Python 3.12.
 OLDEST = 14.0.0
 OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metrics==0.5.0 \
 	oslo.middleware==5.0.0 oslo.serialization==5.0.0 oslo.service==3.0.0 oslo.utils==6.0.0 \
-	stevedore==4.0.0
+	"stevedore==4.0.0;python_version<'3.12'"
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
 EXTRAS = daemon,test
