@@ -39,7 +39,7 @@ def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]
     ``context`` is a mapping, or an object that can make one of itself, as with every transport.
     """
     fields = dict(message)
-    fields[TOPIC] = topic.removesuffix("." + str(message.get("priority")).lower())
+    fields[TOPIC] = topic.removesuffix("." + message["priority"].lower())
     if context:
         fields[CONTEXT] = context if isinstance(context, Mapping) else context.to_dict()
     return fields
