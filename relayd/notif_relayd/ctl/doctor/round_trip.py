@@ -87,6 +87,8 @@ def _send(host: Host, subscriber: notif_relay.Subscriber, event_type: str) -> Fi
 
 
 def _not_sent(host: Host, sender: Sender) -> Finding:
+    if sender.connects and not sender.connected:
+        return _hung_up(sender)
     error = undelivered("", sender.path)
     if isinstance(error, NotAllowedError):
         return Finding(CHECK, SKIPPED, str(error))
@@ -96,16 +98,20 @@ def _not_sent(host: Host, sender: Sender) -> Finding:
 
 def _lost(sender: Sender, record: str) -> Finding:
     sender.send(record)  # Only by sending more can it be told that the relay has hung up.
-    if sender.connects > 1:
-        return Finding(
-            CHECK,
-            FAILED,
-            f"the relay behind {sender.path} hangs up on a producer: it has too many",
-            "raise max_producers, or end some with relayctl disconnect",
-        )
+    if sender.connects > 1 or not sender.connected:
+        return _hung_up(sender)
     return Finding(
         CHECK,
         FAILED,
         f"{sender.path} took a notification that did not come out within {PATIENCE:.0f} s",
         "see with relayctl status whether both sockets are the same relay's",
+    )
+
+
+def _hung_up(sender: Sender) -> Finding:
+    return Finding(
+        CHECK,
+        FAILED,
+        f"the relay behind {sender.path} hangs up on a producer: it has too many",
+        "raise max_producers, or end some with relayctl disconnect",
     )
