@@ -14,7 +14,7 @@ import msgspec
 
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.door import Door
-from notif_relayd.loop import HANGUP, READ, WRITE, Loop
+from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.peer import Peer
 from notif_relayd.throttle import Throttle
 
@@ -106,8 +106,8 @@ class Control:
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
         client = _Client(connection, peer)
-        self._clients[connection.fileno()] = client
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, client))
+        self._clients[connection.fileno()] = client
 
     def _disconnect(self, client: _Client) -> None:
         fd = client.socket.fileno()
@@ -124,10 +124,9 @@ class Control:
                 self._send(client)
             else:
                 self._read(client)
-        except (BlockingIOError, InterruptedError):
-            pass  # The next event brings it back here.
-        except OSError:
-            self._disconnect(client)
+        except OSError as error:
+            if error.errno not in NOT_NOW:
+                self._disconnect(client)
 
     def _read(self, client: _Client) -> None:
         data = client.socket.recv(MAX_REQUEST)

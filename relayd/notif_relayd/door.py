@@ -75,7 +75,14 @@ class Door:
             peer = peer_of(connection)
             reason = self._admission.refusal(peer)
             if reason is None:
-                self._welcome(connection, peer)
+                try:
+                    self._welcome(connection, peer)
+                except OSError as error:
+                    # Nobody could be told what happens to it.
+                    self._admission.leave(peer)
+                    connection.close()
+                    self._pause(error)
+                    return
                 continue
             self._throttle.warning(
                 "connection to %s refused: %s: %s", self._listener.getsockname(), peer, reason
@@ -85,8 +92,12 @@ class Door:
 
     def _watch(self) -> None:
         if not self._closed:
-            self._loop.watch(self._listener.fileno(), READ, self._accept)
-            self._watching = True
+            try:
+                self._loop.watch(self._listener.fileno(), READ, self._accept)
+            except OSError as error:
+                self._pause(error)
+            else:
+                self._watching = True
 
     def _unwatch(self) -> None:
         if self._watching:

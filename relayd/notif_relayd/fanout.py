@@ -24,7 +24,7 @@ from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.filters import EVERYTHING, Filter, Selector, View
-from notif_relayd.loop import HANGUP, READ, WRITE, Loop
+from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.ring import Cursor, Store
 from notif_relayd.rules import Rules
@@ -230,9 +230,13 @@ class Fanout:
         self, number: int, connection: socket.socket, peer: Peer, stream: Stream
     ) -> Subscriber:
         subscriber = Subscriber(number, connection, peer, stream)
+        try:
+            self._loop.watch(connection.fileno(), READ, partial(self._on_event, subscriber))
+        except OSError:
+            self._leave(stream)
+            raise
         self.subscribers[number] = subscriber
         stream.current.add(subscriber)
-        self._loop.watch(connection.fileno(), READ, partial(self._on_event, subscriber))
         self._descriptors.keep(SUBSCRIBER, number, connection)
         return subscriber
 
@@ -272,11 +276,10 @@ class Fanout:
         for subscriber in stream.current:
             try:
                 sent = subscriber.socket.send(run)
-            except (BlockingIOError, InterruptedError):
+            except OSError as error:
+                if error.errno not in NOT_NOW:
+                    gone.append(subscriber)
                 sent = 0
-            except OSError:
-                gone.append(subscriber)
-                continue
             subscriber.bytes += sent
             if sent != size:
                 late.append((subscriber, size - sent))
@@ -298,11 +301,11 @@ class Fanout:
     def _catch_up(self, subscriber: Subscriber, cursor: Cursor) -> None:
         try:
             sent = subscriber.socket.sendmsg(cursor.buffers())
-        except (BlockingIOError, InterruptedError):
+        except OSError as error:
+            if error.errno not in NOT_NOW:
+                self.disconnect(subscriber)
+                return
             sent = 0
-        except OSError:
-            self.disconnect(subscriber)
-            return
         subscriber.bytes += sent
         cursor.advance(sent)
         if not cursor.finished:
@@ -322,9 +325,9 @@ class Fanout:
         """Read what a subscriber has written; whether it is still there."""
         try:
             data = subscriber.socket.recv(requests.MAX_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
+        except OSError as error:
+            if error.errno in NOT_NOW:
+                return True
             self.disconnect(subscriber)
             return False
         if not data:

@@ -16,7 +16,7 @@ from functools import partial
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
-from notif_relayd.loop import READ, Loop
+from notif_relayd.loop import NOT_NOW, READ, Loop
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter
 from notif_relayd.state import IntakeState, ProducerState
@@ -186,8 +186,8 @@ class Intake:
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
         producer = Producer(number, connection, peer, self._max_record_size)
-        self.producers[number] = producer
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
+        self.producers[number] = producer
         self._descriptors.keep(PRODUCER, number, connection)
         return producer
 
@@ -198,9 +198,9 @@ class Intake:
         """Read once; whether there may be more."""
         try:
             data = producer.socket.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
+        except OSError as error:
+            if error.errno in NOT_NOW:
+                return False
             data = b""
         if not data:
             self.disconnect(producer)

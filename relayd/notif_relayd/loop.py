@@ -6,6 +6,7 @@ do the same work, but a transport and a callback for every chunk and subscriber 
 the send itself.
 """
 
+import errno
 import heapq
 import itertools
 import select
@@ -16,6 +17,9 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR
 """Reported whether asked for or not: the peer is gone in both directions."""
+
+NOT_NOW = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of a socket that are not about its connection: the next event brings it back."""
 
 Callback = Callable[[int], None]
 
@@ -32,9 +36,13 @@ class Loop:
         self._order = itertools.count()
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
-        """Call `callback` with what happened whenever one of `events` is there for `fd`."""
-        self._callbacks[fd] = callback
+        """Call `callback` with what happened whenever one of `events` is there for `fd`.
+
+        Raises:
+            OSError: the kernel has no room for one more.
+        """
         self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
 
     def change(self, fd: int, events: int) -> None:
         """Wait for other events from now on."""
