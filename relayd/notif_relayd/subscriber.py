@@ -79,6 +79,8 @@ class Reading:
         """Be where it was."""
         if saved.cursor is not None:
             self.fall_behind().restore(saved.cursor, chunks)
+            # What it got from the relay before is in the subscriber's figures.
+            self._joined += self.delivered
 
     @property
     def lag(self) -> int:
