@@ -141,6 +141,9 @@ class DescriptorStore:
         self._filters: dict[int, int] = {}
         self._scheduled = False
         self._full = False
+        for name in names:
+            if name[0] == FILTER and f"{SUBSCRIBER}{name[1:]}" not in self._stored:
+                self._let_go(name)
         if self._let_go(STATE):
             # It is history now, and must not be what the next relay finds after a crash.
             self._work(PATIENCE)
@@ -157,6 +160,8 @@ class DescriptorStore:
         fd = self._filters.get(number)
         try:
             if fd is None:
+                # The one that a relay before has stored cannot be written to from here.
+                self._let_go(f"{FILTER}{number}")
                 fd = self._filters[number] = os.memfd_create("filter", os.MFD_CLOEXEC)
             # Cut off here, it is no request any more, and will end the connection.
             os.ftruncate(fd, 0)
@@ -164,6 +169,7 @@ class DescriptorStore:
         except OSError as error:
             LOG.warning("a filter cannot be kept: %s", error.strerror)
             self._let_go(f"{SUBSCRIBER}{number}")
+            self._let_go(f"{FILTER}{number}")
             return
         if not self._keep(f"{FILTER}{number}", fd):
             self._let_go(f"{SUBSCRIBER}{number}")
