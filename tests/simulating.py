@@ -108,6 +108,8 @@ class Simulation:
         self._sleeps = 0
         self._over = False
         self.restarts = self.kills = 0
+        self.states: list[bytes] = []
+        """What relays have left to the next."""
 
     def run(self) -> None:
         """Go through it.
@@ -197,8 +199,9 @@ class Simulation:
             inherited.names.append(name)
             if name == STATE:
                 assert isinstance(description, Memfd)
+                self.states.append(bytes(description.content))
                 with contextlib.suppress(StateError):
-                    inherited.state = decode(bytes(description.content))
+                    inherited.state = decode(self.states[-1])
             elif name[0] == FILTER:
                 assert isinstance(description, Memfd)
                 filters[int(name[1:])] = bytes(description.content)

@@ -226,6 +226,7 @@ def _check_chunks(fanout: FanoutState) -> _Numbers:
 def _check_cursor(
     cursor: CursorState, stream: int, chunks: list[ChunkState], numbers: _Numbers
 ) -> None:
+    _require(cursor.rest[-1:] in (b"", b"\n"), "a rest has no end")
     oldest = numbers.oldest[stream]
     end = numbers.newest[stream] if cursor.until is None else cursor.until
     _require(0 <= end <= oldest or end in numbers.boundaries[stream], "a place ends in a chunk")
@@ -238,6 +239,8 @@ def _check_cursor(
         _require(chunk.stream == stream, "a place is in another stream's chunk")
         _require(0 <= cursor.offset <= len(chunk.data), "a place is outside of its chunk")
         _require(numbers.ends[cursor.chunk] <= end, "a place is behind its end")
+        between = not cursor.offset or chunk.data[cursor.offset - 1 : cursor.offset] == b"\n"
+        _require(between or not cursor.rest, "a rest comes within a record")
 
 
 def _require(holds: bool, otherwise: str) -> None:

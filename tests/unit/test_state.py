@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State goes from one relay to the next whole, or not at all, whatever has become of it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import itertools
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from simulating import Simulation
+
+from notif_relayd.admission import Terms
+from notif_relayd.descriptors import DescriptorStore
+from notif_relayd.fanout import Fanout
+from notif_relayd.intake import Intake
+from notif_relayd.loop import Loop
+from notif_relayd.notify import NotifySocket
+from notif_relayd.peer import Peer
+from notif_relayd.rules import Rules
+from notif_relayd.state import (
+    ChunkState,
+    CursorState,
+    FanoutState,
+    IntakeState,
+    ProducerState,
+    ReadingState,
+    State,
+    StateError,
+    StreamState,
+    SubscriberState,
+    decode,
+    encode,
+)
+from notif_relayd.throttle import Throttle
+from notif_relayd.validator import Header
+
+GOLDEN = Path(__file__).with_name("state-1.msgpack")
+"""Of version 1, to be read for ever; a relay of that version has left it."""
+
+PATIENCE = 20.0
+"""Seconds: far more than anything takes."""
+
+
+def example() -> State:
+    """Something of everything."""
+    peer = Peer(17, 1000, 1000, "nova-compute", frozenset({1000, 4}))
+    return State(
+        9,
+        IntakeState(
+            12,
+            3456,
+            {"TORN": 2, "NOT_JSON": 1},
+            [
+                ProducerState(1, peer, 5.5, 3000, 11, 2, b'{"half', False),
+                ProducerState(2, peer, 6.5, 456, 1, 1, b"", True),
+            ],
+        ),
+        FanoutState(
+            3,
+            40,
+            2,
+            8000,
+            [
+                StreamState(None, 12),
+                StreamState({"event_type": ["a.*"], "priority": ["ERROR"]}, 3),
+                StreamState(None, 2, [{"publisher_id": ["p*"]}]),
+            ],
+            [
+                ChunkState(0, b"one\ntwo\n", 2),
+                ChunkState(1, b"one\n", 1),
+                ChunkState(0, b"three\n", 1),
+            ],
+            [
+                SubscriberState(3, peer, 7.5, 70, 9, 0, b"", True, ReadingState(0, None), None),
+                SubscriberState(
+                    *(4, peer, 7.5, 70, 9, 0, b'{"fil', True),
+                    ReadingState(0, CursorState(9, None, b"", 0, 5)),
+                    None,
+                ),
+                SubscriberState(
+                    *(5, peer, 7.5, 70, 3, 2, b"", False),
+                    ReadingState(0, CursorState(4, 12, b"rest\n", None, 0)),
+                    ReadingState(1, CursorState(2, None, b"answer\n", None, 0)),
+                ),
+                SubscriberState(
+                    *(8, peer, 7.5, 70, 2, 0, b"", True),
+                    ReadingState(2, None),
+                    None,
+                ),
+            ],
+        ),
+    )
+
+
+def test_what_is_encoded_is_decoded() -> None:
+    assert decode(encode(example())) == example()
+
+
+def test_state_of_version_1_can_be_read_for_ever() -> None:
+    assert decode(GOLDEN.read_bytes()) == example()
+
+
+def test_state_of_relays_that_ran_can_be_read_and_is_the_same_afterwards() -> None:
+    for each in simulated_states():
+        assert encode(decode(each)) == each
+
+
+def test_fields_that_a_newer_relay_has_are_no_obstacle() -> None:
+    raw = unpack(encode(example()))
+    by_name = {"TORN", "event_type", "publisher_id"}
+    for each in [raw, *every_mapping(raw["state"])]:
+        if not by_name & each.keys():
+            each["of_a_newer_relay"] = {"any": ["thing"]}
+    assert decode(pack(raw)) == example()
+
+
+@pytest.mark.parametrize("version", [0, 2, 2**63])
+def test_another_version_is_refused(version: int) -> None:
+    raw = unpack(encode(example()))
+    raw["version"] = version
+    with pytest.raises(StateError, match=f"version {version}"):
+        decode(pack(raw))
+
+
+def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
+    """A way to break each rule, and what is said of it."""
+
+    def first(state: State) -> ProducerState:
+        return state.intake.producers[0]
+
+    def cursor(state: State, which: int = 1) -> CursorState:
+        found = state.fanout.subscribers[which].reading.cursor
+        assert found is not None
+        return found
+
+    def put(**fields: Any) -> Callable[[object], None]:
+        return lambda thing: [setattr(thing, *item) for item in fields.items()] and None
+
+    yield "same id", lambda s: put(id=3)(first(s))
+    yield "impossible id", lambda s: put(id=0)(first(s))
+    yield "impossible id", put(next_id=8)
+    yield "not unfinished", lambda s: put(rest=b"a\nb")(first(s))
+    yield "cannot be used", lambda s: put(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
+    yield "cannot be used", lambda s: put(allowed=[{"priority": []}])(s.fanout.streams[2])
+    yield "are the same", lambda s: put(patterns=None)(s.fanout.streams[1])
+    yield "filter is empty", lambda s: put(patterns={})(s.fanout.streams[1])
+    yield "in no stream", lambda s: put(stream=3)(s.fanout.chunks[0])
+    yield "in no stream", lambda s: put(stream=-1)(s.fanout.chunks[0])
+    yield "within a record", lambda s: put(data=b"one\ntwo")(s.fanout.chunks[0])
+    yield "within a record", lambda s: put(data=b"", count=0)(s.fanout.chunks[0])
+    yield "miscounted", lambda s: put(count=1)(s.fanout.chunks[0])
+    yield "more records than it had", lambda s: put(next_seq=0)(s.fanout.streams[1])
+    yield "stream is missing", lambda s: put(stream=3)(s.fanout.subscribers[0].reading)
+    yield "stream is missing", lambda s: put(stream=-1)(s.fanout.subscribers[0].reading)
+    yield (
+        "not being left",
+        lambda s: put(following=ReadingState(1, None))(s.fanout.subscribers[1]),
+    )
+    yield "ends in a chunk", lambda s: put(until=10)(cursor(s))
+    yield "ends in a chunk", lambda s: put(until=-1)(cursor(s))
+    yield "in the future", lambda s: put(chunk=None, next=13)(cursor(s))
+    yield "in the future", lambda s: put(chunk=None, next=-1)(cursor(s))
+    yield "in no chunk", lambda s: put(chunk=None, next=10)(cursor(s))
+    yield "chunk that is missing", lambda s: put(chunk=3)(cursor(s))
+    yield "chunk that is missing", lambda s: put(chunk=-1)(cursor(s))
+    yield "another stream's chunk", lambda s: put(chunk=1)(cursor(s))
+    yield "outside of its chunk", lambda s: put(offset=9)(cursor(s))
+    yield "outside of its chunk", lambda s: put(offset=-1)(cursor(s))
+    yield "behind its end", lambda s: put(until=9)(cursor(s))
+    yield "has no end", lambda s: put(rest=b"torn")(cursor(s, 2))
+    yield "within a record", lambda s: put(rest=b"answer\n", offset=5)(cursor(s))
+
+
+@pytest.mark.parametrize(
+    ("what", "spoil"),
+    [pytest.param(*each, id=f"{n}: {each[0]}") for n, each in enumerate(contradictions())],
+)
+def test_state_that_contradicts_itself_is_refused(
+    what: str, spoil: Callable[[State], object]
+) -> None:
+    state = copy.deepcopy(example())
+    spoil(state)
+    with pytest.raises(StateError, match=what):
+        decode(encode(state))
+
+
+@given(garbage=st.binary())
+def test_garbage_is_refused(garbage: bytes) -> None:
+    with pytest.raises(StateError):
+        decode(garbage)
+
+
+def test_state_that_is_cut_off_anywhere_is_refused() -> None:
+    data = encode(example())
+    for size in range(len(data)):
+        with pytest.raises(StateError):
+            decode(data[:size])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_is_accepted_can_be_gone_on_with_and_only_whole_lines_come_out(
+    data: st.DataObject,
+) -> None:
+    """State of relays that ran, with some of it changed; most of it is refused, and not all."""
+    raw = unpack(data.draw(st.sampled_from(simulated_states())))
+    for _ in range(data.draw(st.integers(0, 3))):
+        change(raw["state"], data)
+    with contextlib.suppress(StateError):
+        go_on(decode(pack(raw)))
+
+
+def go_on(state: State) -> None:
+    """Restore it, publish a record, and look at every byte that subscribers get."""
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(contextlib.closing(Loop()))
+        notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
+        descriptors = DescriptorStore(loop, notify, 0, [])
+        throttle, ids = Throttle(logging.getLogger("test")), itertools.count(state.next_id)
+        terms = Terms("room", 1000, 1000, 1e9)
+        fanout = Fanout(loop, throttle, ids, descriptors, terms, Rules(), 2000)
+        intake = Intake(loop, throttle, ids, descriptors, terms, 300, fanout.publish)
+        clients: dict[int, socket.socket] = {}
+        servers: dict[int, socket.socket] = {}
+        for each in (*state.intake.producers, *state.fanout.subscribers):
+            client, server = (stack.enter_context(end) for end in socket.socketpair())
+            client.setblocking(False)
+            server.setblocking(False)
+            clients[each.id], servers[each.id] = client, server
+        intake.restore(state.intake, servers)
+        fanout.restore(state.fanout, servers)
+        fanout.publish(b"published\n", [Header("a.x", "INFO", "p1")])
+        read = {each.id: bytearray() for each in state.fanout.subscribers}
+        loop.call_in(PATIENCE, lambda: pytest.fail("it does not get through"))
+        while not fanout.drained:
+            loop.turn()
+            read_all(read, clients)
+        read_all(read, clients)
+        intake.close()
+        fanout.close()
+        for each in state.fanout.subscribers:
+            assert_whole_lines(bytes(read[each.id]), each, state.fanout)
+
+
+def read_all(read: dict[int, bytearray], clients: dict[int, socket.socket]) -> None:
+    for number in read:
+        with contextlib.suppress(OSError):
+            read[number] += clients[number].recv(1 << 20)
+
+
+def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) -> None:
+    assert not got or got.endswith(b"\n")
+    whole = {b"published"}
+    for chunk in fanout.chunks:
+        whole.update(chunk.data.split(b"\n"))
+    for reading in (who.reading, who.following):
+        if reading is not None and reading.cursor is not None:
+            whole.update(reading.cursor.rest.split(b"\n"))
+    # The first may be the rest of one whose beginning the subscriber has.
+    for line in got.split(b"\n")[1:-1]:
+        assert line in whole or json.loads(line)["event_type"].startswith("notif_relayd.")
+
+
+def change(thing: Any, data: st.DataObject) -> None:
+    """Put something else somewhere in it."""
+    places = [
+        (each, key)
+        for each in [*every_mapping(thing), *every_list(thing)]
+        for key in (each if isinstance(each, dict) else range(len(each)))
+    ]
+    holder, key = data.draw(st.sampled_from(places))
+    new = data.draw(
+        st.one_of(
+            st.integers(-1, 40),
+            st.integers(-(2**63), 2**64 - 1),
+            st.none(),
+            st.booleans(),
+            st.sampled_from([b"", b"\n", b"x", b"x\ny\n", b"{}\n" * 9]),
+            st.sampled_from([each[k] for each, k in places if type(each) is type(holder)]),
+        )
+    )
+    holder[key] = copy.deepcopy(new)
+
+
+def every_mapping(thing: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(thing, dict):
+        yield thing
+    for each in thing.values() if isinstance(thing, dict) else thing:
+        if isinstance(each, (dict, list)):
+            yield from every_mapping(each)
+
+
+def every_list(thing: Any) -> Iterator[list[Any]]:
+    if isinstance(thing, list):
+        yield thing
+    for each in thing.values() if isinstance(thing, dict) else thing:
+        if isinstance(each, (dict, list)):
+            yield from every_list(each)
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    raw = msgspec.msgpack.decode(data)
+    assert isinstance(raw, dict)
+    return raw
+
+
+def pack(raw: dict[str, Any]) -> bytes:
+    return msgspec.msgpack.encode(raw)
+
+
+@functools.cache
+def simulated_states() -> list[bytes]:
+    """What relays have left that were restarted at any moment."""
+    states = []
+    for seed in range(60):
+        simulation = Simulation(seed)
+        simulation.run()
+        states += simulation.states
+    assert len(states) > 60
+    return states
