@@ -25,6 +25,7 @@ from notif_relay.version import __version__
 from notif_relayd import descriptors, options
 from notif_relayd.errors import StartError
 from notif_relayd.listeners import Listener, SocketPlan, adopt, bind, passed
+from notif_relayd.logwriter import LogWriter
 from notif_relayd.notify import NotifySocket
 from notif_relayd.relay import Limits, Relay
 from notif_relayd.signals import Signals
@@ -57,10 +58,13 @@ def main(arguments: Sequence[str]) -> int:
             listeners, inherited = _listen(stack, settings)
             if settings.daemonize:
                 stack.enter_context(_background(settings.pidfile, listeners))
-            _serve(conf, settings, listeners, inherited)
-    except (StartError, cfg.Error, log.LogConfigError) as error:
+            written = _serve(conf, settings, listeners, inherited)
+    except (StartError, cfg.Error) as error:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
         return 1
+    if not written:
+        # The interpreter's own end would wait for the log as well, without a limit.
+        os._exit(0)
     return 0
 
 
@@ -109,11 +113,30 @@ def _set_up_logging(conf: cfg.ConfigOpts, background: bool) -> None:
     elif not conf.log_file and not conf.log_dir:
         conf.set_default("use_syslog", True)
     try:
-        log.setup(conf, PROGRAM, __version__)
+        with _complaints_of_logging(conf):
+            log.setup(conf, PROGRAM, __version__)
     except OSError as error:
         raise StartError(
             f"the log cannot be written: {error.filename}: {error.strerror}; "
             "set log_file or log_dir to a place that the daemon's user may write to"
+        ) from error
+
+
+@contextlib.contextmanager
+def _complaints_of_logging(conf: cfg.ConfigOpts) -> Iterator[None]:
+    """Make an error of what is wrong with a log configuration file.
+
+    oslo.log knows some of it. The rest is whatever the classes say that the file names.
+    """
+    try:
+        yield
+    except log.LogConfigError as error:
+        raise StartError(str(error)) from error
+    except (ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        if not conf.log_config_append:
+            raise
+        raise StartError(
+            f"log_config_append {conf.log_config_append} cannot be used: {error}"
         ) from error
 
 
@@ -196,13 +219,16 @@ def _serve(
     settings: options.Settings,
     listeners: dict[str, Listener],
     inherited: descriptors.Inherited,
-) -> None:
+) -> bool:
+    """Relay until it is over; whether the log took everything."""
+    writer = LogWriter()
+    writer.take_over()
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
     limits = _for_sockets(settings.limits, held)
     _raise_descriptor_limit(limits)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(
-            contextlib.closing(Signals(lambda: _reload(conf, relay, held)))
+            contextlib.closing(Signals(lambda: _reload(conf, relay, held, writer)))
         )
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
@@ -230,6 +256,7 @@ def _serve(
                 LOG.warning("%s", listener.remark)
         relay.run()
         LOG.info("stopped")
+    return writer.close()
 
 
 def _for_sockets(limits: Limits, held: bool) -> Limits:
@@ -250,9 +277,9 @@ def _store_capacity() -> int:
     return int(told) if told.isdecimal() else descriptors.UNKNOWN
 
 
-def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool) -> None:
+def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogWriter) -> None:
     try:
-        with _complaints_in_one_line():
+        with _complaints_in_one_line(), _complaints_of_logging(conf), writer.changing():
             conf.mutate_config_files()
         limits = _for_sockets(options.settings(conf).limits, held)
     except (StartError, cfg.Error) as error:

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever becomes of the log, records go on being relayed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from producing import numbered
+from running import DEADLINE, RunningRelay, Subscriber, connect, run_daemon, wait_until
+
+NUMBER = 500
+
+
+@contextlib.contextmanager
+def relay_with_stderr(
+    directory: Path, stderr: int | None, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A relay; `None` has its stderr closed."""
+    command = [sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)]
+    if stderr is None:
+        command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(os.fspath(directory / "notify.sock"))
+        notify.settimeout(DEADLINE)
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={
+                **os.environ,
+                "NOTIFY_SOCKET": os.fspath(directory / "notify.sock"),
+                **environment,
+            },
+        )
+        try:
+            while b"READY=1" not in notify.recv(4096):
+                pass
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def assert_relays(directory: Path) -> None:
+    """All records arrive, while the relay has something to say of those beside them."""
+    with Subscriber(directory / "notifications.sock") as subscriber:
+        subscriber.socket.sendall(b'{"filter": {}}\n')
+        assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+        with connect(directory / "ingest.sock") as producer:
+            for number in range(NUMBER):
+                producer.sendall(b"no record\n" + numbered(number, 200))
+                assert subscriber.line() == numbered(number, 200)
+
+
+def assert_stops(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 0
+
+
+def full_pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 65536)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+def test_a_stderr_that_nobody_reads_stops_nothing(directory: Path) -> None:
+    reader, writer = full_pipe()
+    try:
+        with relay_with_stderr(directory, writer, "--debug") as process:
+            for _ in range(3):
+                process.send_signal(signal.SIGHUP)
+                assert_relays(directory)
+            assert_stops(process)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_stderr_that_is_read_late_has_the_log_and_how_much_of_it_is_missing(
+    directory: Path,
+) -> None:
+    reader, writer = full_pipe()
+    try:
+        with relay_with_stderr(directory, writer, "--debug") as process:
+            os.close(writer)
+            for _ in range(1100):  # Two lines of the log each, and room for a thousand.
+                with connect(directory / "notifications.sock") as subscriber:
+                    assert subscriber.fileno() > 0
+            assert_relays(directory)
+            log = bytearray()
+
+            def told() -> bool:
+                log.extend(os.read(reader, 1 << 20))
+                return b"lines of this log were dropped" in log
+
+            wait_until(told, "the log tells that lines were dropped")
+            assert b"relaying from" in log
+            assert_stops(process)
+    finally:
+        os.close(reader)
+
+
+def test_a_stderr_whose_reader_has_gone_stops_nothing(directory: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with relay_with_stderr(directory, writer) as process:
+            assert_relays(directory)
+            assert_stops(process)
+    finally:
+        os.close(writer)
+
+
+def test_a_closed_stderr_stops_nothing(directory: Path) -> None:
+    with relay_with_stderr(directory, None) as process:
+        assert_relays(directory)
+        assert_stops(process)
+
+
+def test_a_journal_that_is_not_there_stops_nothing(directory: Path) -> None:
+    if os.path.exists("/run/systemd/journal/socket"):
+        pytest.skip("there is a journal here")
+    with (directory / "stderr").open("wb") as stderr:
+        stat = os.fstat(stderr.fileno())
+        journal = f"{stat.st_dev}:{stat.st_ino}"
+        with relay_with_stderr(directory, stderr.fileno(), JOURNAL_STREAM=journal) as process:
+            assert_relays(directory)
+            assert_stops(process)
+
+
+def test_a_log_file_on_a_full_disk_stops_nothing(directory: Path) -> None:
+    with (directory / "stderr").open("wb") as stderr:
+        arguments = ("--log-file", "/dev/full")
+        with relay_with_stderr(directory, stderr.fileno(), *arguments) as process:
+            assert_relays(directory)
+            assert_stops(process)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "missing.conf"),
+        ("nonsense", "log.conf"),
+        ("[loggers]\nkeys=root\n", "log.conf"),
+        (
+            "[loggers]\nkeys=root\n[handlers]\nkeys=h\n[formatters]\nkeys=\n"
+            "[logger_root]\nlevel=LOUD\nhandlers=h\n[handler_h]\nclass=StreamHandler\nargs=()\n",
+            "LOUD",
+        ),
+        (
+            "[loggers]\nkeys=root\n[handlers]\nkeys=h\n[formatters]\nkeys=\n"
+            "[logger_root]\nhandlers=h\n[handler_h]\nclass=no.such.Handler\nargs=()\n",
+            "no",
+        ),
+    ],
+)
+def test_a_broken_log_configuration_is_a_clear_error_at_the_start(
+    directory: Path, content: str | None, words: str
+) -> None:
+    path = directory / ("missing.conf" if content is None else "log.conf")
+    if content is not None:
+        path.write_text(content)
+    result = run_daemon("--runtime-dir", os.fspath(directory), "--log-config-append", str(path))
+    assert result.returncode == 1
+    assert result.stderr.startswith("notif-relayd: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def test_a_log_configuration_that_breaks_later_stops_nothing_and_the_log_goes_on(
+    directory: Path,
+) -> None:
+    log = directory / "the.log"
+    config = directory / "log.conf"
+    config.write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=file\n[formatters]\nkeys=\n"
+        "[logger_root]\nlevel=INFO\nhandlers=file\n"
+        f"[handler_file]\nclass=FileHandler\nargs=('{log}',)\n"
+    )
+    relay = RunningRelay(directory, "--log-config-append", os.fspath(config))
+    try:
+        relay.wait_ready()
+        for broken in ("nonsense", "[loggers]\nkeys=root,other\n", None):
+            before = log.read_text().count("was not reloaded")
+            if broken is None:
+                config.unlink()
+            else:
+                config.write_text(broken)
+                os.utime(config, ns=(1, before))
+            relay.process.send_signal(signal.SIGHUP)
+            wait_until(
+                lambda before=before: log.read_text().count("was not reloaded") > before,
+                "the log has the error",
+            )
+            assert_relays(directory)
+        assert relay.stop() == 0
+    finally:
+        relay.close()
