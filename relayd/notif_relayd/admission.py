@@ -41,7 +41,7 @@ class Terms:
     """Connections at once."""
     per_user: int
     """Connections of one user at once."""
-    rate: float
+    rate: int
     """Connections of one user a second."""
     socket: str = ""
     """Prefix of the options that say who is allowed."""
@@ -74,14 +74,18 @@ class Admission:
         terms, uid = self.terms, peer.uid
         if not self.allows(peer):
             return f"uid {uid} is not of {terms.socket}_allow_users or {terms.socket}_allow_groups"
-        if not self._take_token(uid):
-            return f"uid {uid} connects more often than max_connection_rate = {terms.rate:g}/s"
         if self._connections[uid] >= terms.per_user:
             return f"uid {uid} has max_connections_per_user = {terms.per_user} already"
         if self._connections.total() >= terms.room:
             return f"there are {terms.name} = {terms.room} already"
         self.enter(peer)
         return None
+
+    def impatience(self, uid: int) -> str | None:
+        """Why the user may not connect once more now; `None` when it may, and that counts."""
+        if self._take_token(uid):
+            return None
+        return f"uid {uid} connects more often than max_connection_rate = {self.terms.rate}/s"
 
     def allows(self, peer: Peer) -> bool:
         """Whether the peer is one of those that may connect at all."""

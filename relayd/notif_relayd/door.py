@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from notif_relayd.admission import Admission
 from notif_relayd.loop import READ, Loop
-from notif_relayd.peer import Peer, peer_of
+from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
 from notif_relayd.throttle import Throttle
 
-MAX_ACCEPTS = 64
+MAX_ACCEPTS = 8
 """Connections taken in one turn at most, so that a flood of them does not stop the records."""
 
 PAUSE = 1.0
@@ -72,23 +72,32 @@ class Door:
                 self._pause(error)
                 return
             connection.setblocking(False)
-            peer = peer_of(connection)
-            reason = self._admission.refusal(peer)
+            # Who comes in a flood is not looked at any closer.
+            reason = self._admission.impatience(uid_of(connection))
             if reason is None:
-                try:
-                    self._welcome(connection, peer)
-                except OSError as error:
-                    # Nobody could be told what happens to it.
-                    self._admission.leave(peer)
-                    connection.close()
-                    self._pause(error)
-                    return
+                peer = peer_of(connection)
+                reason = self._admission.refusal(peer)
+            if reason is not None:
+                self._send_away(connection, reason)
                 continue
-            self._throttle.warning(
-                "connection to %s refused: %s: %s", self._listener.getsockname(), peer, reason
-            )
-            self._refuse(connection, reason)
-            connection.close()
+            try:
+                self._welcome(connection, peer)
+            except OSError as error:
+                # Nobody could be told what happens to it.
+                self._admission.leave(peer)
+                connection.close()
+                self._pause(error)
+                return
+
+    def _send_away(self, connection: socket.socket, reason: str) -> None:
+        self._throttle.warning(
+            "connection to %s refused: %s: %s",
+            self._listener.getsockname(),
+            Unknown(connection),
+            reason,
+        )
+        self._refuse(connection, reason)
+        connection.close()
 
     def _watch(self) -> None:
         if not self._closed:

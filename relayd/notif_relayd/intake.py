@@ -28,6 +28,13 @@ LOG = logging.getLogger(__name__)
 READ_SIZE = 64 * 1024
 """Bytes asked of a socket at once."""
 
+SUSPECT_READ_SIZE = 1024
+"""Likewise, of a producer some of whose records were just rejected.
+
+Each of them takes many times what a good one does, and a read may hold 30,000. With every read
+that is all good it may send twice as much again.
+"""
+
 RUN_SIZE = 256 * 1024
 """Bytes collected within a turn before they go on without waiting for its end."""
 
@@ -41,7 +48,17 @@ LAST_READS = 64
 class Producer:
     """One connection to the private socket, and what came from it."""
 
-    __slots__ = ("bytes", "id", "peer", "records", "rejected", "since", "socket", "splitter")
+    __slots__ = (
+        "bytes",
+        "id",
+        "peer",
+        "read_size",
+        "records",
+        "rejected",
+        "since",
+        "socket",
+        "splitter",
+    )
 
     def __init__(
         self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
@@ -54,6 +71,8 @@ class Producer:
         self.records = 0
         self.bytes = 0
         self.rejected = 0
+        self.read_size = READ_SIZE
+        """Bytes to ask for next time."""
 
 
 class Intake:
@@ -197,7 +216,7 @@ class Intake:
     def _read(self, producer: Producer) -> bool:
         """Read once; whether there may be more."""
         try:
-            data = producer.socket.recv(READ_SIZE)
+            data = producer.socket.recv(producer.read_size)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return False
@@ -212,6 +231,7 @@ class Intake:
         held = splitter.held
         lines = splitter.feed(data)
         self._held += splitter.held - held
+        producer.read_size = min(2 * producer.read_size, READ_SIZE)
         if splitter.given_up != given_up:
             self._reject(producer, [Reason.TOO_LONG])
         if self._held > HELD_SIZE:
@@ -242,6 +262,7 @@ class Intake:
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
         producer.rejected += len(reasons)
+        producer.read_size = SUSPECT_READ_SIZE
         self.rejected.update(reasons)
         self._throttle.warning(
             "rejected %d record(s) of producer %s: %s",

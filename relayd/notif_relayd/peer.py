@@ -38,11 +38,32 @@ class Peer:
         return f"pid {self.pid} ({self.command or 'gone'}, uid {self.uid})"
 
 
+class Unknown:
+    """A process that is looked up only if somebody wants to read its name."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def __str__(self) -> str:
+        return str(peer_of(self._socket))
+
+
+def uid_of(sock: socket.socket) -> int:
+    """The user of the process, which takes a tenth of the time of all about it."""
+    return _credentials(sock)[1]
+
+
 def peer_of(sock: socket.socket) -> Peer:
     """The process that connected to, or (asked from the client's side) listens on a socket."""
-    ucred = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, gid = _UCRED.unpack(ucred)
+    pid, uid, gid = _credentials(sock)
     return Peer(pid, uid, gid, _command(pid), _groups(sock, pid) | {gid})
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
 
 
 def _groups(sock: socket.socket, pid: int) -> frozenset[int]:

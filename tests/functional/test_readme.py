@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -37,7 +38,11 @@ def test_readers_from_the_readme_print_what_is_sent(
     if shutil.which(needs) is None:
         pytest.skip(f"{needs} is not installed")
     command = [word.replace(RUNTIME_DIR, str(relay.directory)) for word in command]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(reader.kill)
         relay.wait_status(subscribers=1)
         if "filter" in command[-1]:
             wait_until(lambda: relay.status()["bytes_delivered"], "the filter is in force")

@@ -58,36 +58,28 @@ def test_who_was_let_in_before_counts() -> None:
 
 def test_a_user_may_come_in_a_burst_but_not_again_and_again() -> None:
     clock = Clock()
-    admission = Admission(dataclasses.replace(TERMS, room=10**6, per_user=10**6, rate=2), clock)
+    admission = Admission(dataclasses.replace(TERMS, rate=2), clock)
     burst = int(2 * BURST_SECONDS)
-    assert [admission.refusal(peer()) for _ in range(burst)] == [None] * burst
-    assert admission.refusal(peer()) == (
+    assert [admission.impatience(1000) for _ in range(burst)] == [None] * burst
+    assert admission.impatience(1000) == (
         "uid 1000 connects more often than max_connection_rate = 2/s"
     )
-    assert admission.refusal(peer(1001)) is None
+    assert admission.impatience(1001) is None
     clock.now += 0.5
-    assert admission.refusal(peer()) is None
-    assert admission.refusal(peer()) is not None
+    assert admission.impatience(1000) is None
+    assert admission.impatience(1000) is not None
     clock.now += 10 * BURST_SECONDS
-    assert [admission.refusal(peer()) for _ in range(burst)] == [None] * burst
-    assert admission.refusal(peer()) is not None
-
-
-def test_a_low_rate_still_lets_one_in_at_a_time() -> None:
-    clock = Clock()
-    admission = Admission(dataclasses.replace(TERMS, rate=0.05), clock)
-    assert admission.refusal(peer()) is None
-    assert admission.refusal(peer()) is not None
-    clock.now += 20
-    assert admission.refusal(peer()) is None
+    assert [admission.impatience(1000) for _ in range(burst)] == [None] * burst
+    assert admission.impatience(1000) is not None
 
 
 def test_users_of_long_ago_are_forgotten() -> None:
     clock = Clock()
     admission = Admission(TERMS, clock)
     for uid in range(1000):
-        if admission.refusal(peer(uid)) is None:
-            admission.leave(peer(uid))
+        assert admission.impatience(uid) is None
+        assert admission.refusal(peer(uid)) is None
+        admission.leave(peer(uid))
         clock.now += 0.1
     assert len(admission._buckets) <= 10 * BURST_SECONDS + 1  # noqa: SLF001 - the point of it
     assert not admission._connections  # noqa: SLF001 - likewise

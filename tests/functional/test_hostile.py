@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever misbehaves hurts nobody else; what it costs them in time, bench/hostile.py measures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hostile import PROGRAMS, misbehaving
+
+from running import RunningRelay, record, running_relay
+
+RECORDS = 2000
+
+MEMORY = 512 * 1024 * 1024
+"""Bytes: MemoryMax= of the unit."""
+
+
+def resident(pid: int) -> int:
+    """Bytes, at most so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_well_behaved_pair_loses_nothing_beside_it(relay: RunningRelay, what: str) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        with misbehaving(what, relay.public, relay.ingest) as process:
+            for number in range(RECORDS):
+                producer.sendall(record(number=number))
+                assert subscriber.line() == record(number=number)
+            assert process.poll() is None
+        assert resident(relay.process.pid) < MEMORY
+        producer.sendall(record("afterwards"))
+        assert subscriber.line() == record("afterwards")
+        relay.wait_status(producers=1, subscribers=1)
+
+
+def test_the_unit_allows_the_memory_that_this_is_tested_with() -> None:
+    unit = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
+    assert f"MemoryMax={MEMORY >> 20}M\n" in unit.read_text()
+
+
+def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Path) -> None:
+    """Subscribers stall within a record, the ring is full, and so are the other limits."""
+    long = record(payload="x" * 60_000)
+    with (
+        running_relay(directory) as relay,
+        misbehaving("all the memory it can get", relay.public, relay.ingest),
+        relay.produce() as producer,
+    ):
+        for _ in range(1000):
+            producer.sendall(long)
+        relay.wait_status(records_received=1000)
+        assert relay.status()["subscribers"] == 300
+        assert resident(relay.process.pid) < MEMORY
+
+
+def test_the_log_names_who_it_was(relay: RunningRelay) -> None:
+    with misbehaving("garbage", relay.public, relay.ingest) as process:
+        relay.wait_status(producers=1)
+        (producer,) = relay.ask("producers")
+        assert producer["pid"] == process.pid
+        assert producer["rejected"] >= 1000
+    assert f"producer pid {process.pid} (python" in relay.log.read_text()
+    assert json.loads(json.dumps(producer))["command"].startswith("python")
