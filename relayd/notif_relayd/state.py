@@ -12,6 +12,7 @@ the one before.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -167,7 +168,9 @@ def decode(data: bytes) -> State:
 
 def _check(state: State) -> None:
     intake, fanout = state.intake, state.fanout
-    ids = [each.id for each in (*intake.producers, *fanout.subscribers)]
+    connections = (*intake.producers, *fanout.subscribers)
+    ids = [each.id for each in connections]
+    _require(all(math.isfinite(each.since) for each in connections), "a time is none")
     _require(len(set(ids)) == len(ids), "two connections have the same id")
     _require(all(0 < each < state.next_id for each in ids), "a connection has an impossible id")
     _require(not any(b"\n" in each.rest for each in intake.producers), "a line is not unfinished")

@@ -150,6 +150,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
     yield "same id", lambda s: put(id=3)(first(s))
     yield "impossible id", lambda s: put(id=0)(first(s))
     yield "impossible id", put(next_id=8)
+    yield "a time is none", lambda s: put(since=float("nan"))(first(s))
     yield "not unfinished", lambda s: put(rest=b"a\nb")(first(s))
     yield "cannot be used", lambda s: put(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
     yield "cannot be used", lambda s: put(allowed=[{"priority": []}])(s.fanout.streams[2])
