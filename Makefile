@@ -20,7 +20,7 @@ SUITES ?= tests/unit tests/functional
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench install clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench fuzz soak install clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -52,6 +52,20 @@ lint: .venv/.made ## ruff and mypy
 bench: .venv/.made ## what emitting, filtering and reading cost, as ratios measured in one run
 	@status=0; for each in emit notify filters subscribe; do \
 		.venv/bin/python bench/$$each.py || status=1; done; exit $$status
+
+fuzz: .venv/.made ## hostile records, requests and state, SECONDS=60 for each
+	@$(call extra,fuzz,atheris)
+	@for each in records requests state; do \
+		.venv/bin/python fuzz/run.py $$each --seconds $(or $(SECONDS),60) || exit 1; done
+
+soak: .venv/.made ## churn, slow readers and restarts for MINUTES=10; draws soak.png
+	@$(call extra,bench,matplotlib)
+	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
+
+# Installs what only one target needs, if it is not there; no compiler is asked for it.
+extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
+	.venv/bin/pip install --disable-pip-version-check -q --only-binary :all: -e '.[$(1)]' || \
+	{ echo "There is no $(2) for this Python: try another, with PYTHON=" >&2; exit 1; }
 
 install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
