@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real relay whose system calls fail, for real, as strace has them fail: nothing is lost.
+
+What a call may do that strace cannot cause, such as to take a part, is simulated in tests/unit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from producing import numbered
+from running import DEADLINE, RunningRelay, wait_until
+
+NUMBER = 3000
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+@contextlib.contextmanager
+def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[None]:
+    """Have some of the relay's calls fail."""
+    log = relay.directory / "strace.log"
+    strace = subprocess.Popen(
+        [
+            *("strace", "-f", "-p", str(relay.process.pid), "-o", str(log)),
+            *("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert strace.stderr is not None
+        said = strace.stderr.readline()
+        if "Operation not permitted" in said:
+            pytest.skip("strace may not attach to another process here")
+        assert "attached" in said
+        yield
+        assert f"{error} " in log.read_text()
+        assert "(INJECTED)" in log.read_text()
+    finally:
+        strace.terminate()
+        strace.communicate(timeout=DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "when"),
+    [
+        ("sendto", "EINTR", "1+2"),
+        ("sendto", "EAGAIN", "1+2"),
+        ("sendto", "ENOBUFS", "1+3"),
+        ("sendto", "ENOMEM", "2+3"),
+        ("sendmsg", "EAGAIN", "1+2"),
+        ("sendmsg", "ENOBUFS", "1+2"),
+        ("recvfrom", "EINTR", "1+2"),
+        ("recvfrom", "EAGAIN", "1+2"),
+        ("recvfrom", "ENOMEM", "1+3"),
+        ("epoll_wait", "EINTR", "1+2"),
+    ],
+)
+def test_a_call_that_fails_for_now_loses_nothing(
+    relay: RunningRelay, call: str, error: str, when: str
+) -> None:
+    with relay.subscribe() as one, relay.subscribe() as other, relay.produce() as producer:
+        relay.wait_status(producers=1)
+        with failing(relay, call, error, when):
+            expected = [numbered(number) for number in range(NUMBER)]
+            # Read only when everything is sent, so that they fall behind and catch up, too.
+            sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
+            sending.start()
+            sending.join(DEADLINE)
+            assert one.lines(NUMBER) == expected
+            assert other.lines(NUMBER) == expected
+        status = relay.status()
+        assert status["records_received"] == NUMBER
+        assert status["records_delivered"] == 2 * NUMBER
+        assert status["records_dropped"] == status["records_rejected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        *((each, error) for each in ("accept4",) for error in ("EMFILE", "ENFILE", "ENOBUFS")),
+        ("accept4", "ECONNABORTED"),
+        ("epoll_ctl", "ENOSPC"),
+    ],
+)
+def test_a_connection_that_cannot_be_taken_disturbs_nobody(
+    relay: RunningRelay, call: str, error: str
+) -> None:
+    """The first one fails; the door opens again by itself."""
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        relay.wait_status(producers=1)
+        with failing(relay, call, error, "1"):
+            with contextlib.suppress(OSError), relay.produce() as another:
+                another.sendall(numbered(0))
+            producer.sendall(numbered(1))
+            lines = [subscriber.line()]
+            if lines == [numbered(0)]:
+                lines.append(subscriber.line())
+            assert lines[-1] == numbered(1)
+        wait_until(lambda: relay.status()["producers"] == 1, "the door is open")
+        assert relay.stop() == 0
