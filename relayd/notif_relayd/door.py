@@ -16,11 +16,18 @@ from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
 from notif_relayd.throttle import Throttle
 
-MAX_ACCEPTS = 8
+MAX_ACCEPTS = 4
 """Connections taken in one turn at most, so that a flood of them does not stop the records."""
 
 PAUSE = 1.0
 """Seconds until the next try, when there was no descriptor or no memory left."""
+
+BREAK = 0.001
+"""Seconds without accepting after somebody came too often: records go first.
+
+With `MAX_ACCEPTS` it lets some thousand a second go by, so that a queue full of them is gone
+before the next in it loses patience.
+"""
 
 
 class Door:
@@ -61,11 +68,12 @@ class Door:
         self._unwatch()
 
     def _accept(self, _events: int) -> None:
+        flooded = False
         for _ in range(MAX_ACCEPTS):
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                return
+                break
             except ConnectionAbortedError:
                 continue
             except OSError as error:
@@ -77,6 +85,8 @@ class Door:
             if reason is None:
                 peer = peer_of(connection)
                 reason = self._admission.refusal(peer)
+            else:
+                flooded = True
             if reason is not None:
                 self._send_away(connection, reason)
                 continue
@@ -88,6 +98,9 @@ class Door:
                 connection.close()
                 self._pause(error)
                 return
+        if flooded:
+            self._unwatch()
+            self._loop.call_in(BREAK, self._watch)
 
     def _send_away(self, connection: socket.socket, reason: str) -> None:
         self._throttle.warning(

@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 READ_SIZE = 64 * 1024
 """Bytes asked of a socket at once."""
 
-SUSPECT_READ_SIZE = 1024
+SUSPECT_READ_SIZE = 256
 """Likewise, of a producer some of whose records were just rejected.
 
 Each of them takes many times what a good one does, and a read may hold 30,000. With every read
