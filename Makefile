@@ -50,7 +50,7 @@ lint: .venv/.made ## ruff and mypy
 	@.venv/bin/mypy
 
 bench: .venv/.made ## what emitting, filtering and reading cost, as ratios measured in one run
-	@status=0; for each in emit notify filters subscribe; do \
+	@status=0; for each in emit notify filters subscribe hostile; do \
 		.venv/bin/python bench/$$each.py || status=1; done; exit $$status
 
 fuzz: .venv/.made ## hostile records, requests and state, SECONDS=60 for each
