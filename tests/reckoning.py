@@ -103,6 +103,7 @@ class Reckoning:
         self._numbers = itertools.count()
         self._parts: dict[End, bytearray] = {}
         self.readers: dict[End, Reader] = {}
+        self._asked: dict[End, deque[Asked]] = {}
         self.turn_began = 0
         self.delivered_ever = 0
         self.received = 0
@@ -168,6 +169,7 @@ class Reckoning:
 
     def subscriber_came(self, end: End, asked: deque[Asked]) -> None:
         """It shares with the relay's client what that has asked and was not answered."""
+        self._asked[end] = asked
         self.readers[end] = Reader(set(range(self.turn_began, len(self._kinds) + 1)), asked)
 
     def ask(self, end: End, data: bytes) -> None:
@@ -225,11 +227,17 @@ class Reckoning:
             reader.request = b""
             reader.delivered = reader.dropped = reader.bytes = 0
             reader.ended, reader.restarting = False, True
-            while reader.asked and reader.asked[0].since >= 0:
-                reader.asked.popleft()
+            self._unread(end)
             reader.crashed_at, reader.kept = len(self._kinds), kept.get(end)
 
-    def keep_only(self, producers: list[End], subscribers: list[End]) -> None:
+    def _unread(self, end: End) -> deque[Asked]:
+        """What it has asked that no relay has read; the rest nobody knows of any more."""
+        asked = self._asked[end]
+        while asked and asked[0].since >= 0:
+            asked.popleft()
+        return asked
+
+    def keep_only(self, producers: list[End], subscribers: list[End], kept: dict[End, int]) -> None:
         """Other connections have ended with the process.
 
         One that a relay had ended, and was killed before it had told the service manager, is
@@ -244,7 +252,11 @@ class Reckoning:
         for end in subscribers:
             if end not in self.readers:
                 self.readers[end] = Reader(
-                    {0}, deque(), restarting=True, crashed_at=len(self._kinds)
+                    {0},
+                    self._unread(end),
+                    restarting=True,
+                    crashed_at=len(self._kinds),
+                    kept=kept.get(end),
                 )
 
     def _read(self, reader: Reader, line: bytes) -> None:

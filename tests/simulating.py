@@ -216,7 +216,7 @@ class Simulation:
         if inherited.state is None:
             self._books.killed(kept, not self._faulty)
         producers = [each.description for each in inherited.producers.values()]  # type: ignore[attr-defined]
-        self._books.keep_only(producers, list(ends.values()))
+        self._books.keep_only(producers, list(ends.values()), kept)
         return inherited
 
     # What the relay does.
