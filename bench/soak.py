@@ -34,6 +34,8 @@ PRODUCERS, RATE, SUBSCRIBERS = 2, 1000, 4
 SLOW = 6
 GROWTH = 1.03
 """How many times the memory may be what it was: its parts differ by less than that anyway."""
+RING_SIZE = 2 * 2**20
+"""Bytes: so little that it is full before the warm-up is over."""
 FILTERS = [b'{"filter": {"event_type": ["lo*"]}}\n', b'{"filter": {"priority": ["error"]}}\n']
 
 
@@ -168,7 +170,9 @@ def main() -> int:
     parser.add_argument("--plot", default="soak.png")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as directory, contextlib.ExitStack() as stack:
-        relay = ManagedRelay(Path(directory), "--relayd-max_connection_rate", "100000")
+        limits = {"max_connection_rate": 100_000, "ring_size": RING_SIZE}
+        options = [text for name, n in limits.items() for text in (f"--relayd-{name}", str(n))]
+        relay = ManagedRelay(Path(directory), *options)
         stack.callback(relay.close)
         trouble = Trouble(relay)
         running = stack.enter_context(load(relay.public, relay.ingest, subscribers=SUBSCRIBERS))
