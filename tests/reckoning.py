@@ -82,10 +82,10 @@ class Reader:
     """The filter that was kept for it then, and that it has not been told of again."""
     restarting: bool = False
     """A relay was killed and it has not been told yet."""
+    unfinished: bytes | None = None
+    """What it had of a line then, until the newline that the next relay sends first."""
     request: bytes = b""
     partial: bytes = b""
-    torn: bytes | None = None
-    """A line that is no record, whose explanation must follow."""
 
 
 class Reckoning:
@@ -208,7 +208,7 @@ class Reckoning:
             f"{reader} lacks records of the {len(self._kinds)} that there were",
         )
         check(not reader.partial, f"{reader.partial!r} has no end")
-        check(reader.torn is None or reader.ended, f"{reader.torn!r} is no record")
+        check(not reader.restarting, f"{reader} was not told of a restart")
         check(reader.ended or not [a for a in reader.asked if a.since >= 0], "no answer")
 
     # Ends of processes.
@@ -221,6 +221,8 @@ class Reckoning:
         self.delivered_before = self.uncertain = 0
         self.new_turn()
         for end, reader in self.readers.items():
+            if reader.unfinished is None:
+                self._end_line(reader)
             if end in kept and up_to_date and reader.kept is None:
                 latest = [reader.wanted, *(each.wanted for each in reader.asked if each.since >= 0)]
                 check(kept[end] in latest, f"{kept[end]} was kept, but it had {latest}")
@@ -229,6 +231,20 @@ class Reckoning:
             reader.ended, reader.restarting = False, True
             self._unread(end)
             reader.crashed_at, reader.kept = len(self._kinds), kept.get(end)
+
+    def _end_line(self, reader: Reader) -> None:
+        """The next relay's newline ends what it has of a line, and none of it is the next one's.
+
+        Where that newline is all that the line lacks, it is one that the relay that was killed
+        has written, and must be right by what that relay knew.
+        """
+        try:
+            json.loads(reader.partial)
+        except ValueError:
+            pass
+        else:
+            self._read(reader, reader.partial + b"\n")
+        reader.unfinished = reader.partial
 
     def _unread(self, end: End) -> deque[Asked]:
         """What it has asked that no relay has read; the rest nobody knows of any more."""
@@ -255,27 +271,30 @@ class Reckoning:
                     {0},
                     self._unread(end),
                     restarting=True,
+                    unfinished=b"",
                     crashed_at=len(self._kinds),
                     kept=kept.get(end),
                 )
 
     def _read(self, reader: Reader, line: bytes) -> None:
         check(not reader.ended, f"{line!r} after the end")
+        if reader.unfinished is not None:
+            check(line == reader.unfinished + b"\n", f"{line!r} goes on where a relay was killed")
+            reader.unfinished = None
+            return
         if line in self._index:
-            check(reader.torn is None, f"{reader.torn!r} is no record")
+            check(not reader.restarting, f"{line!r} before word of a restart")
             self._deliver(reader, self._index[line], line)
             return
         try:
             notification = json.loads(line)
             event_type, payload = notification["event_type"], notification["payload"]
         except (ValueError, KeyError):
-            check(reader.restarting, f"{line!r} is no record")
-            reader.torn = line
-            return
+            raise WrongError(f"{line!r} is no record") from None
         if event_type == "notif_relayd.gap" and payload["reason"] == "relay_restarted":
             self._restart(reader)
             return
-        check(reader.torn is None, f"{reader.torn!r} is no record")
+        check(not reader.restarting, f"{line!r} before word of a restart")
         if event_type == "notif_relayd.gap":
             check(payload["reason"] == "slow_subscriber", line)
             self._drop(reader, payload["dropped"])
@@ -298,8 +317,7 @@ class Reckoning:
         check(fitting, f"{line!r}, number {index}, does not come next: {reader}")
         self.delivered_ever += 1
         reader.places = {index + 1}
-        # A newline from the next relay may have made it whole, which does not count it.
-        reader.delivered += not reader.restarting
+        reader.delivered += 1
 
     def _drop(self, reader: Reader, number: int) -> None:
         check(number > 0, f"a gap of {number}")
@@ -341,7 +359,7 @@ class Reckoning:
         assert reader.crashed_at is not None
         reader.places = {reader.crashed_at}
         reader.wanted = 0
-        reader.restarting, reader.torn = False, None
+        reader.restarting = False
 
     def _may_skip(self, start: int, place: int, wanted: int) -> bool:
         """Whether none of the records between the two passes the filter."""
