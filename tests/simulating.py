@@ -296,9 +296,9 @@ class Simulation:
 
     def _balance(self) -> Iterator[None]:
         """Compare what the relay says of itself with the books, and end it."""
-        asked = {method: self._ask(method) for method in ("status", "subscribers")}
+        asked = [end for method in ("status", "subscribers") if (end := self._ask(method))]
         yield
-        status, subscribers = (json.loads(self._answers[each])["result"] for each in asked.values())
+        status, subscribers = (json.loads(self._answers[each])["result"] for each in asked)
         for end in list(self._controls):
             self._controls.pop(end)
             end.release()
@@ -331,11 +331,12 @@ class Simulation:
         self._signals.bell.rung = True
         yield
 
-    def _ask(self, method: str, **about: int) -> End:
+    def _ask(self, method: str, **about: int) -> End | None:
+        """Be relayctl, unless too many wait already: nobody is let in while a relay stops."""
         end = self._listeners["control"].connect(self.random.choice((50, 5000)))
-        assert end is not None
-        self._controls[end] = json.dumps({"method": method, **about}).encode() + b"\n"
-        self._answers[end] = b""
+        if end is not None:
+            self._controls[end] = json.dumps({"method": method, **about}).encode() + b"\n"
+            self._answers[end] = b""
         return end
 
     def _step(self) -> None:
@@ -426,8 +427,8 @@ class Simulation:
         if len(self._controls) < 8:
             method = self.random.choice(("status", "producers", "subscribers", "disconnect"))
             if method == "disconnect":
-                self._ask(method, id=self.random.randint(1, 30))
-                self._turned_away += 1
+                asked = self._ask(method, id=self.random.randint(1, 30))
+                self._turned_away += asked is not None
             else:
                 self._ask(method)
         for end in list(self._controls):
