@@ -10,6 +10,7 @@ At its end the faults cease, everybody reads what there is, and the books must b
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import logging
 import random
@@ -59,6 +60,13 @@ BAD_LINES = [
     b"x" * MAX_RECORD_SIZE + b"\n",
 ]
 BAD_REQUESTS = [b"\n", b"{}\n", b'{"filter": []}\n', b'{"filter": {"event_type": []}}\n']
+
+
+class _Calendar:
+    """In place of the module datetime, as far as records need it: one moment, with microseconds."""
+
+    timezone = dt.timezone
+    datetime = SimpleNamespace(now=lambda zone: dt.datetime(2026, 1, 1, 0, 0, 0, 1, zone))
 
 
 class _Signals:
@@ -158,6 +166,9 @@ class Simulation:
         with contextlib.ExitStack() as stack:
             for name, each in instead.items():
                 stack.enter_context(mock.patch(f"notif_relayd.{name}", each))
+            # How long the relay's own records are must not depend on the host or the moment.
+            stack.enter_context(mock.patch("socket.gethostname", return_value="host"))
+            stack.enter_context(mock.patch("notif_relay.records.dt", _Calendar))
             logging.disable()
             stack.callback(logging.disable, logging.NOTSET)
             yield
