@@ -19,6 +19,9 @@ BINDIR ?=
 SUITES ?= tests/unit tests/functional
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
+# Two at a time: much of a test's time is waiting. A file stays together, as the container does.
+PYTEST ?= pytest -q -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all test-ends test-oldest lint bench fuzz soak install clean packages FORCE
 
@@ -31,7 +34,7 @@ demo: .venv/.made ## real notifications from two services to two subscribers, in
 	@.venv/bin/python demo/run.py
 
 test: .venv/.made ## unit, functional and systemd tests (the last as root only)
-	@.venv/bin/python -m pytest -q
+	@.venv/bin/python -m $(PYTEST)
 
 test-all: packages ## unit and functional tests on every Python from 3.10 to 3.13 that is here
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
@@ -42,7 +45,7 @@ test-ends: packages ## unit tests on the oldest and the newest of those
 
 test-oldest: .venvs/oldest/.made ## what oslo.messaging loads, on the oldest one supported
 	@echo "oslo.messaging $(OLDEST)"
-	@.venvs/oldest/bin/python -m pytest -q $(filter-out %_services.py,$(wildcard tests/*/test_messaging_*.py))
+	@.venvs/oldest/bin/python -m $(PYTEST) $(filter-out %_services.py,$(wildcard tests/*/test_messaging_*.py))
 
 lint: .venv/.made ## ruff and mypy
 	@.venv/bin/ruff check --quiet
@@ -137,7 +140,7 @@ FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(versi
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE
 	@echo "Python $*"
-	@.venvs/$*/bin/python -m pytest -q $(SUITES)
+	@.venvs/$*/bin/python -m $(PYTEST) $(SUITES)
 
 test-on-none:
 	@echo "No Python of $(PYTHONS) was found" >&2; exit 1

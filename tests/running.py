@@ -147,6 +147,10 @@ class RunningRelay:
             f"status {expected}; it is {self.status()}",
         )
 
+    def wait_logged(self, text: str) -> None:
+        """Wait until the log has this; it is written beside the relay."""
+        wait_until(lambda: text in self.log.read_text(), f"{text!r} is logged")
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -107,6 +107,7 @@ def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directo
                 f"uid {os.getuid()} has max_connections_per_user = 2 already."
             )
             assert third.rest() == b""
+        relay.wait_logged("max_connections_per_user = 2 already")
         assert re.search(
             rf"connection to {relay.public} refused: pid {os.getpid()} \(.*, uid {os.getuid()}\): "
             "uid .* has max_connections_per_user = 2 already",
@@ -335,7 +336,7 @@ def test_only_the_relay_and_a_producers_gaps_may_call_themselves_so(relay: Runni
         producer.sendall(escaped + record())
         assert subscriber.line() == record()
         relay.wait_status(records_rejected=4)
-        assert "only the relay may use" in relay.log.read_text()
+        relay.wait_logged("only the relay may use")
 
 
 def test_unfinished_records_have_only_so_much_room_and_the_longest_goes(

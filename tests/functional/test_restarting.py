@@ -240,7 +240,7 @@ def test_after_a_crash_everybody_is_connected_and_told(relay: ManagedRelay) -> N
             assert answer["event_type"] == "notif_relayd.subscribed"
             assert answer["payload"] == {"event_type": ["b"]}
             assert choosy.line() == record("b", number=3)
-        assert "and nothing else" in relay.log.read_text()
+        relay.wait_logged("and nothing else")
 
 
 def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> None:
@@ -290,7 +290,7 @@ def test_a_state_that_cannot_be_read_is_logged_and_as_none(
         os.close(relay.stored["state"])
         relay.stored["state"] = memfd(content)
         relay.start()
-        assert why in relay.log.read_text()
+        relay.wait_logged(why)
         producer.sendall(record())
         assert subscriber.line() == b"\n"
         assert is_gap(subscriber.line())
@@ -354,9 +354,10 @@ def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(director
     with managed_relay(directory, room=3) as relay, relay.produce() as producer:
         subscribers = [relay.subscribe() for _ in range(4)]
         relay.wait_stored("p1", "s2")  # and there must be room for the state
-        assert relay.log.read_text().count("FileDescriptorStoreMax=") == 1
+        relay.wait_logged("FileDescriptorStoreMax=")
         relay.restart()
         assert relay.refused == 0
+        assert relay.log.read_text().count("FileDescriptorStoreMax=") == 1
         producer.sendall(record())
         assert subscribers[0].line() == record()
         assert [each.rest() for each in subscribers[1:]] == [b"", b"", b""]

@@ -121,23 +121,6 @@ def test_the_watchdog_is_fed_as_long_as_the_loop_turns(
             relay.wait_notified("WATCHDOG=1")
 
 
-def test_nothing_wakes_it_while_nothing_happens(directory: Path) -> None:
-    with running_relay(directory) as relay, relay.subscribe(), relay.produce():
-        for _ in range(2):  # The second says that it has become quiet.
-            relay.wait_notified("STATUS=1 producers, 1 subscribers, 0")
-        process = Path(f"/proc/{relay.process.pid}")
-        wait_until(lambda: ") S " in (process / "stat").read_text(), "it sleeps")
-
-        def times_slept() -> int:
-            status = (process / "status").read_text()
-            return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
-
-        before = times_slept()
-        with pytest.raises(TimeoutError):
-            relay.wait_notified("anything", patience=3)
-        assert times_slept() == before
-
-
 def test_it_goes_to_the_background_and_keeps_a_pidfile(directory: Path) -> None:
     pidfile, log = directory / "pid", directory / "relay.log"
     command = [

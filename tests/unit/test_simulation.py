@@ -10,10 +10,10 @@ import sys
 import pytest
 from simulating import Simulation
 
-FIXED = 400
+FIXED = 150
 """Schedules that are the same every time."""
 
-FRESH = int(os.environ.get("SCHEDULES", "400"))
+FRESH = int(os.environ.get("SCHEDULES", "50"))
 """Schedules that nobody has seen before."""
 
 
