@@ -126,6 +126,8 @@ class Books:
     def _enter_other(self, line: bytes) -> None:
         try:
             notification = json.loads(line)
+            if notification["event_type"] == "notif_relayd.subscribed":
+                return  # the answer to the request, once more after a crash
             payload = notification["payload"]
             assert notification["event_type"] == "notif_relayd.gap"
         except (ValueError, KeyError, AssertionError):
@@ -153,6 +155,12 @@ class Load:
         self._ingest = ingest
         self._producers: list[subprocess.Popen[str]] = []
         self._sockets = [connect(public) for _ in range(subscribers)]
+        for each in self._sockets:
+            # Connected, one may still be waiting to be let in; answered, one has been.
+            each.sendall(b'{"filter": {}}\n')
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += each.recv(4096)
         self.books = [Books() for _ in self._sockets]
         self._reader = threading.Thread(target=self._read_all)
         self._reader.start()

@@ -18,7 +18,7 @@ from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.peer import Peer
 from notif_relayd.throttle import Throttle
 
-TERMS = Terms("connections", room=32, per_user=16, rate=1000)
+TERMS = Terms("connections", room=32, per_user=16, rate=10_000)
 """relayctl closes its connection after one answer."""
 
 MAX_REQUEST = 4096

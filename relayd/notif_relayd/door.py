@@ -16,17 +16,20 @@ from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
 from notif_relayd.throttle import Throttle
 
-MAX_ACCEPTS = 4
+MAX_ACCEPTS = 64
 """Connections taken in one turn at most, so that a flood of them does not stop the records."""
+
+MAX_REFUSALS = 4
+"""Connections sent away in one turn, after which there is a `BREAK`: nobody waits for those."""
 
 PAUSE = 1.0
 """Seconds until the next try, when there was no descriptor or no memory left."""
 
 BREAK = 0.001
-"""Seconds without accepting after somebody came too often: records go first.
+"""Seconds without accepting after so many refusals: records go first.
 
-With `MAX_ACCEPTS` it lets some thousand a second go by, so that a queue full of them is gone
-before the next in it loses patience.
+Some thousand a second still go by, so that a queue full of them is gone before the next in it
+loses patience.
 """
 
 
@@ -68,12 +71,12 @@ class Door:
         self._unwatch()
 
     def _accept(self, _events: int) -> None:
-        flooded = False
+        refused = 0
         for _ in range(MAX_ACCEPTS):
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                break
+                return
             except ConnectionAbortedError:
                 continue
             except OSError as error:
@@ -85,10 +88,13 @@ class Door:
             if reason is None:
                 peer = peer_of(connection)
                 reason = self._admission.refusal(peer)
-            else:
-                flooded = True
             if reason is not None:
                 self._send_away(connection, reason)
+                refused += 1
+                if refused == MAX_REFUSALS:
+                    self._unwatch()
+                    self._loop.call_in(BREAK, self._watch)
+                    return
                 continue
             try:
                 self._welcome(connection, peer)
@@ -98,9 +104,6 @@ class Door:
                 connection.close()
                 self._pause(error)
                 return
-        if flooded:
-            self._unwatch()
-            self._loop.call_in(BREAK, self._watch)
 
     def _send_away(self, connection: socket.socket, reason: str) -> None:
         self._throttle.warning(
