@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 def nothing_left() -> Iterator[None]:
     before = left_open()
     yield
-    assert left_open() == before
+    assert left_open() <= before
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
                 relay.wait_status(subscribers=0)
                 producer.sendall(record(payload="nobody is to get this"))
                 relay.wait_status(records_received=2 * (number + 1))
-        assert left_open() == before
+        assert left_open() <= before
     assert endpoint.calls.empty()
 
 
