@@ -2,10 +2,9 @@
 """Takes connections from a listening socket: the part that all three sockets have in common.
 
 Two things can go wrong here and must not become anybody else's trouble. A newcomer may not come
-in: then it is told why, where its socket has a way to tell, and let go. And the
-process may be out of descriptors: then the connection stays in the kernel's queue, which keeps
-the listening socket readable, so it is left alone for a while instead of being asked in vain
-again and again.
+in: then it is told why, where its socket has a way to tell, and let go. And the process may be
+out of descriptors: then the connection stays in the kernel's queue, which keeps the listening
+socket readable, so it is left alone for a while instead of being asked in vain again and again.
 """
 
 import socket

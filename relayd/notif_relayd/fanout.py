@@ -41,7 +41,7 @@ class Fanout:
 
     Args:
         loop: says whose socket takes data again.
-        throttle: where refused subscribers are reported.
+        throttle: where the door reports whom it has refused.
         ids: numbers for connections.
         descriptors: keeps connections for the next relay.
         terms: who may read.
