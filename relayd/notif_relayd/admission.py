@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from notif_relayd.connections import ConnectionCounts, Refusal
 from notif_relayd.peer import Peer
 
 BURST_SECONDS = 10.0
@@ -65,6 +66,7 @@ class Admission:
 
     def __init__(self, terms: Terms, clock: Callable[[], float] = time.monotonic) -> None:
         self.terms = terms
+        self.counts = ConnectionCounts()
         self._clock = clock
         self._connections: Counter[int] = Counter()
         self._buckets: dict[int, _Bucket] = {}
@@ -73,18 +75,23 @@ class Admission:
         """Why the peer may not come in now; `None` when it may, and from then on it counts."""
         terms, uid = self.terms, peer.uid
         if not self.allows(peer):
+            self.counts.refused[Refusal.NOT_ALLOWED] += 1
             return f"uid {uid} is not of {terms.socket}_allow_users or {terms.socket}_allow_groups"
         if self._connections[uid] >= terms.per_user:
+            self.counts.refused[Refusal.PER_USER] += 1
             return f"uid {uid} has max_connections_per_user = {terms.per_user} already"
         if self._connections.total() >= terms.room:
+            self.counts.refused[Refusal.FULL] += 1
             return f"there are {terms.name} = {terms.room} already"
-        self.enter(peer)
+        self._connections[uid] += 1
+        self.counts.come(peer)
         return None
 
     def impatience(self, uid: int) -> str | None:
         """Why the user may not connect once more now; `None` when it may, and that counts."""
         if self._take_token(uid):
             return None
+        self.counts.refused[Refusal.RATE] += 1
         return f"uid {uid} connects more often than max_connection_rate = {self.terms.rate}/s"
 
     def allows(self, peer: Peer) -> bool:
@@ -92,11 +99,13 @@ class Admission:
         return self.terms.allowed is None or peer in self.terms.allowed
 
     def enter(self, peer: Peer) -> None:
-        """A connection is there."""
+        """A connection is there that a relay before this one let in."""
         self._connections[peer.uid] += 1
+        self.counts.kept += 1
 
     def leave(self, peer: Peer) -> None:
         """It has ended."""
+        self.counts.leave(peer)
         self._connections[peer.uid] -= 1
         if not self._connections[peer.uid]:
             del self._connections[peer.uid]

@@ -64,6 +64,8 @@ class Fanout:
         self.subscribers: dict[int, Subscriber] = {}
         """By the number of the connection."""
         self.discarded = 0
+        self.unknown_gaps = 0
+        """Gap records that say that a number of records is missing that nobody knows."""
         self._delivered_before = 0
         self._dropped_before = 0
         self._bytes_before = 0
@@ -134,6 +136,8 @@ class Fanout:
             [each.save() for each in streams],
             [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
             [each.save(numbers, places) for each in self.subscribers.values()],
+            self.admission.counts.save(),
+            self.unknown_gaps,
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
@@ -142,6 +146,8 @@ class Fanout:
         Who may see something else now than then is left out.
         """
         self.discarded = saved.discarded
+        self.unknown_gaps = saved.unknown_gaps
+        self.admission.counts.restore(saved.connections)
         self._delivered_before = saved.delivered
         self._dropped_before = saved.dropped
         self._bytes_before = saved.bytes
@@ -195,6 +201,7 @@ class Fanout:
         subscriber = self._admit(number, connection, peer, self._stream_of(peer))
         lost = b"\n" + records.gap(None, "relay_restarted")
         self._put_behind(subscriber).insert(lost)
+        self.unknown_gaps += 1
         if request is not None:
             subscriber.request += request + b"\n"
             self._serve(subscriber)

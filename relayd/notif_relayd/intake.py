@@ -17,6 +17,7 @@ from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.loop import NOT_NOW, READ, Loop
+from notif_relayd.losses import Losses
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter
 from notif_relayd.state import IntakeState, ProducerState
@@ -104,6 +105,7 @@ class Intake:
         self.received = 0
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
+        self.losses = Losses()
         self._loop = loop
         self._throttle = throttle
         self._ids = ids
@@ -161,6 +163,8 @@ class Intake:
                 )
                 for each in self.producers.values()
             ],
+            self.admission.counts.save(),
+            self.losses.save(),
         )
 
     def restore(self, saved: IntakeState, connections: Mapping[int, socket.socket]) -> None:
@@ -169,6 +173,8 @@ class Intake:
         self.bytes_received = saved.bytes_received
         for reason in Reason:
             self.rejected[reason] = saved.rejected.get(reason.name, 0)
+        self.losses.restore(saved.losses)
+        self.admission.counts.restore(saved.connections)
         for each in saved.producers:
             if each.id in connections:
                 self.admission.enter(each.peer)
@@ -237,7 +243,9 @@ class Intake:
         if self._held > HELD_SIZE:
             self._make_room()
         if lines:
-            records, headers, rejected = self._validator.check(lines)
+            records, headers, rejected, gaps = self._validator.check(lines)
+            if gaps:
+                self.losses.note(gaps)
             if rejected:
                 self._reject(producer, rejected)
             if headers:

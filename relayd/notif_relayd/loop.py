@@ -58,16 +58,23 @@ class Loop:
         """Call `callback` once, `seconds` from now."""
         heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), callback))
 
-    def turn(self) -> None:
-        """Sleep until something happens and tell those concerned."""
+    def turn(self) -> float:
+        """Sleep until something happens and tell those concerned.
+
+        Returns:
+            When the sleep was over, by the monotonic clock.
+        """
         self._forgotten.clear()
-        for fd, events in self._epoll.poll(self._time_left()):
+        happened = self._epoll.poll(self._time_left())
+        awake = time.monotonic()
+        for fd, events in happened:
             # One callback may close the descriptor that the next event is about, and the number
             # may be another connection's by then.
             if fd not in self._forgotten:
                 self._callbacks[fd](events)
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2]()
+        return awake
 
     def close(self) -> None:
         """Give the descriptor of the loop itself back."""

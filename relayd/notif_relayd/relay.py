@@ -9,7 +9,9 @@ that a turn of the loop carries as much as there is, and not that turns are many
 import itertools
 import logging
 import socket
+import time
 from dataclasses import dataclass
+from functools import partial
 
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
@@ -18,6 +20,7 @@ from notif_relayd.fanout import Fanout
 from notif_relayd.idleness import Idleness
 from notif_relayd.intake import Intake
 from notif_relayd.loop import READ, Loop
+from notif_relayd.metrics import measure
 from notif_relayd.notify import NotifySocket
 from notif_relayd.peer import peer_of
 from notif_relayd.rules import Rules
@@ -26,6 +29,7 @@ from notif_relayd.state import State, encode
 from notif_relayd.status import Reporter
 from notif_relayd.supervisor import Supervisor
 from notif_relayd.throttle import Throttle
+from notif_relayd.turns import Turns
 
 LOG = logging.getLogger(__name__)
 
@@ -99,6 +103,7 @@ class Relay:
             limits.max_record_size,
             self._fanout.publish,
         )
+        self._turns = Turns()
         reporter = Reporter(self._intake, self._fanout, public.getsockname(), ingest.getsockname())
         self._control = Control(
             self._loop,
@@ -107,6 +112,7 @@ class Relay:
                 "status": reporter.status,
                 "producers": reporter.producers,
                 "subscribers": reporter.subscribers,
+                "metrics": partial(measure, reporter, self._intake, self._fanout, self._turns),
                 "disconnect": self._disconnect,
             },
         )
@@ -139,8 +145,9 @@ class Relay:
         self._idleness.limit = limits.idle_timeout or 0.0
 
     def _turn(self) -> None:
-        self._loop.turn()
+        awake = self._loop.turn()
         self._intake.hand_on()
+        self._turns.add(time.monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
         """End the connection with that number; what it was."""
@@ -171,6 +178,7 @@ class Relay:
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
+            self._turns.restore(inherited.state.turns)
             LOG.info("went on with %d producers and %d subscribers", *self._census()[:2])
         # The relay of the others was killed, or another one than this knew what they may see.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
@@ -221,4 +229,4 @@ class Relay:
         self._loop.close()
 
     def _save(self) -> State:
-        return State(next(self._ids), self._intake.save(), self._fanout.save())
+        return State(next(self._ids), self._intake.save(), self._fanout.save(), self._turns.save())

@@ -107,6 +107,30 @@ class ChunkState(msgspec.Struct):
     count: int
 
 
+class ConnectionsState(msgspec.Struct):
+    """What has become of those who connected to one socket."""
+
+    accepted: int
+    reconnected: int
+    kept: int
+    refused: dict[str, int]
+    """By the word for the reason."""
+
+
+class LossesState(msgspec.Struct):
+    """What producers have told that they dropped, by reason."""
+
+    dropped: dict[str, int]
+    unknown: dict[str, int]
+
+
+class TurnsState(msgspec.Struct):
+    """How long the loop's turns took."""
+
+    counts: list[int]
+    seconds: float
+
+
 class IntakeState(msgspec.Struct):
     """The way in."""
 
@@ -115,6 +139,8 @@ class IntakeState(msgspec.Struct):
     rejected: dict[str, int]
     """By the name of the reason."""
     producers: list[ProducerState]
+    connections: ConnectionsState | None = None
+    losses: LossesState | None = None
 
 
 class FanoutState(msgspec.Struct):
@@ -129,6 +155,9 @@ class FanoutState(msgspec.Struct):
     chunks: list[ChunkState]
     """Of all rings, the oldest first."""
     subscribers: list[SubscriberState]
+    connections: ConnectionsState | None = None
+    unknown_gaps: int = 0
+    """Gap records without a number that subscribers got."""
 
 
 class State(msgspec.Struct):
@@ -137,6 +166,7 @@ class State(msgspec.Struct):
     next_id: int
     intake: IntakeState
     fanout: FanoutState
+    turns: TurnsState | None = None
 
 
 class _Envelope(msgspec.Struct):

@@ -51,6 +51,8 @@ class Verdict(NamedTuple):
     """What was decoded of each."""
     rejected: list[Reason]
     """One entry for each of the others."""
+    gaps: list[bytes]
+    """Those of the good ones that are gap records."""
 
 
 class Validator:
@@ -76,24 +78,32 @@ class Validator:
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
-                if not any(_is_reserved(header) for header in headers):
-                    return Verdict(lines, headers, [])
+                own = [
+                    (header, line)
+                    for header, line in zip(headers, run, strict=True)
+                    if header.event_type.startswith(EVENT_TYPE_PREFIX)
+                ]
+                if not any(_is_reserved(header) for header, _ in own):
+                    return Verdict(lines, headers, [], [line for _, line in own])
         return self._check_each(run)
 
     def _check_each(self, run: list[bytes]) -> Verdict:
         good = []
         headers = []
         rejected = []
+        gaps = []
         for line in run:
             header = self._examine(line)
-            if isinstance(header, Header) and _is_reserved(header):
+            if not isinstance(header, Header):
+                rejected.append(header)
+            elif _is_reserved(header):
                 rejected.append(Reason.RESERVED)
-            elif isinstance(header, Header):
+            else:
                 good.append(line + b"\n")
                 headers.append(header)
-            else:
-                rejected.append(header)
-        return Verdict(b"".join(good), headers, rejected)
+                if header.event_type == GAP:
+                    gaps.append(line)
+        return Verdict(b"".join(good), headers, rejected, gaps)
 
     def _examine(self, line: bytes) -> Header | Reason:
         if not line.strip():
