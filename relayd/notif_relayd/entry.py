@@ -8,7 +8,8 @@ One distribution holds the library, for every service's environment, and the dae
 import sys
 
 REQUIREMENTS = {
-    *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "rich", "systemd"),
+    *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "prometheus_client"),
+    *("rich", "systemd"),
 }
 """Import names of what the extra [daemon] installs."""
 

@@ -19,7 +19,7 @@ from notif_relayd.ctl.commands import Duration
 
 COMMANDS = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
-    "complete",
+    *("metrics", "exporter", "complete"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -26,6 +26,8 @@ from notif_relayd.ctl.commands import Disconnect, ListProducers, ListSubscribers
 from notif_relayd.ctl.complete import Complete
 from notif_relayd.ctl.doctor.command import Doctor
 from notif_relayd.ctl.errors import CtlError
+from notif_relayd.ctl.exporter import Exporter
+from notif_relayd.ctl.metrics import ShowMetrics
 from notif_relayd.ctl.send import Send
 from notif_relayd.ctl.tail import Tail
 from notif_relayd.ctl.top import Top
@@ -83,6 +85,8 @@ class Commands(CommandManager):
         self.add_command("tail", Tail)
         self.add_command("watch", Tail)
         self.add_command("top", Top)
+        self.add_command("metrics", ShowMetrics)
+        self.add_command("exporter", Exporter)
         self.add_command("disconnect", Disconnect)
         self.add_command("send", Send)
         self.add_command("doctor", Doctor)

@@ -43,7 +43,10 @@ def ask(path: str, method: str, kind: type[T], **parameters: object) -> T:
         line = _exchange(path, msgspec.json.encode({"method": method, **parameters}) + b"\n")
         answer = msgspec.json.decode(line, type=_Answer)
         if answer.error is not None:
-            raise CtlError(f"the daemon behind {path} refuses: {answer.error}")
+            raise CtlError(
+                f"the daemon behind {path} refuses: {answer.error}"
+                + ("; is it of another version?" if "no method" in answer.error else "")
+            )
         return msgspec.json.decode(answer.result, type=kind)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise NotRunningError(_not_running(path)) from None

@@ -8,6 +8,11 @@ class CtlError(Exception):
     exit_status = 1
 
 
+def not_installed(error: ModuleNotFoundError) -> CtlError:
+    """What a command says that is the only one to need a module."""
+    return CtlError(f"{error.name} is not installed: pip install 'notif-relayd[daemon]'")
+
+
 class NotRunningError(CtlError):
     """Nobody listens on the control socket."""
 

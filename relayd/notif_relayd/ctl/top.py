@@ -18,7 +18,7 @@ from types import FrameType
 from notif_relayd.ctl.busiest import Busiest
 from notif_relayd.ctl.command import number, seconds
 from notif_relayd.ctl.commands import Question
-from notif_relayd.ctl.errors import CtlError
+from notif_relayd.ctl.errors import CtlError, not_installed
 from notif_relayd.ctl.keys import QUIT, Keys, unbuffered
 from notif_relayd.ctl.traffic import Sample, between
 from notif_relayd.ctl.view import Frame, View
@@ -71,9 +71,7 @@ class Top(Question):
 
             from notif_relayd.ctl.screen import page, whole_screen  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            raise CtlError(
-                f"{error.name} is not installed: pip install 'notif-relayd[daemon]'"
-            ) from None
+            raise not_installed(error) from None
         terminal = sys.stdout.isatty()
         console = Console(width=None if terminal else PAGE_WIDTH, highlight=False)
         if arguments.batch:
