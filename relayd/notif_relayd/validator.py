@@ -78,13 +78,13 @@ class Validator:
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
-                own = [
-                    (header, line)
-                    for header, line in zip(headers, run, strict=True)
-                    if header.event_type.startswith(EVENT_TYPE_PREFIX)
-                ]
-                if not any(_is_reserved(header) for header, _ in own):
-                    return Verdict(lines, headers, [], [line for _, line in own])
+                own = [h for h in headers if h.event_type.startswith(EVENT_TYPE_PREFIX)]
+                if not own:
+                    return Verdict(lines, headers, [], [])
+                if not any(map(_is_reserved, own)):
+                    pairs = zip(headers, run, strict=True)
+                    gaps = [line for header, line in pairs if header.event_type == GAP]
+                    return Verdict(lines, headers, [], gaps)
         return self._check_each(run)
 
     def _check_each(self, run: list[bytes]) -> Verdict:
