@@ -8,6 +8,9 @@ PYTHON ?= /usr/bin/python3
 DEB_PACKAGES ?= python3-venv python3-dev gcc pkg-config libsystemd-dev systemd-container \
 	netcat-openbsd jq strace
 
+# The man pages that "make install" takes along, where "make man" has made them.
+MAN ?= docs/build/man
+
 # Where "make install" puts things, each below DESTDIR.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -23,7 +26,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 PYTEST ?= pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench fuzz soak install clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench fuzz soak docs man install clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -65,12 +68,25 @@ soak: .venv/.made ## churn, slow readers and restarts for MINUTES=10; draws soak
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
 
+docs: man ## HTML and man pages, into docs/build
+	@.venv/bin/sphinx-build $(SPHINX) -b html docs docs/build/html
+
+man: .venv/.made ## the man pages alone, which "make install" installs once they are there
+	@$(call extra,docs,openstackdocstheme)
+	@.venv/bin/sphinx-build $(SPHINX) -b man -c docs -t man docs/man docs/build/man
+	@command -v man >/dev/null || exit 0; for page in docs/build/man/*.[158]; do \
+		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
+		[ -z "$$wrong" ] || { echo "$$page: $$wrong" >&2; exit 1; }; done
+
+# Warnings are errors, and every reference must lead somewhere.
+SPHINX = -q -W -n --keep-going
+
 # Installs what only one target needs, if it is not there; no compiler is asked for it.
 extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
 	.venv/bin/pip install --disable-pip-version-check -q --only-binary :all: -e '.[$(1)]' || \
 	{ echo "There is no $(2) for this Python: try another, with PYTHON=" >&2; exit 1; }
 
-install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=, BINDIR=
+install: ## units, users, runtime directory, samples and man pages; takes DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -81,12 +97,15 @@ install: ## units, users, runtime directory and samples; takes DESTDIR=, PREFIX=
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
+	@for page in $(wildcard $(MAN)/*.[158]); do \
+		install -D -m 644 "$$page" \
+			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
 clean: ## remove everything that was made
-	@rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist docs/build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each asked for anew, which takes milliseconds, since a package can go as well as come.

@@ -23,7 +23,7 @@ class HandlerStats:
     sent: int
     """Records that the relay's socket took whole."""
     dropped: int
-    """Records that could not be sent: the socket full, no relay, or too large."""
+    """Records not sent because the socket was full, there was no relay, or they were too large."""
     reconnects: int
     """Connections made after the first one."""
     connected: bool

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from running import RunningRelay, record, wait_until
 
-PAGE = Path(__file__).parents[2] / "docs" / "consumers.rst"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "oslo-consumer.rst"
 
 
 def block(language: str) -> str:

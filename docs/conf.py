@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How Sphinx builds this documentation.
+
+The man pages are built by themselves (``make man``, the tag ``man``): who makes a package needs
+neither the theme nor reno for them, nor the history that reno reads.
+"""
+
+import argparse
+import socket
+import sys
+from pathlib import Path
+
+from cliff import sphinxext
+from cliff.command import Command
+from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+# Of this checkout, whatever is installed.
+sys.path[:0] = [str(HERE.parent / "handler"), str(HERE.parent / "relayd")]
+# Defaults that name the host would name the one that built the documentation.
+socket.gethostname = lambda: "HOST"
+
+from notif_relay.version import __version__  # noqa: E402
+from notif_relayd.ctl.app import Relayctl  # noqa: E402
+
+for_man = "man" in globals().get("tags", ())
+
+project = "notif-relayd"
+author = "The notif-relayd authors"
+copyright = author  # noqa: A001 - Sphinx's name
+version = release = __version__
+
+root_doc = "relayctl.1" if for_man else "index"
+exclude_patterns = ["build"]
+extensions = ["oslo_config.sphinxext"]
+if not for_man:
+    extensions += ["openstackdocstheme", "reno.sphinxext", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# The man pages by themselves have no table of contents.
+suppress_warnings = ["toc.not_included"] if for_man else []
+
+man_pages = [
+    (f"{name}.{section}" if for_man else f"man/{name}.{section}", name, about, [], section)
+    for name, section, about in (
+        ("notif-relayd", 8, "relays OpenStack notifications on one host"),
+        ("relayctl", 1, "watches the notification relay, and tries it out"),
+        ("notif-relayd.conf", 5, "configuration of the notification relay"),
+    )
+]
+
+html_theme = "openstackdocs"
+openstackdocs_auto_name = False
+openstackdocs_auto_version = False
+openstackdocs_pdf_link = False
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+# What is Python's own, or the library's inside, has no page here.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(asyncio|collections|dataclasses|datetime|dt|logging|os|types|typing)\..*"),
+    (r"py:.*", r"(bool|bytes|float|int|str|object|None|Exception|ValueError)"),
+    (r"py:.*", r"(Patterns|OnGap|Iterable|Callable|notif_relay\.(request|stream|subscription)\..*)"),
+]
+
+
+class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
+    """cliff's directive, for commands that are in no entry point, and for examples as blocks."""
+
+    def _load_commands(self) -> dict[str, type[Command]]:
+        manager = Relayctl().command_manager
+        return {
+            name: manager.find_command([name])[0]
+            for name, _ in manager
+            if name not in ("help", "watch")  # watch is tail
+        }
+
+    def _drop_ignored_options(self, parser: argparse.ArgumentParser, ignored: list[str]) -> None:
+        super()._drop_ignored_options(parser, ignored)
+        if parser.epilog and parser.epilog.startswith("Example: "):
+            example = parser.epilog.removeprefix("Example: ")
+            parser.epilog = f"Example:\n\n.. code-block:: sh\n\n   {example}"
+
+
+def leave_out_missing(_app: Sphinx, page: str, source: list[str]) -> None:
+    """Let the table of contents have a place for a page that is not there yet."""
+    if page == "index":
+        lines = source[0].splitlines()
+        globs = (line for line in lines if line.startswith("   ") and line.endswith("*"))
+        missing = {glob for glob in globs if not list(HERE.glob(f"{glob.strip()}.rst"))}
+        source[0] = "\n".join(line for line in lines if line not in missing)
+
+
+def setup(app: Sphinx) -> None:
+    """Add the directive."""
+    app.connect("source-read", leave_out_missing)
+    app.add_config_value("autoprogram_cliff_application", "relayctl", "env")
+    app.add_config_value("autoprogram_cliff_ignored", ["--help", "-h"], "env")
+    app.add_config_value("autoprogram_cliff_app_dist_name", None, "env")
+    app.add_directive("relayctl", RelayctlDirective)
