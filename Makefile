@@ -36,7 +36,7 @@ venv: .venv/.made ## everything for development, into .venv
 demo: .venv/.made ## real notifications from two services to two subscribers, in 15 seconds
 	@.venv/bin/python demo/run.py
 
-test: .venv/.made ## unit, functional and systemd tests (the last as root only)
+test: .venv/.made .promtool/promtool ## unit, functional and systemd tests (the last as root only)
 	@.venv/bin/python -m $(PYTEST)
 
 test-all: packages ## unit and functional tests on every Python from 3.10 to 3.13 that is here
@@ -90,8 +90,10 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
-	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' \
-		$(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd.service
+	@for each in prometheus grafana textfile; do \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
+	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' $(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd*.service \
+		$(DESTDIR)$(PREFIX)/share/notif-relayd/textfile/*.service
 	@install -m 644 systemd/sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	@install -m 644 systemd/tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
@@ -105,7 +107,7 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
 clean: ## remove everything that was made
-	@rm -rf .venv .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist docs/build *.egg-info
+	@rm -rf .venv .venvs .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist docs/build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each asked for anew, which takes milliseconds, since a package can go as well as come.
@@ -155,6 +157,15 @@ endef
 interpreter = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python; do \
 	"$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
 FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(version)))
+
+# Out of Debian's package, which is not installed: nothing but promtool is needed of it, and its
+# service would start. Where it cannot be had, the tests that want it are skipped, and say so.
+.promtool/promtool: | packages
+	@mkdir -p $(@D)
+	@cd $(@D) && { apt-get download prometheus || \
+		{ $(SUDO) apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
+		rm prometheus_*.deb || echo "There is no promtool; see $(@D)/apt.log" >&2
 
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE

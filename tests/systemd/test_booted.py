@@ -119,7 +119,7 @@ def _boot(work: Path) -> None:
         f"--bind-ro={CHECKOUT}:/opt/notif-relayd",
         f"--bind-ro={sys.prefix}:/opt/notif-relayd/.venv",
         f"--bind-ro={work}/bin:/usr/local/bin",
-        "--tmpfs=/usr/local/lib",
+        *("--tmpfs=/usr/local/lib", "--tmpfs=/usr/local/share"),
         f"--bind-ro={HERE}/inside/test-run.service:/etc/systemd/system/test-run.service",
         # Not a first boot: that would enable every unit.
         *("systemd.unit=test-run.service", "systemd.condition-first-boot=no"),

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``make install`` puts where for a package; ``inside/`` tries it on a host."""
 
+import re
 import subprocess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-UNIT = "lib/systemd/system/notif-relayd.service"
+UNITS = {
+    "lib/systemd/system/notif-relayd.service": "notif-relayd",
+    "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
+    "share/notif-relayd/textfile/notif-relayd-textfile.service": "relayctl",
+}
+"""Those that start a program."""
 
 
 def install(destination: Path, *settings: str) -> None:
@@ -18,25 +24,31 @@ def files(destination: Path) -> set[str]:
 
 
 def test_everything_lands_below_the_prefix_and_samples_in_etc(tmp_path: Path) -> None:
-    install(tmp_path, "PREFIX=/usr")
+    install(tmp_path, "PREFIX=/usr", "MAN=none")
     assert files(tmp_path) == {
         "etc/notif-relayd/logging.conf.sample",
         "etc/notif-relayd/relayd.conf.sample",
         "usr/lib/systemd/system/notif-relayd.socket",
         "usr/lib/systemd/system/notif-relayd-ingest.socket",
         "usr/lib/systemd/system/notif-relayd.service",
+        "usr/lib/systemd/system/notif-relayd-exporter.service",
         "usr/lib/sysusers.d/notif-relayd.conf",
         "usr/lib/tmpfiles.d/notif-relayd.conf",
+        "usr/share/notif-relayd/grafana/notif-relayd.json",
+        "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
+        "usr/share/notif-relayd/textfile/notif-relayd-textfile.service",
+        "usr/share/notif-relayd/textfile/notif-relayd-textfile.timer",
     }
 
 
 def test_systemd_looks_for_the_program_unless_its_directory_is_given(tmp_path: Path) -> None:
     install(tmp_path, "PREFIX=/sought")
     install(tmp_path, "PREFIX=/given", "BINDIR=/opt/relay/bin")
-    sought = (tmp_path / "sought" / UNIT).read_text()
-    given = (tmp_path / "given" / UNIT).read_text()
-    assert "\nExecStart=notif-relayd\n" in sought
-    assert given == sought.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
+    for unit, program in UNITS.items():
+        sought = (tmp_path / "sought" / unit).read_text()
+        given = (tmp_path / "given" / unit).read_text()
+        assert re.search(rf"^ExecStart={program}\b", sought, re.MULTILINE)
+        assert given == sought.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
 
 
 def test_installing_again_leaves_an_operators_configuration_alone(tmp_path: Path) -> None:
