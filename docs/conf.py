@@ -34,7 +34,12 @@ root_doc = "relayctl.1" if for_man else "index"
 exclude_patterns = ["build"]
 extensions = ["oslo_config.sphinxext"]
 if not for_man:
-    extensions += ["openstackdocstheme", "reno.sphinxext", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+    extensions += [
+        "openstackdocstheme",
+        "reno.sphinxext",
+        "sphinx.ext.autodoc",
+        "sphinx.ext.napoleon",
+    ]
 # The man pages by themselves have no table of contents.
 suppress_warnings = ["toc.not_included"] if for_man else []
 
@@ -59,7 +64,10 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|dataclasses|datetime|dt|logging|os|types|typing)\..*"),
     (r"py:.*", r"(bool|bytes|float|int|str|object|None|Exception|ValueError)"),
-    (r"py:.*", r"(Patterns|OnGap|Iterable|Callable|notif_relay\.(request|stream|subscription)\..*)"),
+    (
+        r"py:.*",
+        r"(Patterns|OnGap|Iterable|Callable|notif_relay\.(request|stream|subscription)\..*)",
+    ),
 ]
 
 

@@ -21,7 +21,9 @@ int main(int argc, char **argv)
     char *record = NULL;
     size_t size = 0;
     while (getline(&record, &size, records) > 0)
-        if (record[0] == '{') /* one JSON object: hand it to the parser of your choice */
-            printf("%s", record), fflush(stdout);
+        if (record[0] == '{' && strstr(record, "\"notif_relayd.subscribed\"") == NULL) {
+            fputs(record, stdout); /* or hand it to the JSON parser of your choice */
+            fflush(stdout);
+        }
     return 0; /* the relay has ended the connection: connect again if you want more */
 }

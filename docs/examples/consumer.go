@@ -24,7 +24,10 @@ func main() {
 			return // the relay has ended the connection: dial again if you want more
 		}
 		var notification map[string]any
-		if json.Unmarshal(record, &notification) == nil {
+		if json.Unmarshal(record, &notification) != nil {
+			continue
+		}
+		if notification["event_type"] != "notif_relayd.subscribed" {
 			fmt.Println(notification["event_type"], notification["payload"])
 		}
 	}
