@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results as tables, in Markdown: what had to be reached, and all that was measured."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from compare.figures import Rounds
+from compare.verdicts import Verdict
+
+VALUES = {
+    "rate": ("delivered records a second", "{:,.0f}"),
+    "cpu_each": ("processor time for each, µs", "{:.2f}"),
+    "p50": ("p50, µs", "{:,.0f}"),
+    "p90": ("p90, µs", "{:,.0f}"),
+    "p99": ("p99, µs", "{:,.0f}"),
+    "own_cpu": ("of the load's processor, %", "{:.0f}"),
+    "lost": ("lost", "{:.0f}"),
+    "idle": ("idle, MiB", "{:.1f}"),
+    "loaded": ("loaded, MiB", "{:.1f}"),
+    "most": ("at most, MiB", "{:.1f}"),
+    "each": ("a call, µs", "{:.1f}"),
+    "seconds": ("seconds", "{:.3f}"),
+}
+"""How each value is called and written."""
+
+SHOWN = {
+    "fanout": ("rate", "cpu_each", "own_cpu", "lost"),
+    "fanout of 8 KiB": ("rate", "cpu_each", "own_cpu", "lost"),
+    "latency": ("p50", "p90", "p99"),
+    "producers": ("rate", "cpu_each", "lost"),
+    "stalled": ("rate", "cpu_each", "lost"),
+    "memory": ("idle", "loaded", "most"),
+    "emitting": ("each",),
+    "start-up": ("seconds",),
+}
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as they need to be: it is read as text, too."""
+    cells = [list(heads), *map(list, rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
+    cells.insert(1, ["-" * width for width in widths])
+    return "".join("| " + " | ".join(map(str.ljust, row, widths)) + " |\n" for row in cells)
+
+
+def reached(found: Sequence[Verdict]) -> str:
+    """What had to be reached."""
+    return table(
+        ("figure", "work", "than", "ratio", "rounds", "must be", "reached"),
+        (
+            (
+                each.what,
+                each.case,
+                each.than,
+                f"{each.ratio:.2f}",
+                f"{min(each.ratios):.2f} to {max(each.ratios):.2f}",
+                "" if each.must is None else f"{each.must:.2f}",
+                "" if each.must is None else ("yes" if each.reached else "NO"),
+            )
+            for each in found
+        ),
+    )
+
+
+def measured(name: str, found: Rounds) -> str:
+    """The medians of all that was measured for a figure, with least and most of the first."""
+    shown = SHOWN[name]
+    return table(
+        ("work", "with", *(VALUES[value][0] for value in shown), "rounds"),
+        (
+            (
+                case,
+                peer,
+                *(_median(rounds, value) for value in shown),
+                _spread(rounds, shown[0]),
+            )
+            for case, peers in found.items()
+            for peer, rounds in peers.items()
+        ),
+    )
+
+
+def _median(rounds: Sequence[Mapping[str, float]], value: str) -> str:
+    if value == "own_cpu":
+        numbers = [100 * each["own_cpu"] / each["seconds"] for each in rounds]
+    else:
+        numbers = [each[value] for each in rounds]
+    return VALUES[value][1].format(statistics.median(numbers))
+
+
+def _spread(rounds: Sequence[Mapping[str, float]], value: str) -> str:
+    numbers = [each[value] for each in rounds]
+    form = VALUES[value][1]
+    return f"{form.format(min(numbers))} to {form.format(max(numbers))}"
+
+
+def page(
+    machine: Mapping[str, str], figures: Mapping[str, Rounds], found: Sequence[Verdict]
+) -> str:
+    """The whole file."""
+    parts = [
+        "<!-- Written by `make bench`. -->\n",
+        table(("measured", "with"), machine.items()),
+        "A ratio is the greater the better; 1 is as good as the other. It is the median over the "
+        "rounds, beside the least and the greatest of them.\n",
+        reached(found),
+    ]
+    for name, rounds in figures.items():
+        parts += [f"## {name.capitalize()}\n", measured(name, rounds)]
+    return "\n".join(parts)
