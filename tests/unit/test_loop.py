@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -101,3 +102,11 @@ def test_a_deadline_may_set_the_next_one(loop: Loop) -> None:
     while len(calls) < 3:
         loop.turn()
     assert calls == [1, 1, 1]
+
+
+def test_a_turn_begins_when_the_sleep_is_over(loop: Loop) -> None:
+    called: list[float] = []
+    asleep = time.monotonic()
+    loop.call_in(0.01, lambda: called.append(time.monotonic()))
+    awake = loop.turn()
+    assert asleep + 0.01 <= awake <= called[0]

@@ -30,15 +30,18 @@ from notif_relayd.peer import Peer
 from notif_relayd.rules import Rules
 from notif_relayd.state import (
     ChunkState,
+    ConnectionsState,
     CursorState,
     FanoutState,
     IntakeState,
+    LossesState,
     ProducerState,
     ReadingState,
     State,
     StateError,
     StreamState,
     SubscriberState,
+    TurnsState,
     decode,
     encode,
 )
@@ -109,6 +112,16 @@ def test_what_is_encoded_is_decoded() -> None:
 
 def test_state_of_version_1_can_be_read_for_ever() -> None:
     assert decode(GOLDEN.read_bytes()) == example()
+
+
+def test_figures_that_are_newer_than_version_1_are_kept_as_well() -> None:
+    state = example()
+    counted = ConnectionsState(5, 1, 2, {"full": 3})
+    state.intake.connections = state.fanout.connections = counted
+    state.intake.losses = LossesState({"producer_congested": 4}, {"relay_restarted": 1})
+    state.fanout.unknown_gaps = 2
+    state.turns = TurnsState([1, 0, 2], 0.5)
+    assert decode(encode(state)) == state
 
 
 def test_state_of_relays_that_ran_can_be_read_and_is_the_same_afterwards() -> None:

@@ -140,3 +140,22 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
         json.loads(line)["event_type"] for line in good
     ]
     assert len(verdict.rejected) == len(run) - len(good)
+
+
+@pytest.mark.parametrize(
+    "beside", [b"", b"garbage\n", b'{"event_type":"x","priority":"\\ud800"}\n']
+)
+def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
+    gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}'
+    verdict = Validator(LIMIT).check(
+        GOOD + b"\n" + gap % 1 + b"\n" + beside + gap % 2 + b"\n" + GOOD + b"\n"
+    )
+    assert verdict.gaps == [gap % 1, gap % 2]
+    assert verdict.records.count(b"notif_relayd.gap") == 2
+    assert Validator(LIMIT).check(GOOD + b"\n").gaps == []
+
+
+@pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
+def test_no_gap_is_pointed_out_where_somebody_poses_as_the_relay(own: str) -> None:
+    line = GOOD.replace(b"a.b", own.encode()) + b"\n"
+    assert Validator(LIMIT).check(line) == (b"", [], [Reason.RESERVED], [])
