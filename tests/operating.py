@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +62,29 @@ def assert_refused(
     assert re.fullmatch(r"relayctl: [^\n]+\n", done.stderr)
     for part in sentence:
         assert part in done.stderr
+
+
+def listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fspath(path))
+    listener.listen()
+    return listener
+
+
+@contextlib.contextmanager
+def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
+    """Something listens at `path` that gives this answer so many times, and hangs up."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            for _ in range(times):
+                connection.sendall(answer)
+
+    with listening(path) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join(DEADLINE)
+        assert not thread.is_alive()

@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import json
 import os
 import pwd
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody, run
+from operating import (
+    RELAYCTL,
+    answering,
+    assert_refused,
+    listening,
+    needs_root,
+    relayctl,
+    relayctl_as_nobody,
+    run,
+)
 
 from running import DEADLINE, RunningRelay, connect, record, running_relay
 
@@ -29,32 +35,6 @@ STATUS_KEYS = [
     *("records_discarded", "bytes_received", "bytes_delivered", "ring_bytes", "ring_limit_bytes"),
     *("public_socket", "ingest_socket"),
 ]
-
-
-def listening(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(os.fspath(path))
-    listener.listen()
-    return listener
-
-
-@contextlib.contextmanager
-def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
-    """Something listens at `path` that gives this answer so many times, and hangs up."""
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(ConnectionError):
-            connection.recv(4096)
-            for _ in range(times):
-                connection.sendall(answer)
-
-    with listening(path) as listener:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
 
 
 def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: RunningRelay) -> None:

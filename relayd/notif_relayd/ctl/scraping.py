@@ -63,6 +63,8 @@ class Server(ThreadingMixIn, WSGIServer):
     """Listens on one address."""
 
     daemon_threads = True
+    request_queue_size = 128
+    """Connections that may wait to be accepted; with socketserver's 5 some would wait a second."""
 
     def server_bind(self) -> None:
         """Bind, without http.server's looking for the name of the host, which may take long."""

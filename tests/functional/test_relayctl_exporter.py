@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl exporter as Prometheus meets it: over HTTP, with the relay there, gone and back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from operating import RELAYCTL, assert_refused, listening, relayctl
+from scraping import needs_promtool, promtool, samples
+
+from running import DEADLINE, RunningRelay, record, running_relay
+
+UP = ("notif_relayd_up",)
+
+ADDRESSES = ["127.0.0.1", "[::1]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def scrape(self) -> str:
+        with urllib.request.urlopen(self.url, timeout=DEADLINE) as answer:
+            assert answer.status == 200
+            return str(answer.read().decode())
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").partition("/")[0].rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+@contextlib.contextmanager
+def exporting(
+    directory: Path, *arguments: str, host: str = "127.0.0.1", **environment: str
+) -> Iterator[Exporter]:
+    log = directory / "exporter.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [
+                *(RELAYCTL, "--runtime-dir", os.fspath(directory)),
+                *("exporter", "--listen", f"{host}:0", *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **environment},
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            verb, url = process.stdout.readline().split()
+            assert verb == "serving"
+            yield Exporter(process, url, log)
+        finally:
+            process.kill()
+
+
+def ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", [*ADDRESSES, "localhost"])
+def test_a_scrape_tells_what_relayctl_metrics_does(relay: RunningRelay, host: str) -> None:
+    if "::" in host and not ipv6():
+        pytest.skip("this host has no IPv6")
+    with exporting(relay.directory, host=host) as exporter, relay.produce() as producer:
+        assert exporter.address[0] in ("127.0.0.1", "::1")
+        producer.sendall(record() * 2 + b"garbage\n")
+        relay.wait_status(records_rejected=1)
+        scraped = samples(exporter.scrape())
+        printed = samples(relayctl(relay.directory, "metrics").stdout)
+    assert scraped.keys() == printed.keys()
+    assert scraped[UP] == 1
+    for name in ("records_received_total", "bytes_received_total", "producers"):
+        key = (f"notif_relayd_{name}",)
+        assert scraped[key] == printed[key] > 0
+
+
+@needs_promtool
+def test_promtool_accepts_a_scrape(relay: RunningRelay) -> None:
+    with exporting(relay.directory, "--per-connection") as exporter, relay.subscribe():
+        assert promtool("check", "metrics", stdin=exporter.scrape()) == ""
+
+
+def test_prometheus_may_ask_for_openmetrics_and_for_compression(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter:
+        request = urllib.request.Request(
+            exporter.url,
+            headers={"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"},
+        )
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert answer.headers["Content-Encoding"] == "gzip"
+
+
+def test_a_relay_that_is_away_is_up_0_and_is_not_started(directory: Path) -> None:
+    with (
+        listening(directory / "notifications.sock") as public,
+        listening(directory / "ingest.sock") as ingest,
+        exporting(directory) as exporter,
+    ):
+        assert samples(exporter.scrape()) == {UP: 0}
+        for listener in (public, ingest):
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def test_a_relay_may_come_and_go_and_the_log_says_so_once_each_time(directory: Path) -> None:
+    with exporting(directory) as exporter:
+        for _ in range(2):
+            assert samples(exporter.scrape())[UP] == 0
+        with running_relay(directory) as relay:
+            for _ in range(2):
+                assert samples(exporter.scrape())[UP] == 1
+            assert relay.stop() == 0
+        assert samples(exporter.scrape()) == {UP: 0}
+        away, back, gone = exporter.log.read_text().splitlines()
+    assert "the daemon is not running" in away
+    assert back == "the relay answers"
+    assert gone == away
+
+
+def test_a_relay_that_refuses_is_up_0_with_the_reason_in_the_log(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter:
+        relay.control.unlink()
+        relay.control.write_text("")
+        assert samples(exporter.scrape()) == {UP: 0}
+        assert os.fspath(relay.control) in exporter.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/status"])
+def test_there_is_nothing_but_the_metrics(relay: RunningRelay, path: str) -> None:
+    with exporting(relay.directory) as exporter:
+        with pytest.raises(urllib.error.HTTPError, match="404") as error:
+            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=DEADLINE)
+        with error.value:
+            assert error.value.read() == b"The metrics are at /metrics.\n"
+
+
+def test_clients_that_say_nothing_or_leave_hold_up_nobody(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            silent = stack.enter_context(socket.create_connection(exporter.address, DEADLINE))
+            silent.sendall(b"GET /met")
+        with socket.create_connection(exporter.address, DEADLINE) as leaving:
+            leaving.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert samples(exporter.scrape())[UP] == 1
+    assert "Traceback" not in exporter.log.read_text()
+
+
+def test_more_scrapes_at_once_than_the_relay_answers_are_answered_all(relay: RunningRelay) -> None:
+    found: list[float] = []
+    with exporting(relay.directory) as exporter:
+        threads = [
+            threading.Thread(target=lambda: found.append(samples(exporter.scrape())[UP]))
+            for _ in range(40)
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(DEADLINE)
+    assert found == [1.0] * 40
+
+
+def test_sigterm_ends_it_well(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter:
+        exporter.scrape()
+        exporter.process.send_signal(signal.SIGTERM)
+        assert exporter.process.wait(DEADLINE) == 0
+        assert exporter.log.read_text() == "the relay answers\n"
+
+
+def test_the_service_manager_is_told_that_it_is_ready(relay: RunningRelay) -> None:
+    path = os.fspath(relay.directory / "manager.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(DEADLINE)
+        with exporting(relay.directory, NOTIFY_SOCKET=path):
+            assert manager.recv(4096) == b"READY=1"
+
+
+@pytest.mark.parametrize(
+    ("listen", "complaint"),
+    [
+        ("9856", "is not HOST:PORT"),
+        (":9856", "is not HOST:PORT"),
+        ("[]:9856", "is not HOST:PORT"),
+        ("::1:9856", "goes into brackets"),
+        ("localhost", "is not HOST:PORT"),
+        ("localhost:http", "is not HOST:PORT"),
+        ("localhost:-1", "is not HOST:PORT"),
+        ("localhost:65536", "no port above 65535"),
+        ("192.0.2.1:9856", "Cannot assign requested address"),
+        ("no.such.host.invalid:9856", "no.such.host.invalid"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_one_line(
+    directory: Path, listen: str, complaint: str
+) -> None:
+    assert_refused(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
+
+
+def test_an_address_that_is_taken_is_one_line(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = f"127.0.0.1:{server.getsockname()[1]}"
+        done = relayctl(directory, "exporter", "--listen", listen)
+    assert_refused(done, 1, "127.0.0.1", "Address already in use")

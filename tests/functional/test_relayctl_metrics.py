@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl metrics beside a real relay, and beside something that is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from managing import managed_relay
+from operating import answering, assert_refused, needs_root, relayctl, relayctl_as_nobody
+from scraping import Samples, needs_promtool, promtool, samples
+
+from notif_relay import records
+from notif_relay.version import __version__
+from running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+
+PREFIX = "notif_relayd_"
+
+
+def metrics(relay: RunningRelay, *arguments: str) -> str:
+    done = relayctl(relay.directory, "metrics", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def figures(relay: RunningRelay, *arguments: str) -> Samples:
+    """All samples; names without what they all begin with."""
+    return {
+        (name.removeprefix(PREFIX), *labels): value
+        for (name, *labels), value in samples(metrics(relay, *arguments)).items()
+    }
+
+
+def test_what_comes_in_and_goes_out_is_told(relay: RunningRelay) -> None:
+    with relay.produce() as producer:
+        producer.sendall(record() * 2)
+        relay.wait_status(records_discarded=2)
+        with relay.subscribe() as one, relay.subscribe() as other:
+            producer.sendall(record() * 3 + b"garbage\n\n" + b"half")
+            for each in (one, other):
+                each.lines(3)
+            relay.wait_status(records_rejected=2)
+            found = figures(relay)
+    sent = 5 * len(record()) + len(b"garbage\n\nhalf")
+    assert found["up",] == 1
+    assert found["build_info", platform.python_version(), __version__] == 1
+    assert found["producers",] == 1
+    assert found["subscribers",] == 2
+    assert found["subscribers_behind",] == 0
+    assert found["records_received_total",] == 5
+    assert found["bytes_received_total",] == sent
+    assert found["records_delivered_total",] == 6
+    assert found["bytes_delivered_total",] == 6 * len(record())
+    assert found["records_discarded_total",] == 2
+    assert found["records_rejected_total", "not_json"] == 1
+    assert found["records_rejected_total", "empty"] == 1
+    assert found["records_rejected_total", "torn"] == 0
+    assert found["connections_accepted_total", "ingest"] == 1
+    assert found["connections_accepted_total", "public"] == 2
+    assert found["ring_bytes",] == 0
+    assert found["ring_limit_bytes",] == relay.status()["ring_limit_bytes"]
+
+
+def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
+    sent = 2000
+    with (
+        running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
+        relay.subscribe(),
+        relay.produce() as producer,
+    ):
+        for _ in range(sent):
+            producer.sendall(record(payload="x" * 1000))
+        relay.wait_status(records_received=sent)
+        found = figures(relay)
+        (status,) = relay.ask("subscribers")
+    assert found["subscribers_behind",] == 1
+    assert found["max_lag_records",] == status["lag"] > 0
+    assert found["records_dropped_total", "slow_subscriber"] == status["dropped"] > 0
+    assert 900_000 < found["ring_bytes",] <= found["ring_limit_bytes",] == 1024 * 1024
+
+
+def test_what_producers_have_dropped_is_told_by_their_reason(relay: RunningRelay) -> None:
+    with relay.produce() as producer:
+        producer.sendall(records.gap(3, "producer_congested") + record())
+        producer.sendall(records.gap(4, "relay_restarted"))
+        producer.sendall(records.gap(None, "producer_congested"))
+        producer.sendall(records.gap(5, "producer_congested"))
+        relay.wait_status(records_received=5)
+        found = figures(relay)
+    assert found["records_dropped_total", "relay_restarted"] == 4
+    assert found["records_dropped_total", "slow_subscriber"] == 0
+    assert found["records_dropped_total", "producer_congested"] == 8
+    assert found["unknown_gaps_total", "producer_congested"] == 1
+    assert found["unknown_gaps_total", "relay_restarted"] == 0
+
+
+def test_connections_refused_and_made_again_are_told(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_subscribers", "1") as relay,
+        relay.subscribe() as first,
+    ):
+        with connect(relay.public) as refused:
+            assert b"max_subscribers" in refused.recv(65536)
+        first.close()
+        relay.wait_status(subscribers=0)
+        with relay.subscribe():
+            found = figures(relay)
+    assert found["connections_refused_total", "full", "public"] == 1
+    assert sum(value for key, value in found.items() if "connections_refused" in key[0]) == 1
+    assert found["connections_accepted_total", "public"] == 2
+    assert found["reconnects_total", "public"] == 1
+    assert found["reconnects_total", "ingest"] == 0
+
+
+def test_each_turn_of_the_loop_is_in_the_histogram(relay: RunningRelay) -> None:
+    name = "turn_duration_seconds"
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        before = figures(relay)
+        for _ in range(10):
+            producer.sendall(record())
+            subscriber.line()
+        after = figures(relay)
+    assert after[f"{name}_count",] >= before[f"{name}_count",] + 10
+    assert after[f"{name}_sum",] > before[f"{name}_sum",]
+    buckets = [value for key, value in after.items() if key[0] == f"{name}_bucket"]
+    assert len(buckets) == 16
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == after[f"{name}_count",]
+
+
+def test_counters_go_on_after_a_restart_and_begin_again_after_a_crash(directory: Path) -> None:
+    with (
+        managed_relay(directory) as relay,
+        relay.subscribe() as subscriber,
+        relay.produce() as producer,
+    ):
+        producer.sendall(b"garbage\n" + records.gap(3, "producer_congested"))
+        subscriber.line()
+        with connect(relay.public):
+            relay.wait_status(subscribers=2)
+        relay.wait_status(subscribers=1)
+        before = figures(relay)
+        relay.restart()
+        after = figures(relay)
+        relay.kill()
+        crashed = figures(relay)
+    kept = {key for key in before if key[0] == "connections_kept_total"}
+    for key, value in before.items():
+        if key[0].endswith("_total") and key not in kept:
+            assert after[key] == value, key
+    assert after["turn_duration_seconds_count",] > before["turn_duration_seconds_count",]
+    assert {key[1]: after[key] for key in kept} == {"public": 1, "ingest": 1}
+    assert crashed["records_dropped_total", "producer_congested"] == 0
+    assert crashed["unknown_gaps_total", "relay_restarted"] == 1
+    assert {key[1]: crashed[key] for key in kept} == {"public": 1, "ingest": 1}
+
+
+def test_series_do_not_grow_with_what_is_connected_unless_that_is_asked_for(
+    relay: RunningRelay,
+) -> None:
+    before = figures(relay).keys()
+    with relay.subscribe() as subscriber, relay.subscribe(), relay.produce() as producer:
+        producer.sendall(record("a.type.of.event") * 3 + b"garbage\n")
+        relay.wait_status(records_rejected=1)
+        subscriber.lines(3)
+        assert figures(relay).keys() == before
+        found = figures(relay, "--per-connection")
+    pid, command = str(os.getpid()), Path("/proc/self/comm").read_text().strip()
+    # Labels come in the order of their names.
+    assert found["producer_records_received_total", command, "3", pid] == 3
+    assert found["producer_records_rejected_total", command, "3", pid] == 1
+    assert found["producer_bytes_received_total", command, "3", pid] > 3 * len(record())
+    for number in ("1", "2"):
+        assert found["subscriber_records_delivered_total", command, number, pid] == 3
+        assert found["subscriber_bytes_delivered_total", command, number, pid] > 0
+        assert found["subscriber_records_dropped_total", command, number, pid] == 0
+        assert found["subscriber_lag_records", command, number, pid] == 0
+    assert len(found.keys() - before) == 3 + 2 * 4
+
+
+def test_a_process_with_an_evil_name_adds_no_line(relay: RunningRelay) -> None:
+    named = (
+        "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b\"\\n\\\\');"
+        "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", named, os.fspath(relay.ingest)], stdin=subprocess.PIPE
+    ) as process:
+        relay.wait_status(producers=1)
+        text = metrics(relay, "--per-connection")
+        process.communicate()
+    commands = {key[1] for key in samples(text) if key[0].startswith(f"{PREFIX}producer_")}
+    assert commands == {'\\u001b"\\n\\'}
+    assert "\x1b" not in text
+
+
+@needs_promtool
+def test_promtool_accepts_it(relay: RunningRelay) -> None:
+    with relay.subscribe(), relay.produce():
+        relay.wait_status(producers=1)
+        text = metrics(relay, "--per-connection")
+    assert promtool("check", "metrics", stdin=text) == ""
+
+
+def test_a_relay_that_is_not_there_is_told_as_for_the_status(directory: Path) -> None:
+    done = relayctl(directory, "metrics")
+    assert_refused(done, 3, "the daemon is not running")
+    assert done.stdout == ""
+
+
+@needs_root
+def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
+    relay.directory.chmod(0o755)
+    assert_refused(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b'{"error": "there is no method \'metrics\'; there are status"}', "another version"),
+        (b'{"result": {"version": "0.0.1"}}', "another version"),
+        (b'{"result": 7}', "cannot be understood"),
+        (b"garbage", "cannot be understood"),
+        (b"", "cannot be understood"),
+    ],
+)
+def test_an_answer_that_is_none_is_one_line(directory: Path, answer: bytes, complaint: str) -> None:
+    with answering(directory / "control.sock", answer + b"\n"):
+        assert_refused(relayctl(directory, "metrics"), 1, complaint)
+
+
+def test_a_relay_of_a_newer_version_may_tell_more(relay: RunningRelay) -> None:
+    answer = relay.ask_anything({"method": "metrics"})
+    answer["result"]["more"] = answer["result"]["status"]["more"] = {"to": "tell"}
+    elsewhere = relay.directory / "elsewhere"
+    elsewhere.mkdir()
+    with answering(elsewhere / "control.sock", json.dumps(answer).encode() + b"\n"):
+        assert relayctl(elsewhere, "metrics").returncode == 0
+
+
+def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
+    """Whoever looks at any moment finds a whole one, and for everybody to read."""
+    target = relay.directory / "relay.prom"
+    target.write_text(metrics(relay))
+    ends = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            ends.add(target.read_text().splitlines()[-1].split()[0])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(3):
+        assert metrics(relay, "--output", os.fspath(target)) == ""
+    over.set()
+    looking.join(DEADLINE)
+    assert ends == {f"{PREFIX}turn_duration_seconds_sum"}
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
+
+
+def test_a_file_says_that_the_relay_is_not_there(directory: Path) -> None:
+    target = directory / "relay.prom"
+    done = relayctl(directory, "metrics", "-o", os.fspath(target))
+    assert_refused(done, 3, "the daemon is not running")
+    assert samples(target.read_text()) == {(f"{PREFIX}up",): 0}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(relay: RunningRelay) -> None:
+    path = relay.directory / "missing" / "relay.prom"
+    done = relayctl(relay.directory, "metrics", "-o", os.fspath(path))
+    assert_refused(done, 1, f"{path} cannot be written: No such file or directory")
+    wait_until(lambda: relay.status()["pid"] == relay.process.pid, "it still answers")
