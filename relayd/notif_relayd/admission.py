@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from notif_relayd.connections import ConnectionCounts, Refusal
 from notif_relayd.peer import Peer
 
-BURST_SECONDS = 10.0
+BURST_SECONDS = 40.0
 """A user may connect this many seconds' worth at once."""
 
 ROOT = 0

@@ -18,17 +18,14 @@ from notif_relayd.throttle import Throttle
 MAX_ACCEPTS = 64
 """Connections taken in one turn at most, so that a flood of them does not stop the records."""
 
-MAX_REFUSALS = 4
-"""Connections sent away in one turn, after which there is a `BREAK`: nobody waits for those."""
-
 PAUSE = 1.0
 """Seconds until the next try, when there was no descriptor or no memory left."""
 
 BREAK = 0.001
-"""Seconds without accepting after so many refusals: records go first.
+"""Seconds without accepting after somebody was sent away: records go first.
 
-Some thousand a second still go by, so that a queue full of them is gone before the next in it
-loses patience.
+Close to a thousand a second still go by, so that a queue full of them is gone before the next in
+it loses patience.
 """
 
 
@@ -70,7 +67,6 @@ class Door:
         self._unwatch()
 
     def _accept(self, _events: int) -> None:
-        refused = 0
         for _ in range(MAX_ACCEPTS):
             try:
                 connection, _ = self._listener.accept()
@@ -89,12 +85,9 @@ class Door:
                 reason = self._admission.refusal(peer)
             if reason is not None:
                 self._send_away(connection, reason)
-                refused += 1
-                if refused == MAX_REFUSALS:
-                    self._unwatch()
-                    self._loop.call_in(BREAK, self._watch)
-                    return
-                continue
+                self._unwatch()
+                self._loop.call_in(BREAK, self._watch)
+                return
             try:
                 self._welcome(connection, peer)
             except OSError as error:

@@ -126,7 +126,7 @@ def _relayd() -> list[cfg.Opt]:
         ),
         cfg.IntOpt(
             "max_connection_rate",
-            default=200,
+            default=50,
             min=1,
             mutable=True,
             help="New connections of one user a second, for the public and the private socket "

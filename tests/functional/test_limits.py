@@ -19,6 +19,7 @@ import pytest
 from managing import ManagedRelay, managed_relay
 from operating import needs_root
 
+from notif_relayd.admission import BURST_SECONDS
 from notif_relayd.peer import peer_of
 from running import (
     RunningRelay,
@@ -136,7 +137,7 @@ def test_a_user_that_connects_again_and_again_is_refused_and_another_is_not(
     directory: Path,
 ) -> None:
     with running_relay(directory, "--relayd-max_connection_rate", "1") as relay:
-        for _ in range(20):
+        for _ in range(int(2 * BURST_SECONDS)):
             connect(relay.public).close()
         with Subscriber(relay.public) as refused:
             assert "max_connection_rate = 1/s" in refusal(refused.line())
