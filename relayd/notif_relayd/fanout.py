@@ -35,6 +35,15 @@ from notif_relayd.validator import Header
 
 LOG = logging.getLogger(__name__)
 
+TORN_SIZE = 64 * 1024 * 1024
+"""Bytes kept for single subscribers that have stopped in the middle of a record, all together."""
+
+REST = 0.02
+"""Seconds from a request's coming into force until the same subscriber's next one is looked at.
+
+Each takes as long as many records do, and nobody needs a new filter more often.
+"""
+
 
 class Fanout:
     """All subscribers, and the streams that they read.
@@ -183,6 +192,8 @@ class Fanout:
         self._selector.use(self._streams)
         self.store.limit = limit
         self.store.shrink()
+        for subscriber in self.subscribers.values():
+            self._serve(subscriber)
 
     def _may_see(self, who: SubscriberState, streams: Sequence[Stream]) -> bool:
         """Whether that is still what it may see."""
@@ -298,6 +309,21 @@ class Fanout:
             self._put_behind(subscriber).rewind(unsent)
         for subscriber in gone:
             self.disconnect(subscriber)
+        if self.store.torn > TORN_SIZE:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let those go who have stopped reading in the middle of the longest records."""
+        while self.store.torn > TORN_SIZE:
+            longest = max(self.subscribers.values(), key=lambda each: each.torn)
+            self._throttle.warning(
+                "connection ended: %s: stopped reading in the middle of a record, of which %d "
+                "bytes are kept for it; there is room for %d, of all subscribers together",
+                longest.peer,
+                longest.torn,
+                TORN_SIZE,
+            )
+            self.disconnect(longest)
 
     def _put_behind(self, subscriber: Subscriber) -> Cursor:
         subscriber.reading.stream.current.discard(subscriber)
@@ -319,8 +345,9 @@ class Fanout:
             return
         if subscriber.following is not None:
             self._leave(subscriber.go_on(subscriber.following))
+            subscriber.resting = True
             self._wait(subscriber)
-            self._serve(subscriber)
+            self._loop.call_in(REST, partial(self._rested, subscriber))
         elif cursor.stopped:
             self.disconnect(subscriber)
         else:
@@ -345,9 +372,15 @@ class Fanout:
             self._serve(subscriber)
         return True
 
+    def _rested(self, subscriber: Subscriber) -> None:
+        subscriber.resting = False
+        if subscriber.id in self.subscribers:
+            self._wait(subscriber)
+            self._serve(subscriber)
+
     def _serve(self, subscriber: Subscriber) -> None:
         """Answer the next request, if it is complete and the one before it is in force."""
-        while subscriber.following is None and not subscriber.ending:
+        while subscriber.following is None and not (subscriber.resting or subscriber.ending):
             line, newline, rest = subscriber.request.partition(b"\n")
             if len(line) + len(newline) > requests.MAX_SIZE:
                 sentence = f"The request is longer than {requests.MAX_SIZE} bytes."
@@ -375,6 +408,7 @@ class Fanout:
 
     def _wait(self, subscriber: Subscriber) -> None:
         """Have the loop tell what can be done now: a request is read when the last is in force."""
-        reads = subscriber.listening and subscriber.following is None
+        busy = subscriber.following is not None or subscriber.resting
+        reads = subscriber.listening and not busy
         writes = subscriber.reading.cursor is not None
         self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)

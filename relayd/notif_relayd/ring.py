@@ -89,6 +89,8 @@ class Store:
         """Bytes; may be changed at any time, and holds from the next record on."""
         self.size = 0
         """Bytes charged now."""
+        self.torn = 0
+        """Bytes beside those, of records that have left the ring half sent."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
 
     def keep(self, chunk: Chunk, ring: Ring) -> None:
@@ -163,6 +165,10 @@ class Ring:
         self.cursors.discard(cursor)
         self.tidy()
 
+    def tear(self, size: int) -> None:
+        """So many bytes of a record are somebody's own from now on; fewer, if below zero."""
+        self._store.torn += size
+
     def tidy(self) -> None:
         """Keep nothing where nobody is behind."""
         while self.oldest is not None and not self.cursors:
@@ -177,7 +183,17 @@ class Cursor:
         gap: makes the record that announces a number of missing ones.
     """
 
-    __slots__ = ("_chunk", "_gap", "_next", "_offset", "_rest", "_ring", "_until", "announced")
+    __slots__ = (
+        "_chunk",
+        "_gap",
+        "_next",
+        "_offset",
+        "_rest",
+        "_ring",
+        "_until",
+        "announced",
+        "torn",
+    )
 
     def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
         self._ring = ring
@@ -190,6 +206,8 @@ class Cursor:
         """Goes out before anything of the ring: a torn record's other part, or a gap record."""
         self.announced = 0
         """Records that gap records have spoken of so far."""
+        self.torn = 0
+        """Bytes of a record that was half sent when it left the ring: nobody else needs them."""
         self._chunk: Chunk | None = None
         """The chunk that the last byte sent came from; `None` when the ring has given it up."""
         self._offset = 0
@@ -208,6 +226,7 @@ class Cursor:
             self._chunk.cursors.discard(self)
             self._chunk = None
         self._next, self._until, self._rest = saved.next, saved.until, saved.rest
+        self._tear(len(self._rest))
         if saved.chunk is not None:
             self._stand(chunks[saved.chunk], saved.offset)
 
@@ -270,6 +289,8 @@ class Cursor:
             part = min(sent, len(self._rest))
             self._rest = self._rest[part:]
             sent -= part
+            if not self._rest:
+                self._tear(0)
         if not sent:
             return
         chunk, offset = self._chunk, self._offset + sent
@@ -303,6 +324,7 @@ class Cursor:
         if chunk is not None:
             end = chunk.boundary(self._offset)
             self._rest += chunk.data[self._offset : end]
+            self._tear(len(self._rest))
             self._next = chunk.first + chunk.whole_before(end)
             self._chunk = None
             chunk.cursors.discard(self)
@@ -311,7 +333,12 @@ class Cursor:
         """The subscriber has no use for the place any more."""
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
+        self._tear(0)
         self._ring.exit(self)
+
+    def _tear(self, size: int) -> None:
+        self._ring.tear(size - self.torn)
+        self.torn = size
 
     def _stand(self, chunk: Chunk, offset: int) -> None:
         if self._chunk is not None:

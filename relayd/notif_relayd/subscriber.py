@@ -116,6 +116,7 @@ class Subscriber:
         "peer",
         "reading",
         "request",
+        "resting",
         "since",
         "socket",
     )
@@ -131,6 +132,8 @@ class Subscriber:
         """What it reads once it has everything of that."""
         self.request = bytearray()
         """What it has written and was not answered yet."""
+        self.resting = False
+        """Whether its next request is left for later."""
         self.listening = True
         """Whether it may still write: a subscriber may shut its own direction down."""
         self.bytes = 0
@@ -181,6 +184,11 @@ class Subscriber:
         """Whether it gets nothing more but what is left, and then the end."""
         cursor = self.reading.cursor
         return self.following is None and cursor is not None and cursor.stopped
+
+    @property
+    def torn(self) -> int:
+        """Bytes that are kept for nobody but it."""
+        return 0 if self.reading.cursor is None else self.reading.cursor.torn
 
     @property
     def lag(self) -> int:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 from hostile import PROGRAMS, misbehaving
 
-from running import RunningRelay, record, running_relay
+from notif_relayd.fanout import TORN_SIZE
+from running import RunningRelay, Subscriber, record, running_relay
 
 RECORDS = 2000
 
@@ -55,6 +57,26 @@ def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Pat
         relay.wait_status(records_received=1000)
         assert relay.status()["subscribers"] == 300
         assert resident(relay.process.pid) < MEMORY
+
+
+def test_who_stops_within_long_records_is_let_go_before_they_take_too_much(
+    relay: RunningRelay,
+) -> None:
+    """Nobody else needs the rest of its record, so the ring cannot share it."""
+    long = record(payload="x" * 1_000_000)
+    with contextlib.ExitStack() as stack, relay.produce() as producer:
+        for _ in range(200):
+            stack.enter_context(Subscriber(relay.public))
+        subscriber = stack.enter_context(relay.subscribe())
+        # So many that the ring has to give up the first one.
+        for _ in range(20):
+            producer.sendall(long)
+            assert subscriber.line() == long
+        # Each of them has got of the first one what its socket's buffer holds.
+        stalled = relay.status()["subscribers"] - 1
+        assert TORN_SIZE / len(long) < stalled < 2 * TORN_SIZE / len(long)
+        assert resident(relay.process.pid) < MEMORY
+        relay.wait_logged("stopped reading in the middle of a record")
 
 
 def test_the_log_names_who_it_was(relay: RunningRelay) -> None:

@@ -191,6 +191,20 @@ def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
         assert kinds == ["notif_relayd.subscribed", "wanted", "wanted"]
 
 
+def test_requests_that_wait_for_their_turn_are_answered_after_a_restart(
+    relay: ManagedRelay,
+) -> None:
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        for number in range(50):
+            ask_for(subscriber, event_type=[str(number)])
+        assert subscriber.notification()["payload"] == {"event_type": ["0"]}
+        relay.restart()
+        for number in range(1, 50):
+            assert subscriber.notification()["payload"] == {"event_type": [str(number)]}
+        producer.sendall(record("48") + record("49"))
+        assert subscriber.line() == record("49")
+
+
 def test_what_a_producer_sent_before_it_hung_up_arrives_after_a_restart(
     relay: ManagedRelay,
 ) -> None:

@@ -183,6 +183,27 @@ def test_stalled_cursors_keep_no_chunk_alive() -> None:
     assert all(drain(cursor).startswith(b"lf\n") for cursor in cursors)
 
 
+def test_what_is_kept_of_torn_records_is_known_until_it_is_out_or_unwanted() -> None:
+    store = Store(2 * CHUNK_OVERHEAD + 30)
+    ring = Ring(store)
+    ring.append(b"one\ntwo\nthree\n", 3)
+    sending, leaving, whole = (Cursor(ring, gap) for _ in range(3))
+    for cursor, unsent in ((sending, b"wo\nthree\n"), (leaving, b"ne\ntwo\nthree\n")):
+        cursor.rewind(len(unsent))
+    assert store.torn == 0
+    for first in range(3, 20):
+        ring.append(lines(first, 1), 1)
+    assert (sending.torn, leaving.torn, whole.torn) == (3, 3, 0)
+    assert store.torn == 6
+    leaving.detach()
+    assert store.torn == 3
+    sending.buffers()
+    sending.advance(2)
+    assert store.torn == 3
+    sending.advance(1)
+    assert store.torn == 0
+
+
 def test_one_step_is_bounded() -> None:
     ring = Ring(Store(10**9))
     cursor = Cursor(ring, gap)

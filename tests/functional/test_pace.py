@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one turn of the loop does at most: whoever waits for the next one waits for all of it.
+
+Nothing is lost or refused where these bounds do not hold, only late, which no other test sees.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from notif_relayd import door, fanout, intake
+from notif_relayd.admission import Terms
+from notif_relayd.descriptors import DescriptorStore
+from notif_relayd.fanout import Fanout
+from notif_relayd.intake import Intake
+from notif_relayd.loop import Loop
+from notif_relayd.notify import NotifySocket
+from notif_relayd.rules import Rules
+from notif_relayd.throttle import Throttle
+from notif_relayd.validator import Header
+from running import connect, record
+
+THROTTLE = Throttle(logging.getLogger(__name__))
+
+
+class Turns:
+    """A loop, one listening socket, and who comes in through it."""
+
+    def __init__(self, directory: Path, room: int) -> None:
+        self.loop = Loop()
+        self.path = directory / "listener.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(os.fspath(self.path))
+        self.listener.listen(2 * door.MAX_ACCEPTS)
+        self.terms = Terms("room", room=room, per_user=room, rate=10_000)
+        self.notify = NotifySocket(None)
+        self.store = DescriptorStore(self.loop, self.notify, 0, ())
+        self.ids = itertools.count()
+        self.opened: list[socket.socket] = [self.listener]
+        self.inside: list[Intake | Fanout] = []
+
+    def intake(self) -> Intake:
+        def publish(_run: bytes, _headers: list[Header]) -> None:
+            pass
+
+        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, 1 << 20, publish)
+        self.inside.append(intake)
+        intake.door(self.listener)
+        return intake
+
+    def fanout(self) -> Fanout:
+        fanout = Fanout(self.loop, THROTTLE, self.ids, self.store, self.terms, Rules([]), 1 << 20)
+        self.inside.append(fanout)
+        fanout.door(self.listener)
+        return fanout
+
+    def connect(self, number: int = 1) -> socket.socket:
+        """Connect so many times; the last one."""
+        self.opened += [connect(self.path) for _ in range(number)]
+        return self.opened[-1]
+
+    def close(self) -> None:
+        for each in (*self.inside, *self.opened, self.notify, self.loop):
+            each.close()
+
+
+@pytest.fixture
+def turns(directory: Path) -> Iterator[Turns]:
+    turns = Turns(directory, room=1000)
+    yield turns
+    turns.close()
+
+
+def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: Turns) -> None:
+    waiting = turns.intake()
+    turns.connect(door.MAX_ACCEPTS + 10)
+    turns.loop.turn()
+    assert len(waiting.producers) == door.MAX_ACCEPTS
+    turns.loop.turn()
+    assert len(waiting.producers) == door.MAX_ACCEPTS + 10
+
+
+def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks: list[float] = []
+    turns.terms = Terms("room", room=2, per_user=2, rate=10_000)
+    waiting = turns.intake()
+    call_in = turns.loop.call_in
+    monkeypatch.setattr(
+        turns.loop, "call_in", lambda s, callback: (breaks.append(s), call_in(s, callback))
+    )
+    turns.connect(5)
+    for sent_away in range(1, 4):
+        while len(breaks) < sent_away:
+            turns.loop.turn()
+        ended = [each for each in turns.opened[1:] if is_over(each)]
+        assert len(ended) == sent_away
+        assert len(waiting.producers) == 2
+    assert breaks == [door.BREAK] * 3
+
+
+def is_over(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
+    turns: Turns,
+) -> None:
+    """Each rejected record costs many times what a good one does."""
+    reading = turns.intake()
+    producer = turns.connect()
+    turns.loop.turn()
+    (known,) = reading.producers.values()
+    producer.sendall(b"garbage\n" * 1000)
+    turns.loop.turn()
+    assert known.bytes == 8000
+    producer.sendall(b"garbage\n" * 1000)
+    for number in range(1, 4):
+        turns.loop.turn()
+        assert known.bytes == 8000 + number * intake.SUSPECT_READ_SIZE
+    while known.bytes < 16_000:
+        turns.loop.turn()
+    good = record(payload="x" * 50)
+    producer.sendall(good * 1000)
+    read = []
+    while sum(read) < 1000 * len(good):
+        before = known.bytes
+        turns.loop.turn()
+        read.append(known.bytes - before)
+    assert read[:4] == [intake.SUSPECT_READ_SIZE << n for n in range(4)]
+    assert max(read) > 32 * intake.SUSPECT_READ_SIZE
+    assert known.rejected == 2000
+    assert known.records == 1000
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_one_request_of_a_subscriber_is_served_and_the_next_one_only_after_a_rest(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    rests: list[tuple[float, Callable[[], None]]] = []
+    turns.fanout()
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *rest: rests.append(rest))
+    subscriber = turns.connect()
+    subscriber.setblocking(False)
+    turns.loop.turn()
+    requests = [b'{"filter": {"event_type": ["%d"]}}\n' % number for number in range(3)]
+    if at_once:
+        subscriber.sendall(b"".join(requests))
+    for number, request in enumerate(requests):
+        if not at_once:
+            subscriber.sendall(request)
+        for _ in range(10):
+            wake()
+            turns.loop.turn()
+        if number:
+            with pytest.raises(BlockingIOError):
+                subscriber.recv(1)
+            seconds, rested = rests.pop()
+            assert seconds == fanout.REST
+            rested()
+            for _ in range(3):
+                wake()
+                turns.loop.turn()
+        (answer,) = subscriber.recv(10_000).splitlines()
+        assert json.loads(answer)["payload"] == {"event_type": [str(number)]}
+        assert len(rests) == 1
