@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter as a service under its unit's hardening, and the timer for node_exporter."""
+
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine import DEADLINE, Journal, relays, run, show, states, systemctl
+
+EXPORTER = "notif-relayd-exporter.service"
+TEXTFILE = "notif-relayd-textfile"
+
+COLLECTED = Path("/var/lib/prometheus/node-exporter")
+UNITS = Path("/run/systemd/system")
+
+
+@pytest.fixture
+def exporter() -> Iterator[str]:
+    """Where it can be scraped."""
+    systemctl("start", EXPORTER)
+    yield "http://127.0.0.1:9856/metrics"
+    systemctl("stop", EXPORTER)
+
+
+@pytest.fixture
+def textfile() -> Iterator[Path]:
+    """The file that is written, after an operator has copied the units."""
+    COLLECTED.mkdir(parents=True)
+    for suffix in ("service", "timer"):
+        unit = f"{TEXTFILE}.{suffix}"
+        shutil.copy(f"/usr/local/share/notif-relayd/textfile/{unit}", UNITS / unit)
+    systemctl("daemon-reload")
+    yield COLLECTED / "notif-relayd.prom"
+    systemctl("stop", f"{TEXTFILE}.timer", f"{TEXTFILE}.service")
+    for suffix in ("service", "timer"):
+        (UNITS / f"{TEXTFILE}.{suffix}").unlink()
+    systemctl("daemon-reload")
+    shutil.rmtree(COLLECTED.parent)
+
+
+def scrape(url: str) -> list[str]:
+    with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
+        return [line for line in answer.read().decode().splitlines() if line[0] != "#"]
+
+
+def test_the_exporter_tells_of_a_relay_that_runs_and_does_not_start_one(exporter: str) -> None:
+    assert scrape(exporter) == ["notif_relayd_up 0.0"]
+    assert states() == ("inactive", "active", "active")
+    assert relays()
+    told = scrape(exporter)
+    assert "notif_relayd_up 1.0" in told
+    assert "notif_relayd_records_received_total 1.0" in told
+
+
+def test_the_exporter_outlives_the_relays_stop(exporter: str) -> None:
+    assert relays()
+    systemctl("stop", "notif-relayd.socket", "notif-relayd.service")
+    assert scrape(exporter) == ["notif_relayd_up 0.0"]
+    assert show("ActiveState", EXPORTER) == "active"
+
+
+def test_the_exporter_is_a_user_of_its_own_and_ends_well(exporter: str, journal: Journal) -> None:
+    pid = show("MainPID", EXPORTER)
+    status = Path(f"/proc/{pid}/status").read_text()
+    (user,) = (line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
+    assert int(user) not in (0, int(run("id", "-u", "notif-relayd").stdout))
+    assert "CapEff:\t0000000000000000\n" in status
+    systemctl("stop", EXPORTER)
+    assert show("Result", EXPORTER) == "success"
+    assert show("ExecMainStatus", EXPORTER) == "0"
+
+
+def test_the_exporter_is_not_enabled_and_the_relay_does_not_bring_it() -> None:
+    assert relays()
+    assert show("UnitFileState", EXPORTER) == "disabled"
+    assert show("ActiveState", EXPORTER) == "inactive"
+
+
+def test_systemd_has_no_complaint_about_the_units(textfile: Path) -> None:
+    units = (EXPORTER, f"{TEXTFILE}.service", f"{TEXTFILE}.timer")
+    verified = run("systemd-analyze", "verify", *units)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_the_exporter_is_exposed_as_little_as_one_with_a_port_can_be() -> None:
+    # In tenths: 1.0 of 10, of which the port, and that users may be seen, are most.
+    scored = run("systemd-analyze", "security", "--offline=true", "--threshold=10", EXPORTER)
+    assert scored.returncode == 0, scored.stdout
+
+
+def test_the_timer_has_the_file_written_again_and_again(textfile: Path, journal: Journal) -> None:
+    systemctl("start", f"{TEXTFILE}.timer")
+    journal.entry(MESSAGE="Finished", UNIT=f"{TEXTFILE}.service")
+    assert "notif_relayd_up 0.0\n" in textfile.read_text()
+    assert states() == ("inactive", "active", "active")
+    assert relays()
+    systemctl("start", f"{TEXTFILE}.service")
+    assert "notif_relayd_records_received_total 1.0\n" in textfile.read_text()
+    assert show("NextElapseUSecMonotonic", f"{TEXTFILE}.timer") not in ("", "infinity")
+    assert textfile.stat().st_mode & 0o777 == 0o644
+    assert [each.name for each in COLLECTED.iterdir()] == ["notif-relayd.prom"]
