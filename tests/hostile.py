@@ -82,6 +82,19 @@ for number in itertools.count():
     if number == 5000:
         begun()
 """,
+    "all the descriptors": """
+import os, resource, struct
+first = connect(public)
+relay, _, _ = struct.unpack("3i", first.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+limit = len(os.listdir(f"/proc/{relay}/fd")) + 20
+resource.prlimit(relay, resource.RLIMIT_NOFILE, (limit, limit))
+clients = [connect(number % 2 and public or ingest) for number in range(100)]
+begun()
+while True:
+    clients.pop(0).close()
+    clients.append(connect(public))
+    time.sleep(0.1)
+""",
     "all the memory it can get": """
 held = []
 for _ in range(300):
