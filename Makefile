@@ -25,8 +25,11 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 # Two at a time: much of a test's time is waiting. A file stays together, as the container does.
 PYTEST ?= pytest -q -n 2 --dist loadfile
 
+# What generates load, and what costs least under it.
+LOAD = bench/build/load bench/build/limit
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench fuzz soak docs man install clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -36,10 +39,10 @@ venv: .venv/.made ## everything for development, into .venv
 demo: .venv/.made ## real notifications from two services to two subscribers, in 15 seconds
 	@.venv/bin/python demo/run.py
 
-test: .venv/.made .promtool/promtool ## unit, functional and systemd tests (the last as root only)
+test: .venv/.made .promtool/promtool $(LOAD) ## unit, functional and systemd tests (the last as root only)
 	@.venv/bin/python -m $(PYTEST)
 
-test-all: packages ## unit and functional tests on every Python from 3.10 to 3.13 that is here
+test-all: packages $(LOAD) ## unit and functional tests on every Python from 3.10 to 3.13 that is here
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
 
 test-ends: packages ## unit tests on the oldest and the newest of those
@@ -55,9 +58,20 @@ lint: .venv/.made ## ruff and mypy
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 
-bench: .venv/.made ## what emitting, filtering and reading cost, as ratios measured in one run
-	@status=0; for each in emit notify filters subscribe hostile; do \
+bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
+	@bench/install-peers.sh || true
+	@($(call extra,bench,matplotlib; import zmq)) || true
+	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
+		$(if $(CHECK),--check) $(FIGURES) || status=1; \
+	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters subscribe hostile)); do \
 		.venv/bin/python bench/$$each.py || status=1; done; exit $$status
+
+bench-check: .venv/.made $(LOAD) ## the part of it that needs no peer, against bench/baseline.json
+	@.venv/bin/python bench/run.py --size cheap --check
+
+bench/build/%: bench/%.c | packages
+	@mkdir -p $(@D)
+	@$(CC) -std=c11 -Wall -Wextra -Werror -O2 -o $@ $<
 
 fuzz: .venv/.made ## hostile records, requests and state, SECONDS=60 for each
 	@$(call extra,fuzz,atheris)
@@ -107,7 +121,7 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
 clean: ## remove everything that was made
-	@rm -rf .venv .venvs .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist docs/build *.egg-info
+	@rm -rf .venv .venvs .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each asked for anew, which takes milliseconds, since a package can go as well as come.

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def tell(what: str) -> None:
 def plan(size: str, rounds: int | None) -> Plan:
     """All figures of that size."""
     tables = {"full": figures.full, "quick": figures.quick, "cheap": figures.cheap}[size]()
-    often = rounds or {"full": 5, "quick": 3, "cheap": 7}[size]
+    often = rounds or {"full": 5, "quick": 4, "cheap": 7}[size]
     found: Plan = {each.name: partial(figures.measure, each, often, tell) for each in tables}
     found["emitting"] = partial(emitting.measure, often, size == "full", tell)
     if size != "cheap":
@@ -85,7 +86,9 @@ def write(where: Path, pictures: Path | None, results: Mapping[str, Any]) -> lis
     (where / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page = table.page(results["machine"], results["figures"], found)
     ((pictures or where) / "table.md").write_text(page)
-    if pictures:
+    if pictures and not find_spec("matplotlib"):
+        print("There are no pictures: there is no matplotlib")
+    elif pictures:
         from compare import charts  # noqa: PLC0415 - only they need matplotlib
 
         charts.draw(results["figures"], pictures)

@@ -46,7 +46,7 @@ def full() -> list[Figure]:
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
         Figure("fanout", _fanout((1, 10, 100, 1000), work), EVERYBODY),
-        Figure("fanout of 8 KiB", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
+        Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
         Figure(
             "latency",
             _latencies([(1, 1000), (1, 10_000), (50, 1000), (50, 10_000)], 1.5),
@@ -59,7 +59,7 @@ def full() -> list[Figure]:
 
 def quick() -> list[Figure]:
     """As much of it as goes into a minute."""
-    work = Work(seconds=0.3, warm_up=0.15)
+    work = Work(seconds=0.4, warm_up=0.2)
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
         Figure("fanout", _fanout((1, 100), work), EVERYBODY),

@@ -72,11 +72,14 @@ class Measured:
         return self.cpu / self.delivered * 1e6
 
 
+def core(number: int) -> int:
+    """The first processor that may be used (0), or the last (-1)."""
+    return sorted(os.sched_getaffinity(0))[number]
+
+
 def on_core(number: int, command: list[str]) -> list[str]:
-    """The command, held to the first processor (0) or the last (-1), if there are several."""
-    usable = sorted(os.sched_getaffinity(0))
-    core = usable[number]
-    return ["taskset", "--cpu-list", str(core), *command] if len(usable) > 1 else command
+    """The command, held to that processor."""
+    return ["taskset", "--cpu-list", str(core(number)), *command]
 
 
 def command(wire: Wire, ingest: str, public: str, pid: int, work: Work) -> list[str]:

@@ -23,9 +23,20 @@ VALUES = {
 }
 """How each value is called and written."""
 
+HEADS = {
+    "fanout": "As fast as it goes, from 1 producer to so many subscribers, 1 KiB",
+    "fanout-8k": "The same with 8 KiB",
+    "latency": "Latency, to so many subscribers at so many records a second",
+    "producers": "From so many producers to 4 subscribers",
+    "stalled": "To one subscriber beside so many that never read",
+    "memory": "Resident memory with so many subscribers that never read",
+    "emitting": "What emitting costs a service",
+    "start-up": "Start-up",
+}
+
 SHOWN = {
     "fanout": ("rate", "cpu_each", "own_cpu", "lost"),
-    "fanout of 8 KiB": ("rate", "cpu_each", "own_cpu", "lost"),
+    "fanout-8k": ("rate", "cpu_each", "own_cpu", "lost"),
     "latency": ("p50", "p90", "p99"),
     "producers": ("rate", "cpu_each", "lost"),
     "stalled": ("rate", "cpu_each", "lost"),
@@ -106,5 +117,5 @@ def page(
         reached(found),
     ]
     for name, rounds in figures.items():
-        parts += [f"## {name.capitalize()}\n", measured(name, rounds)]
+        parts += [f"## {HEADS[name]}\n", measured(name, rounds)]
     return "\n".join(parts)

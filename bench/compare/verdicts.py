@@ -152,6 +152,7 @@ def _memory(found: Rounds) -> Iterator[Verdict]:
 def _emitting(found: Rounds) -> Iterator[Verdict]:
     for case, ours, theirs, must in (
         ("a line", "RelayHandler", "FileHandler", HANDLER),
+        ("a line", "RelayHandler, nobody woken", "FileHandler", HANDLER),
         ("a line", "RelayHandler", "SysLogHandler", None),
         ("a notification", "driver = unix", "driver = log", DRIVER),
         ("a notification", "driver = unix", "messagingv2, RabbitMQ", None),

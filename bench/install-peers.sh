@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what the relay is measured beside, as root; says what is missing otherwise. They are
+# programs for the benchmark to start, and not services: Debian would start and enable those.
+set -eu
+
+peers="redis-server mosquitto nats-server rabbitmq-server"
+missing=
+for each in $peers; do
+	dpkg-query -W -f '${Status}' "$each" 2>/dev/null | grep -q ' installed$' ||
+		missing="$missing $each"
+done
+[ -n "$missing" ] || exit 0
+
+sudo=
+if [ "$(id -u)" != 0 ]; then
+	sudo="sudo -n"
+	$sudo true 2>/dev/null || {
+		echo "Missing packages, to be installed as root:$missing" >&2
+		exit 1
+	}
+fi
+
+# What packages ask before they start a service (policy-rc.d in Debian's sysv-rc documentation).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap '$sudo rm -f "$policy"' EXIT INT TERM
+	printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+	$sudo chmod 755 "$policy"
+fi
+$sudo apt-get update >/dev/null 2>&1 || true
+for each in $missing; do
+	echo "Installing $each"
+	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		-o DPkg::Lock::Timeout=120 "$each" >/dev/null 2>&1 ||
+		echo "$each cannot be installed" >&2
+	if [ -d /run/systemd/system ]; then
+		$sudo systemctl disable --quiet "$each" 2>/dev/null || true
+	fi
+done
