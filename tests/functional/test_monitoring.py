@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dashboard, alert rules and the page about metrics speak of what the relay really tells."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from operating import relayctl
+from prometheus_client import Metric
+from scraping import CHECKOUT, families, names, needs_promtool, promtool
+
+from running import RunningRelay
+
+DASHBOARD = CHECKOUT / "etc/grafana/notif-relayd.json"
+RULES = CHECKOUT / "etc/prometheus/notif-relayd.rules.yml"
+RULE_TESTS = CHECKOUT / "tests/unit/alerts.yml"
+PAGE = CHECKOUT / "docs/metrics.rst"
+
+NAME = re.compile(r"\bnotif_relayd_[a-z_]+")
+
+
+@pytest.fixture
+def told(relay: RunningRelay) -> list[Metric]:
+    """All families that a relay with one producer and one subscriber tells."""
+    with relay.subscribe(), relay.produce():
+        relay.wait_status(producers=1)
+        return families(relayctl(relay.directory, "metrics", "--per-connection").stdout)
+
+
+def series(told: list[Metric]) -> set[str]:
+    """The names that an expression may use."""
+    return {sample.name for family in told for sample in family.samples}
+
+
+def dashboard_expressions() -> list[str]:
+    """The dashboard's queries, as Grafana sends them."""
+    board = json.loads(DASHBOARD.read_text())
+    found = [each["expr"] for panel in board["panels"] for each in panel["targets"]]
+    found.append(board["templating"]["list"][1]["query"]["query"])
+    return [
+        expression.replace("$__rate_interval", "1m")
+        .replace("$__range", "1h")
+        .replace("$instance", ".*")
+        for expression in found
+    ]
+
+
+def rule_expressions() -> list[str]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def test_every_expression_uses_metrics_that_there_are(told: list[Metric]) -> None:
+    known = series(told)
+    for expression in [*dashboard_expressions(), *rule_expressions()]:
+        used = set(NAME.findall(expression))
+        assert used, expression
+        assert used <= known, expression
+
+
+def test_labels_in_the_dashboard_and_in_alerts_are_labels_that_there_are(
+    told: list[Metric],
+) -> None:
+    known = {label for family in told for sample in family.samples for label in sample.labels}
+    used = set(re.findall(r"\{\{ ?\$?(?:labels\.)?(\w+) ?\}\}", DASHBOARD.read_text()))
+    used |= set(re.findall(r"\$labels\.(\w+)", RULES.read_text()))
+    assert used <= known | {"instance"}
+
+
+def test_panels_do_not_overlap_and_each_says_what_it_shows() -> None:
+    places: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        grid = panel["gridPos"]
+        place = {
+            (x, y)
+            for x in range(grid["x"], grid["x"] + grid["w"])
+            for y in range(grid["y"], grid["y"] + grid["h"])
+        }
+        assert not places & place, panel["title"]
+        assert grid["x"] + grid["w"] <= 24, panel["title"]
+        assert panel["description"], panel["title"]
+        places |= place
+
+
+def entries() -> Iterator[tuple[str, str]]:
+    """Each metric that the page explains, and what it says in brackets."""
+    yield from re.findall(r"^``(notif_relayd_\w+)`` \((.*)\)$", PAGE.read_text(), re.MULTILINE)
+
+
+def test_the_page_explains_each_metric_once_with_type_and_labels(told: list[Metric]) -> None:
+    explained = dict(entries())
+    assert len(explained) == len(list(entries()))
+    assert explained.keys() == names(told)
+    for family in told:
+        (name,) = names([family])
+        kind, *_ = explained[name].split(",")
+        assert kind == family.type, name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if not labels >= {"id"}:  # Those have a section of their own.
+            assert set(re.findall(r"``(\w+)``", explained[name])) == labels, name
+
+
+def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metric]) -> None:
+    text = PAGE.read_text()
+    assert set(NAME.findall(text)) <= series(told) | names(told)
+    reasons = {
+        value
+        for family in told
+        for sample in family.samples
+        for label, value in sample.labels.items()
+        if label in ("reason", "socket")
+    }
+    assert reasons <= set(re.findall(r"``(\w+)``", text))
+
+
+def test_the_page_says_how_many_series_there_are(told: list[Metric]) -> None:
+    bounded = [s for family in told for s in family.samples if "id" not in s.labels]
+    assert f"who is connected: {len(bounded)}." in PAGE.read_text()
+
+
+@needs_promtool
+def test_promtool_accepts_the_rules_and_their_tests() -> None:
+    assert "SUCCESS" in promtool("check", "rules", RULES)
+    assert "SUCCESS" in promtool("test", "rules", RULE_TESTS)
+
+
+@needs_promtool
+def test_promtool_accepts_each_query_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"query:{number}", "expr": expression}
+        for number, expression in enumerate(dashboard_expressions())
+        if not expression.startswith("label_values(")
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", file)
