@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tutorial and README.md, typed line by line on a host that knows nothing of the relay yet."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import documented
+import pytest
+from documented import Block
+from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
+
+CHECKOUT = Path("/opt/notif-relayd")
+SITE_PACKAGES = next(CHECKOUT.glob(".venv/lib/python3.*/site-packages"))
+
+DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
+"""The first one is where the container has the checkout."""
+
+NOT_RUN = {
+    "make demo": "has tests of its own, and is about a checkout and not about a host",
+    "make test": "is what runs this",
+    "make docs": "needs Sphinx, which tests do without; .ci/run has it",
+    "openstack server create --flavor m1.nano --image cirros-0.6.3-x86_64-disk --network private "
+    "first": "needs a cloud; the service that stands for nova-compute tells of one anyway",
+}
+
+INSTALLING = {f"python3 -m venv {PLACE}", f"{PLACE}/bin/pip install '.[daemon]'"}
+"""Typed by the first test alone, of those on the same host: they take half of its time."""
+
+ENDLESS = ("nc ", "echo ", "relayctl tail")
+"""How commands begin that read until they are interrupted."""
+
+NOVA_COMPUTE = """
+import signal, sys
+import oslo_messaging
+from oslo_config import cfg
+conf = cfg.ConfigOpts()
+conf(sys.argv[1:], project="nova")
+transport = oslo_messaging.get_notification_transport(conf, url="fake://")
+notifier = oslo_messaging.Notifier(transport, "compute.host")
+notifier.info({}, "compute.instance.create.start", {"instance_id": "first"})
+signal.pause()
+"""
+
+UNIT = """
+[Service]
+User=stack
+WorkingDirectory=/opt/stack
+ExecStart=/opt/stack/data/venv/bin/python nova-compute --config-file /etc/nova/nova-cpu.conf
+"""
+
+
+class Terminal:
+    """A shell that goes on from one block to the next."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._block = directory / ".block"
+        self._shell = subprocess.Popen(
+            ["bash", "-e"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=directory,
+            env=environment(),
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shell.kill()
+        self._shell.communicate()
+
+    def type(self, commands: str) -> str:
+        """Run them; what they print. Each has to succeed."""
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._block.write_text(commands)
+        self._shell.stdin.write(". ./.block </dev/null\necho -end-\n")
+        self._shell.stdin.flush()
+        output = ""
+        for line in self._shell.stdout:
+            if line == "-end-\n":
+                return output
+            output += line
+        raise AssertionError(f"{commands} failed: {output}")
+
+    def beside(self, commands: str, until: str = "bytes_delivered") -> Reader:
+        """Run commands that read in another terminal, and wait until this figure has grown."""
+        before = status(until)
+        reader = Reader(commands, self._directory)
+        end = time.monotonic() + DEADLINE
+        while status(until) <= before:
+            shown = reader.seen(0.05)
+            assert time.monotonic() < end, f"{commands} does not read: {shown}"
+        return reader
+
+
+class Reader:
+    """Commands that read, in a terminal of their own: what it shows is not held back."""
+
+    def __init__(self, commands: str, directory: Path) -> None:
+
+        self._screen, terminal = pty.openpty()
+        self._process = subprocess.Popen(
+            ["bash", "-ec", commands],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=terminal,
+            cwd=directory,
+            env=environment() | {"PATH": f"{PLACE}/bin:{os.environ['PATH']}", "NO_COLOR": "yes"},
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self._seen = ""
+
+    def seen(self, seconds: float) -> str:
+        """All that was shown, after waiting for more for so long."""
+        if select.select([self._screen], [], [], seconds)[0]:
+            with contextlib.suppress(OSError):  # It has ended.
+                self._seen += os.read(self._screen, 65536).decode()
+        return self._seen.replace("\r\n", "\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._screen)
+
+
+def environment() -> dict[str, str]:
+    """With what is installed already in the place of an index of packages."""
+    return os.environ | {
+        "PYTHONPATH": os.fspath(SITE_PACKAGES),
+        "PIP_NO_INDEX": "yes",
+        "PIP_NO_BUILD_ISOLATION": "no",  # which, of an option that begins with no, means yes
+        "PIP_ROOT_USER_ACTION": "ignore",
+    }
+
+
+def status(figure: str) -> int:
+    """A figure of the relay, 0 where there is none; looking does not start it."""
+    with socket.socket(socket.AF_UNIX) as control, control.makefile("rwb") as stream:
+        try:
+            control.connect(CONTROL)
+        except OSError:
+            return 0
+        stream.write(b'{"method": "status"}\n')
+        stream.flush()
+        return int(json.loads(stream.readline())["result"][figure])
+
+
+def adapted(block: Block) -> str:
+    return block.text.replace(DOCUMENTED_PLACE, PLACE)
+
+
+def append(block: Block) -> None:
+    path = Path(block.where)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(block.text)
+
+
+def is_shown(output: str, expected: str) -> bool:
+    """Whether what was printed is what is shown, `…` standing for anything."""
+    pattern = re.sub(r"([*?[])", r"[\1]", expected.strip()).replace("…", "*")
+    return fnmatch.fnmatchcase(output.strip(), pattern)
+
+
+@pytest.fixture(scope="module")
+def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A DevStack, as far as the documentation looks at it, and a checkout to type commands in."""
+    lines = [f"u {user} -" for user in ("stack", "nova", "alice")]
+    assert run("systemd-sysusers", "--inline", *lines).returncode == 0
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+    checkout = shutil.copytree(
+        CHECKOUT, tmp_path_factory.mktemp("home") / "notif-relayd", ignore=ignored
+    )
+    venv = Path("/opt/stack/data/venv")
+    assert run("python3", "-m", "venv", "--without-pip", os.fspath(venv)).returncode == 0
+    pip = venv / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {venv}/bin/python -m pip "$@"\n')
+    pip.chmod(0o755)
+    Path("/opt/stack/nova-compute").write_text(NOVA_COMPUTE)
+    Path("/etc/systemd/system/devstack@.service").write_text(UNIT)
+    # /etc is empty here, and Debian's nc is a link that leads there.
+    alternatives = Path("/etc/alternatives")
+    alternatives.mkdir(exist_ok=True)
+    if shutil.which("nc") is None:
+        (alternatives / "nc").symlink_to("/usr/bin/nc.openbsd")
+    before = os.environ["PYTHONPATH"]
+    systemctl("set-environment", f"PYTHONPATH={SITE_PACKAGES}")
+    yield checkout
+    systemctl("stop", "devstack@n-cpu")
+    systemctl("set-environment", f"PYTHONPATH={before}")
+    shutil.rmtree("/etc/nova", ignore_errors=True)
+    shutil.rmtree(PLACE, ignore_errors=True)
+    shutil.rmtree("/opt/stack")
+    assert run("make", "-C", os.fspath(CHECKOUT), "install").returncode == 0
+
+
+def test_the_tutorial_works_from_its_first_line_to_its_last(host: Path) -> None:
+    output, second = "", None
+    with Terminal(host) as terminal:
+        for block in documented.tutorial():
+            match block.language, block.where:
+                case "sh", "":
+                    if block.text.strip() not in NOT_RUN:
+                        output = terminal.type(adapted(block))
+                case "text", "":
+                    assert is_shown(output, block.text), output
+                case "sh", _:
+                    second = terminal.beside(adapted(block))
+                case "text", _:
+                    assert second is not None
+                    end = time.monotonic() + DEADLINE
+                    while not is_shown(second.seen(0.05), block.text):
+                        assert time.monotonic() < end, second.seen(0)
+                    second.close()
+                case "ini", _:
+                    append(block)
+                case _:
+                    pytest.fail(f"nobody knows what to do with {block}")
+
+
+def test_the_readme_works_from_its_first_line_to_its_last(host: Path) -> None:
+    installed = Path(PLACE).exists()
+    with Terminal(host) as terminal:
+        terminal.type("mkdir bin && ln -s /opt/stack/data/venv/bin/pip bin && PATH=$PWD/bin:$PATH")
+        for block in documented.readme():
+            match block.language:
+                case "ini":
+                    append(block)
+                case "python":
+                    read = f"{PLACE}/bin/python -u -c {shlex.quote(block.text)}"
+                    assert_shows_an_error(terminal, read)
+                case "sh":
+                    for line in Block("sh", adapted(block), "").lines:
+                        if line in NOT_RUN or (line in INSTALLING and installed):
+                            continue
+                        if line.startswith(ENDLESS):
+                            assert_shows_an_error(terminal, line)
+                        elif line.startswith("relayctl"):
+                            with connect(PUBLIC):  # so that there is a relay to ask
+                                terminal.type(line)
+                        else:
+                            terminal.type(line)
+                case "":
+                    pass  # A picture.
+                case _:
+                    pytest.fail(f"nobody knows what to do with {block}")
+
+
+def assert_shows_an_error(terminal: Terminal, commands: str) -> None:
+    """What reads shows what is sent, if it is an error of nova's."""
+    event_type = "compute.instance.broken"
+    sent = f"{PLACE}/bin/relayctl send --event-type {event_type} --priority ERROR"
+    reader = terminal.beside(commands, until="subscribers")
+    end = time.monotonic() + DEADLINE
+    # Its filter may not be in force when the first one comes.
+    while event_type not in reader.seen(0.2):
+        assert time.monotonic() < end, f"{commands} shows {reader.seen(0)!r}"
+        terminal.type(sent)
+    reader.close()
