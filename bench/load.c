@@ -45,13 +45,13 @@ enum {
 	EVENTS = 256,
 	READ_SIZE = 256 * 1024,
 	WRITES = 64, // before it is looked at what has arrived
-	QUIET_MS = 20,   // without any data: nothing is under way any more
 	JOIN_MS = 2,     // between two records while subscribers join
 	PATIENCE_S = 30, // for an answer, or for everything to arrive
 };
 
 #define SECOND 1000000000LL
 #define LOSS_TIME (SECOND / 4)
+#define LAST_OF_JOINING 1 // in place of the time
 
 struct bytes {
 	size_t size;
@@ -66,6 +66,7 @@ struct producer {
 
 struct subscriber {
 	int fd;
+	bool joined;
 	uint64_t received;
 	size_t have; // bytes of a frame that has arrived in part
 	char *rest;
@@ -74,7 +75,7 @@ struct subscriber {
 static const char *publish_at, *subscribe_at;
 static struct bytes producer_hello, producer_answer, subscriber_hello, subscriber_answer;
 static struct bytes subscriber_request, record;
-static long long stamp_at = -1, frame_size, stamped_at;
+static long long stamp_at = -1, frame_size, stamped_at = -1;
 static long long producers_wanted = 1, subscribers_wanted = 1, stalled_wanted;
 static long long window, rate, count, watched;
 static double seconds = 1, warm_up;
@@ -86,7 +87,7 @@ static char *buffer;
 static uint64_t sent, lost, asides;
 static uint32_t *samples;
 static size_t sample_count, sample_room;
-static bool sampling;
+static bool sampling, joining;
 
 static void die(const char *what)
 {
@@ -201,12 +202,17 @@ static void connect_all(void)
 
 // --- Reading ------------------------------------------------------------------------------------
 
-static void sample(const char *digits)
+static int64_t stamp_in(const char *frame)
 {
 	int64_t stamp = 0;
 	for (int n = 0; n < STAMP_DIGITS; n++)
-		stamp = stamp * 10 + (digits[n] - '0');
-	int64_t latency = now_ns() - stamp;
+		stamp = stamp * 10 + (frame[stamped_at + n] - '0');
+	return stamp;
+}
+
+static void sample(const char *frame)
+{
+	int64_t latency = now_ns() - stamp_in(frame);
 	if (sample_count == sample_room) {
 		sample_room = sample_room ? 2 * sample_room : 1 << 20;
 		samples = realloc(samples, sample_room * sizeof *samples);
@@ -230,7 +236,9 @@ static void consume(struct subscriber *each)
 		if (buffer[at + frame - 1] == '\n') {
 			each->received++;
 			if (sampling)
-				sample(buffer + at + stamped_at);
+				sample(buffer + at);
+			else if (joining)
+				each->joined = stamp_in(buffer + at) == LAST_OF_JOINING;
 			at += frame;
 		} else {
 			char *newline = memchr(buffer + at, '\n', frame - 1);
@@ -294,6 +302,12 @@ static bool produce(struct producer *each)
 	return false;
 }
 
+static void put_stamp(int64_t stamp)
+{
+	for (int n = STAMP_DIGITS - 1; n >= 0; n--, stamp /= 10)
+		record.data[stamp_at + n] = (char)('0' + stamp % 10);
+}
+
 static uint64_t slowest(void)
 {
 	uint64_t least = UINT64_MAX;
@@ -335,12 +349,6 @@ static bool produce_freely(void)
 	return wrote;
 }
 
-static void put_stamp(int64_t stamp)
-{
-	for (int n = STAMP_DIGITS - 1; n >= 0; n--, stamp /= 10)
-		record.data[stamp_at + n] = (char)('0' + stamp % 10);
-}
-
 // What is due by now, one record at a time: the next has to wait for one that is half written,
 // since they share the place of their stamp.
 static void produce_what_is_due(int64_t since)
@@ -367,20 +375,36 @@ static void forget_counts(void)
 		subscribers[n].received = 0;
 }
 
+static bool all_joined(void)
+{
+	for (long long n = 0; n < subscribers_wanted; n++)
+		if (!subscribers[n].joined)
+			return false;
+	return true;
+}
+
+static void write_one(struct producer *each)
+{
+	while (!each->writable || !produce(each))
+		turn(JOIN_MS);
+}
+
 // One record after the other until everybody got one: some relays do not say when a subscriber is
-// known to them.
+// known to them. Then a last one, after whose arrival nothing is under way any more.
 static void join(void)
 {
 	int64_t deadline = now_ns() + PATIENCE_S * SECOND;
-	while (!slowest() || producers[0].left) {
-		if (producers[0].writable)
-			sent += produce(&producers[0]);
-		turn(JOIN_MS);
+	joining = true;
+	for (bool last = false; !all_joined(); turn(JOIN_MS)) {
+		if (!last) {
+			last = slowest() > 0;
+			put_stamp(last ? LAST_OF_JOINING : 0);
+			write_one(&producers[0]);
+		}
 		if (now_ns() > deadline)
 			die("not every subscriber got a record");
 	}
-	while (turn(QUIET_MS))
-		;
+	joining = false;
 }
 
 // Until the end, or until everything that was to be sent has arrived.
@@ -531,8 +555,8 @@ int main(int argc, char **argv)
 	for (int n = 1; n + 1 < argc; n += 2)
 		set(argv[n], argv[n + 1]);
 	if (!publish_at || !subscribe_at || !record.size || frame_size < 1 || producers_wanted < 1 ||
-	    (rate && stamp_at < 0))
-		die("--publish-at, --subscribe-at, --record, --frame-size, and with --rate --stamp-at");
+	    stamp_at < 0 || stamped_at < 0)
+		die("needs --publish-at, --subscribe-at, --record, --frame-size, --stamp-at, --stamped-at");
 	prepare();
 	connect_all();
 	if (subscribers_wanted)

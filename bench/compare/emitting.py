@@ -20,7 +20,6 @@ import logging.handlers
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -73,21 +72,6 @@ class Way:
 
 
 Ways = dict[str, Way]
-
-
-def measure(rounds: int, broker: bool, tell: Callable[[str], None]) -> Rounds:
-    """Have it measured in another process."""
-    tell("emitting")
-    # Of eventlet, where it is installed, there are warnings.
-    command = [sys.executable, "-W", "ignore", "-m", "compare.emitting", "--rounds", str(rounds)]
-    done = subprocess.run(
-        [*command, *(["--broker"] if broker else [])],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: Rounds = json.loads(done.stdout)
-    return found
 
 
 def _lines(directory: Path, ingest: str, stack: contextlib.ExitStack) -> Ways:

@@ -38,6 +38,8 @@ class Verdict:
     """One a round."""
     must: float | None
     """None for what is only told."""
+    steady: bool = True
+    """Whether it hardly depends on who is woken when, and so on what else a host is doing."""
 
     @property
     def key(self) -> str:
@@ -106,7 +108,9 @@ def _fanout(found: Rounds) -> Iterator[Verdict]:
             for than, theirs, least in (("best peer", best, peers), (LIMIT.name, bare, limit)):
                 if theirs:
                     pair = (ours, theirs) if value == "rate" else (theirs, ours)
-                    yield Verdict(what, f"1 to {case}", than, _ratios(*pair), least)
+                    yield Verdict(
+                        what, f"1 to {case}", than, _ratios(*pair), least, steady=value != "rate"
+                    )
 
 
 def _latency(found: Rounds) -> Iterator[Verdict]:
@@ -150,17 +154,17 @@ def _memory(found: Rounds) -> Iterator[Verdict]:
 
 
 def _emitting(found: Rounds) -> Iterator[Verdict]:
-    for case, ours, theirs, must in (
-        ("a line", "RelayHandler", "FileHandler", HANDLER),
-        ("a line", "RelayHandler, nobody woken", "FileHandler", HANDLER),
-        ("a line", "RelayHandler", "SysLogHandler", None),
-        ("a notification", "driver = unix", "driver = log", DRIVER),
-        ("a notification", "driver = unix", "messagingv2, RabbitMQ", None),
+    for case, ours, theirs, must, steady in (
+        ("a line", "RelayHandler", "FileHandler", HANDLER, False),
+        ("a line", "RelayHandler, nobody woken", "FileHandler", HANDLER, True),
+        ("a line", "RelayHandler", "SysLogHandler", None, False),
+        ("a notification", "driver = unix", "driver = log", DRIVER, True),
+        ("a notification", "driver = unix", "messagingv2, RabbitMQ", None, False),
     ):
         other = column(found, case, theirs, "each")
         if other:
             mine = column(found, case, ours, "each")
-            yield Verdict("cost of emitting", ours, theirs, _ratios(other, mine), must)
+            yield Verdict("cost of emitting", ours, theirs, _ratios(other, mine), must, steady)
 
 
 def _starting(found: Rounds) -> Iterator[Verdict]:

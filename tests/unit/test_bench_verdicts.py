@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmark makes of what it has measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from compare import table
+from compare.verdicts import Verdict, column, steps_back, verdicts
+
+
+def rates(*each: float) -> list[dict[str, float]]:
+    """Rounds in which so much was delivered, at a processor time that goes with it."""
+    return [{"rate": rate, "cpu_each": 100 / rate} for rate in each]
+
+
+def only(found: list[Verdict], what: str, case: str, than: str) -> Verdict:
+    (one,) = [each for each in found if (each.what, each.case, each.than) == (what, case, than)]
+    return one
+
+
+def test_the_best_peer_is_chosen_anew_in_each_round() -> None:
+    fanout = {
+        "10": {
+            "notif-relayd": rates(100, 100, 100),
+            "Redis": rates(50, 20, 50),
+            "NATS": rates(20, 25, 100),
+        }
+    }
+    verdict = only(verdicts({"fanout": fanout}), "records a second", "1 to 10", "best peer")
+    assert verdict.ratios == [2.0, 4.0, 1.0]
+    assert verdict.ratio == 2.0
+
+
+def test_the_limit_is_no_peer() -> None:
+    fanout = {
+        "1": {
+            "notif-relayd": rates(100),
+            "C limit": rates(200),
+            "Redis": rates(50),
+        }
+    }
+    found = verdicts({"fanout": fanout})
+    assert only(found, "records a second", "1 to 1", "best peer").ratio == 2.0
+    assert only(found, "records a second", "1 to 1", "C limit").ratio == 0.5
+    assert only(found, "records a second", "1 to 1", "C limit").reached
+    assert only(found, "processor time", "1 to 1", "C limit").ratio == 0.5
+
+
+def test_a_peer_that_failed_in_a_round_is_not_compared_with() -> None:
+    found = {"100": {"notif-relayd": rates(3, 3), "Redis": rates(6), "asyncio": rates(1, 1)}}
+    assert column(found, "100", "Redis", "rate") == []
+    verdict = only(verdicts({"fanout": found}), "records a second", "1 to 100", "best peer")
+    assert verdict.ratios == [3.0, 3.0]
+
+
+def test_without_any_peer_there_is_nothing_to_be_reached() -> None:
+    assert verdicts({"fanout": {"1": {"notif-relayd": rates(1)}}}) == []
+
+
+def test_at_a_hundred_subscribers_three_times_the_best_peer_must_be_reached() -> None:
+    found = {"100": {"notif-relayd": rates(290), "Redis": rates(100)}}
+    verdict = only(verdicts({"fanout": found}), "records a second", "1 to 100", "best peer")
+    assert not verdict.reached
+    found["100"]["Redis"] = rates(96)
+    verdict = only(verdicts({"fanout": found}), "records a second", "1 to 100", "best peer")
+    assert verdict.reached
+
+
+def test_less_latency_is_better() -> None:
+    found = {
+        "50 at 1000": {
+            "notif-relayd": [{"p50": 50.0, "p99": 200.0}],
+            "Redis": [{"p50": 45.0, "p99": 190.0}],
+        }
+    }
+    all_of_it = verdicts({"latency": found})
+    p50 = only(all_of_it, "latency p50", "1 to 50, 1000 a second", "best peer")
+    assert p50.ratio == 0.9
+    assert p50.reached
+    assert not only(all_of_it, "latency p99", "1 to 50, 1000 a second", "best peer").reached
+
+
+def test_growth_compares_the_many_with_the_few() -> None:
+    producers = {"8": {"notif-relayd": rates(100)}, "512": {"notif-relayd": rates(69)}}
+    stalled = {"0": {"notif-relayd": rates(100)}, "1000": {"notif-relayd": rates(91)}}
+    few, many = verdicts({"producers": producers, "stalled": stalled})
+    assert (few.ratio, few.reached) == (0.69, False)
+    assert (many.ratio, many.reached) == (0.91, True)
+
+
+def test_memory_may_grow_by_the_ring_and_a_little_for_each_connection() -> None:
+    def memory(most: float) -> dict[str, dict[str, list[dict[str, float]]]]:
+        return {
+            "0": {"notif-relayd": [{"idle": 30.0, "most": 31.0}]},
+            "1024": {"notif-relayd": [{"idle": 33.0, "most": most}]},
+        }
+
+    assert all(each.reached for each in verdicts({"memory": memory(49.9)}))
+    assert [each.case for each in verdicts({"memory": memory(50.1)}) if not each.reached] == [
+        "1024 stalled subscribers"
+    ]
+
+
+def test_a_step_back_is_more_than_a_quarter_of_what_it_was() -> None:
+    verdict = Verdict("processor time", "1 to 1", "C limit", [0.5, 0.4, 0.6], None)
+    assert steps_back([verdict], {}) == []
+    assert steps_back([verdict], {verdict.key: 0.66}) == []
+    assert steps_back([verdict], {verdict.key: 0.67}) == [(verdict, 0.67)]
+
+
+def test_the_table_says_what_is_not_reached() -> None:
+    good = Verdict("start-up", "first record", "its imports", [0.5, 1.5, 1.0], 0.67)
+    bad = Verdict("throughput", "512 producers", "8 producers", [0.4], 0.7)
+    told = Verdict("cost of emitting", "RelayHandler", "SysLogHandler", [2.0], None)
+    head, rule, *rows = table.reached([good, bad, told]).splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[3:] for row in cells] == [
+        ["1.00", "0.50 to 1.50", "0.67", "yes"],
+        ["0.40", "0.40 to 0.40", "0.70", "NO"],
+        ["2.00", "2.00 to 2.00", "", ""],
+    ]
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
+
+
+@pytest.mark.parametrize("name", ["fanout", "stalled"])
+def test_all_that_was_measured_is_in_a_table_with_its_medians(name: str) -> None:
+    rounds = [
+        {"rate": rate, "cpu_each": 1.0, "own_cpu": 0.5, "seconds": 1.0, "lost": 0}
+        for rate in (1000.0, 3000.0, 2000.0)
+    ]
+    *_, row = table.measured(name, {"1": {"notif-relayd": rounds}}).splitlines()
+    assert "| 2,000 " in row
+    assert "1,000 to 3,000" in row
