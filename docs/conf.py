@@ -31,7 +31,7 @@ copyright = author  # noqa: A001 - Sphinx's name
 version = release = __version__
 
 root_doc = "relayctl.1" if for_man else "index"
-exclude_patterns = ["build"]
+exclude_patterns = ["build", "_templates"]
 extensions = ["oslo_config.sphinxext"]
 if not for_man:
     extensions += [
@@ -52,7 +52,15 @@ man_pages = [
     )
 ]
 
+# Two dashes are an option.
+smartquotes = False
+
 html_theme = "openstackdocs"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+templates_path = ["_templates"]
+# Nobody is told who reads this.
+html_theme_options = {"analytics_tracking_code": "", "display_badge": False}
 openstackdocs_auto_name = False
 openstackdocs_auto_version = False
 openstackdocs_pdf_link = False
