@@ -83,7 +83,7 @@ soak: .venv/.made ## churn, slow readers and restarts for MINUTES=10; draws soak
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
 
 docs: man ## HTML and man pages, into docs/build
-	@.venv/bin/sphinx-build $(SPHINX) -b html docs docs/build/html
+	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
 
 man: .venv/.made ## the man pages alone, which "make install" installs once they are there
 	@$(call extra,docs,openstackdocstheme)
@@ -92,7 +92,7 @@ man: .venv/.made ## the man pages alone, which "make install" installs once they
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
 		[ -z "$$wrong" ] || { echo "$$page: $$wrong" >&2; exit 1; }; done
 
-# Warnings are errors, and every reference must lead somewhere.
+# Warnings are errors, and each reference must lead somewhere. -E, since new notes are not seen.
 SPHINX = -q -W -n --keep-going
 
 # Installs what only one target needs, if it is not there; no compiler is asked for it.

@@ -57,3 +57,13 @@ def test_installing_again_leaves_an_operators_configuration_alone(tmp_path: Path
     own.write_text("[relayd]\n")
     install(tmp_path)
     assert own.read_text() == "[relayd]\n"
+
+
+def test_man_pages_are_installed_where_they_have_been_made(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("relayctl.1", "notif-relayd.conf.5", "notif-relayd.8", "other"):
+        (made / name).write_text(name)
+    install(tmp_path / "root", "PREFIX=/usr", f"MAN={made}")
+    pages = tmp_path / "root/usr/share/man"
+    assert files(pages) == {"man1/relayctl.1", "man5/notif-relayd.conf.5", "man8/notif-relayd.8"}
