@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 
 from notif_relay import records
 from notif_relayd import requests
@@ -123,12 +124,12 @@ class Fanout:
             self._send(everything, run, len(headers))
         chosen = self._selector.select(headers)
         if chosen:
-            lines = run.split(b"\n")
+            lines = BytesIO(run).readlines()
             for view, places in chosen.items():
                 some = [lines[place] for place in places]
                 # A subscriber that left just now may have taken its stream along.
                 if view in self._streams:
-                    self._send(self._streams[view], b"\n".join([*some, b""]), len(some))
+                    self._send(self._streams[view], b"".join(some), len(some))
 
     def save(self) -> FanoutState:
         """All that is known of what goes out."""

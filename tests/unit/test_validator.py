@@ -146,10 +146,8 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
     "beside", [b"", b"garbage\n", b'{"event_type":"x","priority":"\\ud800"}\n']
 )
 def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
-    gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}'
-    verdict = Validator(LIMIT).check(
-        GOOD + b"\n" + gap % 1 + b"\n" + beside + gap % 2 + b"\n" + GOOD + b"\n"
-    )
+    gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}\n'
+    verdict = Validator(LIMIT).check(GOOD + b"\n" + gap % 1 + beside + gap % 2 + GOOD + b"\n")
     assert verdict.gaps == [gap % 1, gap % 2]
     assert verdict.records.count(b"notif_relayd.gap") == 2
     assert Validator(LIMIT).check(GOOD + b"\n").gaps == []
