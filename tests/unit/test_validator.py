@@ -148,7 +148,7 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
 def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
     gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}\n'
     verdict = Validator(LIMIT).check(GOOD + b"\n" + gap % 1 + beside + gap % 2 + GOOD + b"\n")
-    assert [line.rstrip() for line in verdict.gaps] == [gap % 1, gap % 2]
+    assert verdict.gaps == [gap % 1, gap % 2]
     assert verdict.records.count(b"notif_relayd.gap") == 2
     assert Validator(LIMIT).check(GOOD + b"\n").gaps == []
 
