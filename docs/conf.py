@@ -40,8 +40,6 @@ if not for_man:
         "sphinx.ext.autodoc",
         "sphinx.ext.napoleon",
     ]
-# The man pages by themselves have no table of contents.
-suppress_warnings = ["toc.not_included"] if for_man else []
 
 man_pages = [
     (f"{name}.{section}" if for_man else f"man/{name}.{section}", name, about, [], section)
