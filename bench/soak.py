@@ -35,8 +35,8 @@ WARM_UP = 0.2
 RESTARTS = 6
 PRODUCERS, RATE, SUBSCRIBERS = 2, 1000, 4
 SLOW = 6
-LEAK = 0.1
-"""MiB that memory may grow by in each quarter."""
+LEAK = 0.25
+"""MiB that memory may grow by in each quarter: in half an hour, half a byte for each record."""
 GROWTH = 1.1
 """How many times what it was in the first quarter it may be in the last."""
 RING_SIZE = 2 * 2**20
