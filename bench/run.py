@@ -97,7 +97,10 @@ def write(where: Path, pictures: Path | None, results: Mapping[str, Any]) -> lis
     where.mkdir(parents=True, exist_ok=True)
     (where / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page = table.page(results["machine"], results["figures"], found)
-    ((pictures or where) / "table.md").write_text(page)
+    tables = pictures or where
+    tables.mkdir(parents=True, exist_ok=True)
+    (tables / "table.md").write_text(page)
+    (tables / "reached.csv").write_text(table.as_csv(found))
     if pictures and not find_spec("matplotlib"):
         print("There are no pictures: there is no matplotlib")
     elif pictures:
@@ -143,11 +146,12 @@ def main() -> int:
 
     started = time.monotonic()
     where = BENCH if asked.size == "full" else BENCH / "build" / asked.size
-    before = json.loads((where / "results.json").read_text()) if asked.names else {"figures": {}}
+    kept = where / "results.json"
+    before = json.loads(kept.read_text())["figures"] if asked.names and kept.exists() else {}
     measured = {
-        name: measure() if not asked.names or name in asked.names else before["figures"][name]
+        name: before[name] if name in before and name not in asked.names else measure()
         for name, measure in planned.items()
-        if not asked.names or name in asked.names or name in before["figures"]
+        if not asked.names or name in asked.names or name in before
     }
     tell("")
     results = {"machine": machine(), "figures": measured}

@@ -74,8 +74,13 @@ def _fanout(value: str, label: str, title: str) -> Callable[[Rounds], Any]:
         _lines(axes, found, value)
         axes.set(xscale="log", yscale="log", xlabel="subscribers", ylabel=label, title=title)
         _plain(axes.xaxis, [int(case) for case in found])
+        axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(
+            mpl.ticker.FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
+        )
+        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.grid(which="both", alpha=0.25)
-        axes.legend()
+        figure.legend(loc="outside right center")
         return figure
 
     return drawing
@@ -83,7 +88,12 @@ def _fanout(value: str, label: str, title: str) -> Callable[[Rounds], Any]:
 
 def _latency(found: Rounds) -> Any:
     figure, grid = plt.subplots(
-        1, len(found), figsize=(3 * len(found) + 1, 5), layout="constrained", sharey=True
+        1,
+        len(found),
+        figsize=(3 * len(found) + 1, 5),
+        layout="constrained",
+        sharey=True,
+        sharex=True,
     )
     for axes, case in zip(grid if len(found) > 1 else [grid], found, strict=True):
         for number, peer in enumerate(found[case]):
@@ -97,6 +107,8 @@ def _latency(found: Rounds) -> Any:
         axes.set_yticks(range(len(found[case])), list(found[case]))
         width, _, rate = case.partition(" at ")
         axes.set(xscale="log", title=f"1 to {width}, {int(rate):,} a second", xlabel="µs")
+        axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.grid(axis="x", which="both", alpha=0.25)
     axes.invert_yaxis()
     figure.suptitle("Latency of a record: ● half of them, | 90 %, ◆ 99 % within")
@@ -113,6 +125,7 @@ def _growth(label: str, title: str) -> Callable[[Rounds], Any]:
         )
         axes.set(xlabel=label, ylabel="delivered records a second", title=title)
         _plain(axes.xaxis, cases)
+        axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         return figure

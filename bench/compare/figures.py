@@ -34,14 +34,16 @@ def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
 
 def _latencies(pairs: Sequence[tuple[int, int]], seconds: float) -> dict[str, Work]:
     return {
-        f"{width} at {rate}": Work(subscribers=width, rate=rate, window=0, seconds=seconds)
+        f"{width} at {rate}": Work(
+            subscribers=width, rate=rate, window=0, seconds=seconds, warm_up=0.2
+        )
         for width, rate in pairs
     }
 
 
 def full() -> list[Figure]:
     """All there is, at all sizes."""
-    work = Work(seconds=1.0, warm_up=0.3)
+    work = Work(seconds=0.6, warm_up=0.2)
     # Enough under way for each of 512 to be worth a read, and less than the relay's ring holds.
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
@@ -49,7 +51,7 @@ def full() -> list[Figure]:
         Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
         Figure(
             "latency",
-            _latencies([(1, 1000), (1, 10_000), (50, 1000), (50, 10_000)], 1.5),
+            _latencies([(1, 1000), (1, 10_000), (50, 1000), (50, 10_000)], 1.0),
             EVERYBODY,
         ),
         Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, [RELAY]),

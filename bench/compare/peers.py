@@ -206,7 +206,7 @@ LIMIT = Peer(
     "C limit",
     wire.plain,
     _two_sockets(os.fspath(BENCH / "build" / "limit")),
-    lambda: _first_number("gcc", "--version"),
+    lambda: "gcc " + _first_number("gcc", "--version"),
 )
 ALTERNATIVES = [
     Peer(

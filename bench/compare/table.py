@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results as tables, in Markdown: what had to be reached, and all that was measured."""
 
+import csv
+import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -56,21 +58,31 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def reached(found: Sequence[Verdict]) -> str:
     """What had to be reached."""
-    return table(
-        ("figure", "work", "than", "ratio", "rounds", "must be", "reached"),
-        (
-            (
-                each.what,
-                each.case,
-                each.than,
-                f"{each.ratio:.2f}",
-                f"{min(each.ratios):.2f} to {max(each.ratios):.2f}",
-                "" if each.must is None else f"{each.must:.2f}",
-                "" if each.must is None else ("yes" if each.reached else "NO"),
-            )
-            for each in found
-        ),
-    )
+    return table(*_reached(found))
+
+
+def as_csv(found: Sequence[Verdict]) -> str:
+    """The same for the documentation."""
+    heads, rows = _reached(found)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+    return text.getvalue()
+
+
+def _reached(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
+    heads = ["figure", "work", "than", "ratio", "rounds", "must be", "reached"]
+    return heads, [
+        [
+            each.what,
+            each.case,
+            f"{each.than}: {each.peer}" if each.peer else each.than,
+            f"{each.ratio:.2f}",
+            f"{min(each.ratios):.2f} to {max(each.ratios):.2f}",
+            "" if each.must is None else f"{each.must:.2f}",
+            "" if each.must is None else ("yes" if each.reached else "NO"),
+        ]
+        for each in found
+    ]
 
 
 def measured(name: str, found: Rounds) -> str:

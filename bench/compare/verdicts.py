@@ -25,6 +25,8 @@ HANDLER, DRIVER, START = 1 / 0.8, 6.0, 1 / 1.5
 
 P50 = 1 / 1.2
 
+BEST = "best peer"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -40,6 +42,8 @@ class Verdict:
     """None for what is only told."""
     steady: bool = True
     """Whether it hardly depends on who is woken when, and so on what else a host is doing."""
+    peer: str = ""
+    """Who the best peer was."""
 
     @property
     def key(self) -> str:
@@ -85,43 +89,55 @@ def column(found: Rounds, case: str, peer: str, value: str) -> list[float]:
     return [each[value] for each in rounds] if len(rounds) == most else []
 
 
-def _best(
-    found: Rounds, case: str, value: str, best: Callable[[Sequence[float]], float]
-) -> list[float]:
-    """That of the best alternative, in each round."""
-    columns = [column(found, case, peer.name, value) for peer in ALTERNATIVES]
-    return [best(each) for each in zip(*filter(None, columns), strict=True)]
+def _against_best(
+    found: Rounds, case: str, value: str, ratios: Callable[[list[float], list[float]], list[float]]
+) -> tuple[str, list[float]]:
+    """Which alternative the relay is least ahead of, and the ratios to it.
+
+    Chosen by the median: whoever has had luck in one round would be the best in it.
+    """
+    ours = column(found, case, RELAY.name, value)
+    columns = {peer.name: column(found, case, peer.name, value) for peer in ALTERNATIVES}
+    against = {name: ratios(ours, theirs) for name, theirs in columns.items() if theirs}
+    return min(against.items(), key=lambda each: statistics.median(each[1]), default=("", []))
 
 
-def _ratios(good: Sequence[float], bad: Sequence[float]) -> list[float]:
-    return [one / other for one, other in zip(good, bad, strict=True)]
+def _more(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The greater the better."""
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
+def _less(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The less the better."""
+    return _more(theirs, ours)
 
 
 def _fanout(found: Rounds) -> Iterator[Verdict]:
     must = {"1": (1.0, 0.5), "100": (3.0, 0.8)}
-    for value, what in (("rate", "records a second"), ("cpu_each", "processor time")):
+    for value, what, ratios in (
+        ("rate", "records a second", _more),
+        ("cpu_each", "processor time", _less),
+    ):
         for case in found:
-            peers, limit = must.get(case, (1.0, None))
-            ours = column(found, case, RELAY.name, value)
-            best = _best(found, case, value, max if value == "rate" else min)
+            of_peers, of_limit = must.get(case, (1.0, None))
+            work, steady = f"1 to {case}", value != "rate"
+            best, against = _against_best(found, case, value, ratios)
+            if best:
+                yield Verdict(what, work, BEST, against, of_peers, steady, best)
             bare = column(found, case, LIMIT.name, value)
-            for than, theirs, least in (("best peer", best, peers), (LIMIT.name, bare, limit)):
-                if theirs:
-                    pair = (ours, theirs) if value == "rate" else (theirs, ours)
-                    yield Verdict(
-                        what, f"1 to {case}", than, _ratios(*pair), least, steady=value != "rate"
-                    )
+            if bare:
+                against = ratios(column(found, case, RELAY.name, value), bare)
+                yield Verdict(what, work, LIMIT.name, against, of_limit, steady)
 
 
 def _latency(found: Rounds) -> Iterator[Verdict]:
     for value, must in (("p99", 1.0), ("p50", P50)):
         for case in found:
-            best = _best(found, case, value, min)
+            best, against = _against_best(found, case, value, _less)
             if best:
-                ours = column(found, case, RELAY.name, value)
                 width, _, rate = case.partition(" at ")
-                how = f"1 to {width}, {rate} a second"
-                yield Verdict(f"latency {value}", how, "best peer", _ratios(best, ours), must)
+                work = f"1 to {width}, {rate} a second"
+                yield Verdict(f"latency {value}", work, BEST, against, must, False, best)
 
 
 def _growth(
@@ -129,7 +145,7 @@ def _growth(
 ) -> Callable[[Rounds], Iterator[Verdict]]:
     def judge(found: Rounds) -> Iterator[Verdict]:
         rates = [column(found, case, RELAY.name, "rate") for case in (many, few)]
-        yield Verdict(what, f"{many} {noun}", f"{few} {noun}", _ratios(*rates), must)
+        yield Verdict(what, f"{many} {noun}", f"{few} {noun}", _more(*rates), must)
 
     return judge
 
@@ -148,7 +164,7 @@ def _memory(found: Rounds) -> Iterator[Verdict]:
             "memory",
             f"{case} stalled subscribers",
             "base, ring and 4 KiB each",
-            _ratios(allowed, most),
+            _less(most, allowed),
             1.0,
         )
 
@@ -164,12 +180,12 @@ def _emitting(found: Rounds) -> Iterator[Verdict]:
         other = column(found, case, theirs, "each")
         if other:
             mine = column(found, case, ours, "each")
-            yield Verdict("cost of emitting", ours, theirs, _ratios(other, mine), must, steady)
+            yield Verdict("cost of emitting", ours, theirs, _less(mine, other), must, steady)
 
 
 def _starting(found: Rounds) -> Iterator[Verdict]:
     ours, theirs = (column(found, "start-up", who, "seconds") for who in (RELAY.name, "imports"))
-    yield Verdict("start-up", "first record", "its imports", _ratios(theirs, ours), START)
+    yield Verdict("start-up", "first record", "its imports", _less(ours, theirs), START)
 
 
 _JUDGES: dict[str, Callable[[Rounds], Iterator[Verdict]]] = {
