@@ -95,18 +95,8 @@ class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
             parser.epilog = f"Example:\n\n.. code-block:: sh\n\n   {example}"
 
 
-def leave_out_missing(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Let the table of contents have a place for a page that is not there yet."""
-    if page == "index":
-        lines = source[0].splitlines()
-        globs = (line for line in lines if line.startswith("   ") and line.endswith("*"))
-        missing = {glob for glob in globs if not list(HERE.glob(f"{glob.strip()}.rst"))}
-        source[0] = "\n".join(line for line in lines if line not in missing)
-
-
 def setup(app: Sphinx) -> None:
     """Add the directive."""
-    app.connect("source-read", leave_out_missing)
     app.add_config_value("autoprogram_cliff_application", "relayctl", "env")
     app.add_config_value("autoprogram_cliff_ignored", ["--help", "-h"], "env")
     app.add_config_value("autoprogram_cliff_app_dist_name", None, "env")
