@@ -128,6 +128,7 @@ def _growth(label: str, title: str) -> Callable[[Rounds], Any]:
         axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
+        axes.legend()
         return figure
 
     return drawing
@@ -159,10 +160,13 @@ def _emitting(found: Rounds) -> Any:
     figure, grid = plt.subplots(1, len(found), figsize=(10, 3.5), layout="constrained")
     for axes, (case, ways) in zip(grid, found.items(), strict=True):
         middle = [statistics.median(column(found, case, way, "each")) for way in ways]
-        ours = [COLOURS[RELAY.name], *["#999999"] * (len(ways) - 1)]
+        ours = [
+            COLOURS[RELAY.name] if way.startswith(("RelayHandler", "driver = unix")) else "#999999"
+            for way in ways
+        ]
         bars = axes.barh(list(ways), middle, color=ours)
-        axes.bar_label(bars, fmt="%.0f µs", padding=3)
-        axes.margins(x=0.15)
+        axes.bar_label(bars, fmt="%.1f µs", padding=3)
+        axes.margins(x=0.3)
         axes.invert_yaxis()
         axes.set(title=f"Emitting {case}", xlabel="µs a call")
     return figure

@@ -54,7 +54,7 @@ def full() -> list[Figure]:
             _latencies([(1, 1000), (1, 10_000), (50, 1000), (50, 10_000)], 1.0),
             EVERYBODY,
         ),
-        Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, [RELAY]),
+        Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, BOTH),
         Figure("stalled", {str(n): replace(work, stalled=n) for n in STALLED}, [RELAY]),
     ]
 
@@ -66,17 +66,18 @@ def quick() -> list[Figure]:
     return [
         Figure("fanout", _fanout((1, 100), work), EVERYBODY),
         Figure("latency", _latencies([(50, 10_000)], 0.4), EVERYBODY),
-        Figure("producers", {str(n): replace(many, producers=n) for n in (8, 512)}, [RELAY]),
+        Figure("producers", {str(n): replace(many, producers=n) for n in (8, 512)}, BOTH),
         Figure("stalled", {str(n): replace(work, stalled=n) for n in (0, 1000)}, [RELAY]),
     ]
 
 
 def cheap() -> list[Figure]:
     """What needs no peer to be installed, and little time."""
-    return [Figure("fanout", _fanout((1, 100), Work(seconds=0.4, warm_up=0.2)), [RELAY, LIMIT])]
+    return [Figure("fanout", _fanout((1, 100), Work(seconds=0.4, warm_up=0.2)), BOTH)]
 
 
-EVERYBODY = [RELAY, LIMIT, *ALTERNATIVES]
+BOTH = [RELAY, LIMIT]
+EVERYBODY = [*BOTH, *ALTERNATIVES]
 PRODUCERS = (1, 8, 64, 512)
 STALLED = (0, 10, 100, 1000)
 
