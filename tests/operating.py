@@ -25,7 +25,7 @@ from notif_relayd.ctl.app import main
 # First as root, to import what only root may be able to read.
 with contextlib.redirect_stdout(io.StringIO()):
     main(["help", "status"])
-    if {"top", "doctor"} & set(sys.argv):
+    if {"top", "doctor", "metrics"} & set(sys.argv):
         main(sys.argv[1:])
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
