@@ -112,7 +112,7 @@ def write(where: Path, pictures: Path | None, results: Mapping[str, Any]) -> lis
 
 def worse(found: Sequence[Verdict], planned: Plan, measured: dict[str, Rounds], size: str) -> bool:
     """Whether there is a step back that is still there when it is measured again."""
-    baseline = json.loads(BASELINE.read_text())
+    baseline = json.loads(BASELINE.read_text())[size]
     if size == "cheap":
         unsteady = {each.key for each in found if not each.steady}
         baseline = {key: ratio for key, ratio in baseline.items() if key not in unsteady}
@@ -159,8 +159,9 @@ def main() -> int:
     print(table.reached(found))
     print(f"{time.monotonic() - started:.0f} seconds")
     if asked.set_baseline:
-        ratios = {each.key: round(each.ratio, 3) for each in found}
-        BASELINE.write_text(json.dumps(ratios, indent=1) + "\n")
+        baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+        baselines[asked.size] = {each.key: round(each.ratio, 3) for each in found}
+        BASELINE.write_text(json.dumps(baselines, indent=1) + "\n")
     if asked.check:
         return int(worse(found, planned, measured, asked.size))
     return int(not all(each.reached for each in found))
