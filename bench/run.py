@@ -160,7 +160,8 @@ def main() -> int:
     print(f"{time.monotonic() - started:.0f} seconds")
     if asked.set_baseline:
         baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-        baselines[asked.size] = {each.key: round(each.ratio, 3) for each in found}
+        held = [each for each in found if each.must is not None]
+        baselines[asked.size] = {each.key: round(each.ratio, 3) for each in held}
         BASELINE.write_text(json.dumps(baselines, indent=1) + "\n")
     if asked.check:
         return int(worse(found, planned, measured, asked.size))
