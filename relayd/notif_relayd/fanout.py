@@ -17,7 +17,6 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 
 from notif_relay import records
 from notif_relayd import requests
@@ -29,6 +28,7 @@ from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.ring import Cursor, Store
 from notif_relayd.rules import Rules
+from notif_relayd.splitter import split
 from notif_relayd.state import ChunkState, FanoutState, SubscriberState
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
@@ -124,7 +124,7 @@ class Fanout:
             self._send(everything, run, len(headers))
         chosen = self._selector.select(headers)
         if chosen:
-            lines = BytesIO(run).readlines()
+            lines = split(run)
             for view, places in chosen.items():
                 some = [lines[place] for place in places]
                 # A subscriber that left just now may have taken its stream along.

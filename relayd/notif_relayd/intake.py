@@ -2,8 +2,8 @@
 """The way in: producers' bytes become runs of good records.
 
 Each producer that has data is read once a turn, so that a busy one does not starve the others.
-What a turn brought from all of them goes on as one piece: the copy that joins it is made once,
-the sends that it saves are made once for every subscriber.
+What a turn brought from all of them is judged and goes on as one piece: the copy that joins it is
+made once, the sends that it saves are made once for every subscriber.
 """
 
 import logging
@@ -19,7 +19,7 @@ from notif_relayd.door import Door
 from notif_relayd.loop import NOT_NOW, READ, Loop
 from notif_relayd.losses import Losses
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.splitter import Splitter
+from notif_relayd.splitter import Splitter, split
 from notif_relayd.state import IntakeState, ProducerState
 from notif_relayd.throttle import Throttle
 from notif_relayd.validator import Header, Reason, Validator
@@ -51,6 +51,7 @@ class Producer:
 
     __slots__ = (
         "bytes",
+        "held",
         "id",
         "peer",
         "read_size",
@@ -72,6 +73,8 @@ class Producer:
         self.records = 0
         self.bytes = 0
         self.rejected = 0
+        self.held = 0
+        """Bytes of an unfinished record."""
         self.read_size = READ_SIZE
         """Bytes to ask for next time."""
 
@@ -113,8 +116,8 @@ class Intake:
         self._max_record_size = max_record_size
         self._validator = Validator(max_record_size)
         self._publish = publish
-        self._runs: list[bytes] = []
-        self._headers: list[Header] = []
+        self._pieces: list[tuple[Producer, bytes]] = []
+        """Lines that this turn has brought, and from whom."""
         self._size = 0
         self._held = 0
 
@@ -125,12 +128,38 @@ class Intake:
         )
 
     def hand_on(self) -> None:
-        """Publish what this turn has brought; to be called at its end."""
-        if self._runs:
-            run = self._runs[0] if len(self._runs) == 1 else b"".join(self._runs)
-            headers = self._headers
-            self._runs, self._headers, self._size = [], [], 0
-            self._publish(run, headers)
+        """Judge what this turn has brought, and publish what is good; to be called at its end."""
+        if not self._pieces:
+            return
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        if len(pieces) == 1:
+            ((producer, lines),) = pieces
+            records, headers = self._judge(producer, lines)
+        else:
+            records, headers, rejected, gaps = self._validator.check(
+                b"".join([lines for _, lines in pieces])
+            )
+            if rejected:
+                # Somebody's: each is looked at again.
+                judged = [self._judge(producer, lines) for producer, lines in pieces]
+                records = b"".join([good for good, _ in judged])
+                headers = [header for _, some in judged for header in some]
+            else:
+                self.losses.note(gaps)
+                for producer, lines in pieces:
+                    producer.records += len(split(lines))
+        if headers:
+            self.received += len(headers)
+            self._publish(records, headers)
+
+    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Header]]:
+        """What is good of one producer's lines."""
+        records, headers, rejected, gaps = self._validator.check(lines)
+        if rejected:
+            self._reject(producer, rejected)
+        self.losses.note(gaps)
+        producer.records += len(headers)
+        return records, headers
 
     def read_out(self) -> None:
         """Take what the producers have sent already."""
@@ -184,7 +213,7 @@ class Intake:
                 producer.records = each.records
                 producer.rejected = each.rejected
                 producer.splitter.restore(each.rest, each.skipping)
-                self._held += producer.splitter.held
+                self._weigh(producer)
             elif each.rest:
                 self.rejected[Reason.TORN] += 1
 
@@ -199,7 +228,7 @@ class Intake:
         if producer.splitter.torn:
             self._reject(producer, [Reason.TORN])
         self._loop.forget(producer.socket.fileno())
-        self._held -= producer.splitter.held
+        self._held -= producer.held
         del self.producers[producer.id]
         self.admission.leave(producer.peer)
         self._descriptors.give_up(PRODUCER, producer.id, producer.socket)
@@ -232,40 +261,35 @@ class Intake:
             return False
         producer.bytes += len(data)
         self.bytes_received += len(data)
+        if producer.read_size < READ_SIZE:
+            producer.read_size *= 2
+        lines = producer.splitter.feed(data)
+        if lines is not data:
+            self._weigh(producer)
+        if lines:
+            self._pieces.append((producer, lines))
+            self._size += len(lines)
+            if self._size >= RUN_SIZE:
+                self.hand_on()
+        return True
+
+    def _weigh(self, producer: Producer) -> None:
+        """Take note of what has become of an unfinished record."""
         splitter = producer.splitter
-        given_up = splitter.given_up
-        held = splitter.held
-        lines = splitter.feed(data)
-        self._held += splitter.held - held
-        producer.read_size = min(2 * producer.read_size, READ_SIZE)
-        if splitter.given_up != given_up:
+        self._held += splitter.held - producer.held
+        producer.held = splitter.held
+        if splitter.given_up:
+            splitter.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
         if self._held > HELD_SIZE:
             self._make_room()
-        if lines:
-            records, headers, rejected, gaps = self._validator.check(lines)
-            if gaps:
-                self.losses.note(gaps)
-            if rejected:
-                self._reject(producer, rejected)
-            if headers:
-                producer.records += len(headers)
-                self._collect(records, headers)
-        return True
-
-    def _collect(self, records: bytes, headers: list[Header]) -> None:
-        self.received += len(headers)
-        self._runs.append(records)
-        self._headers += headers
-        self._size += len(records)
-        if self._size >= RUN_SIZE:
-            self.hand_on()
 
     def _make_room(self) -> None:
         """Give up the longest unfinished record: whoever is at the limit has caused it."""
-        longest = max(self.producers.values(), key=lambda each: each.splitter.held)
-        self._held -= longest.splitter.held
-        longest.splitter.give_up()
+        longest = max(self.producers.values(), key=lambda each: each.held)
+        self._held -= longest.held
+        longest.held = 0
+        longest.splitter.skip()
         self._reject(longest, [Reason.NO_ROOM])
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:

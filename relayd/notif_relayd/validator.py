@@ -14,12 +14,12 @@ that it calls malformed gets a second opinion.
 
 import enum
 import json
-from io import BytesIO
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
+from notif_relayd.splitter import split
 
 
 class Reason(str, enum.Enum):
@@ -69,7 +69,7 @@ class Validator:
 
     def check(self, lines: bytes) -> Verdict:
         """Judge a run of whole lines, as the splitter gives it."""
-        run = BytesIO(lines).readlines()  # a quarter of the time that split() takes
+        run = split(lines)
         if len(lines) <= self._limit or len(max(run, key=len)) <= self._limit:
             try:
                 if not lines.isascii():

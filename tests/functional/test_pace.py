@@ -68,6 +68,13 @@ class Turns:
         self.opened += [connect(self.path) for _ in range(number)]
         return self.opened[-1]
 
+    def turn(self) -> None:
+        """As a relay does it."""
+        self.loop.turn()
+        for each in self.inside:
+            if isinstance(each, Intake):
+                each.hand_on()
+
     def close(self) -> None:
         for each in (*self.inside, *self.opened, self.notify, self.loop):
             each.close()
@@ -123,23 +130,23 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     """Each rejected record costs many times what a good one does."""
     reading = turns.intake()
     producer = turns.connect()
-    turns.loop.turn()
+    turns.turn()
     (known,) = reading.producers.values()
     producer.sendall(b"garbage\n" * 1000)
-    turns.loop.turn()
+    turns.turn()
     assert known.bytes == 8000
     producer.sendall(b"garbage\n" * 1000)
     for number in range(1, 4):
-        turns.loop.turn()
+        turns.turn()
         assert known.bytes == 8000 + number * intake.SUSPECT_READ_SIZE
     while known.bytes < 16_000:
-        turns.loop.turn()
+        turns.turn()
     good = record(payload="x" * 50)
     producer.sendall(good * 1000)
     read = []
     while sum(read) < 1000 * len(good):
         before = known.bytes
-        turns.loop.turn()
+        turns.turn()
         read.append(known.bytes - before)
     assert read[:4] == [intake.SUSPECT_READ_SIZE << n for n in range(4)]
     assert max(read) > 32 * intake.SUSPECT_READ_SIZE
