@@ -240,15 +240,12 @@ class Intake:
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
         producer = Producer(number, connection, peer, self._max_record_size)
-        self._loop.watch(connection.fileno(), READ, partial(self._on_event, producer))
+        self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         self._descriptors.keep(PRODUCER, number, connection)
         return producer
 
-    def _on_event(self, producer: Producer, _events: int) -> None:
-        self._read(producer)
-
-    def _read(self, producer: Producer) -> bool:
+    def _read(self, producer: Producer, _events: int = READ) -> bool:
         """Read once; whether there may be more."""
         try:
             data = producer.socket.recv(producer.read_size)
