@@ -21,7 +21,7 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 NOT_NOW = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 """Errors of a socket that are not about its connection: the next event brings it back."""
 
-Callback = Callable[[int], None]
+Callback = Callable[[int], object]
 
 
 class Loop:
