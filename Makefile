@@ -29,7 +29,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install dist clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -120,8 +120,21 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
+# The wheel is made of the sources that are given away, and not of what else lies around here.
+# setuptools makes both by itself; nothing is downloaded.
+DIST ?= dist
+BUILD_PYTHON ?= .venv/bin/python
+BUILD = $(abspath $(BUILD_PYTHON)) -c 'import sys; from setuptools import build_meta; \
+	getattr(build_meta, sys.argv[1])(sys.argv[2])'
+dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel, into dist
+	@mkdir -p $(DIST)
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && { $(BUILD) build_sdist "$$work" && \
+		tar -xf "$$work"/*.tar.gz -C "$$work" && cd "$$work"/*/ && \
+		$(BUILD) build_wheel "$$work"; } >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
+		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
+
 clean: ## remove everything that was made
-	@rm -rf .venv .venvs .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info
+	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each asked for anew, which takes milliseconds, since a package can go as well as come.
