@@ -81,8 +81,7 @@ def test_the_wheel_alone_can_be_installed_and_imported_without_anything_else(
         [*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True
     )
     assert listed.stdout == f"notif-relayd=={__version__}\n"
-    imported = subprocess.run([python, "-I", "-c", "import notif_relay, notif_relay.aio"])
-    assert imported.returncode == 0
+    subprocess.run([python, "-I", "-c", "import notif_relay, notif_relay.aio"], check=True)
     daemon = subprocess.run(
         [environment / "bin/notif-relayd"], capture_output=True, text=True, check=False
     )
