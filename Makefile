@@ -128,9 +128,9 @@ BUILD = $(abspath $(BUILD_PYTHON)) -c 'import sys; from setuptools import build_
 	getattr(build_meta, sys.argv[1])(sys.argv[2])'
 dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel, into dist
 	@mkdir -p $(DIST)
-	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && { $(BUILD) build_sdist "$$work" && \
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && ( $(BUILD) build_sdist "$$work" && \
 		tar -xf "$$work"/*.tar.gz -C "$$work" && cd "$$work"/*/ && \
-		$(BUILD) build_wheel "$$work"; } >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
+		$(BUILD) build_wheel "$$work" ) >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
 clean: ## remove everything that was made
