@@ -29,7 +29,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install dist clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install dist deb clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -132,6 +132,26 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 		tar -xf "$$work"/*.tar.gz -C "$$work" && cd "$$work"/*/ && \
 		$(BUILD) build_wheel "$$work" ) >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
+
+# In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
+# this host but mmdebstrap. Debian 12 has no python3-msgspec: it is made first, once.
+deb: .debian/build.made .venv/.made ## Debian packages, into dist; checked by lintian; as root only
+	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
+	@ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download --quiet --no-deps \
+		--disable-pip-version-check --no-binary :all: --no-build-isolation --require-hashes \
+		-d .debian/msgspec -r packaging/python-msgspec/requirements.txt
+	@$(MAKE) --no-print-directory dist DIST=.debian/in
+	@cp -r .debian/msgspec/*.tar.gz packaging/python-msgspec packaging/build.sh .debian/in
+	@systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --private-network --volatile=overlay \
+		-D .debian/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
+		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
+		{ cat .debian/log >&2; exit 1; }
+
+.debian/%.made: debian/control packaging/root.sh
+	@$(MAKE) --no-print-directory packages DEB_PACKAGES="mmdebstrap systemd-container"
+	@mkdir -p $(@D)
+	@packaging/root.sh $(@D)/$* $*
+	@touch $@
 
 clean: ## remove everything that was made
 	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info
