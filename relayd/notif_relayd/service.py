@@ -223,6 +223,26 @@ def _serve(
     """Relay until it is over; whether the log took everything."""
     writer = LogWriter()
     writer.take_over()
+    try:
+        _relay(conf, settings, listeners, inherited, writer)
+    except StartError:
+        raise
+    except Exception:
+        # Where nobody catches it, the end comes before the log's thread has written anything.
+        LOG.exception("ended by an error that should not have happened")
+        if not writer.close():
+            os._exit(1)
+        sys.exit(1)
+    return writer.close()
+
+
+def _relay(
+    conf: cfg.ConfigOpts,
+    settings: options.Settings,
+    listeners: dict[str, Listener],
+    inherited: descriptors.Inherited,
+    writer: LogWriter,
+) -> None:
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
     limits = _for_sockets(settings.limits, held)
     _raise_descriptor_limit(limits)
@@ -256,7 +276,6 @@ def _serve(
                 LOG.warning("%s", listener.remark)
         relay.run()
         LOG.info("stopped")
-    return writer.close()
 
 
 def _for_sockets(limits: Limits, held: bool) -> Limits:

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from producing import numbered
-from running import DEADLINE, RunningRelay, wait_until
+from running import DEADLINE, RunningRelay, connect, wait_until
 
 NUMBER = 3000
 
@@ -43,6 +44,9 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         yield
         assert f"{error} " in log.read_text()
         assert "(INJECTED)" in log.read_text()
+        # Let go in the middle of a call that is made to fail, it would fail for good (ENOSYS).
+        stat = Path(f"/proc/{relay.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it sleeps")
     finally:
         strace.terminate()
         strace.communicate(timeout=DEADLINE)
@@ -106,3 +110,14 @@ def test_a_connection_that_cannot_be_taken_disturbs_nobody(
             assert lines[-1] == numbered(1)
         wait_until(lambda: relay.status()["producers"] == 1, "the door is open")
         assert relay.stop() == 0
+
+
+def test_an_error_that_nobody_expects_ends_the_relay_and_is_in_the_log(
+    relay: RunningRelay,
+) -> None:
+    with contextlib.suppress(OSError), failing(relay, "epoll_wait", "ENOSYS", "1"):
+        connect(relay.public).close()
+        assert relay.process.wait(DEADLINE) == 1
+        log = relay.log.read_text()
+        assert "ended by an error that should not have happened" in log
+        assert "Function not implemented" in log
