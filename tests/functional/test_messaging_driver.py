@@ -393,11 +393,17 @@ def test_threads_of_any_kind_share_the_connection_and_tear_no_record(
 ) -> None:
     script = run(scripts, ORDERS[order] + THREADS, config)
     numbers: dict[int, list[int]] = {thread: [] for thread in range(8)}
+    told = 0
     with private.accept() as incoming:
         for each in received(incoming):
-            numbers[each["payload"]["thread"]].append(each["payload"]["number"])
-    assert script.finish() == "0\n"
-    assert all(received == list(range(200)) for received in numbers.values())
+            payload = each["payload"]
+            if each["event_type"] == "notif_relayd.gap":  # where the machine has little time
+                told += payload["dropped"]
+            else:
+                numbers[payload["thread"]].append(payload["number"])
+    assert script.finish() == f"{told}\n"
+    assert sum(map(len, numbers.values())) + told == 8 * 200
+    assert all(received == sorted(set(received)) for received in numbers.values())
 
 
 FORK = (
