@@ -154,6 +154,35 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     assert known.records == 1000
 
 
+def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = turns.intake()
+    producers = [turns.connect() for _ in range(4)]
+    turns.turn()
+    looked_at: list[bytes] = []
+    check = reading._validator.check  # noqa: SLF001 - what it is asked cannot be seen from outside
+    monkeypatch.setattr(
+        reading._validator,  # noqa: SLF001
+        "check",
+        lambda lines: (looked_at.append(lines), check(lines))[1],
+    )
+    good = record()
+    for each in producers:
+        each.sendall(good)
+    turns.turn()
+    assert looked_at == [4 * good]
+    producers[1].sendall(b"garbage\n")
+    turns.turn()
+    looked_at.clear()
+    for each in producers:
+        each.sendall(b"garbage\n" if each is producers[1] else good)
+    turns.turn()
+    assert b"".join(looked_at).count(good) == 3
+    assert looked_at.count(b"garbage\n") == 1
+    assert reading.received == 7
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_one_request_of_a_subscriber_is_served_and_the_next_one_only_after_a_rest(
     turns: Turns, monkeypatch: pytest.MonkeyPatch, at_once: bool
