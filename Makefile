@@ -29,7 +29,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install dist deb test-deb clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -119,6 +119,15 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
+
+# Asks what would be installed, so that there is one list of it. What was put beside it stays.
+uninstall: ## what "make install" has put there with the same settings; users and groups stay
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
+		$(MAKE) --no-print-directory install DESTDIR="$$made" && \
+		find "$$made" -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -f && \
+		find "$$made" -depth -path "$$made/*/notif-relayd*" -type d -printf '$(DESTDIR)/%P\0' | \
+			{ xargs -0 rmdir 2>/dev/null || true; }
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 # The wheel is made of the sources that are given away, and not of what else lies around here.
 # setuptools makes both by itself; nothing is downloaded.

@@ -14,8 +14,8 @@ UNITS = {
 """Those that start a program."""
 
 
-def install(destination: Path, *settings: str) -> None:
-    command = ["make", "--silent", "install", f"DESTDIR={destination}", *settings]
+def install(destination: Path, *settings: str, target: str = "install") -> None:
+    command = ["make", "--silent", target, f"DESTDIR={destination}", *settings]
     subprocess.run(command, cwd=CHECKOUT, check=True)
 
 
@@ -67,3 +67,15 @@ def test_man_pages_are_installed_where_they_have_been_made(tmp_path: Path) -> No
     install(tmp_path / "root", "PREFIX=/usr", f"MAN={made}")
     pages = tmp_path / "root/usr/share/man"
     assert files(pages) == {"man1/relayctl.1", "man5/notif-relayd.conf.5", "man8/notif-relayd.8"}
+
+
+def test_what_was_installed_is_gone_again_and_nothing_else(tmp_path: Path) -> None:
+    install(tmp_path)
+    own, others = tmp_path / "etc/notif-relayd/relayd.conf", tmp_path / "usr/local/lib/other"
+    own.write_text("[relayd]\n")
+    others.touch()
+    for _ in range(2):
+        install(tmp_path, target="uninstall")
+        assert files(tmp_path) == {str(each.relative_to(tmp_path)) for each in (own, others)}
+    assert not (tmp_path / "usr/local/share/notif-relayd").exists()
+    assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
