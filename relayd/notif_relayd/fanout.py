@@ -25,6 +25,7 @@ from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
 from notif_relayd.filters import EVERYTHING, Filter, Selector, View
 from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
+from notif_relayd.pages import Pages
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.ring import Cursor, Store
 from notif_relayd.rules import Rules
@@ -86,6 +87,7 @@ class Fanout:
         self._descriptors = descriptors
         self._streams: dict[View, Stream] = {}
         self._selector = Selector()
+        self._pages = Pages()
 
     @property
     def delivered(self) -> int:
@@ -292,9 +294,10 @@ class Fanout:
         size = len(run)
         late: list[tuple[Subscriber, int]] = []
         gone: list[Subscriber] = []
+        send = self._pages.sender(run, len(stream.current))
         for subscriber in stream.current:
             try:
-                sent = subscriber.socket.send(run)
+                sent = send(subscriber.socket)
             except OSError as error:
                 if error.errno not in NOT_NOW:
                     gone.append(subscriber)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from notif_relayd.pages import MANY
 from producing import numbered
 from running import DEADLINE, RunningRelay, connect, wait_until
 
@@ -84,6 +86,39 @@ def test_a_call_that_fails_for_now_loses_nothing(
         assert status["records_received"] == NUMBER
         assert status["records_delivered"] == 2 * NUMBER
         assert status["records_dropped"] == status["records_rejected"] == 0
+
+
+@pytest.mark.parametrize(("error", "when"), [("EAGAIN", "1+2"), ("ENOMEM", "2+3")])
+def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
+    relay: RunningRelay, error: str, when: str
+) -> None:
+    """What many subscribers get at once goes by a call of its own."""
+    expected = [numbered(number, size=8192) for number in range(200)]
+    with contextlib.ExitStack() as stack:
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MANY)]
+        producer = stack.enter_context(relay.produce())
+        with failing(relay, "sendfile", error, when):
+            sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
+            sending.start()
+            for subscriber in subscribers:
+                assert subscriber.lines(len(expected)) == expected
+            sending.join(DEADLINE)
+        assert relay.status()["records_dropped"] == 0
+
+
+def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> None:
+    """As in a sandbox that does not know the call."""
+    program = (
+        "import logging; logging.basicConfig(level=logging.INFO);"
+        "from notif_relayd.pages import Pages; Pages()"
+    )
+    command = [
+        *("strace", "-f", "-o", str(tmp_path / "strace.log")),
+        *("-e", "trace=sendfile", "-e", "inject=sendfile:error=EPERM"),
+        *(sys.executable, "-c", program),
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert "records are copied for each: [Errno 1]" in said.stderr
 
 
 @pytest.mark.parametrize(

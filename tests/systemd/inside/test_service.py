@@ -47,6 +47,16 @@ def test_the_status_text_counts_who_is_connected() -> None:
     wait_for_status_text("0 producers, 0 subscribers")
 
 
+def test_sockets_share_memory_unless_the_unit_is_made_to_forbid_it(journal: Journal) -> None:
+    assert relays()
+    assert "sockets cannot share memory" not in journal.text()
+    systemctl("stop", SERVICE)
+    drop_in("SystemCallFilter=~sendfile")
+    assert relays()
+    entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="sockets cannot share memory")
+    assert entry["PRIORITY"] == INFO
+
+
 def test_a_killed_daemon_comes_back(journal: Journal) -> None:
     assert relays()
     os.kill(int(show("MainPID")), signal.SIGKILL)
