@@ -53,10 +53,14 @@ test-oldest: .venvs/oldest/.made ## what oslo.messaging loads, on the oldest one
 	@echo "oslo.messaging $(OLDEST)"
 	@.venvs/oldest/bin/python -m $(PYTEST) $(filter-out %_services.py %_upstream.py,$(wildcard tests/*/test_messaging_*.py))
 
-lint: .venv/.made ## ruff and mypy
+SCRIPTS = .ci/run devstack/settings $(wildcard */*.sh */*/*.sh tests/systemd/inside/*.sh)
+
+lint: .venv/.made ## ruff, mypy and shellcheck
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
+	@$(MAKE) --no-print-directory packages DEB_PACKAGES=shellcheck
+	@shellcheck $(SCRIPTS)
 
 bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
 	@bench/install-peers.sh || true

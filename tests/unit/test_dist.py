@@ -16,6 +16,9 @@ from notif_relay.version import __version__
 
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
+PACKAGERS_DIRECTORIES = (
+    *("debian", "devstack", "docs", "etc", "packaging", "releasenotes", "systemd", "tests"),
+)
 PACKAGES = {"notif_relay": CHECKOUT / "handler", "notif_relayd": CHECKOUT / "relayd"}
 
 
@@ -94,7 +97,7 @@ def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(d
     with tarfile.open(dist / f"notif_relayd-{__version__}.tar.gz") as archive:
         names = {each.name.removeprefix(top) for each in archive if each.isfile()}
     needed = {"LICENSE", "Makefile", "README.md", "pyproject.toml"}
-    for directory in ("debian", "docs", "etc", "packaging", "releasenotes", "systemd", "tests"):
+    for directory in PACKAGERS_DIRECTORIES:
         needed |= {
             str(path.relative_to(CHECKOUT))
             for path in (CHECKOUT / directory).rglob("*")
