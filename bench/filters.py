@@ -58,6 +58,8 @@ def relay(filtered: int) -> Iterator[RunningRelay]:
         thread = threading.Thread(target=read_all, args=(readers,), daemon=True)
         thread.start()
         yield running
+        running.stop()
+        thread.join()
 
 
 def read_all(readers: list[Subscriber]) -> None:
