@@ -55,12 +55,13 @@ test-oldest: .venvs/oldest/.made ## what oslo.messaging loads, on the oldest one
 
 SCRIPTS = .ci/run devstack/settings $(wildcard */*.sh */*/*.sh tests/systemd/inside/*.sh)
 
-lint: .venv/.made ## ruff, mypy and shellcheck
+lint: .venv/.made ## ruff, mypy, shellcheck, and what Ansible checks without a host
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 	@$(MAKE) --no-print-directory packages DEB_PACKAGES=shellcheck
 	@shellcheck $(SCRIPTS)
+	@LC_ALL=C.UTF-8 .venv/bin/ansible-playbook --syntax-check -i compute, ansible/relay.yml >/dev/null
 
 bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
 	@bench/install-peers.sh || true
@@ -203,7 +204,7 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
 EXTRAS = daemon,test
-.venv/.made: EXTRAS = daemon,test,lint
+.venv/.made: EXTRAS = daemon,test,lint,ansible
 define make-venv
 @echo "Making $(@D)"
 @$(1) -m venv $(@D)

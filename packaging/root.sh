@@ -8,7 +8,7 @@ suite=${SUITE:-bookworm}
 case $2 in
     build) field=Build-Depends more=build-essential,lintian,python3-all-dev,systemd ;;
     # A service's side, beside what the relay needs.
-    test) field=Depends more=systemd-sysv,dbus,procps,python3-oslo.messaging ;;
+    test) field=Depends more=systemd-sysv,dbus,procps,python3-apt,python3-oslo.messaging ;;
 esac
 # The last paragraph that has the field, one package a line, the first of alternatives only.
 packages=$(sed -n "/^$field:/,/^[A-Z][^:]*:.*[^,]\$/p" debian/control |

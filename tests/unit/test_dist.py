@@ -17,7 +17,8 @@ from notif_relay.version import __version__
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
 PACKAGERS_DIRECTORIES = (
-    *("debian", "devstack", "docs", "etc", "packaging", "releasenotes", "systemd", "tests"),
+    *("ansible", "debian", "devstack", "docs", "etc", "packaging", "releasenotes"),
+    *("systemd", "tests"),
 )
 PACKAGES = {"notif_relay": CHECKOUT / "handler", "notif_relayd": CHECKOUT / "relayd"}
 

@@ -29,16 +29,11 @@ def requirements_at_hand() -> Iterator[None]:
     for entry in SITE_PACKAGES.iterdir():
         if "notif_relay" not in entry.name:
             (REQUIREMENTS / entry.name).symlink_to(entry)
-    (before,) = (
-        line.partition("=")[2]
-        for line in systemctl("show-environment").splitlines()
-        if line.startswith("PYTHONPATH=")
-    )
     systemctl("set-environment", f"PYTHONPATH={REQUIREMENTS}")
     try:
         yield
     finally:
-        systemctl("set-environment", f"PYTHONPATH={before}")
+        systemctl("unset-environment", "PYTHONPATH")  # What the machine was booted with is back.
         shutil.rmtree(REQUIREMENTS)
 
 
