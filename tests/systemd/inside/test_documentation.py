@@ -22,10 +22,8 @@ from pathlib import Path
 import documented
 import pytest
 from documented import Block
+from environments import CHECKOUT, SITE_PACKAGES, make_environment
 from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
-
-CHECKOUT = Path("/opt/notif-relayd")
-SITE_PACKAGES = next(CHECKOUT.glob(".venv/lib/python3.*/site-packages"))
 
 DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
 """The first one is where the container has the checkout."""
@@ -192,11 +190,7 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     checkout = shutil.copytree(
         CHECKOUT, tmp_path_factory.mktemp("home") / "notif-relayd", ignore=ignored
     )
-    venv = Path("/opt/stack/data/venv")
-    assert run("python3", "-m", "venv", "--without-pip", os.fspath(venv)).returncode == 0
-    pip = venv / "bin" / "pip"
-    pip.write_text(f'#!/bin/sh\nexec {venv}/bin/python -m pip "$@"\n')
-    pip.chmod(0o755)
+    make_environment(Path("/opt/stack/data/venv"))
     Path("/opt/stack/nova-compute").write_text(NOVA_COMPUTE)
     Path("/etc/systemd/system/devstack@.service").write_text(UNIT)
     # /etc is empty here, and Debian's nc is a link that leads there.
