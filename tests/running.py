@@ -28,6 +28,15 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
+def pid_in(pidfile: Path, left: str = "") -> int:
+    """What a daemon in the background writes there, perhaps after its command has ended.
+
+    The file is there before there is anything in it, or with what a dead daemon has left.
+    """
+    wait_until(lambda: pidfile.exists() and pidfile.read_text() not in ("", left), "a pidfile")
+    return int(pidfile.read_text())
+
+
 def connect(path: Path | str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(DEADLINE)

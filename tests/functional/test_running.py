@@ -22,6 +22,7 @@ from running import (
     record,
     run_daemon,
     running_relay,
+    pid_in,
     wait_until,
 )
 
@@ -128,8 +129,7 @@ def test_it_goes_to_the_background_and_keeps_a_pidfile(directory: Path) -> None:
         *("--daemonize", "--pidfile", os.fspath(pidfile), "--log-file", os.fspath(log)),
     ]
     subprocess.run(command, check=True, timeout=DEADLINE, stdin=subprocess.DEVNULL)
-    wait_until(pidfile.exists, "there is a pidfile")
-    pid = int(pidfile.read_text())
+    pid = pid_in(pidfile)
     try:
         with connect(directory / "notifications.sock") as subscriber:
             with connect(directory / "control.sock") as control:
@@ -161,8 +161,7 @@ def test_a_pidfile_left_by_a_dead_daemon_is_replaced(directory: Path, left: str)
         *("--daemonize", "--pidfile", os.fspath(pidfile)),
     ]
     subprocess.run(command, check=True, timeout=DEADLINE)
-    wait_until(lambda: pidfile.exists() and pidfile.read_text() != left, "a new pidfile")
-    pid = int(pidfile.read_text())
+    pid = pid_in(pidfile, left)
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
 

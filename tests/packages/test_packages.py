@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bookkeeping import load
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
+from running import pid_in
 
 OLD, NEW = (Path(os.environ["NOTIF_RELAYD_PACKAGES"], version) for version in ("old", "new"))
 PYTHON = "/usr/bin/python3"
@@ -128,7 +129,7 @@ def test_the_daemon_goes_to_the_background_with_debians_python_daemon(tmp_path: 
     started = run("/usr/bin/notif-relayd", *options)
     assert started.returncode == 0, started.stderr
     with connect(str(tmp_path / "notifications.sock")):
-        os.kill(int(pid.read_text()), 15)
+        os.kill(pid_in(pid), 15)
 
 
 def test_an_upgrade_under_load_loses_no_record_and_no_connection() -> None:
