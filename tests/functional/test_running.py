@@ -19,10 +19,10 @@ from running import (
     DEADLINE,
     RunningRelay,
     connect,
+    pid_in,
     record,
     run_daemon,
     running_relay,
-    pid_in,
     wait_until,
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bookkeeping import load
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
+
 from running import pid_in
 
 OLD, NEW = (Path(os.environ["NOTIF_RELAYD_PACKAGES"], version) for version in ("old", "new"))
