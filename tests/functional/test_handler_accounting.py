@@ -62,7 +62,7 @@ class Schedule:
         self._data = b""
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, min_size=15, max_size=60))
 def test_lines_are_whole_and_gap_records_account_for_what_is_missing(
     directory: Path, steps: list[tuple[str, int]]

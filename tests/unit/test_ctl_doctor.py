@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notif_relay import paths
@@ -42,7 +42,6 @@ def examined(conf: str, logging: str = SAMPLE) -> list[Finding]:
         return list(service.examine([os.fspath(path)], paths.DEFAULT_INGEST_PATH))
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["DEFAULT", service.SECTION, "other"]),
     st.dictionaries(
@@ -66,7 +65,6 @@ def test_any_value_in_a_services_configuration_comes_to_rows(
     assert examined("\n".join(lines))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(LOGGING_LINES), VALUES, max_size=3))
 @example(dict.fromkeys(LOGGING_LINES[-3:], "%"))
 def test_any_value_in_a_logging_file_comes_to_rows(values: dict[int, str]) -> None:
@@ -77,7 +75,6 @@ def test_any_value_in_a_logging_file_comes_to_rows(values: dict[int, str]) -> No
     assert examined(conf, "\n".join(lines))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_come_to_rows(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -217,21 +217,21 @@ def plain_containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]
     return st.lists(children, max_size=4) | st.dictionaries(TEXTS, children, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.recursive(PLAIN | ODD, containers, max_leaves=12))
 @example([{"password": {"a": "kept"}}, ("token",)])
 def test_any_payload_is_written_as_the_log_driver_logs_it(payload: Any) -> None:
     assert outcome(dump, payload) == outcome(logged, payload)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.recursive(PLAIN, plain_containers, max_leaves=30))
 @example({"a": {"b": [{"to\u212aen": "abc"}]}})
 def test_plain_payloads_are_written_as_the_log_driver_logs_them(payload: Any) -> None:
     assert outcome(dump, payload) == outcome(logged, payload)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.recursive(ODD, containers, max_leaves=2), st.recursive(PLAIN, plain_containers))
 @example(State.ACTIVE, None)
 @example([Translated("plain")], {})

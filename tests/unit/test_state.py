@@ -222,7 +222,7 @@ def test_state_that_is_cut_off_anywhere_is_refused() -> None:
             decode(data[:size])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_is_accepted_can_be_gone_on_with_and_only_whole_lines_come_out(
     data: st.DataObject,
