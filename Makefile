@@ -29,7 +29,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb test-confined upgradable clean packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -163,13 +163,19 @@ deb: .debian/build.made .venv/.made ## Debian packages, into dist; checked by li
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }
 
+test-deb: .debian/container.made upgradable ## those packages installed, upgraded under load and purged, with a real systemd
+	@packaging/test.sh container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+
+test-confined: .debian/machine.made upgradable ## those packages in an emulated machine, whose kernel has AppArmor
+	@$(MAKE) --no-print-directory packages DEB_PACKAGES="qemu-system-x86 e2fsprogs"
+	@packaging/test.sh machine $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+
 # The version that it upgrades to differs in nothing but its number.
-test-deb: .debian/test.made ## those packages installed, upgraded under load and purged, with a real systemd
+upgradable:
 	@rm -rf .debian/old .debian/new
 	@$(MAKE) --no-print-directory deb DIST=.debian/old
 	@mkdir -p .debian/new && cp .debian/old/python3-msgspec_* .debian/new 2>/dev/null || true
 	@$(MAKE) --no-print-directory deb DIST=.debian/new DEB_VERSION=$$(sed -n '1s/.*(\(.*\)).*/\1+upgrade/p' debian/changelog)
-	@packaging/test.sh $(CURDIR)/.debian/old $(CURDIR)/.debian/new
 
 .debian/%.made: debian/control packaging/root.sh
 	@$(MAKE) --no-print-directory packages DEB_PACKAGES="mmdebstrap systemd-container"

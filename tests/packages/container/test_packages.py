@@ -5,16 +5,15 @@ One test after the other, as an operator would go on; each says what it needs of
 """
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from bookkeeping import load
+from installing import NEW, OLD, apt, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
 from running import pid_in
 
-OLD, NEW = (Path(os.environ["NOTIF_RELAYD_PACKAGES"], version) for version in ("old", "new"))
 PYTHON = "/usr/bin/python3"
 """Debian's own, which sees what is installed and nothing of the checkout."""
 
@@ -40,26 +39,6 @@ transport = oslo_messaging.get_notification_transport(conf, url="fake://")
 notifier = oslo_messaging.Notifier(transport, "compute.host-1", topics=["t"])
 notifier.info({}, "compute.instance.create.end", {"host": "here"})
 """
-
-
-def package(directory: Path, name: str) -> str:
-    (found,) = directory.glob(f"{name}_*.deb")
-    return str(found)
-
-
-def apt(*arguments: str) -> str:
-    """Run apt-get, which has no network here and must find everything installed or given."""
-    environment = {"PATH": os.environ["PATH"], "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
-        ["apt-get", "-y", "--no-install-recommends", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def python(code: str, user: str | None = None) -> str:

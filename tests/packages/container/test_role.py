@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from environments import CHECKOUT, VARIABLES, copy_checkout, make_environment, requirements_at_hand
+from installing import NEW
 from machine import (
     CONFIGURATION,
     INGEST_UNIT,
@@ -27,7 +28,6 @@ from machine import (
     systemctl,
 )
 
-PACKAGES = Path(os.environ["NOTIF_RELAYD_PACKAGES"], "new")
 ARCHIVE, WHEELS = Path("/run/archive"), Path("/run/wheels")
 VENV, NOVA = Path("/opt/relay"), Path("/opt/nova")
 NOVA_CONF, UNIT = Path("/etc/nova/nova.conf"), Path("/etc/systemd/system/nova-compute.service")
@@ -94,7 +94,7 @@ def make_archive() -> None:
     """The packages as a Debian archive, the only one that apt knows."""
     ARCHIVE.mkdir()
     paragraphs = []
-    for package in PACKAGES.glob("*.deb"):
+    for package in NEW.glob("*.deb"):
         (ARCHIVE / package.name).symlink_to(package)
         control = run("dpkg-deb", "--field", str(package)).stdout
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
