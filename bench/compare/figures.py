@@ -46,6 +46,8 @@ def full() -> list[Figure]:
     work = Work(seconds=0.6, warm_up=0.2)
     # Enough under way for each of 512 to be worth a read, and less than the relay's ring holds.
     many = replace(work, subscribers=4, window=8 * MIB)
+    # All sockets of those who never read have to be full before it counts, and the ring as well.
+    steady = replace(work, seconds=1.0, warm_up=1.0)
     return [
         Figure("fanout", _fanout((1, 10, 100, 1000), work), EVERYBODY),
         Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
@@ -55,7 +57,7 @@ def full() -> list[Figure]:
             EVERYBODY,
         ),
         Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, BOTH),
-        Figure("stalled", {str(n): replace(work, stalled=n) for n in STALLED}, [RELAY]),
+        Figure("stalled", {str(n): replace(steady, stalled=n) for n in STALLED}, [RELAY]),
     ]
 
 
