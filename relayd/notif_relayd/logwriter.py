@@ -11,8 +11,10 @@ import contextlib
 import copy
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Iterator
+from typing import TextIO
 
 CAPACITY = 1000
 """Lines that may wait: seconds of a log that hangs, and no memory to speak of."""
@@ -70,7 +72,7 @@ class LogWriter:
         except queue.Full:
             return False
         self._thread.join(PATIENCE)
-        return not self._thread.is_alive()
+        return not self._thread.is_alive() and _flushed(sys.stderr)
 
     def _write(self) -> None:
         while (each := self._queue.get()) is not None:
@@ -98,6 +100,16 @@ class _Queued(logging.Handler):
             self.handleError(record)
         else:
             self._writer.write(self._handler, record)
+
+
+def _flushed(stream: TextIO | None) -> bool:
+    """Whether nothing is left in it; a stream that was closed at the start is none."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _loggers() -> list[logging.Logger]:

@@ -63,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
         return 1
     if not written:
-        # The interpreter's own end would wait for the log as well, without a limit.
+        # The interpreter's own end would wait for the log as well, without a limit, and take what
+        # stderr has not taken for a failure of the program (exit status 120).
         os._exit(0)
     return 0
 
