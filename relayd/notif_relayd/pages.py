@@ -3,7 +3,7 @@
 
 send(2) copies what it is given. sendfile(2) from a file in memory hands a Unix socket the file's
 pages themselves, and all sockets get the same ones: they stay in the processor's cache, for the
-subscribers as well, and those who have stopped reading hold no memory of their own.
+subscribers as well, and those who stop reading at the same time hold the same memory.
 
 No page is ever written again. Before the next run the file is emptied, which takes its pages
 away from it and leaves them, as they are, to the sockets that still hold them.
@@ -24,10 +24,10 @@ from operator import methodcaller
 LOG = logging.getLogger(__name__)
 
 MANY = 10
-"""Sockets from which on sharing pays; measured as `LARGE` is, at 8 both ways cost the same."""
+"""Sockets from which on sharing pays; with 8 both ways cost the same."""
 
 LARGE = 16 * 1024
-"""Bytes of a run from which on sharing pays."""
+"""Bytes of a run from which on it does; with 8 KiB it takes more than `MANY`."""
 
 
 class Pages:
