@@ -305,12 +305,22 @@ class Socket:
         return self.description
 
 
-class Epoll:
-    """select.epoll, level-triggered."""
+class Epoll(Description):
+    """select.epoll, level-triggered; one may watch another."""
 
     def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
         self._kernel = kernel
         self._watched: dict[int, tuple[Description, int]] = {}
+        self._number = kernel.open(self)
+        self.inner = False
+        """Whether another watches it; then it is only asked, and the process does not sleep."""
+
+    def fileno(self) -> int:
+        return self._number
+
+    def events(self) -> int:
+        return bool(self._ready()) * select.EPOLLIN
 
     def register(self, number: int, events: int) -> None:
         if number in self._watched and self._watched[number][0].holders:
@@ -322,6 +332,8 @@ class Epoll:
             description.doomed = True
             raise
         self._watched[number] = description, events
+        if isinstance(description, Epoll):
+            description.inner = True
 
     def modify(self, number: int, events: int) -> None:
         self._kernel.call()
@@ -338,7 +350,7 @@ class Epoll:
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         self._kernel.call()
         while True:
-            moved = self._kernel.sleep(timeout is None and not self._ready())
+            moved = not self.inner and self._kernel.sleep(timeout is None and not self._ready())
             ready = self._ready()
             if ready:
                 self._kernel.random.shuffle(ready)
@@ -350,6 +362,7 @@ class Epoll:
 
     def close(self) -> None:
         self._watched.clear()
+        self._kernel.close(self._number)
 
     def _ready(self) -> list[tuple[int, int]]:
         # EPOLLERR and EPOLLHUP are reported unasked. A description that somebody else holds is

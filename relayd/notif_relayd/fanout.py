@@ -252,7 +252,8 @@ class Fanout:
     ) -> Subscriber:
         subscriber = Subscriber(number, connection, peer, stream)
         try:
-            self._loop.watch(connection.fileno(), READ, partial(self._on_event, subscriber))
+            callback = partial(self._on_event, subscriber)
+            self._loop.watch(connection.fileno(), READ, callback, out_of_turn=True)
         except OSError:
             self._leave(stream)
             raise

@@ -4,6 +4,10 @@
 There is no polling: without a deadline the loop sleeps until a descriptor is ready. asyncio would
 do the same work, but a transport and a callback for every chunk and subscriber cost more than
 the send itself.
+
+A turn serves everybody who is ready once. Where many of one kind are, that is too seldom for the
+few of another who wait for what they bring. So there is a second epoll for those, itself watched
+by the first, which can be asked within a turn as well: who is in it can be served out of turn.
 """
 
 import errno
@@ -11,7 +15,7 @@ import heapq
 import itertools
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -29,30 +33,43 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._urgent = select.epoll()
+        """Of those who are served out of turn."""
+        self._epolls: dict[int, select.epoll] = {}
+        """By the descriptors that they watch."""
         self._callbacks: dict[int, Callback] = {}
         self._forgotten: set[int] = set()
         """In this turn: what epoll has reported for their numbers is not for their successors."""
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self.watch(self._urgent.fileno(), READ, self.serve_out_of_turn)
 
-    def watch(self, fd: int, events: int, callback: Callback) -> None:
+    def watch(self, fd: int, events: int, callback: Callback, *, out_of_turn: bool = False) -> None:
         """Call `callback` with what happened whenever one of `events` is there for `fd`.
+
+        Args:
+            fd: the descriptor.
+            events: what to wait for.
+            callback: whom to call.
+            out_of_turn: whether `serve_out_of_turn` calls it, too.
 
         Raises:
             OSError: the kernel has no room for one more.
         """
-        self._epoll.register(fd, events)
+        epoll = self._urgent if out_of_turn else self._epoll
+        epoll.register(fd, events)
+        self._epolls[fd] = epoll
         self._callbacks[fd] = callback
 
     def change(self, fd: int, events: int) -> None:
         """Wait for other events from now on."""
-        self._epoll.modify(fd, events)
+        self._epolls[fd].modify(fd, events)
 
     def forget(self, fd: int) -> None:
         """Call nobody any more; to be done before the descriptor is closed."""
         del self._callbacks[fd]
         self._forgotten.add(fd)
-        self._epoll.unregister(fd)
+        self._epolls.pop(fd).unregister(fd)
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, `seconds` from now."""
@@ -67,18 +84,26 @@ class Loop:
         self._forgotten.clear()
         happened = self._epoll.poll(self._time_left())
         awake = time.monotonic()
+        self._call(happened)
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            heapq.heappop(self._deadlines)[2]()
+        return awake
+
+    def serve_out_of_turn(self, _events: int = READ) -> None:
+        """Tell those who asked for it what has happened by now; to be called within a turn."""
+        self._call(self._urgent.poll(0))
+
+    def close(self) -> None:
+        """Give the descriptors of the loop itself back."""
+        self._urgent.close()
+        self._epoll.close()
+
+    def _call(self, happened: Iterable[tuple[int, int]]) -> None:
         for fd, events in happened:
             # One callback may close the descriptor that the next event is about, and the number
             # may be another connection's by then.
             if fd not in self._forgotten:
                 self._callbacks[fd](events)
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
-            heapq.heappop(self._deadlines)[2]()
-        return awake
-
-    def close(self) -> None:
-        """Give the descriptor of the loop itself back."""
-        self._epoll.close()
 
     def _time_left(self) -> float | None:
         if not self._deadlines:

@@ -6,6 +6,7 @@ Nothing is lost or refused where these bounds do not hold, only late, which no o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -35,8 +36,8 @@ THROTTLE = Throttle(logging.getLogger(__name__))
 class Turns:
     """A loop, one listening socket, and who comes in through it."""
 
-    def __init__(self, directory: Path, room: int) -> None:
-        self.loop = Loop()
+    def __init__(self, directory: Path, room: int, loop: Loop) -> None:
+        self.loop = loop
         self.path = directory / "listener.sock"
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(os.fspath(self.path))
@@ -48,10 +49,7 @@ class Turns:
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout] = []
 
-    def intake(self) -> Intake:
-        def publish(_run: bytes, _headers: list[Header]) -> None:
-            pass
-
+    def intake(self, publish: Callable[[bytes, list[Header]], None] = lambda *_: None) -> Intake:
         intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, 1 << 20, publish)
         self.inside.append(intake)
         intake.door(self.listener)
@@ -76,13 +74,29 @@ class Turns:
                 each.hand_on()
 
     def close(self) -> None:
-        for each in (*self.inside, *self.opened, self.notify, self.loop):
+        for each in (*self.inside, *self.opened, self.notify):
             each.close()
 
 
 @pytest.fixture
-def turns(directory: Path) -> Iterator[Turns]:
-    turns = Turns(directory, room=1000)
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def turns(directory: Path, loop: Loop) -> Iterator[Turns]:
+    turns = Turns(directory, 1000, loop)
+    yield turns
+    turns.close()
+
+
+@pytest.fixture
+def others(directory: Path, loop: Loop) -> Iterator[Turns]:
+    """Another socket of the same relay."""
+    (directory / "others").mkdir()
+    turns = Turns(directory / "others", 1000, loop)
     yield turns
     turns.close()
 
@@ -152,6 +166,46 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     assert max(read) > 32 * intake.SUSPECT_READ_SIZE
     assert known.rejected == 2000
     assert known.records == 1000
+
+
+def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sent(
+    turns: Turns, others: Turns
+) -> None:
+    """More than a socket holds, in many runs: it is asked between them whether there is room."""
+    fanout = others.fanout()
+    runs: list[int] = []
+    got = 0
+
+    def publish(run: bytes, headers: list[Header]) -> None:
+        nonlocal got
+        runs.append(len(run))
+        fanout.publish(run, headers)
+        # At first it does not read, and so is behind when it begins to.
+        if len(runs) > 6:
+            got += all_there_is(subscriber)
+
+    reading = turns.intake(publish)
+    subscriber = others.connect()
+    subscriber.setblocking(False)
+    producers = [turns.connect() for _ in range(40)]
+    turns.turn()
+    sent = record(payload="x" * 900) * 60
+    for each in producers:
+        each.sendall(sent)
+    turns.turn()
+    assert reading.received == 40 * 60
+    assert max(runs) < intake.RUN_SIZE + intake.READ_SIZE
+    assert 40 * len(sent) - got - all_there_is(subscriber) <= 2 * max(runs)
+    assert not fanout.dropped
+
+
+def all_there_is(connection: socket.socket) -> int:
+    """Read it; how many bytes that was."""
+    size = 0
+    with contextlib.suppress(BlockingIOError):
+        while data := connection.recv(1 << 20):
+            size += len(data)
+    return size
 
 
 def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(

@@ -69,6 +69,39 @@ def test_an_event_is_not_for_whoever_has_got_the_number_since(
     assert calls == ["the first", "the successor"]
 
 
+def test_who_asked_for_it_is_served_out_of_turn_and_nobody_else(
+    loop: Loop, pipes: list[tuple[int, int]]
+) -> None:
+    seen: list[str] = []
+    (reader, writer), (other, _), _ = pipes
+
+    def urgent(_events: int) -> None:
+        os.read(reader, 1)
+        seen.append("urgent")
+
+    loop.watch(reader, READ, urgent, out_of_turn=True)
+    os.write(writer, b"x")
+    loop.turn()
+    assert seen == ["urgent"]
+    loop.serve_out_of_turn()
+    assert seen == ["urgent"]
+    os.write(writer, b"x")
+    os.write(pipes[1][1], b"x")
+    loop.watch(other, READ, lambda _: seen.append("other"))
+    loop.serve_out_of_turn()
+    assert seen == ["urgent", "urgent"]
+    loop.change(reader, 0)
+    os.write(writer, b"x")
+    loop.serve_out_of_turn()
+    loop.turn()
+    assert seen == ["urgent", "urgent", "other"]
+    loop.change(reader, READ)
+    loop.forget(reader)
+    loop.serve_out_of_turn()
+    loop.turn()
+    assert seen[3:] == ["other"]
+
+
 def test_a_hangup_is_told_to_one_who_asked_for_nothing(
     loop: Loop, pipes: list[tuple[int, int]]
 ) -> None:
