@@ -138,7 +138,7 @@ class Intake:
         if not self._pieces:
             return
         pieces, self._pieces, self._size = self._pieces, [], 0
-        if all(map(_is_trusted, pieces)):
+        if len(pieces) == 1 or all(map(_is_trusted, pieces)):
             records, headers = self._judge_together(pieces)
         else:
             # Together with lines that are likely to be rejected all would be looked at twice.
@@ -169,12 +169,13 @@ class Intake:
 
     def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Header]]:
         """What is good of one producer's lines."""
-        records, headers, rejected, gaps = self._validator.check(lines)
-        if rejected:
-            self._reject(producer, rejected)
-        self.losses.note(gaps)
-        producer.records += len(headers)
-        return records, headers
+        verdict = self._validator.check(lines)
+        if verdict.rejected:
+            self._reject(producer, verdict.rejected)
+        if verdict.gaps:
+            self.losses.note(verdict.gaps)
+        producer.records += len(verdict.headers)
+        return verdict.records, verdict.headers
 
     def read_out(self) -> None:
         """Take what the producers have sent already."""

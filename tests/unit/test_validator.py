@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.validator import Reason, Validator
+from notif_relayd.validator import Reason, Validator, Verdict
 
 LIMIT = 4096
 
@@ -85,7 +85,7 @@ def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: 
 def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
     verdict = Validator(LIMIT).check(lines)
-    assert verdict[:2] == (b"", [])
+    assert (verdict.records, verdict.headers) == (b"", [])
     assert len(verdict.rejected) == 3
 
 
@@ -156,4 +156,9 @@ def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
 def test_no_gap_is_pointed_out_where_somebody_poses_as_the_relay(own: str) -> None:
     line = GOOD.replace(b"a.b", own.encode()) + b"\n"
-    assert Validator(LIMIT).check(line) == (b"", [], [Reason.RESERVED], [])
+    assert Validator(LIMIT).check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+
+
+def test_a_name_that_has_the_relays_in_it_is_somebody_elses() -> None:
+    line = GOOD.replace(b"a.b", b"x.notif_relayd.error") + b"\n"
+    assert judged(line + GOOD + b"\n") == (line + GOOD + b"\n", 2, [])
