@@ -126,7 +126,7 @@ class Fanout:
             self._send(everything, run, len(headers))
         chosen = self._selector.select(headers)
         if chosen:
-            lines = split(run)
+            lines = list(split(run))
             for view, places in chosen.items():
                 some = [lines[place] for place in places]
                 # A subscriber that left just now may have taken its stream along.

@@ -138,7 +138,9 @@ class Intake:
         if not self._pieces:
             return
         pieces, self._pieces, self._size = self._pieces, [], 0
-        if len(pieces) == 1 or all(map(_is_trusted, pieces)):
+        if len(pieces) == 1:
+            records, headers = self._judge(*pieces[0])
+        elif all(map(_is_trusted, pieces)):
             records, headers = self._judge_together(pieces)
         else:
             # Together with lines that are likely to be rejected all would be looked at twice.
@@ -156,15 +158,13 @@ class Intake:
 
     def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Header]]:
         """What is good of the lines of several producers."""
-        if len(pieces) == 1:
-            return self._judge(*pieces[0])
         verdict = self._validator.check(b"".join([lines for _, lines in pieces]))
         if verdict.rejected:
             # Somebody's: each is looked at by itself.
             return _joined(starmap(self._judge, pieces))
         self.losses.note(verdict.gaps)
         for producer, lines in pieces:
-            producer.records += len(split(lines))
+            producer.records += len(list(split(lines)))
         return verdict.records, verdict.headers
 
     def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Header]]:

@@ -70,12 +70,11 @@ class Validator:
 
     def check(self, lines: bytes) -> Verdict:
         """Judge a run of whole lines, as the splitter gives it."""
-        run = split(lines)
-        if len(lines) <= self._limit or len(max(run, key=len)) <= self._limit:
+        if len(lines) <= self._limit or max(map(len, split(lines))) <= self._limit:
             try:
                 if not lines.isascii():
                     lines.decode()
-                headers = list(map(self._decode, run))
+                headers = list(map(self._decode, split(lines)))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
@@ -83,17 +82,17 @@ class Validator:
                 if EVENT_TYPE_PREFIX not in "\n".join(map(_event_type, headers)):
                     return Verdict(lines, headers, [], [])
                 if not any(map(_is_reserved, headers)):
-                    pairs = zip(headers, run, strict=True)
+                    pairs = zip(headers, split(lines), strict=True)
                     gaps = [line for header, line in pairs if header.event_type == GAP]
                     return Verdict(lines, headers, [], gaps)
-        return self._check_each(run)
+        return self._check_each(lines)
 
-    def _check_each(self, run: list[bytes]) -> Verdict:
+    def _check_each(self, lines: bytes) -> Verdict:
         good = []
         headers = []
         rejected = []
         gaps = []
-        for line in run:
+        for line in split(lines):
             header = self._examine(line)
             if not isinstance(header, Header):
                 rejected.append(header)
