@@ -86,6 +86,8 @@ class Fanout:
         self._rules = rules
         self._descriptors = descriptors
         self._streams: dict[View, Stream] = {}
+        self._everything: Stream | None = None
+        """The stream without a filter, as long as somebody reads it."""
         self._selector = Selector()
         self._pages = Pages()
 
@@ -121,17 +123,17 @@ class Fanout:
         if not self.subscribers:
             self.discarded += len(headers)
             return
-        everything = self._streams.get(EVERYTHING)
-        if everything is not None:
-            self._send(everything, run, len(headers))
+        if self._everything is not None:
+            self._send(self._everything, run, len(headers))
+        if not self._selector.views:
+            return
         chosen = self._selector.select(headers)
-        if chosen:
-            lines = list(split(run))
-            for view, places in chosen.items():
-                some = [lines[place] for place in places]
-                # A subscriber that left just now may have taken its stream along.
-                if view in self._streams:
-                    self._send(self._streams[view], b"".join(some), len(some))
+        lines = list(split(run)) if chosen else []
+        for view, places in chosen.items():
+            some = [lines[place] for place in places]
+            # A subscriber that left just now may have taken its stream along.
+            if view in self._streams:
+                self._send(self._streams[view], b"".join(some), len(some))
 
     def save(self) -> FanoutState:
         """All that is known of what goes out."""
@@ -192,7 +194,7 @@ class Fanout:
             stream.ring.tidy()
             if not stream.members:
                 del self._streams[stream.view]
-        self._selector.use(self._streams)
+        self._notice_streams()
         self.store.limit = limit
         self.store.shrink()
         for subscriber in self.subscribers.values():
@@ -273,14 +275,19 @@ class Fanout:
     def _stream(self, view: View) -> Stream:
         if view not in self._streams:
             self._streams[view] = Stream(view, self.store)
-            self._selector.use(self._streams)
+            self._notice_streams()
         return self._streams[view]
 
     def _leave(self, stream: Stream) -> None:
         stream.members -= 1
         if not stream.members:
             del self._streams[stream.view]
-            self._selector.use(self._streams)
+            self._notice_streams()
+
+    def _notice_streams(self) -> None:
+        """There are others than before."""
+        self._everything = self._streams.get(EVERYTHING)
+        self._selector.use(self._streams)
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:

@@ -144,18 +144,17 @@ class Selector:
     """Tells for each notification which of many views it is in."""
 
     def __init__(self) -> None:
-        self._views: tuple[View, ...] = ()
+        self.views: tuple[View, ...] = ()
+        """Those that hold something back."""
         self._remembered: dict[Kind, tuple[View, ...]] = {}
 
     def use(self, views: Iterable[View]) -> None:
         """Ask these from now on, as far as there is anything to ask."""
-        self._views = tuple(each for each in views if not each.is_everything)
+        self.views = tuple(each for each in views if not each.is_everything)
         self._remembered.clear()
 
     def select(self, headers: Sequence[Header]) -> dict[View, list[int]]:
         """The places of the notifications that are in a view, where there are any."""
-        if not self._views:
-            return {}
         kinds = [_kind(each) for each in headers]
         asked_for = {kind: passing for kind in set(kinds) if (passing := self._passing(kind))}
         chosen: dict[View, list[int]] = {}
@@ -168,7 +167,7 @@ class Selector:
     def _passing(self, kind: Kind) -> tuple[View, ...]:
         passing = self._remembered.get(kind)
         if passing is None:
-            passing = tuple(each for each in self._views if each(kind))
+            passing = tuple(each for each in self.views if each(kind))
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
             self._remembered[kind] = passing

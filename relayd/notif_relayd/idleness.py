@@ -30,8 +30,8 @@ class Idleness:
         self._since: float | None = None
         self._scheduled = False
 
-    def turned(self) -> None:
-        """Somebody may have come or gone."""
+    def look(self) -> None:
+        """Somebody may have come or gone, or the limit is another."""
         if self._anybody():
             self._since = None
             return
@@ -46,3 +46,5 @@ class Idleness:
         self._scheduled = False
         if self._since is not None and self.limit and not self._anybody():
             self.over = time.monotonic() >= self._since + self.limit
+            if not self.over:
+                self.look()

@@ -38,6 +38,8 @@ class Loop:
         self._epolls: dict[int, select.epoll] = {}
         """By the descriptors that they watch."""
         self._callbacks: dict[int, Callback] = {}
+        self.changed = False
+        """Whether a descriptor has come or gone since somebody has set this to `False`."""
         self._forgotten: set[int] = set()
         """In this turn: what epoll has reported for their numbers is not for their successors."""
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
@@ -60,6 +62,7 @@ class Loop:
         epoll.register(fd, events)
         self._epolls[fd] = epoll
         self._callbacks[fd] = callback
+        self.changed = True
 
     def change(self, fd: int, events: int) -> None:
         """Wait for other events from now on."""
@@ -70,6 +73,7 @@ class Loop:
         del self._callbacks[fd]
         self._forgotten.add(fd)
         self._epolls.pop(fd).unregister(fd)
+        self.changed = True
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, `seconds` from now."""
@@ -82,7 +86,7 @@ class Loop:
             When the sleep was over, by the monotonic clock.
         """
         self._forgotten.clear()
-        happened = self._epoll.poll(self._time_left())
+        happened = self._epoll.poll(self._time_left() if self._deadlines else None)
         awake = time.monotonic()
         self._call(happened)
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
@@ -105,7 +109,5 @@ class Loop:
             if fd not in self._forgotten:
                 self._callbacks[fd](events)
 
-    def _time_left(self) -> float | None:
-        if not self._deadlines:
-            return None
+    def _time_left(self) -> float:
         return max(0.0, self._deadlines[0][0] - time.monotonic())

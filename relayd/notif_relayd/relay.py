@@ -129,11 +129,13 @@ class Relay:
     def run(self) -> None:
         """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
         self._supervisor.ready()
-        self._idleness.turned()
+        self._idleness.look()
         while not (self._signals.stop or self._idleness.over):
             self._turn()
             self._supervisor.turned()
-            self._idleness.turned()
+            if self._loop.changed:
+                self._loop.changed = False
+                self._idleness.look()
         self._supervisor.stopping()
         self._stop()
 
@@ -143,6 +145,7 @@ class Relay:
         self._fanout.admission.terms = limits.subscribers
         self._fanout.store.limit = limits.ring_size
         self._idleness.limit = limits.idle_timeout or 0.0
+        self._idleness.look()
 
     def _turn(self) -> None:
         awake = self._loop.turn()

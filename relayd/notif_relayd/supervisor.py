@@ -34,7 +34,8 @@ class Supervisor:
         self._watchdog_interval = _watchdog_seconds() / 2
         self._last = census()
         self._last_time = time.monotonic()
-        self._waiting = False
+        self._waiting = not notify.there
+        """Whether a report is due already, or nobody would get one."""
 
     def ready(self) -> None:
         """The sockets are served."""
@@ -48,7 +49,7 @@ class Supervisor:
 
     def turned(self) -> None:
         """The loop has done something: the status may have to change."""
-        if self._notify.there and not self._waiting and self._census() != self._last:
+        if not self._waiting and self._census() != self._last:
             self._waiting = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
 

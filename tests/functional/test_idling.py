@@ -70,6 +70,18 @@ def test_a_reload_changes_the_time(directory: Path) -> None:
         assert relay.process.wait(DEADLINE) == 0
 
 
+def test_a_time_that_is_made_longer_is_waited_for(directory: Path) -> None:
+    options = directory / "relayd.conf"
+    options.write_text("[relayd]\nidle_timeout = 0.5\n")
+    with managed_relay(directory, "--config-file", str(options)) as relay:
+        options.write_text("[relayd]\nidle_timeout = 1.5\n")
+        relay.process.send_signal(signal.SIGHUP)
+        relay.wait_logged("reload")
+        with pytest.raises(subprocess.TimeoutExpired):
+            relay.process.wait(0.8)
+        assert relay.process.wait(DEADLINE) == 0
+
+
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
 def test_a_time_that_cannot_be_is_an_error(directory: Path, value: str) -> None:
     done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", value)
