@@ -52,10 +52,8 @@ class Splitter:
         if self._skipping:
             start = data.index(b"\n") + 1
             self._skipping = False
-        lines = data[start:end]
-        if self._rest:
-            lines = bytes(self._rest) + lines
-            self._rest.clear()
+        lines = b"".join((self._rest, memoryview(data)[start:end]))
+        self._rest.clear()
         self._keep(data[end:])
         return lines
 

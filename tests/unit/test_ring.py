@@ -110,7 +110,7 @@ def test_rings_together_keep_to_the_limit_however_small_the_chunks_are() -> None
         two.append(b"x\n", 1)
         assert store.size <= store.limit
     assert [ring.next_seq - ring.first_seq for ring in (one, two)] == [50, 50]
-    two.append(b"x" * (store.limit - CHUNK_OVERHEAD - 1) + b"\n", 1)
+    two.append(b"x" * store.limit + b"\n", 1)
     assert one.oldest is None
     assert two.next_seq - two.first_seq == 1
 
