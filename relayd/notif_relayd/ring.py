@@ -33,7 +33,7 @@ CHUNK_OVERHEAD = 448
 Without it a ring of tiny records would take several times its limit.
 """
 
-BYTES_TO_A_HOLE = 64
+BYTES_TO_A_HOLE = 32
 """Of so many bytes one more is charged, for what malloc(3) cannot use between chunks that come and
 go: 1 to 3 per cent, by malloc_stats(3) of a relay with a full ring."""
 
