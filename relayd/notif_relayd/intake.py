@@ -265,6 +265,7 @@ class Intake:
         """Read once; whether there may be more."""
         if self._size >= RUN_SIZE:
             self.hand_on()
+            # Whom an earlier run has put behind may have read it by now.
             self._loop.serve_out_of_turn()
         try:
             data = producer.socket.recv(producer.read_size)
