@@ -37,7 +37,7 @@ from simulated_kernel import (
     Socket,
 )
 
-from notif_relayd import intake, requests
+from notif_relayd import requests
 from notif_relayd.admission import Terms
 from notif_relayd.descriptors import FILTER, PRODUCER, STATE, SUBSCRIBER, Inherited
 from notif_relayd.relay import Limits, Relay
@@ -156,7 +156,7 @@ class Simulation:
             "descriptors.fcntl": files,
             "status.os": SimpleNamespace(getpid=lambda: 1),
             "intake.RUN_SIZE": 1500,
-            "intake.READ_SIZE": 8 * intake.SUSPECT_READ_SIZE,
+            "intake.READ_SIZE": 1000,
             # A set's order is that of addresses otherwise, and no seed would decide it.
             "subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
         }

@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 READ_SIZE = 96 * 1024
 """Bytes asked of a socket at once: of records of 1 KiB, all that Linux lets a producer's hold."""
 
-SUSPECT_READ_SIZE = 96
+SUSPECT_READ_SIZE = 128
 """Likewise, of a producer some of whose records were just rejected.
 
 Each of them takes many times what a good one does, and a read may hold 50,000. With every read
@@ -279,7 +279,7 @@ class Intake:
         producer.bytes += len(data)
         self.bytes_received += len(data)
         if producer.read_size < READ_SIZE:
-            producer.read_size *= 2
+            producer.read_size = min(2 * producer.read_size, READ_SIZE)
         lines = producer.splitter.feed(data)
         if lines is not data:
             self._weigh(producer)

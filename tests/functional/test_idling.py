@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from running import (
     record,
     run_daemon,
     running_relay,
+    wait_until,
 )
 
 FILTER = b'{"filter": {"priority": ["ERROR"]}}\n'
@@ -61,24 +64,31 @@ def test_it_stays_unless_told_otherwise(directory: Path) -> None:
         relay.process.wait(1)
 
 
-def test_a_reload_changes_the_time(directory: Path) -> None:
+@contextlib.contextmanager
+def reloaded(directory: Path, before: float, after: float) -> Iterator[RunningRelay]:
+    """A relay that has another time from now on, after somebody was there and has gone."""
     options = directory / "relayd.conf"
-    options.write_text("[relayd]\nidle_timeout = 0\n")
+    options.write_text(f"[relayd]\nidle_timeout = {before}\n")
     with managed_relay(directory, "--config-file", str(options)) as relay:
-        options.write_text("[relayd]\nidle_timeout = 0.1\n")
+        descriptors = Path(f"/proc/{relay.process.pid}/fd")
+        number = len(os.listdir(descriptors))
+        relay.status()
+        wait_until(lambda: len(os.listdir(descriptors)) == number, "the connection has ended")
+        options.write_text(f"[relayd]\nidle_timeout = {after}\n")
         relay.process.send_signal(signal.SIGHUP)
+        relay.wait_logged("configuration reloaded")
+        yield relay
+
+
+def test_a_reload_changes_the_time(directory: Path) -> None:
+    with reloaded(directory, before=0, after=0.1) as relay:
         assert relay.process.wait(DEADLINE) == 0
 
 
 def test_a_time_that_is_made_longer_is_waited_for(directory: Path) -> None:
-    options = directory / "relayd.conf"
-    options.write_text("[relayd]\nidle_timeout = 0.5\n")
-    with managed_relay(directory, "--config-file", str(options)) as relay:
-        options.write_text("[relayd]\nidle_timeout = 1.5\n")
-        relay.process.send_signal(signal.SIGHUP)
-        relay.wait_logged("reload")
+    with reloaded(directory, before=2, after=4) as relay:
         with pytest.raises(subprocess.TimeoutExpired):
-            relay.process.wait(0.8)
+            relay.process.wait(2.5)
         assert relay.process.wait(DEADLINE) == 0
 
 

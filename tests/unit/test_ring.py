@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +114,22 @@ def test_rings_together_keep_to_the_limit_however_small_the_chunks_are() -> None
     two.append(b"x" * store.limit + b"\n", 1)
     assert one.oldest is None
     assert two.next_seq - two.first_seq == 1
+
+
+def test_small_chunks_take_no_more_memory_than_they_are_charged_for() -> None:
+    store = Store(1 << 30)
+    ring = Ring(store)
+    cursor = Cursor(ring, gap)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(10_000):
+            ring.append(lines(number, 1, 60), 1)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert cursor.lost == 0
+    assert taken <= store.size
 
 
 def test_a_ring_keeps_nothing_once_nobody_is_behind() -> None:
