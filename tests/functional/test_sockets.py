@@ -171,12 +171,12 @@ def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: all(path.exists() for path in names.values()), "they listen")
         relay = RunningRelay.__new__(RunningRelay)
         relay.public, relay.ingest = names.values()
         relay.control = directory / "control.sock"
         with socket.socket(socket.AF_UNIX) as producer:
-            producer.connect(os.fspath(relay.ingest))
+            # A path is there before its socket listens; this one is the last of the two.
+            wait_until(lambda: not producer.connect_ex(os.fspath(relay.ingest)), "it listens")
             producer.sendall(record(number=1))
             assert b"READY=1" in ready.recv(4096)
             relay.wait_status(records_received=1)
