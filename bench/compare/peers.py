@@ -93,22 +93,28 @@ def running(peer: Peer) -> Iterator[Running]:
             process.wait()
 
 
+def connect(address: str) -> socket.socket:
+    """A connection to a path, or to a port on the loopback device."""
+    with contextlib.ExitStack() as stack:
+        family = socket.AF_UNIX if "/" in address else socket.AF_INET
+        sock = stack.enter_context(socket.socket(family))
+        sock.settimeout(DEADLINE)
+        sock.connect(address if "/" in address else ("127.0.0.1", int(address)))
+        stack.pop_all()
+        return sock
+
+
 def _wait_listening(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + DEADLINE
     while True:
-        with _socket(address) as sock:
-            try:
-                sock.connect(address if "/" in address else ("127.0.0.1", int(address)))
-                return
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    what = log.read_text(errors="replace").strip()
-                    raise RuntimeError(f"{process.args!r} does not listen: {what}") from None
+        try:
+            connect(address).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                what = log.read_text(errors="replace").strip()
+                raise RuntimeError(f"{process.args!r} does not listen: {what}") from None
         time.sleep(0.005)
-
-
-def _socket(address: str) -> socket.socket:
-    return socket.socket(socket.AF_UNIX if "/" in address else socket.AF_INET)
 
 
 def _free_port() -> int:
