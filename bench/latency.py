@@ -13,6 +13,7 @@ twice, to see what there is to be seen where there is no difference.
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import socket
@@ -58,7 +59,7 @@ class Pair:
         self._producer.send(self._wire.sent)
         while left > 0:
             with contextlib.suppress(BlockingIOError):
-                left -= len(self._subscriber.recv(left))
+                left -= len(_hear(self._subscriber, left))
             if time.perf_counter_ns() - sent > peers.DEADLINE * 1e9:
                 raise SystemExit("A record has not arrived.")
         self.microseconds.append((time.perf_counter_ns() - sent) / 1000)
@@ -77,19 +78,27 @@ class Pair:
             self._producer.sendall(self._wire.sent)
             with contextlib.suppress(TimeoutError):
                 while True:
-                    heard += self._subscriber.recv(1 << 16)
+                    heard += _hear(self._subscriber)
 
 
 def _greet(sock: socket.socket, hello: bytes, answer: bytes) -> None:
     sock.sendall(hello)
     heard = b""
     while answer not in heard:
-        heard += sock.recv(4096)
+        heard += _hear(sock)
+
+
+def _hear(sock: socket.socket, size: int = 1 << 16) -> bytes:
+    heard = sock.recv(size)
+    if not heard:
+        raise SystemExit("A relay has ended a connection.")
+    return heard
 
 
 def _checkout(name: str, path: Path) -> peers.Peer:
     """The relay of another checkout, with the libraries of this one."""
-    places = [os.fspath(path / part) for part in ("handler", "relayd")]
+    # It is started in a directory of its own, and what is not found there is taken from here.
+    places = [os.fspath(path.absolute() / part) for part in ("handler", "relayd")]
     if missing := [place for place in places if not Path(place).is_dir()]:
         raise SystemExit(f"{name}: {missing[0]} is no directory.")
 
@@ -119,8 +128,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2500, help="records a second, of all relays")
     parser.add_argument("--seconds", type=float, default=40)
     options = parser.parse_args()
-    if options.rate <= 0 or options.seconds <= 0:
-        parser.error("--rate and --seconds must be more than nothing")
+    if not (0 < options.rate < math.inf and 0 < options.seconds < math.inf):
+        parser.error("--rate and --seconds must be more than 0, and finite")
     relays = [_relay(each) for each in options.relays]
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(peers.running(each)) for each in relays]

@@ -95,13 +95,14 @@ def running(peer: Peer) -> Iterator[Running]:
 
 def connect(address: str) -> socket.socket:
     """A connection to a path, or to a port on the loopback device."""
-    with contextlib.ExitStack() as stack:
-        family = socket.AF_UNIX if "/" in address else socket.AF_INET
-        sock = stack.enter_context(socket.socket(family))
-        sock.settimeout(DEADLINE)
+    sock = socket.socket(socket.AF_UNIX if "/" in address else socket.AF_INET)
+    sock.settimeout(DEADLINE)
+    try:
         sock.connect(address if "/" in address else ("127.0.0.1", int(address)))
-        stack.pop_all()
-        return sock
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _wait_listening(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -11,20 +11,35 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+def compare(*arguments: str, place: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "bench" / "latency.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=place
+    )
 
 
-def test_relays_of_two_checkouts_are_compared() -> None:
+def test_relays_are_compared_with_the_first_one() -> None:
     done = compare("notif-relayd", f"other={ROOT}", "asyncio", "--seconds", "0.3")
     assert done.returncode == 0, done.stderr
     _, *lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["notif-relayd", "other", "asyncio"]
-    for line in lines:
-        p50, p90, p99 = map(float, re.findall(r"([\d.]+) \(", line))
+    figures = [re.findall(r"([\d.]+) \(([\d.]+)\)", line) for line in lines]
+    for line in figures:
+        p50, p90, p99 = (float(figure) for figure, _ in line)
         assert 0 < p50 <= p90 <= p99
-    assert lines[0].count("(1.00)") == 3
+        for (figure, ratio), (first, _) in zip(line, figures[0], strict=True):
+            assert float(ratio) == pytest.approx(float(figure) / float(first), rel=0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("path", ["{}", "."])
+def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_path: Path) -> None:
+    (tmp_path / "handler").mkdir()
+    package = tmp_path / "relayd" / "notif_relayd"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('another one')")
+    done = compare(f"other={path.format(tmp_path)}", place=tmp_path)
+    assert done.returncode != 0
+    assert "does not listen: another one" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -32,8 +47,9 @@ def test_relays_of_two_checkouts_are_compared() -> None:
     [
         (("Kafka",), "There is no Kafka; there are notif-relayd, C limit,"),
         (("other=/nowhere",), "other: /nowhere/handler is no directory."),
-        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be more than nothing"),
-        (("notif-relayd", "--seconds", "-1"), "--rate and --seconds must be more than nothing"),
+        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be more than 0, and finite"),
+        (("notif-relayd", "--seconds", "inf"), "--rate and --seconds must be more than 0"),
+        (("notif-relayd", "--seconds", "nan"), "--rate and --seconds must be more than 0"),
         ((), "the following arguments are required: RELAY"),
     ],
 )
