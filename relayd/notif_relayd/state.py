@@ -216,6 +216,10 @@ def _check(state: State) -> None:
             len(readings) == 1 or all(each.cursor is not None for each in readings),
             "a filter is to follow one that is not being left",
         )
+        _require(
+            all(_is_between(each.cursor, fanout.chunks) for each in readings[1:] if each.cursor),
+            "a filter is to begin within a record",
+        )
 
 
 def _check_streams(fanout: FanoutState) -> None:
@@ -272,8 +276,15 @@ def _check_cursor(
         _require(chunk.stream == stream, "a place is in another stream's chunk")
         _require(0 <= cursor.offset <= len(chunk.data), "a place is outside of its chunk")
         _require(numbers.ends[cursor.chunk] <= end, "a place is behind its end")
-        between = not cursor.offset or chunk.data[cursor.offset - 1 : cursor.offset] == b"\n"
+        between = _is_between(cursor, chunks)
         _require(between or not cursor.rest, "a rest comes within a record")
+
+
+def _is_between(cursor: CursorState, chunks: list[ChunkState]) -> bool:
+    """Whether a record ends there, and not only later."""
+    if cursor.chunk is None or not cursor.offset:
+        return True
+    return chunks[cursor.chunk].data[cursor.offset - 1 : cursor.offset] == b"\n"
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -181,6 +181,10 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         "not being left",
         lambda s: put(following=ReadingState(1, None))(s.fanout.subscribers[1]),
     )
+    yield (
+        "begin within a record",
+        lambda s: put(following=ReadingState(0, cursor(s)))(s.fanout.subscribers[1]),
+    )
     yield "ends in a chunk", lambda s: put(until=10)(cursor(s))
     yield "ends in a chunk", lambda s: put(until=-1)(cursor(s))
     yield "in the future", lambda s: put(chunk=None, next=13)(cursor(s))
