@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container as its tests see it: units, users, sockets and the journal.
 
-Nothing here sleeps: each wait is for something that systemd, the journal or a socket tells, and
-has a deadline.
+No wait is for a time to pass: each is for something that systemd, the journal or a socket tells,
+and has a deadline.
 """
 
 import grp
@@ -20,6 +20,7 @@ from pathlib import Path
 from systemd import journal
 
 from notif_relay import paths
+from running import wait_until
 
 PUBLIC = f"{paths.RUNTIME_DIR}/{paths.PUBLIC_SOCKET}"
 INGEST = f"{paths.RUNTIME_DIR}/{paths.INGEST_SOCKET}"
@@ -46,9 +47,13 @@ def run(*command: str, user: str | None = None) -> subprocess.CompletedProcess[s
 
 
 def systemctl(*arguments: str) -> str:
-    """Run systemctl, which waits for what it starts and stops."""
+    """Run systemctl, which waits for what it starts and stops, but not for what comes with that."""
     done = run("systemctl", *arguments)
     assert done.returncode == 0, done.stderr
+    if PUBLIC_UNIT in arguments:
+        # It brings the private socket, whose file may still be root's when this one is there.
+        jobs = ("systemctl", "list-jobs")
+        wait_until(lambda: INGEST_UNIT not in run(*jobs).stdout, "the private socket's job is over")
     return done.stdout
 
 
