@@ -58,11 +58,14 @@ test-oldest: .venvs/oldest/.made ## what oslo.messaging loads, on the oldest one
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
 
 lint: DEB_PACKAGES += shellcheck
-lint: .venv/.made ## ruff, mypy, shellcheck, and what Ansible checks without a host
+lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, and what Ansible checks without a host
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 	@shellcheck $(SCRIPTS)
+	@$(CC) -fsyntax-only -std=c11 -Wall -Wextra -Werror \
+		$(addprefix -I,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')) \
+		relayd/notif_relayd/*.c
 	@LC_ALL=C.UTF-8 .venv/bin/ansible-playbook --syntax-check -i compute, ansible/relay.yml >/dev/null
 
 bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
@@ -184,7 +187,8 @@ upgradable:
 	@touch $@
 
 clean: ## remove everything that was made
-	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info
+	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info \
+		relayd/notif_relayd/*.so
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each asked for anew, which takes milliseconds, since a package can go as well as come.
@@ -210,7 +214,9 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 	oslo.middleware==5.0.0 oslo.serialization==5.0.0 oslo.service==3.0.0 oslo.utils==6.0.0 \
 	"stevedore==4.0.0;python_version<'3.12'"
 
-# One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things.
+# One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things,
+# or what is compiled is another.
+COMPILED = setup.py relayd/notif_relayd/_shortcut.c
 EXTRAS = daemon,test
 .venv/.made: EXTRAS = daemon,test,lint,ansible
 define make-venv
@@ -221,13 +227,13 @@ define make-venv
 @touch $@
 endef
 
-.venv/.made: pyproject.toml | packages
+.venv/.made: pyproject.toml $(COMPILED) | packages
 	$(call make-venv,$(PYTHON))
 
-.venvs/oldest/.made: pyproject.toml Makefile | packages
+.venvs/oldest/.made: pyproject.toml Makefile $(COMPILED) | packages
 	$(call make-venv,$(PYTHON),oslo.messaging==$(OLDEST) $(OLDEST_BESIDE))
 
-.venvs/%/.made: pyproject.toml
+.venvs/%/.made: pyproject.toml $(COMPILED)
 	$(call make-venv,$(call interpreter,$*))
 
 # The first Python of version $(1) that runs: pyenv's shims are on the path and may not.

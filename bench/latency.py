@@ -101,6 +101,10 @@ def _checkout(name: str, path: Path) -> peers.Peer:
     places = [os.fspath(path.absolute() / part) for part in ("handler", "relayd")]
     if missing := [place for place in places if not Path(place).is_dir()]:
         raise SystemExit(f"{name}: {missing[0]} is no directory.")
+    package = path / "relayd/notif_relayd"
+    if (package / "_shortcut.c").exists() and not list(package.glob("_shortcut.*.so")):
+        # The one of this checkout would be taken, without a word.
+        raise SystemExit(f'{name}: nothing is compiled there: run "make venv" in it.')
 
     def plan(directory: Path) -> peers.Plan:
         ours = peers.RELAY.plan(directory)

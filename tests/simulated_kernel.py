@@ -186,6 +186,8 @@ class Kernel:
     """How likely a call is to fail, or to do less than it could."""
     now: float = 1000.0
     files: dict[int, Description] = field(default_factory=dict)
+    sockets: dict[int, Socket] = field(default_factory=dict)
+    """The last one of each number."""
     lives: int | None = None
     """Calls until the process is killed."""
     sleep: Callable[[bool], bool] = lambda _: False
@@ -240,6 +242,7 @@ class Socket:
         self._observer = observer
         self.description = description
         self._number = kernel.open(description)
+        kernel.sockets[self._number] = self
 
     def fileno(self) -> int:
         return self._number
@@ -347,15 +350,15 @@ class Epoll(Description):
             raise fault(errno.ENOENT)
         del self._watched[number]
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
         self._kernel.call()
         while True:
-            moved = not self.inner and self._kernel.sleep(timeout is None and not self._ready())
+            moved = not self.inner and self._kernel.sleep(timeout < 0 and not self._ready())
             ready = self._ready()
             if ready:
                 self._kernel.random.shuffle(ready)
                 return ready
-            if timeout is not None and (not moved or self._kernel.random.random() < 0.5):
+            if timeout >= 0 and (not moved or self._kernel.random.random() < 0.5):
                 self._kernel.now += timeout
                 return []
             assert moved, "the relay sleeps, and there is nobody to wake it"
@@ -379,6 +382,71 @@ class Epoll(Description):
         if number not in self._kernel.files:
             raise fault(errno.EBADF)
         return self._kernel.files[number]
+
+
+class Shortcut:
+    """The module `_shortcut`, as its stub describes it."""
+
+    MOST_SOCKETS = 4
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def wait(
+        self,
+        epoll: int,
+        seconds: float,
+        producers: dict[int, Any],
+        read_size: int,
+        rules: tuple[Callable[[bytes], Any], str, int],
+        sockets: list[int],
+        most: int,
+    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[Any] | None, list[int]] | None]:
+        assert len(sockets) <= self.MOST_SOCKETS
+        polled = self._kernel.files[epoll]
+        assert isinstance(polled, Epoll)
+        happened = polled.poll(seconds)
+        awake = self._kernel.now
+        if len(happened) == 1 and happened[0][1] == select.EPOLLIN:
+            number, _ = happened[0]
+            if number in producers:
+                run = self._read(number, read_size)
+                if run:
+                    headers = self._headers(run, rules)
+                    sends = sockets if headers is not None and len(run) < most else []
+                    results = [self._send(each, run) for each in sends]
+                    return awake, [], (producers[number], run, headers, results)
+        return awake, happened, None
+
+    def _read(self, number: int, size: int) -> bytes:
+        try:
+            return self._kernel.sockets[number].recv(size)
+        except OSError:
+            return b""
+
+    def _send(self, number: int, run: bytes) -> int:
+        try:
+            return self._kernel.sockets[number].send(run)
+        except OSError as error:
+            return -(error.errno or 0)
+
+    def _headers(
+        self, run: bytes, rules: tuple[Callable[[bytes], Any], str, int]
+    ) -> list[Any] | None:
+        decode, prefix, limit = rules
+        headers = []
+        if not run.isascii() or not run.endswith(b"\n"):
+            return None
+        for line in run.splitlines(keepends=True):
+            if len(line) > limit:
+                return None
+            try:
+                headers.append(decode(line))
+            except Exception:  # noqa: BLE001 - as the real one
+                return None
+            if headers[-1].event_type.startswith(prefix):
+                return None
+        return headers
 
 
 class Files:

@@ -34,6 +34,7 @@ from simulated_kernel import (
     Memfd,
     Observer,
     ServiceManager,
+    Shortcut,
     Socket,
 )
 
@@ -98,6 +99,10 @@ class Simulation:
         """Of the world, before it comes to rest."""
         self._limits = self._some_limits()
         self._kernel = Kernel(self.random, self.random.choice((0.0, 0.02, 0.1)), sleep=self._sleep)
+        self._compiled = self.random.random() < 0.5
+        """Whether relays have their compiled part."""
+        self._tidy = self.random.random() < 0.5
+        """Whether producers mostly do what handlers do: send whole good records, one or few."""
         self._faulty = self._kernel.faults > 0
         self._observer = Observer(self._accepted, self._received, self._sent, self._closed)
         self._books = Reckoning(MAX_RECORD_SIZE)
@@ -157,6 +162,9 @@ class Simulation:
             "status.os": SimpleNamespace(getpid=lambda: 1),
             "intake.RUN_SIZE": 1500,
             "intake.READ_SIZE": 1000,
+            "shortcut.READ_SIZE": 1000,
+            "shortcut.WHY_NOT": "" if self._compiled else "no compiler",
+            "shortcut._shortcut": Shortcut(self._kernel),
             # A set's order is that of addresses otherwise, and no seed would decide it.
             "subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
         }
@@ -278,7 +286,7 @@ class Simulation:
         check(self._sleeps < MAX_SLEEPS, "the relay does not come to rest")
         self._books.new_turn()
         if self._steps > 0:
-            for _ in range(self.random.randint(1, 4)):
+            for _ in range(1 if self._tidy else self.random.randint(1, 4)):
                 self._steps -= 1
                 self._step()
             return True
@@ -401,14 +409,18 @@ class Simulation:
             end.release()
             return
         if not self._producers[end]:
-            self._producers[end] = b"".join(self._line() for _ in range(self.random.randint(1, 9)))
-        self._send(self._producers, end, self.random.choice((1, 7, 100, 1000, 10_000)))
+            number = self.random.randint(1, 2 if self._tidy else 9)
+            self._producers[end] = b"".join(self._line() for _ in range(number))
+        untidy = not self._tidy or self.random.random() < 0.05
+        sizes = (1, 7, 100, 1000, 10_000) if untidy else (10_000,)
+        self._send(self._producers, end, self.random.choice(sizes))
 
     def _line(self) -> bytes:
-        if self.random.random() < 0.1:
+        if self.random.random() < (0.01 if self._tidy else 0.1):
             return self.random.choice(BAD_LINES)
+        padding = (0,) * 20 if self._tidy else (0, 0)
         return self._books.make(
-            self.random.randrange(len(KINDS)), self.random.choice((0, 0, 3, 10, 25, 60))
+            self.random.randrange(len(KINDS)), self.random.choice((*padding, 3, 10, 25, 60))
         )
 
     def _read(self) -> None:

@@ -13,9 +13,10 @@ filters of others.
 
 import contextlib
 import logging
+import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
@@ -118,13 +119,33 @@ class Fanout:
             self._loop, self._throttle, listener, self.admission, self._welcome, self._refuse
         )
 
-    def publish(self, run: bytes, headers: list[Header]) -> None:
-        """Give records to everybody who wants them; nothing is kept when there is nobody."""
+    def prompt(self, most: int) -> tuple[list[int], int]:
+        """Sockets that get every record at once, unless they are more than `most`; none then.
+
+        Returns:
+            Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
+            from which on that is not the best way to do it.
+        """
+        stream = self._everything
+        if stream is None or len(stream.current) > most:
+            return [], 0
+        sockets = [each.socket.fileno() for each in stream.current]
+        return sockets, self._pages.threshold(len(sockets))
+
+    def publish(self, run: bytes, headers: list[Header], results: Sequence[int] = ()) -> None:
+        """Give records to everybody who wants them; nothing is kept when there is nobody.
+
+        Args:
+            run: the records.
+            headers: what was decoded of each.
+            results: what became of it, if the sockets that `prompt` named have got it just now: the
+                bytes that each of them took, or below zero the number of its error.
+        """
         if not self.subscribers:
             self.discarded += len(headers)
             return
         if self._everything is not None:
-            self._send(self._everything, run, len(headers))
+            self._send(self._everything, run, len(headers), results)
         if not self._selector.views:
             return
         chosen = self._selector.select(headers)
@@ -298,11 +319,11 @@ class Fanout:
         if events & WRITE and subscriber.reading.cursor is not None:
             self._catch_up(subscriber, subscriber.reading.cursor)
 
-    def _send(self, stream: Stream, run: bytes, count: int) -> None:
+    def _send(self, stream: Stream, run: bytes, count: int, results: Sequence[int] = ()) -> None:
         size = len(run)
         late: list[tuple[Subscriber, int]] = []
         gone: list[Subscriber] = []
-        send = self._pages.sender(run, len(stream.current))
+        send = _done(results) if results else self._pages.sender(run, len(stream.current))
         for subscriber in stream.current:
             try:
                 sent = send(subscriber.socket)
@@ -424,3 +445,16 @@ class Fanout:
         reads = subscriber.listening and not busy
         writes = subscriber.reading.cursor is not None
         self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
+
+
+def _done(results: Sequence[int]) -> Callable[[socket.socket], int]:
+    """In place of sends that were made: returns or raises with each call what the next one did."""
+    rest = iter(results)
+
+    def send(_connection: socket.socket) -> int:
+        result = next(rest)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    return send

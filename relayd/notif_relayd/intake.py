@@ -111,6 +111,8 @@ class Intake:
         self.admission = Admission(terms)
         self.producers: dict[int, Producer] = {}
         """By the number of the connection."""
+        self.steady: dict[int, Producer] = {}
+        """By their descriptors: those who are trusted, and whose next byte begins a record."""
         self.received = 0
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
@@ -120,7 +122,7 @@ class Intake:
         self._ids = ids
         self._descriptors = descriptors
         self._max_record_size = max_record_size
-        self._validator = Validator(max_record_size)
+        self.validator = Validator(max_record_size)
         self._publish = publish
         self._pieces: list[tuple[Producer, bytes]] = []
         """Lines that this turn has brought, and from whom."""
@@ -158,7 +160,7 @@ class Intake:
 
     def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Header]]:
         """What is good of the lines of several producers."""
-        verdict = self._validator.check(b"".join([lines for _, lines in pieces]))
+        verdict = self.validator.check(b"".join([lines for _, lines in pieces]))
         if verdict.rejected:
             # Somebody's: each is looked at by itself.
             return _joined(starmap(self._judge, pieces))
@@ -169,7 +171,7 @@ class Intake:
 
     def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Header]]:
         """What is good of one producer's lines."""
-        verdict = self._validator.check(lines)
+        verdict = self.validator.check(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
         if verdict.gaps:
@@ -244,6 +246,7 @@ class Intake:
         if producer.splitter.torn:
             self._reject(producer, [Reason.TORN])
         self._loop.forget(producer.socket.fileno())
+        self.steady.pop(producer.socket.fileno(), None)
         self._held -= producer.held
         del self.producers[producer.id]
         self.admission.leave(producer.peer)
@@ -258,6 +261,7 @@ class Intake:
         producer = Producer(number, connection, peer, self._max_record_size)
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
+        self._appraise(producer)
         self._descriptors.keep(PRODUCER, number, connection)
         return producer
 
@@ -276,23 +280,43 @@ class Intake:
         if not data:
             self.disconnect(producer)
             return False
+        self.take(producer, data)
+        return True
+
+    def take(self, producer: Producer, data: bytes) -> None:
+        """Keep what was read until the end of the turn."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
         if producer.read_size < READ_SIZE:
             producer.read_size = min(2 * producer.read_size, READ_SIZE)
+            self._appraise(producer)
         lines = producer.splitter.feed(data)
         if lines is not data:
             self._weigh(producer)
         if lines:
             self._pieces.append((producer, lines))
             self._size += len(lines)
-        return True
+
+    def note(self, producer: Producer, size: int, count: int) -> None:
+        """Count good records that were read, and have gone on, without the intake."""
+        producer.bytes += size
+        producer.records += count
+        self.bytes_received += size
+        self.received += count
+
+    def _appraise(self, producer: Producer) -> None:
+        """See whether it is steady."""
+        if producer.read_size == READ_SIZE and not producer.splitter.within:
+            self.steady[producer.socket.fileno()] = producer
+        else:
+            self.steady.pop(producer.socket.fileno(), None)
 
     def _weigh(self, producer: Producer) -> None:
         """Take note of what has become of an unfinished record."""
         splitter = producer.splitter
         self._held += splitter.held - producer.held
         producer.held = splitter.held
+        self._appraise(producer)
         if splitter.given_up:
             splitter.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
@@ -310,6 +334,7 @@ class Intake:
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
         producer.rejected += len(reasons)
         producer.read_size = SUSPECT_READ_SIZE
+        self._appraise(producer)
         self.rejected.update(reasons)
         self._throttle.warning(
             "rejected %d record(s) of producer %s: %s",

@@ -25,7 +25,12 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 NOT_NOW = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 """Errors of a socket that are not about its connection: the next event brings it back."""
 
+FOR_EVER = -1.0
+
 Callback = Callable[[int], object]
+
+Events = list[tuple[int, int]]
+"""Descriptors, and what has happened to each."""
 
 
 class Loop:
@@ -38,6 +43,9 @@ class Loop:
         self._epolls: dict[int, select.epoll] = {}
         """By the descriptors that they watch."""
         self._callbacks: dict[int, Callback] = {}
+        self.wait: Callable[[int, float], tuple[float, Events]] = self._wait
+        """Sleeps until something happens to the epoll of that number, or for so many seconds (below
+        0: for ever). Returns when the sleep was over, and what has happened and is not done yet."""
         self.changed = False
         """Whether a descriptor has come or gone since somebody has set this to `False`."""
         self._forgotten: set[int] = set()
@@ -86,8 +94,8 @@ class Loop:
             When the sleep was over, by the monotonic clock.
         """
         self._forgotten.clear()
-        happened = self._epoll.poll(self._time_left() if self._deadlines else None)
-        awake = time.monotonic()
+        time_left = self._time_left() if self._deadlines else FOR_EVER
+        awake, happened = self.wait(self._epoll.fileno(), time_left)
         self._call(happened)
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2]()
@@ -101,6 +109,10 @@ class Loop:
         """Give the descriptors of the loop itself back."""
         self._urgent.close()
         self._epoll.close()
+
+    def _wait(self, _epoll: int, seconds: float) -> tuple[float, Events]:
+        happened = self._epoll.poll(seconds)
+        return time.monotonic(), happened
 
     def _call(self, happened: Iterable[tuple[int, int]]) -> None:
         for fd, events in happened:

@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Callable
 from operator import methodcaller
@@ -47,12 +48,16 @@ class Pages:
         else:
             self.usable = True
 
+    def threshold(self, sockets: int) -> int:
+        """Bytes from which on a run is shared by so many sockets."""
+        return LARGE if sockets >= MANY and self.usable else sys.maxsize
+
     def sender(self, run: bytes, sockets: int) -> Callable[[socket.socket], int]:
         """What gives `run` to one of so many sockets with each call, until the next run.
 
         It returns and raises what `socket.send` does.
         """
-        if sockets >= MANY and len(run) >= LARGE and self.usable:
+        if len(run) >= self.threshold(sockets):
             # No memory for it (strict overcommit) is no reason not to send it.
             with contextlib.suppress(OSError):
                 self._fill(run)

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from notif_relayd import shortcut
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
 from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
@@ -103,6 +104,7 @@ class Relay:
             limits.max_record_size,
             self._fanout.publish,
         )
+        shortcut.use(self._loop, self._intake, self._fanout)
         self._turns = Turns()
         reporter = Reporter(self._intake, self._fanout, public.getsockname(), ingest.getsockname())
         self._control = Control(

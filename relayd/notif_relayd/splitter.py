@@ -42,7 +42,7 @@ class Splitter:
 
         It is `data` itself where nothing is left of it, and nothing was left before.
         """
-        if data.endswith(b"\n") and not (self._rest or self._skipping):
+        if data.endswith(b"\n") and not self.within:
             return data
         end = data.rfind(b"\n") + 1
         if not end:
@@ -65,6 +65,11 @@ class Splitter:
         """Go on where another splitter of the same stream has stopped."""
         self._rest[:] = rest
         self._skipping = skipping
+
+    @property
+    def within(self) -> bool:
+        """Whether what comes next is the rest of a line."""
+        return bool(self._rest) or self._skipping
 
     @property
     def held(self) -> int:

@@ -14,6 +14,7 @@ that it calls malformed gets a second opinion.
 
 import enum
 import json
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, NoReturn
 
@@ -67,6 +68,12 @@ class Validator:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._decode = msgspec.json.Decoder(Header).decode
+
+    @property
+    def rules(self) -> tuple[Callable[[bytes], Header], str, int]:
+        """For others who look for runs of good records: what raises unless a line is one, what
+        gives its event_type a closer look, and the bytes that it may have."""
+        return self._decode, EVENT_TYPE_PREFIX, self._limit
 
     def check(self, lines: bytes) -> Verdict:
         """Judge a run of whole lines, as the splitter gives it."""

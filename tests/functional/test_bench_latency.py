@@ -42,6 +42,16 @@ def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_p
     assert "does not listen: another one" in done.stderr
 
 
+def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -> None:
+    (tmp_path / "handler").mkdir()
+    package = tmp_path / "relayd" / "notif_relayd"
+    package.mkdir(parents=True)
+    (package / "_shortcut.c").touch()
+    done = compare(f"other={tmp_path}")
+    assert done.returncode != 0
+    assert "other: nothing is compiled there" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -215,9 +215,9 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     producers = [turns.connect() for _ in range(4)]
     turns.turn()
     looked_at: list[bytes] = []
-    check = reading._validator.check  # noqa: SLF001 - what it is asked cannot be seen from outside
+    check = reading.validator.check
     monkeypatch.setattr(
-        reading._validator,  # noqa: SLF001
+        reading.validator,
         "check",
         lambda lines: (looked_at.append(lines), check(lines))[1],
     )

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``make dist`` makes: a wheel for any service's environment, sources for packagers."""
+"""What ``make dist`` makes: a wheel for any service's environment, sources for packagers.
+
+The wheel has a compiled part where there is a compiler, and is good without it.
+"""
 
 from __future__ import annotations
 
 import configparser
+import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from notif_relay.version import __version__
+from running import Subscriber, connect, record, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
@@ -20,33 +26,48 @@ PACKAGERS_DIRECTORIES = (
     *("ansible", "debian", "devstack", "docs", "etc", "packaging", "releasenotes"),
     *("systemd", "tests"),
 )
+COMPILED = f"notif_relayd/_shortcut{sysconfig.get_config_var('EXT_SUFFIX')}"
 PACKAGES = {"notif_relay": CHECKOUT / "handler", "notif_relayd": CHECKOUT / "relayd"}
+
+
+def make_dist(directory: Path, **variables: str) -> None:
+    command = ["make", "--silent", "dist", f"DIST={directory}", f"BUILD_PYTHON={sys.executable}"]
+    environment = {**os.environ, **variables}
+    made = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
 
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with both of them."""
     directory = tmp_path_factory.mktemp("dist")
-    command = ["make", "--silent", "dist", f"DIST={directory}", f"BUILD_PYTHON={sys.executable}"]
-    made = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    make_dist(directory)
     return directory
 
 
 @pytest.fixture(scope="session")
 def wheel(dist: Path) -> Path:
-    return dist / f"notif_relayd-{__version__}-py3-none-any.whl"
+    [wheel] = dist.glob("*.whl")
+    return wheel
 
 
 def sources(package: str) -> set[str]:
     """The package's files, as they are named in a wheel."""
     root = PACKAGES[package]
-    modules = {str(path.relative_to(root)) for path in (root / package).rglob("*.py")}
-    return modules | {f"{package}/py.typed"}
+    return {
+        str(path.relative_to(root))
+        for pattern in ("*.py", "*.pyi", "py.typed")
+        for path in (root / package).rglob(pattern)
+    }
 
 
 def test_both_are_made_and_nothing_else(dist: Path, wheel: Path) -> None:
     assert set(dist.iterdir()) == {wheel, dist / f"notif_relayd-{__version__}.tar.gz"}
+    # For this Python and this machine, since a part of it is compiled.
+    assert sysconfig.get_config_var("SOABI").split("-")[1] in wheel.name
+    assert os.uname().machine in wheel.name
 
 
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
@@ -57,7 +78,10 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     licenses = {f"{INFO}/LICENSE", f"{INFO}/licenses/LICENSE"} & names
     assert len(licenses) == 1
     assert names - licenses == (
-        sources("notif_relay") | sources("notif_relayd") | {f"{INFO}/{name}" for name in about}
+        sources("notif_relay")
+        | sources("notif_relayd")
+        | {COMPILED}
+        | {f"{INFO}/{name}" for name in about}
     )
 
 
@@ -93,11 +117,40 @@ def test_the_wheel_alone_can_be_installed_and_imported_without_anything_else(
     assert "pip install 'notif-relayd[daemon]'" in daemon.stderr
 
 
+def test_a_relay_that_was_built_without_a_compiler_says_so_and_relays(tmp_path: Path) -> None:
+    make_dist(tmp_path, CC="/bin/false")
+    [wheel] = tmp_path.glob("*.whl")
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        assert COMPILED not in archive.namelist()
+        archive.extractall(unpacked)
+    log = tmp_path / "log"
+    # What the checkout has compiled would be found as well, by way of its *.pth file.
+    command = [sys.executable, "-S", "-m", "notif_relayd", "--runtime-dir", os.fspath(tmp_path)]
+    places = os.pathsep.join((os.fspath(unpacked), sysconfig.get_path("purelib")))
+    environment = {**os.environ, "PYTHONPATH": places}
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, env=environment, stderr=stderr) as relay,
+    ):
+        try:
+            wait_until(lambda: "no compiled part" in log.read_text(), "the relay says so")
+            with (
+                Subscriber(tmp_path / "notifications.sock") as subscriber,
+                connect(tmp_path / "ingest.sock") as producer,
+            ):
+                producer.sendall(record())
+                assert subscriber.line() == record()
+        finally:
+            relay.terminate()
+
+
 def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(dist: Path) -> None:
     top = f"notif_relayd-{__version__}/"
     with tarfile.open(dist / f"notif_relayd-{__version__}.tar.gz") as archive:
         names = {each.name.removeprefix(top) for each in archive if each.isfile()}
-    needed = {"LICENSE", "Makefile", "README.md", "pyproject.toml"}
+    needed = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
+    needed.add("relayd/notif_relayd/_shortcut.c")
     for directory in PACKAGERS_DIRECTORIES:
         needed |= {
             str(path.relative_to(CHECKOUT))

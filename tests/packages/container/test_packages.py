@@ -80,6 +80,7 @@ def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
 def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> None:
     apt("install", package(OLD, "notif-relayd"), package(OLD, "python3-msgspec"))
     assert run("dpkg", "--audit").stdout == ""
+    python("import notif_relayd._shortcut")
     assert states() == ("inactive", "active", "active")
     assert show("UnitFileState", PUBLIC_UNIT) == "enabled"
     assert show("UnitFileState", "notif-relayd-exporter.service") == "disabled"

@@ -1,0 +1,560 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled part relays exactly the runs that it may, and leaves everything else as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import itertools
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notif_relayd import _shortcut
+from notif_relayd.admission import Terms
+from notif_relayd.descriptors import DescriptorStore
+from notif_relayd.fanout import Fanout
+from notif_relayd.intake import READ_SIZE, Intake, Producer
+from notif_relayd.loop import READ, Loop
+from notif_relayd.notify import NotifySocket
+from notif_relayd.pages import LARGE, MANY
+from notif_relayd.rules import Rules
+from notif_relayd.shortcut import Shortcut
+from notif_relayd.throttle import Throttle
+from notif_relayd.validator import Header, Validator
+
+LIMIT = 4096
+GOOD = b'{"event_type": "a.b", "priority": "INFO"}\n'
+ALL = sys.maxsize
+PATIENCE = 20.0
+
+Result = tuple[float, list[tuple[int, int]], Any]
+
+
+def pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets, neither of which waits: the relay's, and the other one's."""
+    ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        stack.enter_context(each)
+        each.setblocking(False)
+    return ours, theirs
+
+
+def read(connection: socket.socket) -> bytes:
+    """All that there is."""
+    with contextlib.suppress(BlockingIOError):
+        return connection.recv(1 << 20)
+    return b""
+
+
+def fill(connection: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.send(bytes(1000))
+
+
+class World:
+    """A producer and some subscribers, as the compiled part sees them."""
+
+    def __init__(self, stack: contextlib.ExitStack, subscribers: int) -> None:
+        self.epoll = stack.enter_context(contextlib.closing(select.epoll()))
+        self.server, self.producer = pair(stack)
+        self.epoll.register(self.server, READ)
+        self.subscribers = [pair(stack) for _ in range(subscribers)]
+
+    def wait(self, **other: Any) -> Result:
+        given = {
+            "epoll": self.epoll.fileno(),
+            "seconds": 0.0,
+            "producers": {self.server.fileno(): "the producer"},
+            "read_size": READ_SIZE,
+            "rules": Validator(LIMIT).rules,
+            "sockets": [ours.fileno() for ours, _ in self.subscribers],
+            "most": ALL,
+        }
+        return _shortcut.wait(*{**given, **other}.values())
+
+    def got(self) -> list[bytes]:
+        return [read(theirs) for _, theirs in self.subscribers]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield World(stack, 2)
+
+
+def test_a_good_run_goes_to_everybody_in_one_call(world: World) -> None:
+    world.producer.send(GOOD * 3)
+    before = time.monotonic()
+    awake, happened, relayed = world.wait(seconds=-1.0)
+    assert before <= awake <= time.monotonic()
+    assert happened == []
+    size = len(GOOD) * 3
+    assert relayed == ("the producer", GOOD * 3, [Header("a.b", "INFO")] * 3, [size, size])
+    assert world.got() == [GOOD * 3] * 2
+    assert world.wait()[1:] == ([], None)
+
+
+lines = st.one_of(
+    st.sampled_from(
+        [
+            GOOD,
+            b'{"event_type": "a.b", "priority": "INFO", "publisher_id": ["any"]}\n',
+            b'{"event_type": "notif_relayd.gap", "priority": "WARN"}\n',
+            b'{"event_type": "notif_relayd.x", "priority": "WARN"}\n',
+            b'{"event_type": "\\u006eotif_relayd.x", "priority": "WARN"}\n',
+            b'{"event_type": "notif_relayd", "priority": "notif_relayd."}\n',
+            '{"event_type": "ä", "priority": "INFO"}\n'.encode(),
+            b'{"event_type": "a", "priority": "\xff"}\n',
+            b'{"event_type": "a", "priority": "\\ud800"}\n',
+            b'{"event_type": "a", "priority": "b", "x": "' + b"x" * LIMIT + b'"}\n',
+            b'{"event_type": "a", "priority": 1}\n',
+            b"[" * 4000 + b"\n",
+            b"[]\n",
+            b"\r\n",
+            b"\n",
+            b"\x00\n",
+        ]
+    ),
+    st.just(GOOD),
+    st.binary(max_size=40).map(lambda some: some + b"\n"),
+    st.integers(0, 9).map(
+        lambda bytes_less: (
+            b'{"event_type": "a", "priority": "b", "x": "'.ljust(LIMIT - 3 - bytes_less + 4, b"x")
+            + b'"}\n'
+        )
+    ),
+)
+
+
+@given(run=st.lists(lines, min_size=1, max_size=9).map(b"".join), cut=st.integers(0, 3))
+def test_it_relays_what_the_validator_finds_nothing_about_and_nothing_else(
+    run: bytes, cut: int
+) -> None:
+    run = run[: len(run) - cut] or b"x"
+    verdict = Validator(LIMIT).check(run) if run.endswith(b"\n") else None
+    with contextlib.ExitStack() as stack:
+        world = World(stack, 1)
+        world.producer.send(run)
+        _, happened, (_, got, headers, results) = world.wait()
+        assert happened == []
+        assert got == run
+        if verdict is None or verdict.rejected or verdict.gaps or not run.isascii():
+            assert headers is None
+        elif b"\\ud800" not in run:  # needs a second opinion, and is good
+            assert headers == verdict.headers
+        assert results == ([] if headers is None else [len(run)])
+        assert world.got() == [b"" if headers is None else run]
+
+
+@pytest.mark.parametrize("place", range(40))
+def test_a_byte_that_is_not_ascii_is_seen_wherever_it_is(world: World, place: int) -> None:
+    run = GOOD[:-1].ljust(60) + b"\n"
+    world.producer.send(run[:place] + b"\x80" + run[place + 1 :])
+    assert world.wait()[2][2] is None
+
+
+def test_what_a_send_did_is_told_for_each_socket() -> None:
+    with contextlib.ExitStack() as stack:
+        world = World(stack, 4)
+        full, partly, gone, _ = (ours for ours, _ in world.subscribers)
+        fill(full)
+        partly.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        world.subscribers[2][1].close()
+        run = GOOD * 1000
+        world.producer.send(run)
+        results = world.wait()[2][3]
+        assert results[0] == -errno.EAGAIN
+        assert 0 < results[1] < len(run)
+        assert results[2] == -errno.EPIPE
+        assert results[3] == len(run)
+        del world.subscribers[2]
+        assert [len(got) for got in world.got()[1:]] == [results[1], results[3]]
+        assert gone.fileno() >= 0
+
+
+def test_a_long_run_is_left_to_better_ways(world: World) -> None:
+    world.producer.send(GOOD)
+    _, _, relayed = world.wait(most=len(GOOD))
+    assert relayed == ("the producer", GOOD, [Header("a.b", "INFO")], [])
+    world.producer.send(GOOD)
+    assert world.wait(most=len(GOOD) + 1)[2][3] == [len(GOOD)] * 2
+    assert world.got() == [GOOD] * 2
+
+
+def test_no_more_is_read_than_is_asked_for(world: World) -> None:
+    world.producer.send(GOOD * 2)
+    assert world.wait(read_size=len(GOOD))[2][1] == GOOD
+    assert world.wait(read_size=len(GOOD) - 1)[2][1:] == (GOOD[:-1], None, [])
+    assert world.wait()[2][1:] == (b"\n", None, [])
+
+
+def test_whatever_else_happens_is_told_as_epoll_tells_it_and_nothing_is_read(
+    world: World,
+) -> None:
+    ours, theirs = world.subscribers[0]
+    world.producer.send(GOOD)
+    server = world.server.fileno()
+    assert world.wait(producers={})[1:] == ([(server, READ)], None)
+    world.epoll.register(ours, READ | select.EPOLLOUT)
+    both = {(server, READ), (ours.fileno(), select.EPOLLOUT)}
+    _, happened, relayed = world.wait()
+    assert (set(happened), relayed) == (both, None)
+    world.epoll.modify(ours, READ)
+    theirs.send(b"?")
+    assert set(world.wait()[1]) == {(server, READ), (ours.fileno(), READ)}
+    assert read(ours) == b"?"
+    world.producer.close()
+    [(number, events)] = world.wait()[1]
+    assert (number, events) == (server, READ | select.EPOLLHUP)
+    assert read(world.server) == GOOD
+    assert world.got() == [b""] * 2
+
+
+def test_a_producer_of_which_nothing_comes_is_left_to_be_read_again(world: World) -> None:
+    """One that has shut its own direction down: the end of what it sends, and no hangup."""
+    world.producer.shutdown(socket.SHUT_WR)
+    assert world.wait()[1:] == ([(world.server.fileno(), READ)], None)
+    assert read(world.server) == b""
+    with contextlib.ExitStack() as stack:
+        eventfd = os.eventfd(1)
+        stack.callback(os.close, eventfd)
+        world.epoll.unregister(world.server)
+        world.epoll.register(eventfd, READ)
+        assert world.wait(producers={eventfd: "no socket"})[1] == [(eventfd, READ)]
+
+
+def test_it_waits_as_long_as_it_is_told(world: World) -> None:
+    for seconds in (0.0, 0.01, 0.0101):
+        before = time.monotonic()
+        awake, happened, relayed = world.wait(seconds=seconds)
+        assert (happened, relayed) == ([], None)
+        assert awake - before >= seconds
+    signal.signal(signal.SIGALRM, lambda *_: world.producer.send(GOOD))
+    for for_ever in (-1.0, -0.001, 1e300, float("inf"), float("nan")):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        # The handler's send may be what wakes it, or what it finds when it looks again.
+        while (relayed := world.wait(seconds=for_ever)[2]) is None:
+            pass
+        assert relayed[1] == GOOD
+
+
+@pytest.fixture(autouse=True)
+def _no_alarm() -> Iterator[None]:
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_a_signal_ends_the_wait_and_its_handler_may_raise(world: World) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise InterruptedError("by the test")
+
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    with pytest.raises(InterruptedError, match="by the test"):
+        world.wait(seconds=-1.0)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    assert world.wait(seconds=-1.0)[1:] == ([], None)
+
+
+def test_what_a_decoder_raises_ends_nothing_unless_it_ends_the_process(world: World) -> None:
+    def raising(error: BaseException) -> Callable[[bytes], Header]:
+        def decode(line: bytes) -> Header:
+            assert line == GOOD
+            raise error
+
+        return decode
+
+    for error in (ValueError(), RecursionError(), MemoryError()):
+        world.producer.send(GOOD)
+        assert world.wait(rules=(raising(error), "x", LIMIT))[2][1:] == (GOOD, None, [])
+    world.producer.send(GOOD)
+    with pytest.raises(KeyboardInterrupt):
+        world.wait(rules=(raising(KeyboardInterrupt()), "x", LIMIT))
+    world.producer.send(GOOD)
+    with pytest.raises(AttributeError):
+        world.wait(rules=(lambda _: object(), "x", LIMIT))
+    world.producer.send(GOOD)
+    with pytest.raises(TypeError):
+        world.wait(rules=(lambda _: Header(b"no string", "INFO"), "x", LIMIT))  # type: ignore[arg-type]
+    assert world.got() == [b""] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"epoll": -1}, OSError),
+        ({"epoll": 10**6}, OSError),
+        ({"epoll": "3"}, TypeError),
+        ({"epoll": 2**40}, OverflowError),
+        ({"seconds": None}, TypeError),
+        ({"producers": []}, TypeError),
+        ({"read_size": 0}, ValueError),
+        ({"read_size": -1}, ValueError),
+        ({"read_size": sys.maxsize}, OverflowError),
+        ({"rules": ()}, TypeError),
+        ({"rules": (len, b"bytes", 1)}, TypeError),
+        ({"rules": (len, "x", "1")}, TypeError),
+        ({"sockets": ()}, TypeError),
+        ({"sockets": ["1"]}, TypeError),
+        ({"sockets": [-1]}, ValueError),
+        ({"sockets": [2**31]}, ValueError),
+        ({"sockets": [2**70]}, OverflowError),
+        ({"sockets": [1] * (_shortcut.MOST_SOCKETS + 1)}, ValueError),
+        ({"most": 1.5}, TypeError),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    world: World, wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    world.producer.send(GOOD)
+    with pytest.raises(error):
+        world.wait(**wrong)
+    assert read(world.server) == GOOD
+    assert world.got() == [b""] * 2
+
+
+def test_a_descriptor_that_is_no_socket_or_closed_is_an_error_like_others(world: World) -> None:
+    world.producer.send(GOOD)
+    results = world.wait(sockets=[world.epoll.fileno(), 10**6])[2][3]
+    assert results == [-errno.ENOTSOCK, -errno.EBADF]
+
+
+def test_nothing_is_left_of_any_call(world: World) -> None:
+    producer = object()
+    bad = b'{"event_type": "notif_relayd.x", "priority": "b"}\n'
+
+    def every_way() -> None:
+        for run in (GOOD, GOOD * 100, bad, GOOD + b"[]\n", GOOD + b"\xff\n", b"x", GOOD + b"x"):
+            world.producer.send(run)
+            world.wait(producers={world.server.fileno(): producer})
+            world.got()
+        world.producer.send(GOOD)
+        world.wait(producers={})
+        for rules in ((lambda _: object(), "x", LIMIT), (lambda _: Header(1, 2), "x", LIMIT)):
+            with contextlib.suppress(AttributeError, TypeError):
+                world.wait(rules=rules)
+            world.producer.send(GOOD)
+        read(world.server)
+        for wrong in ({"read_size": 0}, {"sockets": ["x"]}, {"epoll": -1}):
+            with contextlib.suppress(ValueError, TypeError, OSError):
+                world.wait(**wrong)
+        world.wait()
+
+    def blocks() -> int:
+        for _ in range(50):
+            every_way()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    blocks()
+    before, references = blocks(), sys.getrefcount(None)
+    known = sys.getrefcount(producer)
+    after = blocks()
+    assert sys.getrefcount(producer) == known
+    # 50 times ten calls: anything that was left of one of them would be a multiple of 50.
+    assert abs(after - before) < 50
+    assert abs(sys.getrefcount(None) - references) < 50
+
+
+class Relaying:
+    """An intake and a fan-out with a shortcut between them, and what they are connected to."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self.loop = stack.enter_context(contextlib.closing(Loop()))
+        notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
+        descriptors = DescriptorStore(self.loop, notify, 0, [])
+        throttle, self._ids = Throttle(logging.getLogger("test")), itertools.count(1)
+        terms = Terms("room", 1000, 1000, 1e9)
+        about = (self.loop, throttle, self._ids, descriptors, terms)
+        self.fanout = Fanout(*about, Rules(), 1 << 20)
+        self.intake = Intake(*about, LIMIT, self.fanout.publish)
+        self.loop.wait = Shortcut(self.intake, self.fanout).wait
+        self.loop.call_in(PATIENCE, lambda: pytest.fail("nothing happens"))
+        stack.callback(self.fanout.close)
+        stack.callback(self.intake.close)
+
+    def produce(self) -> tuple[Producer, socket.socket]:
+        ours, theirs = self._pair()
+        number = next(self._ids)
+        self.intake.adopt(number, ours)
+        return self.intake.producers[number], theirs
+
+    def subscribe(self) -> socket.socket:
+        """One that is current, and has read the word that something may be missing."""
+        ours, theirs = self._pair()
+        self.fanout.adopt(next(self._ids), ours, None)
+        while not self.fanout.drained:
+            self.loop.turn()
+        assert b"relay_restarted" in read(theirs)
+        return theirs
+
+    def _pair(self) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socket.socketpair()
+        for each in (ours, theirs):
+            each.setblocking(False)
+        return ours, self._stack.enter_context(theirs)
+
+    def turn(self) -> bool:
+        """A turn; whether all of it was done while waiting."""
+        self.loop.turn()
+        handed_on = self.intake.received
+        self.intake.hand_on()
+        return self.intake.received == handed_on
+
+
+@pytest.fixture
+def relaying() -> Iterator[Relaying]:
+    with contextlib.ExitStack() as stack:
+        yield Relaying(stack)
+
+
+def test_the_books_are_the_same_as_by_the_usual_way(relaying: Relaying) -> None:
+    producer, theirs = relaying.produce()
+    subscribers = [relaying.subscribe() for _ in range(3)]
+    before = relaying.fanout.bytes_delivered
+    for number, quick in enumerate([True, False] * 2):
+        if not quick:
+            relaying.intake.steady.clear()
+        theirs.send(GOOD * 2)
+        assert relaying.turn() is quick
+        relaying.intake.steady[producer.socket.fileno()] = producer
+        times = number + 1
+        assert [read(each) for each in subscribers] == [GOOD * 2] * 3
+        assert relaying.intake.received == producer.records == times * 2
+        assert relaying.intake.bytes_received == producer.bytes == times * 2 * len(GOOD)
+        assert relaying.fanout.delivered == times * 6
+        assert relaying.fanout.bytes_delivered - before == times * 6 * len(GOOD)
+    assert relaying.fanout.discarded == 0
+
+
+def test_without_subscribers_records_are_discarded(relaying: Relaying) -> None:
+    _, theirs = relaying.produce()
+    theirs.send(GOOD)
+    assert relaying.turn()
+    assert (relaying.fanout.discarded, relaying.intake.received) == (1, 1)
+
+
+def test_who_has_asked_for_some_records_gets_those(relaying: Relaying) -> None:
+    _, theirs = relaying.produce()
+    everything, some = relaying.subscribe(), relaying.subscribe()
+    some.send(b'{"filter": {"event_type": ["c.*"]}}\n')
+    while not read(some).count(b"notif_relayd.subscribed"):
+        relaying.turn()
+    while not relaying.fanout.drained:
+        relaying.turn()
+    other = GOOD.replace(b"a.b", b"c.d")
+    theirs.send(GOOD + other)
+    assert relaying.turn()
+    assert (read(everything), read(some)) == (GOOD + other, other)
+
+
+def test_a_socket_that_is_full_puts_its_subscriber_behind_and_one_that_is_gone_ends_it(
+    relaying: Relaying,
+) -> None:
+    _, theirs = relaying.produce()
+    slow, quick, gone = (relaying.subscribe() for _ in range(3))
+    sent = 0
+    while not relaying.fanout.store.size:
+        theirs.send(GOOD * 500)
+        relaying.turn()
+        sent += 500
+        assert read(quick) == GOOD * 500
+        assert read(gone)
+    gone.close()
+    theirs.send(GOOD)
+    while len(relaying.fanout.subscribers) == 3:
+        relaying.turn()
+    got = b""
+    while not relaying.fanout.drained:
+        got += read(slow)
+        relaying.turn()
+    assert got + read(slow) == GOOD * (sent + 1)
+    assert read(quick) == GOOD
+
+
+def test_a_run_for_many_is_shared_and_not_copied_for_each(relaying: Relaying) -> None:
+    subscribers = [relaying.subscribe() for _ in range(MANY)]
+    _, theirs = relaying.produce()
+    sockets, most = relaying.fanout.prompt(MANY)
+    assert (len(sockets), most) == (MANY, LARGE)
+    assert relaying.fanout.prompt(MANY - 1) == ([], 0)
+    for number in (1, LARGE // len(GOOD) + 1):
+        theirs.send(GOOD * number)
+        assert relaying.turn()
+        assert [read(each) for each in subscribers] == [GOOD * number] * MANY
+
+
+def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
+    relaying: Relaying,
+) -> None:
+    producer, theirs = relaying.produce()
+    subscriber = relaying.subscribe()
+    steady = relaying.intake.steady
+    assert list(steady.values()) == [producer]
+    # What comes after the first half of a line is its other half, whatever it looks like.
+    theirs.send(b"x")
+    relaying.turn()
+    assert not steady
+    theirs.send(GOOD)
+    relaying.turn()
+    assert (producer.records, producer.rejected) == (0, 1)
+    assert read(subscriber) == b""
+    # It is read in small pieces now, and trusted again when that went well for a while.
+    times = 0
+    while not steady:
+        theirs.send(GOOD)
+        assert relaying.turn() is False
+        times += 1
+    assert (times, producer.read_size) == (10, READ_SIZE)
+    theirs.send(GOOD)
+    assert relaying.turn() is True
+    assert read(subscriber) == GOOD * 11
+    theirs.send(b"x" * LIMIT)
+    relaying.turn()
+    assert not steady
+    theirs.send(b"\n")
+    relaying.turn()
+    theirs.shutdown(socket.SHUT_WR)
+    while relaying.intake.producers:
+        relaying.turn()
+    assert not steady
+
+
+def test_a_number_that_has_become_somebody_elses_is_not_read_for_its_predecessor(
+    relaying: Relaying,
+) -> None:
+    producer, theirs = relaying.produce()
+    number = producer.socket.fileno()
+    subscriber = relaying.subscribe()
+    relaying.intake.disconnect(producer)
+    theirs.close()
+    with contextlib.ExitStack() as stack:
+        while (ours_theirs := pair(stack))[0].fileno() != number:
+            pass
+        ours, theirs = ours_theirs
+        seen: list[int] = []
+        relaying.loop.watch(number, READ, seen.append)
+        theirs.send(GOOD)
+        relaying.turn()
+        assert seen == [READ]
+        assert read(ours) == GOOD
+        relaying.loop.forget(number)
+    assert read(subscriber) == b""
