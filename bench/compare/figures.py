@@ -6,7 +6,8 @@ every peer, one right after the other; all rounds are kept as they were measured
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 from compare.load import LoadError, Measured, Work
@@ -26,19 +27,23 @@ class Figure:
     name: str
     cases: dict[str, Work]
     peers: Sequence[Peer]
+    turns: int = 1
+    """With more than one all peers run at the same time, and in each round every one of them is
+    measured so often, in turn, each of which counts as a round."""
 
 
 def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
     return {str(width): replace(work, subscribers=width) for width in widths}
 
 
-def _latencies(pairs: Sequence[tuple[int, int]], seconds: float) -> dict[str, Work]:
-    return {
-        f"{width} at {rate}": Work(
-            subscribers=width, rate=rate, window=0, seconds=seconds, warm_up=0.2
-        )
-        for width, rate in pairs
+def _latencies(*pairs: tuple[int, int]) -> Figure:
+    # Short, since a host that stops for some milliseconds is all of the last hundredth of a
+    # second's records. Of many short rounds it spoils a few, and the median is none of them.
+    work = Work(window=0, seconds=0.25, warm_up=0.2)
+    cases = {
+        f"{width} at {rate}": replace(work, subscribers=width, rate=rate) for width, rate in pairs
     }
+    return Figure("latency", cases, EVERYBODY, turns=3)
 
 
 def full() -> list[Figure]:
@@ -51,11 +56,7 @@ def full() -> list[Figure]:
     return [
         Figure("fanout", _fanout((1, 10, 100, 1000), work), EVERYBODY),
         Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
-        Figure(
-            "latency",
-            _latencies([(1, 1000), (1, 10_000), (50, 1000), (50, 10_000)], 1.0),
-            EVERYBODY,
-        ),
+        _latencies((1, 1000), (1, 10_000), (50, 1000), (50, 10_000)),
         Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, BOTH),
         Figure("stalled", {str(n): replace(steady, stalled=n) for n in STALLED}, [RELAY]),
     ]
@@ -67,7 +68,7 @@ def quick() -> list[Figure]:
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
         Figure("fanout", _fanout((1, 100), work), EVERYBODY),
-        Figure("latency", _latencies([(50, 10_000)], 0.4), EVERYBODY),
+        _latencies((50, 10_000)),
         Figure("producers", {str(n): replace(many, producers=n) for n in (8, 512)}, BOTH),
         Figure("stalled", {str(n): replace(work, stalled=n) for n in (0, 1000)}, [RELAY]),
     ]
@@ -92,23 +93,26 @@ def available(peers: Sequence[Peer]) -> list[Peer]:
 def measure(figure: Figure, rounds: int, tell: Callable[[str], None]) -> Rounds:
     """All cases with all peers, so many times."""
     found: Rounds = {case: {} for case in figure.cases}
+    here = available(figure.peers)
+    at_once = [here] if figure.turns > 1 else [[peer] for peer in here]
     for number in range(rounds):
         for case, work in figure.cases.items():
-            for peer in available(figure.peers):
-                tell(f"{figure.name} {number + 1}/{rounds}: {case}, {peer.name}")
-                values = _once(peer, work)
-                if values:
-                    found[case].setdefault(peer.name, []).append(values)
+            for peers in at_once:
+                names = ", ".join(peer.name for peer in peers)
+                tell(f"{figure.name} {number + 1}/{rounds}: {case}, {names}")
+                for name, values in _in_turn(peers, work, figure.turns):
+                    found[case].setdefault(name, []).append(values)
     return found
 
 
-def _once(peer: Peer, work: Work) -> Values:
-    try:
-        with running(peer) as relay:
-            return _values(relay.measure(work))
-    except LoadError as error:
-        sys.stderr.write(f"\n{peer.name}: {error}\n")
-        return {}
+def _in_turn(peers: Sequence[Peer], work: Work, turns: int) -> Iterator[tuple[str, Values]]:
+    with ExitStack() as stack:
+        relays = [stack.enter_context(running(peer)) for peer in peers]
+        for relay in relays * turns:
+            try:
+                yield relay.peer.name, _values(relay.measure(work))
+            except LoadError as error:
+                sys.stderr.write(f"\n{relay.peer.name}: {error}\n")
 
 
 def _values(measured: Measured) -> Values:

@@ -158,5 +158,5 @@ def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(d
             if path.is_file() and path.suffix != ".pyc" and "docs/build" not in str(path)
         }
     assert needed - names == set()
-    assert {name for name in names if name.endswith(".pyc") or "build/" in name} == set()
+    assert {name for name in names if name.endswith((".pyc", ".so")) or "build/" in name} == set()
     assert {name for name in names if name.startswith(".")} == set()
