@@ -5,9 +5,11 @@ A figure is a table of cases, the values of what it grows with. A round does eve
 every peer, one right after the other; all rounds are kept as they were measured.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from compare.load import LoadError, Measured, Work
@@ -28,8 +30,8 @@ class Figure:
     cases: dict[str, Work]
     peers: Sequence[Peer]
     turns: int = 1
-    """With more than one all peers run at the same time, and in each round every one of them is
-    measured so often, in turn, each of which counts as a round."""
+    """With more than one all peers are started at once, and in each round every one of them is
+    measured so often, in turn, while the others are stopped. Each of these counts as a round."""
 
 
 def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
@@ -109,10 +111,23 @@ def _in_turn(peers: Sequence[Peer], work: Work, turns: int) -> Iterator[tuple[st
     with ExitStack() as stack:
         relays = [stack.enter_context(running(peer)) for peer in peers]
         for relay in relays * turns:
-            try:
-                yield relay.peer.name, _values(relay.measure(work))
-            except LoadError as error:
-                sys.stderr.write(f"\n{relay.peer.name}: {error}\n")
+            # One that was overloaded has still something to do when its turn is over.
+            with _stopped([each.pid for each in relays if each is not relay]):
+                try:
+                    yield relay.peer.name, _values(relay.measure(work))
+                except LoadError as error:
+                    sys.stderr.write(f"\n{relay.peer.name}: {error}\n")
+
+
+@contextmanager
+def _stopped(pids: Sequence[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _values(measured: Measured) -> Values:
