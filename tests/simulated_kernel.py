@@ -391,6 +391,8 @@ class Shortcut:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.runs = 0
+        """Of good records, which it has relayed."""
 
     def wait(
         self,
@@ -413,6 +415,7 @@ class Shortcut:
                 run = self._read(number, read_size)
                 if run:
                     headers = self._headers(run, rules)
+                    self.runs += headers is not None
                     sends = sockets if headers is not None and len(run) < most else []
                     results = [self._send(each, run) for each in sends]
                     return awake, [], (producers[number], run, headers, results)

@@ -99,6 +99,7 @@ class Simulation:
         """Of the world, before it comes to rest."""
         self._limits = self._some_limits()
         self._kernel = Kernel(self.random, self.random.choice((0.0, 0.02, 0.1)), sleep=self._sleep)
+        self.shortcut = Shortcut(self._kernel)
         self._compiled = self.random.random() < 0.5
         """Whether relays have their compiled part."""
         self._tidy = self.random.random() < 0.5
@@ -164,7 +165,7 @@ class Simulation:
             "intake.READ_SIZE": 1000,
             "shortcut.READ_SIZE": 1000,
             "shortcut.WHY_NOT": "" if self._compiled else "no compiler",
-            "shortcut._shortcut": Shortcut(self._kernel),
+            "shortcut._shortcut": self.shortcut,
             # A set's order is that of addresses otherwise, and no seed would decide it.
             "subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
         }

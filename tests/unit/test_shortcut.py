@@ -490,15 +490,23 @@ def test_a_socket_that_is_full_puts_its_subscriber_behind_and_one_that_is_gone_e
     assert read(quick) == GOOD
 
 
-def test_a_run_for_many_is_shared_and_not_copied_for_each(relaying: Relaying) -> None:
+def test_a_run_for_many_is_shared_and_not_copied_for_each(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subscribers = [relaying.subscribe() for _ in range(MANY)]
     _, theirs = relaying.produce()
     sockets, most = relaying.fanout.prompt(MANY)
     assert (len(sockets), most) == (MANY, LARGE)
     assert relaying.fanout.prompt(MANY - 1) == ([], 0)
-    for number in (1, LARGE // len(GOOD) + 1):
+    shared: list[int] = []
+    sendfile = os.sendfile
+    monkeypatch.setattr(
+        "notif_relayd.pages.os.sendfile", lambda *a: (shared.append(a[0]), sendfile(*a))[1]
+    )
+    for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)
         assert relaying.turn()
+        assert len(shared) == times
         assert [read(each) for each in subscribers] == [GOOD * number] * MANY
 
 

@@ -31,6 +31,7 @@ def test_the_books_balance_in_every_schedule_that_is_known() -> None:
     assert sum(each.kills for each in simulations) > FIXED // 4
     assert sum(each.restarts for each in simulations) > FIXED
     assert sum(each.delivered for each in simulations) > 10 * FIXED
+    assert sum(each.shortcut.runs for each in simulations) > FIXED
 
 
 def test_the_books_balance_in_schedules_that_nobody_has_seen(
