@@ -140,16 +140,17 @@ uninstall: ## what "make install" has put there with the same settings; users an
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 # The wheel is made of the sources that are given away, and not of what else lies around here.
-# setuptools makes both by itself; nothing is downloaded.
+# setuptools makes both by itself; nothing is downloaded. It collects them in this directory, so that
+# two of these at once have to wait for one another.
 DIST ?= dist
 BUILD_PYTHON ?= .venv/bin/python
 BUILD = $(abspath $(BUILD_PYTHON)) -c 'import sys; from setuptools import build_meta; \
 	getattr(build_meta, sys.argv[1])(sys.argv[2])'
 dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel, into dist
 	@mkdir -p $(DIST)
-	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && ( $(BUILD) build_sdist "$$work" && \
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && ( flock 9 && $(BUILD) build_sdist "$$work" && \
 		tar -xf "$$work"/*.tar.gz -C "$$work" && cd "$$work"/*/ && \
-		$(BUILD) build_wheel "$$work" ) >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
+		$(BUILD) build_wheel "$$work" ) 9<pyproject.toml >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
 # In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
