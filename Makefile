@@ -5,8 +5,8 @@
 
 # The distribution's own Python: a service under systemd cannot see one in a home directory.
 PYTHON ?= /usr/bin/python3
-DEB_PACKAGES ?= python3-venv python3-dev gcc pkg-config libsystemd-dev systemd-container \
-	netcat-openbsd jq strace
+DEB_PACKAGES ?= python3-venv python3-dev gcc g++ pkg-config libsystemd-dev libsimdjson-dev \
+	systemd-container netcat-openbsd jq strace
 
 # The man pages that "make install" takes along, where "make man" has made them.
 MAN ?= docs/build/man
@@ -63,9 +63,9 @@ lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, and what Ansible chec
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 	@shellcheck $(SCRIPTS)
-	@$(CC) -fsyntax-only -std=c11 -Wall -Wextra -Werror \
+	@$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror \
 		$(addprefix -I,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')) \
-		relayd/notif_relayd/*.c
+		relayd/notif_relayd/*.cpp
 	@LC_ALL=C.UTF-8 .venv/bin/ansible-playbook --syntax-check -i compute, ansible/relay.yml >/dev/null
 
 bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
@@ -217,7 +217,7 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things,
 # or what is compiled is another.
-COMPILED = setup.py relayd/notif_relayd/_shortcut.c
+COMPILED = setup.py relayd/notif_relayd/_shortcut.cpp
 EXTRAS = daemon,test
 .venv/.made: EXTRAS = daemon,test,lint,ansible
 define make-venv

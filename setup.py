@@ -7,9 +7,10 @@ setup(
     ext_modules=[
         Extension(
             "notif_relayd._shortcut",
-            ["relayd/notif_relayd/_shortcut.c"],
-            libraries=["m"],
-            extra_compile_args=["-std=c11", "-Wall", "-Wextra"],
+            ["relayd/notif_relayd/_shortcut.cpp"],
+            language="c++",
+            libraries=["simdjson"],
+            extra_compile_args=["-std=c++17", "-Wall", "-Wextra"],
             optional=True,  # the relay works without it, and is some microseconds slower
         )
     ]

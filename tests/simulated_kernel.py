@@ -22,6 +22,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from notif_relayd._shortcut import kinds_of
+from notif_relayd.validator import Kind
+
 NOT_NOW = (errno.EINTR, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 RECEIVING = (*NOT_NOW, errno.ECONNRESET)
 SENDING = (*NOT_NOW, errno.EPIPE, errno.ECONNRESET)
@@ -400,10 +403,10 @@ class Shortcut:
         seconds: float,
         producers: dict[int, Any],
         read_size: int,
-        rules: tuple[Callable[[bytes], Any], str, int],
+        rules: tuple[bytes, int],
         sockets: list[int],
         most: int,
-    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[Any] | None, list[int]] | None]:
+    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[Kind], list[int]] | None]:
         assert len(sockets) <= self.MOST_SOCKETS
         polled = self._kernel.files[epoll]
         assert isinstance(polled, Epoll)
@@ -414,11 +417,11 @@ class Shortcut:
             if number in producers:
                 run = self._read(number, read_size)
                 if run:
-                    headers = self._headers(run, rules)
-                    self.runs += headers is not None
-                    sends = sockets if headers is not None and len(run) < most else []
+                    kinds = kinds_of(run, rules)
+                    self.runs += bool(kinds)
+                    sends = sockets if kinds and len(run) < most else []
                     results = [self._send(each, run) for each in sends]
-                    return awake, [], (producers[number], run, headers, results)
+                    return awake, [], (producers[number], run, kinds, results)
         return awake, happened, None
 
     def _read(self, number: int, size: int) -> bytes:
@@ -432,24 +435,6 @@ class Shortcut:
             return self._kernel.sockets[number].send(run)
         except OSError as error:
             return -(error.errno or 0)
-
-    def _headers(
-        self, run: bytes, rules: tuple[Callable[[bytes], Any], str, int]
-    ) -> list[Any] | None:
-        decode, prefix, limit = rules
-        headers = []
-        if not run.isascii() or not run.endswith(b"\n"):
-            return None
-        for line in run.splitlines(keepends=True):
-            if len(line) > limit:
-                return None
-            try:
-                headers.append(decode(line))
-            except Exception:  # noqa: BLE001 - as the real one
-                return None
-            if headers[-1].event_type.startswith(prefix):
-                return None
-        return headers
 
 
 class Files:

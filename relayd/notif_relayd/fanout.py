@@ -34,7 +34,7 @@ from notif_relayd.splitter import split
 from notif_relayd.state import ChunkState, FanoutState, SubscriberState
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Header
+from notif_relayd.validator import Kind
 
 LOG = logging.getLogger(__name__)
 
@@ -132,23 +132,23 @@ class Fanout:
         sockets = [each.socket.fileno() for each in stream.current]
         return sockets, self._pages.threshold(len(sockets))
 
-    def publish(self, run: bytes, headers: list[Header], results: Sequence[int] = ()) -> None:
+    def publish(self, run: bytes, kinds: list[Kind], results: Sequence[int] = ()) -> None:
         """Give records to everybody who wants them; nothing is kept when there is nobody.
 
         Args:
             run: the records.
-            headers: what was decoded of each.
+            kinds: the kind of each.
             results: what became of it, if the sockets that `prompt` named have got it just now: the
                 bytes that each of them took, or below zero the number of its error.
         """
         if not self.subscribers:
-            self.discarded += len(headers)
+            self.discarded += len(kinds)
             return
         if self._everything is not None:
-            self._send(self._everything, run, len(headers), results)
+            self._send(self._everything, run, len(kinds), results)
         if not self._selector.views:
             return
-        chosen = self._selector.select(headers)
+        chosen = self._selector.select(kinds)
         lines = list(split(run)) if chosen else []
         for view, places in chosen.items():
             some = [lines[place] for place in places]

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from notif_relay.records import GAP
-from notif_relayd.validator import Header
+from notif_relayd.validator import Kind
 
 KEYS = ("event_type", "priority", "publisher_id")
 
@@ -32,9 +32,6 @@ REMEMBERED = 4096
 """Kinds of notifications that are remembered: more than a host has."""
 
 Patterns = tuple[tuple[str, frozenset[str]], ...]
-
-Kind = tuple[str, str, str]
-"""A notification's fields in the order of `KEYS`, empty where one is no string."""
 
 
 class FilterError(ValueError):
@@ -153,9 +150,8 @@ class Selector:
         self.views = tuple(each for each in views if not each.is_everything)
         self._remembered.clear()
 
-    def select(self, headers: Sequence[Header]) -> dict[View, list[int]]:
+    def select(self, kinds: Sequence[Kind]) -> dict[View, list[int]]:
         """The places of the notifications that are in a view, where there are any."""
-        kinds = [_kind(each) for each in headers]
         asked_for = {kind: passing for kind in set(kinds) if (passing := self._passing(kind))}
         chosen: dict[View, list[int]] = {}
         if asked_for:
@@ -172,8 +168,3 @@ class Selector:
                 self._remembered.clear()
             self._remembered[kind] = passing
         return passing
-
-
-def _kind(header: Header) -> Kind:
-    publisher_id = header.publisher_id
-    return header.event_type, header.priority, publisher_id if type(publisher_id) is str else ""

@@ -23,7 +23,7 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter, split
 from notif_relayd.state import IntakeState, ProducerState
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Header, Reason, Validator
+from notif_relayd.validator import Kind, Reason, Validator
 
 LOG = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Intake:
         descriptors: keeps connections for the next relay.
         terms: who may send.
         max_record_size: bytes of the longest record.
-        publish: gets every run of good records, and the header of each.
+        publish: gets every run of good records, and the kind of each.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Intake:
         descriptors: DescriptorStore,
         terms: Terms,
         max_record_size: int,
-        publish: Callable[[bytes, list[Header]], None],
+        publish: Callable[[bytes, list[Kind]], None],
     ) -> None:
         self.admission = Admission(terms)
         self.producers: dict[int, Producer] = {}
@@ -141,12 +141,12 @@ class Intake:
             return
         pieces, self._pieces, self._size = self._pieces, [], 0
         if len(pieces) == 1:
-            records, headers = self._judge(*pieces[0])
+            records, kinds = self._judge(*pieces[0])
         elif all(map(_is_trusted, pieces)):
-            records, headers = self._judge_together(pieces)
+            records, kinds = self._judge_together(pieces)
         else:
             # Together with lines that are likely to be rejected all would be looked at twice.
-            records, headers = _joined(
+            records, kinds = _joined(
                 [
                     self._judge_together(list(some))
                     if trusted
@@ -154,11 +154,11 @@ class Intake:
                     for trusted, some in groupby(pieces, _is_trusted)
                 ]
             )
-        if headers:
-            self.received += len(headers)
-            self._publish(records, headers)
+        if kinds:
+            self.received += len(kinds)
+            self._publish(records, kinds)
 
-    def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Header]]:
+    def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Kind]]:
         """What is good of the lines of several producers."""
         verdict = self.validator.check(b"".join([lines for _, lines in pieces]))
         if verdict.rejected:
@@ -167,17 +167,17 @@ class Intake:
         self.losses.note(verdict.gaps)
         for producer, lines in pieces:
             producer.records += len(list(split(lines)))
-        return verdict.records, verdict.headers
+        return verdict.records, verdict.kinds
 
-    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Header]]:
+    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Kind]]:
         """What is good of one producer's lines."""
         verdict = self.validator.check(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
         if verdict.gaps:
             self.losses.note(verdict.gaps)
-        producer.records += len(verdict.headers)
-        return verdict.records, verdict.headers
+        producer.records += len(verdict.kinds)
+        return verdict.records, verdict.kinds
 
     def read_out(self) -> None:
         """Take what the producers have sent already."""
@@ -348,6 +348,6 @@ def _is_trusted(piece: tuple[Producer, bytes]) -> bool:
     return piece[0].read_size == READ_SIZE
 
 
-def _joined(judged: Iterable[tuple[bytes, list[Header]]]) -> tuple[bytes, list[Header]]:
-    runs, headers = zip(*judged, strict=True)
-    return b"".join(runs), list(chain.from_iterable(headers))
+def _joined(judged: Iterable[tuple[bytes, list[Kind]]]) -> tuple[bytes, list[Kind]]:
+    runs, kinds = zip(*judged, strict=True)
+    return b"".join(runs), list(chain.from_iterable(kinds))

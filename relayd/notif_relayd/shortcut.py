@@ -4,7 +4,7 @@
 Most turns of a quiet host are for one record of one producer. What takes time then is not work:
 after a while asleep hardly anything that a turn needs is in the processor's caches any more, and
 the less it touches until the record is out, the sooner that is. So the call that waits, which is
-in C, goes on by itself where that is all that has happened and all of the records are good. What
+in C++, goes on by itself where that is all that has happened and all of the records are good. What
 it has done is noted here afterwards. Everything else goes its usual way, and everything does where
 that call is not there, because no compiler was when the relay was installed.
 """
@@ -49,18 +49,18 @@ class Shortcut:
             epoll, seconds, self._intake.steady, READ_SIZE, self._rules, sockets, most
         )
         if relayed is not None:
-            producer, run, headers, results = relayed
-            if headers is None:
-                self._intake.take(producer, run)
+            producer, run, kinds, results = relayed
+            if kinds:
+                self._intake.note(producer, len(run), len(kinds))
+                self._fanout.publish(run, kinds, results)
             else:
-                self._intake.note(producer, len(run), len(headers))
-                self._fanout.publish(run, headers, results)
+                self._intake.take(producer, run)
         return awake, happened
 
 
 def use(loop: Loop, intake: Intake, fanout: Fanout) -> None:
     """Let the loop wait that way, if it can."""
     if WHY_NOT:
-        LOG.info("records take a few microseconds longer: there is no compiled part: %s", WHY_NOT)
+        LOG.info("records take longer: there is no compiled part: %s", WHY_NOT)
     else:
         loop.wait = Shortcut(intake, fanout).wait

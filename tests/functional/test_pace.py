@@ -27,7 +27,7 @@ from notif_relayd.loop import Loop
 from notif_relayd.notify import NotifySocket
 from notif_relayd.rules import Rules
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Header
+from notif_relayd.validator import Kind
 from running import connect, record
 
 THROTTLE = Throttle(logging.getLogger(__name__))
@@ -49,7 +49,7 @@ class Turns:
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout] = []
 
-    def intake(self, publish: Callable[[bytes, list[Header]], None] = lambda *_: None) -> Intake:
+    def intake(self, publish: Callable[[bytes, list[Kind]], None] = lambda *_: None) -> Intake:
         intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, 1 << 20, publish)
         self.inside.append(intake)
         intake.door(self.listener)
@@ -176,10 +176,10 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
     runs: list[int] = []
     got = 0
 
-    def publish(run: bytes, headers: list[Header]) -> None:
+    def publish(run: bytes, kinds: list[Kind]) -> None:
         nonlocal got
         runs.append(len(run))
-        fanout.publish(run, headers)
+        fanout.publish(run, kinds)
         # At first it does not read, and so is behind when it begins to.
         if len(runs) > 6:
             got += all_there_is(subscriber)

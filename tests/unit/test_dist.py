@@ -118,7 +118,7 @@ def test_the_wheel_alone_can_be_installed_and_imported_without_anything_else(
 
 
 def test_a_relay_that_was_built_without_a_compiler_says_so_and_relays(tmp_path: Path) -> None:
-    make_dist(tmp_path, CC="/bin/false")
+    make_dist(tmp_path, CC="/bin/false", CXX="/bin/false")
     [wheel] = tmp_path.glob("*.whl")
     unpacked = tmp_path / "unpacked"
     with zipfile.ZipFile(wheel) as archive:
@@ -150,7 +150,7 @@ def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(d
     with tarfile.open(dist / f"notif_relayd-{__version__}.tar.gz") as archive:
         names = {each.name.removeprefix(top) for each in archive if each.isfile()}
     needed = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
-    needed.add("relayd/notif_relayd/_shortcut.c")
+    needed.add("relayd/notif_relayd/_shortcut.cpp")
     for directory in PACKAGERS_DIRECTORIES:
         needed |= {
             str(path.relative_to(CHECKOUT))

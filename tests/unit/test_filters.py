@@ -20,19 +20,23 @@ from notif_relayd.filters import (
     Selector,
     View,
 )
-from notif_relayd.validator import Header
 
 
-def passes(asked: dict[str, Any], **fields: Any) -> bool:
+def passes(
+    asked: dict[str, Any],
+    event_type: str = "compute.instance.create.end",
+    priority: str = "INFO",
+    publisher_id: str = "",
+) -> bool:
     """Whether a filter lets a notification through, by itself and beside others."""
-    header = Header(**{"event_type": "compute.instance.create.end", "priority": "INFO"} | fields)
+    kind = event_type, priority, publisher_id
     selector = Selector()
     view = View(Filter.parse(asked))
     selector.use([view])
-    alone = selector.select([header, header])
+    alone = selector.select([kind, kind])
     assert alone in ({}, {view: [0, 1]})
     selector.use([View(Filter.parse({"event_type": ["never"]})), view, EVERYTHING])
-    assert (view in selector.select([header, header])) == (view in alone)
+    assert (view in selector.select([kind, kind])) == (view in alone)
     return view in alone
 
 
@@ -63,13 +67,6 @@ def test_any_pattern_of_a_key_may_match_and_all_keys_must(
     asked: dict[str, Any], passing: bool
 ) -> None:
     assert passes(asked, publisher_id="nova-compute:host-1") is passing
-
-
-@pytest.mark.parametrize("publisher_id", [None, 5, ["nova"], {"a": 1}, True])
-def test_a_publisher_that_is_no_string_is_an_empty_one(publisher_id: Any) -> None:
-    assert not passes({"publisher_id": ["?*"]}, publisher_id=publisher_id)
-    assert passes({"publisher_id": ["*"]}, publisher_id=publisher_id)
-    assert passes({"event_type": ["*"]}, publisher_id=publisher_id)
 
 
 def test_a_gap_record_passes_whatever_the_filter() -> None:
@@ -139,19 +136,19 @@ def test_what_is_remembered_is_bounded_and_still_right() -> None:
     selector = Selector()
     view = View(Filter.parse({"event_type": ["*[02468]"]}))
     selector.use([view])
-    headers = [Header(str(number), "INFO") for number in range(3 * REMEMBERED)]
+    kinds = [(str(number), "INFO", "") for number in range(3 * REMEMBERED)]
     places = list(range(0, 3 * REMEMBERED, 2))
-    assert selector.select(headers) == {view: places}
-    assert selector.select(headers) == {view: places}
+    assert selector.select(kinds) == {view: places}
+    assert selector.select(kinds) == {view: places}
     assert len(selector._remembered) <= REMEMBERED  # noqa: SLF001 - the point of the test
 
 
 def test_without_filters_nothing_is_chosen_and_nothing_remembered() -> None:
     selector = Selector()
     selector.use([View(Filter.parse({"event_type": ["a"]}))])
-    assert len(selector.select([Header("a", "INFO")])) == 1
+    assert len(selector.select([("a", "INFO", "")])) == 1
     selector.use([])
-    assert selector.select([Header("a", "INFO")]) == {}
+    assert selector.select([("a", "INFO", "")]) == {}
 
 
 def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
@@ -174,15 +171,15 @@ def test_a_view_has_what_was_asked_for_of_what_any_rule_allows(
     view = View(asked, allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]}))
     selector = Selector()
     selector.use([view])
-    assert (selector.select([Header(event_type, "INFO")]) == {view: [0]}) == passes
+    assert (selector.select([(event_type, "INFO", "")]) == {view: [0]}) == passes
 
 
 def test_who_may_see_nothing_sees_gap_records_only() -> None:
     selector = Selector()
     nothing = View(allowed=frozenset())
     selector.use([nothing])
-    headers = [Header("compute.start", "INFO"), Header("notif_relayd.gap", "WARN")]
-    assert selector.select(headers) == {nothing: [1]}
+    kinds = [("compute.start", "INFO", ""), ("notif_relayd.gap", "WARN", "")]
+    assert selector.select(kinds) == {nothing: [1]}
 
 
 def test_views_are_one_when_they_ask_for_the_same_and_may_see_the_same() -> None:

@@ -46,7 +46,6 @@ from notif_relayd.state import (
     encode,
 )
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Header
 
 GOLDEN = Path(__file__).with_name("state-1.msgpack")
 """Of version 1, to be read for ever; a relay of that version has left it."""
@@ -258,7 +257,7 @@ def go_on(state: State) -> None:
             clients[each.id], servers[each.id] = client, server
         intake.restore(state.intake, servers)
         fanout.restore(state.fanout, servers)
-        fanout.publish(b"published\n", [Header("a.x", "INFO", "p1")])
+        fanout.publish(b"published\n", [("a.x", "INFO", "p1")])
         read = {each.id: bytearray() for each in state.fanout.subscribers}
         loop.call_in(PATIENCE, lambda: pytest.fail("it does not get through"))
         while not fanout.drained:

@@ -2,20 +2,36 @@
 """The validator takes exactly the well-formed records."""
 
 import json
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.validator import Reason, Validator, Verdict
+from notif_relayd._shortcut import kinds_of
+from notif_relayd.validator import Kind, Reason, Validator, Verdict
 
 LIMIT = 4096
 
 
+def check(lines: bytes, limit: int = LIMIT) -> Verdict:
+    """The verdict, which is the same without the compiled part."""
+    verdict = Validator(limit).check(lines)
+    with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+        assert Validator(limit).check(lines) == verdict
+    return verdict
+
+
+def plain(lines: bytes, limit: int = LIMIT) -> list[Kind]:
+    """What the compiled part says."""
+    return kinds_of(lines, Validator(limit).rules)
+
+
 def judged(lines: bytes) -> tuple[bytes, int, list[Reason]]:
     """The records taken, how many, and what is wrong with the others."""
-    verdict = Validator(LIMIT).check(lines)
-    return verdict.records, len(verdict.headers), verdict.rejected
+    verdict = check(lines)
+    return verdict.records, len(verdict.kinds), verdict.rejected
 
 
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
@@ -84,21 +100,26 @@ def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: 
 
 def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
-    verdict = Validator(LIMIT).check(lines)
-    assert (verdict.records, verdict.headers) == (b"", [])
+    verdict = check(lines)
+    assert (verdict.records, verdict.kinds) == (b"", [])
     assert len(verdict.rejected) == 3
 
 
 @pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
 def test_the_fields_that_a_filter_asks_for_are_decoded(more: bytes) -> None:
     line = b'{"priority":"INFO","publisher_id":"p.\\u00e4","event_type":"e"%s}\n' % more
-    [header] = Validator(LIMIT).check(line).headers
-    assert (header.event_type, header.priority, header.publisher_id) == ("e", "INFO", "p.ä")
+    assert check(line).kinds == [("e", "INFO", "p.ä")]
+
+
+@pytest.mark.parametrize("publisher_id", ["null", "5", '["nova"]', '{"a":1}', "true"])
+def test_a_publisher_that_is_no_string_is_an_empty_one(publisher_id: str) -> None:
+    line = f'{{"event_type":"e","publisher_id":{publisher_id},"priority":"INFO"}}\n'
+    assert check(line.encode()).kinds == [("e", "INFO", "")]
 
 
 def test_deep_nesting_is_no_crash() -> None:
     deep = b'{"event_type":"a","priority":"b","payload":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
-    assert Validator(10**6).check(deep).rejected == [Reason.NOT_JSON]
+    assert check(deep, 10**6).rejected == [Reason.NOT_JSON]
 
 
 def is_well_formed(line: bytes) -> bool:
@@ -134,9 +155,9 @@ lines = (
 @given(st.lists(lines, max_size=6))
 def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[bytes]) -> None:
     good = [line for line in run if is_well_formed(line)]
-    verdict = Validator(10**6).check(b"".join(line + b"\n" for line in run))
+    verdict = check(b"".join(line + b"\n" for line in run), 10**6)
     assert verdict.records == b"".join(line + b"\n" for line in good)
-    assert [header.event_type for header in verdict.headers] == [
+    assert [event_type for event_type, *_ in verdict.kinds] == [
         json.loads(line)["event_type"] for line in good
     ]
     assert len(verdict.rejected) == len(run) - len(good)
@@ -147,18 +168,134 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
 )
 def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
     gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}\n'
-    verdict = Validator(LIMIT).check(GOOD + b"\n" + gap % 1 + beside + gap % 2 + GOOD + b"\n")
+    verdict = check(GOOD + b"\n" + gap % 1 + beside + gap % 2 + GOOD + b"\n")
     assert verdict.gaps == [gap % 1, gap % 2]
     assert verdict.records.count(b"notif_relayd.gap") == 2
-    assert Validator(LIMIT).check(GOOD + b"\n").gaps == []
+    assert check(GOOD + b"\n").gaps == []
 
 
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
 def test_no_gap_is_pointed_out_where_somebody_poses_as_the_relay(own: str) -> None:
     line = GOOD.replace(b"a.b", own.encode()) + b"\n"
-    assert Validator(LIMIT).check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+    assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
 
 
 def test_a_name_that_has_the_relays_in_it_is_somebody_elses() -> None:
     line = GOOD.replace(b"a.b", b"x.notif_relayd.error") + b"\n"
     assert judged(line + GOOD + b"\n") == (line + GOOD + b"\n", 2, [])
+
+
+RECORD = (
+    '{"message_id": "1", "publisher_id": "nova-compute:h\u00f6st", "event_type": "a.b", '
+    '"priority": "INFO", "payload": {"a": [1, -2.5e3, null, true, false, {}, []], '
+    '"b": 18446744073709551615, "c": "\\\\ \\" \\u00e4 \u2603"}, '
+    '"timestamp": "2026-01-31 12:00:00.123456"}\n'
+).encode()
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+def test_what_services_send_is_plain(times: int) -> None:
+    kinds = plain(RECORD * times)
+    assert kinds == [("a.b", "INFO", "nova-compute:h\u00f6st")] * times
+    assert len(set(map(id, kinds))) == 1
+    assert kinds == check(RECORD * times).kinds
+
+
+def test_kinds_are_told_apart_however_many_there_are() -> None:
+    numbers = [*range(20), *range(20), 5, 5, 6, 5]
+    fields = [(f"a{n % 3}", f"b{n // 3 % 3}", f"c{n // 9}") for n in numbers]
+    line = '{"event_type":"%s","priority":"%s","publisher_id":"%s"}\n'
+    lines = "".join(line % each for each in fields).encode()
+    assert plain(lines) == fields
+    assert check(lines).kinds == fields
+
+
+def nested(depth: int) -> bytes:
+    inner = b"[" * (depth - 1) + b"]" * (depth - 1)
+    return b'{"event_type":"a","priority":"b","x":%s}\n' % inner
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b" " + RECORD,
+        b'{"event_type":"notif_relayd.gap","priority":"b"}\n',
+        b'{"event_type":"\\u006eotif_relayd.gap","priority":"b"}\n',
+        b'{"event_type":"a","priority":"b","x":18446744073709551616}\n',
+        b'{"event_type":"a","priority":"b","x":1e999}\n',
+        b'{"event_type":"a","priority":"b\\ud800"}\n',
+        b'{"event_type":"a","priority":"b\\udc00"}\n',
+        nested(65),
+        b'{"event_type":"a","priority":"b","x":"'.ljust(130_000, b"x") + b'"}\n'.rjust(2000, b"x"),
+    ],
+    ids=lambda line: line[:60],
+)
+def test_what_is_not_plain_may_be_good_all_the_same(line: bytes) -> None:
+    for run in (line, RECORD + line, line + RECORD):
+        assert plain(run, 10**6) == []
+        assert len(check(run, 10**6).kinds) == run.count(b"\n")
+
+
+def test_what_is_as_deep_or_as_large_as_a_plain_record_may_be_is_one() -> None:
+    long = b'{"event_type":"a","priority":"b","x":"'.ljust(128 * 1024 - 3, b"x") + b'"}\n'
+    for line in (nested(62), long):
+        assert len(plain(line * 2, 10**6)) == 2
+        assert len(check(line * 2, 10**6).kinds) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kind"),
+    [
+        ('"event_type":"x"', '"event_type":"a"', ("a", "b", "p")),
+        ('"publisher_id":"x"', '"publisher_id":5', ("a", "b", "")),
+        ('"priority":5', '"priority":"b"', None),
+        ('"priority":"b"', '"priority":5', None),
+        ('"event_type":null', '"event_type":"a"', None),
+        ('"event_type":"a"', '"event_type":[]', None),
+    ],
+)
+def test_of_a_key_that_is_there_twice_the_last_counts_and_each_must_be_good(
+    first: str, last: str, kind: Kind | None
+) -> None:
+    fields = '"event_type":"a","priority":"b","publisher_id":"p"'
+    line = f"{{{first},{fields},{last}}}\n".encode()
+    assert check(line).kinds == ([] if kind is None else [kind])
+    assert plain(line) == check(line).kinds
+
+
+def test_what_is_behind_the_last_line_is_not_taken_for_a_part_of_it() -> None:
+    """All distances from the end, with the run in the middle of a larger buffer and without it."""
+    for size in range(45, 200):
+        line = b'{"event_type": "a.b", "priority": "INFO"'.ljust(size) + b"}\n"
+        assert len(plain(line)) == 1
+        assert plain(line[:-2] + b"\n") == []
+        assert len(plain(GOOD + b"\n" + line)) == 2
+        assert plain(line[:-2] + b"\n" + b"}" * 70 + b"\n") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "rules"),
+    [
+        ("text", (b"x", 1)),
+        (bytearray(b"x\n"), (b"x", 1)),
+        (None, (b"x", 1)),
+        (b"x\n", ()),
+        (b"x\n", (b"x",)),
+        (b"x\n", (None, 1)),
+        (b"x\n", (b"x", "1")),
+        (b"x\n", [b"x", 1.5]),
+    ],
+)
+def test_the_compiled_part_refuses_what_it_cannot_read(lines: Any, rules: Any) -> None:
+    with pytest.raises(TypeError):
+        kinds_of(lines, rules)
+
+
+@pytest.mark.parametrize("lines", [b"", b"\n", b"{", b"{\n{", b"{}", b"x", GOOD, b"\n" + GOOD])
+def test_what_is_no_run_of_whole_lines_has_no_plain_records(lines: bytes) -> None:
+    assert plain(lines) == []
+
+
+@pytest.mark.parametrize(("limit", "count"), [(-1, 0), (0, 0), (len(GOOD), 0), (len(GOOD) + 1, 1)])
+def test_a_plain_record_is_as_long_as_the_limit_at_most(limit: int, count: int) -> None:
+    assert len(plain(GOOD + b"\n", limit)) == count
