@@ -34,7 +34,7 @@ SUSPECT_READ_SIZE = 128
 """Likewise, of a producer some of whose records were just rejected.
 
 Each of them takes many times what a good one does, and a read may hold 50,000. With every read
-that is all good it may send twice as much again.
+that is all good it may send twice as much again; one of a line that was given up is not.
 """
 
 RUN_SIZE = 64 * 1024
@@ -287,7 +287,7 @@ class Intake:
         """Keep what was read until the end of the turn."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
-        if producer.read_size < READ_SIZE:
+        if producer.read_size < READ_SIZE and not producer.splitter.skipping:
             producer.read_size = min(2 * producer.read_size, READ_SIZE)
             self._appraise(producer)
         lines = producer.splitter.feed(data)

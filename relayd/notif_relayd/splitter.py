@@ -72,6 +72,11 @@ class Splitter:
         return bool(self._rest) or self._skipping
 
     @property
+    def skipping(self) -> bool:
+        """Whether what comes next is the rest of a line that was given up."""
+        return self._skipping
+
+    @property
     def held(self) -> int:
         """Bytes of the unfinished line."""
         return len(self._rest)

@@ -168,6 +168,28 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     assert known.records == 1000
 
 
+def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: Turns) -> None:
+    """A long read is a long turn, and nobody has anything of it."""
+    reading = turns.intake()
+    producer = turns.connect()
+    turns.turn()
+    (known,) = reading.producers.values()
+    while not known.rejected:
+        producer.sendall(b"x" * 60_000)
+        turns.turn()
+    producer.sendall(b"x" * 2000)
+    for _ in range(5):
+        before = known.bytes
+        turns.turn()
+        assert known.bytes - before == intake.SUSPECT_READ_SIZE
+    good = record(payload="x" * 50)
+    producer.sendall(b"\n" + good * 1000)
+    while known.records < 1000:
+        turns.turn()
+    assert known.rejected == 1
+    assert known.read_size == intake.READ_SIZE
+
+
 def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sent(
     turns: Turns, others: Turns
 ) -> None:
