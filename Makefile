@@ -74,7 +74,7 @@ bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cos
 	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
 		$(if $(CHECK),--check) $(FIGURES) || status=1; \
 	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters subscribe hostile)); do \
-		.venv/bin/python bench/$$each.py || status=1; done; exit $$status
+		.venv/bin/python bench/$$each.py $(if $(QUICK),--rounds 5) || status=1; done; exit $$status
 
 bench-check: .venv/.made $(LOAD) ## the part of it that needs no peer, against bench/baseline.json
 	@.venv/bin/python bench/run.py --size cheap --check

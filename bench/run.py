@@ -45,7 +45,7 @@ def tell(what: str) -> None:
 def plan(size: str, rounds: int | None) -> Plan:
     """All figures of that size."""
     tables = {"full": figures.full, "quick": figures.quick, "cheap": figures.cheap}[size]()
-    often = rounds or {"full": 9, "quick": 4, "cheap": 7}[size]
+    often = rounds or {"full": 8, "quick": 4, "cheap": 7}[size]
     found: Plan = {each.name: partial(figures.measure, each, often, tell) for each in tables}
     found["emitting"] = partial(emitting, often, size == "full")
     if size != "cheap":

@@ -38,7 +38,7 @@ def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
     return {str(width): replace(work, subscribers=width) for width in widths}
 
 
-def _latencies(*pairs: tuple[int, int]) -> Figure:
+def _latencies(*pairs: tuple[int, int], turns: int = 3) -> Figure:
     # Short, since a host that stops for some milliseconds is all of the last hundredth of a
     # second's records. Of many short rounds it spoils a few, and the median is none of them. But
     # the last hundredth has to be some records, or it is chance where it begins.
@@ -49,7 +49,7 @@ def _latencies(*pairs: tuple[int, int]) -> Figure:
         )
         for width, rate in pairs
     }
-    return Figure("latency", cases, EVERYBODY, turns=3)
+    return Figure("latency", cases, EVERYBODY, turns)
 
 
 def full() -> list[Figure]:
@@ -74,7 +74,7 @@ def quick() -> list[Figure]:
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
         Figure("fanout", _fanout((1, 100), work), EVERYBODY),
-        _latencies((50, 10_000)),
+        _latencies((50, 10_000), turns=2),
         Figure("producers", {str(n): replace(many, producers=n) for n in (8, 512)}, BOTH),
         Figure("stalled", {str(n): replace(work, stalled=n) for n in (0, 1000)}, [RELAY]),
     ]
