@@ -3,7 +3,7 @@
 
 Runs of good records are the rule, so a run is first taken to be one, and only where something is
 wrong in it is it asked of each line what. All ways end in the same verdict for a line: a quick one
-may only say "all good". The quickest is compiled, and takes a third of the time of the next: there
+may only say "all good". The quickest is compiled, and takes half of the time of the next: there
 simdjson looks at all of a line, and hardly an object is made of it. Each line is decoded by itself,
 though msgspec could decode all at once: it would take two objects on one line, and one on two, and
 the numbers could agree.
