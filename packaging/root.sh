@@ -11,6 +11,8 @@ case $2 in
     container) field=Depends more=systemd-sysv,dbus,procps,python3-apt,python3-oslo.messaging ;;
     machine) field=Depends more=systemd-sysv,dbus,udev,kmod,linux-image-amd64,apparmor ;;
 esac
+# What is compiled needs a library that has another name in each release; this one brings it.
+[ "$2" = build ] || more=$more,libsimdjson-dev
 # The last paragraph that has the field, one package a line, the first of alternatives only.
 packages=$(sed -n "/^$field:/,/^[A-Z][^:]*:.*[^,]\$/p" debian/control |
     sed -e "s/^$field://" -e '/^[A-Z]/d' -e '/[$]/d' -e 's/[ ,]*//g' -e 's/[(<|].*//' -e 's/debhelper-compat/debhelper/' \
