@@ -11,7 +11,7 @@ setup(
             language="c++",
             libraries=["simdjson"],
             extra_compile_args=["-std=c++17", "-Wall", "-Wextra"],
-            optional=True,  # the relay works without it, and is some microseconds slower
+            optional=True,  # the relay works without it, and is slower
         )
     ]
 )

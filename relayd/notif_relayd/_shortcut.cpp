@@ -26,7 +26,7 @@ namespace {
 constexpr int MOST_EVENTS = 1023;  // what select.epoll.poll asks for
 constexpr int MOST_SOCKETS = 64;   // with more than that there are better ways
 constexpr size_t MOST_SIZE = 128 * 1024;  // bytes of a plain record
-constexpr size_t MOST_DEPTH = 64;         // of its objects and lists in one another
+constexpr size_t MOST_DEPTH = 64;         // of its objects, lists and values in one another
 constexpr Py_ssize_t MOST_KINDS = 8;      // that are looked through for the same one
 
 // What makes a good record.

@@ -12,7 +12,7 @@ def kinds_of(lines: bytes, rules: tuple[bytes, int], /) -> list[Kind]:
     """The kinds of records that these lines are, if all are plain good ones; otherwise none.
 
     A record that is good may still not be plain: when it does not begin with its object, has more
-    than 128 KiB, a number beyond 64 bits, or more than 64 objects and lists in one another.
+    than 128 KiB, a number beyond 64 bits, or more than 63 objects and lists in one another.
 
     Args:
         lines: a run of whole lines; there is nothing good about others.

@@ -24,7 +24,7 @@ from notif_relayd import requests
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
-from notif_relayd.filters import EVERYTHING, Filter, Selector, View
+from notif_relayd.filters import Filter, View
 from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.pages import Pages
 from notif_relayd.peer import Peer, peer_of
@@ -32,6 +32,7 @@ from notif_relayd.ring import Cursor, Store
 from notif_relayd.rules import Rules
 from notif_relayd.splitter import split
 from notif_relayd.state import ChunkState, FanoutState, SubscriberState
+from notif_relayd.streams import Streams
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
 from notif_relayd.validator import Kind
@@ -86,10 +87,7 @@ class Fanout:
         self._ids = ids
         self._rules = rules
         self._descriptors = descriptors
-        self._streams: dict[View, Stream] = {}
-        self._everything: Stream | None = None
-        """The stream without a filter, as long as somebody reads it."""
-        self._selector = Selector()
+        self._streams = Streams(self.store)
         self._pages = Pages()
 
     @property
@@ -110,7 +108,7 @@ class Fanout:
     @property
     def drained(self) -> bool:
         """Whether everybody has everything."""
-        current = sum(len(stream.current) for stream in self._streams.values())
+        current = sum(len(stream.current) for stream in self._streams)
         return current == len(self.subscribers)
 
     def door(self, listener: socket.socket) -> Door:
@@ -126,7 +124,7 @@ class Fanout:
             Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
             from which on that is not the best way to do it.
         """
-        stream = self._everything
+        stream = self._streams.everything
         if stream is None or len(stream.current) > most:
             return [], 0
         sockets = [each.socket.fileno() for each in stream.current]
@@ -144,21 +142,17 @@ class Fanout:
         if not self.subscribers:
             self.discarded += len(kinds)
             return
-        if self._everything is not None:
-            self._send(self._everything, run, len(kinds), results)
-        if not self._selector.views:
-            return
-        chosen = self._selector.select(kinds)
-        lines = list(split(run)) if chosen else []
-        for view, places in chosen.items():
+        if self._streams.everything is not None:
+            self._send(self._streams.everything, run, len(kinds), results)
+        lines: list[bytes] = []
+        for stream, places in self._streams.select(kinds):
+            lines = lines or list(split(run))
             some = [lines[place] for place in places]
-            # A subscriber that left just now may have taken its stream along.
-            if view in self._streams:
-                self._send(self._streams[view], b"".join(some), len(some))
+            self._send(stream, b"".join(some), len(some))
 
     def save(self) -> FanoutState:
         """All that is known of what goes out."""
-        streams = list(self._streams.values())
+        streams = list(self._streams)
         numbers = {stream: number for number, stream in enumerate(streams)}
         rings = {stream.ring: number for stream, number in numbers.items()}
         kept = list(self.store)
@@ -188,7 +182,7 @@ class Fanout:
         self._bytes_before = saved.bytes
         streams = []
         for each in saved.streams:
-            streams.append(self._stream(each.view()))
+            streams.append(self._streams.of(each.view()))
             streams[-1].ring.next_seq = each.next_seq
         for chunk in saved.chunks:
             streams[chunk.stream].ring.next_seq -= chunk.count
@@ -213,9 +207,7 @@ class Fanout:
                 self._bytes_before += who.bytes
         for stream in streams:
             stream.ring.tidy()
-            if not stream.members:
-                del self._streams[stream.view]
-        self._notice_streams()
+        self._streams.tidy()
         self.store.limit = limit
         self.store.shrink()
         for subscriber in self.subscribers.values():
@@ -254,7 +246,7 @@ class Fanout:
         for reading in (subscriber.reading, subscriber.following):
             if reading is not None:
                 reading.catch_up()
-                self._leave(reading.stream)
+                self._streams.leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
         self.admission.leave(subscriber.peer)
@@ -278,7 +270,7 @@ class Fanout:
             callback = partial(self._on_event, subscriber)
             self._loop.watch(connection.fileno(), READ, callback, out_of_turn=True)
         except OSError:
-            self._leave(stream)
+            self._streams.leave(stream)
             raise
         self.subscribers[number] = subscriber
         stream.current.add(subscriber)
@@ -291,24 +283,7 @@ class Fanout:
 
     def _stream_of(self, peer: Peer) -> Stream:
         """What it reads as long as it has not asked for anything."""
-        return self._stream(View(None, self._rules.allowed(peer)))
-
-    def _stream(self, view: View) -> Stream:
-        if view not in self._streams:
-            self._streams[view] = Stream(view, self.store)
-            self._notice_streams()
-        return self._streams[view]
-
-    def _leave(self, stream: Stream) -> None:
-        stream.members -= 1
-        if not stream.members:
-            del self._streams[stream.view]
-            self._notice_streams()
-
-    def _notice_streams(self) -> None:
-        """There are others than before."""
-        self._everything = self._streams.get(EVERYTHING)
-        self._selector.use(self._streams)
+        return self._streams.of(View(None, self._rules.allowed(peer)))
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:
@@ -377,7 +352,7 @@ class Fanout:
         if not cursor.finished:
             return
         if subscriber.following is not None:
-            self._leave(subscriber.go_on(subscriber.following))
+            self._streams.leave(subscriber.go_on(subscriber.following))
             subscriber.resting = True
             self._wait(subscriber)
             self._loop.call_in(REST, partial(self._rested, subscriber))
@@ -435,7 +410,7 @@ class Fanout:
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         cursor.stop()
         view = View(wanted if wanted.patterns else None, self._rules.allowed(subscriber.peer))
-        subscriber.following = Reading(self._stream(view))
+        subscriber.following = Reading(self._streams.of(view))
         subscriber.following.fall_behind().insert(records.subscribed(asked))
         self._wait(subscriber)
 

@@ -21,6 +21,7 @@ from notif_relay.records import GAP
 from notif_relayd.validator import Kind
 
 KEYS = ("event_type", "priority", "publisher_id")
+"""In the order that they have in a kind."""
 
 MAX_PATTERNS = 64
 """Patterns for one key."""

@@ -287,7 +287,7 @@ class Intake:
         """Keep what was read until the end of the turn."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
-        if producer.read_size < READ_SIZE and not producer.splitter.skipping:
+        if producer.read_size < READ_SIZE:
             producer.read_size = min(2 * producer.read_size, READ_SIZE)
             self._appraise(producer)
         lines = producer.splitter.feed(data)
@@ -316,6 +316,8 @@ class Intake:
         splitter = producer.splitter
         self._held += splitter.held - producer.held
         producer.held = splitter.held
+        if splitter.skipping:
+            producer.read_size = SUSPECT_READ_SIZE
         self._appraise(producer)
         if splitter.given_up:
             splitter.given_up = 0

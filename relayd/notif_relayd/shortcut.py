@@ -6,7 +6,7 @@ after a while asleep hardly anything that a turn needs is in the processor's cac
 the less it touches until the record is out, the sooner that is. So the call that waits, which is
 in C++, goes on by itself where that is all that has happened and all of the records are good. What
 it has done is noted here afterwards. Everything else goes its usual way, and everything does where
-that call is not there, because no compiler was when the relay was installed.
+that call is not there, because it could not be compiled when the relay was installed.
 """
 
 import logging

@@ -81,8 +81,8 @@ class Validator:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.rules = (EVENT_TYPE_PREFIX.encode(), limit)
-        """For the compiled part: how the event_type of a plain record does not begin, and its
-        size in bytes."""
+        """For the compiled part: how the event_type of a plain record does not begin, and the
+        bytes that it may have."""
 
     def check(self, lines: bytes) -> Verdict:
         """Judge a run of whole lines, as the splitter gives it."""

@@ -182,6 +182,11 @@ def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: Turns) ->
         before = known.bytes
         turns.turn()
         assert known.bytes - before == intake.SUSPECT_READ_SIZE
+    # The next relay knows as well.
+    another = turns.intake()
+    another.restore(reading.save(), {known.id: known.socket.dup()})
+    assert another.producers[known.id].read_size == intake.SUSPECT_READ_SIZE
+    another.disconnect(another.producers[known.id])
     good = record(payload="x" * 50)
     producer.sendall(b"\n" + good * 1000)
     while known.records < 1000:

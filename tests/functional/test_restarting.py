@@ -349,6 +349,8 @@ def test_nothing_is_left_in_the_store_by_those_who_have_left(relay: ManagedRelay
             relay.wait_status(producers=1)
             wait_until(lambda: len(relay.stored) == 3, "they are stored")
             relay.kill()
+            # The filter is stored anew, and for a moment it is not there.
+            wait_until(lambda: relay.told("FDSTORE=1"), "it is stored again")
             assert len(relay.stored) == 3
         relay.wait_stored()
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream is there as long as somebody is in it, and has what its view lets through."""
+
+from __future__ import annotations
+
+import pytest
+
+from notif_relayd.filters import EVERYTHING, Filter, View
+from notif_relayd.ring import Store
+from notif_relayd.streams import Streams
+from notif_relayd.subscriber import Reading
+
+KINDS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
+
+
+def view(pattern: str) -> View:
+    return View(Filter.parse({"event_type": [pattern]}))
+
+
+@pytest.fixture
+def streams() -> Streams:
+    return Streams(Store(1000))
+
+
+def test_equal_views_have_one_stream_until_its_last_member_leaves(streams: Streams) -> None:
+    stream = streams.of(view("a.*"))
+    assert streams.of(view("a.*")) is stream
+    other = streams.of(view("b"))
+    assert list(streams) == [stream, other]
+    for _ in range(2):
+        Reading(stream)
+    streams.leave(stream)
+    assert list(streams) == [stream, other]
+    streams.leave(stream)
+    assert list(streams) == [other]
+    assert streams.of(view("a.*")) is not stream
+
+
+def test_those_without_members_go_when_it_is_said(streams: Streams) -> None:
+    stream, everything = streams.of(view("a.*")), streams.of(EVERYTHING)
+    streams.of(view("b"))
+    Reading(stream)
+    assert streams.everything is everything
+    streams.tidy()
+    assert list(streams) == [stream]
+    assert streams.everything is None
+    assert list(streams.select(KINDS)) == [(stream, [0, 2])]
+
+
+def test_records_are_chosen_for_those_who_do_not_want_all(streams: Streams) -> None:
+    assert list(streams.select(KINDS)) == []
+    streams.of(EVERYTHING)
+    assert list(streams.select(KINDS)) == []
+    some, one = streams.of(view("a.*")), streams.of(view("b"))
+    streams.of(view("never"))
+    assert dict(streams.select(KINDS)) == {some: [0, 2], one: [1]}
+
+
+def test_who_goes_while_others_are_served_is_left_out(streams: Streams) -> None:
+    for pattern in ("a.*", "b"):
+        Reading(streams.of(view(pattern)))
+    chosen = streams.select(KINDS)
+    first, _ = next(chosen)
+    for each in list(streams):
+        if each is not first:
+            streams.leave(each)
+    assert list(chosen) == []
