@@ -46,7 +46,7 @@ class Streams:
         """The one of this view; a new one has no members yet."""
         if view not in self._by_view:
             self._by_view[view] = Stream(view, self._store)
-            self._notice()
+            self._changed()
         return self._by_view[view]
 
     def leave(self, stream: Stream) -> None:
@@ -63,9 +63,9 @@ class Streams:
 
     def _end(self, stream: Stream) -> None:
         del self._by_view[stream.view]
-        self._notice()
+        self._changed()
 
-    def _notice(self) -> None:
-        """There are others than before."""
+    def _changed(self) -> None:
+        """Tell those who look, now that there are others."""
         self.everything = self._by_view.get(EVERYTHING)
         self._selector.use(self._by_view)
