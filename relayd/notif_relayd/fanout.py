@@ -199,7 +199,7 @@ class Fanout:
                 subscriber = self._admit(who.id, connection, who.peer, stream)
                 subscriber.restore(who, streams, chunks)
                 if subscriber.reading.cursor is not None:
-                    stream.current.discard(subscriber)
+                    stream.lapse(subscriber)
                 self._wait(subscriber)
             else:
                 self._delivered_before += who.delivered
@@ -239,7 +239,7 @@ class Fanout:
         """End a connection."""
         for reading in (subscriber.reading, subscriber.following):
             if reading is not None:
-                reading.stream.current.discard(subscriber)
+                reading.stream.lapse(subscriber)
         self._delivered_before += subscriber.delivered
         self._dropped_before += subscriber.dropped
         self._bytes_before += subscriber.bytes
@@ -334,7 +334,7 @@ class Fanout:
             self.disconnect(longest)
 
     def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        subscriber.reading.stream.current.discard(subscriber)
+        subscriber.reading.stream.lapse(subscriber)
         cursor = subscriber.reading.fall_behind()
         self._wait(subscriber)
         return cursor

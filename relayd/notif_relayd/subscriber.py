@@ -33,7 +33,18 @@ class Stream:
         self.members = 0
         """Subscribers that read it or are about to."""
         self.current: set[Subscriber] = set()
-        """Those of them that have everything."""
+        """Those of them that have everything; `lapse` takes one out."""
+
+    def lapse(self, subscriber: Subscriber) -> None:
+        """It has everything no longer, if it had.
+
+        Every run goes through all who are current, and CPython goes through all the room that a
+        set ever needed. So what is left moves into a smaller one each time it is half as many.
+        """
+        self.current.discard(subscriber)
+        left = len(self.current)
+        if not left & (left - 1):
+            self.current = set(self.current)
 
     def save(self) -> StreamState:
         """What it lets through, and how far it is; the ring's chunks are saved with the store."""

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of those who read, where it can be looked at without a socket."""
+
+from __future__ import annotations
+
+import sys
+from typing import cast
+
+from notif_relayd.filters import EVERYTHING
+from notif_relayd.ring import Store
+from notif_relayd.subscriber import Stream, Subscriber
+
+
+def test_going_through_those_who_are_current_does_not_depend_on_how_many_were() -> None:
+    stream = Stream(EVERYTHING, Store(1000))
+    first, *others = cast("list[Subscriber]", [object() for _ in range(1000)])
+    stream.current.update((first, *others))
+    for number, each in enumerate(others, 1):
+        stream.lapse(each)
+        stream.lapse(each)
+        assert len(stream.current) == 1000 - number
+    assert stream.current == {first}
+    assert sys.getsizeof(stream.current) == sys.getsizeof({first})
+    stream.lapse(first)
+    assert not stream.current
