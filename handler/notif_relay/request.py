@@ -18,6 +18,9 @@ MAX_PATTERNS = 64
 MAX_PATTERN_SIZE = 256
 """Characters of one pattern."""
 
+MAX_COMPILED = 128
+"""Characters of all patterns together that have a ``?`` or a ``[``, which cost the relay most."""
+
 MAX_SIZE = 64 * 1024
 """Bytes of the longest request, its newline included."""
 
@@ -26,10 +29,17 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
     """The line that asks for matching notifications, for all of them where each key is None.
 
     Raises:
-        BadFilter: a key has no patterns, too many, or too long ones.
+        BadFilter: a key has no patterns, too many, or too long ones, or too many have a ``?``
+            or a ``[``.
     """
     given = {"event_type": event_type, "priority": priority, "publisher_id": publisher_id}
     wanted = {key: _checked(key, each) for key, each in given.items() if each is not None}
+    size = sum(len(each) for some in wanted.values() for each in some if "?" in each or "[" in each)
+    if size > MAX_COMPILED:
+        raise BadFilter(
+            f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
+            " allowed"
+        )
     try:
         request = json.dumps({"filter": wanted}, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:

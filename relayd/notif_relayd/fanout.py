@@ -42,7 +42,7 @@ LOG = logging.getLogger(__name__)
 TORN_SIZE = 64 * 1024 * 1024
 """Bytes kept for single subscribers that have stopped in the middle of a record, all together."""
 
-REST = 0.02
+REST = 0.05
 """Seconds from a request's coming into force until the same subscriber's next one is looked at.
 
 Each takes as long as many records do, and nobody needs a new filter more often.

@@ -2,10 +2,14 @@
 """What a subscriber wants to see: shell globs on three fields of a notification.
 
 A host has few kinds of notifications and many of each. So for all filters together the answer is
-remembered by the three fields, and a record costs one look-up however many filters there are. The
-globs come from outside and must not cost more than their length times that of the value:
-`fnmatch` has translated every star to a group that is not tried again since Python 3.9, which
-rules out the exponential case (bpo-40480).
+remembered by the three fields, and a record costs one look-up however many filters there are.
+
+Globs come from outside, and nobody's record may wait for them. To match one must not cost more than
+its length times that of the value: `fnmatch` has translated every star to a group that is not tried
+again since Python 3.9, which rules out the exponential case (bpo-40480). And to have one ready must
+not cost much either, but Python takes 2 to 7 µs to compile each character of a regular expression,
+a third of a second for all that a request has room for. So globs that have only stars, which nearly
+all are, do without one, and of the others there may be `MAX_COMPILED` characters.
 
 Filters are equal when they let the same patterns through, whatever their order: all subscribers
 with equal filters share one stream, as far as they may see the same.
@@ -14,8 +18,10 @@ with equal filters share one stream, as far as they may see the same.
 from __future__ import annotations
 
 import fnmatch
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from notif_relay.records import GAP
 from notif_relayd.validator import Kind
@@ -28,6 +34,9 @@ MAX_PATTERNS = 64
 
 MAX_PATTERN_SIZE = 256
 """Characters of one pattern."""
+
+MAX_COMPILED = 128
+"""Characters of all patterns of a filter together that have a ``?`` or a ``[``: 1 ms at most."""
 
 REMEMBERED = 4096
 """Kinds of notifications that are remembered: more than a host has."""
@@ -60,7 +69,14 @@ class Filter:
         """
         if not isinstance(asked, Mapping):
             raise FilterError(f"The filter is no object with any of the keys {', '.join(KEYS)}.")
-        return cls(tuple((key, _globs(key, asked[key])) for key in sorted(asked)))
+        patterns = tuple((key, _globs(key, asked[key])) for key in sorted(asked))
+        size = sum(len(glob) for globs in asked.values() for glob in globs if _is_compiled(glob))
+        if size > MAX_COMPILED:
+            raise FilterError(
+                f"The patterns with ? or [ have {size} characters together; there may be "
+                f"{MAX_COMPILED}."
+            )
+        return cls(patterns)
 
     @property
     def request(self) -> dict[str, list[str]]:
@@ -131,11 +147,44 @@ def _globs(key: str, asked: object) -> frozenset[str]:
 
 
 def _test(key: str, globs: frozenset[str]) -> Callable[[Kind], bool]:
-    expression = re.compile("|".join(fnmatch.translate(glob) for glob in sorted(globs)))
+    matchers = [_matcher(glob) for glob in sorted(globs)]
     field = KEYS.index(key)
     if key == "priority":
-        return lambda kind: expression.match(kind[field].upper()) is not None
-    return lambda kind: expression.match(kind[field]) is not None
+        return lambda kind: _any_matches(matchers, kind[field].upper())
+    return lambda kind: _any_matches(matchers, kind[field])
+
+
+def _any_matches(matchers: Iterable[Callable[[str], object]], value: str) -> bool:
+    return any(matches(value) for matches in matchers)
+
+
+def _matcher(glob: str) -> Callable[[str], object]:
+    """What is true of the values that a glob matches."""
+    if _is_compiled(glob):
+        return re.compile(fnmatch.translate(glob)).match
+    first, *parts = glob.split("*")
+    if not parts:
+        return partial(operator.eq, glob)
+    last = parts.pop()
+
+    def matches(value: str) -> bool:
+        at, end = len(first), len(value) - len(last)
+        if at > end or not (value.startswith(first) and value.endswith(last)):
+            return False
+        # Each as early as it can be: that leaves the most to those behind it.
+        for part in parts:
+            found = value.find(part, at, end)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return True
+
+    return matches
+
+
+def _is_compiled(glob: str) -> bool:
+    """Whether it takes a regular expression."""
+    return "?" in glob or "[" in glob
 
 
 class Selector:

@@ -18,6 +18,7 @@ from notif_relayd import filters, requests
 def test_limits_are_those_of_the_relay() -> None:
     assert client.MAX_PATTERNS == filters.MAX_PATTERNS
     assert client.MAX_PATTERN_SIZE == filters.MAX_PATTERN_SIZE
+    assert client.MAX_COMPILED == filters.MAX_COMPILED
     assert client.MAX_SIZE == requests.MAX_SIZE
 
 
@@ -43,6 +44,7 @@ def test_one_string_is_one_pattern_and_any_iterable_gives_several() -> None:
         ([], "event_type has no patterns"),
         (["a"] * 65, "event_type has 65 patterns; at most 64"),
         ("a" * 257, "has 257 characters; at most 256"),
+        (["?" * 100, "[b]" * 10, "a*"], "have 130 characters together; at most 128"),
         ([1], "must be a string, not 1"),
         ("\ud800", "surrogate"),
     ],
@@ -66,7 +68,11 @@ def test_a_request_line_is_at_most_64_kib_long() -> None:
         filter_request([*most, "\U0001f600" * 256], None, None)
 
 
-PATTERNS = st.one_of(st.none(), st.text(max_size=260), st.lists(st.text(max_size=20), max_size=66))
+PATTERNS = st.one_of(
+    st.none(),
+    st.text(max_size=260),
+    st.lists(st.text(max_size=20) | st.text("ŉß?[]", max_size=60), max_size=66),
+)
 
 
 @given(PATTERNS, PATTERNS, PATTERNS)
