@@ -314,6 +314,8 @@ class Socket:
 class Epoll(Description):
     """select.epoll, level-triggered; one may watch another."""
 
+    UNASKED = select.EPOLLERR | select.EPOLLHUP
+
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
         self._kernel = kernel
@@ -337,7 +339,7 @@ class Epoll(Description):
         except OSError:
             description.doomed = True
             raise
-        self._watched[number] = description, events
+        self._watched[number] = description, events | self.UNASKED
         if isinstance(description, Epoll):
             description.inner = True
 
@@ -345,7 +347,7 @@ class Epoll(Description):
         self._kernel.call()
         if self._watched.get(number, (None, 0))[0] is not self._description(number):
             raise fault(errno.ENOENT)
-        self._watched[number] = self._description(number), events
+        self._watched[number] = self._description(number), events | self.UNASKED
 
     def unregister(self, number: int) -> None:
         self._kernel.call()
@@ -360,6 +362,10 @@ class Epoll(Description):
             ready = self._ready()
             if ready:
                 self._kernel.random.shuffle(ready)
+                for number, _ in ready:
+                    description, asked = self._watched[number]
+                    if asked & select.EPOLLONESHOT:
+                        self._watched[number] = description, 0
                 return ready
             if timeout >= 0 and (not moved or self._kernel.random.random() < 0.5):
                 self._kernel.now += timeout
@@ -371,11 +377,10 @@ class Epoll(Description):
         self._kernel.close(self._number)
 
     def _ready(self) -> list[tuple[int, int]]:
-        # EPOLLERR and EPOLLHUP are reported unasked. A description that somebody else holds is
-        # reported though its number is closed here, as Linux does.
-        always = select.EPOLLERR | select.EPOLLHUP
+        # A description that somebody else holds is reported though its number is closed here, as
+        # Linux does.
         found = [
-            (number, description.events() & (asked | always))
+            (number, description.events() & asked)
             for number, (description, asked) in self._watched.items()
             if description.holders
         ]

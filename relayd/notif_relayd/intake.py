@@ -17,7 +17,7 @@ from itertools import chain, groupby, starmap
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
-from notif_relayd.loop import NOT_NOW, READ, Loop
+from notif_relayd.loop import NOT_NOW, NOTHING, READ, Loop
 from notif_relayd.losses import Losses
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter, split
@@ -35,6 +35,13 @@ SUSPECT_READ_SIZE = 128
 
 Each of them takes many times what a good one does, and a read may hold 50,000. With every read
 that is all good it may send twice as much again; one of a line that was given up is not.
+"""
+
+REST = 0.005
+"""Seconds until a producer some of whose records were just rejected is read again.
+
+Without it, one that sends nothing else keeps the relay busy all the time. It is half of what a
+handler waits for a full socket, so a single bad record has no good one behind it dropped.
 """
 
 RUN_SIZE = 64 * 1024
@@ -63,6 +70,7 @@ class Producer:
         "read_size",
         "records",
         "rejected",
+        "resting",
         "since",
         "socket",
         "splitter",
@@ -83,6 +91,8 @@ class Producer:
         """Bytes of an unfinished record."""
         self.read_size = READ_SIZE
         """Bytes to ask for next time."""
+        self.resting = False
+        """Whether that is not yet."""
 
 
 class Intake:
@@ -265,8 +275,11 @@ class Intake:
         self._descriptors.keep(PRODUCER, number, connection)
         return producer
 
-    def _read(self, producer: Producer, _events: int = READ) -> bool:
+    def _read(self, producer: Producer, events: int = READ) -> bool:
         """Read once; whether there may be more."""
+        if not events & READ:
+            # It has gone while it rests, which is told once. What it has sent is read afterwards.
+            return False
         if self._size >= RUN_SIZE:
             self.hand_on()
             # Whom an earlier run has put behind may have read it by now.
@@ -337,6 +350,7 @@ class Intake:
         producer.rejected += len(reasons)
         producer.read_size = SUSPECT_READ_SIZE
         self._appraise(producer)
+        self._rest(producer)
         self.rejected.update(reasons)
         self._throttle.warning(
             "rejected %d record(s) of producer %s: %s",
@@ -344,6 +358,18 @@ class Intake:
             producer.peer,
             ", ".join(sorted({reason.value for reason in reasons})),
         )
+
+    def _rest(self, producer: Producer) -> None:
+        """Leave it alone for a while, if it is still there."""
+        if producer.id in self.producers and not producer.resting:
+            producer.resting = True
+            self._loop.change(producer.socket.fileno(), NOTHING)
+            self._loop.call_in(REST, partial(self._rested, producer))
+
+    def _rested(self, producer: Producer) -> None:
+        producer.resting = False
+        if producer.id in self.producers:
+            self._loop.change(producer.socket.fileno(), READ)
 
 
 def _is_trusted(piece: tuple[Producer, bytes]) -> bool:

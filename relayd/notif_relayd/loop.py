@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+NOTHING = select.EPOLLONESHOT
+"""To wait for nothing, until that is changed again: of a hang-up it is told once."""
+
 HANGUP = select.EPOLLHUP | select.EPOLLERR
 """Reported whether asked for or not: the peer is gone in both directions."""
 

@@ -22,12 +22,12 @@ from notif_relayd import door, fanout, intake
 from notif_relayd.admission import Terms
 from notif_relayd.descriptors import DescriptorStore
 from notif_relayd.fanout import Fanout
-from notif_relayd.intake import Intake
+from notif_relayd.intake import Intake, Producer
 from notif_relayd.loop import Loop
 from notif_relayd.notify import NotifySocket
 from notif_relayd.rules import Rules
 from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Kind
+from notif_relayd.validator import Kind, Reason
 from running import connect, record
 
 THROTTLE = Throttle(logging.getLogger(__name__))
@@ -138,6 +138,16 @@ def is_over(connection: socket.socket) -> bool:
         return False
 
 
+def read_once(turns: Turns, producer: Producer) -> int:
+    """Turn until the producer has been read, after its rest if it has one; how many bytes."""
+    before = producer.bytes
+    for _ in range(10):
+        turns.turn()
+        if producer.bytes > before:
+            break
+    return producer.bytes - before
+
+
 def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     turns: Turns,
 ) -> None:
@@ -150,18 +160,14 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     turns.turn()
     assert known.bytes == 8000
     producer.sendall(b"garbage\n" * 1000)
-    for number in range(1, 4):
-        turns.turn()
-        assert known.bytes == 8000 + number * intake.SUSPECT_READ_SIZE
+    assert [read_once(turns, known) for _ in range(3)] == [intake.SUSPECT_READ_SIZE] * 3
     while known.bytes < 16_000:
-        turns.turn()
+        read_once(turns, known)
     good = record(payload="x" * 50)
     producer.sendall(good * 1000)
     read = []
     while sum(read) < 1000 * len(good):
-        before = known.bytes
-        turns.turn()
-        read.append(known.bytes - before)
+        read.append(read_once(turns, known))
     assert read[:4] == [intake.SUSPECT_READ_SIZE << n for n in range(4)]
     assert max(read) > 32 * intake.SUSPECT_READ_SIZE
     assert known.rejected == 2000
@@ -179,9 +185,7 @@ def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: Turns) ->
         turns.turn()
     producer.sendall(b"x" * 2000)
     for _ in range(5):
-        before = known.bytes
-        turns.turn()
-        assert known.bytes - before == intake.SUSPECT_READ_SIZE
+        assert read_once(turns, known) == intake.SUSPECT_READ_SIZE
     # The next relay knows as well.
     another = turns.intake()
     another.restore(reading.save(), {known.id: known.socket.dup()})
@@ -255,6 +259,8 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     assert looked_at == [4 * good]
     producers[1].sendall(b"garbage\n")
     turns.turn()
+    while any(each.resting for each in reading.producers.values()):
+        turns.turn()
     looked_at.clear()
     for each in producers:
         each.sendall(b"garbage\n" if each is producers[1] else good)
@@ -262,6 +268,55 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     assert b"".join(looked_at).count(good) == 3
     assert looked_at.count(b"garbage\n") == 1
     assert reading.received == 7
+
+
+def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[tuple[float, Callable[[], None]]] = []
+    reading = turns.intake()
+    bad, good = turns.connect(), turns.connect()
+    turns.turn()
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *rest: rests.append(rest))
+    bad.sendall(b"garbage\n")
+    turns.turn()
+    # What it sends before its end is read all the same, but not before its rest is over.
+    bad.sendall(record())
+    bad.close()
+    for number in range(3):
+        good.sendall(record())
+        wake()
+        turns.turn()
+        assert reading.received == number + 1
+    ((seconds, rested),) = rests
+    assert seconds == intake.REST
+    rested()
+    for _ in range(5):
+        wake()
+        turns.turn()
+    assert reading.received == 4
+    assert len(reading.producers) == 1
+    assert len(rests) == 1
+
+
+def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: Turns) -> None:
+    """Its descriptor may be somebody else's by then."""
+    reading = turns.intake()
+    bad = turns.connect()
+    turns.turn()
+    (known,) = reading.producers.values()
+    bad.sendall(b"garbage\n")
+    turns.turn()
+    assert known.resting
+    reading.disconnect(known)
+    turns.connect()
+    while known.resting:
+        turns.turn()
+    turns.opened[-1].sendall(b"garbage\n")
+    turns.turn()
+    assert len(reading.producers) == 1
+    assert reading.rejected[Reason.NOT_JSON] == 2
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.loop import HANGUP, READ, WRITE, Loop
+from notif_relayd.loop import HANGUP, NOTHING, READ, WRITE, Loop
 
 
 @pytest.fixture
@@ -42,6 +42,29 @@ def test_a_callback_gets_what_happened(loop: Loop, pipes: list[tuple[int, int]])
     loop.change(writer, WRITE)
     loop.turn()
     assert seen[2:] == [("writer", WRITE)]
+
+
+def test_who_waits_for_nothing_is_told_of_a_hangup_once(
+    loop: Loop, pipes: list[tuple[int, int]]
+) -> None:
+    (reader, writer), _, _ = pipes
+    seen: list[int] = []
+    loop.watch(reader, READ, seen.append)
+    loop.change(reader, NOTHING)
+    os.write(writer, b"x")
+    loop.call_in(0, lambda: None)
+    loop.turn()
+    assert not seen
+    os.dup2(pipes[1][1], writer)  # Closes it.
+    for _ in range(3):
+        loop.call_in(0, lambda: None)
+        loop.turn()
+    (events,) = seen
+    assert events & HANGUP
+    assert not events & READ
+    loop.change(reader, READ)
+    loop.turn()
+    assert seen[1:] == [events | READ]
 
 
 def test_an_event_is_not_for_whoever_has_got_the_number_since(
