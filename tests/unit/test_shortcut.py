@@ -333,8 +333,9 @@ def test_nothing_is_left_of_any_call(world: World) -> None:
     known = sys.getrefcount(producer)
     after = blocks()
     assert sys.getrefcount(producer) == known
-    # 50 times ten calls: anything that was left of one of them would be a multiple of 50.
-    assert abs(after - before) < 50
+    # 50 times ten calls: anything that was left of one of them would be a multiple of 50. There may
+    # be fewer, as others' garbage goes at any time.
+    assert after - before < 50
     assert abs(sys.getrefcount(None) - references) < 50
 
 
@@ -490,7 +491,9 @@ def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
     relaying.turn()
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
-    # It is read in small pieces now, and trusted again when that went well for a while.
+    # It is read in small pieces now, after a rest, and trusted again when that went well for a while.
+    while producer.resting:
+        relaying.turn()
     times = 0
     while not steady:
         theirs.send(GOOD)
