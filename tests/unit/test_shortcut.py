@@ -491,7 +491,7 @@ def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
     relaying.turn()
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
-    # It is read in small pieces now, after a rest, and trusted again when that went well for a while.
+    # After a rest it is read in small pieces, and trusted again when that went well for a while.
     while producer.resting:
         relaying.turn()
     times = 0
