@@ -315,6 +315,7 @@ class Epoll(Description):
     """select.epoll, level-triggered; one may watch another."""
 
     UNASKED = select.EPOLLERR | select.EPOLLHUP
+    """Reported in any case, until EPOLLONESHOT has ended it all."""
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()

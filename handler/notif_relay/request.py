@@ -34,7 +34,8 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
     """
     given = {"event_type": event_type, "priority": priority, "publisher_id": publisher_id}
     wanted = {key: _checked(key, each) for key, each in given.items() if each is not None}
-    size = sum(len(each) for some in wanted.values() for each in some if "?" in each or "[" in each)
+    globs = [glob for key, each in wanted.items() for glob in _compared(key, each)]
+    size = sum(len(glob) for glob in globs if "?" in glob or "[" in glob)
     if size > MAX_COMPILED:
         raise BadFilter(
             f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
@@ -60,9 +61,15 @@ def _checked(key: str, patterns: str | Iterable[str]) -> list[str]:
     for pattern in checked:
         if not isinstance(pattern, str):
             raise BadFilter(f"a pattern of {key} must be a string, not {pattern!r}")
-        if len(pattern) > MAX_PATTERN_SIZE:
+    for glob in _compared(key, checked):
+        if len(glob) > MAX_PATTERN_SIZE:
             raise BadFilter(
-                f"a pattern of {key} has {len(pattern)} characters; at most {MAX_PATTERN_SIZE}"
-                f" are allowed: {pattern[:40]!r}..."
+                f"a pattern of {key} has {len(glob)} characters; at most {MAX_PATTERN_SIZE}"
+                f" are allowed: {glob[:40]!r}..."
             )
     return checked
+
+
+def _compared(key: str, patterns: list[str]) -> list[str]:
+    """As the relay compares and measures them: a few letters are longer in upper case."""
+    return [each.upper() for each in patterns] if key == "priority" else patterns

@@ -39,7 +39,8 @@ class Subscriber(Subscription):
     Args:
         path: the relay's public socket.
         event_type: pattern or patterns, shell globs, of which one has to match. At most 64, of
-            at most 256 characters each. None: all.
+            at most 256 characters each; those of all three with ``?`` or ``[`` have at most 128
+            together. None: all.
         priority: likewise; upper and lower case are the same.
         publisher_id: likewise.
         timeout: seconds to wait for the next notification. None: for ever.

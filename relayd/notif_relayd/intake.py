@@ -253,12 +253,12 @@ class Intake:
 
     def disconnect(self, producer: Producer) -> None:
         """End a connection; a record half received is a rejected one."""
-        if producer.splitter.torn:
-            self._reject(producer, [Reason.TORN])
         self._loop.forget(producer.socket.fileno())
         self.steady.pop(producer.socket.fileno(), None)
         self._held -= producer.held
         del self.producers[producer.id]
+        if producer.splitter.torn:
+            self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._descriptors.give_up(PRODUCER, producer.id, producer.socket)
         LOG.debug("producer left: %s", producer.peer)

@@ -87,7 +87,7 @@ def _groups(sock: socket.socket, pid: int) -> frozenset[int]:
 
 
 def _command(pid: int) -> str:
-    # Not with open(): all that it makes for one small read takes twice the time of the rest.
+    # Not with open(): what it makes for one small read takes as long as the rest.
     try:
         comm = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,12 @@ class Turns:
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout] = []
 
-    def intake(self, publish: Callable[[bytes, list[Kind]], None] = lambda *_: None) -> Intake:
-        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, 1 << 20, publish)
+    def intake(
+        self,
+        publish: Callable[[bytes, list[Kind]], None] = lambda *_: None,
+        limit: int = 1 << 20,
+    ) -> Intake:
+        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, limit, publish)
         self.inside.append(intake)
         intake.door(self.listener)
         return intake
@@ -230,6 +235,24 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
     assert not fanout.dropped
 
 
+def test_a_run_does_not_go_through_the_room_of_those_who_have_stopped_reading(
+    turns: Turns,
+) -> None:
+    fanout = turns.fanout()
+    turns.connect(100)
+    quick = turns.connect()
+    quick.setblocking(False)
+    while len(fanout.subscribers) < 101:
+        turns.turn()
+    stream = fanout._streams.everything  # noqa: SLF001 - nothing else shows what it costs
+    assert stream is not None
+    run = record(payload="x" * 900) * 60
+    while len(stream.current) > 1:
+        fanout.publish(run, [("compute", "INFO", "")] * 60)
+        assert all_there_is(quick) == len(run)
+    assert sys.getsizeof(stream.current) == sys.getsizeof({quick})
+
+
 def all_there_is(connection: socket.socket) -> int:
     """Read it; how many bytes that was."""
     size = 0
@@ -274,15 +297,16 @@ def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
     turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[tuple[float, Callable[[], None]]] = []
-    reading = turns.intake()
+    reading = turns.intake(limit=1000)
     bad, good = turns.connect(), turns.connect()
     turns.turn()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *rest: rests.append(rest))
-    bad.sendall(b"garbage\n")
+    bad.sendall(b"garbage\n" + b"x" * 1001)
     turns.turn()
+    assert reading.rejected.total() == 2
     # What it sends before its end is read all the same, but not before its rest is over.
-    bad.sendall(record())
+    bad.sendall(b"\n" + record())
     bad.close()
     for number in range(3):
         good.sendall(record())

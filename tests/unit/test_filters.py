@@ -55,6 +55,9 @@ def passes(
         ({"event_type": ["[a-c]ompute*"]}, True),
         ({"event_type": ["[!c]ompute*"]}, False),
         ({"event_type": ["compute.instance.create.end*"]}, True),
+        ({"event_type": ["compute.instance.create.end*end"]}, False),
+        ({"event_type": ["compute.*create.e*e.end"]}, False),
+        ({"event_type": ["*instance*compute*"]}, False),
         ({"priority": ["info"]}, True),
         ({"priority": ["WARN", "ERR*"]}, False),
         ({"priority": ["[h-j]nfo"]}, True),
@@ -118,6 +121,15 @@ def test_the_limits_themselves_are_allowed() -> None:
     longest = "?" * (MAX_COMPILED - 4)
     asked = {"event_type": [longest], "priority": ["[A]", "*"], "publisher_id": ["?"]}
     assert passes(asked, event_type="x" * len(longest), publisher_id="x")
+
+
+@pytest.mark.parametrize("pattern", ["ŉ" * 129, "ŉ" * 64 + "?"])
+def test_a_priority_is_measured_in_upper_case_as_it_is_saved(pattern: str) -> None:
+    """One that the next relay would refuse would have it refuse the state of all."""
+    with pytest.raises(FilterError, match="characters"):
+        Filter.parse({"priority": [pattern]})
+    just_right = Filter.parse({"priority": [pattern[1:]]})
+    assert Filter.parse(just_right.request) == just_right
 
 
 def test_only_so_much_of_a_filter_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

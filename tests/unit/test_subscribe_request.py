@@ -56,6 +56,13 @@ def test_what_the_relay_would_refuse_is_refused_before_it_is_asked(
         filter_request(patterns, None, None)
 
 
+def test_a_priority_is_measured_in_upper_case() -> None:
+    for pattern in ("ŉ" * 129, "ŉ" * 64 + "?"):
+        with pytest.raises(BadFilter, match="characters"):
+            filter_request(None, pattern, None)
+        assert filter_request(None, pattern[1:], None)
+
+
 def test_a_bad_filter_is_an_error_of_the_library_and_a_value_error() -> None:
     assert issubclass(BadFilter, RelayError)
     assert issubclass(BadFilter, ValueError)
