@@ -22,7 +22,7 @@ import pytest
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 
-DEADLINE = 330
+DEADLINE = 630
 """Seconds that the container may take, which is more than test-run.service gives pytest."""
 
 
