@@ -90,10 +90,12 @@ def _refuse(constant: str) -> NoReturn:
 def request(data: bytes) -> None:
     """A request line without its newline."""
     try:
-        lets_through, asked = requests.parse(data)
+        parsed = requests.parse(data)
     except requests.RequestError:
         return
-    assert {"filter": asked} == json.loads(data)
+    lets_through, asked = parsed.filter, parsed.asked
+    assert {"filter": asked} == json.loads(data) == json.loads(parsed.line)
+    assert len(parsed.line) <= len(data)
     for kind in KINDS:
         fields = dict(zip(KEYS, kind, strict=True))
         assert lets_through(kind) == all(
@@ -113,7 +115,7 @@ def state(data: bytes) -> None:
         found = decode(data)
     except StateError:
         return
-    assert decode(encode(found)) == found
+    assert decode(b"".join(encode(found))) == found
 
 
 TARGETS = {"records": records, "requests": request, "state": state}

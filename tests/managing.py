@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from running import DEADLINE, RunningRelay, wait_until
@@ -43,7 +43,7 @@ class ManagedRelay(RunningRelay):
         self.control = directory / "control.sock"
         self.log = directory / "relay.log"
         self.room = room
-        self.stored: dict[str, int] = {}
+        self.stored: dict[str, tuple[int, ...]] = {}
         """The descriptors in the store, by name."""
         self.refused = 0
         """Descriptors that there was no room for."""
@@ -61,8 +61,9 @@ class ManagedRelay(RunningRelay):
     def start(self) -> None:
         """Start a relay, and give it what there is."""
         self.messages.clear()
-        names = [*self._listeners, *self.stored]
-        fds = [*(each.fileno() for each in self._listeners.values()), *self.stored.values()]
+        stored = [(name, fd) for name, fds in self.stored.items() for fd in fds]
+        names = [*self._listeners, *(name for name, _ in stored)]
+        fds = [*(each.fileno() for each in self._listeners.values()), *(fd for _, fd in stored)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PASS_ON, *map(str, fds), "--", *self._command()],
@@ -95,7 +96,7 @@ class ManagedRelay(RunningRelay):
         """What `systemctl stop` does: nothing is kept for a service that is not to run."""
         assert self.stop() == 0
         while self.stored:
-            os.close(self.stored.popitem()[1])
+            close_all(self.stored.popitem()[1])
 
     def change(self, *arguments: str) -> None:
         """Start it with these options from the next time on."""
@@ -132,8 +133,8 @@ class ManagedRelay(RunningRelay):
         self.go_on()
         self._notify.shutdown(socket.SHUT_RDWR)
         self._reader.join()
-        for fd in self.stored.values():
-            os.close(fd)
+        for fds in self.stored.values():
+            close_all(fds)
         for listener in (*self._listeners.values(), self._notify):
             listener.close()
         sys.stderr.write(self.log.read_text())
@@ -149,16 +150,16 @@ class ManagedRelay(RunningRelay):
                 return
             message = data.decode()
             fields = dict(line.split("=", 1) for line in message.splitlines())
-            if fields.get("FDSTORE") == "1" and len(self.stored) < self.room:
+            count = sum(map(len, self.stored.values()))
+            if fields.get("FDSTORE") == "1" and count + len(fds) <= self.room:
                 assert fields["FDPOLL"] == "0"
-                (self.stored[fields["FDNAME"]],) = fds
+                self.stored[fields["FDNAME"]] = tuple(fds)
                 fds = []
             elif fields.get("FDSTORE") == "1":
                 self.refused += 1
             elif fields.get("FDSTOREREMOVE") == "1" and fields["FDNAME"] in self.stored:
-                os.close(self.stored.pop(fields["FDNAME"]))
-            for fd in fds:
-                os.close(fd)  # which is all that BARRIER=1 asks for
+                close_all(self.stored.pop(fields["FDNAME"]))
+            close_all(fds)  # which is all that BARRIER=1 asks for
             self.messages.append(message)
 
 
@@ -169,6 +170,11 @@ def managed_relay(directory: Path, *arguments: str, room: int = 10_000) -> Itera
         yield relay
     finally:
         relay.close()
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _listen(path: Path) -> socket.socket:

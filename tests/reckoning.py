@@ -80,6 +80,8 @@ class Reader:
     """Where the sequence was when a relay was last killed."""
     kept: int | None = None
     """The filter that was kept for it then, and that it has not been told of again."""
+    filter_lost: bool = False
+    """The relay that was killed had answered its request, and did not store it."""
     restarting: bool = False
     """A relay was killed and it has not been told yet."""
     unfinished: bytes | None = None
@@ -231,6 +233,7 @@ class Reckoning:
             reader.ended, reader.restarting = False, True
             self._unread(end)
             reader.crashed_at, reader.kept = len(self._kinds), kept.get(end)
+            reader.filter_lost = up_to_date and reader.wanted != 0 and end not in kept
 
     def _end_line(self, reader: Reader) -> None:
         """The next relay's newline ends what it has of a line, and none of it is the next one's.
@@ -266,6 +269,8 @@ class Reckoning:
         for end in producers:
             self._parts.setdefault(end, bytearray())
         for end in subscribers:
+            lost = end in self.readers and self.readers[end].filter_lost
+            check(not lost, "a connection was stored without its filter")
             if end not in self.readers:
                 self.readers[end] = Reader(
                     {0},
@@ -315,6 +320,7 @@ class Reckoning:
             for place in reader.places
             if place <= index and self._next(place, reader.wanted) == index
         ]
+        check(reader.kept is None, f"{line!r} before the filter that was kept is in force")
         check(fitting, f"{line!r}, number {index}, does not come next: {reader}")
         self.delivered_ever += 1
         reader.places = {index + 1}

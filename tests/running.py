@@ -160,6 +160,12 @@ class RunningRelay:
         """Wait until the log has this; it is written beside the relay."""
         wait_until(lambda: text in self.log.read_text(), f"{text!r} is logged")
 
+    def peak_memory(self) -> int:
+        """The most that was resident so far, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (each for each in status.splitlines() if each.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -448,6 +448,7 @@ class Files:
 
     MFD_CLOEXEC, MFD_ALLOW_SEALING = os.MFD_CLOEXEC, os.MFD_ALLOW_SEALING
     F_ADD_SEALS = fcntl.F_ADD_SEALS
+    strerror = staticmethod(os.strerror)
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -459,6 +460,9 @@ class Files:
     def ftruncate(self, number: int, size: int) -> None:
         self._kernel.call()
         del self._content(number)[size:]
+
+    def pread(self, number: int, size: int, offset: int) -> bytes:
+        return bytes(self._content(number)[offset : offset + size])
 
     def pwrite(self, number: int, data: Buffer, offset: int) -> int:
         self._kernel.call(errno.ENOMEM, errno.ENOSPC)
@@ -492,7 +496,7 @@ class ServiceManager:
     def __init__(self, kernel: Kernel, room: int) -> None:
         self._kernel = kernel
         self.room = room
-        self.store: dict[str, Description] = {}
+        self.store: dict[str, list[Description]] = {}
 
     def tell(self, message: str, fds: Sequence[int] = (), patience: float = 0.0) -> bool:
         self._kernel.call()
@@ -501,12 +505,12 @@ class ServiceManager:
         fields = dict(line.split("=", 1) for line in message.splitlines())
         name = fields.get("FDNAME", "")
         if "FDSTOREREMOVE" in fields and name in self.store:
-            self.store.pop(name).release()
+            for description in self.store.pop(name):
+                description.release()
         elif "FDSTORE" in fields:
-            assert name not in self.store, "one name for two descriptors"
+            assert name not in self.store, "one name for two connections"
             assert fields["FDPOLL"] == "0"
-            (number,) = fds
-            self._keep(name, self._kernel.files[number])
+            self._keep(name, [self._kernel.files[number] for number in fds])
         return True
 
     def finish(self) -> bool:
@@ -515,10 +519,12 @@ class ServiceManager:
     def close(self) -> None:
         """Nothing is open here."""
 
-    def _keep(self, name: str, description: Description) -> None:
-        assert len(self.store) < self.room, "more than the store takes"
-        self.store[name] = description
-        description.holders += 1
+    def _keep(self, name: str, descriptions: list[Description]) -> None:
+        count = sum(map(len, self.store.values())) + len(descriptions)
+        assert count <= self.room, "more than the store takes"
+        self.store[name] = descriptions
+        for description in descriptions:
+            description.holders += 1
 
 
 def fault(number: int, *more: Any) -> OSError:

@@ -40,7 +40,7 @@ from simulated_kernel import (
 
 from notif_relayd import requests
 from notif_relayd.admission import Terms
-from notif_relayd.descriptors import FILTER, PRODUCER, STATE, SUBSCRIBER, Inherited
+from notif_relayd.descriptors import PRODUCER, STATE, SUBSCRIBER, Inherited
 from notif_relayd.relay import Limits, Relay
 from notif_relayd.rules import Rules
 from notif_relayd.state import StateError, decode
@@ -154,7 +154,8 @@ class Simulation:
 
     @contextlib.contextmanager
     def _instead_of_linux(self) -> Iterator[None]:
-        clock = SimpleNamespace(monotonic=self._kernel.monotonic)
+        now = self._kernel.monotonic
+        clock = SimpleNamespace(monotonic=now, thread_time=now)
         files = Files(self._kernel)
         instead: dict[str, object] = {
             "loop.select": SimpleNamespace(epoll=lambda: Epoll(self._kernel)),
@@ -215,24 +216,25 @@ class Simulation:
         inherited = Inherited()
         kept: dict[End, int] = {}
         filters: dict[int, bytes] = {}
-        for name, description in list(self._manager.store.items()):
+        stored = [(n, each) for n, several in self._manager.store.items() for each in several]
+        for name, description in stored:
             inherited.names.append(name)
             if name == STATE:
                 assert isinstance(description, Memfd)
                 self.states.append(bytes(description.content))
                 with contextlib.suppress(StateError):
                     inherited.state = decode(self.states[-1])
-            elif name[0] == FILTER:
-                assert isinstance(description, Memfd)
-                filters[int(name[1:])] = bytes(description.content)
+            elif isinstance(description, Memfd):
+                number = int(name[1:])
+                filters[number] = bytes(description.content)
+                inherited.requests[number] = self._kernel.open(description)
             else:
                 mine: Any = {PRODUCER: inherited.producers, SUBSCRIBER: inherited.subscribers}
                 mine[name[0]][int(name[1:])] = Socket(self._kernel, self._observer, description)
-        inherited.filters = filters
         ends: dict[int, End] = {n: s.description for n, s in inherited.subscribers.items()}  # type: ignore[attr-defined]
         for number, request in filters.items():
             with contextlib.suppress(requests.RequestError, KeyError):
-                kept[ends[number]] = FILTERS.index(requests.parse(request)[1])
+                kept[ends[number]] = FILTERS.index(requests.parse(request).asked)
         if inherited.state is None:
             self._books.killed(kept, not self._faulty)
         producers = [each.description for each in inherited.producers.values()]  # type: ignore[attr-defined]
@@ -344,9 +346,8 @@ class Simulation:
         check(told == due, f"{told}, but {due}")
         open_ends = [each for each in self._kernel.files.values() if isinstance(each, End)]
         check(len(open_ends) == len(readers) + books.producers, "descriptors have leaked")
-        for name, each in manager.store.items():
-            there = each in open_ends or f"{SUBSCRIBER}{name[1:]}" in manager.store
-            check(there, f"{name} is still in the store")
+        for name, (connection, *_) in manager.store.items():
+            check(connection in open_ends, f"{name} is still in the store")
         self._over = True
         self._signals.bell.rung = True
         yield
@@ -373,6 +374,7 @@ class Simulation:
             max_record_size=MAX_RECORD_SIZE,
             producers=Terms("max_producers", self.random.choice((1, 3, 10)), 1000, 1e9),
             subscribers=Terms("max_subscribers", self.random.choice((1, 3, 10)), 1000, 1e9),
+            max_filter_bytes_per_user=1 << 20,
         )
 
     def _change_limits(self) -> None:

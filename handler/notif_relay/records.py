@@ -54,4 +54,5 @@ def _record(event_type: str, priority: str, payload: Mapping[str, object] | str)
         # oslo.messaging writes naive UTC in this form.
         "timestamp": str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)),
     }
-    return json.dumps(notification).encode() + b"\n"
+    # Not escaped: the answer to a request must not be larger than the request.
+    return json.dumps(notification, ensure_ascii=False).encode() + b"\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from notif_relayd.connections import ConnectionCounts, Refusal
 from notif_relayd.peer import Peer
+from notif_relayd.token_bucket import TokenBuckets
 
 BURST_SECONDS = 40.0
 """A user may connect this many seconds' worth at once."""
@@ -50,12 +51,6 @@ class Terms:
     """`None` for everybody that the socket's file lets in."""
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled_at: float
-
-
 class Admission:
     """Counts the connections of one socket.
 
@@ -67,9 +62,8 @@ class Admission:
     def __init__(self, terms: Terms, clock: Callable[[], float] = time.monotonic) -> None:
         self.terms = terms
         self.counts = ConnectionCounts()
-        self._clock = clock
         self._connections: Counter[int] = Counter()
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets = TokenBuckets(clock)
 
     def refusal(self, peer: Peer) -> str | None:
         """Why the peer may not come in now; `None` when it may, and from then on it counts."""
@@ -111,21 +105,8 @@ class Admission:
             del self._connections[peer.uid]
 
     def _take_token(self, uid: int) -> bool:
-        now, rate = self._clock(), self.terms.rate
-        size = max(1.0, rate * BURST_SECONDS)
-        bucket = self._buckets.get(uid)
-        if bucket is None:
-            self._forget_the_idle(now)
-            bucket = self._buckets[uid] = _Bucket(size, now)
-        bucket.tokens = min(size, bucket.tokens + (now - bucket.filled_at) * rate)
-        bucket.filled_at = now
-        if bucket.tokens < 1:
+        rate = self.terms.rate
+        if self._buckets.available(uid, rate, max(1.0, rate * BURST_SECONDS)) < 1:
             return False
-        bucket.tokens -= 1
+        self._buckets.take(uid, 1)
         return True
-
-    def _forget_the_idle(self, now: float) -> None:
-        """A bucket that has had the time to fill up is as good as a new one."""
-        for uid, bucket in list(self._buckets.items()):
-            if now - bucket.filled_at >= BURST_SECONDS:
-                del self._buckets[uid]

@@ -13,9 +13,11 @@ filters of others.
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -24,14 +26,16 @@ from notif_relayd import requests
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
-from notif_relayd.filters import Filter, View
+from notif_relayd.filters import View
 from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
 from notif_relayd.pages import Pages
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.ring import Cursor, Store
+from notif_relayd.quota import Quota, QuotaError
+from notif_relayd.request_pacer import RequestPacer
+from notif_relayd.ring import Chunk, Cursor, Store, TornRecord
 from notif_relayd.rules import Rules
 from notif_relayd.splitter import split
-from notif_relayd.state import ChunkState, FanoutState, SubscriberState
+from notif_relayd.state import ChunkState, FanoutState, SubscriberState, TornRecordState
 from notif_relayd.streams import Streams
 from notif_relayd.subscriber import Reading, Stream, Subscriber
 from notif_relayd.throttle import Throttle
@@ -39,14 +43,12 @@ from notif_relayd.validator import Kind
 
 LOG = logging.getLogger(__name__)
 
-TORN_SIZE = 64 * 1024 * 1024
-"""Bytes kept for single subscribers that have stopped in the middle of a record, all together."""
+MAX_TORN_BYTES = 32 * 1024 * 1024
+"""Bytes of torn records, of all users together: records that have left the ring, but not for those
+subscribers that stopped reading in the middle of them."""
 
-REST = 0.05
-"""Seconds from a request's coming into force until the same subscriber's next one is looked at.
-
-Each takes as long as many records do, and nobody needs a new filter more often.
-"""
+MAX_FILTER_BYTES = 64 * 1024 * 1024
+"""Bytes of filters and unfinished requests of all users together."""
 
 
 class Fanout:
@@ -60,6 +62,7 @@ class Fanout:
         terms: who may read.
         rules: who may read what.
         ring_size: bytes kept for subscribers that fall behind.
+        max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class Fanout:
         terms: Terms,
         rules: Rules,
         ring_size: int,
+        max_filter_bytes_per_user: int,
     ) -> None:
         self.admission = Admission(terms)
+        self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
         """By the number of the connection."""
@@ -89,6 +94,7 @@ class Fanout:
         self._descriptors = descriptors
         self._streams = Streams(self.store)
         self._pages = Pages()
+        self._pacer = RequestPacer(loop, self._take_request)
 
     @property
     def delivered(self) -> int:
@@ -157,6 +163,8 @@ class Fanout:
         rings = {stream.ring: number for stream, number in numbers.items()}
         kept = list(self.store)
         places = {chunk: number for number, (chunk, _) in enumerate(kept)}
+        torn: dict[TornRecord, int] = {}
+        subscribers = [each.save(numbers, places, torn) for each in self.subscribers.values()]
         return FanoutState(
             self.discarded,
             self._delivered_before,
@@ -164,9 +172,10 @@ class Fanout:
             self._bytes_before,
             [each.save() for each in streams],
             [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
-            [each.save(numbers, places) for each in self.subscribers.values()],
+            subscribers,
             self.admission.counts.save(),
             self.unknown_gaps,
+            [TornRecordState(each.data) for each in torn],
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
@@ -180,24 +189,19 @@ class Fanout:
         self._delivered_before = saved.delivered
         self._dropped_before = saved.dropped
         self._bytes_before = saved.bytes
-        streams = []
-        for each in saved.streams:
-            streams.append(self._streams.of(each.view()))
-            streams[-1].ring.next_seq = each.next_seq
-        for chunk in saved.chunks:
-            streams[chunk.stream].ring.next_seq -= chunk.count
-        # The limit, which may be a lower one now, holds when everybody has a place.
-        limit, self.store.limit = self.store.limit, sys.maxsize
-        for chunk in saved.chunks:
-            streams[chunk.stream].ring.append(chunk.data, chunk.count)
-        chunks = [chunk for chunk, _ in self.store]
+        streams = {}
+        for number in sorted(saved.streams_in_use):
+            streams[number] = self._streams.of(saved.streams[number].view())
+            streams[number].ring.next_seq = saved.streams[number].next_seq
+        chunks = self._restore_chunks(saved.chunks, streams)
+        torn_records = [TornRecord(each.data) for each in saved.torn]
         for who in saved.subscribers:
             connection = connections.get(who.id)
-            if connection is not None and self._may_see(who, streams):
+            if connection is not None and self._may_see(who, streams) and self._can_charge(who):
                 self.admission.enter(who.peer)
                 stream = streams[who.reading.stream]
                 subscriber = self._admit(who.id, connection, who.peer, stream)
-                subscriber.restore(who, streams, chunks)
+                subscriber.restore(who, streams, chunks, torn_records)
                 if subscriber.reading.cursor is not None:
                     stream.lapse(subscriber)
                 self._wait(subscriber)
@@ -205,21 +209,46 @@ class Fanout:
                 self._delivered_before += who.delivered
                 self._dropped_before += who.dropped
                 self._bytes_before += who.bytes
-        for stream in streams:
+        for stream in streams.values():
             stream.ring.tidy()
         self._streams.tidy()
-        self.store.limit = limit
         self.store.shrink()
-        for subscriber in self.subscribers.values():
-            self._serve(subscriber)
+        for subscriber in list(self.subscribers.values()):
+            self._request_work(subscriber)
 
-    def _may_see(self, who: SubscriberState, streams: Sequence[Stream]) -> bool:
+    def _restore_chunks(
+        self, saved: Sequence[ChunkState], streams: Mapping[int, Stream]
+    ) -> list[Chunk | None]:
+        """Fill the rings; return the chunks, and `None` for those of streams without a reader."""
+        for each in saved:
+            if each.stream in streams:
+                streams[each.stream].ring.next_seq -= each.count
+        # The limit, which may be lower now, applies again when every subscriber has its place.
+        limit, self.store.limit = self.store.limit, sys.maxsize
+        chunks: list[Chunk | None] = []
+        for each in saved:
+            stream = streams.get(each.stream)
+            if stream is not None:
+                stream.ring.append(each.data, each.count)
+            chunks.append(None if stream is None else stream.ring.newest)
+        self.store.limit = limit
+        return chunks
+
+    def _can_charge(self, who: SubscriberState) -> bool:
+        """Charge what the subscriber has; return whether its user may have that much."""
+        try:
+            self.quota.charge(who.peer.uid, who.charge)
+        except QuotaError as error:
+            LOG.warning("filter of %s not restored: %s", who.peer, error)
+            return False
+        return True
+
+    def _may_see(self, who: SubscriberState, streams: Mapping[int, Stream]) -> bool:
         """Whether that is still what it may see."""
         allowed = self._rules.allowed(who.peer)
-        readings = (who.reading, who.following)
-        return all(streams[r.stream].view.allowed == allowed for r in readings if r is not None)
+        return all(streams[each.stream].view.allowed == allowed for each in who.readings)
 
-    def adopt(self, number: int, connection: socket.socket, request: bytes | None) -> None:
+    def adopt(self, number: int, connection: socket.socket, request: bytes) -> None:
         """Serve a subscriber of whom nothing is known but its connection, from here on.
 
         What it has got may end within a record, so a newline goes first. It may still wait for an
@@ -231,9 +260,9 @@ class Fanout:
         lost = b"\n" + records.gap(None, "relay_restarted")
         self._put_behind(subscriber).insert(lost)
         self.unknown_gaps += 1
-        if request is not None:
-            subscriber.request += request + b"\n"
-            self._serve(subscriber)
+        if request:
+            # At once and not paced: until then records would go out that the filter excludes.
+            self._handle_request(subscriber, request)
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
@@ -249,6 +278,8 @@ class Fanout:
                 self._streams.leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
+        self._pacer.leave(subscriber.peer.uid, subscriber.id)
+        self.quota.release(subscriber.peer.uid, subscriber.charge)
         self.admission.leave(subscriber.peer)
         self._descriptors.give_up(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
@@ -274,7 +305,7 @@ class Fanout:
             raise
         self.subscribers[number] = subscriber
         stream.current.add(subscriber)
-        self._descriptors.keep(SUBSCRIBER, number, connection)
+        self._descriptors.keep_subscriber(number, connection)
         return subscriber
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
@@ -289,8 +320,10 @@ class Fanout:
         if events & HANGUP:
             self.disconnect(subscriber)
             return
-        if events & READ and not self._read(subscriber):
-            return
+        if events & READ and not subscriber.waiting:
+            self._request_work(subscriber, readable=True)
+            if subscriber.id not in self.subscribers:
+                return
         if events & WRITE and subscriber.reading.cursor is not None:
             self._catch_up(subscriber, subscriber.reading.cursor)
 
@@ -317,21 +350,27 @@ class Fanout:
             self._put_behind(subscriber).rewind(unsent)
         for subscriber in gone:
             self.disconnect(subscriber)
-        if self.store.torn > TORN_SIZE:
-            self._make_room()
+        if self.store.torn > MAX_TORN_BYTES:
+            self._reclaim_torn()
 
-    def _make_room(self) -> None:
-        """Let those go who have stopped reading in the middle of the longest records."""
-        while self.store.torn > TORN_SIZE:
-            longest = max(self.subscribers.values(), key=lambda each: each.torn)
+    def _reclaim_torn(self) -> None:
+        """Disconnect subscribers of the user that holds the most of torn records."""
+        while self.store.torn > MAX_TORN_BYTES:
+            by_user: Counter[int] = Counter()
+            for each in self.subscribers.values():
+                by_user[each.peer.uid] += math.ceil(each.torn_share)
+            uid, held = by_user.most_common(1)[0]
+            mine = (each for each in self.subscribers.values() if each.peer.uid == uid)
+            largest = max(mine, key=lambda each: each.torn_share)
             self._throttle.warning(
-                "connection ended: %s: stopped reading in the middle of a record, of which %d "
-                "bytes are kept for it; there is room for %d, of all subscribers together",
-                longest.peer,
-                longest.torn,
-                TORN_SIZE,
+                "connection ended: %s: stopped reading in the middle of a record; %d bytes of such "
+                "records are kept for uid %d, and the limit of all users together is %d",
+                largest.peer,
+                held,
+                uid,
+                MAX_TORN_BYTES,
             )
-            self.disconnect(longest)
+            self.disconnect(largest)
 
     def _put_behind(self, subscriber: Subscriber) -> Cursor:
         subscriber.reading.stream.lapse(subscriber)
@@ -352,10 +391,9 @@ class Fanout:
         if not cursor.finished:
             return
         if subscriber.following is not None:
+            self.quota.release(subscriber.peer.uid, subscriber.reading.charge)
             self._streams.leave(subscriber.go_on(subscriber.following))
-            subscriber.resting = True
-            self._wait(subscriber)
-            self._loop.call_in(REST, partial(self._rested, subscriber))
+            self._request_work(subscriber)
         elif cursor.stopped:
             self.disconnect(subscriber)
         else:
@@ -363,60 +401,91 @@ class Fanout:
             subscriber.reading.stream.current.add(subscriber)
             self._wait(subscriber)
 
-    def _read(self, subscriber: Subscriber) -> bool:
-        """Read what a subscriber has written; whether it is still there."""
+    def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
+        """Have a request read or handled, now or later, if there is one and it may be handled.
+
+        One request at a time: the next one is handled when the last one is in force.
+        """
+        if subscriber.following is None and (readable or subscriber.request.is_complete()):
+            subscriber.waiting = True
+            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
+                return
+        self._wait(subscriber)
+
+    def _take_request(self, number: int) -> None:
+        """Read from a subscriber unless a request is complete; handle one request at most."""
+        subscriber = self.subscribers[number]
+        subscriber.waiting = False
         try:
-            data = subscriber.socket.recv(requests.MAX_SIZE)
+            if not subscriber.request.is_complete() and not self._read(subscriber):
+                return
+            line = subscriber.request.next_line()
+        except (requests.RequestError, QuotaError) as error:
+            self._refuse_request(subscriber, error)
+        else:
+            if line is not None:
+                self.quota.release(subscriber.peer.uid, len(line) + 1)
+                self._handle_request(subscriber, line)
+        self._request_work(subscriber)
+
+    def _read(self, subscriber: Subscriber) -> bool:
+        """Read what a subscriber has written; return whether it is still connected.
+
+        What a subscriber writes after an error is read and discarded: a connection that is closed
+        with unread data makes the peer's next read fail.
+
+        Raises:
+            QuotaError: its user has too much unfinished.
+        """
+        try:
+            data = subscriber.socket.recv(subscriber.request.room)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return True
             self.disconnect(subscriber)
             return False
-        if not data:
-            subscriber.listening = False
-            self._wait(subscriber)
-        elif not subscriber.ending:
-            subscriber.request += data
-            self._serve(subscriber)
+        subscriber.listening = bool(data)
+        if not subscriber.ending:
+            self.quota.charge(subscriber.peer.uid, len(data))
+            subscriber.request.feed(data)
         return True
 
-    def _rested(self, subscriber: Subscriber) -> None:
-        subscriber.resting = False
-        if subscriber.id in self.subscribers:
-            self._wait(subscriber)
-            self._serve(subscriber)
+    def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
+        try:
+            self._change(subscriber, requests.parse(line))
+        except (requests.RequestError, QuotaError) as error:
+            self._refuse_request(subscriber, error)
 
-    def _serve(self, subscriber: Subscriber) -> None:
-        """Answer the next request, if it is complete and the one before it is in force."""
-        while subscriber.following is None and not (subscriber.resting or subscriber.ending):
-            line, newline, rest = subscriber.request.partition(b"\n")
-            if len(line) + len(newline) > requests.MAX_SIZE:
-                sentence = f"The request is longer than {requests.MAX_SIZE} bytes."
-            elif not newline:
-                return
-            else:
-                subscriber.request = rest
-                try:
-                    wanted, asked = requests.parse(bytes(line))
-                    self._descriptors.keep_filter(subscriber.id, bytes(line))
-                    self._change(subscriber, wanted, asked)
-                    continue
-                except requests.RequestError as error:
-                    sentence = str(error)
-            cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-            cursor.stop_with(records.error(sentence))
+    def _refuse_request(self, subscriber: Subscriber, error: ValueError) -> None:
+        """Announce an error at the end of what the subscriber has yet to get, and end there."""
+        self.quota.release(subscriber.peer.uid, len(subscriber.request))
+        subscriber.request.clear()
+        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
+        sentence = str(error) if isinstance(error, requests.RequestError) else f"{error}."
+        cursor.stop_with(records.error(sentence))
 
-    def _change(self, subscriber: Subscriber, wanted: Filter, asked: dict[str, list[str]]) -> None:
+    def _change(self, subscriber: Subscriber, request: requests.Request) -> None:
+        """Let another filter follow the one in force.
+
+        Raises:
+            QuotaError: the user has too many filters.
+        """
+        charge = request.charge
+        self.quota.charge(subscriber.peer.uid, charge)
+        self._descriptors.keep_request(subscriber.id, request.line)
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         cursor.stop()
-        view = View(wanted if wanted.patterns else None, self._rules.allowed(subscriber.peer))
-        subscriber.following = Reading(self._streams.of(view))
-        subscriber.following.fall_behind().insert(records.subscribed(asked))
-        self._wait(subscriber)
+        wanted = request.filter if request.filter.patterns else None
+        view = View(wanted, self._rules.allowed(subscriber.peer))
+        subscriber.following = Reading(self._streams.of(view), charge)
+        subscriber.following.fall_behind().insert(request.answer)
 
     def _wait(self, subscriber: Subscriber) -> None:
-        """Have the loop tell what can be done now: a request is read when the last is in force."""
-        busy = subscriber.following is not None or subscriber.resting
+        """Have the loop report what can be done now.
+
+        Nothing is read while a request waits or is not in force yet.
+        """
+        busy = subscriber.following is not None or subscriber.waiting
         reads = subscriber.listening and not busy
         writes = subscriber.reading.cursor is not None
         self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)

@@ -83,6 +83,10 @@ class Filter:
         """What `parse` makes the same filter of."""
         return {key: sorted(globs) for key, globs in self.patterns}
 
+    @property
+    def cost(self) -> int:
+        return sum(100 + 4 * len(glob) for _, globs in self.patterns for glob in globs)
+
     def __call__(self, kind: Kind) -> bool:
         """Whether such a notification passes."""
         return kind[0] == GAP or all(test(kind) for test in self._tests)

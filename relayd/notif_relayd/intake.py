@@ -52,7 +52,7 @@ records come is sent each run whole, and what is too much waits in the sockets o
 where it makes the next read a longer one.
 """
 
-HELD_SIZE = 64 * 1024 * 1024
+MAX_PARTIAL_BYTES = 32 * 1024 * 1024
 """Bytes of unfinished records, of all producers together."""
 
 LAST_READS = 64
@@ -272,7 +272,7 @@ class Intake:
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         self._appraise(producer)
-        self._descriptors.keep(PRODUCER, number, connection)
+        self._descriptors.keep_producer(number, connection)
         return producer
 
     def _read(self, producer: Producer, events: int = READ) -> bool:
@@ -335,12 +335,17 @@ class Intake:
         if splitter.given_up:
             splitter.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
-        if self._held > HELD_SIZE:
-            self._make_room()
+        if self._held > MAX_PARTIAL_BYTES:
+            self._reclaim_partial()
 
-    def _make_room(self) -> None:
-        """Give up the longest unfinished record: whoever is at the limit has caused it."""
-        longest = max(self.producers.values(), key=lambda each: each.held)
+    def _reclaim_partial(self) -> None:
+        """Reject the longest unfinished record of the user that has the most of them."""
+        by_user: Counter[int] = Counter()
+        for each in self.producers.values():
+            by_user[each.peer.uid] += each.held
+        uid, _ = by_user.most_common(1)[0]
+        mine = (each for each in self.producers.values() if each.peer.uid == uid)
+        longest = max(mine, key=lambda each: each.held)
         self._held -= longest.held
         longest.held = 0
         longest.splitter.skip()

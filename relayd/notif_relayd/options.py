@@ -132,6 +132,15 @@ def _relayd() -> list[cfg.Opt]:
             help="New connections of one user a second, for the public and the private socket "
             f"each. Those of {BURST_SECONDS:.0f} seconds may come at once.",
         ),
+        cfg.IntOpt(
+            "max_filter_bytes_per_user",
+            default=16 * 1024 * 1024,
+            min=256 * 1024,
+            mutable=True,
+            help="Bytes that the filters and unfinished requests of one user's subscribers may "
+            "take. A request that would exceed it is refused, and its connection is closed. A "
+            "usual filter takes 8 KiB. The limit of all users together is 64 MiB.",
+        ),
         cfg.FloatOpt(
             "idle_timeout",
             min=0,
@@ -301,6 +310,7 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
         max_record_size=relayd.max_record_size,
         producers=_terms(relayd, "max_producers", "ingest"),
         subscribers=_terms(relayd, "max_subscribers", "public"),
+        max_filter_bytes_per_user=relayd.max_filter_bytes_per_user,
         idle_timeout=relayd.idle_timeout,
     )
 

@@ -48,6 +48,8 @@ class Limits:
     """Bytes, the newline included."""
     producers: Terms
     subscribers: Terms
+    max_filter_bytes_per_user: int
+    """Bytes of filters and unfinished requests of one user's subscribers."""
     idle_timeout: float | None = None
     """Seconds without any connection after which the relay ends; none or 0 for never."""
 
@@ -85,7 +87,9 @@ class Relay:
         self._loop = Loop()
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
-        self._descriptors = DescriptorStore(self._loop, notify, capacity, inherited.names)
+        self._descriptors = DescriptorStore(
+            self._loop, notify, capacity, inherited.names, inherited.requests
+        )
         self._fanout = Fanout(
             self._loop,
             throttle,
@@ -94,6 +98,7 @@ class Relay:
             limits.subscribers,
             rules,
             limits.ring_size,
+            limits.max_filter_bytes_per_user,
         )
         self._intake = Intake(
             self._loop,
@@ -146,6 +151,7 @@ class Relay:
         self._intake.admission.terms = limits.producers
         self._fanout.admission.terms = limits.subscribers
         self._fanout.store.limit = limits.ring_size
+        self._fanout.quota.per_user = limits.max_filter_bytes_per_user
         self._idleness.limit = limits.idle_timeout or 0.0
         self._idleness.look()
 
@@ -191,7 +197,7 @@ class Relay:
         for number in unknown_producers:
             self._intake.adopt(number, producers[number])
         for number in unknown_subscribers:
-            self._fanout.adopt(number, subscribers[number], inherited.filters.get(number))
+            self._fanout.adopt(number, subscribers[number], self._descriptors.request_of(number))
         if unknown_producers or unknown_subscribers:
             LOG.warning(
                 "took over the connections of %d producers and %d subscribers, and nothing else; "

@@ -10,11 +10,12 @@ next, and is told how many the socket took. A ring in which no cursor stands kee
 Everything about positions, sequence numbers and gaps is decided here. Nothing here knows of
 sockets or filters, and nobody else computes what a subscriber has missed.
 
-A chunk that leaves the ring must be freed, or a thousand stalled subscribers would keep a
-thousand old chunks alive. So a chunk knows the cursors that stand in it, and takes leave of them:
-a cursor keeps the rest of a record that is half sent, and the number of the record after it. A
-stalled subscriber is visited once, when its chunk goes, and not again until its socket takes
-data. Costs: append and evict O(1) and O(cursors in the chunk); a cursor's step O(buffers sent).
+A chunk that leaves the ring must be freed, or a thousand stalled subscribers would keep a thousand
+old chunks alive. So a chunk knows the cursors that stand in it and makes them leave: a cursor keeps
+the record that is half sent, shared with all cursors in the same record, and the number of the
+record after it. A stalled subscriber is visited once, when its chunk goes, and not again until its
+socket takes data. Costs: append and evict O(1) and O(cursors in the chunk); a cursor's step
+O(buffers sent).
 """
 
 from __future__ import annotations
@@ -44,10 +45,30 @@ MAX_STEP = 512 * 1024
 """Bytes given to one sendmsg(2) before no further chunk is added: twice a socket's buffer."""
 
 
+class TornRecord:
+    """A record that has left the ring after some subscribers had got a part of it.
+
+    Args:
+        data: the whole record.
+    """
+
+    __slots__ = ("data", "holders")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.holders = 0
+        """Cursors that have yet to send the end of it."""
+
+    @property
+    def share(self) -> float:
+        """Bytes of it for each holder."""
+        return len(self.data) / self.holders
+
+
 class Chunk:
     """Whole records as they came, and the number of the first."""
 
-    __slots__ = ("_ends", "count", "cursors", "data", "first", "next")
+    __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
 
     def __init__(self, data: bytes, count: int, first: int) -> None:
         self.data = data
@@ -56,6 +77,8 @@ class Chunk:
         self.next: Chunk | None = None
         self.cursors: set[Cursor] = set()
         self._ends: list[int] | None = None
+        self._torn: dict[int, TornRecord] | None = None
+        """By the place where they end; made when it is needed, since most chunks have none."""
 
     @property
     def charge(self) -> int:
@@ -76,6 +99,17 @@ class Chunk:
         ends = self._find_ends()
         return ends[bisect.bisect_left(ends, offset)]
 
+    def torn_record(self, offset: int) -> tuple[TornRecord, int]:
+        """Return the record that `offset` lies within, and the bytes of it before `offset`."""
+        end = self.boundary(offset)
+        before = self.whole_before(offset)
+        start = self._find_ends()[before - 1] if before else 0
+        if self._torn is None:
+            self._torn = {}
+        if end not in self._torn:
+            self._torn[end] = TornRecord(self.data[start:end])
+        return self._torn[end], offset - start
+
     def whole_before(self, offset: int) -> int:
         """How many records end at `offset` or before it."""
         if offset == len(self.data):
@@ -94,7 +128,7 @@ class Store:
         self.size = 0
         """Bytes charged now."""
         self.torn = 0
-        """Bytes beside those, of records that have left the ring half sent."""
+        """Bytes beside those, of torn records; each counts once, however many cursors hold it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
 
     def keep(self, chunk: Chunk, ring: Ring) -> None:
@@ -113,6 +147,18 @@ class Store:
         del self._chunks[chunk]
         self.size -= chunk.charge
 
+    def hold(self, torn: TornRecord) -> None:
+        """Count one more cursor that holds a torn record."""
+        if not torn.holders:
+            self.torn += len(torn.data)
+        torn.holders += 1
+
+    def drop(self, torn: TornRecord) -> None:
+        """Count one cursor less."""
+        torn.holders -= 1
+        if not torn.holders:
+            self.torn -= len(torn.data)
+
     def __iter__(self) -> Iterator[tuple[Chunk, Ring]]:
         """The chunks, the oldest first, each with the ring that it is in."""
         return iter(self._chunks.items())
@@ -127,7 +173,7 @@ class Ring:
         self.oldest: Chunk | None = None
         self.newest: Chunk | None = None
         self.cursors: set[Cursor] = set()
-        self._store = store
+        self.store = store
 
     @property
     def first_seq(self) -> int:
@@ -143,7 +189,7 @@ class Ring:
         else:
             self.newest.next = chunk
         self.newest = chunk
-        self._store.keep(chunk, self)
+        self.store.keep(chunk, self)
 
     def skip(self, count: int) -> None:
         """Count records that nobody needs to have kept, because nobody is behind."""
@@ -156,7 +202,7 @@ class Ring:
         self.oldest = chunk.next
         if self.oldest is None:
             self.newest = None
-        self._store.release(chunk)
+        self.store.release(chunk)
         for cursor in list(chunk.cursors):
             cursor.leave()
 
@@ -168,10 +214,6 @@ class Ring:
         """Somebody has no use for a place any more; keep nothing when there is nobody left."""
         self.cursors.discard(cursor)
         self.tidy()
-
-    def tear(self, size: int) -> None:
-        """So many bytes of a record are somebody's own from now on; fewer, if below zero."""
-        self._store.torn += size
 
     def tidy(self) -> None:
         """Keep nothing where nobody is behind."""
@@ -194,9 +236,10 @@ class Cursor:
         "_offset",
         "_rest",
         "_ring",
+        "_torn",
+        "_torn_sent",
         "_until",
         "announced",
-        "torn",
     )
 
     def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
@@ -206,12 +249,14 @@ class Cursor:
         """The record to go on with, where there is no chunk to say so."""
         self._until: int | None = None
         """The first record that is not to go out any more, where there is one."""
+        self._torn: TornRecord | None = None
+        """Goes out before anything else."""
+        self._torn_sent = 0
+        """Bytes of it that have gone out."""
         self._rest = b""
-        """Goes out before anything of the ring: a torn record's other part, or a gap record."""
+        """Goes out next: a gap record, an answer, or both."""
         self.announced = 0
         """Records that gap records have spoken of so far."""
-        self.torn = 0
-        """Bytes of a record that was half sent when it left the ring: nobody else needs them."""
         self._chunk: Chunk | None = None
         """The chunk that the last byte sent came from; `None` when the ring has given it up."""
         self._offset = 0
@@ -219,20 +264,38 @@ class Cursor:
             self._stand(ring.newest, len(ring.newest.data))
         ring.enter(self)
 
-    def save(self, places: Mapping[Chunk, int]) -> CursorState:
-        """All about the place, but what has been announced; chunks by their number."""
-        chunk = None if self._chunk is None else places[self._chunk]
-        return CursorState(self._next, self._until, self._rest, chunk, self._offset)
+    def save(self, places: Mapping[Chunk, int], torn_records: dict[TornRecord, int]) -> CursorState:
+        """Return all about the place but what has been announced.
 
-    def restore(self, saved: CursorState, chunks: Sequence[Chunk]) -> None:
-        """Take a place that was saved; that it can be is the caller's business."""
+        Args:
+            places: numbers of the chunks.
+            torn_records: numbers of the torn records; one that is not in it is added.
+        """
+        chunk = None if self._chunk is None else places[self._chunk]
+        torn = None
+        if self._torn is not None:
+            torn = torn_records.setdefault(self._torn, len(torn_records))
+        return CursorState(
+            self._next, self._until, self._rest, chunk, self._offset, torn, self._torn_sent
+        )
+
+    def restore(
+        self,
+        saved: CursorState,
+        chunks: Sequence[Chunk | None],
+        torn_records: Sequence[TornRecord],
+    ) -> None:
+        """Take a place that was saved and has been checked."""
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
             self._chunk = None
         self._next, self._until, self._rest = saved.next, saved.until, saved.rest
-        self._tear(len(self._rest))
+        if saved.torn is not None:
+            self._hold(torn_records[saved.torn], saved.torn_sent)
         if saved.chunk is not None:
-            self._stand(chunks[saved.chunk], saved.offset)
+            chunk = chunks[saved.chunk]
+            assert chunk is not None  # noqa: S101 - that of a stream that is restored
+            self._stand(chunk, saved.offset)
 
     @property
     def end(self) -> int:
@@ -254,9 +317,14 @@ class Cursor:
         return max(0, min(self._ring.first_seq, self.end) - self._next)
 
     @property
+    def torn_share(self) -> float:
+        """Bytes of the torn record that it holds, divided by the number of its holders."""
+        return 0.0 if self._torn is None else self._torn.share
+
+    @property
     def finished(self) -> bool:
         """Whether everything has gone out: the subscriber needs no cursor any more."""
-        if self._rest:
+        if self._rest or self._torn is not None:
             return False
         if self._chunk is None:
             return self._next == self.end
@@ -274,9 +342,13 @@ class Cursor:
 
     def buffers(self) -> list[bytes | memoryview]:
         """What to hand to the socket next; `advance` must follow before anything else."""
-        if self._chunk is None and not self._rest:
+        if self._chunk is None and self._torn is None and not self._rest:
             self._enter()
-        buffers: list[bytes | memoryview] = [self._rest] if self._rest else []
+        buffers: list[bytes | memoryview] = []
+        if self._torn is not None:
+            buffers.append(memoryview(self._torn.data)[self._torn_sent :])
+        if self._rest:
+            buffers.append(self._rest)
         chunk, offset, size, end = self._chunk, self._offset, 0, self.end
         while chunk is not None and size < MAX_STEP and len(buffers) < MAX_BUFFERS:
             if chunk.first >= end:
@@ -289,12 +361,16 @@ class Cursor:
 
     def advance(self, sent: int) -> None:
         """The socket took the first `sent` bytes of `buffers`."""
-        if self._rest:
+        if self._torn is not None:
+            part = min(sent, len(self._torn.data) - self._torn_sent)
+            self._torn_sent += part
+            sent -= part
+            if self._torn_sent == len(self._torn.data):
+                self._drop_torn()
+        if self._rest and sent:
             part = min(sent, len(self._rest))
             self._rest = self._rest[part:]
             sent -= part
-            if not self._rest:
-                self._tear(0)
         if not sent:
             return
         chunk, offset = self._chunk, self._offset + sent
@@ -306,10 +382,8 @@ class Cursor:
 
     def insert(self, record: bytes) -> None:
         """Let `record` go out at the next boundary between two records."""
-        if not self._rest and self._chunk is not None:
-            end = self._chunk.boundary(self._offset)
-            self._rest = self._chunk.data[self._offset : end]
-            self._offset = end
+        if self._chunk is not None:
+            self._offset = self._tear(self._chunk)
         self._rest += record
 
     def stop(self) -> None:
@@ -323,12 +397,10 @@ class Cursor:
         self._until = self._next
 
     def leave(self) -> None:
-        """Stand in no chunk; keep the rest of a record that is half sent, no more."""
+        """Stand in no chunk; hold the record that is half sent, and nothing else."""
         chunk = self._chunk
         if chunk is not None:
-            end = chunk.boundary(self._offset)
-            self._rest += chunk.data[self._offset : end]
-            self._tear(len(self._rest))
+            end = self._tear(chunk)
             self._next = chunk.first + chunk.whole_before(end)
             self._chunk = None
             chunk.cursors.discard(self)
@@ -337,12 +409,24 @@ class Cursor:
         """The subscriber has no use for the place any more."""
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
-        self._tear(0)
+        self._drop_torn()
         self._ring.exit(self)
 
-    def _tear(self, size: int) -> None:
-        self._ring.tear(size - self.torn)
-        self.torn = size
+    def _tear(self, chunk: Chunk) -> int:
+        """Hold the record within which the cursor stands; return where it ends in the chunk."""
+        end = chunk.boundary(self._offset)
+        if end != self._offset:
+            self._hold(*chunk.torn_record(self._offset))
+        return end
+
+    def _hold(self, torn: TornRecord, sent: int) -> None:
+        self._torn, self._torn_sent = torn, sent
+        self._ring.store.hold(torn)
+
+    def _drop_torn(self) -> None:
+        if self._torn is not None:
+            self._ring.store.drop(self._torn)
+            self._torn, self._torn_sent = None, 0
 
     def _stand(self, chunk: Chunk, offset: int) -> None:
         if self._chunk is not None:

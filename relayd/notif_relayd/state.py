@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay leaves to its successor: all that is in its memory, as one piece of bytes.
+"""The state that a relay leaves to its successor.
 
-The parts put together and take apart what is theirs; how it is written, and what a successor may
-rely on, is decided here. State comes from another version of this program, and nobody can ask it
-what it meant. So it is checked as a whole before any of it is used: whoever restores a part finds
-everything consistent, and half a restored relay cannot come about.
+The parts of the relay save and restore what is theirs. The format, and what a successor may rely
+on, is decided here. State may come from another version of this program, so it is checked as a
+whole before any of it is used: a part that is restored finds everything consistent.
 
-A field may be added if it has a default. Anything else needs another `VERSION`, and a way to read
-the one before.
+The state is a sequence of MessagePack objects, each after its length: the version, the small
+figures, and then one object for each producer, subscriber, stream, chunk and torn record. A relay
+that stops writes them one by one, so that it never holds a second copy of its state.
+
+A field may be added if it has a default. Any other change needs another `VERSION`.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+import struct
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from notif_relayd.filters import Filter, FilterError, View
 from notif_relayd.peer import Peer
+from notif_relayd.requests import MAX_SIZE
 
-VERSION = 1
+VERSION = 2
+
+_LENGTH = struct.Struct(">I")
+"""Precedes each object."""
 
 
 class StateError(ValueError):
@@ -37,7 +47,7 @@ class ConnectionState(msgspec.Struct):
     bytes: int
 
 
-class ProducerState(ConnectionState):
+class ProducerState(ConnectionState, tag="producer"):
     """One connection to the private socket."""
 
     records: int
@@ -57,6 +67,10 @@ class CursorState(msgspec.Struct):
     chunk: int | None
     """Index of a chunk."""
     offset: int
+    torn: int | None = None
+    """Index of a torn record."""
+    torn_sent: int = 0
+    """Bytes of it that have gone out."""
 
 
 class ReadingState(msgspec.Struct):
@@ -65,9 +79,11 @@ class ReadingState(msgspec.Struct):
     stream: int
     """Index of the stream."""
     cursor: CursorState | None
+    charge: int = 0
+    """Bytes charged for the filter."""
 
 
-class SubscriberState(ConnectionState):
+class SubscriberState(ConnectionState, tag="subscriber"):
     """One connection to the public socket."""
 
     delivered: int
@@ -77,8 +93,18 @@ class SubscriberState(ConnectionState):
     reading: ReadingState
     following: ReadingState | None
 
+    @property
+    def readings(self) -> list[ReadingState]:
+        """Both, or one."""
+        return [self.reading] if self.following is None else [self.reading, self.following]
 
-class StreamState(msgspec.Struct):
+    @property
+    def charge(self) -> int:
+        """Bytes charged to the user for filters and unfinished requests."""
+        return len(self.request) + sum(each.charge for each in self.readings)
+
+
+class StreamState(msgspec.Struct, tag="stream"):
     """The records that a filter lets through."""
 
     patterns: dict[str, list[str]] | None
@@ -98,13 +124,19 @@ class StreamState(msgspec.Struct):
         )
 
 
-class ChunkState(msgspec.Struct):
+class ChunkState(msgspec.Struct, tag="chunk"):
     """Records of a ring."""
 
     stream: int
     """Index of the stream."""
     data: bytes
     count: int
+
+
+class TornRecordState(msgspec.Struct, tag="torn"):
+    """A record that has left the ring after a part of it had gone out."""
+
+    data: bytes
 
 
 class ConnectionsState(msgspec.Struct):
@@ -158,6 +190,18 @@ class FanoutState(msgspec.Struct):
     connections: ConnectionsState | None = None
     unknown_gaps: int = 0
     """Gap records without a number that subscribers got."""
+    torn: list[TornRecordState] = []
+
+    def forget(self, subscriber: SubscriberState) -> None:
+        """Keep only the figures of a subscriber whose connection has ended."""
+        self.delivered += subscriber.delivered
+        self.dropped += subscriber.dropped
+        self.bytes += subscriber.bytes
+
+    @property
+    def streams_in_use(self) -> set[int]:
+        """Indexes of the streams that a subscriber reads."""
+        return {each.stream for who in self.subscribers for each in who.readings}
 
 
 class State(msgspec.Struct):
@@ -169,31 +213,94 @@ class State(msgspec.Struct):
     turns: TurnsState | None = None
 
 
-class _Envelope(msgspec.Struct):
+class _Header(msgspec.Struct):
     version: int
-    state: msgspec.Raw
+    objects: int = 0
+    """Number of the objects that follow."""
 
 
-def encode(state: State) -> bytes:
-    """The state as bytes."""
-    return msgspec.msgpack.encode(_Envelope(VERSION, msgspec.Raw(msgspec.msgpack.encode(state))))
+_Part = ProducerState | SubscriberState | StreamState | ChunkState | TornRecordState
+
+_Buffer = bytes | memoryview | mmap.mmap
 
 
-def decode(data: bytes) -> State:
-    """The state that `encode` made, of this version or one before.
+def encode(state: State) -> Iterator[bytes]:
+    """Yield the state in pieces; the largest holds one chunk, record or request."""
+    intake, fanout = state.intake, state.fanout
+    head = replace(
+        state,
+        intake=replace(intake, producers=[]),
+        fanout=replace(fanout, subscribers=[], streams=[], chunks=[], torn=[]),
+    )
+    parts: list[_Part] = [
+        *intake.producers,
+        *fanout.subscribers,
+        *fanout.streams,
+        *fanout.chunks,
+        *fanout.torn,
+    ]
+    for each in (_Header(VERSION, 1 + len(parts)), head, *parts):
+        data = msgspec.msgpack.encode(each)
+        yield _LENGTH.pack(len(data))
+        yield data
+
+
+def decode(data: _Buffer, subscribers: Container[int] | None = None) -> State:
+    """Return the state that `encode` made.
+
+    Args:
+        data: what `encode` yielded.
+        subscribers: numbers of the subscribers that are still connected; the others' figures are
+            kept, and nothing else of them. All of them if it is `None`.
 
     Raises:
-        StateError: it is of a version that is not known here, damaged, or contradicts itself.
+        StateError: it is of another version, damaged, or contradicts itself.
     """
+    objects = _objects(memoryview(data))
     try:
-        envelope = msgspec.msgpack.decode(data, type=_Envelope)
-        if envelope.version != VERSION:
-            raise StateError(f"it is of version {envelope.version}, and this relay reads {VERSION}")
-        state = msgspec.msgpack.decode(envelope.state, type=State)
+        header = msgspec.msgpack.decode(next(objects, b""), type=_Header)
+        if header.version != VERSION:
+            raise StateError(f"it is of version {header.version}, and this relay reads {VERSION}")
+        state = msgspec.msgpack.decode(next(objects, b""), type=State)
+        count = 1
+        for each in objects:
+            _add(state, msgspec.msgpack.decode(each, type=_Part), subscribers)
+            count += 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"it cannot be decoded: {error}") from None
+    if count != header.objects:
+        raise StateError(f"it has {count} of {header.objects} objects")
     _check(state)
     return state
+
+
+def _objects(view: memoryview) -> Iterator[memoryview]:
+    at = 0
+    while at < len(view):
+        start = at + _LENGTH.size
+        if start > len(view):
+            raise StateError("it is cut off")
+        (length,) = _LENGTH.unpack_from(view, at)
+        at = start + length
+        if at > len(view):
+            raise StateError("it is cut off")
+        yield view[start:at]
+
+
+def _add(state: State, part: _Part, subscribers: Container[int] | None) -> None:
+    fanout = state.fanout
+    if isinstance(part, ProducerState):
+        state.intake.producers.append(part)
+    elif isinstance(part, StreamState):
+        fanout.streams.append(part)
+    elif isinstance(part, ChunkState):
+        fanout.chunks.append(part)
+    elif isinstance(part, TornRecordState):
+        fanout.torn.append(part)
+    elif subscribers is None or part.id in subscribers:
+        fanout.subscribers.append(part)
+    else:
+        fanout.forget(part)
 
 
 def _check(state: State) -> None:
@@ -207,11 +314,13 @@ def _check(state: State) -> None:
     _check_streams(fanout)
     numbers = _check_chunks(fanout)
     for subscriber in fanout.subscribers:
-        readings = [each for each in (subscriber.reading, subscriber.following) if each is not None]
+        readings = subscriber.readings
+        _require(len(subscriber.request) <= MAX_SIZE, "a request is too long")
+        _require(all(each.charge >= 0 for each in readings), "a charge is negative")
         for reading in readings:
             _require(0 <= reading.stream < len(fanout.streams), "a stream is missing")
             if reading.cursor is not None:
-                _check_cursor(reading.cursor, reading.stream, fanout.chunks, numbers)
+                _check_cursor(reading.cursor, reading.stream, fanout, numbers)
         _require(
             len(readings) == 1 or all(each.cursor is not None for each in readings),
             "a filter is to follow one that is not being left",
@@ -223,11 +332,13 @@ def _check(state: State) -> None:
 
 
 def _check_streams(fanout: FanoutState) -> None:
+    in_use = fanout.streams_in_use
+    used = [stream for number, stream in enumerate(fanout.streams) if number in in_use]
     try:
-        views = {stream.view() for stream in fanout.streams}
+        views = {stream.view() for stream in used}
     except FilterError as error:
         raise StateError(f"a stream's filter cannot be used: {error}") from None
-    _require(len(views) == len(fanout.streams), "two streams are the same")
+    _require(len(views) == len(used), "two streams are the same")
     _require(all(stream.patterns != {} for stream in fanout.streams), "a filter is empty")
 
 
@@ -245,6 +356,7 @@ class _Numbers(NamedTuple):
 
 
 def _check_chunks(fanout: FanoutState) -> _Numbers:
+    _require(all(each.data.endswith(b"\n") for each in fanout.torn), "a torn record has no end")
     newest = [each.next_seq for each in fanout.streams]
     oldest = newest.copy()
     boundaries = [{each} for each in newest]
@@ -260,9 +372,8 @@ def _check_chunks(fanout: FanoutState) -> _Numbers:
     return _Numbers(newest, oldest, boundaries, ends[::-1])
 
 
-def _check_cursor(
-    cursor: CursorState, stream: int, chunks: list[ChunkState], numbers: _Numbers
-) -> None:
+def _check_cursor(cursor: CursorState, stream: int, fanout: FanoutState, numbers: _Numbers) -> None:
+    chunks = fanout.chunks
     _require(cursor.rest[-1:] in (b"", b"\n"), "a rest has no end")
     oldest = numbers.oldest[stream]
     end = numbers.newest[stream] if cursor.until is None else cursor.until
@@ -277,7 +388,12 @@ def _check_cursor(
         _require(0 <= cursor.offset <= len(chunk.data), "a place is outside of its chunk")
         _require(numbers.ends[cursor.chunk] <= end, "a place is behind its end")
         between = _is_between(cursor, chunks)
-        _require(between or not cursor.rest, "a rest comes within a record")
+        nothing_before = not cursor.rest and cursor.torn is None
+        _require(between or nothing_before, "a rest comes within a record")
+    if cursor.torn is not None:
+        _require(0 <= cursor.torn < len(fanout.torn), "a torn record is missing")
+        size = len(fanout.torn[cursor.torn].data)
+        _require(0 <= cursor.torn_sent < size, "a place is outside of its torn record")
 
 
 def _is_between(cursor: CursorState, chunks: list[ChunkState]) -> bool:

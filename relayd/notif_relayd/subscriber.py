@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from notif_relay import records
 from notif_relayd.filters import View
 from notif_relayd.peer import Peer
-from notif_relayd.ring import Chunk, Cursor, Ring, Store
+from notif_relayd.requests import RequestBuffer
+from notif_relayd.ring import Chunk, Cursor, Ring, Store, TornRecord
 from notif_relayd.state import ReadingState, StreamState, SubscriberState
 
 
@@ -59,10 +60,12 @@ class Stream:
 class Reading:
     """A subscriber's part in one stream, from its end on."""
 
-    __slots__ = ("_announced", "_joined", "cursor", "stream")
+    __slots__ = ("_announced", "_joined", "charge", "cursor", "stream")
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, charge: int = 0) -> None:
         self.stream = stream
+        self.charge = charge
+        """Bytes charged to the user for the filter."""
         self.cursor: Cursor | None = None
         """Its place in the ring; `None` while it is current."""
         self._joined = stream.ring.next_seq
@@ -81,15 +84,26 @@ class Reading:
             self._announced += self.cursor.announced
             self.cursor = None
 
-    def save(self, streams: Mapping[Stream, int], places: Mapping[Chunk, int]) -> ReadingState:
-        """Where it is; the figures are the subscriber's to save."""
-        cursor = None if self.cursor is None else self.cursor.save(places)
-        return ReadingState(streams[self.stream], cursor)
+    def save(
+        self,
+        streams: Mapping[Stream, int],
+        places: Mapping[Chunk, int],
+        torn_records: dict[TornRecord, int],
+    ) -> ReadingState:
+        """Return the position; the figures are the subscriber's to save. See `Cursor.save`."""
+        cursor = None if self.cursor is None else self.cursor.save(places, torn_records)
+        return ReadingState(streams[self.stream], cursor, self.charge)
 
-    def restore(self, saved: ReadingState, chunks: Sequence[Chunk]) -> None:
-        """Be where it was."""
+    def restore(
+        self,
+        saved: ReadingState,
+        chunks: Sequence[Chunk | None],
+        torn_records: Sequence[TornRecord],
+    ) -> None:
+        """Restore the saved position; the charge is the caller's to make."""
+        self.charge = saved.charge
         if saved.cursor is not None:
-            self.fall_behind().restore(saved.cursor, chunks)
+            self.fall_behind().restore(saved.cursor, chunks, torn_records)
             # What it got from the relay before is in the subscriber's figures.
             self._joined += self.delivered
 
@@ -127,9 +141,9 @@ class Subscriber:
         "peer",
         "reading",
         "request",
-        "resting",
         "since",
         "socket",
+        "waiting",
     )
 
     def __init__(self, number: int, connection: socket.socket, peer: Peer, stream: Stream) -> None:
@@ -141,18 +155,26 @@ class Subscriber:
         """What it reads now."""
         self.following: Reading | None = None
         """What it reads once it has everything of that."""
-        self.request = bytearray()
+        self.request = RequestBuffer()
         """What it has written and was not answered yet."""
-        self.resting = False
-        """Whether its next request is left for later."""
+        self.waiting = False
+        """Whether it waits for the relay to read or handle a request."""
         self.listening = True
         """Whether it may still write: a subscriber may shut its own direction down."""
         self.bytes = 0
         self._delivered_before = 0
         self._dropped_before = 0
 
-    def save(self, streams: Mapping[Stream, int], places: Mapping[Chunk, int]) -> SubscriberState:
-        """All about it; streams and chunks by their numbers."""
+    def save(
+        self,
+        streams: Mapping[Stream, int],
+        places: Mapping[Chunk, int],
+        torn_records: dict[TornRecord, int],
+    ) -> SubscriberState:
+        """Return all about it; streams, chunks and torn records by their numbers."""
+        following = None
+        if self.following is not None:
+            following = self.following.save(streams, places, torn_records)
         return SubscriberState(
             self.id,
             self.peer,
@@ -160,22 +182,26 @@ class Subscriber:
             self.bytes,
             self.delivered,
             self.dropped,
-            bytes(self.request),
+            self.request.save(),
             self.listening,
-            self.reading.save(streams, places),
-            None if self.following is None else self.following.save(streams, places),
+            self.reading.save(streams, places, torn_records),
+            following,
         )
 
     def restore(
-        self, saved: SubscriberState, streams: Sequence[Stream], chunks: Sequence[Chunk]
+        self,
+        saved: SubscriberState,
+        streams: Mapping[int, Stream],
+        chunks: Sequence[Chunk | None],
+        torn_records: Sequence[TornRecord],
     ) -> None:
         """Take over what was saved, in place of what a new subscriber has."""
-        self.reading.restore(saved.reading, chunks)
+        self.reading.restore(saved.reading, chunks, torn_records)
         if saved.following is not None:
             self.following = Reading(streams[saved.following.stream])
-            self.following.restore(saved.following, chunks)
+            self.following.restore(saved.following, chunks, torn_records)
         self.since = saved.since
-        self.request += saved.request
+        self.request.feed(saved.request)
         self.listening = saved.listening
         self.bytes = saved.bytes
         self._delivered_before = saved.delivered - self.delivered
@@ -191,15 +217,21 @@ class Subscriber:
         return left.stream
 
     @property
+    def charge(self) -> int:
+        """Bytes charged to the user for filters and unfinished requests."""
+        following = self.following.charge if self.following else 0
+        return len(self.request) + self.reading.charge + following
+
+    @property
     def ending(self) -> bool:
         """Whether it gets nothing more but what is left, and then the end."""
         cursor = self.reading.cursor
         return self.following is None and cursor is not None and cursor.stopped
 
     @property
-    def torn(self) -> int:
-        """Bytes that are kept for nobody but it."""
-        return 0 if self.reading.cursor is None else self.reading.cursor.torn
+    def torn_share(self) -> float:
+        """Bytes of the torn record that it holds, divided by the number of its holders."""
+        return 0.0 if self.reading.cursor is None else self.reading.cursor.torn_share
 
     @property
     def lag(self) -> int:

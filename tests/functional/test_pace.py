@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import socket
@@ -16,10 +15,11 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd import door, fanout, intake
+from notif_relayd import door, intake, request_pacer
 from notif_relayd.admission import Terms
 from notif_relayd.descriptors import DescriptorStore
 from notif_relayd.fanout import Fanout
@@ -45,7 +45,7 @@ class Turns:
         self.listener.listen(2 * door.MAX_ACCEPTS)
         self.terms = Terms("room", room=room, per_user=room, rate=10_000)
         self.notify = NotifySocket(None)
-        self.store = DescriptorStore(self.loop, self.notify, 0, ())
+        self.store = DescriptorStore(self.loop, self.notify, 0, (), {})
         self.ids = itertools.count()
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout] = []
@@ -61,7 +61,9 @@ class Turns:
         return intake
 
     def fanout(self) -> Fanout:
-        fanout = Fanout(self.loop, THROTTLE, self.ids, self.store, self.terms, Rules([]), 1 << 20)
+        limits = 1 << 20, 1 << 20
+        about = self.loop, THROTTLE, self.ids, self.store
+        fanout = Fanout(*about, self.terms, Rules([]), *limits)
         self.inside.append(fanout)
         fanout.door(self.listener)
         return fanout
@@ -344,34 +346,44 @@ def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: Turns) -> No
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_one_request_of_a_subscriber_is_served_and_the_next_one_only_after_a_rest(
+def test_requests_are_handled_one_at_a_time_and_paced(
     turns: Turns, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    rests: list[tuple[float, Callable[[], None]]] = []
+    clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
+    monkeypatch.setattr(request_pacer, "time", clock)
+    pauses: list[tuple[float, Callable[[], None]]] = []
     turns.fanout()
     wake = partial(turns.loop.call_in, 0, lambda: None)
-    monkeypatch.setattr(turns.loop, "call_in", lambda *rest: rests.append(rest))
-    subscriber = turns.connect()
-    subscriber.setblocking(False)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
+    clients = [turns.connect() for _ in range(3)]
+    for each in clients:
+        each.setblocking(False)
     turns.loop.turn()
     requests = [b'{"filter": {"event_type": ["%d"]}}\n' % number for number in range(3)]
     if at_once:
-        subscriber.sendall(b"".join(requests))
-    for number, request in enumerate(requests):
-        if not at_once:
-            subscriber.sendall(request)
+        clients = clients[:1] * 3
+        clients[0].sendall(b"".join(requests))
+    else:
+        for each, request in zip(clients, requests, strict=True):
+            each.sendall(request)
+    answered = 0
+    for _ in range(3):
         for _ in range(10):
             wake()
             turns.loop.turn()
-        if number:
-            with pytest.raises(BlockingIOError):
-                subscriber.recv(1)
-            seconds, rested = rests.pop()
-            assert seconds == fanout.REST
-            rested()
-            for _ in range(3):
-                wake()
-                turns.loop.turn()
-        (answer,) = subscriber.recv(10_000).splitlines()
-        assert json.loads(answer)["payload"] == {"event_type": [str(number)]}
-        assert len(rests) == 1
+        answers = b"".join(map(read_what_is_there, set(clients))).splitlines()
+        assert len(answers) == 1
+        answered += 1
+        clock.now += request_pacer.INTERVAL
+        if answered < 3:
+            seconds, resume = pauses.pop()
+            assert seconds == pytest.approx(request_pacer.INTERVAL)
+            resume()
+    assert answered == 3
+
+
+def read_what_is_there(client: socket.socket) -> bytes:
+    try:
+        return client.recv(1 << 16)
+    except BlockingIOError:
+        return b""

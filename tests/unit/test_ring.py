@@ -210,14 +210,29 @@ def test_what_is_kept_of_torn_records_is_known_until_it_is_out_or_unwanted() -> 
     assert store.torn == 0
     for first in range(3, 20):
         ring.append(lines(first, 1), 1)
-    assert (sending.torn, leaving.torn, whole.torn) == (3, 3, 0)
-    assert store.torn == 6
+    assert (sending.torn_share, leaving.torn_share, whole.torn_share) == (4, 4, 0)
+    assert store.torn == 8
     leaving.detach()
-    assert store.torn == 3
-    sending.buffers()
+    assert store.torn == 4
+    assert sending.buffers() == [b"wo\n"]
     sending.advance(2)
-    assert store.torn == 3
+    assert store.torn == 4
     sending.advance(1)
+    assert store.torn == 0
+
+
+def test_a_torn_record_is_shared_by_all_who_stopped_in_it() -> None:
+    store = Store(2 * CHUNK_OVERHEAD)
+    ring = Ring(store)
+    ring.append(b"first\nsecond\n", 2)
+    cursors = [Cursor(ring, gap) for _ in range(3)]
+    for unsent, cursor in zip((5, 3, 9), cursors, strict=True):
+        cursor.rewind(unsent)
+    for first in range(2, 8):
+        ring.append(lines(first, 1), 1)
+    assert store.torn == len(b"first\nsecond\n")
+    assert [each.torn_share for each in cursors] == [3.5, 3.5, 6]
+    assert [drain(each).split(b"\n")[0] for each in cursors] == [b"cond", b"nd", b"t"]
     assert store.torn == 0
 
 

@@ -346,11 +346,11 @@ class Relaying:
         self._stack = stack
         self.loop = stack.enter_context(contextlib.closing(Loop()))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
-        descriptors = DescriptorStore(self.loop, notify, 0, [])
+        descriptors = DescriptorStore(self.loop, notify, 0, [], {})
         throttle, self._ids = Throttle(logging.getLogger("test")), itertools.count(1)
         terms = Terms("room", 1000, 1000, 1e9)
         about = (self.loop, throttle, self._ids, descriptors, terms)
-        self.fanout = Fanout(*about, Rules(), 1 << 20)
+        self.fanout = Fanout(*about, Rules(), 1 << 20, 1 << 20)
         self.intake = Intake(*about, LIMIT, self.fanout.publish)
         self.loop.wait = Shortcut(self.intake, self.fanout).wait
         self.loop.call_in(PATIENCE, lambda: pytest.fail("nothing happens"))

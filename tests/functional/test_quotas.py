@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that a user can make the relay hold is bounded and accounted by user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from operating import needs_root
+from other_user import OtherUser, open_relay
+
+from notif_relayd.fanout import MAX_TORN_BYTES
+from notif_relayd.intake import MAX_PARTIAL_BYTES
+from running import RunningRelay, Subscriber, is_gap, record, running_relay
+
+LONG = record(payload="x" * 1_000_000)
+
+
+def test_subscribers_that_stop_in_one_record_share_it(relay: RunningRelay) -> None:
+    with contextlib.ExitStack() as stack, relay.produce() as producer:
+        stalled = [stack.enter_context(Subscriber(relay.public)) for _ in range(200)]
+        subscriber = stack.enter_context(relay.subscribe())
+        # So many that the first one leaves the ring.
+        for _ in range(20):
+            producer.sendall(LONG)
+            assert subscriber.line() == LONG
+        assert relay.status()["subscribers"] == 201
+        assert relay.peak_memory() < 128 << 20
+        for each in stalled[:3]:
+            assert each.line() == LONG
+            assert is_gap(each.line())
+
+
+@needs_root
+def test_torn_records_are_reclaimed_from_the_user_with_most(directory: Path) -> None:
+    """Each subscriber stops in a record of its own, so none of them can be shared."""
+    with (
+        open_relay(directory) as relay,
+        OtherUser(relay.public, 1234) as modest,
+        contextlib.ExitStack() as stack,
+        relay.produce() as producer,
+        relay.subscribe() as subscriber,
+    ):
+        count = 2 * MAX_TORN_BYTES // len(LONG)
+        for _ in range(count):
+            producer.sendall(LONG)
+            assert subscriber.line() == LONG
+            stack.enter_context(relay.subscribe())
+        relay.wait_logged(r"records are kept for uid 0, and the limit of all users")
+        left = [each["uid"] for each in relay.ask("subscribers")]
+        assert 1234 in left
+        assert left.count(0) < count
+        assert relay.peak_memory() < 256 << 20
+        assert modest.line() == LONG
+        assert is_gap(modest.line())
+
+
+@needs_root
+def test_unfinished_records_are_rejected_of_the_user_with_most(directory: Path) -> None:
+    size, whole = 900_000, record(payload="x" * 1_000_000)
+    with open_relay(directory) as relay, OtherUser(relay.ingest, 1234) as modest:
+        assert modest.process.stdin is not None
+        modest.process.stdin.write(whole[:-10])
+        modest.process.stdin.flush()
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_PARTIAL_BYTES // size + 5):
+                stack.enter_context(relay.produce()).sendall(b"x" * size)
+            relay.wait_logged("unfinished records")
+            rejected = {each["uid"]: each["rejected"] for each in relay.ask("producers")}
+            assert rejected[1234] == 0
+            with relay.subscribe() as subscriber:
+                modest.write(whole[-10:])
+                assert subscriber.line() == whole
+
+
+FILTERS = "max_filter_bytes_per_user"
+
+
+def largest_filter(number: int) -> dict[str, list[str]]:
+    """Close to the 64 KiB of a request, and of as many parts as possible."""
+    globs = [(f"{number}.{each}" + "*\u0101" * 128)[:256] for each in range(55)]
+    return {"event_type": globs, "publisher_id": globs, "priority": globs}
+
+
+def ask(subscriber: Subscriber, wanted: dict[str, list[str]]) -> dict[str, Any]:
+    request = json.dumps({"filter": wanted}, separators=(",", ":"), ensure_ascii=False)
+    subscriber.socket.sendall(request.encode() + b"\n")
+    return subscriber.notification()
+
+
+def test_filters_of_one_user_are_bounded(directory: Path) -> None:
+    limit = 1 << 20
+    with (
+        running_relay(directory, f"--relayd-{FILTERS}={limit}") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        granted = 0
+        while True:
+            subscriber = stack.enter_context(relay.subscribe())
+            answer = ask(subscriber, largest_filter(granted))
+            if answer["event_type"] == "notif_relayd.error":
+                break
+            granted += 1
+            assert granted < 100
+        assert answer["payload"] == f"uid {os.getuid()} has {FILTERS} = {limit} bytes already."
+        assert subscriber.rest() == b""
+        assert granted >= 3
+        relay.wait_status(subscribers=granted)
+
+
+def test_a_filter_that_is_replaced_or_gone_is_not_counted(directory: Path) -> None:
+    with running_relay(directory, f"--relayd-{FILTERS}={1 << 20}") as relay:
+        with relay.subscribe() as subscriber:
+            for number in range(30):
+                answer = ask(subscriber, largest_filter(number))
+                assert answer["event_type"] == "notif_relayd.subscribed"
+        for number in range(30):
+            with relay.subscribe() as subscriber:
+                answer = ask(subscriber, largest_filter(number))
+                assert answer["event_type"] == "notif_relayd.subscribed"
+            relay.wait_status(subscribers=0)
+
+
+def test_unfinished_requests_of_one_user_are_bounded(directory: Path) -> None:
+    limit = 1 << 20
+    with (
+        running_relay(directory, f"--relayd-{FILTERS}={limit}") as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(40)]
+        for each in subscribers:
+            each.socket.sendall(b"x" * 60_000)
+        relay.wait_status(subscribers=limit // 60_000)
+        relay.wait_status(subscribers=17)
+
+
+@needs_root
+def test_filters_of_one_user_leave_room_for_others(directory: Path) -> None:
+    with (
+        open_relay(directory, f"--relayd-{FILTERS}={1 << 20}") as relay,
+        contextlib.ExitStack() as stack,
+        OtherUser(relay.public, 1234) as other,
+    ):
+        while (
+            ask(stack.enter_context(relay.subscribe()), largest_filter(0))["event_type"]
+            != "notif_relayd.error"
+        ):
+            pass
+        other.write(b'{"filter": {"event_type": ["a"]}}\n')
+        assert b"notif_relayd.subscribed" in other.line()
+
+
+def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:
+    """The sockets are full, so the answers wait in the relay."""
+    count, records = 150, 30
+    with contextlib.ExitStack() as stack, relay.produce() as producer:
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(count)]
+        for _ in range(records):
+            producer.sendall(record(payload="x" * 20_000))
+        relay.wait_status(records_received=records)
+        before = relay.peak_memory()
+        wanted = {"event_type": [f"{each}" + "\x7f" * 250 for each in range(64)]}
+        request = json.dumps({"filter": wanted}, ensure_ascii=False).encode() + b"\n"
+        for each in subscribers:
+            each.socket.sendall(request)
+        # Requests of one user are handled in their order: this one is the last.
+        last = subscribers[-1]
+        last.lines(records)
+        assert last.notification()["payload"] == wanted
+        assert relay.peak_memory() - before < count * 3 * len(request)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that are charged to users."""
+
+import pytest
+
+from notif_relayd.quota import Quota, QuotaError
+
+
+def test_a_user_may_have_its_limit_and_no_more() -> None:
+    quota = Quota("max_things", 100, 1000)
+    quota.charge(1, 60)
+    quota.charge(1, 40)
+    with pytest.raises(QuotaError, match=r"^uid 1 has max_things = 100 bytes already$"):
+        quota.charge(1, 1)
+    quota.charge(2, 100)
+    quota.release(1, 40)
+    quota.charge(1, 40)
+    assert quota.charged == 200
+
+
+def test_all_users_together_have_a_limit() -> None:
+    quota = Quota("max_things", 100, 250)
+    quota.charge(1, 100)
+    quota.charge(2, 100)
+    with pytest.raises(QuotaError, match="all users together have the maximum of 250 bytes"):
+        quota.charge(3, 51)
+    quota.charge(3, 50)
+
+
+def test_a_refused_charge_leaves_nothing() -> None:
+    quota = Quota("max_things", 100, 1000)
+    for uid in range(1000):
+        with pytest.raises(QuotaError):
+            quota.charge(uid, 101)
+    quota.charge(5, 10)
+    quota.release(5, 10)
+    assert quota.charged == 0
+    assert not quota._by_user  # noqa: SLF001 - memory is what is tested

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a subscriber's requests are cut out of what it writes."""
+
+import pytest
+
+from notif_relayd.requests import MAX_SIZE, RequestBuffer, RequestError
+
+
+def test_a_request_is_searched_once_for_its_end() -> None:
+    buffer = RequestBuffer()
+    for _ in range(100):
+        buffer.feed(b"x")
+        assert not buffer.is_complete()
+    buffer.feed(b"yz\nnext")
+    assert buffer.next_line() == b"x" * 100 + b"yz"
+    assert buffer.next_line() is None
+    buffer.feed(b"\n")
+    assert buffer.next_line() == b"next"
+    assert len(buffer) == 0
+
+
+def test_a_request_without_end_is_an_error_at_the_limit() -> None:
+    buffer = RequestBuffer()
+    buffer.feed(b"x" * (MAX_SIZE - 1))
+    assert not buffer.is_complete()
+    assert buffer.room == 1
+    buffer.feed(b"x")
+    assert buffer.is_complete()
+    with pytest.raises(RequestError, match="longer than 65536 bytes"):
+        buffer.next_line()
