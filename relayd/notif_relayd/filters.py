@@ -1,33 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a subscriber wants to see: shell globs on three fields of a notification.
+"""Filters: shell globs on three fields of a notification.
 
-A host has few kinds of notifications and many of each. So for all filters together the answer is
-remembered by the three fields, and a record costs one look-up however many filters there are.
+Filters come from untrusted users, so three costs are bounded.
 
-Globs come from outside, and nobody's record may wait for them. To match one must not cost more than
-its length times that of the value: `fnmatch` has translated every star to a group that is not tried
-again since Python 3.9, which rules out the exponential case (bpo-40480). And to have one ready must
-not cost much either, but Python takes 2 to 7 µs to compile each character of a regular expression,
-a third of a second for all that a request has room for. So globs that have only stars, which nearly
-all are, do without one, and of the others there may be `MAX_COMPILED` characters.
+Matching. A glob that has only stars is matched by searching for its parts from left to right, each
+as early as possible. Other globs need a regular expression; `fnmatch` has translated every star to
+a group that is not tried again since Python 3.9, which rules out exponential backtracking
+(bpo-40480). A field is compared with at most `MAX_COMPARED` characters.
 
-Filters are equal when they let the same patterns through, whatever their order: all subscribers
-with equal filters share one stream, as far as they may see the same.
+Compiling. Python takes 2 to 7 µs to compile each character of a regular expression, a third of a
+second for a whole request. So only globs with ``?`` or ``[`` are compiled, and a filter may have
+`MAX_COMPILED` characters of these.
+
+Memory. A filter keeps the text of its globs and nothing else of those with only stars: splitting a
+glob takes a few hundred nanoseconds, and results are remembered (see `selector`). `Filter.cost`
+is an upper bound of the memory, and is known before anything is built.
+
+Filters are equal when they have the same patterns, in any order: subscribers with equal filters
+share one stream, if they may see the same.
 """
 
 from __future__ import annotations
 
+import enum
 import fnmatch
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+import sys
+from collections.abc import Mapping
 
 from notif_relay.records import GAP
 from notif_relayd.validator import Kind
 
 KEYS = ("event_type", "priority", "publisher_id")
-"""In the order that they have in a kind."""
+"""The keys of a filter, in the order of the fields in a kind."""
 
 MAX_PATTERNS = 64
 """Patterns for one key."""
@@ -36,60 +41,158 @@ MAX_PATTERN_SIZE = 256
 """Characters of one pattern."""
 
 MAX_COMPILED = 128
-"""Characters of all patterns of a filter together that have a ``?`` or a ``[``: 1 ms, or 2."""
+"""Characters of all patterns of a filter together that have a ``?`` or a ``[``; they take 2 ms."""
 
-REMEMBERED = 4096
-"""Kinds of notifications that are remembered: more than a host has."""
+MAX_COMPARED = 2 * MAX_PATTERN_SIZE
+"""Characters of a field that patterns are compared with.
 
-Patterns = tuple[tuple[str, frozenset[str]], ...]
+Of a longer field these are the first and the last `MAX_PATTERN_SIZE`. So a pattern without a
+wildcard, and one whose only wildcard is a star at its beginning or end, give the same result as
+with the whole field. Without this limit one record could take seconds.
+"""
+
+FILTER_COST = 2048
+"""Bytes of a filter beside its patterns, its stream and its place in the selector included."""
+
+PATTERN_COST = 288
+"""Bytes of a pattern beside its text: its entry in a dictionary that has just grown (120), its
+place in the filter (8), and half of a bit set of 2048 filters (150), which only a pattern that
+several filters have needs."""
+
+SEARCH_COST = 2048
+"""Bytes charged for a pattern that has to be tried on each new value, in place of `PATTERN_COST`.
+
+It takes at most 700. The rest is for its time, about 0.5 µs for each new value: so a budget in
+bytes for each user also bounds the time that the patterns of one user take.
+"""
+
+SEARCH_CHARACTER_COST = 8
+"""Bytes charged for each character of such a pattern, in addition: many stars take more time."""
+
+COMPILED_CHARACTER_COST = 512
+"""Bytes charged for each character of a pattern with ``?`` or ``[``, in addition: a regular
+expression takes up to 250 bytes of memory and 0.5 µs of time for each."""
+
+Patterns = tuple[tuple[str, tuple[str, ...]], ...]
+"""For each key, in the order of the alphabet, its patterns, sorted and without duplicates."""
 
 
 class FilterError(ValueError):
-    """One sentence for whoever wrote the filter."""
+    """A filter is malformed or exceeds a limit; the message is one sentence for its author."""
+
+
+class Shape(enum.Enum):
+    """What it takes to find out whether a value matches a glob."""
+
+    LITERAL = enum.auto()
+    """There is no wildcard."""
+    PREFIX = enum.auto()
+    """One star, at the end."""
+    SUFFIX = enum.auto()
+    """One star, at the beginning."""
+    SEARCH = enum.auto()
+    """Only stars, and others than these."""
+    COMPILED = enum.auto()
+    """A regular expression."""
+
+
+def shape(glob: str) -> Shape:
+    """Return the shape of a glob; a lone star is a prefix."""
+    if "?" in glob or "[" in glob:
+        return Shape.COMPILED
+    stars = glob.count("*")
+    if stars == 0:
+        return Shape.LITERAL
+    if stars == 1 and glob[-1] == "*":
+        return Shape.PREFIX
+    if stars == 1 and glob[0] == "*":
+        return Shape.SUFFIX
+    return Shape.SEARCH
+
+
+def comparable(key: str, value: str) -> str:
+    """Return what patterns of `key` are compared with, for a field that has `value`."""
+    value = shortened(value)
+    return value.upper() if key == "priority" else value
+
+
+def shortened(value: str) -> str:
+    """Return what is compared of a field: see `MAX_COMPARED`."""
+    if len(value) <= MAX_COMPARED:
+        return value
+    return value[:MAX_PATTERN_SIZE] + value[-MAX_PATTERN_SIZE:]
 
 
 class Filter:
-    """Patterns by key: any of a key's patterns may match, and all keys must.
+    """Patterns by key: a notification passes if each key has a pattern that matches.
 
-    Gap records pass whatever the filter is, for nobody knows what is missing.
+    Gap records pass every filter, because nobody knows which records are missing.
     """
 
-    __slots__ = ("_tests", "patterns")
+    __slots__ = ("compiled", "patterns")
 
-    def __init__(self, patterns: Patterns) -> None:
+    def __init__(self, patterns: Patterns, compiled: Mapping[str, re.Pattern[str]]) -> None:
         self.patterns = patterns
-        self._tests = [_test(key, globs) for key, globs in patterns]
+        self.compiled = compiled
+        """Regular expressions of those patterns that need one."""
 
     @classmethod
     def parse(cls, asked: object) -> Filter:
-        """The filter that a request asks for.
+        """Return the filter that a request asks for.
 
         Raises:
-            FilterError: it is no object with lists of patterns under known keys, within limits.
+            FilterError: `asked` is not a mapping of known keys to lists of patterns, or exceeds
+                `MAX_PATTERNS`, `MAX_PATTERN_SIZE` or `MAX_COMPILED`, or has a pattern that this
+                version of Python cannot compile.
         """
         if not isinstance(asked, Mapping):
             raise FilterError(f"The filter is no object with any of the keys {', '.join(KEYS)}.")
-        globs = {key: _globs(key, asked[key]) for key in sorted(asked)}
-        size = sum(len(glob) for some in globs.values() for glob in some if _is_compiled(glob))
+        patterns = tuple((key, _globs(key, asked[key])) for key in sorted(asked))
+        globs = [glob for _, some in patterns for glob in some if shape(glob) is Shape.COMPILED]
+        size = sum(map(len, globs))
         if size > MAX_COMPILED:
             raise FilterError(
                 f"The patterns with ? or [ have {size} characters together; there may be "
                 f"{MAX_COMPILED}."
             )
-        return cls(tuple((key, frozenset(some)) for key, some in globs.items()))
+        return cls(patterns, {glob: _compile(glob) for glob in globs} if globs else _NOTHING)
 
     @property
     def request(self) -> dict[str, list[str]]:
         """What `parse` makes the same filter of."""
-        return {key: sorted(globs) for key, globs in self.patterns}
+        return {key: list(globs) for key, globs in self.patterns}
+
+    @property
+    def cost(self) -> int:
+        """Upper bound of the bytes that this filter takes in the relay.
+
+        It counts the texts, the regular expressions, the entries in the selector and the stream,
+        with up to 2048 different filters at once; what the stream keeps in the ring has a limit of
+        its own. Patterns that take more time to match are charged with more than their memory: see
+        `SEARCH_COST`. A filter of usual patterns costs its text and 0.4 KiB for each pattern.
+        """
+        return FILTER_COST + sum(_cost(glob) for _, globs in self.patterns for glob in globs)
+
+    def allows(self, key: str, text: str) -> bool:
+        """Return whether a field passes, given as `comparable` returns it."""
+        for each, globs in self.patterns:
+            if each == key:
+                return any(self._matches(glob, text) for glob in globs)
+        return True
+
+    def _matches(self, glob: str, text: str) -> bool:
+        compiled = self.compiled.get(glob)
+        return matches(glob, text) if compiled is None else compiled.match(text) is not None
 
     @property
     def cost(self) -> int:
         return sum(100 + 4 * len(glob) for _, globs in self.patterns for glob in globs)
 
     def __call__(self, kind: Kind) -> bool:
-        """Whether such a notification passes."""
-        return kind[0] == GAP or all(test(kind) for test in self._tests)
+        """Return whether a notification of this kind passes."""
+        return kind[0] == GAP or all(
+            self.allows(key, comparable(key, kind[KEYS.index(key)])) for key, _ in self.patterns
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filter) and self.patterns == other.patterns
@@ -113,15 +216,15 @@ class View:
     ) -> None:
         self.asked = asked
         self.allowed = allowed
-        self._hash = hash((asked, allowed))  # once: every record is looked up by it
+        self._hash = hash((asked, allowed))  # once: views are keys of dictionaries
 
     @property
     def is_everything(self) -> bool:
-        """Whether nobody has to be asked what passes."""
+        """Whether every notification is in this view."""
         return self.asked is None and self.allowed is None
 
     def __call__(self, kind: Kind) -> bool:
-        """Whether such a notification passes."""
+        """Return whether a notification of this kind is in this view."""
         if self.allowed is not None and kind[0] != GAP and not any(f(kind) for f in self.allowed):
             return False
         return self.asked is None or self.asked(kind)
@@ -137,90 +240,57 @@ class View:
 
 EVERYTHING = View()
 
+_NOTHING: Mapping[str, re.Pattern[str]] = {}
 
-def _globs(key: str, asked: object) -> list[str]:
+
+def matches(glob: str, text: str) -> bool:
+    """Return whether a glob that has only stars matches."""
+    first, *parts = glob.split("*")
+    if not parts:
+        return glob == text
+    last = parts.pop()
+    at, end = len(first), len(text) - len(last)
+    if at > end or not (text.startswith(first) and text.endswith(last)):
+        return False
+    # Each part as early as possible: that leaves the most to the parts behind it.
+    for part in parts:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def _globs(key: str, asked: object) -> tuple[str, ...]:
     if key not in KEYS:
         raise FilterError(f"There is no key {key!r} to filter by; there are {', '.join(KEYS)}.")
     if not isinstance(asked, list) or not asked or not all(isinstance(g, str) for g in asked):
         raise FilterError(f"{key} is no list of one or more patterns.")
     if len(asked) > MAX_PATTERNS:
         raise FilterError(f"{key} has {len(asked)} patterns; there may be {MAX_PATTERNS}.")
-    # A few letters are longer in upper case, and what is left to the next relay is within limits.
+    # A few letters are longer in upper case, and what is saved must be within the limits too.
     globs = [glob.upper() for glob in asked] if key == "priority" else asked
     if max(map(len, globs)) > MAX_PATTERN_SIZE:
         raise FilterError(f"A pattern of {key} is longer than {MAX_PATTERN_SIZE} characters.")
-    return globs
+    return tuple(sorted(set(globs)))
 
 
-def _test(key: str, globs: frozenset[str]) -> Callable[[Kind], bool]:
-    matchers = [_matcher(glob) for glob in sorted(globs)]
-    field = KEYS.index(key)
-    if key == "priority":
-        return lambda kind: _any_matches(matchers, kind[field].upper())
-    return lambda kind: _any_matches(matchers, kind[field])
+def _compile(glob: str) -> re.Pattern[str]:
+    try:
+        return re.compile(fnmatch.translate(glob))
+    except re.error as error:
+        # Python before 3.10.5 refuses a range that is the wrong way round, as in [b-a].
+        raise FilterError(f"The pattern {glob!r} cannot be used: {error}.") from None
 
 
-def _any_matches(matchers: Iterable[Callable[[str], object]], value: str) -> bool:
-    return any(matches(value) for matches in matchers)
-
-
-def _matcher(glob: str) -> Callable[[str], object]:
-    """What is true of the values that a glob matches."""
-    if _is_compiled(glob):
-        return re.compile(fnmatch.translate(glob)).match
-    first, *parts = glob.split("*")
-    if not parts:
-        return partial(operator.eq, glob)
-    last = parts.pop()
-
-    def matches(value: str) -> bool:
-        at, end = len(first), len(value) - len(last)
-        if at > end or not (value.startswith(first) and value.endswith(last)):
-            return False
-        # Each as early as it can be: that leaves the most to those behind it.
-        for part in parts:
-            found = value.find(part, at, end)
-            if found < 0:
-                return False
-            at = found + len(part)
-        return True
-
-    return matches
-
-
-def _is_compiled(glob: str) -> bool:
-    """Whether it takes a regular expression."""
-    return "?" in glob or "[" in glob
-
-
-class Selector:
-    """Tells for each notification which of many views it is in."""
-
-    def __init__(self) -> None:
-        self.views: tuple[View, ...] = ()
-        """Those that hold something back."""
-        self._remembered: dict[Kind, tuple[View, ...]] = {}
-
-    def use(self, views: Iterable[View]) -> None:
-        """Ask these from now on, as far as there is anything to ask."""
-        self.views = tuple(each for each in views if not each.is_everything)
-        self._remembered.clear()
-
-    def select(self, kinds: Sequence[Kind]) -> dict[View, list[int]]:
-        """The places of the notifications that are in a view, where there are any."""
-        asked_for = {kind: passing for kind in set(kinds) if (passing := self._passing(kind))}
-        chosen: dict[View, list[int]] = {}
-        if asked_for:
-            for place, kind in enumerate(kinds):
-                for each in asked_for.get(kind, ()):
-                    chosen.setdefault(each, []).append(place)
-        return chosen
-
-    def _passing(self, kind: Kind) -> tuple[View, ...]:
-        passing = self._remembered.get(kind)
-        if passing is None:
-            passing = tuple(each for each in self.views if each(kind))
-            if len(self._remembered) >= REMEMBERED:
-                self._remembered.clear()
-            self._remembered[kind] = passing
-        return passing
+def _cost(glob: str) -> int:
+    # CPython keeps the UTF-8 of a text beside it, once it was encoded for a state or an answer.
+    text = sys.getsizeof(glob)
+    if not glob.isascii():
+        text += len(glob.encode(errors="surrogatepass")) + 1
+    how = shape(glob)
+    if how is Shape.COMPILED:
+        return text + SEARCH_COST + COMPILED_CHARACTER_COST * len(glob)
+    if how is Shape.SEARCH:
+        return text + SEARCH_COST + SEARCH_CHARACTER_COST * len(glob)
+    return text + PATTERN_COST

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which streams there are, and which records are in which of them.
+"""The streams, one for each view that a subscriber has, and which records are in which of them.
 
-There is one for each view that somebody has, and it goes when the last of them leaves it. Nothing
-here knows of sockets; where somebody is in a stream is the business of its ring.
+A stream ends when its last member leaves it. Nothing here knows of sockets; the position of a
+subscriber in a stream is the business of its ring.
 """
 
 from collections.abc import Iterator, Sequence
 
-from notif_relayd.filters import EVERYTHING, Selector, View
+from notif_relayd.filters import View
 from notif_relayd.ring import Store
+from notif_relayd.selector import Selector
 from notif_relayd.subscriber import Stream
 from notif_relayd.validator import Kind
 
 
 class Streams:
-    """All of them.
+    """All streams.
 
     Args:
         store: where their rings keep records.
@@ -22,50 +23,52 @@ class Streams:
 
     def __init__(self, store: Store) -> None:
         self.everything: Stream | None = None
-        """The one without a filter, as long as somebody reads it."""
+        """The unfiltered stream, while it has members."""
         self._store = store
         self._by_view: dict[View, Stream] = {}
-        self._selector = Selector()
+        self._selector: Selector[Stream] = Selector()
 
     def __iter__(self) -> Iterator[Stream]:
-        """All, in the order in which they began."""
+        """All streams, in the order in which they began."""
         return iter(self._by_view.values())
 
     def select(self, kinds: Sequence[Kind]) -> Iterator[tuple[Stream, list[int]]]:
-        """Those that hold something back, but not all of these: with the places of the others.
+        """Return the filtered streams that any of these records is in, with its places.
 
-        One that goes meanwhile, with the last who reads it, is left out.
+        A stream that ends meanwhile, because its last member leaves, is left out.
         """
-        if not self._selector.views:
+        if not self._selector:
             return
-        for view, places in self._selector.select(kinds).items():
-            if view in self._by_view:
-                yield self._by_view[view], places
+        for stream, places in self._selector.select(kinds).items():
+            if self._by_view.get(stream.view) is stream:
+                yield stream, places
 
     def of(self, view: View) -> Stream:
-        """The one of this view; a new one has no members yet."""
-        if view not in self._by_view:
-            self._by_view[view] = Stream(view, self._store)
-            self._changed()
-        return self._by_view[view]
+        """Return the stream of a view; a new one has no members yet."""
+        stream = self._by_view.get(view)
+        if stream is None:
+            stream = self._by_view[view] = Stream(view, self._store)
+            if view.is_everything:
+                self.everything = stream
+            else:
+                self._selector.add(view, stream)
+        return stream
 
     def leave(self, stream: Stream) -> None:
-        """One member less."""
+        """Take a member out, and end the stream if it was the last."""
         stream.members -= 1
         if not stream.members:
             self._end(stream)
 
     def tidy(self) -> None:
-        """Let those go that have no members."""
+        """End the streams that have no members."""
         for stream in list(self):
             if not stream.members:
                 self._end(stream)
 
     def _end(self, stream: Stream) -> None:
         del self._by_view[stream.view]
-        self._changed()
-
-    def _changed(self) -> None:
-        """Tell those who look, now that there are others."""
-        self.everything = self._by_view.get(EVERYTHING)
-        self._selector.use(self._by_view)
+        if stream is self.everything:
+            self.everything = None
+        else:
+            self._selector.remove(stream.view)

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selects, for each notification, the streams whose filters it passes.
+
+A host has many notifications and few different values in each of their fields: thousands of event
+types and publishers, five priorities. So for each value of a field it is remembered which filters
+it passes, as a bit set with one bit for each filter. A record costs three look-ups and an AND,
+however many filters there are, and however many combinations of values.
+
+A value that is not remembered is looked up in an index of the patterns. Literals, prefixes and
+suffixes take one look-up for each different length. Only the other patterns have to be tried, and
+of these only those of which three characters occur in the value.
+
+A change of one filter leaves what is remembered valid for all others. The new filter takes a free
+bit, and when a value is seen for the first time after that, the new filter alone is matched with
+it and its bit is corrected.
+
+All memory has a limit in bytes, and the oldest entries go first. A value that is still in use then
+is looked up in the index once more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, takewhile
+from sys import getsizeof
+from typing import Generic, TypeVar
+
+from notif_relay.records import GAP
+from notif_relayd.filters import (
+    KEYS,
+    MAX_COMPARED,
+    Filter,
+    Shape,
+    View,
+    comparable,
+    matches,
+    shape,
+    shortened,
+)
+from notif_relayd.validator import Kind
+
+MAX_REMEMBERED_SIZE = 4 * 1024 * 1024
+"""Bytes of the remembered values of one field: about 10,000 of usual length."""
+
+MAX_TARGETS_SIZE = 1024 * 1024
+"""Bytes of the remembered lists of streams."""
+
+MAX_TARGETS = 512
+"""Remembered lists of streams. Python's hash of an integer is no secret, so that somebody could
+give many bit sets the same one; then this bounds the search."""
+
+ENTRY_SIZE = 320
+"""Bytes that a remembered entry takes beside its key and its value, at most: its place in two
+dictionaries right after these have grown, and a pair."""
+
+EVICTED = 64
+"""Entries that are forgotten at a time: to find the oldest takes a walk over the places of those
+that were forgotten before."""
+
+FEW = 4
+"""Filters up to which it is quicker to match each than to ask the index."""
+
+ANCHOR_SIZE = 3
+"""Characters of a pattern by which it is found."""
+
+GAP_BIT = 1
+"""The bit of the filter that only gap records pass: who has it passes every filter."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A filter's bit."""
+
+    bit: int
+    since: int
+    """Number of additions to the slots when it was given to this filter."""
+    uses: int = 0
+    """Views that have this filter."""
+
+
+class _Slots(dict[Filter, _Slot]):
+    """The bits of all filters, in the order in which they were given away."""
+
+    def __init__(self) -> None:
+        self.additions = 0
+        self._free: list[int] = []
+
+    def allot(self, wanted: Filter) -> _Slot:
+        """Give a filter that has none a bit, which may have been another's."""
+        self.additions += 1
+        bit = self._free.pop() if self._free else 1 << len(self)
+        slot = self[wanted] = _Slot(bit, self.additions)
+        return slot
+
+    def free(self, wanted: Filter) -> None:
+        """Take a filter's bit back. It may still be set in what is remembered."""
+        self._free.append(self.pop(wanted).bit)
+
+    def since(self, additions: int) -> list[tuple[Filter, _Slot]]:
+        """Return the filters that have come since there had been that many additions."""
+        return list(takewhile(lambda item: item[1].since > additions, reversed(self.items())))
+
+
+class _Index:
+    """The patterns of all filters for one key, each with the bits of the filters that have it."""
+
+    def __init__(self) -> None:
+        self._any = 0
+        """Those that every value passes."""
+        self._plain: dict[str, int] = {}
+        """By literal, prefix or suffix, the latter with their star."""
+        self._prefixes: dict[int, int] = {}
+        """How many prefixes there are, by their length."""
+        self._suffixes: dict[int, int] = {}
+        self._searched: dict[str, int] = {}
+        """By pattern."""
+        self._compiled: dict[str, re.Pattern[str]] = {}
+        self._by_anchor: dict[str, set[str]] = {}
+
+    def add(self, key: str, wanted: Filter, bit: int) -> None:
+        """Add the patterns that a filter has for this key."""
+        globs = dict(wanted.patterns).get(key, ("*",))
+        for glob in globs:
+            how = shape(glob)
+            if glob == "*":
+                self._any |= bit
+            elif how in _PLAIN:
+                self._add_plain(glob, how, bit)
+            else:
+                if glob not in self._searched:
+                    self._by_anchor.setdefault(_anchor(glob), set()).add(glob)
+                self._searched[glob] = self._searched.get(glob, 0) | bit
+                if how is Shape.COMPILED:
+                    self._compiled[glob] = wanted.compiled[glob]
+
+    def _add_plain(self, glob: str, how: Shape, bit: int) -> None:
+        bits = self._plain.get(glob, 0)
+        self._plain[glob] = bits | bit
+        lengths = self._lengths(how)
+        if not bits and lengths is not None:
+            lengths[len(glob) - 1] = lengths.get(len(glob) - 1, 0) + 1
+
+    def remove(self, key: str, wanted: Filter, bit: int) -> None:
+        """Remove what `add` has added."""
+        for glob in dict(wanted.patterns).get(key, ("*",)):
+            how = shape(glob)
+            if glob == "*":
+                self._any &= ~bit
+            elif how in _PLAIN:
+                self._remove_plain(glob, how, bit)
+            elif self._searched[glob] != bit:
+                self._searched[glob] &= ~bit
+            else:
+                del self._searched[glob]
+                self._compiled.pop(glob, None)
+                anchor = _anchor(glob)
+                self._by_anchor[anchor].remove(glob)
+                if not self._by_anchor[anchor]:
+                    del self._by_anchor[anchor]
+
+    def _remove_plain(self, glob: str, how: Shape, bit: int) -> None:
+        bits = self._plain[glob] = self._plain[glob] & ~bit
+        if bits:
+            return
+        del self._plain[glob]
+        lengths = self._lengths(how)
+        if lengths is not None:
+            lengths[len(glob) - 1] -= 1
+            if not lengths[len(glob) - 1]:
+                del lengths[len(glob) - 1]
+
+    def _lengths(self, how: Shape) -> dict[int, int] | None:
+        return {Shape.PREFIX: self._prefixes, Shape.SUFFIX: self._suffixes}.get(how)
+
+    def passed(self, text: str, among: int = -1) -> int:
+        """Return the filters among these that `text` passes; others may be in it too."""
+        # A text with a star in it may itself be found as a pattern, but then it also matches it.
+        find = self._plain.get
+        passed = self._any | find(text, 0)
+        for length in self._prefixes:
+            passed |= find(text[:length] + "*", 0)
+        for length in self._suffixes:
+            passed |= find("*" + text[-length:], 0)
+        if self._searched:
+            for glob in self._candidates(text):
+                bits = self._searched[glob]
+                if bits & among & ~passed and self._matches(glob, text):
+                    passed |= bits
+        return passed
+
+    def _candidates(self, text: str) -> Iterable[str]:
+        """Return the patterns that have to be tried."""
+        if len(self._searched) <= len(text):
+            return self._searched
+        anchors = {text[at : at + ANCHOR_SIZE] for at in range(len(text) - ANCHOR_SIZE + 1)}
+        anchors.add("")
+        return chain.from_iterable(
+            self._by_anchor[each] for each in self._by_anchor.keys() & anchors
+        )
+
+    def _matches(self, glob: str, text: str) -> bool:
+        compiled = self._compiled.get(glob)
+        return matches(glob, text) if compiled is None else compiled.match(text) is not None
+
+
+_PLAIN = (Shape.LITERAL, Shape.PREFIX, Shape.SUFFIX)
+
+
+def _anchor(glob: str) -> str:
+    """Return a few characters that are in each value that the glob matches, or none."""
+    parts = glob.partition("[")[0].replace("?", "*").split("*")
+    longest = max(parts, key=len)
+    return longest[-ANCHOR_SIZE:] if len(longest) >= ANCHOR_SIZE else ""
+
+
+class _Field(dict[str, int]):
+    """For each value of one field the filters that it passes.
+
+    What is in the dictionary is true of all filters. `_known` has the same and more: with each
+    value the number of additions to the slots at that time, up to which its filters are known.
+    """
+
+    def __init__(self, key: str, slots: _Slots) -> None:
+        self._key = key
+        self._slots = slots
+        self._index = _Index()
+        self._known: dict[str, tuple[int, int]] = {}
+        self._size = 0
+
+    def add(self, wanted: Filter, bit: int) -> None:
+        """Take another filter into account."""
+        self._index.add(self._key, wanted, bit)
+        self.clear()
+
+    def remove(self, wanted: Filter, bit: int) -> None:
+        """Leave a filter out."""
+        self._index.remove(self._key, wanted, bit)
+
+    def __missing__(self, value: str) -> int:
+        if len(value) > MAX_COMPARED:
+            return self[shortened(value)]
+        text = comparable(self._key, value)
+        known = self._known.get(value)
+        if known is None:
+            passed = self._index.passed(text)
+            self._size += ENTRY_SIZE + getsizeof(value) + getsizeof(passed)
+        else:
+            passed = self._completed(text, *known)
+            self._size += getsizeof(passed) - getsizeof(known[0])
+        self._known[value] = passed, self._slots.additions
+        self[value] = passed
+        while self._size > MAX_REMEMBERED_SIZE:
+            self._evict()
+        return passed
+
+    def _completed(self, text: str, passed: int, additions: int) -> int:
+        added = self._slots.since(additions)
+        bits = sum(slot.bit for _, slot in added)
+        if len(added) > FEW:
+            return passed & ~bits | self._index.passed(text, bits) & bits
+        return passed & ~bits | sum(
+            slot.bit for wanted, slot in added if wanted.allows(self._key, text)
+        )
+
+    def _evict(self) -> None:
+        for value in list(islice(self._known, EVICTED)):
+            passed, _ = self._known.pop(value)
+            self.pop(value, None)
+            self._size -= ENTRY_SIZE + getsizeof(value) + getsizeof(passed)
+
+
+@dataclass(slots=True, eq=False)
+class _Member(Generic[T]):
+    """A view, and what is selected for it."""
+
+    target: T
+    allowed: int
+    """Of these bits one must be set."""
+
+
+class _Targets(dict[int, tuple[T, ...]]):
+    """For the filters that a notification passes, what is selected."""
+
+    def __init__(self) -> None:
+        self.members: dict[View, _Member[T]] = {}
+        self._by_bit: defaultdict[int, list[_Member[T]]] = defaultdict(list)
+        """By the number of a bit that must be set."""
+        self._size = 0
+
+    def add(self, view: View, member: _Member[T], bits: Iterable[int]) -> None:
+        """Select a member from now on where one of these bits is set."""
+        self.members[view] = member
+        for bit in bits:
+            self._by_bit[bit.bit_length()].append(member)
+        self._forget()
+
+    def remove(self, view: View, bits: Iterable[int]) -> None:
+        """Select a member no longer."""
+        member = self.members.pop(view)
+        for bit in bits:
+            members = self._by_bit[bit.bit_length()]
+            members.remove(member)
+            if not members:
+                del self._by_bit[bit.bit_length()]
+        self._forget()
+
+    def _forget(self) -> None:
+        # To find them anew takes as long for each record as its streams are many, and so does
+        # sending it.
+        self.clear()
+        self._size = 0
+
+    def __missing__(self, passed: int) -> tuple[T, ...]:
+        targets = tuple(self._selected(passed))
+        if len(self) >= MAX_TARGETS:
+            for each in list(islice(self, EVICTED)):
+                self._size -= _size(each, self.pop(each))
+        self._size += _size(passed, targets)
+        self[passed] = targets
+        if self._size > MAX_TARGETS_SIZE:
+            self._forget()
+        return targets
+
+    def _selected(self, passed: int) -> Iterable[T]:
+        if passed & GAP_BIT:
+            return (member.target for member in self.members.values())
+        members = chain.from_iterable(self._by_bit.get(bit, ()) for bit in _numbers(passed))
+        return dict.fromkeys(each.target for each in members if each.allowed & passed)
+
+
+def _size(passed: int, targets: tuple[T, ...]) -> int:
+    return ENTRY_SIZE + getsizeof(passed) + getsizeof(targets)
+
+
+def _numbers(bits: int) -> Iterator[int]:
+    """Return the numbers of the bits that are set, beginning with 1."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length()
+        bits ^= lowest
+
+
+class Selector(Generic[T]):
+    """Tells for each notification in which of many views it is.
+
+    Each view stands for a target, and targets are what is returned.
+    """
+
+    def __init__(self) -> None:
+        self._slots = _Slots()
+        self._fields = tuple(_Field(key, self._slots) for key in KEYS)
+        self._targets: _Targets[T] = _Targets()
+        self._acquire(Filter.parse({"event_type": [GAP]}))  # the first, which gets `GAP_BIT`
+
+    def __len__(self) -> int:
+        return len(self._targets.members)
+
+    def add(self, view: View, target: T) -> None:
+        """From now on, select `target` for what is in this view; it is not selected for another."""
+        bits = [self._acquire(each) for each in _filters(view)]
+        allowed = -1 if view.allowed is None else sum(self._slots[f].bit for f in view.allowed)
+        self._targets.add(view, _Member(target, allowed), bits if view.asked is None else bits[:1])
+
+    def remove(self, view: View) -> None:
+        """Select the target of this view no longer."""
+        bits = [self._slots[each].bit for each in _filters(view)]
+        self._targets.remove(view, bits if view.asked is None else bits[:1])
+        for each in _filters(view):
+            self._release(each)
+
+    def select(self, kinds: Sequence[Kind]) -> dict[T, list[int]]:
+        """Return the targets of the views that any notification is in, with the places of these."""
+        event_types, priorities, publishers = self._fields
+        targets = self._targets
+        found = {
+            kind: targets[passed]
+            for kind in set(kinds)
+            if (passed := event_types[kind[0]] & priorities[kind[1]] & publishers[kind[2]])
+        }
+        selected: defaultdict[T, list[int]] = defaultdict(list)
+        if found:
+            for place, kind in enumerate(kinds):
+                for target in found.get(kind, ()):
+                    selected[target].append(place)
+        return selected
+
+    def _acquire(self, wanted: Filter) -> int:
+        slot = self._slots.get(wanted)
+        if slot is None:
+            slot = self._slots.allot(wanted)
+            for each in self._fields:
+                each.add(wanted, slot.bit)
+        slot.uses += 1
+        return slot.bit
+
+    def _release(self, wanted: Filter) -> None:
+        slot = self._slots[wanted]
+        slot.uses -= 1
+        if not slot.uses:
+            for each in self._fields:
+                each.remove(wanted, slot.bit)
+            self._slots.free(wanted)
+
+
+def _filters(view: View) -> list[Filter]:
+    """Return all filters of a view, the one that was asked for first."""
+    asked = [] if view.asked is None else [view.asked]
+    return [*asked, *(view.allowed or ())]
