@@ -15,6 +15,8 @@ from deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     pytest_runtest_call,
     pytest_runtest_setup,
     pytest_runtest_teardown,
+    pytest_sessionfinish,
+    pytest_unconfigure,
 )
 from hypothesis import settings
 

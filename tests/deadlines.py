@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -24,6 +25,9 @@ INTERVAL = 10.0
 
 JOIN_TIMEOUT = 10.0
 """Seconds that a thread may take to end after the test that started it."""
+
+_left: list[threading.Thread] = []
+_exit_status = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,10 +64,26 @@ def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + JOIN_TIMEOUT
-    for thread in set(threading.enumerate()) - before:
-        if not thread.daemon:
-            thread.join(max(0.0, deadline - time.monotonic()))
-            assert not thread.is_alive(), f"the thread {thread.name} is still running"
+    started = [each for each in set(threading.enumerate()) - before if not each.daemon]
+    for thread in started:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = [thread for thread in started if thread.is_alive()]
+    _left.extend(left)
+    assert not left, f"still running: {', '.join(thread.name for thread in left)}"
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _exit_status  # noqa: PLW0603 - there is one session
+    _exit_status = exitstatus
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End now, where the interpreter would wait for a thread that does not end."""
+    if any(thread.is_alive() for thread in _left):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(_exit_status)
 
 
 @contextlib.contextmanager
