@@ -7,7 +7,7 @@
 set -eu
 suite=$1 directory=$2 purpose=$3
 # Which package says where units belong (systemd.pc).
-systemd=systemd-dev
+systemd="systemd-dev"
 [ "$suite" != bookworm ] || systemd=systemd
 case $purpose in
     build) field=Build-Depends more=build-essential,lintian,python3-all-dev,$systemd ;;
