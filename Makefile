@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # "make" lists what there is to make. "make demo" and "make test" each work as the first command
-# on a bare Debian or Ubuntu: what is missing is installed, or named in one line.
+# on a bare Debian 12 or 13 or Ubuntu 24.04: what is missing is installed, or named in one line.
 
 # The distribution's own Python: a service under systemd cannot see one in a home directory.
 PYTHON ?= /usr/bin/python3
@@ -18,9 +18,13 @@ SYSCONFDIR ?= /etc
 # /usr/bin and /usr/local/bin are part.
 BINDIR ?=
 
-# What "make test-all" runs, and on which Pythons, as far as they are found.
+# What "make test-all" runs, and on which Pythons, as far as they are found: 3.10 and all newer ones.
 SUITES ?= tests/unit tests/functional
-PYTHONS ?= 3.10 3.11 3.12 3.13
+PYTHONS ?= $(shell seq -f 3.%.0f 10 29)
+
+# The Debian release that packages are built for: this host's, or Debian 12 where it is no Debian.
+SUITE ?= $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME" || echo bookworm)
+ROOTS = .debian/$(SUITE)
 
 # Two at a time: much of a test's time is waiting. A file stays together, as the container does.
 PYTEST ?= pytest -q -n 2 --dist loadfile
@@ -29,7 +33,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb test-confined upgradable clean packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb test-confined upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -42,9 +46,10 @@ demo: .venv/.made ## real notifications from two services to two subscribers, in
 # For one of the examples, and half a gigabyte that only this wants.
 test: DEB_PACKAGES += golang-go
 test: .venv/.made .promtool/promtool $(LOAD) ## unit, functional and systemd tests (the last as root only)
+	@echo "Running the tests for 5 to 10 minutes; those in tests/systemd boot a container for 2 of them"
 	@.venv/bin/python -m $(PYTEST)
 
-test-all: packages $(LOAD) ## unit and functional tests on every Python from 3.10 to 3.13 that is here
+test-all: packages $(LOAD) ## unit and functional tests on every Python from 3.10 on that is here
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
 
 test-ends: packages ## unit tests on the oldest and the newest of those
@@ -107,7 +112,7 @@ SPHINX = -q -W -n --keep-going
 
 # Installs what only one target needs, if it is not there; no compiler is asked for it.
 extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
-	.venv/bin/pip install --disable-pip-version-check -q --only-binary :all: -e '.[$(1)]' || \
+	{ echo "Installing what [$(1)] in pyproject.toml lists"; false; } || .venv/bin/pip install --disable-pip-version-check -q --only-binary :all: -e '.[$(1)]' || \
 	{ echo "There is no $(2) for this Python: try another, with PYTHON=" >&2; exit 1; }
 
 install: ## units, users, runtime directory, samples and man pages; takes DESTDIR=, PREFIX=, BINDIR=
@@ -155,24 +160,25 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 
 # In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
 # this host but mmdebstrap. Debian 12 has no python3-msgspec: it is made first, once.
-deb: .debian/build.made .venv/.made ## Debian packages, into dist; checked by lintian; as root only
+deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; checked by lintian; as root only
+	@echo "Building the packages for $(SUITE); log: .debian/log"
 	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
 	@ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download --quiet --no-deps \
 		--disable-pip-version-check --no-binary :all: --no-build-isolation --require-hashes \
 		-d .debian/msgspec -r packaging/python-msgspec/requirements.txt
 	@$(MAKE) --no-print-directory dist DIST=.debian/in
 	@cp -r .debian/msgspec/*.tar.gz packaging/python-msgspec packaging/build.sh .debian/in
-	@systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --private-network --volatile=overlay \
-		-D .debian/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
+	@env -i PATH="$$PATH" systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
+		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }
 
-test-deb: .debian/container.made upgradable ## those packages installed, upgraded under load and purged, with a real systemd
-	@packaging/test.sh container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+test-deb: $(ROOTS)/container.made upgradable ## those packages installed, upgraded under load and purged, with a real systemd
+	@packaging/test.sh container $(CURDIR)/$(ROOTS)/container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
 
-test-confined: .debian/machine.made upgradable ## those packages in an emulated machine, whose kernel has AppArmor
+test-confined: $(ROOTS)/machine.made upgradable ## those packages in an emulated machine, whose kernel has AppArmor
 	@$(MAKE) --no-print-directory packages DEB_PACKAGES="qemu-system-x86 e2fsprogs"
-	@packaging/test.sh machine $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+	@packaging/test.sh machine $(CURDIR)/$(ROOTS)/machine $(CURDIR)/.debian/old $(CURDIR)/.debian/new
 
 # The version that it upgrades to differs in nothing but its number.
 upgradable:
@@ -181,10 +187,11 @@ upgradable:
 	@mkdir -p .debian/new && cp .debian/old/python3-msgspec_* .debian/new 2>/dev/null || true
 	@$(MAKE) --no-print-directory deb DIST=.debian/new DEB_VERSION=$$(sed -n '1s/.*(\(.*\)).*/\1+upgrade/p' debian/changelog)
 
-.debian/%.made: debian/control packaging/root.sh
+$(ROOTS)/%.made: debian/control packaging/root.sh
 	@$(MAKE) --no-print-directory packages DEB_PACKAGES="mmdebstrap systemd-container"
+	@echo "Installing Debian ($(SUITE)) into $(@D)/$*, which takes a minute or two"
 	@mkdir -p $(@D)
-	@packaging/root.sh $(@D)/$* $*
+	@packaging/root.sh $(SUITE) $(@D)/$* $*
 	@touch $@
 
 clean: ## remove everything that was made
@@ -202,8 +209,8 @@ packages:
 	@missing="$(strip $(MISSING))"; [ -z "$$missing" ] || { \
 		$(SUDO) true 2>/dev/null || \
 			{ echo "Missing packages, to be installed as root: $$missing" >&2; exit 1; }; \
-		echo "Installing $$missing"; \
-		$(SUDO) apt-get update >/dev/null 2>&1; \
+		echo "Installing $$missing with apt-get"; \
+		$(SUDO) apt-get update >/dev/null 2>&1 || true; \
 		out=$$($(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -o DPkg::Lock::Timeout=120 \
 			--no-install-recommends $$missing 2>&1) || { echo "$$out" >&2; exit 1; }; }
 
@@ -220,18 +227,31 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 COMPILED = setup.py relayd/notif_relayd/_shortcut.cpp
 EXTRAS = daemon,test
 .venv/.made: EXTRAS = daemon,test,lint,ansible
+# pip would search for minutes for requirements that support a Python that is too old.
+OLDEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\(.*\)"$$/\1/p' pyproject.toml)
+define check-python
+version=$$($(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit 1; \
+printf '%s\n' $(OLDEST_PYTHON) "$$version" | sort -CV || { \
+	echo "$(1) is Python $$version: set PYTHON= to Python $(OLDEST_PYTHON) or newer" >&2; exit 1; }
+endef
+
 define make-venv
-@echo "Making $(@D)"
+@$(call check-python,$(1))
+@echo "Making $(@D) with pip, which takes a minute or two; log: $(@D)/pip.log"
 @$(1) -m venv $(@D)
 @$(@D)/bin/pip install --disable-pip-version-check -e '.[$(EXTRAS)]' $(2) >$(@D)/pip.log 2>&1 || \
 	{ cat $(@D)/pip.log; exit 1; }
 @touch $@
 endef
 
-.venv/.made: pyproject.toml $(COMPILED) | packages
+# Before anything is installed, unless what is installed brings the Python.
+supported:
+	@! command -v $(PYTHON) >/dev/null || { $(call check-python,$(PYTHON)); }
+
+.venv/.made: pyproject.toml $(COMPILED) | supported packages
 	$(call make-venv,$(PYTHON))
 
-.venvs/oldest/.made: pyproject.toml Makefile $(COMPILED) | packages
+.venvs/oldest/.made: pyproject.toml Makefile $(COMPILED) | supported packages
 	$(call make-venv,$(PYTHON),oslo.messaging==$(OLDEST) $(OLDEST_BESIDE))
 
 .venvs/%/.made: pyproject.toml $(COMPILED)
@@ -245,6 +265,7 @@ FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(versi
 # Out of Debian's package, which is not installed: nothing but promtool is needed of it, and its
 # service would start. Where it cannot be had, the tests that want it are skipped, and say so.
 .promtool/promtool: | packages
+	@echo "Fetching promtool with apt-get; log: $(@D)/apt.log"
 	@mkdir -p $(@D)
 	@cd $(@D) && { apt-get download prometheus || \
 		{ $(SUDO) apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \

@@ -24,6 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import descriptors
+
 from running import RunningRelay, Subscriber, record, running_relay
 
 LIMIT = 0.8
@@ -118,4 +120,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    descriptors.raise_limit()
     sys.exit(main())

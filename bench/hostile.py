@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import descriptors
 from hostile import PROGRAMS, misbehaving
 
 from running import Subscriber, record, running_relay
@@ -76,4 +77,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    descriptors.raise_limit()
     sys.exit(main())

@@ -23,6 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import descriptors
+
 from compare import figures, memory, starting, table
 from compare.figures import EVERYBODY, Rounds
 from compare.rabbitmq import missing
@@ -169,4 +173,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    descriptors.raise_limit()
     sys.exit(main())

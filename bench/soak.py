@@ -28,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import descriptors
 from bookkeeping import Books, Load, Produced, load
 from managing import ManagedRelay
 
@@ -206,4 +207,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    descriptors.raise_limit()
     sys.exit(main())

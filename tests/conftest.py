@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for all tests.
+"""Settings of all tests.
 
-None fails because it was slow, which a busy machine makes of any. And what they start has a buffer
-before its stderr, as a service has.
+A test has a deadline (deadlines.py), far above what it takes on a busy machine, and Hypothesis has
+none of its own. A started process buffers its standard error, as a service does.
 """
 
 import os
 
+import descriptors
+from deadlines import (  # noqa: F401 - hooks and a fixture of pytest
+    no_thread_is_left,
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_sessionfinish,
+    pytest_unconfigure,
+)
 from hypothesis import settings
 
 settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")
 
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+descriptors.raise_limit()

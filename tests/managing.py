@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -19,14 +18,18 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from running import DEADLINE, RunningRelay, wait_until
+from running import DEADLINE, RunningRelay, kill, wait_until
 
 PASS_ON = """
 import fcntl, os, sys
-# As systemd does, from 3 on; first out of each other's way, and of what only this program needs.
+# As systemd does, from 3 on. The copies are made first, above all places, so that no place
+# overwrites a descriptor that is still to be copied.
 border = sys.argv.index("--")
-spare = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 4096) for fd in sys.argv[1:border]]
-for place, fd in enumerate(spare, 3):
+given = [int(fd) for fd in sys.argv[1:border]]
+copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(given)) for fd in given]
+for fd in given:
+    os.set_inheritable(fd, False)
+for place, fd in enumerate(copies, 3):
     os.dup2(fd, place)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, *sys.argv[border + 1 :]])
@@ -42,6 +45,7 @@ class ManagedRelay(RunningRelay):
         self.ingest = directory / "ingest.sock"
         self.control = directory / "control.sock"
         self.log = directory / "relay.log"
+        self.process = None
         self.room = room
         self.stored: dict[str, tuple[int, ...]] = {}
         """The descriptors in the store, by name."""
@@ -56,7 +60,11 @@ class ManagedRelay(RunningRelay):
         self._reading.set()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Start a relay, and give it what there is."""
@@ -84,7 +92,8 @@ class ManagedRelay(RunningRelay):
 
     def start_on_demand(self) -> None:
         """Start a relay when somebody connects."""
-        select.select([*self._listeners.values()], [], [], DEADLINE)
+        ready, _, _ = select.select([*self._listeners.values()], [], [], DEADLINE)
+        assert ready, f"no connection within {DEADLINE} s"
         self.start()
 
     def restart(self) -> None:
@@ -125,26 +134,26 @@ class ManagedRelay(RunningRelay):
         wait_until(lambda: sorted(self.stored) == sorted(names), f"{names}, not {self.stored}")
 
     def close(self) -> None:
-        """Leave nothing behind, whatever has happened."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.wait()
+        """Kill the relay, end the thread and close all descriptors, also after a failed start."""
+        if self.process is not None:
+            kill(self.process)
         self.go_on()
         self._notify.shutdown(socket.SHUT_RDWR)
-        self._reader.join()
+        self._reader.join(DEADLINE)
         for fds in self.stored.values():
             close_all(fds)
+        self.stored.clear()
         for listener in (*self._listeners.values(), self._notify):
             listener.close()
-        sys.stderr.write(self.log.read_text())
+        if self.log.exists():
+            sys.stderr.write(self.log.read_text())
 
     def _command(self) -> list[str]:
         return ["-m", "notif_relayd", "--runtime-dir", os.fspath(self.directory), *self._arguments]
 
     def _read(self) -> None:
         while True:
-            self._reading.wait()
+            self._reading.wait(DEADLINE)
             data, fds, _, _ = socket.recv_fds(self._notify, 4096, 8)
             if not data:
                 return

@@ -76,7 +76,11 @@ def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
     """Something listens at `path` that gives this answer so many times, and hangs up."""
 
     def serve() -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # The block has ended before anything connected.
+        connection.settimeout(DEADLINE)
         with connection, contextlib.suppress(ConnectionError):
             connection.recv(4096)
             for _ in range(times):
@@ -85,6 +89,9 @@ def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
     with listening(path) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
-        yield
-        thread.join(DEADLINE)
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # ends an accept that still waits
+            thread.join(DEADLINE)
         assert not thread.is_alive()

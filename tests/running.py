@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from descriptors import with_usual_limit
+
 DEADLINE = 30.0
 """Seconds after which a test gives up waiting: far more than anything takes."""
 
@@ -26,6 +28,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {DEADLINE} s: {what}")
         time.sleep(0.005)
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process, which may be stopped or have ended, and wait until it is gone."""
+    process.kill()
+    process.wait(DEADLINE)
 
 
 def pid_in(pidfile: Path, left: str = "") -> int:
@@ -99,11 +107,11 @@ class RunningRelay:
         self._notify.bind(os.fspath(directory / "notify.sock"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
+                with_usual_limit(
                     *(sys.executable, "-m", "notif_relayd"),
                     *("--runtime-dir", os.fspath(directory)),
                     *arguments,
-                ],
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -115,11 +123,13 @@ class RunningRelay:
 
     def wait_notified(self, text: str, patience: float = DEADLINE) -> str:
         """Wait for a message to the service manager that has `text` in it."""
-        self._notify.settimeout(patience)
-        while True:
+        deadline = time.monotonic() + patience
+        while (left := deadline - time.monotonic()) > 0:
+            self._notify.settimeout(left)
             message = self._notify.recv(4096).decode()
             if text in message:
                 return message
+        raise TimeoutError(f"no {text} from the relay within {patience} s")
 
     def subscribe(self) -> Subscriber:
         """A subscriber that gets whatever is sent from now on."""
@@ -173,10 +183,7 @@ class RunningRelay:
 
     def close(self) -> None:
         """Leave nothing behind, whatever has happened."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.wait()
+        kill(self.process)
         self._notify.close()
         sys.stderr.write(self.log.read_text())
 

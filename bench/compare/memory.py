@@ -8,7 +8,6 @@ that nothing escapes in between, the most that ever was.
 
 import json
 import os
-import resource
 import socket
 import time
 from collections.abc import Callable
@@ -27,8 +26,6 @@ DEADLINE = 60.0
 
 def measure(rounds: int, tell: Callable[[str], None]) -> Rounds:
     """Both for each number of subscribers."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found: Rounds = {str(number): {RELAY.name: []} for number in SUBSCRIBERS}
     for number in range(rounds):
         for subscribers in SUBSCRIBERS:

@@ -184,10 +184,6 @@ class Filter:
         compiled = self.compiled.get(glob)
         return matches(glob, text) if compiled is None else compiled.match(text) is not None
 
-    @property
-    def cost(self) -> int:
-        return sum(100 + 4 * len(glob) for _, globs in self.patterns for glob in globs)
-
     def __call__(self, kind: Kind) -> bool:
         """Return whether a notification of this kind passes."""
         return kind[0] == GAP or all(

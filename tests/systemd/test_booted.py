@@ -1,42 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests of ``inside/``, run under a real systemd as PID 1, each reported as a test of its own.
 
-All that are selected run in one container, booted once. Its root is the host's own /usr,
+All selected tests run in one container, which is booted once. Its root is the host's own /usr,
 read-only, under an empty /etc and /var: no image is needed, and nothing of the host can change.
-This checkout is in its /opt, because the units hide /root and /home, where it may well be; what
-is tested is what ``make install`` makes of it there. A oneshot unit runs pytest and turns the
-container off. Its verdicts come back as a JUnit file and are repeated here.
+Nothing of the caller's environment reaches it. This checkout is in its /opt, because the units
+hide /root and /home, where it may well be; what is tested is what ``make install`` makes of it
+there. A oneshot unit runs pytest and turns the container off. inside/conftest.py writes a line for
+each phase of each test, so that a test that hangs or crashes pytest costs no other its verdict.
 """
 
 import ast
+import json
 import os
 import shutil
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from running import kill
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
+CERTIFICATES = Path("/etc/ssl/certs")
 
 DEADLINE = 630
 """Seconds that the container may take, which is more than test-run.service gives pytest."""
 
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""All that systemd-nspawn sees of the environment: it hands some on, and obeys more of it."""
+
+LEAK = "leaked-from-the-caller"
+"""The value of the caller's variables that the container must not see."""
+
+CALLERS = dict.fromkeys(
+    (
+        *("PIP_CERT", "PIP_INDEX_URL", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+        *("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "PYTHONSTARTUP", "PYTHONHOME"),
+        *("TERM", "LANG", "MAKEFLAGS", "SYSTEMD_NSPAWN_CONTAINER_SERVICE", "CREDENTIALS_DIRECTORY"),
+    ),
+    LEAK,
+)
+"""What the caller's environment has while the container is started."""
+
+WRONG = {
+    "wrong.py::test_failure": "failed",
+    "wrong.py::test_failing_set_up": "failed",
+    "wrong.py::test_failing_tear_down": "failed",
+    "wrong.py::test_endless_wait": "failed",
+    "wrong.py::test_exit": "unfinished",
+}
+"""Verdicts on tests that go wrong. All but the last, which ends pytest, run before the others."""
+
+Report = dict[str, str]
+"""What inside/conftest.py writes of one phase of a test."""
+
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """What became of a run in the container."""
+    """The outcome of a run in the container."""
 
-    verdicts: dict[str, ET.Element]
-    """The JUnit element of each test that was run, by the test's name."""
+    reports: dict[str, list[Report]]
+    """What was reported of each test, by the test's name."""
     console: Path
     """All that the container said: its journal, pytest's own output included."""
 
+    def verdict(self, test: str) -> str:
+        """ "passed", "failed", "skipped", "unfinished", or "not run"."""
+        outcomes = {report["phase"]: report["outcome"] for report in self.reports[test]}
+        wrong = set(outcomes.values()) - {"passed"}
+        if wrong:
+            return "failed" if "failed" in wrong else wrong.pop()
+        if "teardown" in outcomes:
+            return "passed"
+        return "unfinished" if outcomes else "not run"
+
+    def said(self, test: str) -> str:
+        return "\n".join(report["text"] for report in self.reports[test])
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "inside" not in metafunc.fixturenames:
+        return
     names = [
         f"{path.name}::{statement.name}"
         for path in sorted(HERE.glob("inside/test_*.py"))
@@ -46,13 +94,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("inside", names, ids=names)
 
 
+@pytest.mark.phase_deadline(DEADLINE + 30)
 def test_under_a_real_systemd(inside: str, booted: Booted) -> None:
-    verdict = booted.verdicts.get(inside)
-    if verdict is None:
-        pytest.fail(f"it was not run; the container's console: {booted.console}", pytrace=False)
-    if any(part.tag in ("failure", "error", "skipped") for part in verdict):
-        said = "\n".join(part.text or part.get("message", "") for part in verdict)
-        pytest.fail(f"{said}\nThe container's console: {booted.console}", pytrace=False)
+    verdict = booted.verdict(inside)
+    if verdict != "passed":
+        pytest.fail(
+            f"{booted.said(inside)}\n{verdict}; the container's console: {booted.console}",
+            pytrace=False,
+        )
+
+
+@pytest.mark.phase_deadline(DEADLINE + 30)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_failing_test_leaves_the_others_alone(wrong: str, booted: Booted) -> None:
+    """The others are looked at above: the failing ones run before them."""
+    assert booted.verdict(wrong) == WRONG[wrong], booted.said(wrong)
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +121,31 @@ def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(f"no container can be booted: {obstacle}")
     work = tmp_path_factory.mktemp("container")
     selected = [
-        f"tests/systemd/inside/{item.callspec.params['inside']}"
+        item.callspec.params["inside"]
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.parent is request.node
+        if isinstance(item, pytest.Function)
+        and item.parent is request.node
+        and "inside" in item.callspec.params
     ]
-    (work / "selected").write_text(f"SELECTED={' '.join(selected)}\n")
+    # The last of the wrong ones ends pytest.
+    *first, last = WRONG
+    paths = [f"tests/systemd/inside/{name}" for name in (*first, *selected, last)]
+    (work / "selected").write_text(f"SELECTED={' '.join(paths)}\n")
     _write_programs(work / "bin")
-    _boot(work)
-    console, results = work / "console", work / "results.xml"
-    verdicts = {}
-    if results.exists():
-        for case in ET.parse(results).iter("testcase"):
-            module = case.attrib["classname"].rpartition(".")[2]
-            verdicts[f"{module}.py::{case.attrib['name']}"] = case
-    if not verdicts:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CALLERS.items():
+            patch.setenv(name, value)
+        _boot(work)
+    reports = defaultdict(list)
+    if (work / "reports").exists():
+        for line in (work / "reports").read_text().splitlines():
+            report = json.loads(line)
+            reports[report["test"]].append(report)
+    console = work / "console"
+    if not reports:
         # Shown once, with the first test that it failed.
         sys.stdout.write(console.read_text(errors="replace"))
-    return Booted(verdicts, console)
+    return Booted(reports, console)
 
 
 def _obstacle() -> str | None:
@@ -120,6 +184,8 @@ def _boot(work: Path) -> None:
         f"--bind-ro={sys.prefix}:/opt/notif-relayd/.venv",
         f"--bind-ro={work}/bin:/usr/local/bin",
         *("--tmpfs=/usr/local/lib", "--tmpfs=/usr/local/share"),
+        # Debian's pip loads the system's certificates when it starts, though it never connects.
+        *(f"--bind-ro={path}" for path in (CERTIFICATES,) if path.exists()),
         f"--bind-ro={HERE}/inside/test-run.service:/etc/systemd/system/test-run.service",
         # Not a first boot: that would enable every unit.
         *("systemd.unit=test-run.service", "systemd.condition-first-boot=no"),
@@ -129,12 +195,15 @@ def _boot(work: Path) -> None:
     ]
     with (work / "console").open("wb") as console:
         container = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
         )
         try:
             container.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             console.write(f"Not finished in {DEADLINE} seconds.\n".encode())
         finally:
-            container.kill()
-            container.wait()
+            kill(container)

@@ -1,11 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as each test finds it: installed, the sockets there, and nobody connected yet."""
+"""The host as each test finds it: installed, the sockets there, and nobody connected yet.
 
+The outcome of each phase of each test is a line of JSON in REPORTS, written at once: whatever
+becomes of pytest, the verdicts so far are there.
+"""
+
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from machine import PUBLIC_UNIT, Journal, reset, run, systemctl
+
+REPORTS = Path("/opt/test/reports")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    said = [report.longreprtext, *(text for _, text in report.sections)]
+    entry = {
+        "test": report.nodeid.rpartition("/")[2],
+        "phase": report.when,
+        "outcome": report.outcome,
+        "text": "\n".join(said) if report.outcome != "passed" else "",
+    }
+    with REPORTS.open("a") as reports:
+        reports.write(json.dumps(entry) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ def host(users: None) -> Iterator[None]:
     make_environment(VENV)
     with requirements_at_hand():
         yield
-    for path in configurations():
+    for path in (NOVA, CELL, KEYSTONE, NEUTRON):
         shutil.rmtree(path.parent, ignore_errors=True)
     shutil.rmtree(STACK)
     assert run("make", "-C", str(CHECKOUT), "install").returncode == 0

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relays of the tests work with the usual limit of descriptors, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import descriptors
+import pytest
+from managing import managed_relay
+
+from running import connect, record, running_relay
+
+MORE_THAN_USUAL = descriptors.USUAL + 100
+
+
+def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
+    descriptors.require(MORE_THAN_USUAL + 100)
+    limits = [
+        f"--relayd-{name}=4096" for name in ("max_connections_per_user", "max_connection_rate")
+    ]
+    with running_relay(directory, *limits) as relay, contextlib.ExitStack() as stack:
+        many = [stack.enter_context(connect(relay.public)) for _ in range(MORE_THAN_USUAL)]
+        relay.wait_status(subscribers=MORE_THAN_USUAL)
+        stack.enter_context(relay.produce()).sendall(record())
+        assert {each.recv(4096) for each in many} == {record()}
+
+
+def test_a_failed_start_leaves_nothing_behind(directory: Path) -> None:
+    threads, files = threading.enumerate(), os.listdir("/proc/self/fd")
+    with (
+        pytest.raises(AssertionError, match="no-such-option"),
+        managed_relay(directory, "--no-such-option"),
+    ):
+        pass
+    assert threading.enumerate() == threads
+    assert os.listdir("/proc/self/fd") == files
+
+
+@pytest.fixture
+def usual_limit() -> Iterator[None]:
+    """This process has the usual limit of descriptors, and so has what it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_restart_works_with_the_usual_limit(usual_limit: None, directory: Path) -> None:
+    with managed_relay(directory) as relay, connect(relay.public) as subscriber:
+        relay.wait_status(subscribers=1)
+        relay.restart()
+        with relay.produce() as producer:
+            producer.sendall(record())
+            assert subscriber.recv(4096) == record()

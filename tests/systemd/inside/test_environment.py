@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the container knows of who started it."""
+
+import os
+from pathlib import Path
+
+from machine import systemctl
+
+LEAK = "leaked-from-the-caller"
+"""What test_booted.py sets the caller's variables to."""
+
+
+def test_the_callers_environment_stays_outside() -> None:
+    assert LEAK not in Path("/proc/1/environ").read_text()
+    assert LEAK not in systemctl("show-environment")
+    assert LEAK not in os.environ.values()
