@@ -49,7 +49,7 @@ class ManagedRelay(RunningRelay):
         """Descriptors that there was no room for."""
         self.messages: list[str] = []
         self._arguments = arguments
-        self._listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
+        self.listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(os.fspath(directory / "notify.sock"))
         self._reading = threading.Event()
@@ -61,8 +61,8 @@ class ManagedRelay(RunningRelay):
     def start(self) -> None:
         """Start a relay, and give it what there is."""
         self.messages.clear()
-        names = [*self._listeners, *self.stored]
-        fds = [*(each.fileno() for each in self._listeners.values()), *self.stored.values()]
+        names = [*self.listeners, *self.stored]
+        fds = [*(each.fileno() for each in self.listeners.values()), *self.stored.values()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PASS_ON, *map(str, fds), "--", *self._command()],
@@ -83,7 +83,7 @@ class ManagedRelay(RunningRelay):
 
     def start_on_demand(self) -> None:
         """Start a relay when somebody connects."""
-        select.select([*self._listeners.values()], [], [], DEADLINE)
+        select.select([*self.listeners.values()], [], [], DEADLINE)
         self.start()
 
     def restart(self) -> None:
@@ -134,12 +134,12 @@ class ManagedRelay(RunningRelay):
         self._reader.join()
         for fd in self.stored.values():
             os.close(fd)
-        for listener in (*self._listeners.values(), self._notify):
+        for listener in (*self.listeners.values(), self._notify):
             listener.close()
         sys.stderr.write(self.log.read_text())
 
     def _command(self) -> list[str]:
-        return ["-m", "notif_relayd", "--runtime-dir", os.fspath(self.directory), *self._arguments]
+        return [*self.program, "--runtime-dir", os.fspath(self.directory), *self._arguments]
 
     def _read(self) -> None:
         while True:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 from systemd import daemon
 
+from notif_relayd import ancillary
 from notif_relayd.loop import Loop
 from notif_relayd.notify import PATIENCE, NotifySocket
 from notif_relayd.state import State, StateError, decode
@@ -183,7 +184,7 @@ class DescriptorStore:
             self._let_go(f"{FILTER}{number}")
             if number in self._filters:
                 os.close(self._filters.pop(number))
-        connection.close()
+        ancillary.close(connection)
 
     def leave(self, state: bytes) -> None:
         """Leave everything to the next daemon; nothing may change any more."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relayd import requests
+from notif_relayd import ancillary, requests
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
@@ -366,7 +366,7 @@ class Fanout:
     def _read(self, subscriber: Subscriber) -> bool:
         """Read what a subscriber has written; whether it is still there."""
         try:
-            data = subscriber.socket.recv(requests.MAX_SIZE)
+            data = ancillary.receive(subscriber.socket, requests.MAX_SIZE)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return True

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from systemd import daemon
 
+from notif_relayd import ancillary
 from notif_relayd.accounts import group_id, user_id
 from notif_relayd.errors import StartError
 from notif_relayd.peer import peer_of
@@ -99,6 +100,7 @@ def adopt(fd: int, plan: SocketPlan) -> Listener:
         )
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
+    ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
     with _blaming(plan, path):
         _chown(path, _user_id(plan), _group_id(plan))
@@ -119,6 +121,7 @@ def bind(plan: SocketPlan) -> Listener:
     uid, gid = _user_id(plan), _group_id(plan)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        ancillary.refuse(sock)
         with _blaming(plan, path), _locked(os.path.dirname(path)):
             _remove_stale(path)
             mode = DEFAULT_MODE if plan.access.mode is None else plan.access.mode

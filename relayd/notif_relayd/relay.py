@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from notif_relayd import shortcut
+from notif_relayd import ancillary, shortcut
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
 from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
@@ -207,7 +207,10 @@ class Relay:
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
-            if admission.allows(peer):
+            if not ancillary.protect(connection):
+                ancillary.discard(connection)
+                self._descriptors.give_up(kind, number, connection)
+            elif admission.allows(peer):
                 allowed[number] = connection
             else:
                 LOG.warning("connection ended: %s: may not connect any more", peer)
