@@ -17,6 +17,7 @@ from notif_relayd import ancillary, shortcut
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
 from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
+from notif_relayd.escaping import printable_path
 from notif_relayd.fanout import Fanout
 from notif_relayd.idleness import Idleness
 from notif_relayd.intake import Intake
@@ -106,7 +107,12 @@ class Relay:
         )
         shortcut.use(self._loop, self._intake, self._fanout)
         self._turns = Turns()
-        reporter = Reporter(self._intake, self._fanout, public.getsockname(), ingest.getsockname())
+        reporter = Reporter(
+            self._intake,
+            self._fanout,
+            printable_path(public.getsockname()),
+            printable_path(ingest.getsockname()),
+        )
         self._control = Control(
             self._loop,
             throttle,
