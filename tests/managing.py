@@ -53,7 +53,7 @@ class ManagedRelay(RunningRelay):
         """Descriptors that there was no room for."""
         self.messages: list[str] = []
         self._arguments = arguments
-        self._listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
+        self.listeners = {"public": _listen(self.public), "ingest": _listen(self.ingest)}
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(os.fspath(directory / "notify.sock"))
         self._reading = threading.Event()
@@ -70,8 +70,8 @@ class ManagedRelay(RunningRelay):
         """Start a relay, and give it what there is."""
         self.messages.clear()
         stored = [(name, fd) for name, fds in self.stored.items() for fd in fds]
-        names = [*self._listeners, *(name for name, _ in stored)]
-        fds = [*(each.fileno() for each in self._listeners.values()), *(fd for _, fd in stored)]
+        names = [*self.listeners, *(name for name, _ in stored)]
+        fds = [*(each.fileno() for each in self.listeners.values()), *(fd for _, fd in stored)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PASS_ON, *map(str, fds), "--", *self._command()],
@@ -92,7 +92,7 @@ class ManagedRelay(RunningRelay):
 
     def start_on_demand(self) -> None:
         """Start a relay when somebody connects."""
-        ready, _, _ = select.select([*self._listeners.values()], [], [], DEADLINE)
+        ready, _, _ = select.select([*self.listeners.values()], [], [], DEADLINE)
         assert ready, f"no connection within {DEADLINE} s"
         self.start()
 
@@ -143,13 +143,13 @@ class ManagedRelay(RunningRelay):
         for fds in self.stored.values():
             close_all(fds)
         self.stored.clear()
-        for listener in (*self._listeners.values(), self._notify):
+        for listener in (*self.listeners.values(), self._notify):
             listener.close()
         if self.log.exists():
             sys.stderr.write(self.log.read_text())
 
     def _command(self) -> list[str]:
-        return ["-m", "notif_relayd", "--runtime-dir", os.fspath(self.directory), *self._arguments]
+        return [*self.program, "--runtime-dir", os.fspath(self.directory), *self._arguments]
 
     def _read(self) -> None:
         while True:

@@ -97,6 +97,9 @@ class Subscriber:
 class RunningRelay:
     """A relay in `directory`; usable once `wait_ready` has returned."""
 
+    program: tuple[str, ...] = ("-m", "notif_relayd")
+    """Arguments of Python that run the daemon."""
+
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.directory = directory
         self.public = directory / "notifications.sock"
@@ -108,7 +111,7 @@ class RunningRelay:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 with_usual_limit(
-                    *(sys.executable, "-m", "notif_relayd"),
+                    *(sys.executable, *self.program),
                     *("--runtime-dir", os.fspath(directory)),
                     *arguments,
                 ),

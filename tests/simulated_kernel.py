@@ -257,8 +257,8 @@ class Socket:
         assert isinstance(self.description, Listener)
         return self.description.path
 
-    def getsockopt(self, _level: int, _option: int, size: int) -> bytes:
-        return bytes(size)  # by the process 0, which is none, of root
+    def getsockopt(self, _level: int, _option: int, size: int = 0) -> bytes:
+        return bytes(size)  # by the process 0, which is none, of root; and false
 
     def accept(self) -> tuple[Socket, str]:
         assert isinstance(self.description, Listener)
@@ -412,6 +412,7 @@ class Shortcut:
         rules: tuple[bytes, int],
         sockets: list[int],
         most: int,
+        _peek: bool,
     ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[Kind], list[int]] | None]:
         assert len(sockets) <= self.MOST_SOCKETS
         polled = self._kernel.files[epoll]

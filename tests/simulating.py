@@ -159,6 +159,7 @@ class Simulation:
         files = Files(self._kernel)
         instead: dict[str, object] = {
             "loop.select": SimpleNamespace(epoll=lambda: Epoll(self._kernel)),
+            "ancillary.kernel_refuses": lambda: True,
             "descriptors.os": files,
             "descriptors.fcntl": files,
             "status.os": SimpleNamespace(getpid=lambda: 1),

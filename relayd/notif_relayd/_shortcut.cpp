@@ -183,14 +183,32 @@ PyObject *send_all(const char *run, Py_ssize_t size, const int *sockets, int cou
     return results;
 }
 
+// recv(2) without the file descriptors that a peer may have passed; see ancillary.py. Where the
+// kernel does not refuse them (`peek`), a first look takes nothing: with descriptors it is -1.
+ssize_t receive(int fd, char *data, size_t room, bool peek)
+{
+    if (peek) {
+        struct iovec buffer = {data, room};
+        struct msghdr message = {};
+
+        message.msg_iov = &buffer;
+        message.msg_iovlen = 1;
+        const ssize_t size = recvmsg(fd, &message, MSG_DONTWAIT | MSG_PEEK);
+        if (size <= 0 || message.msg_flags & MSG_CTRUNC)
+            return -1;
+        room = size;
+    }
+    return recv(fd, data, room, MSG_DONTWAIT);
+}
+
 // Reads one producer into `run` and hands on what is good: (producer, bytes, kinds, what became of
 // the sends). Null with an exception, or without one where nothing was read.
 PyObject *relay(int fd, PyObject *producer, PyObject **run, const Rules &rules, const int *sockets,
-                int count, Py_ssize_t most)
+                int count, Py_ssize_t most, bool peek)
 {
     char *const data = PyBytes_AS_STRING(*run);
     const Py_ssize_t room = PyBytes_GET_SIZE(*run);
-    const ssize_t size = recv(fd, data, room, MSG_DONTWAIT);
+    const ssize_t size = receive(fd, data, room, peek);
     PyObject *kinds, *results;
 
     if (size <= 0)
@@ -226,16 +244,16 @@ PyObject *shortcut_wait(PyObject *, PyObject *args)
 {
     struct epoll_event events[MOST_EVENTS];
     int sockets[MOST_SOCKETS];
-    int epoll, count, happened;
+    int epoll, count, happened, peek;
     double seconds, milliseconds;
     PyObject *producers, *given, *run, *relayed = nullptr;
     Py_ssize_t read_size, most;
     Rules rules;
     struct timespec awake;
 
-    if (!PyArg_ParseTuple(args, "idO!n(y#n)O!n:wait", &epoll, &seconds, &PyDict_Type, &producers,
+    if (!PyArg_ParseTuple(args, "idO!n(y#n)O!np:wait", &epoll, &seconds, &PyDict_Type, &producers,
                           &read_size, &rules.prefix, &rules.prefix_size, &rules.limit,
-                          &PyList_Type, &given, &most))
+                          &PyList_Type, &given, &most, &peek))
         return nullptr;
     if (PyList_GET_SIZE(given) > MOST_SOCKETS || read_size < 1)
         return PyErr_Format(PyExc_ValueError, "more than %d sockets, or no byte to be read",
@@ -267,7 +285,8 @@ PyObject *shortcut_wait(PyObject *, PyObject *args)
         Py_XDECREF(fd);
         if (producer) {
             Py_INCREF(producer);
-            relayed = relay(events[0].data.fd, producer, &run, rules, sockets, count, most);
+            relayed = relay(events[0].data.fd, producer, &run, rules, sockets, count, most,
+                            peek);
             Py_DECREF(producer);
         }
     } else if (happened < 0) {

@@ -28,6 +28,7 @@ def wait(
     rules: tuple[bytes, int],
     sockets: list[int],
     most: int,
+    peek: bool,
     /,
 ) -> tuple[
     float,
@@ -45,6 +46,8 @@ def wait(
         rules: see `kinds_of`.
         sockets: where to send a run whose records are all good, `MOST_SOCKETS` at most.
         most: bytes of a run from which on it is not sent.
+        peek: whether to look for passed file descriptors before each read: a producer that has
+            passed any is not read, and reported as an event.
 
     Returns:
         When the wait was over, by the monotonic clock; what has happened, as `select.epoll.poll`

@@ -12,6 +12,7 @@ from functools import partial
 
 import msgspec
 
+from notif_relayd import ancillary
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.door import Door
 from notif_relayd.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
@@ -113,7 +114,7 @@ class Control:
         fd = client.socket.fileno()
         self._loop.forget(fd)
         del self._clients[fd]
-        client.socket.close()
+        ancillary.close(client.socket)
         self._admission.leave(client.peer)
 
     def _on_event(self, client: _Client, events: int) -> None:
@@ -129,7 +130,7 @@ class Control:
                 self._disconnect(client)
 
     def _read(self, client: _Client) -> None:
-        data = client.socket.recv(MAX_REQUEST)
+        data = ancillary.receive(client.socket, MAX_REQUEST)
         client.request += data
         if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST):
             self._disconnect(client)

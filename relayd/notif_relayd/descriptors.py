@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 
 from systemd import daemon
 
+from notif_relayd import ancillary
 from notif_relayd.loop import Loop
 from notif_relayd.notify import PATIENCE, NotifySocket
 from notif_relayd.requests import MAX_SIZE
@@ -138,7 +139,7 @@ def _close_unpaired(inherited: Inherited) -> None:
         connection = inherited.subscribers.pop(number)
         with contextlib.suppress(OSError):  # The peer may have hung up.
             connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
+        ancillary.close(connection)
     for number in inherited.requests.keys() - inherited.subscribers.keys():
         os.close(inherited.requests.pop(number))
 
@@ -153,7 +154,7 @@ def _close_hung_up(inherited: Inherited) -> None:
     for fd in numbers:
         poll.register(fd, 0)
     for fd, _ in poll.poll(0):
-        inherited.subscribers.pop(numbers[fd]).close()
+        ancillary.close(inherited.subscribers.pop(numbers[fd]))
         os.close(inherited.requests.pop(numbers[fd]))
 
 
@@ -260,7 +261,7 @@ class DescriptorStore:
         if stored:
             with contextlib.suppress(OSError):  # The peer may have hung up.
                 connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
+        ancillary.close(connection)
 
     def leave(self, state: Iterable[bytes]) -> None:
         """Leave everything to the next daemon; nothing may change any more."""

@@ -7,9 +7,11 @@ out of descriptors: then the connection stays in the kernel's queue, which keeps
 socket readable, so it is left alone for a while instead of being asked in vain again and again.
 """
 
+import errno
 import socket
 from collections.abc import Callable
 
+from notif_relayd import ancillary
 from notif_relayd.admission import Admission
 from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
@@ -27,6 +29,9 @@ BREAK = 0.001
 Close to a thousand a second still go by, so that a queue full of them is gone before the next in
 it loses patience.
 """
+
+
+_BUSY = OSError(errno.EBUSY, "file descriptors that peers have passed are being closed")
 
 
 class Door:
@@ -68,6 +73,9 @@ class Door:
 
     def _accept(self, _events: int) -> None:
         for _ in range(MAX_ACCEPTS):
+            if not ancillary.may_accept():
+                self._pause(_BUSY)
+                return
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -78,6 +86,9 @@ class Door:
                 self._pause(error)
                 return
             connection.setblocking(False)
+            if not ancillary.protect(connection):
+                ancillary.discard(connection)
+                continue
             # Who comes in a flood is not looked at any closer.
             reason = self._admission.impatience(uid_of(connection))
             if reason is None:
@@ -93,7 +104,7 @@ class Door:
             except OSError as error:
                 # Nobody could be told what happens to it.
                 self._admission.leave(peer)
-                connection.close()
+                ancillary.close(connection)
                 self._pause(error)
                 return
 
@@ -105,7 +116,7 @@ class Door:
             reason,
         )
         self._refuse(connection, reason)
-        connection.close()
+        ancillary.close(connection)
 
     def _watch(self) -> None:
         if not self._closed:

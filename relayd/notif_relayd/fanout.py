@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relayd import requests
+from notif_relayd import ancillary, requests
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import SUBSCRIBER, DescriptorStore
 from notif_relayd.door import Door
@@ -438,7 +438,7 @@ class Fanout:
             QuotaError: its user has too much unfinished.
         """
         try:
-            data = subscriber.socket.recv(subscriber.request.room)
+            data = ancillary.receive(subscriber.socket, subscriber.request.room)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return True

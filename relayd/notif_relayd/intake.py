@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
+from notif_relayd import ancillary
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.descriptors import PRODUCER, DescriptorStore
 from notif_relayd.door import Door
@@ -285,7 +286,7 @@ class Intake:
             # Whom an earlier run has put behind may have read it by now.
             self._loop.serve_out_of_turn()
         try:
-            data = producer.socket.recv(producer.read_size)
+            data = ancillary.receive(producer.socket, producer.read_size)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return False

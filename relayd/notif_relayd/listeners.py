@@ -8,7 +8,8 @@ is open to whom its unit says until the daemon is up; what the daemon's own conf
 then holds.
 
 A socket file outlives its process. One that nobody listens on any more is replaced. So that two
-daemons starting at once do not replace each other's, the directory is locked meanwhile.
+daemons that start at once do not replace each other's, a file beside it is locked meanwhile. It is
+the daemon's own: any user who can open a file can lock it, and the directory is open to all.
 """
 
 import contextlib
@@ -23,8 +24,10 @@ from dataclasses import dataclass
 
 from systemd import daemon
 
+from notif_relayd import ancillary
 from notif_relayd.accounts import group_id, user_id
 from notif_relayd.errors import StartError
+from notif_relayd.escaping import printable
 from notif_relayd.peer import peer_of
 
 BACKLOG = 4096
@@ -34,6 +37,9 @@ MAX_PATH = 107
 """Bytes of the longest socket path (unix(7): sun_path holds 108 with the final NUL)."""
 
 DEFAULT_MODE = 0o660
+
+LOCK_FILE = ".notif-relayd.lock"
+"""Beside a socket, while it is bound or removed; mode 0600."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,18 @@ class SocketPlan:
 
 @dataclass(slots=True)
 class Listener:
-    """A listening socket, and who has to remove its file."""
+    """A listening socket, and the file to remove with it."""
 
     socket: socket.socket
-    bound_here: bool
+    file: tuple[int, int] | None
+    """Device and inode of the file that was bound here; `None` for an inherited socket."""
     remark: str = ""
     """For the log: what was not done and how to have it done."""
+
+    @property
+    def bound_here(self) -> bool:
+        """Whether the daemon made the socket."""
+        return self.file is not None
 
     def own(self) -> None:
         """Let those who connect see this process, and not the one that went to the background."""
@@ -72,17 +84,32 @@ class Listener:
             self.socket.listen(BACKLOG)  # listen(2) notes the caller for SO_PEERCRED.
 
     def close(self) -> None:
-        """Close it; remove the file where the daemon made it."""
+        """Close it; remove the file that the daemon made, but not one that has replaced it."""
         path = self.socket.getsockname()
-        self.socket.close()
-        if self.bound_here:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        ancillary.close_listener(self.socket)
+        # A successor binds under the same lock. Without it, the file stays, to be replaced later.
+        with contextlib.suppress(OSError, StartError):
+            if self.file is not None and _identity(path) == self.file:
+                with _locked(os.path.dirname(path)):
+                    if _identity(path) == self.file:
+                        os.unlink(path)
 
 
 def passed() -> list[tuple[str, int]]:
-    """The descriptors that systemd passes, each with its name (sd_listen_fds_with_names(3))."""
-    named = daemon.listen_fds_with_names(unset_environment=True)
+    """The descriptors that systemd passes, each with its name (sd_listen_fds_with_names(3)).
+
+    Raises:
+        StartError: the environment variables contradict each other or the open descriptors.
+    """
+    told = {name: os.environ.get(name) for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+    try:
+        named = daemon.listen_fds_with_names(unset_environment=True)
+    except OSError as error:
+        environment = " ".join(f"{name}={value}" for name, value in told.items() if value)
+        raise StartError(
+            f"the descriptors that {printable(environment)} announces cannot be used: "
+            f"{error.strerror}; leave these variables to systemd"
+        ) from error
     return [(name, fd) for fd, name in named.items()]
 
 
@@ -99,12 +126,13 @@ def adopt(fd: int, plan: SocketPlan) -> Listener:
         )
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
+    ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
     with _blaming(plan, path):
         _chown(path, _user_id(plan), _group_id(plan))
         if access.mode is not None:
             os.chmod(path, access.mode)
-    return Listener(sock, bound_here=False)
+    return Listener(sock, file=None)
 
 
 def bind(plan: SocketPlan) -> Listener:
@@ -119,18 +147,20 @@ def bind(plan: SocketPlan) -> Listener:
     uid, gid = _user_id(plan), _group_id(plan)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        ancillary.refuse(sock)
         with _blaming(plan, path), _locked(os.path.dirname(path)):
             _remove_stale(path)
             mode = DEFAULT_MODE if plan.access.mode is None else plan.access.mode
             with _umask(0o777 & ~mode):
                 sock.bind(path)
+            file = _identity(path)
             _chown(path, uid, gid)
             remark = _usual_group(path, plan)
             sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, bound_here=True, remark=remark)
+    return Listener(sock, file, remark)
 
 
 def _remove_stale(path: str) -> None:
@@ -197,12 +227,54 @@ def _umask(mask: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = os.path.join(directory, LOCK_FILE)
+    fd = _lock(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        # While it is locked: the next daemon notices that, and makes another.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         os.close(fd)
+
+
+def _lock(path: str) -> int:
+    while True:
+        fd = _open_own(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # The one who had it has removed it.
+
+
+def _open_own(path: str) -> int:
+    """Open or make a file that no other user can have opened."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        # A directory, a link, a socket, or another user's; or no file can be made there at all.
+        if error.errno == errno.ENOENT or not os.path.lexists(path):
+            raise
+    else:
+        status = os.fstat(fd)
+        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if stat.S_ISREG(status.st_mode) and mine:
+            return fd
+        os.close(fd)
+    raise StartError(
+        f"{path} is not a file that only the daemon's user, uid {os.geteuid()}, can open: remove it"
+    )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

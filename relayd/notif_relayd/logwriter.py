@@ -13,11 +13,17 @@ import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from notif_relayd.escaping import printable
+
 CAPACITY = 1000
 """Lines that may wait: seconds of a log that hangs, and no memory to speak of."""
+
+REPORT_INTERVAL = 10.0
+"""Seconds between two complaints about a handler that fails."""
 
 PATIENCE = 2.0
 """Seconds that the log gets to take what is left at the end."""
@@ -28,7 +34,10 @@ class LogWriter:
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Lines that there was no room for, and of which nobody has been told."""
+        """Lines that there was no room for since the last notice about that."""
+        self._failed = 0
+        """Lines that a handler has failed to write since then."""
+        self._reported_at = -REPORT_INTERVAL
         self._queue: queue.Queue[tuple[logging.Handler, logging.LogRecord] | None] = queue.Queue(
             CAPACITY
         )
@@ -77,10 +86,27 @@ class LogWriter:
     def _write(self) -> None:
         while (each := self._queue.get()) is not None:
             handler, record = each
-            handler.handle(record)
-            if self.dropped:
-                dropped, self.dropped = self.dropped, 0
-                handler.handle(_notice(dropped))
+            try:
+                handler.handle(record)
+                if self.dropped or self._failed:
+                    missing = self.dropped + self._failed
+                    self.dropped = self._failed = 0
+                    handler.handle(_notice(missing))
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+                self._failed += 1
+                self._report(handler, error)
+
+    def _report(self, handler: logging.Handler, error: BaseException) -> None:
+        """Say on stderr that a handler fails, at most once every `REPORT_INTERVAL` seconds."""
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_INTERVAL and sys.stderr is not None:
+            self._reported_at = now
+            with contextlib.suppress(OSError, ValueError):  # It may be closed.
+                sys.stderr.write(
+                    f"a line of the log was lost: {type(handler).__name__} raised "
+                    f"{printable(repr(error))}\n"
+                )
+                sys.stderr.flush()
 
 
 class _Queued(logging.Handler):
@@ -92,14 +118,15 @@ class _Queued(logging.Handler):
         self._handler = handler
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What the arguments are may be something else later, so that is settled now.
+        # What the arguments are may be something else later, so that is settled now. Peers choose
+        # some of them: none of their newlines and escape sequences reaches the log.
         record = copy.copy(record)
         try:
-            record.msg, record.args = record.getMessage(), None
-        except (TypeError, ValueError):
-            self.handleError(record)
-        else:
-            self._writer.write(self._handler, record)
+            message = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - an argument's __str__ may raise anything
+            message = f"{record.msg} (its arguments cannot be shown: {error!r})"
+        record.msg, record.args = printable(message), None
+        self._writer.write(self._handler, record)
 
 
 def _flushed(stream: TextIO | None) -> bool:
@@ -117,5 +144,5 @@ def _loggers() -> list[logging.Logger]:
 
 
 def _notice(dropped: int) -> logging.LogRecord:
-    text = "%d lines of this log were dropped, since it did not take them in time"
+    text = "%d lines of this log were dropped: it failed, or did not take them in time"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (dropped,), None)

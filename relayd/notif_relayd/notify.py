@@ -6,10 +6,16 @@ its units can be seconds. For the loop a message that does not go out now is one
 """
 
 import array
+import logging
 import os
 import select
 import socket
 from collections.abc import Sequence
+
+LOG = logging.getLogger(__name__)
+
+MAX_ADDRESS = 107
+"""Bytes of the longest address (unix(7): sun_path holds 108 with the final NUL)."""
 
 PATIENCE = 2.0
 """Seconds to wait for the service manager where something depends on it: at start and end only."""
@@ -19,11 +25,12 @@ class NotifySocket:
     """Where messages to the service manager go: nowhere, if there is none.
 
     Args:
-        path: `$NOTIFY_SOCKET`; a leading @ stands for the abstract namespace.
+        path: `$NOTIFY_SOCKET`; a leading @ stands for the abstract namespace. One that is no
+            address of a Unix socket is logged and ignored.
     """
 
     def __init__(self, path: str | None) -> None:
-        self._address = b"\0" + os.fsencode(path[1:]) if path and path[0] == "@" else path
+        self._address = _address(path) if path else b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     @property
@@ -67,3 +74,11 @@ class NotifySocket:
     def close(self) -> None:
         """Give the descriptor back."""
         self._socket.close()
+
+
+def _address(path: str) -> bytes:
+    address = os.fsencode(path)
+    if address[:1] not in (b"/", b"@") or not 1 < len(address) <= MAX_ADDRESS:
+        LOG.warning("NOTIFY_SOCKET=%s is ignored: it is no address of a Unix socket", path)
+        return b""
+    return b"\0" + address[1:] if address[:1] == b"@" else address

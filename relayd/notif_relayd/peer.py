@@ -14,6 +14,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from notif_relayd.escaping import printable
+
 _UCRED = struct.Struct("3i")
 
 _SO_PEERGROUPS = 59
@@ -39,7 +41,7 @@ class Peer:
     """All the groups that it was in."""
 
     def __str__(self) -> str:
-        return f"pid {self.pid} ({self.command or 'gone'}, uid {self.uid})"
+        return f"pid {self.pid} ({printable(self.command) or 'gone'}, uid {self.uid})"
 
 
 class Unknown:

@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from notif_relayd import shortcut
+from notif_relayd import ancillary, shortcut
 from notif_relayd.admission import Admission, Terms
 from notif_relayd.control import Control
 from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
+from notif_relayd.escaping import printable_path
 from notif_relayd.fanout import Fanout
 from notif_relayd.idleness import Idleness
 from notif_relayd.intake import Intake
@@ -111,7 +112,12 @@ class Relay:
         )
         shortcut.use(self._loop, self._intake, self._fanout)
         self._turns = Turns()
-        reporter = Reporter(self._intake, self._fanout, public.getsockname(), ingest.getsockname())
+        reporter = Reporter(
+            self._intake,
+            self._fanout,
+            printable_path(public.getsockname()),
+            printable_path(ingest.getsockname()),
+        )
         self._control = Control(
             self._loop,
             throttle,
@@ -213,7 +219,10 @@ class Relay:
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
-            if admission.allows(peer):
+            if not ancillary.protect(connection):
+                ancillary.discard(connection)
+                self._descriptors.give_up(kind, number, connection)
+            elif admission.allows(peer):
                 allowed[number] = connection
             else:
                 LOG.warning("connection ended: %s: may not connect any more", peer)

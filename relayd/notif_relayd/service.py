@@ -23,6 +23,7 @@ from oslo_log import log
 
 from notif_relay.version import __version__
 from notif_relayd import descriptors, options
+from notif_relayd.environment import number
 from notif_relayd.errors import StartError
 from notif_relayd.listeners import Listener, SocketPlan, adopt, bind, passed
 from notif_relayd.logwriter import LogWriter
@@ -293,8 +294,11 @@ def _for_sockets(limits: Limits, held: bool) -> Limits:
 
 def _store_capacity() -> int:
     # systemd sets the first since version 254; the other is from the unit, for those before.
-    told = os.environ.get("FDSTORE") or os.environ.get("RELAYD_FDSTORE") or ""
-    return int(told) if told.isdecimal() else descriptors.UNKNOWN
+    for name in ("FDSTORE", "RELAYD_FDSTORE"):
+        capacity = number(name)
+        if capacity is not None:
+            return capacity
+    return descriptors.UNKNOWN
 
 
 def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogWriter) -> None:
@@ -303,7 +307,7 @@ def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogWriter) -
             conf.mutate_config_files()
         limits = _for_sockets(options.settings(conf).limits, held)
     except (StartError, cfg.Error) as error:
-        LOG.error("the configuration was not reloaded: %s", error)
+        LOG.error("the configuration was not reloaded: %s", " ".join(str(error).split()))
         return
     _raise_descriptor_limit(limits)
     relay.apply(limits)

@@ -11,6 +11,7 @@ that call is not there, because it could not be compiled when the relay was inst
 
 import logging
 
+from notif_relayd import ancillary
 from notif_relayd.fanout import Fanout
 from notif_relayd.intake import READ_SIZE, Intake
 from notif_relayd.loop import Events, Loop
@@ -37,6 +38,7 @@ class Shortcut:
         self._intake = intake
         self._fanout = fanout
         self._rules = intake.validator.rules
+        self._peek = not ancillary.kernel_refuses()
 
     def wait(self, epoll: int, seconds: float) -> tuple[float, Events]:
         """See `Loop.wait`; nothing that was read may be waiting to be handed on.
@@ -46,7 +48,7 @@ class Shortcut:
         """
         sockets, most = self._fanout.prompt(_shortcut.MOST_SOCKETS)
         awake, happened, relayed = _shortcut.wait(
-            epoll, seconds, self._intake.steady, READ_SIZE, self._rules, sockets, most
+            epoll, seconds, self._intake.steady, READ_SIZE, self._rules, sockets, most, self._peek
         )
         if relayed is not None:
             producer, run, kinds, results = relayed

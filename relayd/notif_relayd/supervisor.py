@@ -5,12 +5,22 @@ The sign of life comes from the loop itself, so that a loop that hangs is notice
 Without a service manager nothing here does anything, and nothing wakes the loop.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
 
+from notif_relayd.environment import number
 from notif_relayd.loop import Loop
 from notif_relayd.notify import PATIENCE, NotifySocket
+
+LOG = logging.getLogger(__name__)
+
+MIN_WATCHDOG = 0.1
+"""Seconds: the shortest watchdog timeout that is kept; to keep a shorter one takes all the time."""
+
+_USEC_INFINITY = 2**64 - 1
+"""No timeout, in microseconds (systemd's time-util.h)."""
 
 STATUS_INTERVAL = 2.0
 """Seconds between two status texts at least; there is none while nothing changes."""
@@ -75,7 +85,17 @@ def _text(census: tuple[int, int, int], rate: float) -> str:
 
 
 def _watchdog_seconds() -> float:
-    """The service manager's patience (sd_watchdog_enabled(3)); 0 where it does not watch."""
+    """Return the watchdog's timeout (sd_watchdog_enabled(3)); 0 if there is no watchdog."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+    microseconds = number("WATCHDOG_USEC")
+    if not microseconds or microseconds >= _USEC_INFINITY:
+        return 0.0
+    if microseconds < MIN_WATCHDOG * 1e6:
+        LOG.warning(
+            "WATCHDOG_USEC=%d is too short: the watchdog is notified every %d ms only; raise "
+            "WatchdogSec=",
+            microseconds,
+            MIN_WATCHDOG * 1000 / 2,
+        )
+    return max(MIN_WATCHDOG, microseconds / 1e6)

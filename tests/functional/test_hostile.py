@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,26 @@ def test_the_log_names_who_it_was(relay: RunningRelay) -> None:
         assert producer["rejected"] >= 1000
         assert producer["command"].startswith("python")
         relay.wait_logged(f"producer pid {process.pid} (python")
+
+
+NAMED = """
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(15, b"\\x1b[31m\\nERROR ok")
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(b"garbage\\n")
+sys.stdin.read()
+"""
+
+
+def test_name_of_a_process_is_escaped(relay: RunningRelay) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", NAMED, relay.ingest], stdin=subprocess.PIPE
+    ) as process:
+        relay.wait_logged("(\\u001b[31m\\nERROR ok, uid")
+        (producer,) = relay.ask("producers")
+        assert r"\u001b[31m\nERROR ok" in relay.ask("disconnect", id=producer["id"])
+        process.communicate()
+    log = relay.log.read_text()
+    assert "\x1b" not in log
+    assert "\nERROR ok" not in log

@@ -10,10 +10,12 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from notif_relayd.listeners import LOCK_FILE
 from running import DEADLINE, RunningRelay, record, run_daemon, running_relay, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -191,3 +193,57 @@ def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory:
         ready.close()
     assert all(path.exists() for path in names.values())
     assert not (directory / "control.sock").exists()
+
+
+LOCK_HOLDER = """
+import fcntl, os, sys
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+def test_directory_locked_by_another_user_does_not_matter(directory: Path) -> None:
+    directory.chmod(0o755)
+    command = [sys.executable, "-c", LOCK_HOLDER, os.fspath(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with running_relay(directory) as relay:
+            assert relay.stop() == 0
+        holder.kill()
+
+
+def hostile_file(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65534)
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.with_name("precious"))
+
+
+def readable_file(path: Path) -> None:
+    path.touch()
+    path.chmod(0o644)
+
+
+@needs_root
+@pytest.mark.parametrize("make", [hostile_file, link, readable_file, Path.mkdir, os.mkfifo])
+def test_lock_file_of_another_is_not_used(directory: Path, make: Callable[[Path], None]) -> None:
+    path = directory / LOCK_FILE
+    make(path)
+    result = run_daemon("--runtime-dir", str(directory))
+    assert result.returncode == 1
+    assert f"{path} is not a file that only the daemon's user" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [each.name for each in directory.iterdir()] == [LOCK_FILE]
+
+
+def test_lock_file_left_by_a_killed_relay_is_used(directory: Path) -> None:
+    (directory / LOCK_FILE).touch(0o600)
+    with running_relay(directory):
+        assert not (directory / LOCK_FILE).exists()

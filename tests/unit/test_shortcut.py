@@ -85,6 +85,7 @@ class World:
             "rules": Validator(LIMIT).rules,
             "sockets": [ours.fileno() for ours, _ in self.subscribers],
             "most": ALL,
+            "peek": False,
         }
         return _shortcut.wait(*{**given, **other}.values())
 

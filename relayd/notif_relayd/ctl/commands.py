@@ -19,7 +19,7 @@ from cliff.show import ShowOne
 from notif_relayd.ctl.accounts import user_name
 from notif_relayd.ctl.client import ask
 from notif_relayd.ctl.command import CtlCommand
-from notif_relayd.ctl.formats import printable
+from notif_relayd.escaping import printable
 from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from notif_relayd.ctl.client import ask
 from notif_relayd.ctl.errors import CtlError
-from notif_relayd.ctl.formats import printable
+from notif_relayd.escaping import printable
 from notif_relayd.metrics import Metrics
 from notif_relayd.status import ConnectionStatus, ProducerStatus, SubscriberStatus
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from notif_relay import records
 from notif_relayd.ctl.errors import CtlError
+from notif_relayd.escaping import printable
 
 Format = Callable[[bytes], str]
 """Shows one record, without a newline at the end."""
@@ -126,13 +127,6 @@ def _item(value: object, key: str) -> object:
     if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
         return value[int(key)]
     return None
-
-
-def printable(text: str) -> str:
-    """The text, with what could control a terminal written as JSON escapes it."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def _text(value: object) -> str:

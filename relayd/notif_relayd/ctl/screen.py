@@ -14,9 +14,10 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from notif_relayd.ctl.formats import ABSENT, printable
+from notif_relayd.ctl.formats import ABSENT
 from notif_relayd.ctl.traffic import Rate
 from notif_relayd.ctl.view import Frame, Order
+from notif_relayd.escaping import printable
 
 KEYS = "q quit   tab other table   ←→ sort by column   r reverse"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from notif_relayd.ctl.accounts import user_name
-from notif_relayd.ctl.formats import printable
+from notif_relayd.escaping import printable
 from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
 
 Rate = float | None

@@ -8,7 +8,7 @@ from cliff.lister import Lister
 from notif_relayd.ctl.access import RIGHTS
 from notif_relayd.ctl.command import CtlCommand
 from notif_relayd.ctl.doctor.finding import FAILED, Finding
-from notif_relayd.ctl.formats import printable
+from notif_relayd.escaping import printable
 
 
 class Doctor(CtlCommand, Lister):

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A peer that passes file descriptors stops nobody, with and without the kernel's help."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from managing import ManagedRelay, managed_relay
+from passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
+
+from notif_relayd.ancillary import kernel_refuses
+from running import DEADLINE, RunningRelay, Subscriber, connect, record, wait_until
+
+Way = Callable[[socket.socket, socket.socket], None]
+
+SOCKETS = ("public", "ingest", "control")
+
+LOGGED = "it passes file descriptors, which are not accepted"
+
+needs_kernel = pytest.mark.skipif(
+    not kernel_refuses(), reason="the kernel does not refuse descriptors: it is older than 6.16"
+)
+
+OLD_KERNEL = """
+import sys
+from notif_relayd import ancillary, service, shortcut
+ancillary.kernel_refuses = lambda: False
+{}
+sys.exit(service.main(sys.argv[1:]))
+"""
+"""Runs the daemon as on a kernel without SO_PASSRIGHTS."""
+
+PROGRAMS = {
+    "compiled": OLD_KERNEL.format(""),
+    "in Python": OLD_KERNEL.format('shortcut.WHY_NOT = "for a test"'),
+}
+
+
+@pytest.fixture(params=PROGRAMS)
+def old_kernel(
+    request: pytest.FixtureRequest, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunningRelay]:
+    monkeypatch.setattr(RunningRelay, "program", ("-c", PROGRAMS[request.param]))
+    relay = RunningRelay(directory)
+    try:
+        relay.wait_ready()
+        yield relay
+    finally:
+        relay.close()
+
+
+def descriptors(relay: RunningRelay) -> int:
+    return len(os.listdir(f"/proc/{relay.process.pid}/fd"))
+
+
+def idle_descriptors(relay: RunningRelay) -> int:
+    """How many it has while nobody is connected."""
+    assert_relays(relay)
+    relay.wait_status(producers=0, subscribers=0)
+    return descriptors(relay)
+
+
+def assert_relays(relay: RunningRelay) -> None:
+    """A producer and a subscriber are served at once."""
+    with relay.subscribe() as subscriber, relay.produce() as producer:
+        producer.sendall(record())
+        assert subscriber.line() == record()
+
+
+def assert_ended(connection: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        while connection.recv(4096):
+            pass
+
+
+@needs_kernel
+@pytest.mark.parametrize("way", [plainly, out_of_band])
+@pytest.mark.parametrize("name", SOCKETS)
+def test_kernel_refuses_descriptors(relay: RunningRelay, name: str, way: Way) -> None:
+    with lingering() as passed, connect(getattr(relay, name)) as peer:
+        with pytest.raises(PermissionError):
+            way(peer, passed)
+        assert_relays(relay)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", SOCKETS)
+def test_old_kernel_passing_peer_is_disconnected(
+    old_kernel: RunningRelay, name: str, way: Way
+) -> None:
+    before = idle_descriptors(old_kernel)
+    with lingering() as passed, connect(getattr(old_kernel, name)) as peer:
+        way(peer, passed)
+        assert_ended(peer)
+        assert_relays(old_kernel)
+        wait_until(lambda: descriptors(old_kernel) <= before, "the descriptors are closed")
+    old_kernel.wait_logged(LOGGED)
+    assert old_kernel.stop() == 0
+
+
+@pytest.mark.parametrize("name", SOCKETS)
+def test_old_kernel_peer_may_hang_up_at_once(old_kernel: RunningRelay, name: str) -> None:
+    before = idle_descriptors(old_kernel)
+    with lingering() as passed:
+        with connect(getattr(old_kernel, name)) as peer:
+            plainly(peer, passed)
+        assert_relays(old_kernel)
+        wait_until(lambda: descriptors(old_kernel) <= before, "the descriptors are closed")
+
+
+def test_old_kernel_records_before_descriptors_count(old_kernel: RunningRelay) -> None:
+    with old_kernel.subscribe() as subscriber, old_kernel.produce() as producer:
+        producer.sendall(record(number=1))
+        assert subscriber.line() == record(number=1)
+        with lingering() as passed:
+            plainly(producer, passed)
+            assert_ended(producer)
+    old_kernel.wait_status(producers=0, records_received=1)
+
+
+def test_old_kernel_refused_connection_is_closed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunningRelay, "program", ("-c", PROGRAMS["compiled"]))
+    relay = RunningRelay(directory, "--relayd-max_connections_per_user", "1")
+    try:
+        relay.wait_ready()
+        with relay.produce() as producer, relay.subscribe() as subscriber, lingering() as passed:
+            relay.process.send_signal(signal.SIGSTOP)
+            with connect(relay.ingest) as refused:
+                plainly(refused, passed)
+                relay.process.send_signal(signal.SIGCONT)
+                assert_ended(refused)
+            producer.sendall(record())
+            assert subscriber.line() == record()
+        relay.wait_logged(LOGGED)
+    finally:
+        relay.close()
+
+
+def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
+        old_kernel.wait_status(producers=1, subscribers=1)
+        old_kernel.process.send_signal(signal.SIGSTOP)
+        # Connections that nobody has accepted yet hold some as well.
+        peers += [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
+        for peer in peers:
+            plainly(peer, stack.enter_context(lingering()))
+        old_kernel.process.send_signal(signal.SIGTERM)
+        old_kernel.process.send_signal(signal.SIGCONT)
+        assert old_kernel.process.wait(DEADLINE) == 0
+
+
+def test_descriptors_passed_before_the_start(directory: Path) -> None:
+    with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
+        assert relay.stop() == 0
+        for path in (relay.public, relay.ingest):
+            permit(relay.listeners["public" if path == relay.public else "ingest"].fileno())
+            plainly(stack.enter_context(connect(path)), stack.enter_context(lingering()))
+        relay.start()
+        assert_relays(relay)
+        relay.wait_logged(LOGGED)
+
+
+@needs_kernel
+@pytest.mark.parametrize("end", [ManagedRelay.restart, ManagedRelay.kill])
+def test_descriptors_passed_to_an_older_relay(
+    directory: Path, end: Callable[[ManagedRelay], None]
+) -> None:
+    """Its connections, which did not refuse them, are in the descriptor store."""
+    with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
+        subscriber = stack.enter_context(Subscriber(relay.public))
+        peers = [subscriber.socket, stack.enter_context(connect(relay.ingest))]
+        relay.wait_status(producers=1, subscribers=1)
+        wait_until(lambda: len(relay.stored) == len(peers), "both are stored")
+        relay.process.send_signal(signal.SIGSTOP)
+        for fd in relay.stored.values():
+            permit(fd)
+        for peer in peers:
+            plainly(peer, stack.enter_context(lingering()))
+        relay.process.kill()
+        relay.process.wait()
+        relay.start()
+        end(relay)
+        assert_relays(relay)
+        for peer in peers:
+            assert_ended(peer)
+        relay.wait_stored()
+
+
+@needs_kernel
+def test_connection_of_an_older_relay_refuses_from_then_on(directory: Path) -> None:
+    with managed_relay(directory) as relay, connect(relay.ingest) as producer:
+        relay.wait_status(producers=1)
+        wait_until(lambda: relay.stored, "it is stored")
+        for fd in relay.stored.values():
+            permit(fd)
+        relay.restart()
+        with lingering() as passed, pytest.raises(PermissionError):
+            pass_on(producer, b" ", passed)
