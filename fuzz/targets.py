@@ -24,8 +24,17 @@ KINDS: list[Kind] = [
 KEYS = ("event_type", "priority", "publisher_id")
 
 
-class UndecidedError(Exception):
-    """The same key twice: RFC 8259 lets everybody make of it what they like."""
+class Pairs(list[tuple[str, object]]):
+    """An object, with the keys that are there twice."""
+
+    def values(self, key: str) -> list[object]:
+        """All values of a key."""
+        return [value for each, value in self if each == key]
+
+    def value(self, key: str) -> object:
+        """The value of a key that is there once."""
+        found = self.values(key)
+        return found[0] if len(found) == 1 else found
 
 
 def records(data: bytes) -> None:
@@ -47,7 +56,7 @@ def records(data: bytes) -> None:
     *whole, tail = stream.split(b"\n")
     try:
         good = [line for line in whole if len(line) < limit and _is_record(line)]
-    except (RecursionError, UndecidedError):
+    except RecursionError:
         return  # How deep is too deep is nobody's business here.
     assert out == b"".join(line + b"\n" for line in good)
     rest, skipping = splitter.save()
@@ -58,29 +67,39 @@ def records(data: bytes) -> None:
 
 def _is_record(line: bytes) -> bool:
     try:
-        # Numbers are not looked at: Python's own limit for their length is none of JSON's.
-        content = json.loads(
+        record = json.loads(
             line.decode(),
             parse_constant=_refuse,
-            parse_int=len,
-            parse_float=len,
-            object_pairs_hook=_once,
+            # Python's own limit for the length of a number is none of JSON's.
+            parse_int=lambda digits: int(digits) if len(digits) < 20 else 0.5,
+            parse_float=lambda _: 0.5,
+            object_pairs_hook=Pairs,
         )
     except ValueError:
         return False
-    if not isinstance(content, dict):
+    if not isinstance(record, Pairs):
         return False
-    event_type, priority = content.get("event_type"), content.get("priority")
-    if not isinstance(event_type, str) or not isinstance(priority, str):
+    event_types, priorities = record.values("event_type"), record.values("priority")
+    texts = [each for each in event_types + priorities if isinstance(each, str)]
+    if not event_types or not priorities or len(texts) < len(event_types) + len(priorities):
         return False
-    return event_type == "notif_relayd.gap" or not event_type.startswith("notif_relayd.")
+    if not any(each.startswith("notif_relayd.") for each in texts[: len(event_types)]):
+        return True
+    return event_types == ["notif_relayd.gap"] and len(line) < 768 and _is_gap(record)
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    if keys.count("event_type") > 1 or keys.count("priority") > 1:
-        raise UndecidedError
-    return dict(pairs)
+def _is_gap(record: Pairs) -> bool:
+    payload = record.value("payload")
+    if not isinstance(payload, Pairs) or not (_each_once(record) and _each_once(payload)):
+        return False
+    dropped, reason = payload.value("dropped"), payload.value("reason")
+    known = type(dropped) is int and 0 <= dropped < 2**53
+    return (known or dropped is None) and reason in ("producer_congested", "relay_restarted")
+
+
+def _each_once(record: Pairs) -> bool:
+    keys = [key for key, _ in record]
+    return len(set(keys)) == len(keys)
 
 
 def _refuse(constant: str) -> NoReturn:

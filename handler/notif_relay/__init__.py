@@ -6,7 +6,13 @@ it does nothing else. Reading with asyncio is in ``notif_relay.aio``, so that on
 asyncio pays for importing it.
 """
 
-from notif_relay.errors import BadFilter, PermissionDenied, RelayError, RelayUnavailable
+from notif_relay.errors import (
+    BadFilter,
+    PermissionDenied,
+    RelayError,
+    RelayUnavailable,
+    UnreadableRecord,
+)
 from notif_relay.handler import HandlerStats, RelayHandler
 from notif_relay.notification import Gap, Notification
 from notif_relay.subscriber import Subscriber, subscribe
@@ -22,6 +28,7 @@ __all__ = [
     "RelayHandler",
     "RelayUnavailable",
     "Subscriber",
+    "UnreadableRecord",
     "__version__",
     "subscribe",
 ]

@@ -21,6 +21,14 @@ class RecordTooLarge(RelayError):  # noqa: N818 (it reads well without "Error")
         self.limit = limit
 
 
+class UnreadableRecord(RelayError, ValueError):  # noqa: N818
+    """A record that Python cannot decode: nested too deep, or cut off when a relay was killed."""
+
+    def __init__(self, size: int, reason: object) -> None:
+        super().__init__(f"a record of {size} bytes cannot be decoded: {reason}")
+        self.size = size
+
+
 class BadFilter(RelayError, ValueError):  # noqa: N818
     """A filter that the relay cannot use; the message says what is wrong with it."""
 

@@ -14,15 +14,12 @@ import datetime as dt
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable
-from operator import itemgetter
 from typing import Any
 
-_ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
-_PUBLISHER_AT = _ID_END + len('", "publisher_id": "')
+from notif_relay import records
+from notif_relay.errors import UnreadableRecord
 
-_RELAY = b"notif-relayd."
-_publisher: Callable[[bytes], bytes] = itemgetter(slice(_PUBLISHER_AT, _PUBLISHER_AT + len(_RELAY)))
+_ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
 
 _LONGEST_HEAD = 1024
 """Bytes; a record whose payload begins later than that is decoded as a whole."""
@@ -42,21 +39,36 @@ def _event_type(head: bytes) -> str | None:
     return None if match is None else match[1].decode()
 
 
-def is_from_relay(record: bytes) -> bool:
-    """Whether the library made the record (``records.py``), in the relay or in a producer."""
-    return _publisher(record) == _RELAY
+def decode(record: bytes) -> dict[str, Any]:
+    """The fields of a record; of a name that is given twice the last value.
 
-
-def any_from_relay(records: Iterable[bytes]) -> bool:
-    """Whether the library made one of the records: one call, as every record is asked."""
-    return _RELAY in map(_publisher, records)
+    Raises:
+        UnreadableRecord: it is not a JSON object, or it is nested too deep for Python.
+    """
+    try:
+        try:
+            fields = json.loads(record)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # most likely an integer of more digits than Python converts
+            fields = json.loads(record, parse_int=records.number)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(len(record), error) from error
+    if not isinstance(fields, dict):
+        raise UnreadableRecord(len(record), "it is not a JSON object")
+    return fields
 
 
 class Notification:
     """One notification, as it came.
 
     Fields are decoded when first asked for, and not checked beyond what the relay has checked:
-    it relays nothing that is not a JSON object with ``event_type`` and ``priority``.
+    it relays only JSON objects with ``event_type`` and ``priority``. If a field is given twice,
+    which no JSON writer does, the last one counts, as it does for the relay.
+
+    A record may be valid JSON and still be nested too deep for Python (about 900 levels). Then
+    ``payload`` raises ``UnreadableRecord``, and all other fields are empty. An integer with more
+    digits than Python converts (4300) is a float.
     """
 
     __slots__ = ("_decoded", "raw")
@@ -71,10 +83,7 @@ class Notification:
 
     @property
     def event_type(self) -> str:
-        """What has happened, like ``compute.instance.create.end``.
-
-        Where the record gives a name twice, which no JSON writer does, it may be the first one.
-        """
+        """What has happened, like ``compute.instance.create.end``."""
         raw = self.raw
         # No other brace so far: what is found is a field of the record itself and not of its
         # payload. A quote, comma, quote and name in a row stand only behind the end of a value,
@@ -82,7 +91,12 @@ class Notification:
         payload = raw.find(b"{", 1, _LONGEST_HEAD)
         if payload > 0:
             found = _event_type(raw[_ID_END:payload])
-            if found is not None:
+            if (
+                found is not None
+                # No other one follows, in whatever spelling: the last one would count.
+                and raw.find(b'"event_type"', payload) < 0
+                and not records.has_escaped_letters(raw)
+            ):
                 return found
         return self._text("event_type")
 
@@ -103,7 +117,11 @@ class Notification:
 
     @property
     def payload(self) -> Any:
-        """What the service tells, mostly a dictionary."""
+        """What the service tells, mostly a dictionary.
+
+        Raises:
+            UnreadableRecord: Python cannot decode the record.
+        """
         return self._fields().get("payload")
 
     @property
@@ -132,16 +150,22 @@ class Notification:
         try:
             return self._decoded
         except AttributeError:
-            self._decoded = json.loads(self.raw)
+            self._decoded = decode(self.raw)
             return self._decoded
 
     def _text(self, name: str) -> str:
-        value = self._fields().get(name)
+        try:
+            value = self._fields().get(name)
+        except UnreadableRecord:
+            return ""
         return value if isinstance(value, str) else ""
 
 
 class Gap(Notification):
-    """Says that notifications are missing at this point of the stream."""
+    """Says that notifications are missing at this point of the stream.
+
+    Only a well-formed gap record becomes one; any other is a plain ``Notification``.
+    """
 
     __slots__ = ()
 

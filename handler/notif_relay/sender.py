@@ -123,7 +123,7 @@ class Sender:
         """Whether a connection is held; that its peer has died shows only at the next record."""
         return self._state is not _AWAY
 
-    def send(self, notification: str, process: int | None = None) -> None:
+    def send(self, notification: str) -> None:
         """Send a notification's JSON as one record, or drop it.
 
         A full socket or a missing relay is no error, and nothing else is looked at meanwhile. A
@@ -132,16 +132,13 @@ class Sender:
 
         Args:
             notification: its JSON.
-            process: the id of this process, for a caller that has asked since any fork, as
-                logging does for each of its records: to ask the kernel once more would take a
-                tenth of the time that the record takes.
 
         Raises:
             RecordTooLarge: it is over ``max_record_size``; the record is dropped.
             UnicodeEncodeError: it cannot be written as UTF-8; the record is dropped.
         """
-        if process != self._pid:
-            self.check_process()
+        if getpid() != self._pid:
+            self._begin_in_child()
         if self._state is not _READY and self._is_stuck():
             self._drop()
             return
@@ -207,7 +204,8 @@ class Sender:
     def check_process(self) -> None:
         """Begin anew in a child process: what is connected, owed and counted is its parent's.
 
-        Asking for the process id each time also notices a fork made in C, as by uWSGI.
+        The kernel is asked each time, because nothing else tells of every fork: uWSGI forks without
+        Python's knowledge, and a log record that was kept over a fork has the parent's process id.
         """
         if getpid() != self._pid:
             self._begin_in_child()

@@ -9,16 +9,19 @@ needs a socket to be tested:
   the answer is not the reader's. After that it is *flowing*.
 - When a connection ends, the record that it tore is void. If it was flowing, a gap of unknown
   size is owed, and comes first when the next one flows.
-- Records that the relay makes are recognised by where they name their publisher. Nearly all
-  chunks have none, and are not looked at any closer.
+- Records that the relay makes are recognised by what they say, as are the gap records of
+  producers. Nearly all chunks have none, and are not looked at any closer.
+- A record that cannot be read, or only looks like one of the relay's, is a notification like any
+  other: it never ends the stream, and never takes the place of another one.
 """
 
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
-from notif_relay.errors import BadFilter, RelayError, RelayUnavailable
-from notif_relay.notification import Gap, Notification, any_from_relay, is_from_relay
+from notif_relay.errors import BadFilter, RelayError, RelayUnavailable, UnreadableRecord
+from notif_relay.notification import Gap, Notification, decode
 
 OnGap = Callable[[Gap], object]
 
@@ -47,8 +50,9 @@ class Stream:
             BadFilter: the relay cannot use the filter.
             RelayUnavailable: the relay does not let one more subscriber in.
         """
+        continued = bool(self._torn)
         lines = self._lines(data)
-        if self.flowing and not any_from_relay(lines):
+        if self.flowing and not _may_hold_gap(lines, data, continued):
             return map(Notification, lines)
         if self._on_gap is None:
             return iter(self._sorted_out(lines))
@@ -76,23 +80,22 @@ class Stream:
     def _sorted_out(self, lines: Iterable[bytes]) -> list[Notification]:
         found: list[Notification] = []
         for line in lines:
-            notification = Notification(line)
-            kind = notification.event_type if is_from_relay(line) else ""
+            event_type = records.own_event_type(line)
             if not self.flowing:
-                if kind == records.ERROR:
-                    raise self._refusal(str(notification.payload))
-                if kind == records.SUBSCRIBED:
+                if event_type == records.ERROR:
+                    raise self._refusal(Notification(line).payload)
+                if event_type == records.SUBSCRIBED:
                     self.flowing = True
                     if self._gap_owed:
                         self._gap_owed = False
                         found.append(Gap(records.gap(None, "relay_restarted")))
-            elif kind == records.GAP:
+            elif event_type == records.GAP:
                 gap = Gap(line)
-                if found and gap.reason == "relay_restarted" and _is_torn(found[-1]):
+                if found and gap.reason == "relay_restarted" and _is_torn(found[-1].raw):
                     found.pop()
                 found.append(gap)
             else:
-                found.append(notification)
+                found.append(Notification(line))
         return found
 
     def _is_no_gap(self, notification: Notification) -> bool:
@@ -107,10 +110,23 @@ class Stream:
         return BadFilter(sentence)
 
 
-def _is_torn(notification: Notification) -> bool:
+def _may_hold_gap(lines: list[bytes], data: bytes, continued: bool) -> bool:
+    """Whether to look at each line. Most are too long for a gap record, so that few are searched.
+
+    Args:
+        lines: the lines.
+        data: the bytes that completed them.
+        continued: whether the first line began before ``data``.
+    """
+    if not lines or min(map(len, lines)) > records.MAX_GAP_SIZE:
+        return False
+    return records.may_be_reserved(data) or (continued and records.may_be_reserved(lines[0]))
+
+
+def _is_torn(record: bytes) -> bool:
     """Whether it is what a relay that was killed left of a record, ended by the next relay."""
     try:
-        notification.payload  # noqa: B018 (asked for, it is decoded)
-    except ValueError:
-        return True
+        decode(record)
+    except UnreadableRecord as error:
+        return isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError)
     return False

@@ -1,34 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What producers say that they dropped: the relay cannot see it, and adds up their gap records.
+"""The records that producers dropped: the relay cannot see them, and adds up the gap records.
 
-Only what a handler could have said counts. A gap record of any other form is relayed like every
-record, and no number in it, however large, can keep the sums from being saved and shown: they
-begin again at 0 where a double is not exact any more, as counters may.
+A gap record is read as subscribers read it, so that what is counted here is what they are told.
+A sum begins again at 0 where a double is not exact any more, as counters may: no number in a gap
+record can keep the sums from being saved and shown.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Literal
 
-import msgspec
-
+from notif_relay.records import MAX_DROPPED, PRODUCER_REASONS, GapReport
 from notif_relayd.state import LossesState
 
-REASONS = ("producer_congested", "relay_restarted")
-"""Those that a producer can have."""
+REASONS = PRODUCER_REASONS
 
-END = 2**53
+END = MAX_DROPPED + 1
 """Integers below are exact as a double, which is all that Prometheus knows."""
-
-
-class _Payload(msgspec.Struct):
-    dropped: Annotated[int, msgspec.Meta(ge=0, lt=END)] | None
-    reason: Literal["producer_congested", "relay_restarted"]
-
-
-class _Gap(msgspec.Struct):
-    payload: _Payload
 
 
 class Losses:
@@ -39,17 +26,14 @@ class Losses:
         """Records, by reason."""
         self.unknown: Counter[str] = Counter()
         """Gap records that had no number, by reason."""
-        self._decode = msgspec.json.Decoder(_Gap).decode
 
-    def note(self, gaps: Iterable[bytes]) -> None:
-        """Count what these gap records tell."""
-        for line in gaps:
-            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
-                told = self._decode(line).payload
-                if told.dropped is None:
-                    self.unknown[told.reason] += 1
-                else:
-                    self.dropped[told.reason] = (self.dropped[told.reason] + told.dropped) % END
+    def note(self, gaps: Iterable[GapReport]) -> None:
+        """Count what gap records of producers say."""
+        for dropped, reason in gaps:
+            if dropped is None:
+                self.unknown[reason] += 1
+            else:
+                self.dropped[reason] = (self.dropped[reason] + dropped) % END
 
     def save(self) -> LossesState:
         """The sums."""

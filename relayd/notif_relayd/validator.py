@@ -8,21 +8,31 @@ simdjson looks at all of a line, and hardly an object is made of it. Each line i
 though msgspec could decode all at once: it would take two objects on one line, and one on two, and
 the numbers could agree.
 
-msgspec checks all of the JSON while it decodes three fields. What it leaves out is done here: it
-does not look at the UTF-8 of what it skips, and it refuses a lone surrogate written as an escape,
-which is JSON all the same (RFC 8259, section 8.2) and which Python's own json writes. So a line
-that it calls malformed gets a second opinion.
+msgspec checks all of the JSON while it decodes three fields. It does not look at the UTF-8 of what
+it skips; that is done here. It refuses some of what is JSON all the same: a lone surrogate that is
+written as an escape (RFC 8259, section 8.2), which Python's own json writes, and a huge number in a
+field that it decodes. Where a key is given twice it tells only the last value. So a line that it
+refuses, or whose event_type may be reserved, is examined closely, with the whole of it decoded.
+
+If a key is given twice the last value counts, as for json.loads, but each value must be good. A
+line is rejected if any of its event_types is reserved, because a reader may take another one than
+the last. Only a well-formed gap record, with one event_type, may come from a producer.
 """
 
 import enum
-import json
-from collections.abc import Callable
-from operator import itemgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
-from notif_relay.records import EVENT_TYPE_PREFIX, GAP
+from notif_relay.records import (
+    EVENT_TYPE_PREFIX,
+    GAP,
+    PRODUCER_REASONS,
+    GapReport,
+    decode_pairs,
+    may_be_reserved,
+    read_gap,
+)
 from notif_relayd.splitter import split
 
 Kind = tuple[str, str, str]
@@ -48,13 +58,19 @@ class Reason(str, enum.Enum):
     NO_ROOM = "too long for the room that unfinished records have"
     RESERVED = "an event_type that only the relay may use"
     NOT_A_NOTIFICATION = "not a JSON object with event_type and priority as strings"
+    MALFORMED_GAP = "a malformed gap record"
 
 
-class Header(msgspec.Struct, gc=False):
-    """The fields without which nobody could tell what a notification is."""
+class Required(msgspec.Struct, gc=False):
+    """The fields that every notification has."""
 
     event_type: str
     priority: str
+
+
+class Header(Required, gc=False):
+    """The fields that filters look at."""
+
     publisher_id: Any = None
 
 
@@ -67,8 +83,8 @@ class Verdict(msgspec.Struct):
     """The kind of each."""
     rejected: list[Reason]
     """One entry for each of the others."""
-    gaps: list[bytes]
-    """Those of the good ones that are gap records."""
+    gaps: list[GapReport]
+    """What the gap records among the good ones say."""
 
 
 class Validator:
@@ -97,54 +113,40 @@ class Validator:
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
-                # One search in all of them together: hardly ever is there anything to be found.
-                if EVENT_TYPE_PREFIX not in "\n".join(map(_event_type, kinds)):
+                if not may_be_reserved(lines):
                     return Verdict(lines, kinds, [], [])
-                if not any(map(_is_reserved, kinds)):
-                    pairs = zip(kinds, split(lines), strict=True)
-                    return Verdict(
-                        lines, kinds, [], [line for kind, line in pairs if kind[0] == GAP]
-                    )
         return self._check_each(lines)
 
     def _check_each(self, lines: bytes) -> Verdict:
         good = []
         kinds = []
         rejected = []
-        gaps = []
+        gaps: list[GapReport] = []
         for line in split(lines):
-            kind = self._examine(line)
+            kind = self._examine(line, gaps)
             if isinstance(kind, Reason):
                 rejected.append(kind)
-            elif _is_reserved(kind):
-                rejected.append(Reason.RESERVED)
             else:
                 good.append(line)
                 kinds.append(kind)
-                if kind[0] == GAP:
-                    gaps.append(line)
         return Verdict(b"".join(good), kinds, rejected, gaps)
 
-    def _examine(self, line: bytes) -> Kind | Reason:
+    def _examine(self, line: bytes, gaps: list[GapReport]) -> Kind | Reason:
+        """The kind of a line, or why it is rejected; `gaps` gets what a gap record says."""
         if not line.strip():
             return Reason.EMPTY
         if len(line) > self._limit:
             return Reason.TOO_LONG
         try:
-            text = line.decode()
+            line.decode()
         except UnicodeDecodeError:
             return Reason.NOT_UTF8
-        try:
-            return _kind(_decode(line))
-        except msgspec.ValidationError:
-            return Reason.NOT_A_NOTIFICATION
-        except (msgspec.DecodeError, RecursionError):
-            # Only who has an escape can have been misjudged, and a flood of garbage is cheap.
-            return _second_opinion(text) if "\\u" in text else Reason.NOT_JSON
+        verdict = _judge(line)
+        return verdict if verdict is not None else _examine_closely(line, gaps)
 
 
 _decode = msgspec.json.Decoder(Header).decode
-_event_type: Callable[[Kind], str] = itemgetter(0)
+_decode_required = msgspec.json.Decoder(Required).decode
 
 
 def _kind(header: Header) -> Kind:
@@ -152,19 +154,44 @@ def _kind(header: Header) -> Kind:
     return header.event_type, header.priority, publisher_id if type(publisher_id) is str else ""
 
 
-def _is_reserved(kind: Kind) -> bool:
-    """Whether a notification claims to be the relay's own; a producer's gap records are."""
-    return kind[0].startswith(EVENT_TYPE_PREFIX) and kind[0] != GAP
-
-
-def _second_opinion(text: str) -> Kind | Reason:
+def _judge(line: bytes) -> Kind | Reason | None:
+    """The kind of a line, or why it is rejected; None if that takes a closer look."""
     try:
-        return _kind(msgspec.convert(json.loads(text, parse_constant=_refuse), Header))
+        kind = _kind(_decode(line))
     except msgspec.ValidationError:
-        return Reason.NOT_A_NOTIFICATION
+        return None if _has_required(line) else Reason.NOT_A_NOTIFICATION
+    except (msgspec.DecodeError, RecursionError):
+        # Only a line with an escape can have been misjudged, and a flood of garbage is cheap.
+        return None if b"\\u" in line else Reason.NOT_JSON
+    return None if may_be_reserved(line) else kind
+
+
+def _has_required(line: bytes) -> bool:
+    """Whether a line has the required fields, as far as msgspec can tell."""
+    try:
+        _decode_required(line)
+    except msgspec.ValidationError:
+        return False
+    except (msgspec.DecodeError, RecursionError):
+        pass  # It may still be JSON.
+    return True
+
+
+def _examine_closely(line: bytes, gaps: list[GapReport]) -> Kind | Reason:
+    try:
+        fields = decode_pairs(line)
     except (ValueError, RecursionError):
         return Reason.NOT_JSON
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    event_types = [value for key, value in fields if key == "event_type"]
+    priorities = [value for key, value in fields if key == "priority"]
+    if not (event_types and priorities and {*map(type, event_types + priorities)} == {str}):
+        return Reason.NOT_A_NOTIFICATION
+    if any(each.startswith(EVENT_TYPE_PREFIX) for each in event_types):
+        if event_types != [GAP]:
+            return Reason.RESERVED
+        report = read_gap(len(line), fields)
+        if report is None or report.reason not in PRODUCER_REASONS:
+            return Reason.MALFORMED_GAP
+        gaps.append(report)
+    publisher_id = dict(fields).get("publisher_id")
+    return event_types[-1], priorities[-1], publisher_id if type(publisher_id) is str else ""

@@ -143,6 +143,38 @@ def test_records_that_another_process_made_are_sent_like_any_other(
     assert script.finish().splitlines() == ["all 2 0 0"]
 
 
+KEPT_OVER_A_FORK = (
+    LOGGER
+    + """
+import ctypes, logging.handlers
+logger.info("parent 1")
+logger.removeHandler(handler)
+memory = logging.handlers.MemoryHandler(10, flushLevel=100, target=handler)
+logger.addHandler(memory)
+logger.info("made by the parent")  # with its process id
+if not eval(sys.argv[2])():
+    memory.flush()
+    show_stats("child")
+    os._exit(0)
+os.wait()
+memory.buffer.clear()
+logger.info("parent 2")
+memory.flush()
+show_stats("parent")
+"""
+)
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_child_never_sends_on_its_parents_connection(
+    scripts: Scripts, private: PrivateSocket, fork: str
+) -> None:
+    """Not even a log record that its parent made, which logging's MemoryHandler has kept."""
+    script = scripts.run("-c", KEPT_OVER_A_FORK, private.path, fork)
+    assert sorted(read_all(private, 2)) == [b"made by the parent\n", b"parent 1\nparent 2\n"]
+    assert script.finish().splitlines() == ["child 1 0 0", "parent 2 0 0"]
+
+
 FORKING_WITH_A_HALF_SENT_RECORD = (
     LOGGER.replace("sys.argv[1])", "sys.argv[1], 0, 1 << 24)")
     + """

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from running import RunningRelay, record, running_relay
+import notif_relay
+from running import DEADLINE, RunningRelay, record, running_relay
 
 MIB = 1024 * 1024
 
@@ -35,6 +38,18 @@ BAD = {
     "a record on two lines": (b'{"event_type":"a",\n"priority":"b"}\n', 2),
     "two records on one line": (record().strip() + record(), 1),
     "one byte more than max_record_size": (sized(MIB + 1), 1),
+    "an error of the relay behind another event type": (
+        b'{"event_type":"notif_relayd.error","priority":"b","payload":"x","event_type":"x"}\n',
+        1,
+    ),
+    "an answer of the relay in another spelling": (
+        b'{"event_type":"x","priority":"b","payload":{},"\\u0065vent_type":"\\u006eotif_relayd.x"}\n',
+        1,
+    ),
+    "a malformed gap": (
+        b'{"event_type":"notif_relayd.gap","priority":"b","payload":{"dropped":3}}\n',
+        1,
+    ),
 }
 
 
@@ -110,3 +125,59 @@ def test_warnings_of_one_kind_do_not_flood_the_log(relay: RunningRelay) -> None:
             producer.sendall(b"[]\n")
             relay.wait_status(records_rejected=number + 1)
     assert relay.log.read_text().count("rejected") <= 3
+
+
+def test_readers_are_told_the_gaps_that_are_counted(relay: RunningRelay) -> None:
+    gap = '{"priority":"w","payload":{"reason":"%s","dropped":%s},"event_type":"%s"}\n'
+    sent = [
+        gap % ("producer_congested", "3", "notif_relayd.gap"),
+        gap % ("relay_restarted", "4", r"notif_relayd\u002egap"),
+        gap % ("relay_restarted", "null", "notif_relayd.gap"),
+        gap % ("relay_restarted", "-1", "notif_relayd.gap"),
+        gap % ("relay_restarted", "1e3", "notif_relayd.gap"),
+        gap % ("slow_subscriber", "7", "notif_relayd.gap"),
+    ]
+    told: list[tuple[int | None, str]] = []
+    with (
+        notif_relay.subscribe(
+            relay.public,
+            timeout=DEADLINE,
+            on_gap=lambda gap: told.append((gap.dropped, gap.reason)),
+        ) as subscriber,
+        relay.produce() as producer,
+    ):
+        producer.sendall("".join(sent).encode() + record(number=1))
+        assert next(subscriber).raw == record(number=1)
+    found = relay.ask("metrics")
+    assert told == [(3, "producer_congested"), (4, "relay_restarted"), (None, "relay_restarted")]
+    assert found["dropped"]["producer_congested"] == 3
+    assert found["dropped"]["relay_restarted"] == 4
+    assert found["unknown_gaps"]["relay_restarted"] == 1
+    assert found["rejected"]["malformed_gap"] == 3
+
+
+def test_a_forging_producer_does_not_keep_a_subscriber_out(relay: RunningRelay) -> None:
+    """Its records would come before the answer to the subscriber's request."""
+    forged = (
+        b'{"publisher_id":"notif-relayd.h","event_type":"notif_relayd.%s","priority":"WARN",'
+        b'"payload":%s,"event_type":"x"}\n'
+    )
+    odd = (forged % (b"error", b'"No."') + forged % (b"subscribed", b"{}")) * 5 + record()
+    stop = threading.Event()
+
+    def produce() -> None:
+        with relay.produce() as producer:
+            while not stop.is_set():
+                producer.sendall(odd)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        producing = pool.submit(produce)
+        try:
+            for _ in range(20):
+                with notif_relay.subscribe(
+                    relay.public, event_type="never.*", timeout=DEADLINE, reconnect=False
+                ) as subscriber:
+                    assert subscriber.connected
+        finally:
+            stop.set()
+        producing.result(DEADLINE)

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relay import Gap, Notification, records
-from notif_relay.notification import any_from_relay, is_from_relay
+from notif_relay import Gap, Notification, UnreadableRecord, records
+from notif_relay.records import GapReport, decode_pairs, own_event_type, read_gap
 
 NAMES = ("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
 
@@ -181,14 +182,108 @@ def test_a_gap_is_a_notification_that_says_how_much_is_missing(dropped: int | No
     assert repr(gap) == f"<Gap dropped={dropped} reason=slow_subscriber>"
 
 
-def test_every_record_of_the_relay_s_own_is_recognised() -> None:
-    own = [
-        records.gap(1, "slow_subscriber"),
-        records.subscribed({"event_type": ["a"]}),
-        records.error("No."),
-    ]
-    other = b'{"message_id": "x", "payload": {"publisher_id": "notif-relayd.host"}}\n'
-    assert all(map(is_from_relay, own))
-    assert not is_from_relay(other)
-    assert any_from_relay([other, own[0]])
-    assert not any_from_relay([other, other])
+OWN = [
+    records.gap(1, "slow_subscriber"),
+    records.subscribed({"event_type": ["a"]}),
+    records.error("No."),
+]
+
+
+@pytest.mark.parametrize("record", OWN, ids=lambda record: Notification(record).event_type)
+def test_a_record_of_the_relay_is_recognised(record: bytes) -> None:
+    event_type = Notification(record).event_type
+    assert own_event_type(record) == event_type
+    respelled = json.dumps(dict(reversed(json.loads(record).items())), separators=(",", ":"))
+    assert own_event_type(respelled.encode()) == event_type
+    assert own_event_type(record.replace(b"notif_relayd", rb"notif\u005frelayd")) == event_type
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"message_id": "x", "payload": {"publisher_id": "notif-relayd.host"}}\n',
+        OWN[2].replace(b'"No."', b'["No."]'),
+        OWN[2].replace(b'"notif-relayd.', b'"notif-relay.'),
+        OWN[1].replace(b'"payload": {', b'"payload": [], "x": {'),
+        OWN[1].replace(b'"publisher_id"', b'"publisher"'),
+        OWN[0].replace(b"}\n", b', "event_type": "notif_relayd.gap"}\n'),
+        OWN[2].replace(b"notif_relayd.error", b"notif_relayd.other"),
+        OWN[2].replace(b'"No."', b"NaN"),
+        OWN[2][:-9],
+        b'[["event_type", "notif_relayd.error"]]\n',
+        b'"notif_relayd.error"\n',
+        b'{"event_type": "notif_relayd.gap", "payload": ' + b"[" * 100_000,
+    ],
+    ids=range(12),
+)
+def test_a_record_that_resembles_one_of_the_relay_is_not(record: bytes) -> None:
+    assert own_event_type(record) == ""
+
+
+GAP = '{"event_type":"notif_relayd.gap","priority":"WARN","payload":%s}\n'
+
+
+def read(line: str) -> GapReport | None:
+    return read_gap(len(line), decode_pairs(line.encode()))
+
+
+@pytest.mark.parametrize("dropped", [0, 3, records.MAX_DROPPED, None])
+def test_a_gap_is_recognised_by_its_content(dropped: int | None) -> None:
+    payload = {"more": [{}], "reason": "any", "dropped": dropped}
+    assert read(GAP % json.dumps(payload)) == (dropped, "any")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *("null", '"text"', "[]", "{}", "3", '[["dropped", 1], ["reason", "x"]]'),
+        *('{"dropped": 1}', '{"reason": "x"}', '{"dropped": 1, "reason": null}'),
+        *(
+            f'{{"dropped": {dropped}, "reason": "x"}}'
+            for dropped in ("-1", "1.0", "1e0", "true", '"1"', "[1]", str(2**53), "9" * 650)
+        ),
+        '{"dropped": 1, "dropped": 1, "reason": "x"}',
+        '{"dropped": 1, "reason": "x"}, "payload": {"dropped": 1, "reason": "x"}',
+        json.dumps({"dropped": 1, "reason": "x" * records.MAX_GAP_SIZE}),
+    ],
+)
+def test_a_malformed_gap_record_is_a_plain_notification(payload: str) -> None:
+    assert read(GAP % payload) is None
+    assert own_event_type((GAP % payload).encode()) == ""
+
+
+@pytest.mark.parametrize("host", ["h", "\x80" * 64], ids=["short", "longest"])
+def test_every_gap_of_the_library_is_short_enough(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)  # to rename the host takes root
+    gap = records.gap(records.MAX_DROPPED, "producer_congested")
+    assert read_gap(len(gap), decode_pairs(gap)) == (records.MAX_DROPPED, "producer_congested")
+
+
+def test_a_huge_integer_is_a_float_and_its_neighbours_are_as_ever() -> None:
+    record = b'{"event_type":"e","priority":"p","publisher_id":%s,"payload":[%s,7]}\n'
+    huge = b"1" * 5000
+    notification = Notification(record % (huge, huge))
+    assert (notification.event_type, notification.publisher_id) == ("e", "")
+    assert notification.payload == [float("inf"), 7]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"event_type":"e","priority":"p","payload":%s}\n' % (b"[" * 99_999 + b"]" * 99_999),
+        b'{"event_type":"e","priority":"p","payl\n',
+        b'{"event_type":"e","priority":"p","payload":"\xc3\n',
+        b"[]\n",
+    ],
+    ids=["deep", "torn", "torn within a character", "no object"],
+)
+def test_a_record_that_cannot_be_decoded_has_no_fields(record: bytes) -> None:
+    notification = Notification(record)
+    with pytest.raises(UnreadableRecord, match=f"a record of {len(record)} bytes cannot be"):
+        notification.payload  # noqa: B018
+    assert notification.event_type == notification.priority == notification.publisher_id == ""
+    assert notification.message_id == ""
+    assert notification.timestamp is None
+    assert repr(notification) == f"<Notification , {len(record)} bytes>"

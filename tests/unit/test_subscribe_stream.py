@@ -142,3 +142,50 @@ def test_a_callback_that_raises_loses_nothing_of_the_rest() -> None:
     with pytest.raises(LookupError):
         next(ready)
     assert [json.loads(each.raw)["number"] for each in (first, *ready)] == [1, 2]
+
+
+UNREADABLE = [
+    b'{"event_type":"big","priority":"I","payload":%s}\n' % (b"1" * 5000),
+    b'{"event_type":"deep","priority":"I","payload":%s}\n' % (b"[" * 99_999 + b"]" * 99_999),
+    b'{"event_type":"notif_relayd.gap","priority":"I","payload":{}}\n',
+    b'{"event_type":"notif_relayd.gap","priority":"I","payload":{"dropped":"x","reason":5}}\n',
+    b'{"event_type":"x","priority":"I","event_type":"notif_relayd.error","payload":"no"}\n',
+]
+
+
+@pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
+@pytest.mark.parametrize("reason", ["relay_restarted", "slow_subscriber"])
+def test_an_odd_record_takes_no_neighbour_along(odd: bytes, reason: records.GapReason) -> None:
+    stream = flowing()
+    gap = records.gap(3, reason)
+    before, after = record(number=1), record(number=2)
+    given = list(stream.receive(before + odd + gap + odd + after))
+    assert [each.raw for each in given] == [before, odd, gap, odd, after]
+    assert [type(each) for each in given] == [Notification, Notification, Gap, *[Notification] * 2]
+
+
+@pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
+def test_an_odd_record_is_not_taken_for_the_answer(odd: bytes) -> None:
+    assert raws(Stream("/the/socket", None), odd + ANSWER + odd) == [odd]
+
+
+def test_a_record_torn_within_a_character_is_not_shown() -> None:
+    torn = record(name="h\xf8st").replace(b"\\u00f8", b"\xc3\xb8")
+    torn = torn[: torn.index(b"\xc3") + 1] + b"\n"
+    gap = records.gap(None, "relay_restarted")
+    assert numbers(flowing(), record(number=1) + torn + gap) == [1, "gap"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+def test_a_gap_is_found_in_any_spelling_and_in_any_pieces(size: int) -> None:
+    stream = flowing()
+    gap = b'{"payload":{"reason":"relay_restarted","dropped":7},"priority":"w","event_type":"%s"}\n'
+    spellings = (b"notif_relayd.gap", rb"\u006eotif_relayd.gap", rb"notif_relayd\u002Egap")
+    data = b"".join(
+        record(number=number, payload="x" * 900) + gap % spelling
+        for number, spelling in enumerate(spellings)
+    )
+    found: list[object] = []
+    for start in range(0, len(data), size):
+        found += numbers(stream, data[start : start + size])
+    assert found == [0, "gap", 1, "gap", 2, "gap"]

@@ -89,6 +89,13 @@ def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
         (b'{"event_type":null,"priority":"b"}', Reason.NOT_A_NOTIFICATION),
         (b'{"event_type":["a"],"priority":"b","payload":"\\ud800"}', Reason.NOT_A_NOTIFICATION),
         (b'["\\ud800"]', Reason.NOT_A_NOTIFICATION),
+        (
+            b'{"event_type":5,"event_type":"a","priority":"b","x":"\\ud800"}',
+            Reason.NOT_A_NOTIFICATION,
+        ),
+        (b"\xef\xbb\xbf" + GOOD[:-1] + b',"x":"\\u0061"}', Reason.NOT_JSON),
+        (GOOD.decode().encode("utf-16-le"), Reason.NOT_JSON),
+        (b'{"event_type":"a","priority":"b","x":NaN,"y":"\\ud800"}', Reason.NOT_JSON),
         (b'{"event_type":"a","priority":"b","x":"'.ljust(LIMIT - 2, b"x") + b'"}', Reason.TOO_LONG),
     ],
 )
@@ -163,15 +170,62 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
     assert len(verdict.rejected) == len(run) - len(good)
 
 
+GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,"reason":"%s"}}\n'
+
+
 @pytest.mark.parametrize(
     "beside", [b"", b"garbage\n", b'{"event_type":"x","priority":"\\ud800"}\n']
 )
 def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
-    gap = b'{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %d}\n'
-    verdict = check(GOOD + b"\n" + gap % 1 + beside + gap % 2 + GOOD + b"\n")
-    assert verdict.gaps == [gap % 1, gap % 2]
+    first, second = GAP % (b"1", b"relay_restarted"), GAP % (b"null", b"producer_congested")
+    verdict = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
+    assert verdict.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
     assert verdict.records.count(b"notif_relayd.gap") == 2
     assert check(GOOD + b"\n").gaps == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        GAP % (b"1", b"slow_subscriber"),
+        GAP % (b"1", b"a reason of its own"),
+        GAP % (b"-1", b"relay_restarted"),
+        GAP % (b"1.0", b"relay_restarted"),
+        GAP % (b"true", b"relay_restarted"),
+        GAP % (b"9007199254740992", b"relay_restarted"),
+        GAP % (b"1" * 600, b"relay_restarted"),
+        GAP % (b"1", b"relay_restarted\\ud800"),
+        GAP.replace(b"{", b'{"payload":{},', 1) % (b"1", b"relay_restarted"),
+        GAP.replace(b"dropped", b"drop") % (b"1", b"relay_restarted"),
+        GAP.replace(b'"W"', b'"W","x":"' + b"x" * 768 + b'"') % (b"1", b"relay_restarted"),
+        b'{"event_type":"notif_relayd.gap","priority":"b"}\n',
+        b'{"event_type":"\\u006eotif_relayd.gap","priority":"b","payload":{"dropped":1}}\n',
+    ],
+)
+def test_a_malformed_gap_record_is_rejected(line: bytes) -> None:
+    assert check(line) == Verdict(b"", [], [Reason.MALFORMED_GAP], [])
+    assert judged(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
+
+
+@pytest.mark.parametrize(
+    ("publisher", "kind"),
+    [
+        (b"9" * 500, ("a", "b", "")),
+        (b"-1e999", ("a", "b", "")),
+        (b'1e999,"x":"\\ud800"', ("a", "b", "")),
+        (b'1e999,"publisher_id":"p"', ("a", "b", "p")),
+    ],
+)
+def test_a_huge_number_as_publisher_is_relayed(publisher: bytes, kind: Kind) -> None:
+    line = b'{"event_type":"a","priority":"b","publisher_id":%s}\n' % publisher
+    assert check(line).kinds == [kind]
+    assert judged(line.replace(b"}\n", b"\n")) == (b"", 0, [Reason.NOT_JSON])
+
+
+@pytest.mark.parametrize("field", ["event_type", "priority"])
+def test_a_huge_number_as_a_required_field_is_rejected(field: str) -> None:
+    fields = f'"event_type":"a","priority":"b","{field}":{"9" * 500}'
+    assert judged(f"{{{fields}}}\n".encode()) == (b"", 0, [Reason.NOT_A_NOTIFICATION])
 
 
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
@@ -219,8 +273,8 @@ def nested(depth: int) -> bytes:
     "line",
     [
         b" " + RECORD,
-        b'{"event_type":"notif_relayd.gap","priority":"b"}\n',
-        b'{"event_type":"\\u006eotif_relayd.gap","priority":"b"}\n',
+        GAP % (b"1", b"relay_restarted"),
+        GAP.replace(b"notif", b"\\u006eotif") % (b"1", b"relay_restarted"),
         b'{"event_type":"a","priority":"b","x":18446744073709551616}\n',
         b'{"event_type":"a","priority":"b","x":1e999}\n',
         b'{"event_type":"a","priority":"b\\ud800"}\n',

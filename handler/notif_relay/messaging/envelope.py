@@ -11,10 +11,11 @@ nothing to say:
 Records of the log driver, and of ``driver = unix``, have neither.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from notif_relay.notification import decode
 
 TOPIC = "_topic"
 CONTEXT = "_context"
@@ -49,11 +50,10 @@ def unseal(record: bytes) -> Envelope:
     """What a record carries.
 
     Raises:
-        ValueError, RecursionError: it is nothing that the relay lets through, or nested so deep
-            that Python cannot read it.
+        ValueError: the relay does not let such a record through, or it is an ``UnreadableRecord``.
     """
-    fields = json.loads(record)
-    if not isinstance(fields, dict) or not isinstance(fields.get("priority"), str):
+    fields = decode(record)
+    if not isinstance(fields.get("priority"), str):
         raise ValueError("it is no notification")
     # Anyone may produce records, so these two are no promise.
     topic, context = fields.pop(TOPIC, None), fields.pop(CONTEXT, None)

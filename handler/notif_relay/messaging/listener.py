@@ -21,10 +21,11 @@ from oslo_messaging import MessagingException
 from oslo_messaging._drivers import base
 from oslo_utils import excutils
 
+from notif_relay import records
 from notif_relay.errors import BadFilter, PermissionDenied
 from notif_relay.messaging.envelope import Envelope, unseal
 from notif_relay.messaging.subscriber import ListeningSubscriber
-from notif_relay.notification import Gap, Notification, is_from_relay
+from notif_relay.notification import Gap, Notification
 
 LOG = logging.getLogger(__name__)
 
@@ -179,11 +180,11 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         if isinstance(notification, Gap):
             dropped = "Some" if notification.dropped is None else notification.dropped
             LOG.warning("%s notifications were lost on their way: %s", dropped, notification.reason)
-        elif is_from_relay(notification.raw):
+        elif records.own_event_type(notification.raw):
             return None  # an answer meant for the subscriber
         try:
             envelope = unseal(notification.raw)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             LOG.warning("A record that cannot be read was left out: %s", error)
             return None
         wanted = (

@@ -64,9 +64,8 @@ class Producer:
         Raises:
             RecordTooLarge: it is longer than a record may be, and dropped.
         """
-        process = getpid()
-        with _lock(self._locks, process):
-            self._sender.send(notification, process)
+        with _lock(self._locks, getpid()):
+            self._sender.send(notification)
 
 
 def _lock(
