@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes connections from a listening socket: the part that all three sockets have in common.
+"""Accepts connections from a listening socket; all three sockets have one.
 
-Two things can go wrong here and must not become anybody else's trouble. A newcomer may not come
-in: then it is told why, where its socket has a way to tell, and let go. And the process may be
-out of descriptors: then the connection stays in the kernel's queue, which keeps the listening
-socket readable, so it is left alone for a while instead of being asked in vain again and again.
+Two things can go wrong and must not affect other peers:
+
+- A connection may not be accepted. The peer is told why, if its socket has a way to tell, and the
+  connection is closed.
+- The process may be out of descriptors. The connection then stays in the kernel's queue and keeps
+  the listening socket readable, so the socket is not watched for a while.
 """
 
 import errno
@@ -17,17 +19,17 @@ from notif_relayd.loop import READ, Loop
 from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
 from notif_relayd.throttle import Throttle
 
-MAX_ACCEPTS = 64
-"""Connections taken in one turn at most, so that a flood of them does not stop the records."""
+MAX_ACCEPTS = 16
+"""Connections accepted in one iteration of the loop: 1 ms, as each takes 60 µs."""
 
 PAUSE = 1.0
-"""Seconds until the next try, when there was no descriptor or no memory left."""
+"""Seconds until the next attempt, when there was no descriptor or no memory left."""
 
-BREAK = 0.001
-"""Seconds without accepting after somebody was sent away: records go first.
+BREAK = 0.004
+"""Seconds without accepting after a connection was refused.
 
-Close to a thousand a second still go by, so that a queue full of them is gone before the next in
-it loses patience.
+Less than one record in a hundred then has to wait for a refusal, for each socket that is flooded.
+A queue of 2048 connections that are all refused takes 8 s.
 """
 
 
@@ -58,6 +60,7 @@ class Door:
         self._loop = loop
         self._throttle = throttle
         self._listener = listener
+        self._path = listener.getsockname()
         self._admission = admission
         self._welcome = welcome
         self._refuse = refuse
@@ -111,7 +114,7 @@ class Door:
     def _send_away(self, connection: socket.socket, reason: str) -> None:
         self._throttle.warning(
             "connection to %s refused: %s: %s",
-            self._listener.getsockname(),
+            self._path,
             Unknown(connection),
             reason,
         )
@@ -135,7 +138,7 @@ class Door:
     def _pause(self, error: OSError) -> None:
         self._throttle.warning(
             "no connection can be accepted on %s for now: %s",
-            self._listener.getsockname(),
+            self._path,
             error.strerror,
         )
         self._unwatch()

@@ -94,6 +94,8 @@ class Fanout:
         self._descriptors = descriptors
         self._streams = Streams(self.store)
         self._pages = Pages()
+        self._refusal = "", b""
+        """The last reason for a refused connection, and the record that tells it."""
         self._pacer = RequestPacer(loop, self._take_request)
 
     @property
@@ -309,8 +311,11 @@ class Fanout:
         return subscriber
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
+        # In a flood the reason is mostly the same: the record is then made once.
+        if reason != self._refusal[0]:
+            self._refusal = reason, records.error(f"{records.FULL}: {reason}.")
         with contextlib.suppress(OSError):
-            connection.send(records.error(f"{records.FULL}: {reason}."))
+            connection.send(self._refusal[1])
 
     def _stream_of(self, peer: Peer) -> Stream:
         """What it reads as long as it has not asked for anything."""
