@@ -80,7 +80,7 @@ class SelectorMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limits = pytest.MonkeyPatch()
-        self.limits.setattr(module, "MAX_REMEMBERED_SIZE", 8000)
+        self.limits.setattr(module, "MAX_REMEMBERED_SIZE", 9000)
         self.limits.setattr(module, "MAX_TARGETS", 5)
         self.limits.setattr(module, "EVICTED", 2)
         self.selector: Selector[str] = Selector()
