@@ -175,10 +175,11 @@ class Filter:
 
     def allows(self, key: str, text: str) -> bool:
         """Return whether a field passes, given as `comparable` returns it."""
-        for each, globs in self.patterns:
-            if each == key:
-                return any(self._matches(glob, text) for glob in globs)
-        return True
+        return any(self._matches(glob, text) for glob in self.globs(key))
+
+    def globs(self, key: str) -> tuple[str, ...]:
+        """Return the patterns for a key; a star if every value passes."""
+        return dict(self.patterns).get(key, _ANYTHING)
 
     def _matches(self, glob: str, text: str) -> bool:
         compiled = self.compiled.get(glob)
@@ -236,6 +237,7 @@ class View:
 
 EVERYTHING = View()
 
+_ANYTHING = ("*",)
 _NOTHING: Mapping[str, re.Pattern[str]] = {}
 
 

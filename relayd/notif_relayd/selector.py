@@ -14,8 +14,7 @@ A change of one filter leaves what is remembered valid for all others. The new f
 bit, and when a value is seen for the first time after that, the new filter alone is matched with
 it and its bit is corrected.
 
-All memory has a limit in bytes, and the oldest entries go first. A value that is still in use then
-is looked up in the index once more.
+All memory has a limit in bytes. The values that were not seen for the longest time go first.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice, repeat, takewhile
 from sys import getsizeof
 from typing import Generic, TypeVar
 
@@ -42,7 +41,7 @@ from notif_relayd.filters import (
 )
 from notif_relayd.validator import Kind
 
-MAX_REMEMBERED_SIZE = 4 * 1024 * 1024
+MAX_REMEMBERED_SIZE = 6 * 1024 * 1024
 """Bytes of the remembered values of one field: about 10,000 of usual length."""
 
 MAX_TARGETS_SIZE = 1024 * 1024
@@ -52,19 +51,24 @@ MAX_TARGETS = 512
 """Remembered lists of streams. Python's hash of an integer is no secret, so that somebody could
 give many bit sets the same one; then this bounds the search."""
 
-ENTRY_SIZE = 320
-"""Bytes that a remembered entry takes beside its key and its value, at most: its place in two
-dictionaries right after these have grown, and a pair."""
+ENTRY_SIZE = 400
+"""Bytes that a remembered entry takes beside its characters and bits, at most: the heads of its
+key and its value (104), a pair (56), and its place in two dictionaries right after these have grown
+(120 each)."""
 
 EVICTED = 64
 """Entries that are forgotten at a time: to find the oldest takes a walk over the places of those
 that were forgotten before."""
 
-FEW = 4
-"""Filters up to which it is quicker to match each than to ask the index."""
+SEARCHES_FOR_ONE = 4
+"""Patterns that the index may look at in the time that it takes to match one."""
 
 ANCHOR_SIZE = 3
 """Characters of a pattern by which it is found."""
+
+SAMPLE = 16
+"""Notifications by which is decided whether equal ones in a batch are looked up once: where they
+are many that takes a tenth of the time, otherwise one and a half times as much."""
 
 GAP_BIT = 1
 """The bit of the filter that only gap records pass: who has it passes every filter."""
@@ -124,8 +128,7 @@ class _Index:
 
     def add(self, key: str, wanted: Filter, bit: int) -> None:
         """Add the patterns that a filter has for this key."""
-        globs = dict(wanted.patterns).get(key, ("*",))
-        for glob in globs:
+        for glob in wanted.globs(key):
             how = shape(glob)
             if glob == "*":
                 self._any |= bit
@@ -138,6 +141,11 @@ class _Index:
                 if how is Shape.COMPILED:
                     self._compiled[glob] = wanted.compiled[glob]
 
+    @property
+    def searches(self) -> int:
+        """Return how many patterns have to be tried for a value, at most."""
+        return len(self._searched)
+
     def _add_plain(self, glob: str, how: Shape, bit: int) -> None:
         bits = self._plain.get(glob, 0)
         self._plain[glob] = bits | bit
@@ -147,7 +155,7 @@ class _Index:
 
     def remove(self, key: str, wanted: Filter, bit: int) -> None:
         """Remove what `add` has added."""
-        for glob in dict(wanted.patterns).get(key, ("*",)):
+        for glob in wanted.globs(key):
             how = shape(glob)
             if glob == "*":
                 self._any &= ~bit
@@ -186,22 +194,20 @@ class _Index:
             passed |= find(text[:length] + "*", 0)
         for length in self._suffixes:
             passed |= find("*" + text[-length:], 0)
-        if self._searched:
-            for glob in self._candidates(text):
-                bits = self._searched[glob]
-                if bits & among & ~passed and self._matches(glob, text):
-                    passed |= bits
+        by_anchor = self._by_anchor
+        for anchor in by_anchor if len(by_anchor) <= len(text) else self._anchors(text):
+            if anchor in text:
+                for glob in by_anchor[anchor]:
+                    bits = self._searched[glob]
+                    if bits & among & ~passed and self._matches(glob, text):
+                        passed |= bits
         return passed
 
-    def _candidates(self, text: str) -> Iterable[str]:
-        """Return the patterns that have to be tried."""
-        if len(self._searched) <= len(text):
-            return self._searched
-        anchors = {text[at : at + ANCHOR_SIZE] for at in range(len(text) - ANCHOR_SIZE + 1)}
-        anchors.add("")
-        return chain.from_iterable(
-            self._by_anchor[each] for each in self._by_anchor.keys() & anchors
-        )
+    def _anchors(self, text: str) -> set[str]:
+        """Return the anchors that are in the text, where there are more anchors than characters."""
+        parts = {text[at : at + ANCHOR_SIZE] for at in range(len(text))}
+        parts.add("")
+        return parts & self._by_anchor.keys()
 
     def _matches(self, glob: str, text: str) -> bool:
         compiled = self._compiled.get(glob)
@@ -212,30 +218,42 @@ _PLAIN = (Shape.LITERAL, Shape.PREFIX, Shape.SUFFIX)
 
 
 def _anchor(glob: str) -> str:
-    """Return a few characters that are in each value that the glob matches, or none."""
+    """Return a few characters, or none, that are in each value that the glob matches."""
     parts = glob.partition("[")[0].replace("?", "*").split("*")
     longest = max(parts, key=len)
-    return longest[-ANCHOR_SIZE:] if len(longest) >= ANCHOR_SIZE else ""
+    if len(longest) < ANCHOR_SIZE:
+        return ""
+    return min(longest[:ANCHOR_SIZE], longest[-ANCHOR_SIZE:], key=_letters)
+
+
+def _letters(text: str) -> int:
+    """Return the number of letters, of which there are more in values than of anything else."""
+    return sum(map(str.isalpha, text))
 
 
 class _Field(dict[str, int]):
     """For each value of one field the filters that it passes.
 
-    What is in the dictionary is true of all filters. `_known` has the same and more: with each
-    value the number of additions to the slots at that time, up to which its filters are known.
+    What is in the dictionary itself is true of all filters. `_older` has values that were not seen
+    since the last addition of a filter, or for long: each with what was true of it when there had
+    been so many additions. A value moves from there when it is seen again, so that the first ones
+    there are those that were not seen for the longest time.
     """
 
     def __init__(self, key: str, slots: _Slots) -> None:
         self._key = key
         self._slots = slots
         self._index = _Index()
-        self._known: dict[str, tuple[int, int]] = {}
+        self._older: dict[str, tuple[int, int]] = {}
+        self._additions = slots.additions
+        """For how many additions what is in the dictionary itself is true."""
         self._size = 0
 
     def add(self, wanted: Filter, bit: int) -> None:
         """Take another filter into account."""
         self._index.add(self._key, wanted, bit)
-        self.clear()
+        self._age()
+        self._additions = self._slots.additions
 
     def remove(self, wanted: Filter, bit: int) -> None:
         """Leave a filter out."""
@@ -245,33 +263,43 @@ class _Field(dict[str, int]):
         if len(value) > MAX_COMPARED:
             return self[shortened(value)]
         text = comparable(self._key, value)
-        known = self._known.get(value)
+        known = self._older.pop(value, None)
         if known is None:
             passed = self._index.passed(text)
-            self._size += ENTRY_SIZE + getsizeof(value) + getsizeof(passed)
         else:
             passed = self._completed(text, *known)
-            self._size += getsizeof(passed) - getsizeof(known[0])
-        self._known[value] = passed, self._slots.additions
+            self._size -= _value_size(value, known[0])
         self[value] = passed
-        while self._size > MAX_REMEMBERED_SIZE:
+        self._size += _value_size(value, passed)
+        if self._size > MAX_REMEMBERED_SIZE:
             self._evict()
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
         added = self._slots.since(additions)
         bits = sum(slot.bit for _, slot in added)
-        if len(added) > FEW:
+        patterns = sum(len(wanted.globs(self._key)) for wanted, _ in added)
+        if self._index.searches <= SEARCHES_FOR_ONE * patterns:
             return passed & ~bits | self._index.passed(text, bits) & bits
         return passed & ~bits | sum(
             slot.bit for wanted, slot in added if wanted.allows(self._key, text)
         )
 
+    def _age(self) -> None:
+        aged = zip(self.values(), repeat(self._additions), strict=False)
+        self._older.update(zip(self, aged, strict=True))
+        self.clear()
+
     def _evict(self) -> None:
-        for value in list(islice(self._known, EVICTED)):
-            passed, _ = self._known.pop(value)
-            self.pop(value, None)
-            self._size -= ENTRY_SIZE + getsizeof(value) + getsizeof(passed)
+        if len(self._older) < EVICTED:
+            self._age()
+        for value in list(islice(self._older, EVICTED)):
+            self._size -= _value_size(value, self._older.pop(value)[0])
+
+
+def _value_size(value: str, passed: int) -> int:
+    """Return the bytes that a remembered value takes, at most."""
+    return ENTRY_SIZE + 4 * len(value) + (passed.bit_length() >> 2)
 
 
 @dataclass(slots=True, eq=False)
@@ -357,9 +385,6 @@ class Selector(Generic[T]):
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first, which gets `GAP_BIT`
 
-    def __len__(self) -> int:
-        return len(self._targets.members)
-
     def add(self, view: View, target: T) -> None:
         """From now on, select `target` for what is in this view; it is not selected for another."""
         bits = [self._acquire(each) for each in _filters(view)]
@@ -374,20 +399,39 @@ class Selector(Generic[T]):
             self._release(each)
 
     def select(self, kinds: Sequence[Kind]) -> dict[T, list[int]]:
-        """Return the targets of the views that any notification is in, with the places of these."""
+        """Return the targets of the views that any notification is in, with the places of these.
+
+        Several targets may share a list of places.
+        """
         event_types, priorities, publishers = self._fields
         targets = self._targets
-        found = {
-            kind: targets[passed]
-            for kind in set(kinds)
-            if (passed := event_types[kind[0]] & priorities[kind[1]] & publishers[kind[2]])
+        if len(kinds) == 1:  # on a quiet host records come alone, and this takes half of the time
+            [(event_type, priority, publisher)] = kinds
+            passed = event_types[event_type] & priorities[priority] & publishers[publisher]
+            return {target: [0] for target in targets[passed]} if passed else {}
+        together: defaultdict[int, list[int]] = defaultdict(list)
+        for place, passed in enumerate(self._passed(kinds)):
+            if passed:
+                together[passed].append(place)
+        found: defaultdict[T, list[list[int]]] = defaultdict(list)
+        for passed, places in together.items():
+            for target in targets[passed]:
+                found[target].append(places)
+        return {
+            target: lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists))
+            for target, lists in found.items()
         }
-        selected: defaultdict[T, list[int]] = defaultdict(list)
-        if found:
-            for place, kind in enumerate(kinds):
-                for target in found.get(kind, ()):
-                    selected[target].append(place)
-        return selected
+
+    def _passed(self, kinds: Sequence[Kind]) -> Iterable[int]:
+        """Return for each notification the filters that it passes; nothing if none passes any."""
+        event_types, priorities, publishers = self._fields
+        if len(set(kinds[:SAMPLE])) > SAMPLE // 2:
+            return [event_types[e] & priorities[p] & publishers[q] for e, p, q in kinds]
+        passed = {
+            kind: event_types[kind[0]] & priorities[kind[1]] & publishers[kind[2]]
+            for kind in set(kinds)
+        }
+        return map(passed.__getitem__, kinds) if any(passed.values()) else ()
 
     def _acquire(self, wanted: Filter) -> int:
         slot = self._slots.get(wanted)

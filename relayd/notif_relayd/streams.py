@@ -27,6 +27,7 @@ class Streams:
         self._store = store
         self._by_view: dict[View, Stream] = {}
         self._selector: Selector[Stream] = Selector()
+        self._filtered = 0
 
     def __iter__(self) -> Iterator[Stream]:
         """All streams, in the order in which they began."""
@@ -37,11 +38,10 @@ class Streams:
 
         A stream that ends meanwhile, because its last member leaves, is left out.
         """
-        if not self._selector:
-            return
-        for stream, places in self._selector.select(kinds).items():
-            if self._by_view.get(stream.view) is stream:
-                yield stream, places
+        if self._filtered:
+            for stream, places in self._selector.select(kinds).items():
+                if not stream.ended:
+                    yield stream, places
 
     def of(self, view: View) -> Stream:
         """Return the stream of a view; a new one has no members yet."""
@@ -52,6 +52,7 @@ class Streams:
                 self.everything = stream
             else:
                 self._selector.add(view, stream)
+                self._filtered += 1
         return stream
 
     def leave(self, stream: Stream) -> None:
@@ -68,7 +69,9 @@ class Streams:
 
     def _end(self, stream: Stream) -> None:
         del self._by_view[stream.view]
+        stream.ended = True
         if stream is self.everything:
             self.everything = None
         else:
             self._selector.remove(stream.view)
+            self._filtered -= 1

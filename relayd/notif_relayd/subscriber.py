@@ -26,13 +26,15 @@ from notif_relayd.state import ReadingState, StreamState, SubscriberState
 class Stream:
     """The records of one view."""
 
-    __slots__ = ("current", "members", "ring", "view")
+    __slots__ = ("current", "ended", "members", "ring", "view")
 
     def __init__(self, view: View, store: Store) -> None:
         self.view = view
         self.ring = Ring(store)
         self.members = 0
         """Subscribers that read it or are about to."""
+        self.ended = False
+        """Whether its last member has left it."""
         self.current: set[Subscriber] = set()
         """Those of them that have everything; `lapse` takes one out."""
 

@@ -1,16 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A selector agrees with the filters themselves, and what it remembers is bounded."""
+"""A selector agrees with the filters themselves, and its memory and work are bounded."""
 
 from __future__ import annotations
 
-import pytest
+import gc
+import random
+import tracemalloc
+from collections.abc import Iterable, Iterator
 
-from notif_relayd.filters import Filter, View
-from notif_relayd.selector import Selector
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from notif_relayd import filters as filters_module
+from notif_relayd import selector as module
+from notif_relayd.filters import KEYS, Filter, View
+from notif_relayd.selector import MAX_TARGETS_SIZE, Selector
+from notif_relayd.validator import Kind
+
+GAP = ("notif_relayd.gap", "WARN", "")
+
+
+def view(**asked: list[str]) -> View:
+    return View(Filter.parse(asked))
 
 
 def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
     return frozenset(Filter.parse(rule) for rule in rules)
+
+
+def expected(members: dict[str, View], kinds: list[Kind]) -> dict[str, list[int]]:
+    places = {
+        name: [place for place, kind in enumerate(kinds) if each(kind)]
+        for name, each in members.items()
+    }
+    return {name: some for name, some in places.items() if some}
 
 
 @pytest.mark.parametrize(
@@ -24,9 +49,9 @@ def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
 )
 def test_view_is_what_is_asked_for_and_any_rule_allows(event_type: str, passes: bool) -> None:
     asked = Filter.parse({"event_type": ["*.start"]})
-    view = View(asked, allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]}))
+    rules = allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]})
     selector: Selector[str] = Selector()
-    selector.add(view, "target")
+    selector.add(View(asked, rules), "target")
     assert selector.select([(event_type, "INFO", "")]) == ({"target": [0]} if passes else {})
 
 
@@ -34,5 +59,197 @@ def test_view_is_what_is_asked_for_and_any_rule_allows(event_type: str, passes: 
 def test_view_without_rules_has_gap_records_only(asked: Filter | None) -> None:
     selector: Selector[str] = Selector()
     selector.add(View(asked, frozenset()), "target")
-    kinds = [("compute.start", "INFO", ""), ("notif_relayd.gap", "WARN", "")]
-    assert selector.select(kinds) == {"target": [1]}
+    assert selector.select([("compute.start", "INFO", ""), GAP]) == {"target": [1]}
+
+
+texts = st.text("ab.*?[", max_size=5) | st.sampled_from(["abcab", "a.b.a", "notif_relayd.gap"])
+globs = st.text("ab.*?[]", max_size=6) | st.text("abc.*", max_size=8)
+requests = st.dictionaries(
+    st.sampled_from(KEYS), st.lists(globs, min_size=1, max_size=4), max_size=3
+)
+filters = requests.map(Filter.parse)
+long_texts = st.builds(lambda a, n, b: a + "a" * n + b, texts, st.integers(500, 520), texts)
+kinds = st.lists(
+    st.tuples(texts | long_texts, st.sampled_from(["a", "A", "ab", "INFO"]), texts), max_size=40
+)
+
+
+class SelectorMachine(RuleBasedStateMachine):
+    """Views come and go, records pass, and values are forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = pytest.MonkeyPatch()
+        self.limits.setattr(module, "MAX_REMEMBERED_SIZE", 9000)
+        self.limits.setattr(module, "MAX_TARGETS", 5)
+        self.limits.setattr(module, "EVICTED", 2)
+        self.selector: Selector[str] = Selector()
+        self.members: dict[str, View] = {}
+        self.number = 0
+
+    def teardown(self) -> None:
+        self.limits.undo()
+
+    @rule(asked=st.none() | filters, allowed=st.none() | st.frozensets(filters, max_size=2))
+    def add(self, asked: Filter | None, allowed: frozenset[Filter] | None) -> None:
+        one = View(asked, allowed)
+        if one.is_everything or one in self.members.values():
+            return
+        self.number += 1
+        name = f"target {self.number}"
+        self.members[name] = one
+        self.selector.add(one, name)
+
+    @precondition(lambda self: self.members)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.members)))
+        self.selector.remove(self.members.pop(name))
+
+    @rule(kinds=kinds)
+    def select(self, kinds: list[Kind]) -> None:
+        assert self.selector.select(kinds) == expected(self.members, kinds)
+
+    @rule(kinds=kinds)
+    def select_one_by_one(self, kinds: list[Kind]) -> None:
+        for kind in kinds:
+            assert self.selector.select([kind]) == expected(self.members, [kind])
+
+    @invariant()
+    def selects_usual(self) -> None:
+        usual = [("a", "A", ""), ("ab", "A", "b"), GAP]
+        assert self.selector.select(usual) == expected(self.members, usual)
+
+
+SelectorMachine.TestCase.settings = settings(deadline=None, max_examples=50)
+test_selector_agrees_with_filters = SelectorMachine.TestCase
+
+
+def memory_after(selector: Selector[str], kinds: Iterable[Kind]) -> int:
+    """Return the bytes that a selector takes more after it has seen these."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for kind in kinds:
+            selector.select([kind])
+        del kind
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def various(number: int, field: int, value: str) -> Kind:
+    kind = [f"e{number % 7}", "INFO", f"p{number % 5}"]
+    kind[field] = value
+    return kind[0], kind[1], kind[2]
+
+
+@pytest.mark.parametrize("field", range(3))
+def test_values_of_a_megabyte_are_not_kept(field: int) -> None:
+    selector: Selector[str] = Selector()
+    selector.add(view(**{KEYS[field]: ["x*"]}), "target")
+    values = (f"e{number}" + "z" * 1_000_000 for number in range(200))
+    kinds = (various(number, field, value) for number, value in enumerate(values))
+    assert memory_after(selector, kinds) < 1_000_000
+
+
+@pytest.mark.parametrize("length", [10, 512])
+@pytest.mark.parametrize("field", range(3))
+def test_memory_of_values_is_bounded(
+    field: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_REMEMBERED_SIZE", 400_000)
+    selector: Selector[str] = Selector()
+    for number in range(40):
+        selector.add(view(**{KEYS[field]: [f"*{number:02}*", "🀀1*"]}), f"{number}")
+    number_of = 3 * 400_000 // (400 + 4 * length)
+    values = (f"🀀{number:0{length - 1}}" for number in range(number_of))
+    kinds = (various(number, field, value) for number, value in enumerate(values))
+    memory = memory_after(selector, kinds)
+    assert 100_000 < memory < 400_000 + MAX_TARGETS_SIZE // 2
+
+
+def test_memory_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record passes another half of the filters."""
+    monkeypatch.setattr(module, "MAX_TARGETS_SIZE", 100_000)
+    selector: Selector[str] = Selector()
+    chosen = random.Random(1)
+    for number in range(200):
+        globs = [f"{value}" for value in range(64) if chosen.random() < 0.9]
+        selector.add(view(event_type=globs, publisher_id=globs[::-1]), f"{number}")
+    memory_after(selector, [(f"{n}", "INFO", f"{n}") for n in range(64)])
+    kinds = ((f"{n % 64}", "INFO", f"{n % 61}") for n in range(1000))
+    assert memory_after(selector, kinds) < 120_000
+
+
+class Counter:
+    """Counts how often a pattern is matched by itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        for each in (filters_module, module):
+            monkeypatch.setattr(each, "matches", self)
+
+    def __call__(self, glob: str, text: str) -> bool:
+        self.calls += 1
+        return original(glob, text)
+
+
+original = filters_module.matches
+
+
+def test_change_of_a_filter_concerns_that_filter_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector: Selector[str] = Selector()
+    for number in range(50):
+        selector.add(view(event_type=[f"*ute*{number}-{n}*" for n in range(64)]), f"{number}")
+    kinds = [(f"compute.e{number}", "INFO", "p") for number in range(40)]
+    selector.select(kinds)
+    counter = Counter(monkeypatch)
+    selector.select(kinds)
+    assert counter.calls == 0
+    for number in range(10):
+        toggled = view(event_type=["*a*b*", f"*e{number}"])
+        selector.add(toggled, "toggled")
+        assert selector.select(kinds) == {"toggled": [number]}
+        selector.remove(toggled)
+        assert selector.select(kinds) == {}
+    assert counter.calls <= 10 * 2 * len(kinds)
+
+
+def test_new_value_is_tried_on_few_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector: Selector[str] = Selector()
+    for number in range(50):
+        globs = [f"*c*{number}-{n}*" for n in range(20)]
+        plain = [f"{number}.{n}{end}" for n in range(20) for end in ("", "*")]
+        selector.add(view(event_type=[*globs, *plain, f"*/{number}"]), f"{number}")
+    counter = Counter(monkeypatch)
+    for number in range(100):
+        selected = selector.select([(f"c{number % 60}+7/{number % 60}", "INFO", "p")])
+        assert list(selected) == ([f"{number % 60}"] if number % 60 < 50 else [])
+    assert counter.calls == 0
+
+
+def test_equal_pattern_of_many_filters_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector: Selector[str] = Selector()
+    for number in range(50):
+        selector.add(view(event_type=["*a*b*"], publisher_id=[f"{number}"]), f"{number}")
+    counter = Counter(monkeypatch)
+    assert selector.select([("cabs", "INFO", "7")]) == {"7": [0]}
+    assert counter.calls == 1
+
+
+def test_bit_of_a_removed_filter_is_used_again() -> None:
+    """What is remembered does not grow with the number of changes."""
+    selector: Selector[str] = Selector()
+    kinds = [(f"e{number}", "INFO", "p") for number in range(100)]
+
+    def change(times: int) -> Iterator[Kind]:
+        for number in range(times):
+            one = view(event_type=[f"e{number % 100}"])
+            selector.add(one, "target")
+            yield from kinds
+            selector.remove(one)
+
+    memory_after(selector, change(10))
+    assert memory_after(selector, change(200)) < 50_000
