@@ -8,6 +8,7 @@ where users come from a directory server, and the loop must not wait. relayctl d
 """
 
 import array
+import ctypes
 import errno
 import os
 import socket
@@ -24,6 +25,9 @@ _SO_PEERGROUPS = 59
 _LONGEST_OPTION = 1024
 """Bytes that Python's getsockopt can read: 256 groups."""
 
+_MAX_GROUPS = 65536
+"""Supplementary groups that a process can have: NGROUPS_MAX of the kernel."""
+
 _LONGEST_COMMAND = 64
 """Bytes that are enough for any: the kernel has 15 for a process, and more for its own threads."""
 
@@ -38,7 +42,7 @@ class Peer:
     command: str
     """The kernel's short name of it, at most 15 characters; empty when it was gone already."""
     groups: frozenset[int] = frozenset()
-    """All the groups that it was in."""
+    """All the groups that it was in; only `gid` where the kernel does not tell the others."""
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({printable(self.command) or 'gone'}, uid {self.uid})"
@@ -62,7 +66,7 @@ def uid_of(sock: socket.socket) -> int:
 def peer_of(sock: socket.socket) -> Peer:
     """The process that connected to, or (asked from the client's side) listens on a socket."""
     pid, uid, gid = _credentials(sock)
-    return Peer(pid, uid, gid, _command(pid), _groups(sock, pid) | {gid})
+    return Peer(pid, uid, gid, _command(pid), _groups(sock) | {gid})
 
 
 def _credentials(sock: socket.socket) -> tuple[int, int, int]:
@@ -72,20 +76,27 @@ def _credentials(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-def _groups(sock: socket.socket, pid: int) -> frozenset[int]:
+def _groups(sock: socket.socket) -> frozenset[int]:
+    """Return the supplementary groups; none if the kernel does not tell them.
+
+    So lists and rules that name groups let nothing through for a process whose groups are unknown.
+    /proc is no substitute: the number may be another process's by now, or its groups others.
+    """
     try:
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LONGEST_OPTION)
         return frozenset(array.array("I", groups))
     except OSError as error:
-        if error.errno != errno.ERANGE:
-            return frozenset()
-    # Too many for the one way. The other tells those of a process that may have changed.
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            (line,) = (line for line in status if line.startswith("Groups:"))
-    except (OSError, ValueError):
-        return frozenset()
-    return frozenset(map(int, line.split()[1:]))
+        return _many_groups(sock) if error.errno == errno.ERANGE else frozenset()
+
+
+def _many_groups(sock: socket.socket) -> frozenset[int]:
+    """Ask for more groups than Python's getsockopt has room for."""
+    groups = (ctypes.c_uint32 * _MAX_GROUPS)()
+    size = ctypes.c_uint32(ctypes.sizeof(groups))
+    failed = ctypes.CDLL(None).getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)
+    )
+    return frozenset() if failed else frozenset(groups[: size.value // ctypes.sizeof(size)])
 
 
 def _command(pid: int) -> str:

@@ -315,3 +315,41 @@ def test_who_is_in_more_groups_than_an_option_can_hold_is_known_too(directory: P
             relay.wait_status(subscribers=1)
         with OtherUser(relay.public, 1234, 1234, *many) as refused:
             assert "uid 1234 is not of" in refusal(refused.line())
+
+
+CHANGING = """
+import os, socket, sys
+path, games = sys.argv[1], int(sys.argv[2])
+os.setgroups(range(10_000, 11_000))
+os.chmod(path, 0o666)
+os.seteuid(1234)
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(path)
+os.seteuid(0)
+os.setgroups([*range(10_000, 11_000), games])
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+def test_groups_are_those_of_the_moment_of_connecting(directory: Path) -> None:
+    """What /proc says later, of this process or of another with its number, grants nothing."""
+    directory.chmod(0o755)
+    with managed_relay(directory, "--relayd-ingest_allow_groups=games") as relay:
+        assert relay.stop() == 0
+        command = [sys.executable, "-c", CHANGING, os.fspath(relay.ingest), str(GAMES)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"connected\n"
+            relay.start()
+            relay.wait_logged("refused: ")
+            process.communicate()
+
+
+def test_unknown_groups_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not tell them: lists and rules that name groups let nothing through."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr("notif_relayd.peer._SO_PEERGROUPS", -1)
+        assert peer_of(ours).groups == {os.getgid()}

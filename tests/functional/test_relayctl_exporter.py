@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import signal
 import socket
@@ -17,9 +19,12 @@ from pathlib import Path
 
 import pytest
 from operating import RELAYCTL, assert_refused, listening, relayctl
+from prometheus_client.core import Metric
 from scraping import needs_promtool, promtool, samples
 
-from running import DEADLINE, RunningRelay, record, running_relay
+from notif_relayd.ctl.exposition import RelayCollector
+from notif_relayd.ctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from running import DEADLINE, RunningRelay, record, running_relay, wait_until
 
 UP = ("notif_relayd_up",)
 
@@ -227,3 +232,106 @@ def test_an_address_that_is_taken_is_one_line(directory: Path) -> None:
         listen = f"127.0.0.1:{server.getsockname()[1]}"
         done = relayctl(directory, "exporter", "--listen", listen)
     assert_refused(done, 1, "127.0.0.1", "Address already in use")
+
+
+def closed(client: socket.socket) -> bool:
+    """Whether the exporter has closed the connection."""
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_request_has_one_deadline_however_slowly_it_comes(relay: RunningRelay) -> None:
+    with (
+        exporting(relay.directory) as exporter,
+        socket.create_connection(exporter.address, DEADLINE) as slow,
+    ):
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+
+        def ends() -> bool:
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"y")
+            return closed(slow)
+
+        wait_until(ends, "the connection is closed")
+        assert samples(exporter.scrape())[UP] == 1
+
+
+def test_oldest_of_many_connections_makes_room(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(3 * MAX_CONNECTIONS):
+            slow.append(stack.enter_context(socket.create_connection(exporter.address, DEADLINE)))
+            slow[-1].sendall(b"GET /met")
+        assert samples(exporter.scrape())[UP] == 1
+        wait_until(lambda: all(map(closed, slow[:MAX_CONNECTIONS])), "the oldest are closed")
+        assert not closed(slow[-1])
+        threads = Path(f"/proc/{exporter.process.pid}/task")
+        wait_until(lambda: len(list(threads.iterdir())) <= MAX_CONNECTIONS + 1, "threads end")
+
+
+GET = b"GET /metrics HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_", [b"X" * MAX_REQUEST, GET + b"X" * MAX_REQUEST, GET + b"X: y\r\n" * 200]
+)
+def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: bytes) -> None:
+    with (
+        exporting(relay.directory) as exporter,
+        socket.create_connection(exporter.address, DEADLINE) as client,
+    ):
+        client.sendall(request_)
+        with client.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.0 431 ")
+        assert samples(exporter.scrape())[UP] == 1
+        assert "Traceback" not in exporter.log.read_text()
+
+
+def test_relay_of_another_version_is_up_0_with_the_reason_in_the_log(
+    relay: RunningRelay, tmp_path: Path
+) -> None:
+    metrics = relay.ask("metrics")
+    metrics["turn_bounds"].pop()
+    answer = json.dumps({"result": metrics}).encode() + b"\n"
+
+    def serve(control: socket.socket) -> None:
+        for _ in range(2):
+            with control.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(answer)
+
+    with listening(tmp_path / "control.sock") as control, exporting(tmp_path) as exporter:
+        thread = threading.Thread(target=serve, args=(control,))
+        thread.start()
+        for _ in range(2):
+            assert samples(exporter.scrape()) == {UP: 0}
+        thread.join(DEADLINE)
+        (line,) = exporter.log.read_text().splitlines()
+    assert "is the daemon of another version?" in line
+
+
+def test_unexpected_error_is_status_500_and_told_once(tmp_path: Path) -> None:
+    class Broken(RelayCollector):
+        def collect(self) -> Iterator[Metric]:
+            raise RuntimeError("\x1b[31m")
+
+    log = io.StringIO()
+    with listen("127.0.0.1", 0, Broken(os.fspath(tmp_path / "none"), False), log) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for _ in range(3):
+                with pytest.raises(urllib.error.HTTPError, match="500") as error:
+                    urllib.request.urlopen(server.url, timeout=DEADLINE)
+                error.value.close()
+        finally:
+            server.shutdown()
+            thread.join(DEADLINE)
+    assert log.getvalue().count("\n") == 1
+    assert "RuntimeError" in log.getvalue()
+    assert "\x1b" not in log.getvalue()

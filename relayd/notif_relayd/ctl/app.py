@@ -64,8 +64,10 @@ def _run(arguments: list[str]) -> int:
     relayctl = Relayctl()  # Commands write to the standard error that it finds now.
     complaint = io.StringIO()
     try:
+        # Only here: a command's own messages would be lost, and kept in memory.
         with contextlib.redirect_stderr(complaint):
-            return relayctl.run(arguments)
+            command, parsed = relayctl.parse(arguments)
+        return command.run(parsed)
     except SystemExit as leaving:
         if not leaving.code:
             return 0
@@ -149,6 +151,11 @@ class Relayctl(App):
 
     def run(self, argv: list[str]) -> int:
         """Run the command that the arguments name, or show help where they name none."""
+        command, parsed = self.parse(argv)
+        return command.run(parsed)
+
+    def parse(self, argv: list[str]) -> tuple[Command, argparse.Namespace]:
+        """Return the command that the arguments name, or help, and its own arguments."""
         self.options, words = self.parser.parse_known_args(argv)
         if self.options.control_path is None:
             self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
@@ -156,4 +163,4 @@ class Relayctl(App):
             words = ["help", *words[:1]]
         command_class, name, rest = self.command_manager.find_command(words)
         command = command_class(self, self.options)
-        return command.run(command.get_parser(f"{self.NAME} {name}").parse_args(rest))
+        return command, command.get_parser(f"{self.NAME} {name}").parse_args(rest)

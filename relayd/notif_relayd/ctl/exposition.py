@@ -50,7 +50,7 @@ class RelayCollector(Collector):
         return registry
 
     def collect(self) -> Iterator[Metric]:
-        """The figures, or only that there are none."""
+        """Return the figures, or only that there are none."""
         try:
             families = list(self._families())
         except CtlError as error:
@@ -242,6 +242,11 @@ def _cumulative(found: Metrics) -> tuple[list[tuple[str, float]], float]:
     """The histogram as Prometheus has it: each class holds those before it as well."""
     buckets, count = [], 0
     bounds = [*map(repr, found.turn_bounds), "+Inf"]
+    if len(bounds) != len(found.turns.counts):
+        raise CtlError(
+            f"the answer from the relay cannot be understood: {len(found.turns.counts)} counts "
+            f"for {len(bounds)} classes of loop latency; is the daemon of another version?"
+        )
     for bound, more in zip(bounds, found.turns.counts, strict=True):
         count += more
         buckets.append((bound, float(count)))
