@@ -262,15 +262,16 @@ interpreter = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bi
 	"$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
 FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(version)))
 
-# Out of Debian's package, which is not installed: nothing but promtool is needed of it, and its
-# service would start. Where it cannot be had, the tests that want it are skipped, and say so.
+# Out of the package, which is not installed: nothing but promtool is needed of it, and in Debian 12
+# and Ubuntu 24.04 it is part of the package prometheus, whose service would start. Where it cannot be
+# had, the tests that want it are skipped, and say so.
 .promtool/promtool: | packages
 	@echo "Fetching promtool with apt-get; log: $(@D)/apt.log"
 	@mkdir -p $(@D)
-	@cd $(@D) && { apt-get download prometheus || \
-		{ $(SUDO) apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
-		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
-		rm prometheus_*.deb || echo "There is no promtool; see $(@D)/apt.log" >&2
+	@cd $(@D) && { $(call download-promtool) || { $(SUDO) apt-get update && $(call download-promtool); }; } \
+		>apt.log 2>&1 && dpkg-deb --fsys-tarfile prom*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
+		rm prom*.deb || echo "There is no promtool; see $(@D)/apt.log" >&2
+download-promtool = { apt-get download promtool || apt-get download prometheus; }
 
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE
