@@ -163,11 +163,12 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; checked by lintian; as root only
 	@echo "Building the packages for $(SUITE); log: .debian/log"
 	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
-	@ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download --quiet --no-deps \
-		--disable-pip-version-check --no-binary :all: --no-build-isolation --require-hashes \
-		-d .debian/msgspec -r packaging/python-msgspec/requirements.txt
+	@[ $(SUITE) != bookworm ] || { ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download \
+		--quiet --no-deps --disable-pip-version-check --no-binary :all: --no-build-isolation \
+		--require-hashes -d .debian/msgspec -r packaging/python-msgspec/requirements.txt; \
+		cp .debian/msgspec/*.tar.gz .debian/in; }
 	@$(MAKE) --no-print-directory dist DIST=.debian/in
-	@cp -r .debian/msgspec/*.tar.gz packaging/python-msgspec packaging/build.sh .debian/in
+	@cp -r packaging/python-msgspec packaging/build.sh .debian/in
 	@env -i PATH="$$PATH" systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
 		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
