@@ -5,8 +5,9 @@ All selected tests run in one container, which is booted once. Its root is the h
 read-only, under an empty /etc and /var: no image is needed, and nothing of the host can change.
 Nothing of the caller's environment reaches it. This checkout is in its /opt, because the units
 hide /root and /home, where it may well be; what is tested is what ``make install`` makes of it
-there. A oneshot unit runs pytest and turns the container off. inside/conftest.py writes a line for
-each phase of each test, so that a test that hangs or crashes pytest costs no other its verdict.
+there. A oneshot unit runs pytest and turns the container off. Each test has a deadline and is
+reported at once, so that one that fails or hangs leaves the others alone, and one that ends pytest
+leaves the verdicts before it.
 """
 
 import ast
@@ -72,7 +73,7 @@ class Booted:
     """All that the container said: its journal, pytest's own output included."""
 
     def verdict(self, test: str) -> str:
-        """ "passed", "failed", "skipped", "unfinished", or "not run"."""
+        """Return passed, failed, skipped, unfinished or not run."""
         outcomes = {report["phase"]: report["outcome"] for report in self.reports[test]}
         wrong = set(outcomes.values()) - {"passed"}
         if wrong:
