@@ -159,7 +159,8 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
 # In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
-# this host but mmdebstrap. Debian 12 has no python3-msgspec: it is made first, once.
+# this host but mmdebstrap. It has the unified cgroup hierarchy, since systemd-nspawn of Debian 12 fails
+# with the older ones inside a container. Debian 12 has no python3-msgspec: it is made first, once.
 deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; checked by lintian; as root only
 	@echo "Building the packages for $(SUITE); log: .debian/log"
 	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
@@ -169,7 +170,8 @@ deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; ch
 		cp .debian/msgspec/*.tar.gz .debian/in; }
 	@$(MAKE) --no-print-directory dist DIST=.debian/in
 	@cp -r packaging/python-msgspec packaging/build.sh .debian/in
-	@env -i PATH="$$PATH" systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
+	@env -i PATH="$$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes \
+		systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
 		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }

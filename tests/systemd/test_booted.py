@@ -34,7 +34,12 @@ DEADLINE = 630
 REQUIRED = os.environ.get("NOTIF_RELAYD_SYSTEMD_TESTS") == "required"
 """Whether a test that cannot be run fails."""
 
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    # The default of Debian and Ubuntu. In a container with the older hierarchies, systemd-nspawn
+    # of Debian 12 cannot start another container with them.
+    "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "yes",
+}
 """All that systemd-nspawn sees of the environment: it hands some on, and obeys more of it."""
 
 LEAK = "leaked-from-the-caller"
