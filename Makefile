@@ -23,7 +23,7 @@ SUITES ?= tests/unit tests/functional
 PYTHONS ?= $(shell seq -f 3.%.0f 10 29)
 
 # The Debian release that packages are built for: this host's, or Debian 12 where it is no Debian.
-SUITE ?= $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME" || echo bookworm)
+SUITE ?= $(or $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME"),bookworm)
 ROOTS = .debian/$(SUITE)
 
 # Two at a time: much of a test's time is waiting. A file stays together, as the container does.
