@@ -23,7 +23,7 @@ SUITES ?= tests/unit tests/functional
 PYTHONS ?= $(shell seq -f 3.%.0f 10 29)
 
 # The Debian release that packages are built for: this host's, or Debian 12 where it is no Debian.
-SUITE ?= $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME" || echo bookworm)
+SUITE ?= $(or $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME"),bookworm)
 ROOTS = .debian/$(SUITE)
 
 # Two at a time: much of a test's time is waiting. A file stays together, as the container does.
@@ -159,16 +159,19 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
 # In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
-# this host but mmdebstrap. Debian 12 has no python3-msgspec: it is made first, once.
+# this host but mmdebstrap. It has the unified cgroup hierarchy, since systemd-nspawn of Debian 12 fails
+# with the older ones inside a container. Debian 12 has no python3-msgspec: it is made first, once.
 deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; checked by lintian; as root only
 	@echo "Building the packages for $(SUITE); log: .debian/log"
 	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
-	@ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download --quiet --no-deps \
-		--disable-pip-version-check --no-binary :all: --no-build-isolation --require-hashes \
-		-d .debian/msgspec -r packaging/python-msgspec/requirements.txt
+	@[ $(SUITE) != bookworm ] || { ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download \
+		--quiet --no-deps --disable-pip-version-check --no-binary :all: --no-build-isolation \
+		--require-hashes -d .debian/msgspec -r packaging/python-msgspec/requirements.txt; \
+		cp .debian/msgspec/*.tar.gz .debian/in; }
 	@$(MAKE) --no-print-directory dist DIST=.debian/in
-	@cp -r .debian/msgspec/*.tar.gz packaging/python-msgspec packaging/build.sh .debian/in
-	@env -i PATH="$$PATH" systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
+	@cp -r packaging/python-msgspec packaging/build.sh .debian/in
+	@env -i PATH="$$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes \
+		systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
 		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }
@@ -262,15 +265,16 @@ interpreter = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bi
 	"$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
 FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(version)))
 
-# Out of Debian's package, which is not installed: nothing but promtool is needed of it, and its
-# service would start. Where it cannot be had, the tests that want it are skipped, and say so.
+# Out of the package, which is not installed: nothing but promtool is needed of it, and in Debian 12
+# and Ubuntu 24.04 it is part of the package prometheus, whose service would start. Where it cannot be
+# had, the tests that want it are skipped, and say so.
 .promtool/promtool: | packages
 	@echo "Fetching promtool with apt-get; log: $(@D)/apt.log"
 	@mkdir -p $(@D)
-	@cd $(@D) && { apt-get download prometheus || \
-		{ $(SUDO) apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
-		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
-		rm prometheus_*.deb || echo "There is no promtool; see $(@D)/apt.log" >&2
+	@cd $(@D) && { $(call download-promtool) || { $(SUDO) apt-get update && $(call download-promtool); }; } \
+		>apt.log 2>&1 && dpkg-deb --fsys-tarfile prom*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
+		rm prom*.deb || echo "There is no promtool; see $(@D)/apt.log" >&2
+download-promtool = { apt-get download promtool || apt-get download prometheus; }
 
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE

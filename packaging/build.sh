@@ -18,7 +18,7 @@ build() {
     cd "$work"
 }
 
-if ! apt-cache show python3-msgspec >/dev/null 2>&1; then
+if ! dpkg -s python3-msgspec >/dev/null 2>&1; then
     # Once it is made it is as good as Debian's.
     set -- /opt/out/python3-msgspec_*.deb
     if [ ! -e "$1" ]; then

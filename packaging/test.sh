@@ -17,7 +17,7 @@ case $1 in
     container)
         # What is written goes to memory.
         # shellcheck disable=SC2086 # each a word
-        timeout 260 env -i PATH="$PATH" setpriv --pdeathsig=KILL unshare --pid --mount-proc --fork --kill-child \
+        timeout 260 env -i PATH="$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes setpriv --pdeathsig=KILL unshare --pid --mount-proc --fork --kill-child \
             systemd-nspawn --quiet --directory="$root" --volatile=overlay --private-network --boot \
             --register=no --keep-unit --machine="notif-relayd-deb-$$" \
             --bind="$work:/opt/test" --bind-ro="$3:/opt/packages/old" \

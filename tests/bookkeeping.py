@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from running import DEADLINE, connect, wait_until
+from running import DEADLINE, connect, first_line, wait_until
 
 PRODUCER = """
 import logging, sys, threading, time
@@ -173,8 +173,7 @@ class Load:
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
         for each in self._producers:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
+            assert first_line(each) == "ready\n"
 
     def finish(self) -> list[Produced]:
         """Stop the producers, wait for what is still under way, and end the subscribers."""
@@ -193,7 +192,7 @@ class Load:
         """Leave nothing behind."""
         for each in self._producers:
             each.kill()
-            each.communicate()
+            each.communicate(timeout=DEADLINE)
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(2)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A deadline for each phase of each test, and a check that the test ends its threads.
 
-A test that waits for ever fails instead, with the stacks of all threads on standard error. Set-up,
-call and tear-down have a deadline each, so that a tear-down that hangs as well is ended too:
-pytest-timeout, which is not used therefore, arms its timer once for all three.
+A test that waits for ever fails, with the stacks of all threads on standard error. Set-up, call and
+tear-down have a deadline each. pytest-timeout has one timer for all three, which does not end a
+tear-down that hangs after the test has.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from running import DEADLINE, first_line
+
 _BEGINNING = """
 import contextlib, itertools, json, socket, sys, time
 public, ingest = sys.argv[1:]
@@ -121,9 +123,8 @@ def misbehaving(what: str, public: Path, ingest: Path) -> Iterator[subprocess.Po
     command = [sys.executable, "-c", _BEGINNING + PROGRAMS[what], str(public), str(ingest)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert first_line(process) == "begun\n"
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=DEADLINE)

@@ -178,7 +178,7 @@ class Script:
     def close(self) -> None:
         """Leave nothing behind, whatever has happened."""
         self._process.kill()
-        self._process.communicate()
+        self._process.communicate(timeout=DEADLINE)
 
 
 class Scripts:

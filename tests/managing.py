@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from running import DEADLINE, RunningRelay, kill, wait_until
+from running import DEADLINE, RunningRelay, kill, wait_readable, wait_until
 
 PASS_ON = """
 import fcntl, os, sys
@@ -92,8 +91,7 @@ class ManagedRelay(RunningRelay):
 
     def start_on_demand(self) -> None:
         """Start a relay when somebody connects."""
-        ready, _, _ = select.select([*self.listeners.values()], [], [], DEADLINE)
-        assert ready, f"no connection within {DEADLINE} s"
+        wait_readable(*self.listeners.values())
         self.start()
 
     def restart(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from descriptors import with_usual_limit
 
@@ -34,6 +35,21 @@ def kill(process: subprocess.Popen[Any]) -> None:
     """Kill a process, which may be stopped or have ended, and wait until it is gone."""
     process.kill()
     process.wait(DEADLINE)
+
+
+def wait_readable(*files: socket.socket | IO[str]) -> None:
+    """Wait until one of these can be read from. Unlike select, poll takes any descriptor."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    assert poll.poll(DEADLINE * 1000), f"nothing to read within {DEADLINE} s"
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the first line that a process writes to its standard output, within DEADLINE."""
+    assert process.stdout is not None
+    wait_readable(process.stdout)
+    return process.stdout.readline()
 
 
 def pid_in(pidfile: Path, left: str = "") -> int:

@@ -15,7 +15,7 @@ import termios
 import time
 from collections.abc import Mapping
 
-from running import DEADLINE
+from running import DEADLINE, kill
 
 RIGHT, LEFT, TAB, CTRL_C = b"\x1b[C", b"\x1b[D", b"\t", b"\x03"
 
@@ -62,8 +62,7 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        kill(self._process)
         os.close(self._master)
         os.close(self._slave)
 

@@ -10,6 +10,8 @@ import os
 import pwd
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 

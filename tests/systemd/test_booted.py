@@ -5,8 +5,9 @@ All selected tests run in one container, which is booted once. Its root is the h
 read-only, under an empty /etc and /var: no image is needed, and nothing of the host can change.
 Nothing of the caller's environment reaches it. This checkout is in its /opt, because the units
 hide /root and /home, where it may well be; what is tested is what ``make install`` makes of it
-there. A oneshot unit runs pytest and turns the container off. inside/conftest.py writes a line for
-each phase of each test, so that a test that hangs or crashes pytest costs no other its verdict.
+there. A oneshot unit runs pytest and turns the container off. Each test has a deadline and is
+reported at once, so that one that fails or hangs leaves the others alone, and one that ends pytest
+leaves the verdicts before it.
 """
 
 import ast
@@ -30,7 +31,15 @@ CERTIFICATES = Path("/etc/ssl/certs")
 DEADLINE = 630
 """Seconds that the container may take, which is more than test-run.service gives pytest."""
 
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+REQUIRED = os.environ.get("NOTIF_RELAYD_SYSTEMD_TESTS") == "required"
+"""Whether a test that cannot be run fails."""
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    # The default of Debian and Ubuntu. In a container with the older hierarchies, systemd-nspawn
+    # of Debian 12 cannot start another container with them.
+    "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "yes",
+}
 """All that systemd-nspawn sees of the environment: it hands some on, and obeys more of it."""
 
 LEAK = "leaked-from-the-caller"
@@ -69,7 +78,7 @@ class Booted:
     """All that the container said: its journal, pytest's own output included."""
 
     def verdict(self, test: str) -> str:
-        """ "passed", "failed", "skipped", "unfinished", or "not run"."""
+        """Return passed, failed, skipped, unfinished or not run."""
         outcomes = {report["phase"]: report["outcome"] for report in self.reports[test]}
         wrong = set(outcomes.values()) - {"passed"}
         if wrong:
@@ -78,8 +87,13 @@ class Booted:
             return "passed"
         return "unfinished" if outcomes else "not run"
 
-    def said(self, test: str) -> str:
-        return "\n".join(report["text"] for report in self.reports[test])
+    def reason(self, test: str) -> str:
+        """Why it failed or was skipped."""
+        return "\n".join(filter(None, (report["reason"] for report in self.reports[test])))
+
+    def output(self, test: str) -> str:
+        """What it printed, and the journal. A phase repeats what the ones before it printed."""
+        return self.reports[test][-1]["output"] if self.reports[test] else ""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -97,9 +111,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.phase_deadline(DEADLINE + 30)
 def test_under_a_real_systemd(inside: str, booted: Booted) -> None:
     verdict = booted.verdict(inside)
+    if verdict == "skipped" and not REQUIRED:
+        pytest.skip(booted.reason(inside))
     if verdict != "passed":
         pytest.fail(
-            f"{booted.said(inside)}\n{verdict}; the container's console: {booted.console}",
+            f"{booted.reason(inside)}\n{booted.output(inside)}\n"
+            f"{verdict}; the container's console: {booted.console}",
             pytrace=False,
         )
 
@@ -108,14 +125,14 @@ def test_under_a_real_systemd(inside: str, booted: Booted) -> None:
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_failing_test_leaves_the_others_alone(wrong: str, booted: Booted) -> None:
     """The others are looked at above: the failing ones run before them."""
-    assert booted.verdict(wrong) == WRONG[wrong], booted.said(wrong)
+    assert booted.verdict(wrong) == WRONG[wrong], booted.reason(wrong)
 
 
 @pytest.fixture(scope="module")
 def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Booted:
     """The outcome of the tests in the container."""
     obstacle = _obstacle()
-    if obstacle and os.environ.get("NOTIF_RELAYD_SYSTEMD_TESTS") == "required":
+    if obstacle and REQUIRED:
         pytest.fail(f"no container can be booted: {obstacle}", pytrace=False)
     if obstacle:
         pytest.skip(f"no container can be booted: {obstacle}")

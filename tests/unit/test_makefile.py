@@ -26,7 +26,8 @@ def directory(tmp_path: Path) -> Path:
 
 
 def make(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    # Not as a part of the make that runs the tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", "--silent", *arguments],
         cwd=directory,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from bookkeeping import load
-from installing import NEW, OLD, apt, package
+from installing import NEW, OLD, apt, msgspec, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
 from running import pid_in
@@ -78,7 +78,7 @@ def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
 
 
 def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> None:
-    apt("install", package(OLD, "notif-relayd"), package(OLD, "python3-msgspec"))
+    apt("install", package(OLD, "notif-relayd"), *msgspec(OLD))
     assert run("dpkg", "--audit").stdout == ""
     python("import notif_relayd._shortcut")
     assert states() == ("inactive", "active", "active")

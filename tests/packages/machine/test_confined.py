@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from installing import NEW, OLD, apt, package
+from installing import NEW, OLD, apt, msgspec, package
 from machine import (
     CONFIGURATION,
     INGEST,
@@ -52,7 +52,7 @@ def confinement() -> str:
 
 
 def test_installed_it_relays_and_is_confined() -> None:
-    apt("install", *(package(OLD, each) for each in (*PACKAGES, "python3-msgspec")))
+    apt("install", *(package(OLD, each) for each in PACKAGES), *msgspec(OLD))
     assert relays()
     assert confinement() == "notif-relayd (enforce)"
     assert denied() == []

@@ -17,12 +17,12 @@ REPORTS = Path("/opt/test/reports")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    said = [report.longreprtext, *(text for _, text in report.sections)]
     entry = {
         "test": report.nodeid.rpartition("/")[2],
         "phase": report.when,
         "outcome": report.outcome,
-        "text": "\n".join(said) if report.outcome != "passed" else "",
+        "reason": report.longrepr[2] if report.skipped else report.longreprtext,
+        "output": "\n".join(text for _, text in report.sections),
     }
     with REPORTS.open("a") as reports:
         reports.write(json.dumps(entry) + "\n")

@@ -17,6 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
 from systemd import journal
 
 from notif_relay import paths
@@ -35,6 +36,9 @@ DROP_IN = Path(f"/run/systemd/system/{SERVICE}.d/test.conf")
 
 DEADLINE = 20.0
 """Seconds that anything may take."""
+
+IFF_UP = 1
+"""Of an interface's flags: netdevice(7)."""
 
 Entry = dict[str, object]
 
@@ -141,6 +145,15 @@ def relays() -> bool:
         sent = record()
         producer.sendall(sent)
         return subscriber.makefile("rb").readline() == sent
+
+
+def needs_loopback() -> None:
+    """Skip the calling test where systemd could not bring up the container's loopback interface.
+
+    That takes CAP_NET_ADMIN, which a container in a container may lack.
+    """
+    if not int(Path("/sys/class/net/lo/flags").read_text(), 16) & IFF_UP:
+        pytest.skip("the loopback interface is down, for want of CAP_NET_ADMIN")
 
 
 class Journal:

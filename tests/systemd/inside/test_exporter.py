@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import DEADLINE, Journal, relays, run, show, states, systemctl
+from machine import DEADLINE, Journal, needs_loopback, relays, run, show, states, systemctl
 
 EXPORTER = "notif-relayd-exporter.service"
 TEXTFILE = "notif-relayd-textfile"
@@ -41,6 +41,7 @@ def textfile() -> Iterator[Path]:
 
 
 def scrape(url: str) -> list[str]:
+    needs_loopback()
     with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
         return [line for line in answer.read().decode().splitlines() if line[0] != "#"]
 
