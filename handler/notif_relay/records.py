@@ -61,6 +61,9 @@ _escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").s
 
 _prefix = EVENT_TYPE_PREFIX.encode()
 
+BACKSLASH = ord("\\")
+"""As a number it is found in a quarter of the time: ``in`` tries first whether it was given one."""
+
 
 class GapReport(NamedTuple):
     """What a gap record says."""
@@ -72,7 +75,7 @@ class GapReport(NamedTuple):
 
 def has_escaped_letters(data: bytes) -> bool:
     """Whether a name may stand in this JSON in another spelling than its letters."""
-    return b"\\" in data and b"\\u00" in data and _escaped(data) is not None
+    return BACKSLASH in data and data.find(b"\\u00") >= 0 and _escaped(data) is not None
 
 
 def may_be_reserved(data: bytes) -> bool:
@@ -80,7 +83,7 @@ def may_be_reserved(data: bytes) -> bool:
 
     It is a quick look before a full one: it may be wrong if it says yes, and never if it says no.
     """
-    return _prefix in data or has_escaped_letters(data)
+    return data.find(_prefix) >= 0 or has_escaped_letters(data)
 
 
 def number(digits: str) -> int | float:
