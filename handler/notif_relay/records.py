@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import re
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -60,6 +61,8 @@ _escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").s
 """Finds a letter, an underscore or a full stop that is escaped, which no JSON writer does."""
 
 _prefix = EVENT_TYPE_PREFIX.encode()
+_piece = b"tif_r"
+"""A part that is found in a quarter of the time: up to 5 bytes CPython searches in another way."""
 
 BACKSLASH = ord("\\")
 """As a number it is found in a quarter of the time: ``in`` tries first whether it was given one."""
@@ -83,12 +86,26 @@ def may_be_reserved(data: bytes) -> bool:
 
     It is a quick look before a full one: it may be wrong if it says yes, and never if it says no.
     """
-    return data.find(_prefix) >= 0 or has_escaped_letters(data)
+    return (data.find(_piece) >= 0 and data.find(_prefix) >= 0) or has_escaped_letters(data)
 
 
 def number(digits: str) -> int | float:
     """Convert a JSON integer; to a float if it has more digits than ``MAX_DIGITS``."""
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _decoder(parse_int: Callable[[str], float] | None) -> Callable[[str], Any]:
+    return json.JSONDecoder(
+        object_pairs_hook=tuple, parse_int=parse_int, parse_constant=_refuse_constant
+    ).decode
+
+
+_decode_any_number = _decoder(number)
+_decode = _decoder(None) if hasattr(sys, "get_int_max_str_digits") else _decode_any_number
 
 
 def decode_pairs(record: bytes) -> Pairs:
@@ -99,12 +116,13 @@ def decode_pairs(record: bytes) -> Pairs:
     Raises:
         ValueError, RecursionError: it cannot be decoded.
     """
-    pairs = json.loads(
-        record.decode(),  # json would take UTF-16 and a byte order mark as well
-        object_pairs_hook=tuple,
-        parse_int=number,
-        parse_constant=_refuse_constant,
-    )
+    text = record.decode()  # json would take UTF-16 and a byte order mark as well
+    try:
+        pairs = _decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # most likely an integer of too many digits
+        pairs = _decode_any_number(text)
     return pairs if type(pairs) is tuple else ()
 
 
@@ -182,7 +200,3 @@ def _unambiguous(pairs: object) -> dict[str, Any]:
         return {}
     fields = dict(pairs)
     return fields if len(fields) == len(pairs) else {}
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
