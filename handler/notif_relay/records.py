@@ -42,10 +42,10 @@ what Python can decode: neither too deep a nesting nor an integer with too many 
 """
 
 MAX_DIGITS = 640
-"""Digits of the longest integer that is decoded exactly.
+"""Digits of the longest integer that is decoded exactly in a record that Python refuses otherwise.
 
-Python refuses to convert more than ``sys.get_int_max_str_digits()``, which cannot be set lower than
-this; where it has no such limit, the time grows with the square of the number of digits.
+Python converts at most ``sys.get_int_max_str_digits()``, which cannot be set lower than this. Where
+it has no such limit, the time grows with the square of the number of digits.
 """
 
 MAX_DROPPED = 2**53 - 1
@@ -133,11 +133,11 @@ def read_gap(size: int, record: Pairs) -> GapReport | None:
     subscribers are told. It does not matter who made the record, or how it is spelled. A key that
     is given twice is an error here, because not every reader takes the same value.
     """
-    fields = _unambiguous(record)
+    fields = _unambiguous(record if size <= MAX_GAP_SIZE else ())
     payload = _unambiguous(fields.get("payload"))
     dropped, reason = payload.get("dropped", ""), payload.get("reason")
     counted = type(dropped) is int and 0 <= dropped <= MAX_DROPPED
-    if size > MAX_GAP_SIZE or fields.get("event_type") != GAP or type(reason) is not str:
+    if fields.get("event_type") != GAP or type(reason) is not str:
         return None
     return GapReport(dropped, reason) if counted or dropped is None else None
 
