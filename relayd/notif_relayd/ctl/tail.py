@@ -49,7 +49,7 @@ class Tail(CtlCommand):
             metavar="FORMAT",
             help=f"{', '.join(FORMATS)}, or a template such as "
             "'{timestamp} {event_type} {payload[uuid]}' (default: %(default)s, which is cut off "
-            "at a terminal's width)",
+            "at a terminal's width); json is the record as it came, escaped in a terminal",
         )
         parser.add_argument(
             *("-n", "--count"), type=number, metavar="N", help="end after so many notifications"
