@@ -18,8 +18,11 @@ from typing import Any
 
 from notif_relay import records
 from notif_relay.errors import UnreadableRecord
+from notif_relay.records import BACKSLASH
 
 _ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
+
+_NAME = b'"event_type"'
 
 _LONGEST_HEAD = 1024
 """Bytes; a record whose payload begins later than that is decoded as a whole."""
@@ -94,8 +97,8 @@ class Notification:
             if (
                 found is not None
                 # No other one follows, in whatever spelling: the last one would count.
-                and raw.find(b'"event_type"', payload) < 0
-                and not records.has_escaped_letters(raw)
+                and raw.find(_NAME, payload) < 0
+                and (BACKSLASH not in raw or not records.has_escaped_letters(raw))
             ):
                 return found
         return self._text("event_type")

@@ -347,6 +347,12 @@ def test_what_is_no_notification_is_left_out_and_logged(
         b'{"event_type": "e", "priority": 1}\n',
         b'{"event_type": "e", "priority": "INFO", "payload": ' + b"[" * 200_000 + b"\n",
     ]
+    unusual = [
+        record(records.GAP, payload={}),
+        record(records.GAP, payload={"dropped": "many", "reason": 5}),
+        record(payload="HUGE").replace(b'"HUGE"', b"1" * 5000),
+    ]
+    later = record("notif_relayd.later")  # of a relay that is newer than the library
     odd = record(payload=1, _topic=[7], _context="none")
     with (
         answering(public, lambda: records.subscribed({})) as subscribers,
@@ -354,7 +360,9 @@ def test_what_is_no_notification_is_left_out_and_logged(
         listening(transport, endpoint),
     ):
         incoming = subscribers.get(timeout=DEADLINE)
-        incoming.socket.sendall(b"".join(junk) + records.error("No.") + odd)
+        incoming.socket.sendall(b"".join(junk + unusual) + records.error("No.") + later + odd)
+        payloads = [endpoint.next().payload for _ in unusual]
+        assert payloads == [{}, {"dropped": "many", "reason": 5}, float("inf")]
         got = endpoint.next()
         assert (got.payload, got.context) == (1, {})
         incoming.close()

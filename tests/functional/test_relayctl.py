@@ -278,7 +278,7 @@ def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningR
         relay.wait_status(producers=1)
         done = relayctl(relay.directory, "producers", "-f", "value", "-c", "command")
         process.communicate()
-    assert done.stdout == "?[2J?root\n"
+    assert done.stdout == "\\u001b[2J\\nroot\n"
 
 
 @pytest.mark.parametrize(

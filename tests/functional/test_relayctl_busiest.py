@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from listening import Incoming, PrivateSocket
 
-from notif_relayd.ctl.busiest import MOST, WINDOW, Busiest
+from notif_relayd.ctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
 from running import record
 
 Connected = tuple[Busiest, Incoming]
@@ -94,3 +95,21 @@ def test_a_socket_that_is_not_there_is_told(directory: Path) -> None:
     busiest.connect(path)
     assert not busiest.connected
     assert busiest.problem == f"{path}: No such file or directory"
+
+
+def test_a_line_without_an_end_is_given_up(connected: Connected) -> None:
+    busiest, relay = connected
+    sent = 0
+    while busiest.connected and sent <= 2 * MAX_LINE:
+        with contextlib.suppress(BrokenPipeError):
+            sent += relay.socket.send(b"x" * 65536)
+        busiest.read()
+    assert not busiest.connected
+    assert MAX_LINE < sent < 2 * MAX_LINE
+
+
+def test_of_a_long_event_type_only_the_beginning_is_kept(connected: Connected) -> None:
+    busiest, relay = connected
+    relay.socket.sendall(record("x" * MAX_EVENT_TYPE_LENGTH + "y" * 10_000))
+    busiest.read()
+    assert counted(busiest) == ["x" * MAX_EVENT_TYPE_LENGTH]

@@ -180,8 +180,8 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         if isinstance(notification, Gap):
             dropped = "Some" if notification.dropped is None else notification.dropped
             LOG.warning("%s notifications were lost on their way: %s", dropped, notification.reason)
-        elif records.own_event_type(notification.raw):
-            return None  # an answer meant for the subscriber
+        elif _is_for_subscriber(notification.event_type):
+            return None
         try:
             envelope = unseal(notification.raw)
         except ValueError as error:
@@ -193,3 +193,8 @@ class RelayListener(base.Listener):  # type: ignore[misc]
             else (envelope.topic, envelope.priority) in self._addresses
         )
         return envelope if wanted else None
+
+
+def _is_for_subscriber(event_type: str) -> bool:
+    """Whether a record is the relay's answer to its subscriber, or of a type still to come."""
+    return event_type.startswith(records.EVENT_TYPE_PREFIX) and event_type != records.GAP

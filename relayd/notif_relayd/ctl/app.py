@@ -31,6 +31,7 @@ from notif_relayd.ctl.metrics import ShowMetrics
 from notif_relayd.ctl.send import Send
 from notif_relayd.ctl.tail import Tail
 from notif_relayd.ctl.top import Top
+from notif_relayd.escaping import printable
 
 PROGRAM = "relayctl"
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         return status
     except CtlError as error:
-        sys.stderr.write(f"{PROGRAM}: {' '.join(str(error).split())}\n")
+        # It may quote arguments, records, or what something else than the relay has answered.
+        sys.stderr.write(f"{PROGRAM}: {printable(' '.join(str(error).split()))}\n")
         return error.exit_status
     except KeyboardInterrupt as interrupt:
         # A command that has to tidy up makes one of another signal, with its number.

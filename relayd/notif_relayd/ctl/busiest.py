@@ -21,6 +21,13 @@ WINDOW = 10
 MOST = 1000
 """Event types to remember of one frame; producers might make up a new one for each record."""
 
+MAX_EVENT_TYPE_LENGTH = 256
+"""Characters of an event type that are kept; types that begin alike count as one."""
+
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes of a record that is not complete yet. A longer one ends the connection, which bounds the
+memory of relayctl where something else than the relay sends a line without an end."""
+
 READ_SIZE = 1024 * 1024
 """Bytes."""
 
@@ -83,13 +90,15 @@ class Busiest:
             self.close()
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE:
+            self.close()
         self._count.update(self._event_types(lines))
         self._count = Counter(dict(self._count.most_common(MOST)))
 
     def _event_types(self, lines: list[bytes]) -> Iterator[str]:
         for line in lines:
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                yield self._decoder.decode(line).event_type
+                yield self._decoder.decode(line).event_type[:MAX_EVENT_TYPE_LENGTH]
 
     def turn(self) -> None:
         """End one count and begin another."""

@@ -7,7 +7,6 @@ the way people read them.
 """
 
 import argparse
-import datetime as dt
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from cliff.show import ShowOne
 from notif_relayd.ctl.accounts import user_name
 from notif_relayd.ctl.client import ask
 from notif_relayd.ctl.command import CtlCommand
+from notif_relayd.ctl.formats import duration
 from notif_relayd.escaping import printable
 from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
 
@@ -33,7 +33,7 @@ class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cli
 
     def human_readable(self) -> str:
         """For instance `3 days, 4:05:06`."""
-        return str(dt.timedelta(seconds=int(self._value)))
+        return duration(self._value)
 
 
 class Question(CtlCommand):
@@ -112,6 +112,5 @@ def _value(name: str, value: object) -> object:
         case float() if name.endswith("_seconds"):
             return Duration(value)
         case str():
-            # A process may call itself anything, and nothing of it is to control a terminal.
-            return "".join(char if char.isprintable() else "?" for char in value)
+            return printable(value)  # A process may call itself anything.
     return value

@@ -3,9 +3,10 @@
 
 Whoever may send can put anything in a record. So nothing here fails for what a record holds or
 lacks, and what is shown to people has every character escaped that could control a terminal.
-Only `json` is for programs, and gives the record as it came.
+Only `json` is for programs, and gives the record as it came; a terminal gets it escaped as well.
 """
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -56,14 +57,16 @@ def named(name: str) -> Format:
 
 
 def _as_it_came(record: bytes) -> str:
-    return record.decode().removesuffix("\n")
+    # A record that was torn when a relay was killed may end within a character.
+    return record.decode(errors="surrogateescape").removesuffix("\n")
 
 
 def _shown(form: Callable[[Fields], str], record: bytes) -> str:
-    try:
-        return form(json.loads(record))
-    except (ValueError, RecursionError):  # Numbers of many digits, deep nesting: Python's limits.
-        return printable(_as_it_came(record))
+    with contextlib.suppress(ValueError, RecursionError):  # among them are Python's own limits
+        fields = json.loads(record)
+        if isinstance(fields, dict):
+            return form(fields)
+    return printable(_as_it_came(record))
 
 
 def as_line(fields: Fields) -> str:
@@ -127,6 +130,14 @@ def _item(value: object, key: str) -> object:
     if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
         return value[int(key)]
     return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them, for instance `3 days, 4:05:06`."""
+    try:
+        return str(dt.timedelta(seconds=int(seconds)))
+    except OverflowError:
+        return f"{seconds:g} s"
 
 
 def _text(value: object) -> str:

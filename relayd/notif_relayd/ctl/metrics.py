@@ -5,6 +5,7 @@ import argparse
 
 from notif_relayd.ctl.command import CtlCommand
 from notif_relayd.ctl.errors import CtlError, not_installed
+from notif_relayd.escaping import printable
 
 
 def add_per_connection(parser: argparse.ArgumentParser) -> None:
@@ -60,4 +61,5 @@ class ShowMetrics(CtlCommand):
             text = generate_latest(registry).decode()
         if collector.problem is not None:
             raise collector.problem
-        self.app.stdout.write(text)
+        # Of a relay all of it is printable. Something else may answer in its place.
+        self.app.stdout.write("\n".join(map(printable, text.split("\n"))))

@@ -5,7 +5,6 @@ The only module that imports rich, and imported only for `top`: it takes longer 
 the other commands take to run.
 """
 
-import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from notif_relayd.ctl.formats import ABSENT
+from notif_relayd.ctl.formats import ABSENT, duration
 from notif_relayd.ctl.traffic import Rate
 from notif_relayd.ctl.view import Frame, Order
 from notif_relayd.escaping import printable
@@ -49,11 +48,12 @@ def page(frame: Frame) -> Group:
 
 def _head(frame: Frame) -> RenderableType:
     traffic, status = frame.traffic, frame.traffic.status
-    up = dt.timedelta(seconds=int(status.uptime_seconds))
-    filled = "#" * round(BAR_WIDTH * min(1, status.ring_bytes / status.ring_limit_bytes))
+    up = duration(status.uptime_seconds)
+    share = status.ring_bytes / max(1, status.ring_limit_bytes)
+    filled = "#" * round(BAR_WIDTH * min(1, max(0, share)))
     ring = f"[{filled:<{BAR_WIDTH}}] {_size(status.ring_bytes)} of {_size(status.ring_limit_bytes)}"
     return Group(
-        Text(f"notif-relayd {status.version}, pid {status.pid}, up {up}", style="bold"),
+        Text(f"notif-relayd {printable(status.version)}, pid {status.pid}, up {up}", style="bold"),
         _flow("in  ", traffic.records_in, traffic.bytes_in, rejected=status.records_rejected),
         _flow(
             "out ",
@@ -63,7 +63,7 @@ def _head(frame: Frame) -> RenderableType:
             discarded=status.records_discarded,
         ),
         Text(f"ring {ring}"),
-        Text(frame.problem or "", style="bold red"),
+        Text(printable(frame.problem or ""), style="bold red"),
     )
 
 

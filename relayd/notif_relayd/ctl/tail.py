@@ -20,6 +20,7 @@ from notif_relay.notification import Gap, Notification
 from notif_relayd.ctl.command import CtlCommand, number, seconds
 from notif_relayd.ctl.errors import CtlError, NotAllowedError, NotRunningError
 from notif_relayd.ctl.formats import FORMATS, SHORT, named
+from notif_relayd.escaping import printable
 
 COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
 """Of the priorities that have one, as ECMA-48 numbers it: bold and red, red, yellow, faint."""
@@ -49,7 +50,7 @@ class Tail(CtlCommand):
             metavar="FORMAT",
             help=f"{', '.join(FORMATS)}, or a template such as "
             "'{timestamp} {event_type} {payload[uuid]}' (default: %(default)s, which is cut off "
-            "at a terminal's width)",
+            "at a terminal's width); json is the record as it came, escaped in a terminal",
         )
         parser.add_argument(
             *("-n", "--count"), type=number, metavar="N", help="end after so many notifications"
@@ -95,7 +96,7 @@ class Tail(CtlCommand):
                 # A relay that is away is waited for. One that was never there may be a mistake.
                 raise NotRunningError(f"no relay at {path}: there is no such socket")
             if not notifications.connected:
-                self.app.stderr.write(f"relayctl: waiting for a relay at {path}\n")
+                self.app.stderr.write(f"relayctl: waiting for a relay at {printable(path)}\n")
             for notification in notifications:
                 printer.print(notification)
                 shown += not isinstance(notification, Gap)
@@ -111,6 +112,7 @@ class Printer:
         self._out = out.buffer
         is_json = form in {"json", "json-pretty"}
         self._terminal = out.fileno() if out.isatty() and not is_json else None
+        self._escapes = is_json and out.isatty()  # A pipe gets the very bytes.
         self._cuts = form == SHORT
         self._colours = {}
         if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
@@ -119,22 +121,17 @@ class Printer:
     def print(self, notification: Notification) -> None:
         """Write it, and for people's eyes in its colour."""
         text = self._format(notification.raw)
+        if self._escapes:
+            text = "\n".join(map(printable, text.split("\n")))
         if self._terminal is not None:
             columns = os.get_terminal_size(self._terminal).columns
             if self._cuts and 0 < columns < len(text):  # 0 where it does not know its width
                 text = text[: columns - 1] + "…"
-            colour = self._colours.get(_priority(notification))
+            colour = self._colours.get(notification.priority.upper())
             if colour:
                 text = f"\x1b[{colour}m{text}\x1b[m"
-        self._out.write(text.encode() + b"\n")
+        self._out.write(text.encode(errors="surrogateescape") + b"\n")
         self._out.flush()
-
-
-def _priority(notification: Notification) -> str:
-    try:
-        return notification.priority.upper()
-    except (ValueError, RecursionError):  # as in formats.py
-        return ""
 
 
 @contextlib.contextmanager
