@@ -60,7 +60,29 @@ def nested(connection: socket.socket, passed: socket.socket) -> None:
         pass_on(connection, b" ", inner)
 
 
-WAYS: list[Callable[[socket.socket, socket.socket], None]] = [plainly, out_of_band, nested]
+def in_a_backlog(connection: socket.socket, passed: socket.socket) -> None:
+    """In a connection that a passed socket has not accepted."""
+    with socket.socket(socket.AF_UNIX) as client:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("")  # to a name that the kernel chooses
+        listener.listen()
+        client.connect(listener.getsockname())
+        pass_on(client, b"x", passed)
+        pass_on(connection, b" ", listener)
+
+
+def nested_after_nothing(connection: socket.socket, passed: socket.socket) -> None:
+    """Behind an empty message in the queue of another socket."""
+    inner, outer = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    with outer:
+        outer.send(b"")
+        pass_on(outer, b"x", passed)
+        pass_on(connection, b" ", inner)
+
+
+WAYS: list[Callable[[socket.socket, socket.socket], None]] = [
+    *(plainly, out_of_band, nested, nested_after_nothing, in_a_backlog)
+]
 
 
 def permit(fd: int) -> None:

@@ -10,7 +10,10 @@ it is queued in. The event loop does neither:
   A connection has the setting of its listener at the time of connect(2). It is set again on every
   connection that is older, and what was queued until then is looked for once.
 - On older kernels a read is made twice. The first one (``MSG_PEEK`` without room for descriptors)
-  takes nothing, and says whether there are any.
+  takes nothing, and says whether there are any. To receive and close them instead would be cheaper
+  by a copy of the data, but where an AppArmor profile denies their receipt, or the table of
+  descriptors is full, the kernel drops them within recvmsg(2). A record of 1 KiB takes 0.3 µs more,
+  1 % of its way; a saturated relay loses up to 13 % of its throughput.
 
 A peer that passes descriptors is disconnected. A thread of its own closes them.
 """
@@ -46,6 +49,10 @@ MAX_CLOSING = 64
 
 _READ_SIZE = 64 * 1024
 """Bytes that the thread reads at once."""
+
+_MAX_MESSAGES = 1000
+"""Messages to look through at once: more than the kernel queues in a socket. An empty one cannot be
+told from the end."""
 
 _NO_LINGER = struct.pack("ii", 0, 0)
 
@@ -201,33 +208,40 @@ def _dispose(fd: int) -> None:
     """Close a descriptor, and first, without lingering, all that are queued in it."""
     waiting = [fd]
     while waiting:
-        passed = _take(waiting[-1])
-        if passed:
-            waiting += passed
+        queued = _disarm(waiting[-1])
+        if queued:
+            waiting += queued
         else:
             with contextlib.suppress(OSError):
                 os.close(waiting.pop())
 
 
-def _take(fd: int) -> list[int]:
-    """Receive the descriptors of the next message that has any; disarm the socket itself."""
+def _disarm(fd: int) -> list[int]:
+    """Turn lingering off, and return some descriptors that are queued in a Unix socket, if any."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
         return []  # It is no socket.
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        if sock.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            passed: list[int] = []
-            data = b"-"
-            while data and not passed:
-                data, passed, _, _ = socket.recv_fds(sock, _READ_SIZE, MAX_DESCRIPTORS, flags)
-            return passed
+        return _queued(sock) if sock.family == socket.AF_UNIX else []
     except OSError:
-        pass
+        return []
     finally:
         sock.detach()
+
+
+def _queued(sock: socket.socket) -> list[int]:
+    """Take a connection from the backlog, or the descriptors of the next message that has any."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # From now on nothing is added.
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.setblocking(False)
+        return [sock.accept()[0].detach()]
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    for _ in range(_MAX_MESSAGES):
+        data, passed, _, _ = socket.recv_fds(sock, _READ_SIZE, MAX_DESCRIPTORS, flags)
+        if passed or (not data and sock.type == socket.SOCK_STREAM):
+            return passed
     return []

@@ -79,6 +79,14 @@ def assert_ended(connection: socket.socket) -> None:
             pass
 
 
+def make_closer_wait(relay: RunningRelay, peer: socket.socket, passed: socket.socket) -> None:
+    """Pass what the relay does not disarm, and be the first to close it."""
+    relay.process.send_signal(signal.SIGSTOP)
+    plainly(peer, passed)
+    relay.process.send_signal(signal.SIGCONT)
+    assert_ended(peer)
+
+
 @needs_kernel
 @pytest.mark.parametrize("way", [plainly, out_of_band])
 @pytest.mark.parametrize("name", SOCKETS)
@@ -112,6 +120,33 @@ def test_old_kernel_peer_may_hang_up_at_once(old_kernel: RunningRelay, name: str
             plainly(peer, passed)
         assert_relays(old_kernel)
         wait_until(lambda: descriptors(old_kernel) <= before, "the descriptors are closed")
+
+
+@pytest.fixture
+def waiting_closer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningRelay]:
+    """A relay with a thread that finds nothing to disarm, and closes one connection at a time."""
+    program = OLD_KERNEL.format("ancillary._disarm = lambda fd: []; ancillary.MAX_CLOSING = 1")
+    monkeypatch.setattr(RunningRelay, "program", ("-c", program))
+    relay = RunningRelay(directory)
+    try:
+        relay.wait_ready()
+        yield relay
+    finally:
+        relay.close()
+
+
+def test_old_kernel_thread_that_waits_stops_new_connections_only(
+    waiting_closer: RunningRelay,
+) -> None:
+    relay = waiting_closer
+    with relay.subscribe() as subscriber, relay.produce() as producer, lingering() as passed:
+        with relay.produce() as peer:
+            make_closer_wait(relay, peer, passed)
+        with connect(relay.public):
+            relay.wait_logged("descriptors that peers have passed are being closed")
+            producer.sendall(record())
+            assert subscriber.line() == record()
+        assert relay.stop() == 0
 
 
 def test_old_kernel_records_before_descriptors_count(old_kernel: RunningRelay) -> None:
