@@ -66,7 +66,7 @@ It takes at most 700. The rest is for its time, about 0.5 µs for each new value
 bytes for each user also bounds the time that the patterns of one user take.
 """
 
-SEARCH_CHARACTER_COST = 8
+SEARCH_CHARACTER_COST = 16
 """Bytes charged for each character of such a pattern, in addition: many stars take more time."""
 
 COMPILED_CHARACTER_COST = 512
