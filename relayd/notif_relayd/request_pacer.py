@@ -13,17 +13,20 @@ from collections.abc import Callable
 from notif_relayd.loop import Loop
 from notif_relayd.token_bucket import TokenBuckets
 
-INTERVAL = 0.001
-"""Minimum interval, in seconds, between two requests: epoll_wait(2) has no finer one."""
+INTERVAL = 0.002
+"""Minimum interval, in seconds, between two requests.
+
+Fewer than one record in a hundred then has to wait for a request on a relay that is busy.
+"""
 
 SHARE = 0.01
 """Share of the loop's processor time that the requests of one user may take."""
 
-BURST = 0.05
+BURST = 0.1
 """Seconds of processor time that the requests of one user may take at once.
 
-At `MIN_COST` each these are 500 requests: all subscribers of one user that connect again after the
-relay was restarted without systemd are served within a second.
+At `MIN_COST` each these are 1000 requests: when the relay was restarted without systemd, all
+subscribers of one user that connect again are served within two seconds.
 """
 
 MIN_COST = 0.0001
