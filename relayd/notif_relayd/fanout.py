@@ -47,6 +47,9 @@ MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records, of all users together: records that have left the ring, but not for those
 subscribers that stopped reading in the middle of them."""
 
+MAX_SENTENCE = 512
+"""Characters of an error that a subscriber reads; the rest is cut off."""
+
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
 
@@ -467,7 +470,8 @@ class Fanout:
         subscriber.request.clear()
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         sentence = str(error) if isinstance(error, requests.RequestError) else f"{error}."
-        cursor.stop_with(records.error(sentence))
+        # It may quote the request, and waits in memory for a subscriber that does not read.
+        cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
 
     def _change(self, subscriber: Subscriber, request: requests.Request) -> None:
         """Let another filter follow the one in force.

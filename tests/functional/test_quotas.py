@@ -12,7 +12,7 @@ from typing import Any
 from operating import needs_root
 from other_user import OtherUser, open_relay
 
-from notif_relayd.fanout import MAX_TORN_BYTES
+from notif_relayd.fanout import MAX_SENTENCE, MAX_TORN_BYTES
 from notif_relayd.intake import MAX_PARTIAL_BYTES
 from running import RunningRelay, Subscriber, is_gap, record, running_relay
 
@@ -171,3 +171,11 @@ def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRe
         last.lines(records)
         assert last.notification()["payload"] == wanted
         assert relay.peak_memory() - before < count * 3 * len(request)
+
+
+def test_an_error_does_not_quote_a_whole_request(relay: RunningRelay) -> None:
+    with relay.subscribe() as subscriber:
+        answer = ask(subscriber, {"\x00" * 10_000: ["a"]})
+        assert answer["event_type"] == "notif_relayd.error"
+        assert answer["payload"].startswith("There is no key '\\x00")
+        assert len(answer["payload"]) == MAX_SENTENCE
