@@ -6,9 +6,7 @@ types and publishers, five priorities. So for each value of a field it is rememb
 it passes, as a bit set with one bit for each filter. A record costs three look-ups and an AND,
 however many filters there are, and however many combinations of values.
 
-A value that is not remembered is looked up in an index of the patterns. Literals, prefixes and
-suffixes take one look-up for each different length. Only the other patterns have to be tried, and
-of these only those of which three characters occur in the value.
+A value that is not remembered is looked up in an index of the patterns.
 
 A change of one filter leaves what is remembered valid for all others. The new filter takes a free
 bit, and when a value is seen for the first time after that, the new filter alone is matched with
@@ -19,7 +17,6 @@ All memory has a limit in bytes. The values that were not seen for the longest t
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,17 +25,8 @@ from sys import getsizeof
 from typing import Generic, TypeVar
 
 from notif_relay.records import GAP
-from notif_relayd.filters import (
-    KEYS,
-    MAX_COMPARED,
-    Filter,
-    Shape,
-    View,
-    comparable,
-    matches,
-    shape,
-    shortened,
-)
+from notif_relayd.filters import KEYS, MAX_COMPARED, Filter, View, comparable, shortened
+from notif_relayd.pattern_index import PatternIndex
 from notif_relayd.validator import Kind
 
 MAX_REMEMBERED_SIZE = 6 * 1024 * 1024
@@ -62,9 +50,6 @@ that were forgotten before."""
 
 SEARCHES_FOR_ONE = 4
 """Patterns that the index may look at in the time that it takes to match one."""
-
-ANCHOR_SIZE = 3
-"""Characters of a pattern by which it is found."""
 
 SAMPLE = 16
 """Notifications by which is decided whether equal ones in a batch are looked up once: where they
@@ -110,127 +95,6 @@ class _Slots(dict[Filter, _Slot]):
         return list(takewhile(lambda item: item[1].since > additions, reversed(self.items())))
 
 
-class _Index:
-    """The patterns of all filters for one key, each with the bits of the filters that have it."""
-
-    def __init__(self) -> None:
-        self._any = 0
-        """Those that every value passes."""
-        self._plain: dict[str, int] = {}
-        """By literal, prefix or suffix, the latter with their star."""
-        self._prefixes: dict[int, int] = {}
-        """How many prefixes there are, by their length."""
-        self._suffixes: dict[int, int] = {}
-        self._searched: dict[str, int] = {}
-        """By pattern."""
-        self._compiled: dict[str, re.Pattern[str]] = {}
-        self._by_anchor: dict[str, set[str]] = {}
-
-    def add(self, key: str, wanted: Filter, bit: int) -> None:
-        """Add the patterns that a filter has for this key."""
-        for glob in wanted.globs(key):
-            how = shape(glob)
-            if glob == "*":
-                self._any |= bit
-            elif how in _PLAIN:
-                self._add_plain(glob, how, bit)
-            else:
-                if glob not in self._searched:
-                    self._by_anchor.setdefault(_anchor(glob), set()).add(glob)
-                self._searched[glob] = self._searched.get(glob, 0) | bit
-                if how is Shape.COMPILED:
-                    self._compiled[glob] = wanted.compiled[glob]
-
-    @property
-    def searches(self) -> int:
-        """Return how many patterns have to be tried for a value, at most."""
-        return len(self._searched)
-
-    def _add_plain(self, glob: str, how: Shape, bit: int) -> None:
-        bits = self._plain.get(glob, 0)
-        self._plain[glob] = bits | bit
-        lengths = self._lengths(how)
-        if not bits and lengths is not None:
-            lengths[len(glob) - 1] = lengths.get(len(glob) - 1, 0) + 1
-
-    def remove(self, key: str, wanted: Filter, bit: int) -> None:
-        """Remove what `add` has added."""
-        for glob in wanted.globs(key):
-            how = shape(glob)
-            if glob == "*":
-                self._any &= ~bit
-            elif how in _PLAIN:
-                self._remove_plain(glob, how, bit)
-            elif self._searched[glob] != bit:
-                self._searched[glob] &= ~bit
-            else:
-                del self._searched[glob]
-                self._compiled.pop(glob, None)
-                anchor = _anchor(glob)
-                self._by_anchor[anchor].remove(glob)
-                if not self._by_anchor[anchor]:
-                    del self._by_anchor[anchor]
-
-    def _remove_plain(self, glob: str, how: Shape, bit: int) -> None:
-        bits = self._plain[glob] = self._plain[glob] & ~bit
-        if bits:
-            return
-        del self._plain[glob]
-        lengths = self._lengths(how)
-        if lengths is not None:
-            lengths[len(glob) - 1] -= 1
-            if not lengths[len(glob) - 1]:
-                del lengths[len(glob) - 1]
-
-    def _lengths(self, how: Shape) -> dict[int, int] | None:
-        return {Shape.PREFIX: self._prefixes, Shape.SUFFIX: self._suffixes}.get(how)
-
-    def passed(self, text: str, among: int = -1) -> int:
-        """Return the filters among these that `text` passes; others may be in it too."""
-        # A text with a star in it may itself be found as a pattern, but then it also matches it.
-        find = self._plain.get
-        passed = self._any | find(text, 0)
-        for length in self._prefixes:
-            passed |= find(text[:length] + "*", 0)
-        for length in self._suffixes:
-            passed |= find("*" + text[-length:], 0)
-        by_anchor = self._by_anchor
-        for anchor in by_anchor if len(by_anchor) <= len(text) else self._anchors(text):
-            if anchor in text:
-                for glob in by_anchor[anchor]:
-                    bits = self._searched[glob]
-                    if bits & among & ~passed and self._matches(glob, text):
-                        passed |= bits
-        return passed
-
-    def _anchors(self, text: str) -> set[str]:
-        """Return the anchors that are in the text, where there are more anchors than characters."""
-        parts = {text[at : at + ANCHOR_SIZE] for at in range(len(text))}
-        parts.add("")
-        return parts & self._by_anchor.keys()
-
-    def _matches(self, glob: str, text: str) -> bool:
-        compiled = self._compiled.get(glob)
-        return matches(glob, text) if compiled is None else compiled.match(text) is not None
-
-
-_PLAIN = (Shape.LITERAL, Shape.PREFIX, Shape.SUFFIX)
-
-
-def _anchor(glob: str) -> str:
-    """Return a few characters, or none, that are in each value that the glob matches."""
-    parts = glob.partition("[")[0].replace("?", "*").split("*")
-    longest = max(parts, key=len)
-    if len(longest) < ANCHOR_SIZE:
-        return ""
-    return min(longest[:ANCHOR_SIZE], longest[-ANCHOR_SIZE:], key=_letters)
-
-
-def _letters(text: str) -> int:
-    """Return the number of letters, of which there are more in values than of anything else."""
-    return sum(map(str.isalpha, text))
-
-
 class _Field(dict[str, int]):
     """For each value of one field the filters that it passes.
 
@@ -243,7 +107,7 @@ class _Field(dict[str, int]):
     def __init__(self, key: str, slots: _Slots) -> None:
         self._key = key
         self._slots = slots
-        self._index = _Index()
+        self._index = PatternIndex()
         self._older: dict[str, tuple[int, int]] = {}
         self._additions = slots.additions
         """For how many additions what is in the dictionary itself is true."""

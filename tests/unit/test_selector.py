@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from notif_relayd import filters as filters_module
+from notif_relayd import pattern_index
 from notif_relayd import selector as module
 from notif_relayd.filters import KEYS, Filter, View
 from notif_relayd.selector import MAX_TARGETS_SIZE, Selector
@@ -188,7 +189,7 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0
-        for each in (filters_module, module):
+        for each in (filters_module, pattern_index):
             monkeypatch.setattr(each, "matches", self)
 
     def __call__(self, glob: str, text: str) -> bool:
