@@ -297,6 +297,10 @@ class Socket:
     def shutdown(self, _how: int) -> None:
         self._end().shutdown()
 
+    def detach(self) -> int:
+        number, self._number = self._number, -1
+        return number
+
     def close(self) -> None:
         if self._number >= 0:
             end = self._end()

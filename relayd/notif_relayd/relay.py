@@ -244,6 +244,11 @@ class Relay:
         if self._descriptors.usable:
             self._intake.read_out()
             self._descriptors.leave(encode(self._save()))
+            # The kernel closes them when the process has ended: then no passed descriptor lingers.
+            for producer in self._intake.producers.values():
+                producer.socket.detach()
+            for subscriber in self._fanout.subscribers.values():
+                subscriber.socket.detach()
         else:
             self._fanout.close()
         self._loop.close()

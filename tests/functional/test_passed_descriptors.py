@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,6 +60,12 @@ def old_kernel(
 
 def descriptors(relay: RunningRelay) -> int:
     return len(os.listdir(f"/proc/{relay.process.pid}/fd"))
+
+
+def unread(connection: socket.socket) -> int:
+    """Bytes that the relay has yet to read."""
+    (size,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return int(size)
 
 
 def idle_descriptors(relay: RunningRelay) -> int:
@@ -191,6 +200,21 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
         old_kernel.process.send_signal(signal.SIGTERM)
         old_kernel.process.send_signal(signal.SIGCONT)
         assert old_kernel.process.wait(DEADLINE) == 0
+
+
+def test_old_kernel_stop_does_not_wait_for_what_is_not_stored(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is full, and the relay does not read a subscriber whose request waits."""
+    monkeypatch.setattr(RunningRelay, "program", ("-c", PROGRAMS["compiled"]))
+    with managed_relay(directory, room=1) as relay, connect(relay.public) as peer:
+        relay.wait_status(subscribers=1)
+        with relay.produce() as producer, lingering() as passed:
+            producer.sendall(record(payload="x" * 1000) * 1000)
+            peer.sendall(b'{"filter": {}}\n')
+            wait_until(lambda: not unread(peer), "the request is read")
+            pass_on(peer, b" ", passed)
+            assert relay.stop() == 0
 
 
 def test_descriptors_passed_before_the_start(directory: Path) -> None:

@@ -292,7 +292,7 @@ def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: byte
         assert "Traceback" not in exporter.log.read_text()
 
 
-def test_relay_of_another_version_is_up_0_with_the_reason_in_the_log(
+def test_answer_of_another_version_is_up_0_with_the_reason(
     relay: RunningRelay, tmp_path: Path
 ) -> None:
     metrics = relay.ask("metrics")
