@@ -78,7 +78,7 @@ class RelayHandler(logging.Handler):
             message = record.msg  # the log driver's, as it is: getMessage() would do nothing
             if record.args or type(message) is not str:
                 message = record.getMessage()
-            self._sender.send(message)
+            self._sender.send(message, record.process)
         except Exception:  # noqa: BLE001 (a handler's errors must not become the service's)
             self.handleError(record)
 

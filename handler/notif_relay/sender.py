@@ -31,6 +31,7 @@ from os import getpid
 from notif_relay import records
 from notif_relay.connection import NO_SIGNAL, Connection, checked_path
 from notif_relay.errors import RecordTooLarge
+from notif_relay.forks import fork_mark
 from notif_relay.paths import DEFAULT_INGEST_PATH
 
 DEFAULT_MAX_WAIT = 0.01
@@ -70,6 +71,7 @@ class Sender:
         "_attempted_at",
         "_clock",
         "_connection",
+        "_mark",
         "_max_record_size",
         "_max_wait",
         "_missed",
@@ -103,6 +105,7 @@ class Sender:
 
     def _begin(self) -> None:
         self._pid = getpid()
+        self._mark = fork_mark()
         self._state = _AWAY
         self._sending = False
         self._rest = b""  # of a record or gap record that is half sent
@@ -123,7 +126,7 @@ class Sender:
         """Whether a connection is held; that its peer has died shows only at the next record."""
         return self._state is not _AWAY
 
-    def send(self, notification: str) -> None:
+    def send(self, notification: str, process: int | None = None) -> None:
         """Send a notification's JSON as one record, or drop it.
 
         A full socket or a missing relay is no error, and nothing else is looked at meanwhile. A
@@ -132,13 +135,15 @@ class Sender:
 
         Args:
             notification: its JSON.
+            process: the id of the process that made it, if known, as logging does. It saves
+                asking for the id of this one, unless there was a fork since.
 
         Raises:
             RecordTooLarge: it is over ``max_record_size``; the record is dropped.
             UnicodeEncodeError: it cannot be written as UTF-8; the record is dropped.
         """
-        if getpid() != self._pid:
-            self._begin_in_child()
+        if process != self._pid or not self._mark[0]:
+            self.check_process()
         if self._state is not _READY and self._is_stuck():
             self._drop()
             return
@@ -204,8 +209,7 @@ class Sender:
     def check_process(self) -> None:
         """Begin anew in a child process: what is connected, owed and counted is its parent's.
 
-        The kernel is asked each time, because nothing else tells of every fork: uWSGI forks without
-        Python's knowledge, and a log record that was kept over a fork has the parent's process id.
+        A fork made in C, as by uWSGI, is noticed as well.
         """
         if getpid() != self._pid:
             self._begin_in_child()

@@ -165,12 +165,17 @@ show_stats("parent")
 )
 
 
+OLD_KERNEL = "import notif_relay.forks; notif_relay.forks.MADV_WIPEONFORK = 9999\n"
+"""No kernel knows this number."""
+
+
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+@pytest.mark.parametrize("kernel", ["", OLD_KERNEL], ids=["this kernel", "old kernel"])
 def test_a_child_never_sends_on_its_parents_connection(
-    scripts: Scripts, private: PrivateSocket, fork: str
+    scripts: Scripts, private: PrivateSocket, fork: str, kernel: str
 ) -> None:
     """Not even a log record that its parent made, which logging's MemoryHandler has kept."""
-    script = scripts.run("-c", KEPT_OVER_A_FORK, private.path, fork)
+    script = scripts.run("-c", kernel + KEPT_OVER_A_FORK, private.path, fork)
     assert sorted(read_all(private, 2)) == [b"made by the parent\n", b"parent 1\nparent 2\n"]
     assert script.finish().splitlines() == ["child 1 0 0", "parent 2 0 0"]
 

@@ -64,8 +64,9 @@ class Producer:
         Raises:
             RecordTooLarge: it is longer than a record may be, and dropped.
         """
-        with _lock(self._locks, getpid()):
-            self._sender.send(notification)
+        process = getpid()
+        with _lock(self._locks, process):
+            self._sender.send(notification, process)
 
 
 def _lock(
