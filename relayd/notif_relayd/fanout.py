@@ -403,6 +403,7 @@ class Fanout:
             self._streams.leave(subscriber.go_on(subscriber.following))
             self._request_work(subscriber)
         elif cursor.stopped:
+            self._discard_input(subscriber)
             self.disconnect(subscriber)
         else:
             subscriber.reading.catch_up()
@@ -439,9 +440,6 @@ class Fanout:
     def _read(self, subscriber: Subscriber) -> bool:
         """Read what a subscriber has written; return whether it is still connected.
 
-        What a subscriber writes after an error is read and discarded: a connection that is closed
-        with unread data makes the peer's next read fail.
-
         Raises:
             QuotaError: its user has too much unfinished.
         """
@@ -457,6 +455,14 @@ class Fanout:
             self.quota.charge(subscriber.peer.uid, len(data))
             subscriber.request.feed(data)
         return True
+
+    def _discard_input(self, subscriber: Subscriber) -> None:
+        """Read what a subscriber has written after a request that was refused.
+
+        A connection that is closed with unread data makes the peer's next read fail.
+        """
+        with contextlib.suppress(OSError):
+            ancillary.receive(subscriber.socket, requests.MAX_SIZE)
 
     def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
         try:

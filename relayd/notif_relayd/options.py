@@ -134,12 +134,12 @@ def _relayd() -> list[cfg.Opt]:
         ),
         cfg.IntOpt(
             "max_filter_bytes_per_user",
-            default=16 * 1024 * 1024,
-            min=256 * 1024,
+            default=8 * 1024 * 1024,
+            min=2 * 1024 * 1024,
             mutable=True,
             help="Bytes that the filters and unfinished requests of one user's subscribers may "
             "take. A request that would exceed it is refused, and its connection is closed. A "
-            "usual filter takes 8 KiB. The limit of all users together is 64 MiB.",
+            "usual filter takes 10 KiB. The limit of all users together is 64 MiB.",
         ),
         cfg.FloatOpt(
             "idle_timeout",

@@ -189,7 +189,7 @@ def test_a_filter_does_not_take_the_memory_of_others(directory: Path) -> None:
 
 
 def test_a_producers_gap_record_reaches_every_filter(relay: RunningRelay) -> None:
-    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 3, "reason": "x"})
+    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 3, "reason": "producer_congested"})
     with relay.subscribe() as subscriber, relay.produce() as producer:
         ask(subscriber, event_type=["never"])
         answered(subscriber)

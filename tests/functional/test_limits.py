@@ -205,7 +205,9 @@ def test_subscribers_see_what_the_rules_of_their_groups_let_through(ruled: Manag
         compute = record("compute.start", publisher_id="nova")
         port = record("port.start", publisher_id="neutron-1")
         other = record("image.start", publisher_id="glance")
-        gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "x"})
+        gap = record(
+            "notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "producer_congested"}
+        )
         producer.sendall(compute + port + other + gap)
         assert [root.line() for _ in range(4)] == [compute, port, other, gap]
         assert [first.line() for _ in range(2)] == [compute, gap]
@@ -272,7 +274,7 @@ def test_a_rule_that_cannot_be_is_an_error(
 
 
 def test_only_the_relay_and_a_producers_gaps_may_call_themselves_so(relay: RunningRelay) -> None:
-    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "x"})
+    gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "producer_congested"})
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for event_type in ("notif_relayd.error", "notif_relayd.", "notif_relayd.gap2"):
             producer.sendall(record(event_type) + gap + record("notif_relayd"))

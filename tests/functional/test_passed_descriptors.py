@@ -240,7 +240,7 @@ def test_descriptors_passed_to_an_older_relay(
         relay.wait_status(producers=1, subscribers=1)
         wait_until(lambda: len(relay.stored) == len(peers), "both are stored")
         relay.process.send_signal(signal.SIGSTOP)
-        for fd in relay.stored.values():
+        for fd, *_ in relay.stored.values():
             permit(fd)
         for peer in peers:
             plainly(peer, stack.enter_context(lingering()))
@@ -259,7 +259,7 @@ def test_connection_of_an_older_relay_refuses_from_then_on(directory: Path) -> N
     with managed_relay(directory) as relay, connect(relay.ingest) as producer:
         relay.wait_status(producers=1)
         wait_until(lambda: relay.stored, "it is stored")
-        for fd in relay.stored.values():
+        for fd, *_ in relay.stored.values():
             permit(fd)
         relay.restart()
         with lingering() as passed, pytest.raises(PermissionError):

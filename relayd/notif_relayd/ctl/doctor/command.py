@@ -2,6 +2,7 @@
 """relayctl doctor as a command: what to examine, the rows that come of it, and the exit status."""
 
 import argparse
+import logging
 
 from cliff.lister import Lister
 
@@ -67,6 +68,8 @@ class Doctor(CtlCommand, Lister):
         """Check one after the other."""
         from notif_relayd.ctl.doctor.visit import visit  # noqa: PLC0415 - slow to import
 
+        # oslo.config logs every deprecated option of the services' files, which are not checked.
+        logging.getLogger("oslo_config").addHandler(logging.NullHandler())
         options = self.app.options
         findings = list(
             visit(
