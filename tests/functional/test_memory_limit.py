@@ -121,7 +121,7 @@ def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
 def test_all_limits_at_once_fit_into_the_unit_s_memory(
     directory: Path, peers: contextlib.ExitStack
 ) -> None:
-    descriptors.require(6 * MAX_CONNECTIONS)
+    descriptors.require(9 * MAX_CONNECTIONS)
     configuration = directory / "relayd.conf"
     configuration.write_text(CONFIGURATION)
     with memory_cgroup(memory_max()) as group, contextlib.ExitStack() as stack:

@@ -80,7 +80,7 @@ def test_twenty_crashes_under_load_lose_no_connection_and_no_loss_is_silent() ->
 
 def test_stop_and_start_leave_nothing_in_the_store() -> None:
     with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
-        wait_for_stored(2)
+        wait_for_stored(3)
         systemctl("stop", SERVICE)
         assert subscriber.recv(1) == b""
         with pytest.raises(BrokenPipeError):
@@ -117,7 +117,7 @@ def test_who_does_not_fit_into_the_store_is_connected_until_the_next_restart() -
 
 def test_a_new_unit_file_or_a_reload_of_systemd_costs_no_connection() -> None:
     with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
-        wait_for_stored(2)
+        wait_for_stored(3)
         systemctl("daemon-reexec")
         systemctl("daemon-reload")
         systemctl("restart", SERVICE)
