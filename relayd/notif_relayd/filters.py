@@ -126,7 +126,7 @@ def shortened(value: str) -> str:
 class Filter:
     """Patterns by key: a notification passes if each key has a pattern that matches.
 
-    Gap records pass every filter, because nobody knows which records are missing.
+    Gap records pass every filter, because it is not known which records are missing.
     """
 
     __slots__ = ("compiled", "patterns")

@@ -36,8 +36,8 @@ MAX_TARGETS_SIZE = 1024 * 1024
 """Bytes of the remembered lists of streams."""
 
 MAX_TARGETS = 512
-"""Remembered lists of streams. Python's hash of an integer is no secret, so that somebody could
-give many bit sets the same one; then this bounds the search."""
+"""Remembered lists of streams. A peer may choose its filters so that many bit sets have the same
+hash, which Python computes from an integer without a secret; this number bounds the search then."""
 
 ENTRY_SIZE = 400
 """Bytes that a remembered entry takes beside its characters and bits, at most: the heads of its
