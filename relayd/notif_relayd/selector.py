@@ -140,6 +140,9 @@ class _Field(dict[str, int]):
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
+        # To look at each addition may take longer than to look the value up as a new one does.
+        if self._index.searches <= SEARCHES_FOR_ONE * (self._slots.additions - additions):
+            return self._index.passed(text)
         added = self._slots.since(additions)
         bits = sum(slot.bit for _, slot in added)
         patterns = sum(len(wanted.globs(self._key)) for wanted, _ in added)

@@ -377,7 +377,10 @@ def _check_cursor(cursor: CursorState, stream: int, fanout: FanoutState, numbers
     _require(cursor.rest[-1:] in (b"", b"\n"), "a rest has no end")
     oldest = numbers.oldest[stream]
     end = numbers.newest[stream] if cursor.until is None else cursor.until
-    _require(0 <= end <= oldest or end in numbers.boundaries[stream], "a place ends in a chunk")
+    # A subscriber whose request was refused gets no record after the one it was in.
+    at_its_end = cursor.chunk is None and cursor.next == end <= numbers.newest[stream]
+    at_boundary = 0 <= end <= oldest or end in numbers.boundaries[stream]
+    _require(at_its_end or at_boundary, "a place ends in a chunk")
     if cursor.chunk is None:
         _require(0 <= cursor.next <= end, "a place is in the future")
         _require(cursor.next <= oldest or cursor.next == end, "a place is in no chunk")

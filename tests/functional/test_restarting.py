@@ -205,6 +205,36 @@ def test_requests_that_wait_for_their_turn_are_answered_after_a_restart(
         assert subscriber.line() == record("49")
 
 
+def test_refused_request_amid_a_backlog_outlives_a_restart(relay: ManagedRelay) -> None:
+    total = 3000
+    sent = [numbered(number, 700) for number in range(total)]
+
+    def lag() -> int:
+        lag = relay.ask("subscribers")[0]["lag"]
+        assert isinstance(lag, int)
+        return lag
+
+    with (
+        Subscriber(relay.public) as refused,
+        Subscriber(relay.public) as slow,
+        relay.produce() as producer,
+    ):
+        relay.wait_status(subscribers=2)
+        producer.sendall(b"".join(sent))
+        relay.wait_status(records_received=total)
+        before = lag()
+        head = refused.socket.recv((total - before) * 700, socket.MSG_WAITALL)
+        # Its socket is full again, in the middle of what the relay has received at once.
+        wait_until(lambda: lag() < before, "more is sent")
+        refused.socket.sendall(b"[]\n")
+        wait_until(lambda: not lag(), "the request is refused")
+        relay.restart()
+        assert slow.lines(total) == sent
+        *records, answer = (head + refused.rest()).splitlines(keepends=True)
+        assert records == sent[: len(records)]
+        assert json.loads(answer)["event_type"] == "notif_relayd.error"
+
+
 def test_what_a_producer_sent_before_it_hung_up_arrives_after_a_restart(
     relay: ManagedRelay,
 ) -> None:

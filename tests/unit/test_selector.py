@@ -218,6 +218,25 @@ def test_change_of_a_filter_concerns_that_filter_only(monkeypatch: pytest.Monkey
     assert counter.calls <= 10 * 2 * len(kinds)
 
 
+def test_known_value_after_many_changes_is_like_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    selector: Selector[str] = Selector()
+    known = ("compute.create", "INFO", "p")
+    selector.select([known])
+    for number in range(100):
+        selector.add(view(event_type=[f"{number}*", "*y*z*"]), f"{number}")
+    looked_at: list[Filter] = []
+    globs = Filter.globs
+
+    def counted(wanted: Filter, key: str) -> tuple[str, ...]:
+        looked_at.append(wanted)
+        return globs(wanted, key)
+
+    monkeypatch.setattr(Filter, "globs", counted)
+    assert selector.select([known]) == {}
+    assert selector.select([("7.y", "INFO", "p")]) == {"7": [0]}
+    assert not looked_at
+
+
 @pytest.mark.parametrize(("filters", "patterns"), [(1, 4), (50, 20)])
 def test_new_value_is_tried_on_few_patterns(
     filters: int, patterns: int, monkeypatch: pytest.MonkeyPatch

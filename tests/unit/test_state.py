@@ -192,6 +192,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
     )
     yield "ends in a chunk", lambda s: put(until=10)(cursor(s))
     yield "ends in a chunk", lambda s: put(until=-1)(cursor(s))
+    yield "ends in a chunk", lambda s: put(chunk=None, next=13, until=13)(cursor(s))
     yield "in the future", lambda s: put(chunk=None, next=13)(cursor(s))
     yield "in the future", lambda s: put(chunk=None, next=-1)(cursor(s))
     yield "in no chunk", lambda s: put(chunk=None, next=10)(cursor(s))
