@@ -28,7 +28,7 @@ from running import Subscriber, record, running_relay
 LIMITS = {"median": 3.0, "p99": 2.0}
 """Highest ratio of the latency beside a misbehaving program to the latency without it."""
 
-WARM_UP = 300
+WARM_UP = 5000
 """Records before each measurement: until then subscribers that do not read have stalled."""
 
 RECORD = record(payload="x" * 950)
@@ -66,7 +66,7 @@ def measure(what: str, calls: int) -> tuple[dict[str, float], dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The cost of misbehaving peers to others.")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=1000, help="records per program and round")
+    parser.add_argument("--calls", type=int, default=20_000, help="records per program and round")
     parser.add_argument("--only", choices=PROGRAMS, help="measure this program only")
     options = parser.parse_args()
 

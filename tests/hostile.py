@@ -149,11 +149,14 @@ for number in range(500):
     client = connect(public)
     clients.register(client, selectors.EVENT_READ)
     ask(client, f"never.{number}")
-begun()
-for number in itertools.count():
+answers = 0
+while True:
     for key, _ in clients.select():
         if b"notif_relayd.subscribed" in key.fileobj.recv(65_536):
-            ask(key.fileobj, f"never.{number}.{key.fd}")
+            answers += 1
+            ask(key.fileobj, f"never.{answers}.{key.fd}")
+            if answers == 500:
+                begun()
 """,
     "requests byte by byte": """
 def start():
@@ -177,6 +180,8 @@ while True:
 others = [connect(public) for _ in range(300)]
 for number, client in enumerate(others):
     ask(client, f"never.{number}", f"*never*{number}")
+for client in others:
+    client.recv(65_536)
 begun()
 producer = connect(ingest)
 client = connect(public)
