@@ -15,13 +15,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from notif_relayd.request_pacer import BURST, MIN_COST
 from running import DEADLINE, RunningRelay, Subscriber, first_line
 
+# BURST: after so many requests of usual cost, those of the user are limited to their share.
 _BEGINNING = f"""
 import contextlib, itertools, json, selectors, socket, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 public, ingest = sys.argv[1:]
 control = public.replace("notifications.sock", "control.sock")
+BURST = {int(BURST / MIN_COST) + 50}
 """
 
 _FUNCTIONS = """
@@ -56,7 +59,7 @@ stream = client.makefile("rb")
 for number in itertools.count():
     ask(client, f"never.{number}")
     stream.readline()
-    if number == 10:
+    if number == BURST:
         begun()
 """,
     "data without end from a subscriber": """
@@ -155,7 +158,7 @@ while True:
         if b"notif_relayd.subscribed" in key.fileobj.recv(65_536):
             answers += 1
             ask(key.fileobj, f"never.{answers}.{key.fd}")
-            if answers == 500:
+            if answers == BURST:
                 begun()
 """,
     "requests byte by byte": """
@@ -166,8 +169,11 @@ def start():
     return client
 
 clients = [start() for _ in range(50)]
-begun()
+burst_ends = time.monotonic() + 1
 while True:
+    if burst_ends and time.monotonic() > burst_ends:
+        burst_ends = None
+        begun()
     for place, client in enumerate(clients):
         try:
             client.send(b"x")
@@ -182,15 +188,19 @@ for number, client in enumerate(others):
     ask(client, f"never.{number}", f"*never*{number}")
 for client in others:
     client.recv(65_536)
-begun()
 producer = connect(ingest)
 client = connect(public)
 client.settimeout(0.001)
+ask(client, "never")
+answers = 0
 for number in itertools.count():
     produce(f"hostile.{number}")
     with contextlib.suppress(TimeoutError):
-        if not number or b"notif_relayd.subscribed" in client.recv(65_536):
+        if b"notif_relayd.subscribed" in client.recv(65_536):
+            answers += 1
             ask(client, f"never.{number}")
+            if answers == BURST - len(others):
+                begun()
 """,
     "passed descriptors": """
 from passing import lingering, pass_on
