@@ -11,6 +11,7 @@ Two things can go wrong and must not affect other peers:
 
 import errno
 import socket
+import time
 from collections.abc import Callable
 
 from notif_relayd import ancillary
@@ -26,10 +27,11 @@ PAUSE = 1.0
 """Seconds until the next attempt, when there was no descriptor or no memory left."""
 
 BREAK = 0.004
-"""Seconds without accepting after a connection was refused.
+"""Seconds from one refused connection to the next, for each socket.
 
-Less than one record in a hundred then has to wait for a refusal, for each socket that is flooded.
-A queue of 2048 connections that are all refused takes 8 s.
+Accepting goes on at the same moments for all sockets, so that when several are flooded, one record
+waits for all their refusals, and in total less than one record in a hundred does. A queue of 2048
+connections that are all refused takes 8 s.
 """
 
 
@@ -74,20 +76,34 @@ class Door:
         self._closed = True
         self._unwatch()
 
-    def _accept(self, _events: int) -> None:
+    def _serve(self, _events: int = 0) -> None:
+        """Accept connections, and watch the socket unless accepting has to pause.
+
+        After a pause the socket is not watched first: that would take another iteration of the
+        loop, and in a flood somebody is waiting anyway.
+        """
+        if self._closed:
+            return
+        pause = self._accept()
+        if pause:
+            self._unwatch()
+            self._loop.call_in(pause, self._serve)
+        elif not self._watching:
+            self._watch()
+
+    def _accept(self) -> float:
+        """Accept at most `MAX_ACCEPTS` connections; return the seconds to pause, mostly none."""
         for _ in range(MAX_ACCEPTS):
             if not ancillary.may_accept():
-                self._pause(_BUSY)
-                return
+                return self._exhausted(_BUSY)
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                return
+                break
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self._pause(error)
-                return
+                return self._exhausted(error)
             connection.setblocking(False)
             if not ancillary.protect(connection):
                 ancillary.discard(connection)
@@ -99,17 +115,15 @@ class Door:
                 reason = self._admission.refusal(peer)
             if reason is not None:
                 self._send_away(connection, reason)
-                self._unwatch()
-                self._loop.call_in(BREAK, self._watch)
-                return
+                return BREAK - time.monotonic() % BREAK
             try:
                 self._welcome(connection, peer)
             except OSError as error:
                 # Nobody could be told what happens to it.
                 self._admission.leave(peer)
                 ancillary.close(connection)
-                self._pause(error)
-                return
+                return self._exhausted(error)
+        return 0.0
 
     def _send_away(self, connection: socket.socket, reason: str) -> None:
         self._throttle.warning(
@@ -122,24 +136,23 @@ class Door:
         ancillary.close(connection)
 
     def _watch(self) -> None:
-        if not self._closed:
-            try:
-                self._loop.watch(self._listener.fileno(), READ, self._accept)
-            except OSError as error:
-                self._pause(error)
-            else:
-                self._watching = True
+        try:
+            self._loop.watch(self._listener.fileno(), READ, self._serve)
+        except OSError as error:
+            self._loop.call_in(self._exhausted(error), self._serve)
+        else:
+            self._watching = True
 
     def _unwatch(self) -> None:
         if self._watching:
             self._loop.forget(self._listener.fileno())
             self._watching = False
 
-    def _pause(self, error: OSError) -> None:
+    def _exhausted(self, error: OSError) -> float:
+        """Log that there are no descriptors or no memory; return the seconds to pause."""
         self._throttle.warning(
             "no connection can be accepted on %s for now: %s",
             self._path,
             error.strerror,
         )
-        self._unwatch()
-        self._loop.call_in(PAUSE, self._watch)
+        return PAUSE

@@ -1,43 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever misbehaves hurts nobody else; what it costs them in time, bench/hostile.py measures."""
+"""Programs that misbehave do not harm other peers; bench/hostile.py measures what these wait."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hostile import PROGRAMS, misbehaving
+from hostile import PROGRAMS, misbehaving, subscribed_beside
 
 from running import RunningRelay, record, running_relay
 
 RECORDS = 2000
 
-BUFFERS = 2048 * 208 * 1024
-"""Bytes that the kernel may hold for subscribers, where they are the service's."""
+UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 
-MEMORY = 1024**3 - BUFFERS
-"""Bytes of the process itself: the rest of MemoryMax= of the unit."""
+
+def documented_memory() -> dict[str, int]:
+    """Return what the process may take, in MiB, as the unit lists it beside MemoryMax=."""
+    listed = re.findall(r"^# {2,}(\d+) (?:MiB)? +(.*)$", UNIT.read_text(), re.MULTILINE)
+    return {what: int(size) for size, what in listed}
+
+
+MEMORY = sum(documented_memory().values()) << 20
+"""Documented maximum memory of the process, in bytes, without the kernel's buffers."""
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_well_behaved_pair_loses_nothing_beside_it(relay: RunningRelay, what: str) -> None:
-    with relay.subscribe() as subscriber, relay.produce() as producer:
+    with subscribed_beside(what, relay) as subscriber, relay.produce() as producer:
         with misbehaving(what, relay.public, relay.ingest) as process:
             for number in range(RECORDS):
                 producer.sendall(record(number=number))
                 assert subscriber.line() == record(number=number)
             assert process.poll() is None
         assert relay.peak_memory() < MEMORY
-        producer.sendall(record("afterwards"))
-        assert subscriber.line() == record("afterwards")
+        producer.sendall(record("test.afterwards"))
+        assert subscriber.line() == record("test.afterwards")
         relay.wait_status(producers=1, subscribers=1)
+    assert "\x1b" not in relay.log.read_text()
 
 
-def test_the_unit_allows_the_memory_that_this_is_tested_with() -> None:
-    unit = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
-    assert f"MemoryMax={(MEMORY + BUFFERS) >> 30}G\n" in unit.read_text()
+def number_in_unit(pattern: str) -> int:
+    found = re.search(pattern, UNIT.read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def test_memory_listed_in_the_unit_adds_up_to_its_limit() -> None:
+    buffers = number_in_unit(r"Beside these (\d+) MiB")
+    total = number_in_unit(r"^# That is (\d+) MiB")
+    assert sum(documented_memory().values()) + buffers == total
+    assert total < number_in_unit(r"^MemoryMax=(\d+)G$") * 1024
 
 
 def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Path) -> None:

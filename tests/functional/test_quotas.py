@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from managing import ManagedRelay, managed_relay
 from operating import needs_root
 from other_user import OtherUser, open_relay
 
@@ -151,6 +154,22 @@ def test_filters_of_one_user_leave_room_for_others(directory: Path) -> None:
             pass
         other.write(b'{"filter": {"event_type": ["a"]}}\n')
         assert b"notif_relayd.subscribed" in other.line()
+
+
+@pytest.mark.parametrize("end", [ManagedRelay.restart, ManagedRelay.kill])
+def test_filters_over_the_limit_are_not_restored(
+    directory: Path, end: Callable[[ManagedRelay], None]
+) -> None:
+    with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(3)]
+        for number, each in enumerate(subscribers):
+            assert ask(each, largest_filter(number))["event_type"] == "notif_relayd.subscribed"
+        limit = 2 << 20  # for one of them
+        relay.change(f"--relayd-{FILTERS}", str(limit))
+        end(relay)
+        relay.wait_status(subscribers=1)
+        for each in subscribers[1:]:
+            assert f"has {FILTERS} = {limit} bytes already." in each.rest().decode()
 
 
 def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:

@@ -15,7 +15,7 @@ from bookkeeping import load
 from managing import ManagedRelay, close_all, managed_relay
 
 from producing import numbered
-from running import Subscriber, is_gap, record, wait_until
+from running import Subscriber, is_gap, kill, record, wait_until
 
 
 @pytest.fixture
@@ -418,6 +418,24 @@ def test_who_has_a_filter_that_does_not_fit_is_not_carried_over_without_it(
             relay.wait_stored("p1")
             relay.kill()
             assert subscriber.rest() == b""
+
+
+def test_connection_is_never_stored_without_its_filter(relay: ManagedRelay) -> None:
+    """The service manager is slow, so that the crash comes when it has part of the messages."""
+    relay.pause()
+    with contextlib.ExitStack() as stack:
+        subscribers = [stack.enter_context(filtered(relay, priority=["ERROR"])) for _ in range(30)]
+        kill(relay.process)
+        relay.go_on()
+        relay.start()
+        kept = relay.status()["subscribers"]
+        assert kept > 0
+        with relay.produce() as producer:
+            producer.sendall(record() + record(priority="ERROR"))
+            relay.wait_status(records_received=2)
+        relay.wait_status(records_delivered=kept)
+        relay.stop_for_good()
+        assert record() not in b"".join(each.rest() for each in subscribers)
 
 
 def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRelay) -> None:
