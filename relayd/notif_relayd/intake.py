@@ -24,6 +24,7 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.splitter import Splitter, split
 from notif_relayd.state import IntakeState, ProducerState
 from notif_relayd.throttle import Throttle
+from notif_relayd.token_bucket import TokenBuckets
 from notif_relayd.validator import Kind, Reason, Validator
 
 LOG = logging.getLogger(__name__)
@@ -44,6 +45,16 @@ REST = 0.005
 Without it, one that sends nothing else keeps the relay busy all the time. It is half of what a
 handler waits for a full socket, so a single bad record has no good one behind it dropped.
 """
+
+EXPENSIVE = 0.001
+"""Seconds of processor time for matching from which on the values of a run are expensive."""
+
+MATCH_SHARE = 0.05
+"""Share of the loop's processor time that matching the new values of one user's records with
+patterns may take, as far as they are expensive."""
+
+MATCH_BURST = 0.05
+"""Seconds of it that one user may use at once."""
 
 RUN_SIZE = 64 * 1024
 """Bytes collected within a turn before they go on without waiting for its end.
@@ -106,7 +117,8 @@ class Intake:
         descriptors: keeps connections for the next relay.
         terms: who may send.
         max_record_size: bytes of the longest record.
-        publish: gets every run of good records, and the kind of each.
+        publish: gets every run of good records, and the kind of each; returns the processor time,
+            in seconds, that a producer can make expensive.
     """
 
     def __init__(
@@ -117,7 +129,7 @@ class Intake:
         descriptors: DescriptorStore,
         terms: Terms,
         max_record_size: int,
-        publish: Callable[[bytes, list[Kind]], None],
+        publish: Callable[[bytes, list[Kind]], float],
     ) -> None:
         self.admission = Admission(terms)
         self.producers: dict[int, Producer] = {}
@@ -139,6 +151,9 @@ class Intake:
         """Lines that this turn has brought, and from whom."""
         self._size = 0
         self._held = 0
+        self._match_time = TokenBuckets(time.monotonic)
+        self._expensive: set[int] = set()
+        """Users that have not all of their share of it."""
 
     def door(self, listener: socket.socket) -> Door:
         """Let producers in through `listener`."""
@@ -151,23 +166,58 @@ class Intake:
         if not self._pieces:
             return
         pieces, self._pieces, self._size = self._pieces, [], 0
-        if len(pieces) == 1:
-            records, kinds = self._judge(*pieces[0])
-        elif all(map(_is_trusted, pieces)):
-            records, kinds = self._judge_together(pieces)
-        else:
-            # Together with lines that are likely to be rejected all would be looked at twice.
-            records, kinds = _joined(
-                [
-                    self._judge_together(list(some))
-                    if trusted
-                    else _joined(starmap(self._judge, some))
-                    for trusted, some in groupby(pieces, _is_trusted)
-                ]
-            )
-        if kinds:
-            self.received += len(kinds)
-            self._publish(records, kinds)
+        # Together with lines that are likely to be rejected, or whose values are expensive, all
+        # would have to wait for these.
+        for trusted, some in groupby(pieces, _is_trusted):
+            group = list(some)
+            if trusted and len(group) > 1:
+                self._hand_on_together(group)
+            else:
+                for producer, lines in group:
+                    self.account(producer, self._relay(*self._judge(producer, lines)))
+
+    def _hand_on_together(self, pieces: list[tuple[Producer, bytes]]) -> None:
+        if self._relay(*self._judge_together(pieces)) > EXPENSIVE:
+            # Which of them it was shows when each is handled by itself.
+            for producer, _ in pieces:
+                self._distrust(producer)
+
+    def _relay(self, records: bytes, kinds: list[Kind]) -> float:
+        if not kinds:
+            return 0.0
+        self.received += len(kinds)
+        return self._publish(records, kinds)
+
+    def account(self, producer: Producer, seconds: float) -> None:
+        """Charge the processor time for matching to a producer's user, if it was expensive.
+
+        The producers of a user that has used up its share are not read until it has some again.
+        """
+        if seconds > EXPENSIVE:
+            uid = producer.peer.uid
+            self._match_time.available(uid, MATCH_SHARE, MATCH_BURST)
+            self._match_time.take(uid, seconds)
+            self._expensive.add(uid)
+            for each in self.producers.values():
+                if each.peer.uid == uid:
+                    self._distrust(each)
+
+    def _must_wait(self, producer: Producer) -> bool:
+        """Whether a producer's user has used up its share; then it is read later."""
+        uid = producer.peer.uid
+        if uid in self._expensive:
+            available = self._match_time.available(uid, MATCH_SHARE, MATCH_BURST)
+            if available < 0:
+                self._rest(producer, -available / MATCH_SHARE)
+                return True
+            if available >= MATCH_BURST:
+                self._expensive.remove(uid)
+        return False
+
+    def _distrust(self, producer: Producer) -> None:
+        """Read little of a producer at a time, and handle it by itself."""
+        producer.read_size = SUSPECT_READ_SIZE
+        self._appraise(producer)
 
     def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Kind]]:
         """What is good of the lines of several producers."""
@@ -192,6 +242,7 @@ class Intake:
 
     def read_out(self) -> None:
         """Take what the producers have sent already."""
+        self._expensive.clear()
         for producer in list(self.producers.values()):
             for _ in range(LAST_READS):
                 if not self._read(producer):
@@ -272,6 +323,8 @@ class Intake:
         producer = Producer(number, connection, peer, self._max_record_size)
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
+        if peer.uid in self._expensive:
+            producer.read_size = SUSPECT_READ_SIZE
         self._appraise(producer)
         self._descriptors.keep_producer(number, connection)
         return producer
@@ -285,6 +338,8 @@ class Intake:
             self.hand_on()
             # Whom an earlier run has put behind may have read it by now.
             self._loop.serve_out_of_turn()
+        if self._expensive and self._must_wait(producer):
+            return False
         try:
             data = ancillary.receive(producer.socket, producer.read_size)
         except OSError as error:
@@ -295,6 +350,8 @@ class Intake:
             self.disconnect(producer)
             return False
         self.take(producer, data)
+        if producer.peer.uid in self._expensive:
+            self.hand_on()  # The next producer of the same user may have to wait for what it takes.
         return True
 
     def take(self, producer: Producer, data: bytes) -> None:
@@ -354,9 +411,8 @@ class Intake:
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
         producer.rejected += len(reasons)
-        producer.read_size = SUSPECT_READ_SIZE
-        self._appraise(producer)
-        self._rest(producer)
+        self._distrust(producer)
+        self._rest(producer, REST)
         self.rejected.update(reasons)
         self._throttle.warning(
             "rejected %d record(s) of producer %s: %s",
@@ -365,12 +421,12 @@ class Intake:
             ", ".join(sorted({reason.value for reason in reasons})),
         )
 
-    def _rest(self, producer: Producer) -> None:
-        """Leave it alone for a while, if it is still there."""
+    def _rest(self, producer: Producer, seconds: float) -> None:
+        """Do not read a producer for so many seconds, if it is still connected."""
         if producer.id in self.producers and not producer.resting:
             producer.resting = True
             self._loop.change(producer.socket.fileno(), NOTHING)
-            self._loop.call_in(REST, partial(self._rested, producer))
+            self._loop.call_in(seconds, partial(self._rested, producer))
 
     def _rested(self, producer: Producer) -> None:
         producer.resting = False

@@ -97,10 +97,13 @@ class PatternIndex:
         # A text with a star in it may itself be found as a pattern, but then it also matches it.
         find = self._plain.get
         passed = self._any | find(text, 0)
+        size = len(text)
         for length in self._prefixes:
-            passed |= find(text[:length] + "*", 0)
+            if length <= size:
+                passed |= find(text[:length] + "*", 0)
         for length in self._suffixes:
-            passed |= find("*" + text[-length:], 0)
+            if length <= size:
+                passed |= find("*" + text[-length:], 0)
         by_anchor = self._by_anchor
         for anchor in by_anchor if len(by_anchor) <= len(text) else self._anchors(text):
             if anchor in text:

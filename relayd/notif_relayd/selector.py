@@ -17,6 +17,7 @@ All memory has a limit in bytes. The values that were not seen for the longest t
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ class _Field(dict[str, int]):
         self._additions = slots.additions
         """For how many additions what is in the dictionary itself is true."""
         self._size = 0
+        self.seconds = 0.0
+        """Processor time that values took which were not remembered."""
 
     def add(self, wanted: Filter, bit: int) -> None:
         """Take another filter into account."""
@@ -126,6 +129,7 @@ class _Field(dict[str, int]):
     def __missing__(self, value: str) -> int:
         if len(value) > MAX_COMPARED:
             return self[shortened(value)]
+        before = time.thread_time()
         text = comparable(self._key, value)
         known = self._older.pop(value, None)
         if known is None:
@@ -137,6 +141,7 @@ class _Field(dict[str, int]):
         self._size += _value_size(value, passed)
         if self._size > MAX_REMEMBERED_SIZE:
             self._evict()
+        self.seconds += time.thread_time() - before
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
@@ -251,6 +256,11 @@ class Selector(Generic[T]):
         self._fields = tuple(_Field(key, self._slots) for key in KEYS)
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first, which gets `GAP_BIT`
+
+    @property
+    def seconds(self) -> float:
+        """Processor time, in seconds, that field values took which were not remembered."""
+        return sum(field.seconds for field in self._fields)
 
     def add(self, view: View, target: T) -> None:
         """From now on, select `target` for what is in this view; it is not selected for another."""

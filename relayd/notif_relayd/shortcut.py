@@ -54,7 +54,7 @@ class Shortcut:
             producer, run, kinds, results = relayed
             if kinds:
                 self._intake.note(producer, len(run), len(kinds))
-                self._fanout.publish(run, kinds, results)
+                self._intake.account(producer, self._fanout.publish(run, kinds, results))
             else:
                 self._intake.take(producer, run)
         return awake, happened

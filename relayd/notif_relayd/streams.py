@@ -33,6 +33,11 @@ class Streams:
         """All streams, in the order in which they began."""
         return iter(self._by_view.values())
 
+    @property
+    def seconds(self) -> float:
+        """Processor time, in seconds, that `select` took for values that it has not remembered."""
+        return self._selector.seconds if self._filtered else 0.0
+
     def select(self, kinds: Sequence[Kind]) -> Iterator[tuple[Stream, list[int]]]:
         """Return the filtered streams that any of these records is in, with its places.
 

@@ -52,7 +52,7 @@ class Turns:
 
     def intake(
         self,
-        publish: Callable[[bytes, list[Kind]], None] = lambda *_: None,
+        publish: Callable[[bytes, list[Kind]], float] = lambda *_: 0.0,
         limit: int = 1 << 20,
     ) -> Intake:
         intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, limit, publish)
@@ -217,13 +217,14 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
     runs: list[int] = []
     got = 0
 
-    def publish(run: bytes, kinds: list[Kind]) -> None:
+    def publish(run: bytes, kinds: list[Kind]) -> float:
         nonlocal got
         runs.append(len(run))
         fanout.publish(run, kinds)
         # At first it does not read, and so is behind when it begins to.
         if len(runs) > 6:
             got += all_there_is(subscriber)
+        return 0.0
 
     reading = turns.intake(publish)
     subscriber = others.connect()
@@ -392,3 +393,31 @@ def read_what_is_there(client: socket.socket) -> bytes:
         return client.recv(1 << 16)
     except BlockingIOError:
         return b""
+
+
+def test_expensive_values_make_their_user_wait(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
+    monkeypatch.setattr(intake, "time", clock)
+    owed = 0.1
+    costs = iter([intake.MATCH_BURST + owed])
+    reading = turns.intake(lambda *_: next(costs, 0.0))
+    producers = [turns.connect() for _ in range(2)]
+    turns.turn()
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    pauses: list[tuple[float, Callable[[], None]]] = []
+    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
+    producers[0].sendall(record())
+    turns.turn()
+    producers[1].sendall(record())
+    turns.turn()
+    assert reading.received == 1
+    [(seconds, resume)] = pauses
+    assert seconds == pytest.approx(owed / intake.MATCH_SHARE)
+    clock.now += 1.01 * seconds
+    resume()
+    wake()
+    turns.turn()
+    assert reading.received == 2
+    assert all(each.read_size < intake.READ_SIZE for each in reading.producers.values())
