@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from notif_relayd.request_pacer import BURST, MIN_COST
+from notif_relayd.request_pacer import BURST, INTERVAL, MIN_COST, SHARE
 from running import DEADLINE, RunningRelay, Subscriber, first_line
 
 # BURST: after so many requests of usual cost, those of the user are limited to their share.
@@ -24,7 +24,7 @@ import contextlib, itertools, json, selectors, socket, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 public, ingest = sys.argv[1:]
 control = public.replace("notifications.sock", "control.sock")
-BURST = {int(BURST / MIN_COST) + 50}
+BURST = {int(BURST / (MIN_COST - SHARE * INTERVAL)) + 50}
 """
 
 _FUNCTIONS = """
@@ -126,6 +126,7 @@ for _ in range(300):
         client = connect(public)
         held.append(client)
         client.sendall(b"x" * 65_000)
+time.sleep(1)  # until that has been read
 begun()
 sys.stdin.read()
 """,
@@ -169,7 +170,7 @@ def start():
     return client
 
 clients = [start() for _ in range(50)]
-burst_ends = time.monotonic() + 1
+burst_ends = time.monotonic() + 3
 while True:
     if burst_ends and time.monotonic() > burst_ends:
         burst_ends = None
