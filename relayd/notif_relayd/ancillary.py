@@ -13,7 +13,7 @@ it is queued in. The event loop does neither:
   takes nothing, and says whether there are any. To receive and close them instead would be cheaper
   by a copy of the data, but where an AppArmor profile denies their receipt, or the table of
   descriptors is full, the kernel drops them within recvmsg(2). A record of 1 KiB takes 0.3 µs more,
-  1 % of its way; a saturated relay loses up to 13 % of its throughput.
+  1 % of its way; a saturated relay takes 10 to 25 % more processor time for each.
 
 A peer that passes descriptors is disconnected. A thread of its own closes them.
 """

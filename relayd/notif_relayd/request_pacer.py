@@ -40,11 +40,21 @@ class RequestPacer:
     Args:
         loop: for requests that have to wait.
         serve: called with a subscriber's number; reads and handles one request at most.
+        share: of the loop's processor time, for the requests of one user.
+        burst: seconds of it that the requests of one user may take at once.
     """
 
-    def __init__(self, loop: Loop, serve: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        serve: Callable[[int], None],
+        share: float = SHARE,
+        burst: float = BURST,
+    ) -> None:
         self._loop = loop
         self._serve = serve
+        self._share = share
+        self._burst = burst
         self._buckets = TokenBuckets(time.monotonic)
         self._waiting: dict[int, dict[int, None]] = {}
         """Numbers of the subscribers that wait, by user; both in the order in which they came."""
@@ -102,7 +112,8 @@ class RequestPacer:
 
     def _ready_at(self, uid: int, now: float) -> float:
         """Return when the next request of a user may be handled; in the past if it may be now."""
-        return max(self._free_at, now - self._buckets.available(uid, SHARE, BURST) / SHARE)
+        available = self._buckets.available(uid, self._share, self._burst)
+        return max(self._free_at, now - available / self._share)
 
     def _schedule(self, moment: float, now: float) -> None:
         """Call `_next` at that moment, unless it is called before anyway."""

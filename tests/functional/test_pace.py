@@ -19,8 +19,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd import door, intake, request_pacer
+from notif_relayd import control, door, intake, request_pacer
 from notif_relayd.admission import Terms
+from notif_relayd.control import Control
 from notif_relayd.descriptors import DescriptorStore
 from notif_relayd.fanout import Fanout
 from notif_relayd.intake import Intake, Producer
@@ -48,7 +49,7 @@ class Turns:
         self.store = DescriptorStore(self.loop, self.notify, 0, (), {})
         self.ids = itertools.count()
         self.opened: list[socket.socket] = [self.listener]
-        self.inside: list[Intake | Fanout] = []
+        self.inside: list[Intake | Fanout | Control] = []
 
     def intake(
         self,
@@ -421,3 +422,39 @@ def test_expensive_values_make_their_user_wait(
     turns.turn()
     assert reading.received == 2
     assert all(each.read_size < intake.READ_SIZE for each in reading.producers.values())
+
+
+def test_answers_to_one_user_take_a_share_of_the_time(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(
+        monotonic=lambda: clock.now, thread_time=lambda: clock.used, now=1000.0, used=0.0
+    )
+    monkeypatch.setattr(request_pacer, "time", clock)
+
+    def status() -> int:
+        clock.used += control.BURST + control.SHARE  # a second's share more than it may have
+        return 1
+
+    asking = Control(turns.loop, THROTTLE, {"status": status})
+    turns.inside.append(asking)
+    asking.door(turns.listener)
+    client = turns.connect()
+    client.sendall(b'{"method": "status"}\n' * 2)
+    pauses: list[tuple[float, Callable[[], None]]] = []
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
+
+    def answers() -> int:
+        for _ in range(5):
+            wake()
+            turns.loop.turn()
+        client.setblocking(False)
+        return read_what_is_there(client).count(b"result")
+
+    assert answers() == 1
+    [(seconds, resume)] = pauses
+    assert seconds == pytest.approx(1.0)
+    clock.now += 1.01 * seconds
+    resume()
+    assert answers() == 1
