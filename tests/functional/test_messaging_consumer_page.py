@@ -3,16 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
-from running import RunningRelay, record, wait_until
+from running import DEADLINE, RunningRelay, kill, record, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "oslo-consumer.rst"
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind, whatever happens in the block."""
+    with process:
+        try:
+            yield
+        finally:
+            kill(process)
 
 
 def block(language: str) -> str:
@@ -33,7 +45,7 @@ def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> 
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    with consumer, relay.produce() as producer:
+    with ended(consumer), relay.produce() as producer:
         wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
         assert consumer.stdout is not None
         # One after the other: the example prints from several threads.
@@ -47,4 +59,5 @@ def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> 
         )
         assert consumer.stdout.readline() == "warning: compute.instance.delete too\n"
         consumer.send_signal(signal.SIGINT)
-        assert consumer.stdout.read() == ""
+        output, _ = consumer.communicate(timeout=DEADLINE)
+        assert (output, consumer.returncode) == ("", 0)
