@@ -47,13 +47,13 @@ handler waits for a full socket, so a single bad record has no good one behind i
 """
 
 EXPENSIVE = 0.001
-"""Seconds of processor time for matching from which on the values of a run are expensive."""
+"""Seconds of processor time from which on the records of a run are expensive: to match new values
+with patterns, and to decode records as a whole. Other work for a record takes microseconds."""
 
-MATCH_SHARE = 0.05
-"""Share of the loop's processor time that matching the new values of one user's records with
-patterns may take, as far as they are expensive."""
+EXPENSIVE_SHARE = 0.05
+"""Share of the loop's processor time that expensive records of one user may take."""
 
-MATCH_BURST = 0.05
+EXPENSIVE_BURST = 0.05
 """Seconds of it that one user may use at once."""
 
 RUN_SIZE = 64 * 1024
@@ -151,7 +151,7 @@ class Intake:
         """Lines that this turn has brought, and from whom."""
         self._size = 0
         self._held = 0
-        self._match_time = TokenBuckets(time.monotonic)
+        self._expensive_time = TokenBuckets(time.monotonic)
         self._expensive: set[int] = set()
         """Users that have not all of their share of it."""
 
@@ -174,10 +174,14 @@ class Intake:
                 self._hand_on_together(group)
             else:
                 for producer, lines in group:
-                    self.account(producer, self._relay(*self._judge(producer, lines)))
+                    before = self.validator.seconds
+                    seconds = self._relay(*self._judge(producer, lines))
+                    self.account(producer, seconds + self.validator.seconds - before)
 
     def _hand_on_together(self, pieces: list[tuple[Producer, bytes]]) -> None:
-        if self._relay(*self._judge_together(pieces)) > EXPENSIVE:
+        before = self.validator.seconds
+        seconds = self._relay(*self._judge_together(pieces))
+        if seconds + self.validator.seconds - before > EXPENSIVE:
             # Which of them it was shows when each is handled by itself.
             for producer, _ in pieces:
                 self._distrust(producer)
@@ -189,14 +193,16 @@ class Intake:
         return self._publish(records, kinds)
 
     def account(self, producer: Producer, seconds: float) -> None:
-        """Charge the processor time for matching to a producer's user, if it was expensive.
+        """Charge processor time that a producer's records took to its user, if it was much.
+
+        It is the time for matching, and for records that have to be decoded as a whole.
 
         The producers of a user that has used up its share are not read until it has some again.
         """
         if seconds > EXPENSIVE:
             uid = producer.peer.uid
-            self._match_time.available(uid, MATCH_SHARE, MATCH_BURST)
-            self._match_time.take(uid, seconds)
+            self._expensive_time.available(uid, EXPENSIVE_SHARE, EXPENSIVE_BURST)
+            self._expensive_time.take(uid, seconds)
             self._expensive.add(uid)
             for each in self.producers.values():
                 if each.peer.uid == uid:
@@ -206,11 +212,11 @@ class Intake:
         """Whether a producer's user has used up its share; then it is read later."""
         uid = producer.peer.uid
         if uid in self._expensive:
-            available = self._match_time.available(uid, MATCH_SHARE, MATCH_BURST)
+            available = self._expensive_time.available(uid, EXPENSIVE_SHARE, EXPENSIVE_BURST)
             if available < 0:
-                self._rest(producer, -available / MATCH_SHARE)
+                self._rest(producer, -available / EXPENSIVE_SHARE)
                 return True
-            if available >= MATCH_BURST:
+            if available >= EXPENSIVE_BURST:
                 self._expensive.remove(uid)
         return False
 

@@ -20,6 +20,7 @@ the last. Only a well-formed gap record, with one event_type, may come from a pr
 """
 
 import enum
+import time
 from typing import Any
 
 import msgspec
@@ -96,6 +97,8 @@ class Validator:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self.seconds = 0.0
+        """Processor time of lines that were decoded as a whole, which takes ten times as long."""
         self.rules = (EVENT_TYPE_PREFIX.encode(), limit)
         """For the compiled part: how the event_type of a plain record does not begin, and the
         bytes that it may have."""
@@ -142,7 +145,11 @@ class Validator:
         except UnicodeDecodeError:
             return Reason.NOT_UTF8
         verdict = _judge(line)
-        return verdict if verdict is not None else _examine_closely(line, gaps)
+        if verdict is None:
+            before = time.thread_time()
+            verdict = _examine_closely(line, gaps)
+            self.seconds += time.thread_time() - before
+        return verdict
 
 
 _decode = msgspec.json.Decoder(Header).decode

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd import control, door, intake, request_pacer
+from notif_relayd import control, door, intake, request_pacer, validator
 from notif_relayd.admission import Terms
 from notif_relayd.control import Control
 from notif_relayd.descriptors import DescriptorStore
@@ -396,26 +396,32 @@ def read_what_is_there(client: socket.socket) -> bytes:
         return b""
 
 
+@pytest.mark.parametrize("what", ["values", "lines"])
 def test_expensive_values_make_their_user_wait(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch
+    turns: Turns, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
-    monkeypatch.setattr(intake, "time", clock)
     owed = 0.1
-    costs = iter([intake.MATCH_BURST + owed])
+    cost = intake.EXPENSIVE_BURST + owed
+    times = iter([0.0, cost])
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
+    clock.thread_time = lambda: next(times, cost)
+    monkeypatch.setattr(intake, "time", clock)
+    monkeypatch.setattr(validator, "time", clock)
+    costs = iter([cost] if what == "values" else [])
+    sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
     reading = turns.intake(lambda *_: next(costs, 0.0))
     producers = [turns.connect() for _ in range(2)]
     turns.turn()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     pauses: list[tuple[float, Callable[[], None]]] = []
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
-    producers[0].sendall(record())
+    producers[0].sendall(sent)
     turns.turn()
     producers[1].sendall(record())
     turns.turn()
     assert reading.received == 1
     [(seconds, resume)] = pauses
-    assert seconds == pytest.approx(owed / intake.MATCH_SHARE)
+    assert seconds == pytest.approx(owed / intake.EXPENSIVE_SHARE)
     clock.now += 1.01 * seconds
     resume()
     wake()
