@@ -80,7 +80,7 @@ class Door:
         """Accept connections, and watch the socket unless accepting has to pause.
 
         After a pause the socket is not watched first: that would take another iteration of the
-        loop, and in a flood somebody is waiting anyway.
+        loop, and in a flood connections are waiting anyway.
         """
         if self._closed:
             return

@@ -22,11 +22,11 @@ Fewer than one record in a hundred then has to wait for a request on a relay tha
 SHARE = 0.01
 """Share of the loop's processor time that the requests of one user may take."""
 
-BURST = 0.1
+BURST = 0.05
 """Seconds of processor time that the requests of one user may take at once.
 
-At `MIN_COST` each these are 1000 requests: when the relay was restarted without systemd, all
-subscribers of one user that connect again are served within two seconds.
+At `MIN_COST` each these are 500 requests, which is enough for the subscribers that most users have
+to connect again after the relay was restarted without systemd.
 """
 
 MIN_COST = 0.0001

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A peer that passes file descriptors stops nobody, with and without the kernel's help."""
+"""A peer that passes file descriptors delays no other peer, with and without the kernel's help."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def unread(connection: socket.socket) -> int:
 
 
 def idle_descriptors(relay: RunningRelay) -> int:
-    """How many it has while nobody is connected."""
+    """How many it has without any connection."""
     assert_relays(relay)
     relay.wait_status(producers=0, subscribers=0)
     return descriptors(relay)
@@ -193,7 +193,7 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
         peers = [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
         old_kernel.wait_status(producers=1, subscribers=1)
         old_kernel.process.send_signal(signal.SIGSTOP)
-        # Connections that nobody has accepted yet hold some as well.
+        # Connections that are not accepted yet hold some as well.
         peers += [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
         for peer in peers:
             plainly(peer, stack.enter_context(lingering()))

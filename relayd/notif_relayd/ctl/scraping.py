@@ -68,7 +68,7 @@ class Log:
         self._write(f"a request could not be answered: {error!r}{more}")
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # Nobody reads it any more.
+        with contextlib.suppress(OSError):  # The client is gone.
             self._stream.write(f"{printable(line)}\n")
             self._stream.flush()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as each test finds it: installed, the sockets there, and nobody connected yet.
+"""The host as each test finds it: installed, the sockets there, and no connection yet.
 
 The outcome of each phase of each test is a line of JSON in REPORTS, written at once: whatever
 becomes of pytest, the verdicts so far are there.
