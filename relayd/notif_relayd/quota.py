@@ -46,10 +46,6 @@ class Quota:
         self.charged -= size
         self._forget_if_zero(uid)
 
-    def of(self, uid: int) -> int:
-        """Return the bytes charged to a user."""
-        return self._by_user.get(uid, 0)
-
     def _forget_if_zero(self, uid: int) -> None:
         if not self._by_user[uid]:
             del self._by_user[uid]
