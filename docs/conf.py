@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration.
 
-``make man`` builds the man pages alone, with the tag ``man``. That build does not require the theme,
-so that packages can be built without it.
+``make man`` builds the man pages alone, with the tag ``man``. That build does not require the
+theme, so that packages can be built without it.
 """
 
 import argparse

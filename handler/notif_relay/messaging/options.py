@@ -66,7 +66,7 @@ def _options() -> list[cfg.Opt]:
             metavar="PATH",
             sample_default=paths.DEFAULT_INGEST_PATH,
             help="Path of the private socket of notif-relayd, if it is not in the directory of the"
-            " public socket. The user of the service needs write permission for it: by default,"
-            " membership in the group notif-producers.",
+            " public socket. The user of the service needs permission to write to it, which by"
+            " default the members of the group notif-producers have.",
         ),
     ]
