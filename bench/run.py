@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the relay beside its peers, and says whether it reaches what it must.
 
-Writes the results, with every round as it was measured, as JSON, a table in Markdown, and the
-pictures. A quick or cheap run writes below bench/build; only a full one is for the documentation.
-With names of figures it measures these anew and keeps the others.
+Writes every round to bench/build/SIZE/results.json, and a table in Markdown beside it. A run of
+full size writes the table and the charts of the documentation, docs/performance, instead. With
+names of figures, it measures only these and takes the others from results.json.
 
 Exit status 1: something is not reached; with --check: something is more than a quarter worse than
 in the baseline, in two measurements one after the other.
@@ -114,6 +114,15 @@ def write(where: Path, pictures: Path | None, results: Mapping[str, Any]) -> lis
     return found
 
 
+def earlier_figures(where: Path) -> dict[str, Rounds]:
+    """Return the figures of the last measurement of this size, or nothing if there was none."""
+    results = where / "results.json"
+    if not results.exists():
+        return {}
+    found: dict[str, Rounds] = json.loads(results.read_text())["figures"]
+    return found
+
+
 def worse(found: Sequence[Verdict], planned: Plan, measured: dict[str, Rounds], size: str) -> bool:
     """Whether there is a step back that is still there when it is measured again."""
     baseline = json.loads(BASELINE.read_text())[size]
@@ -149,9 +158,13 @@ def main() -> int:
             print(f"{peer.name} is left out: {peer.missing()}")
 
     started = time.monotonic()
-    where = BENCH if asked.size == "full" else BENCH / "build" / asked.size
-    kept = where / "results.json"
-    before = json.loads(kept.read_text())["figures"] if asked.names and kept.exists() else {}
+    where = BENCH / "build" / asked.size
+    before = earlier_figures(where) if asked.names else {}
+    if asked.size == "full" and asked.names and not before:
+        parser.error(
+            f"{where / 'results.json'} does not exist. It has the other figures of the table in "
+            "docs/performance: first measure all of them, without FIGURE"
+        )
     measured = {
         name: before[name] if name in before and name not in asked.names else measure()
         for name, measure in planned.items()
