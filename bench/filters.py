@@ -29,12 +29,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
+from support import descriptors
 
-from notif_relayd.filters import Filter, View
-from notif_relayd.ring import Store
-from notif_relayd.streams import Streams
-from running import RunningRelay, Subscriber, record, running_relay, wait_until
+from notif_relayd.records.filters import Filter, View
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
+from support.running import RunningRelay, Subscriber, record, running_relay, wait_until
 
 MIN_THROUGHPUT = 0.8
 """With ten filtered subscribers, of the throughput without."""

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
+from support import descriptors
 
 from compare import figures, memory, starting, table
 from compare.figures import EVERYBODY, Rounds

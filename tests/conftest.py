@@ -7,8 +7,8 @@ none of its own. A started process buffers its standard error, as a service does
 
 import os
 
-import descriptors
-from deadlines import (  # noqa: F401 - hooks and a fixture of pytest
+from support import descriptors
+from support.deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     no_thread_is_left,
     pytest_addoption,
     pytest_configure,

@@ -13,25 +13,26 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from notif_relayd import ancillary, shortcut
-from notif_relayd.admission import Admission, Terms
-from notif_relayd.control import Control
-from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
+from notif_relayd.net import ancillary
+from notif_relayd import fastpath
+from notif_relayd.access.admission import Admission, Terms
+from notif_relayd.control.server import Control
+from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
 from notif_relayd.escaping import printable_path
-from notif_relayd.fanout import Fanout
-from notif_relayd.idleness import Idleness
-from notif_relayd.intake import Intake
-from notif_relayd.loop import READ, Loop
-from notif_relayd.metrics import measure
-from notif_relayd.notify import NotifySocket
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.systemd.idle_timer import Idleness
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop import READ, Loop
+from notif_relayd.control.metrics import measure
+from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd.peer import peer_of
-from notif_relayd.rules import Rules
-from notif_relayd.signals import Signals
-from notif_relayd.state import State, encode
-from notif_relayd.status import Reporter
-from notif_relayd.supervisor import Supervisor
-from notif_relayd.throttle import Throttle
-from notif_relayd.turns import Turns
+from notif_relayd.access.policy import Rules
+from notif_relayd.net.signals import Signals
+from notif_relayd.handover.state import State, encode
+from notif_relayd.control.report import Reporter
+from notif_relayd.systemd.watchdog import Supervisor
+from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.net.loop_latency import Turns
 
 LOG = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Relay:
             limits.max_record_size,
             self._fanout.publish,
         )
-        shortcut.use(self._loop, self._intake, self._fanout)
+        fastpath.use(self._loop, self._intake, self._fanout)
         self._turns = Turns()
         reporter = Reporter(
             self._intake,

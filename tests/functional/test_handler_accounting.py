@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from listening import Incoming, PrivateSocket, explained, notification
+from support.listening import Incoming, PrivateSocket, explained, notification
 
 from notif_relay.sender import Sender
 

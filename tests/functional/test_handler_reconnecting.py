@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts, notification
+from support.listening import PrivateSocket, Scripts, notification
 
 from notif_relay.sender import Sender
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 
-from listening import Scripts
+from support.listening import Scripts
 
-from running import RunningRelay
+from support.running import RunningRelay
 
 RUN = """
 import json

@@ -19,18 +19,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd import control, door, intake, request_pacer, validator
-from notif_relayd.admission import Terms
-from notif_relayd.control import Control
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import Intake, Producer
-from notif_relayd.loop import Loop
-from notif_relayd.notify import NotifySocket
-from notif_relayd.rules import Rules
-from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Kind, Reason
-from running import connect, record
+from notif_relayd.control.server import server
+from notif_relayd.net import acceptor
+from notif_relayd.ingest import intake
+from notif_relayd.access import request_pacer
+from notif_relayd.records import validator
+from notif_relayd.access.admission import Terms
+from notif_relayd.control.server import Control
+from notif_relayd.systemd.fdstore import DescriptorStore
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.ingest.intake import Intake, Producer
+from notif_relayd.net.loop import Loop
+from notif_relayd.systemd.sdnotify import NotifySocket
+from notif_relayd.access.policy import Rules
+from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.records.validator import Kind, Reason
+from support.running import connect, record
 
 THROTTLE = Throttle(logging.getLogger(__name__))
 
@@ -111,11 +115,11 @@ def others(directory: Path, loop: Loop) -> Iterator[Turns]:
 
 def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: Turns) -> None:
     waiting = turns.intake()
-    turns.connect(door.MAX_ACCEPTS + 10)
+    turns.connect(acceptor.MAX_ACCEPTS + 10)
     turns.loop.turn()
-    assert len(waiting.producers) == door.MAX_ACCEPTS
+    assert len(waiting.producers) == acceptor.MAX_ACCEPTS
     turns.loop.turn()
-    assert len(waiting.producers) == door.MAX_ACCEPTS + 10
+    assert len(waiting.producers) == acceptor.MAX_ACCEPTS + 10
 
 
 def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
@@ -123,7 +127,7 @@ def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
 ) -> None:
     """At the same moments for all sockets, so that fewer records have to wait."""
     breaks: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: door.BREAK * 1000.25)
+    clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
     monkeypatch.setattr(door, "time", clock)
     turns.terms = Terms("room", room=2, per_user=2, rate=10_000)
     waiting = turns.intake()
@@ -138,7 +142,7 @@ def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
         ended = [each for each in turns.opened[1:] if is_over(each)]
         assert len(ended) == sent_away
         assert len(waiting.producers) == 2
-    assert breaks == [pytest.approx(door.BREAK * 0.75)] * 3
+    assert breaks == [pytest.approx(acceptor.BREAK * 0.75)] * 3
 
 
 def is_over(connection: socket.socket) -> bool:
@@ -439,7 +443,7 @@ def test_answers_to_one_user_take_a_share_of_the_time(
     monkeypatch.setattr(request_pacer, "time", clock)
 
     def status() -> int:
-        clock.used += control.BURST + control.SHARE  # a second's share more than it may have
+        clock.used += server.BURST + server.SHARE  # a second's share more than it may have
         return 1
 
     asking = Control(turns.loop, THROTTLE, {"status": status})

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import Incoming, PrivateSocket
+from support.listening import Incoming, PrivateSocket
 
-from notif_relayd.ctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
-from running import record
+from notif_relayctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
+from support.running import record
 
 Connected = tuple[Busiest, Incoming]
 

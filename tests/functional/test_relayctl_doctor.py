@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from listening import PrivateSocket
-from operating import (
+from support.listening import PrivateSocket
+from support.operating import (
     AS_NOBODY,
     RELAYCTL,
     needs_root,
@@ -30,9 +30,9 @@ from operating import (
     run,
 )
 
-from notif_relayd.ctl.access import ACL, refusal
-from notif_relayd.ctl.accounts import Account
-from running import DEADLINE, RunningRelay, connect, running_relay
+from notif_relayctl.access import ACL, refusal
+from notif_relayctl.accounts import Account
+from support.running import DEADLINE, RunningRelay, connect, running_relay
 
 Row = dict[str, str]
 

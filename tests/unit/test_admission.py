@@ -7,10 +7,10 @@ import dataclasses
 
 import pytest
 
-from notif_relayd.admission import BURST_SECONDS, Admission, Allowed, Terms
-from notif_relayd.filters import Filter
+from notif_relayd.access.admission import BURST_SECONDS, Admission, Allowed, Terms
+from notif_relayd.records.filters import Filter
 from notif_relayd.peer import Peer
-from notif_relayd.rules import Rule, Rules
+from notif_relayd.access.policy import Rule, Rules
 
 TERMS = Terms("max_subscribers", room=5, per_user=3, rate=1000, socket="public")
 

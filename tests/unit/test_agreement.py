@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from notif_relay import Gap, Notification, records
 from notif_relay.records import own_event_type
 from notif_relay.stream import Stream
-from notif_relayd._shortcut import kinds_of
-from notif_relayd.validator import Reason, Validator, Verdict
+from notif_relayd._native import kinds_of
+from notif_relayd.records.validator import Reason, Validator, Verdict
 
 LIMIT = 1024 * 1024
 MESSAGE_ID = '"message_id": "00000000-0000-0000-0000-000000000000"'
@@ -29,7 +29,7 @@ def check(line: bytes) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     validator = Validator(LIMIT)
     verdict = validator.check(line)
-    with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.kinds_of", return_value=[]):
         assert validator.check(line) == verdict
     return verdict
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from notif_relayd.admission import Admission, Allowed, Terms
-from notif_relayd.connections import REMEMBERED, ConnectionCounts, Refusal
+from notif_relayd.access.admission import Admission, Allowed, Terms
+from notif_relayd.access.connection_stats import REMEMBERED, ConnectionCounts, Refusal
 from notif_relayd.peer import Peer
 
 TERMS = Terms("max_subscribers", room=3, per_user=2, rate=1000, socket="public")

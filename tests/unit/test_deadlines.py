@@ -21,7 +21,7 @@ HANGING = {
 
 BEGINNING = """
 import threading
-import deadlines
+from support import deadlines
 import pytest
 
 deadlines.INTERVAL = 0.1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.logwriter import LogWriter
+from notif_relayd.daemon.log_queue import LogWriter
 
 
 class Lines(logging.Handler):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.loop import HANGUP, NOTHING, READ, WRITE, Loop
+from notif_relayd.net.loop import HANGUP, NOTHING, READ, WRITE, Loop
 
 
 @pytest.fixture

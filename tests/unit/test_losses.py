@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from notif_relay.records import GapReport
-from notif_relayd.losses import END, Losses
+from notif_relayd.records.gaps import END, Losses
 
 
 def test_gap_records_are_added_up_by_reason() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.pages import LARGE, MANY, Pages
+from notif_relayd.fanout.shared_pages import LARGE, MANY, Pages
 
 SOCKETS = 3
 ALL = 1 << 20

@@ -13,12 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from notif_relayd import filters as filters_module
-from notif_relayd import pattern_index
-from notif_relayd import selector as module
-from notif_relayd.filters import KEYS, Filter, View
-from notif_relayd.selector import MAX_TARGETS_SIZE, Selector
-from notif_relayd.validator import Kind
+from notif_relayd.records import filters as filters_module
+from notif_relayd.records import pattern_index
+from notif_relayd.records import selector as module
+from notif_relayd.records.filters import KEYS, Filter, View
+from notif_relayd.records.selector import MAX_TARGETS_SIZE, Selector
+from notif_relayd.records.validator import Kind
 
 GAP = ("notif_relayd.gap", "WARN", "")
 

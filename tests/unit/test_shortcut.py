@@ -23,18 +23,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd import _shortcut
-from notif_relayd.admission import Terms
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import READ_SIZE, Intake, Producer
-from notif_relayd.loop import READ, Loop
-from notif_relayd.notify import NotifySocket
-from notif_relayd.pages import LARGE, MANY
-from notif_relayd.rules import Rules
-from notif_relayd.shortcut import Shortcut
-from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Validator
+from notif_relayd import _native
+from notif_relayd.access.admission import Terms
+from notif_relayd.systemd.fdstore import DescriptorStore
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.ingest.intake import READ_SIZE, Intake, Producer
+from notif_relayd.net.loop import READ, Loop
+from notif_relayd.systemd.sdnotify import NotifySocket
+from notif_relayd.fanout.shared_pages import LARGE, MANY
+from notif_relayd.access.policy import Rules
+from notif_relayd.fastpath import Shortcut
+from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.records.validator import Validator
 
 LIMIT = 4096
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}\n'
@@ -87,7 +87,7 @@ class World:
             "most": ALL,
             "peek": False,
         }
-        return _shortcut.wait(*{**given, **other}.values())
+        return _native.wait(*{**given, **other}.values())
 
     def got(self) -> list[bytes]:
         return [read(theirs) for _, theirs in self.subscribers]
@@ -146,7 +146,7 @@ lines = st.one_of(
 @given(run=st.lists(lines, min_size=1, max_size=9).map(b"".join), cut=st.integers(0, 3))
 def test_it_relays_what_is_plain_and_nothing_else(run: bytes, cut: int) -> None:
     run = run[: len(run) - cut] or b"x"
-    plain = _shortcut.kinds_of(run, Validator(LIMIT).rules)
+    plain = _native.kinds_of(run, Validator(LIMIT).rules)
     with contextlib.ExitStack() as stack:
         world = World(stack, 1)
         world.producer.send(run)
@@ -283,7 +283,7 @@ def test_a_signal_ends_the_wait_and_its_handler_may_raise(world: World) -> None:
         ({"sockets": [-1]}, ValueError),
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
-        ({"sockets": [1] * (_shortcut.MOST_SOCKETS + 1)}, ValueError),
+        ({"sockets": [1] * (_native.MOST_SOCKETS + 1)}, ValueError),
         ({"most": 1.5}, TypeError),
     ],
     ids=str,
@@ -318,7 +318,7 @@ def test_nothing_is_left_of_any_call(world: World) -> None:
         world.producer.send(GOOD)
         world.wait(producers={})
         read(world.server)
-        _shortcut.kinds_of(GOOD * 9 + others, Validator(LIMIT).rules)
+        _native.kinds_of(GOOD * 9 + others, Validator(LIMIT).rules)
         for wrong in ({"read_size": 0}, {"sockets": ["x"]}, {"epoll": -1}):
             with contextlib.suppress(ValueError, TypeError, OSError):
                 world.wait(**wrong)
@@ -468,7 +468,7 @@ def test_a_run_for_many_is_shared_and_not_copied_for_each(
     shared: list[int] = []
     sendfile = os.sendfile
     monkeypatch.setattr(
-        "notif_relayd.pages.os.sendfile", lambda *a: (shared.append(a[0]), sendfile(*a))[1]
+        "notif_relayd.fanout.shared_pages.os.sendfile", lambda *a: (shared.append(a[0]), sendfile(*a))[1]
     )
     for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)

@@ -6,7 +6,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.splitter import Splitter
+from notif_relayd.records.framing import Splitter
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:

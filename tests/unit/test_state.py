@@ -18,17 +18,17 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulating import Simulation
+from simulation.simulator import Simulation
 
-from notif_relayd.admission import Terms
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import Intake
-from notif_relayd.loop import Loop
-from notif_relayd.notify import NotifySocket
+from notif_relayd.access.admission import Terms
+from notif_relayd.systemd.fdstore import DescriptorStore
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop import Loop
+from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd.peer import Peer
-from notif_relayd.rules import Rules
-from notif_relayd.state import (
+from notif_relayd.access.policy import Rules
+from notif_relayd.handover.state import (
     ChunkState,
     ConnectionsState,
     CursorState,
@@ -46,7 +46,7 @@ from notif_relayd.state import (
     decode,
     encode,
 )
-from notif_relayd.throttle import Throttle
+from notif_relayd.net.ratelimit import Throttle
 
 GOLDEN = Path(__file__).with_name("state-2.bin")
 """State of version 2; every later relay must read it."""

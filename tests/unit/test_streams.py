@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from notif_relayd.filters import EVERYTHING, Filter, View
-from notif_relayd.ring import Store
-from notif_relayd.streams import Streams
-from notif_relayd.subscriber import Reading
+from notif_relayd.records.filters import EVERYTHING, Filter, View
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.fanout.subscriber import Reading
 
 KINDS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from typing import cast
 
-from notif_relayd.filters import EVERYTHING
-from notif_relayd.ring import Store
-from notif_relayd.subscriber import Stream, Subscriber
+from notif_relayd.records.filters import EVERYTHING
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.subscriber import Stream, Subscriber
 
 
 def test_going_through_those_who_are_current_does_not_depend_on_how_many_were() -> None:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from notif_relayd.throttle import INTERVAL, Throttle
+from notif_relayd.net.ratelimit import INTERVAL, Throttle
 
 
 class Clock:

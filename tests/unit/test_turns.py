@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
-from notif_relayd.state import TurnsState
-from notif_relayd.turns import BOUNDS, Turns
+from notif_relayd.handover.state import TurnsState
+from notif_relayd.net.loop_latency import BOUNDS, Turns
 
 
 def test_the_bounds_double_from_50_microseconds_to_most_of_a_second() -> None:

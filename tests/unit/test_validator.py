@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd._shortcut import kinds_of
-from notif_relayd.validator import Kind, Reason, Validator, Verdict
+from notif_relayd._native import kinds_of
+from notif_relayd.records.validator import Kind, Reason, Validator, Verdict
 
 LIMIT = 4096
 
@@ -18,7 +18,7 @@ LIMIT = 4096
 def check(lines: bytes, limit: int = LIMIT) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     verdict = Validator(limit).check(lines)
-    with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.kinds_of", return_value=[]):
         assert Validator(limit).check(lines) == verdict
     return verdict
 

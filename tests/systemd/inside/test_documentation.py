@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import documented
+from support import documented
 import pytest
-from documented import Block
+from support.documented import Block
 from environments import CHECKOUT, SITE_PACKAGES, make_environment
 from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
 

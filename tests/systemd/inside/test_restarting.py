@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from bookkeeping import Load, Produced, load
+from support.bookkeeping import Load, Produced, load
 from machine import (
     DEADLINE,
     INGEST,
