@@ -100,7 +100,7 @@ class Busiest:
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 yield self._decoder.decode(line).event_type[:MAX_EVENT_TYPE_LENGTH]
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """End one count and begin another."""
         now = time.monotonic()
         self._counts.append((now - self._since, self._count))

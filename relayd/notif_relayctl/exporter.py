@@ -11,7 +11,7 @@ from typing import NoReturn
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError, not_installed
 from notif_relayctl.metrics import add_per_connection
-from notif_relayd.systemd.sdnotify import PATIENCE, NotifySocket
+from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
 DEFAULT_LISTEN = "127.0.0.1:9856"
 
@@ -60,7 +60,7 @@ class Exporter(CtlCommand):
         with server:
             self.app.stdout.write(f"serving {server.url}\n")
             self.app.stdout.flush()
-            NotifySocket(os.environ.get("NOTIFY_SOCKET")).tell("READY=1", patience=PATIENCE)
+            NotifySocket(os.environ.get("NOTIFY_SOCKET")).tell("READY=1", timeout=SEND_TIMEOUT)
             server.serve_forever(CHECK_INTERVAL)
 
 

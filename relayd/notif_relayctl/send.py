@@ -25,7 +25,7 @@ from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
 """What oslo.messaging's Notifier has a method for."""
 
-PATIENCE = 5.0
+SEND_TIMEOUT = 5.0
 """Seconds for which a full socket is waited for; a service would drop after milliseconds."""
 
 
@@ -75,7 +75,7 @@ class Send(CtlCommand):
         many = arguments.payload == "-"
         payloads: Iterable[bytes] = sys.stdin.buffer if many else [_as_bytes(arguments.payload)]
         path = arguments.ingest_path or self.beside_control(paths.INGEST_SOCKET)
-        sender = Sender(path, max_wait=PATIENCE)
+        sender = Sender(path, max_wait=SEND_TIMEOUT)
         for number, payload in enumerate(payloads, start=1):
             where = f"line {number} of the input: " if many else ""
             try:
@@ -126,7 +126,7 @@ def notification(event_type: str, priority: str, publisher: str, payload: object
 
 
 def undelivered(where: str, path: str) -> CtlError:
-    """Why the socket at `path` did not take what was sent, after waiting for `PATIENCE`."""
+    """Why the socket at `path` did not take what was sent, after waiting for `SEND_TIMEOUT`."""
     try:
         Connection(path).close()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -138,6 +138,6 @@ def undelivered(where: str, path: str) -> CtlError:
     except OSError as error:
         return CtlError(f"{where}not sent: {path} cannot be connected to: {error.strerror}")
     return CtlError(
-        f"{where}not sent: the relay behind {path} takes no more for {PATIENCE:.0f} seconds or "
+        f"{where}not sent: the relay behind {path} takes no more for {SEND_TIMEOUT:.0f} seconds or "
         f"has hung up; see whether it is stopped, overloaded, or has too many producers"
     )

@@ -122,7 +122,7 @@ class Top(Question):
                     if keys is None:
                         raise
                     problem = str(error)
-                busiest.turn()
+                busiest.run_once()
                 due = max(due, time.monotonic()) + arguments.delay
 
     def _sample(self) -> Sample:

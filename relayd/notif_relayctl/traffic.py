@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from notif_relayctl.accounts import user_name
-from notif_relayd.escaping import printable
 from notif_relayd.control.report import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.escaping import printable
 
 Rate = float | None
 """A second; None where there is nothing to compare with yet."""

@@ -30,7 +30,7 @@ constexpr size_t MOST_DEPTH = 64;         // of its objects, lists and values in
 constexpr Py_ssize_t MOST_KINDS = 8;      // that are looked through for the same one
 
 // What makes a good record.
-struct Rules {
+struct Policy {
     const char *prefix;  // of an event_type that needs another look
     Py_ssize_t prefix_size;
     Py_ssize_t limit;  // bytes, with the newline
@@ -38,22 +38,22 @@ struct Rules {
 
 simdjson::dom::parser *parser;
 
-bool starts_with(std::string_view text, const Rules &rules)
+bool starts_with(std::string_view text, const Policy &rules)
 {
     return !text.compare(0, rules.prefix_size, rules.prefix, rules.prefix_size);
 }
 
 // What a notification is: its event_type, priority and publisher_id.
-using Kind = std::array<std::string_view, 3>;
+using RoutingKey = std::array<std::string_view, 3>;
 
 // The kind of a line, if it is a good record, and a plain one. More than the line may be read, as
 // far as `readable`: simdjson reads so many bytes at once that it goes beyond the end.
-std::optional<Kind> kind_of(const char *line, size_t size, size_t readable, const Rules &rules)
+std::optional<RoutingKey> kind_of(const char *line, size_t size, size_t readable, const Policy &rules)
 {
     static char padded[MOST_SIZE + simdjson::SIMDJSON_PADDING];
     simdjson::dom::object record;
     bool has_event_type = false, has_priority = false;
-    Kind kind{"", "", ""};
+    RoutingKey kind{"", "", ""};
     auto &[event_type, priority, publisher_id] = kind;
 
     if (*line != '{' || size > MOST_SIZE || static_cast<Py_ssize_t>(size) > rules.limit)
@@ -83,7 +83,7 @@ std::optional<Kind> kind_of(const char *line, size_t size, size_t readable, cons
     return kind;
 }
 
-bool is_same(PyObject *kind, const Kind &other)
+bool is_same(PyObject *kind, const RoutingKey &other)
 {
     for (size_t i = 0; i < other.size(); i++) {
         Py_ssize_t size;
@@ -95,8 +95,8 @@ bool is_same(PyObject *kind, const Kind &other)
     return true;
 }
 
-// A host has few kinds of notifications and many of each: one of the last may be the same.
-PyObject *tuple_of(const Kind &kind, PyObject *before)
+// A host has few routing_keys of notifications and many of each: one of the last may be the same.
+PyObject *tuple_of(const RoutingKey &kind, PyObject *before)
 {
     const Py_ssize_t count = PyList_GET_SIZE(before);
 
@@ -114,28 +114,28 @@ PyObject *tuple_of(const Kind &kind, PyObject *before)
                          kind[1].size(), kind[2].data(), kind[2].size());
 }
 
-// The kinds of all lines of a run, where all are good and plain; otherwise an empty list, or null
+// The routing_keys of all lines of a run, where all are good and plain; otherwise an empty list, or null
 // with an exception. For `readable` see above.
-PyObject *kinds_of(const char *run, size_t size, size_t readable, const Rules &rules)
+PyObject *routing_keys_of(const char *run, size_t size, size_t readable, const Policy &rules)
 {
     const char *const end = run + size;
     const char *const beyond = run + readable;
-    PyObject *const kinds = PyList_New(0);
+    PyObject *const routing_keys = PyList_New(0);
 
-    if (!kinds || !size || end[-1] != '\n')
-        return kinds;
+    if (!routing_keys || !size || end[-1] != '\n')
+        return routing_keys;
     while (run < end) {
         const char *const next = static_cast<const char *>(memchr(run, '\n', end - run)) + 1;
         const auto kind = kind_of(run, next - run, beyond - run, rules);
-        PyObject *const tuple = kind ? tuple_of(*kind, kinds) : nullptr;
+        PyObject *const tuple = kind ? tuple_of(*kind, routing_keys) : nullptr;
 
-        if (!tuple || PyList_Append(kinds, tuple)) {
+        if (!tuple || PyList_Append(routing_keys, tuple)) {
             Py_XDECREF(tuple);
             // What of Unicode Python does not take is not plain.
             if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_UnicodeError))
                 PyErr_Clear();
-            if (PyErr_Occurred() || PyList_SetSlice(kinds, 0, PY_SSIZE_T_MAX, nullptr)) {
-                Py_DECREF(kinds);
+            if (PyErr_Occurred() || PyList_SetSlice(routing_keys, 0, PY_SSIZE_T_MAX, nullptr)) {
+                Py_DECREF(routing_keys);
                 return nullptr;
             }
             break;
@@ -143,19 +143,19 @@ PyObject *kinds_of(const char *run, size_t size, size_t readable, const Rules &r
         Py_DECREF(tuple);
         run = next;
     }
-    return kinds;
+    return routing_keys;
 }
 
-PyObject *native_kinds_of(PyObject *, PyObject *args)
+PyObject *native_routing_keys_of(PyObject *, PyObject *args)
 {
     PyObject *lines;
-    Rules rules;
+    Policy rules;
 
     if (!PyArg_ParseTuple(args, "S(y#n):kinds_of", &lines, &rules.prefix, &rules.prefix_size,
                           &rules.limit))
         return nullptr;
     const size_t size = PyBytes_GET_SIZE(lines);
-    return kinds_of(PyBytes_AS_STRING(lines), size, size, rules);
+    return routing_keys_of(PyBytes_AS_STRING(lines), size, size, rules);
 }
 
 // What became of a send to each socket: bytes that it took, or the error's number below zero.
@@ -201,27 +201,27 @@ ssize_t receive(int fd, char *data, size_t room, bool peek)
     return recv(fd, data, room, MSG_DONTWAIT);
 }
 
-// Reads one producer into `run` and hands on what is good: (producer, bytes, kinds, what became of
+// Reads one producer into `run` and hands on what is good: (producer, bytes, routing_keys, what became of
 // the sends). Null with an exception, or without one where nothing was read.
-PyObject *relay(int fd, PyObject *producer, PyObject **run, const Rules &rules, const int *sockets,
+PyObject *relay(int fd, PyObject *producer, PyObject **run, const Policy &rules, const int *sockets,
                 int count, Py_ssize_t most, bool peek)
 {
     char *const data = PyBytes_AS_STRING(*run);
     const Py_ssize_t room = PyBytes_GET_SIZE(*run);
     const ssize_t size = receive(fd, data, room, peek);
-    PyObject *kinds, *results;
+    PyObject *routing_keys, *results;
 
     if (size <= 0)
         return nullptr;
-    if (!(kinds = kinds_of(data, size, room, rules)))
+    if (!(routing_keys = routing_keys_of(data, size, room, rules)))
         return nullptr;
-    results = send_all(data, size, sockets, PyList_GET_SIZE(kinds) && size < most ? count : 0);
+    results = send_all(data, size, sockets, PyList_GET_SIZE(routing_keys) && size < most ? count : 0);
     if (!results || _PyBytes_Resize(run, size)) {
         Py_XDECREF(results);
-        Py_DECREF(kinds);
+        Py_DECREF(routing_keys);
         return nullptr;
     }
-    return Py_BuildValue("(OONN)", producer, *run, kinds, results);
+    return Py_BuildValue("(OONN)", producer, *run, routing_keys, results);
 }
 
 PyObject *list_of(const struct epoll_event *events, int count)
@@ -248,7 +248,7 @@ PyObject *native_wait(PyObject *, PyObject *args)
     double seconds, milliseconds;
     PyObject *producers, *given, *run, *relayed = nullptr;
     Py_ssize_t read_size, most;
-    Rules rules;
+    Policy rules;
     struct timespec awake;
 
     if (!PyArg_ParseTuple(args, "idO!n(y#n)O!np:wait", &epoll, &seconds, &PyDict_Type, &producers,
@@ -312,7 +312,7 @@ PyObject *native_wait(PyObject *, PyObject *args)
 }
 
 PyMethodDef methods[] = {
-    {"kinds_of", native_kinds_of, METH_VARARGS, nullptr},
+    {"kinds_of", native_routing_keys_of, METH_VARARGS, nullptr},
     {"wait", native_wait, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from typing import Final, TypeVar
 
-from notif_relayd.records.validator import Kind
+from notif_relayd.records.validator import RoutingKey
 
 MOST_SOCKETS: Final[int]
 """That may be given."""
 
 _Producer = TypeVar("_Producer")
 
-def kinds_of(lines: bytes, rules: tuple[bytes, int], /) -> list[Kind]:
-    """The kinds of records that these lines are, if all are plain good ones; otherwise none.
+def routing_keys_of(lines: bytes, rules: tuple[bytes, int], /) -> list[RoutingKey]:
+    """The routing_keys of records that these lines are, if all are plain good ones; otherwise none.
 
     A record that is good may still not be plain: when it does not begin with its object, has more
     than 128 KiB, a number beyond 64 bits, or more than 63 objects and lists in one another.
@@ -33,7 +33,7 @@ def wait(
 ) -> tuple[
     float,
     list[tuple[int, int]],
-    tuple[_Producer, bytes, list[Kind], list[int]] | None,
+    tuple[_Producer, bytes, list[RoutingKey], list[int]] | None,
 ]:
     """Wait until something happens; where that is records from one producer, hand them on.
 
@@ -43,7 +43,7 @@ def wait(
         producers: by the descriptors of their sockets, those who are read if they alone have
             something to be read. It is taken for granted that a record begins there.
         read_size: bytes to read at once.
-        rules: see `kinds_of`.
+        rules: see `routing_keys_of`.
         sockets: where to send a run whose records are all good, `MOST_SOCKETS` at most.
         most: bytes of a run from which on it is not sent.
         peek: whether to look for passed file descriptors before each read: a producer that has
@@ -52,8 +52,8 @@ def wait(
     Returns:
         When the wait was over, by the monotonic clock; what has happened, as `select.epoll.poll`
         tells it; and where a producer was read, which is not in there then: who it was, what was
-        read, what `kinds_of` says of it, and for each socket the bytes that it took, or below zero
-        the number of its error. There are no results where nothing was sent.
+        read, what `routing_keys_of` says of it, and for each socket the bytes that it took, or
+        below zero the number of its error. There are no results where nothing was sent.
 
     Raises:
         OSError: there is no such epoll.

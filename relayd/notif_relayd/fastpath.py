@@ -11,9 +11,9 @@ that call is not there, because it could not be compiled when the relay was inst
 
 import logging
 
-from notif_relayd.net import ancillary
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.net import ancillary
 from notif_relayd.net.loop import Events, Loop
 
 try:
@@ -26,7 +26,7 @@ else:
 LOG = logging.getLogger(__name__)
 
 
-class Shortcut:
+class FastPath:
     """Waits in place of the loop, and relays records meanwhile.
 
     Args:
@@ -46,15 +46,15 @@ class Shortcut:
         Raises:
             OSError: there is no such epoll.
         """
-        sockets, most = self._fanout.prompt(_native.MOST_SOCKETS)
+        sockets, most = self._fanout.fast_recipients(_native.MOST_SOCKETS)
         awake, happened, relayed = _native.wait(
             epoll, seconds, self._intake.steady, READ_SIZE, self._rules, sockets, most, self._peek
         )
         if relayed is not None:
-            producer, run, kinds, results = relayed
-            if kinds:
-                self._intake.note(producer, len(run), len(kinds))
-                self._intake.account(producer, self._fanout.publish(run, kinds, results))
+            producer, run, routing_keys, results = relayed
+            if routing_keys:
+                self._intake.note(producer, len(run), len(routing_keys))
+                self._intake.account(producer, self._fanout.publish(run, routing_keys, results))
             else:
                 self._intake.take(producer, run)
         return awake, happened
@@ -65,4 +65,4 @@ def use(loop: Loop, intake: Intake, fanout: Fanout) -> None:
     if WHY_NOT:
         LOG.info("records take longer: there is no compiled part: %s", WHY_NOT)
     else:
-        loop.wait = Shortcut(intake, fanout).wait
+        loop.wait = FastPath(intake, fanout).wait

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.listening import PrivateSocket, Scripts
 
+from support.listening import PrivateSocket, Scripts
 from support.running import RunningRelay, running_relay
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from support.listening import PrivateSocket, Scripts, explained
 
 PATCH = """

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.listening import PrivateSocket, Scripts, explained, room
 
+from support.listening import PrivateSocket, Scripts, explained, room
 from support.running import DEADLINE
 
 

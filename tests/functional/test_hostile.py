@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.hostile import PROGRAMS, misbehaving, subscribed_beside
 
+from support.hostile import PROGRAMS, misbehaving, subscribed_beside
 from support.running import RunningRelay, record, running_relay
 
 RECORDS = 2000

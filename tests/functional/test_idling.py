@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.managing import managed_relay
 from support.operating import needs_root
-
 from support.running import (
     DEADLINE,
     RunningRelay,

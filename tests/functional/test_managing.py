@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from support import descriptors
 import pytest
-from support.managing import managed_relay
 
+from support import descriptors
+from support.managing import managed_relay
 from support.running import connect, record, running_relay
 
 MORE_THAN_USUAL = descriptors.USUAL + 100

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.listening import Incoming, PrivateSocket, Scripts, explained
 from stevedore.dispatch import DispatchExtensionManager
 
+from support.listening import Incoming, PrivateSocket, Scripts, explained
 from support.running import DEADLINE, RunningRelay, quiet_environment
 
 PATCH = """

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from support.consuming import Endpoint, listening, transport_to
 from support.listening import Scripts
-
 from support.running import RunningRelay, wait_until
 
 WAYS = {

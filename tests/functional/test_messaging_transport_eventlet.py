@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.listening import Scripts
 
+from support.listening import Scripts
 from support.running import RunningRelay, record, running_relay, wait_until
 
 PATCH = """

@@ -15,12 +15,12 @@ from typing import Any
 
 import oslo_messaging
 import pytest
-from support.consuming import Endpoint, left_open, listening, notifier, transport_to
-from support.listening import Incoming, PrivateSocket, Scripts
 
 from notif_relay import records
 from notif_relay.messaging import subscriber as subscriber_module
 from notif_relay.messaging.listener import MOST_UNHANDLED
+from support.consuming import Endpoint, left_open, listening, notifier, transport_to
+from support.listening import Incoming, PrivateSocket, Scripts
 from support.producing import numbered
 from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
 

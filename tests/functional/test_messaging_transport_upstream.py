@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 
 from support.listening import Scripts
-
 from support.running import RunningRelay
 
 RUN = """

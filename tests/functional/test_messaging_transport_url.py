@@ -8,8 +8,8 @@ from pathlib import Path
 
 import oslo_messaging
 import pytest
-from support.consuming import Endpoint, configuration, listening
 
+from support.consuming import Endpoint, configuration, listening
 from support.running import record, running_relay
 
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.managing import ManagedRelay, managed_relay
-from support.passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
 
 from notif_relayd.net.ancillary import kernel_refuses
+from support.managing import ManagedRelay, managed_relay
+from support.passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
 from support.running import DEADLINE, RunningRelay, Subscriber, connect, record, wait_until
 
 Way = Callable[[socket.socket, socket.socket], None]
@@ -43,7 +43,7 @@ sys.exit(main.main(sys.argv[1:]))
 
 PROGRAMS = {
     "compiled": OLD_KERNEL.format(""),
-    "in Python": OLD_KERNEL.format('shortcut.WHY_NOT = "for a test"'),
+    "in Python": OLD_KERNEL.format('fastpath.WHY_NOT = "for a test"'),
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from support.operating import (
     RELAYCTL,
     answering,
@@ -26,7 +27,6 @@ from support.operating import (
     relayctl_as_nobody,
     run,
 )
-
 from support.running import DEADLINE, RunningRelay, connect, record, running_relay
 
 STATUS_KEYS = [

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from notif_relayctl.access import ACL, refusal
+from notif_relayctl.accounts import Account
 from support.listening import PrivateSocket
 from support.operating import (
     AS_NOBODY,
@@ -29,9 +32,6 @@ from support.operating import (
     relayctl_as_nobody,
     run,
 )
-
-from notif_relayctl.access import ACL, refusal
-from notif_relayctl.accounts import Account
 from support.running import DEADLINE, RunningRelay, connect, running_relay
 
 Row = dict[str, str]

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from support.listening import PrivateSocket
 from support.operating import needs_root, relayctl, relayctl_as_nobody
-
 from support.running import DEADLINE, quiet_environment
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.operating import (
     RELAYCTL,
     assert_refused,
@@ -19,9 +20,8 @@ from support.operating import (
     relayctl,
     relayctl_as_nobody,
 )
-from support.terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
-
 from support.running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
 
 
 @contextlib.contextmanager

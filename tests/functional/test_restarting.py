@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.bookkeeping import load
 from support.managing import ManagedRelay, close_all, managed_relay
-
 from support.producing import numbered
 from support.running import Subscriber, is_gap, kill, record, wait_until
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from notif_relayd._native import kinds_of
-from notif_relayd.records.validator import Kind
+from notif_relayd._native import routing_keys_of
+from notif_relayd.records.validator import RoutingKey
 
 NOT_NOW = (errno.EINTR, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 RECEIVING = (*NOT_NOW, errno.ECONNRESET)
@@ -397,7 +397,7 @@ class Epoll(Description):
         return self._kernel.files[number]
 
 
-class Shortcut:
+class FastPath:
     """The module `_shortcut`, as its stub describes it."""
 
     MOST_SOCKETS = 4
@@ -417,7 +417,7 @@ class Shortcut:
         sockets: list[int],
         most: int,
         _peek: bool,
-    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[Kind], list[int]] | None]:
+    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[RoutingKey], list[int]] | None]:
         assert len(sockets) <= self.MOST_SOCKETS
         polled = self._kernel.files[epoll]
         assert isinstance(polled, Epoll)
@@ -428,11 +428,11 @@ class Shortcut:
             if number in producers:
                 run = self._read(number, read_size)
                 if run:
-                    kinds = kinds_of(run, rules)
-                    self.runs += bool(kinds)
-                    sends = sockets if kinds and len(run) < most else []
+                    routing_keys = routing_keys_of(run, rules)
+                    self.runs += bool(routing_keys)
+                    sends = sockets if routing_keys and len(run) < most else []
                     results = [self._send(each, run) for each in sends]
-                    return awake, [], (producers[number], run, kinds, results)
+                    return awake, [], (producers[number], run, routing_keys, results)
         return awake, happened, None
 
     def _read(self, number: int, size: int) -> bytes:

@@ -38,7 +38,7 @@ KINDS = [
     },
 ]
 PASSING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
-"""For each filter, the kinds that it lets through, written down and not computed."""
+"""For each filter, the routing_keys that it lets through, written down and not computed."""
 
 
 class WrongError(AssertionError):

@@ -22,11 +22,18 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from simulation.model import FILTERS, KINDS, Asked, Reckoning, check
+from notif_relayd.access.admission import ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.handover.state import StateError, decode
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.records import subscription_request
+from notif_relayd.relay import Limits, Relay
+from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER, Inherited
 from simulation.kernel import (
     Bell,
     End,
     Epoll,
+    FastPath,
     Files,
     Kernel,
     Killed,
@@ -34,17 +41,9 @@ from simulation.kernel import (
     Memfd,
     Observer,
     ServiceManager,
-    Shortcut,
     Socket,
 )
-
-from notif_relayd.records import subscription_request
-from notif_relayd.access.admission import Terms
-from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER, Inherited
-from notif_relayd.relay import Limits, Relay
-from notif_relayd.access.policy import Rules
-from notif_relayd.handover.state import StateError, decode
-from notif_relayd.net.ratelimit import Throttle
+from simulation.model import FILTERS, KINDS, Asked, Reckoning, check
 
 MAX_RECORD_SIZE = 300
 MAX_CLIENTS = 12
@@ -99,7 +98,7 @@ class Simulation:
         """Of the world, before it comes to rest."""
         self._limits = self._some_limits()
         self._kernel = Kernel(self.random, self.random.choice((0.0, 0.02, 0.1)), sleep=self._sleep)
-        self.shortcut = Shortcut(self._kernel)
+        self.shortcut = FastPath(self._kernel)
         self._compiled = self.random.random() < 0.5
         """Whether relays have their compiled part."""
         self._tidy = self.random.random() < 0.5
@@ -158,18 +157,18 @@ class Simulation:
         clock = SimpleNamespace(monotonic=now, thread_time=now)
         files = Files(self._kernel)
         instead: dict[str, object] = {
-            "loop.select": SimpleNamespace(epoll=lambda: Epoll(self._kernel)),
-            "ancillary.kernel_refuses": lambda: True,
-            "descriptors.os": files,
-            "descriptors.fcntl": files,
-            "status.os": SimpleNamespace(getpid=lambda: 1),
-            "intake.RUN_SIZE": 1500,
-            "intake.READ_SIZE": 1000,
-            "shortcut.READ_SIZE": 1000,
-            "shortcut.WHY_NOT": "" if self._compiled else "no compiler",
-            "shortcut._shortcut": self.shortcut,
+            "net.loop.select": SimpleNamespace(epoll=lambda: Epoll(self._kernel)),
+            "net.ancillary.kernel_refuses": lambda: True,
+            "systemd.fdstore.os": files,
+            "systemd.fdstore.fcntl": files,
+            "control.report.os": SimpleNamespace(getpid=lambda: 1),
+            "ingest.intake.RUN_SIZE": 1500,
+            "ingest.intake.READ_SIZE": 1000,
+            "fastpath.READ_SIZE": 1000,
+            "fastpath.WHY_NOT": "" if self._compiled else "no compiler",
+            "fastpath._native": self.shortcut,
             # A set's order is that of addresses otherwise, and no seed would decide it.
-            "subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
+            "fanout.subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
         }
         for name, module in sys.modules.items():
             if name.startswith("notif_relayd.") and getattr(module, "time", None) is time:
@@ -197,10 +196,10 @@ class Simulation:
         try:
             self._relay = Relay(
                 self._limits,
-                Throttle(logging.getLogger("simulation"), self._kernel.monotonic),
+                RateLimitedLog(logging.getLogger("simulation"), self._kernel.monotonic),
                 self._signals,
                 notify=manager,
-                rules=Rules(),
+                rules=Policy(),
                 capacity=self._manager.room,
                 inherited=inherited,
                 **sockets,
@@ -246,10 +245,10 @@ class Simulation:
 
     def _accepted(self, listener: Listener, end: End) -> None:
         if listener.path == "public":
-            full = len(self._books.readers) >= self._limits.subscribers.room
+            full = len(self._books.readers) >= self._limits.subscribers.max_connections
             self._books.subscriber_came(end, self._asked[end.peer])
         elif listener.path == "ingest":
-            full = self._books.producers >= self._limits.producers.room
+            full = self._books.producers >= self._limits.producers.max_connections
             self._books.producer_came(end)
         else:
             full = True
@@ -373,8 +372,10 @@ class Simulation:
         return Limits(
             ring_size=self.random.choice((0, 600, 3000, 100_000)),
             max_record_size=MAX_RECORD_SIZE,
-            producers=Terms("max_producers", self.random.choice((1, 3, 10)), 1000, 1e9),
-            subscribers=Terms("max_subscribers", self.random.choice((1, 3, 10)), 1000, 1e9),
+            producers=ConnectionLimits("max_producers", self.random.choice((1, 3, 10)), 1000, 1e9),
+            subscribers=ConnectionLimits(
+                "max_subscribers", self.random.choice((1, 3, 10)), 1000, 1e9
+            ),
             max_filter_bytes_per_user=1 << 20,
         )
 

@@ -8,6 +8,7 @@ import random
 import sys
 
 import pytest
+
 from simulation.simulator import Simulation
 
 FIXED = 150

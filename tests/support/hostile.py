@@ -21,7 +21,7 @@ from support.running import DEADLINE, RunningRelay, Subscriber, first_line
 # BURST: after so many requests of usual cost, those of the user are limited to their share.
 _BEGINNING = f"""
 import contextlib, itertools, json, selectors, socket, sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 public, ingest = sys.argv[1:]
 control = public.replace("notifications.sock", "control.sock")
 BURST = {int(BURST / (MIN_COST - SHARE * INTERVAL)) + 50}

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.running import DEADLINE
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 
 PROMTOOL = shutil.which("promtool", path=f"{CHECKOUT}/.promtool:{os.environ['PATH']}")
 

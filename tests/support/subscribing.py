@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of both kinds of subscribers look at."""
+"""What tests of both routing_keys of subscribers look at."""
 
 from __future__ import annotations
 

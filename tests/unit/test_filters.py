@@ -15,6 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
 from notif_relayd.records.filters import (
     EVERYTHING,
     KEYS,
@@ -25,9 +27,7 @@ from notif_relayd.records.filters import (
     FilterError,
     View,
 )
-from notif_relayd.fanout.ring import Store
 from notif_relayd.records.selector import Selector
-from notif_relayd.fanout.streams import Streams
 
 
 def passes(
@@ -302,6 +302,6 @@ def test_views_are_equal_when_filter_and_rules_are() -> None:
     assert hash(one) == hash(other)
     assert one != View(one.asked, allowing(rules[0]))
     assert one != View(one.asked)
-    assert not one.is_everything
+    assert not one.is_unfiltered
     assert View() == EVERYTHING
-    assert EVERYTHING.is_everything
+    assert EVERYTHING.is_unfiltered

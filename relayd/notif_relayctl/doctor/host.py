@@ -15,7 +15,6 @@ from oslo_config import cfg
 
 from notif_relay import paths
 from notif_relay.connection import checked_path
-from notif_relayd.daemon import options
 from notif_relayctl.client import ask
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
 from notif_relayctl.doctor.units import (
@@ -26,10 +25,11 @@ from notif_relayctl.doctor.units import (
     units,
 )
 from notif_relayctl.errors import CtlError
+from notif_relayd.control.report import Status
+from notif_relayd.daemon import options
+from notif_relayd.daemon.main import CONFIG_FILE, PROGRAM
 from notif_relayd.errors import StartError
 from notif_relayd.net.listeners import Access, SocketPlan
-from notif_relayd.daemon.main import CONFIG_FILE, PROGRAM
-from notif_relayd.control.report import Status
 
 FLAGS = 3
 """The column in /proc/net/unix."""

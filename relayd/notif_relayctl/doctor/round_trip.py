@@ -19,12 +19,12 @@ from notif_relay.sender import Sender
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
 from notif_relayctl.doctor.host import Host
 from notif_relayctl.errors import NotAllowedError, NotRunningError
-from notif_relayctl.send import PATIENCE as SENDING_PATIENCE
+from notif_relayctl.send import SEND_TIMEOUT as SENDING_PATIENCE
 from notif_relayctl.send import notification, own_publisher, undelivered
 
 CHECK = "round trip"
 
-PATIENCE = 10.0
+SEND_TIMEOUT = 10.0
 """Seconds for the service to be started, and for a notification to come out."""
 
 ROUNDS = 12
@@ -38,7 +38,7 @@ def examine(host: Host) -> Iterator[Finding]:
     path = host.public.path
     try:
         with notif_relay.subscribe(
-            path, event_type=event_type, timeout=PATIENCE, reconnect=False, on_gap=_pass_over
+            path, event_type=event_type, timeout=SEND_TIMEOUT, reconnect=False, on_gap=_pass_over
         ) as subscriber:
             yield _send(host, subscriber, event_type)
     except PermissionDenied as error:
@@ -47,7 +47,7 @@ def examine(host: Host) -> Iterator[Finding]:
         yield Finding(
             CHECK,
             FAILED,
-            f"who listens on {path} does not answer a subscriber within {PATIENCE:.0f} s",
+            f"who listens on {path} does not answer a subscriber within {SEND_TIMEOUT:.0f} s",
             "see the relay's log, and whether it is stopped or overloaded",
         )
     except RelayUnavailable as error:
@@ -103,7 +103,7 @@ def _lost(sender: Sender, record: str) -> Finding:
     return Finding(
         CHECK,
         FAILED,
-        f"{sender.path} took a notification that did not come out within {PATIENCE:.0f} s",
+        f"{sender.path} took a notification that did not come out within {SEND_TIMEOUT:.0f} s",
         "see with relayctl status whether both sockets are the same relay's",
     )
 

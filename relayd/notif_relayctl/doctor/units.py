@@ -19,7 +19,7 @@ SERVICE_UNIT = "notif-relayd.service"
 BOOTED = "/run/systemd/system"
 """It is there where systemd runs (sd_booted(3))."""
 
-PATIENCE = 10.0
+SEND_TIMEOUT = 10.0
 """Seconds for systemctl."""
 
 PROPERTIES = (
@@ -77,12 +77,12 @@ def units() -> dict[str, Unit]:
     command = ["systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", *names]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=PATIENCE, check=True
+            command, capture_output=True, text=True, timeout=SEND_TIMEOUT, check=True
         )
     except FileNotFoundError:
         raise UnitsUnknownError("there is no systemctl") from None
     except subprocess.TimeoutExpired:
-        raise UnitsUnknownError(f"systemctl does not answer within {PATIENCE:.0f} s") from None
+        raise UnitsUnknownError(f"systemctl does not answer within {SEND_TIMEOUT:.0f} s") from None
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.split())
         raise UnitsUnknownError(f"systemctl cannot tell of units: {said}") from None

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from notif_relayd.access.connection_stats import ConnectionCounts, Refusal
-from notif_relayd.peer import Peer
+from notif_relayd.access.connection_stats import ConnectionStats, Refusal
 from notif_relayd.access.token_bucket import TokenBuckets
+from notif_relayd.peer import Peer
 
 BURST_SECONDS = 40.0
 """A user may connect this many seconds' worth at once."""
@@ -34,12 +34,12 @@ class Allowed:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ConnectionLimits:
     """What holds for one socket. In messages the names are those of the options."""
 
     name: str
     """Of the option for `room`."""
-    room: int
+    max_connections: int
     """Connections at once."""
     per_user: int
     """Connections of one user at once."""
@@ -55,42 +55,46 @@ class Admission:
     """Counts the connections of one socket.
 
     Args:
-        terms: what holds; may be changed while running, and holds for newcomers.
+        limits: what holds; may be changed while running, and holds for newcomers.
         clock: seconds.
     """
 
-    def __init__(self, terms: Terms, clock: Callable[[], float] = time.monotonic) -> None:
-        self.terms = terms
-        self.counts = ConnectionCounts()
+    def __init__(
+        self, limits: ConnectionLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self.counts = ConnectionStats()
         self._connections: Counter[int] = Counter()
         self._buckets = TokenBuckets(clock)
 
     def refusal(self, peer: Peer) -> str | None:
         """Why the peer may not come in now; `None` when it may, and from then on it counts."""
-        terms, uid = self.terms, peer.uid
+        limits, uid = self.limits, peer.uid
         if not self.allows(peer):
             self.counts.refused[Refusal.NOT_ALLOWED] += 1
-            return f"uid {uid} is not of {terms.socket}_allow_users or {terms.socket}_allow_groups"
-        if self._connections[uid] >= terms.per_user:
+            return (
+                f"uid {uid} is not of {limits.socket}_allow_users or {limits.socket}_allow_groups"
+            )
+        if self._connections[uid] >= limits.per_user:
             self.counts.refused[Refusal.PER_USER] += 1
-            return f"uid {uid} has max_connections_per_user = {terms.per_user} already"
-        if self._connections.total() >= terms.room:
+            return f"uid {uid} has max_connections_per_user = {limits.per_user} already"
+        if self._connections.total() >= limits.room:
             self.counts.refused[Refusal.FULL] += 1
-            return f"there are {terms.name} = {terms.room} already"
+            return f"there are {limits.name} = {limits.room} already"
         self._connections[uid] += 1
         self.counts.come(peer)
         return None
 
-    def impatience(self, uid: int) -> str | None:
+    def take_token(self, uid: int) -> str | None:
         """Why the user may not connect once more now; `None` when it may, and that counts."""
         if self._take_token(uid):
             return None
         self.counts.refused[Refusal.RATE] += 1
-        return f"uid {uid} connects more often than max_connection_rate = {self.terms.rate}/s"
+        return f"uid {uid} connects more often than max_connection_rate = {self.limits.rate}/s"
 
     def allows(self, peer: Peer) -> bool:
         """Whether the peer is one of those that may connect at all."""
-        return self.terms.allowed is None or peer in self.terms.allowed
+        return self.limits.allowed is None or peer in self.limits.allowed
 
     def enter(self, peer: Peer) -> None:
         """A connection is there that a relay before this one let in."""
@@ -105,7 +109,7 @@ class Admission:
             del self._connections[peer.uid]
 
     def _take_token(self, uid: int) -> bool:
-        rate = self.terms.rate
+        rate = self.limits.rate
         if self._buckets.available(uid, rate, max(1.0, rate * BURST_SECONDS)) < 1:
             return False
         self._buckets.take(uid, 1)

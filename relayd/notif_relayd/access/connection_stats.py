@@ -11,8 +11,8 @@ from __future__ import annotations
 import enum
 from collections import Counter
 
+from notif_relayd.handover.state import ConnectionStatsState
 from notif_relayd.peer import Peer
-from notif_relayd.handover.state import ConnectionsState
 
 REMEMBERED = 4096
 """Processes that left, the latest; twice as many as may be connected by default."""
@@ -30,7 +30,7 @@ class Refusal(str, enum.Enum):
     RATE = "rate"
 
 
-class ConnectionCounts:
+class ConnectionStats:
     """Counts the connections of one socket."""
 
     def __init__(self) -> None:
@@ -58,12 +58,12 @@ class ConnectionCounts:
             if len(self._left) > REMEMBERED:
                 del self._left[next(iter(self._left))]
 
-    def save(self) -> ConnectionsState:
+    def save(self) -> ConnectionStatsState:
         """The numbers; who has left is forgotten."""
         refused = {reason.value: self.refused[reason] for reason in Refusal}
-        return ConnectionsState(self.accepted, self.reconnected, self.kept, refused)
+        return ConnectionStatsState(self.accepted, self.reconnected, self.kept, refused)
 
-    def restore(self, saved: ConnectionsState | None) -> None:
+    def restore(self, saved: ConnectionStatsState | None) -> None:
         """Go on with the numbers of another relay; an older one has none."""
         if saved is not None:
             self.accepted = saved.accepted

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from notif_relayd.access.admission import ROOT
-from notif_relayd.records.filters import Filter
 from notif_relayd.peer import Peer
+from notif_relayd.records.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AccessRule:
     """What the members of a group may see."""
 
     group: int
@@ -24,10 +24,10 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Policy:
     """All of them."""
 
-    rules: Sequence[Rule] = ()
+    rules: Sequence[AccessRule] = ()
 
     def allowed(self, peer: Peer) -> frozenset[Filter] | None:
         """What the peer may see: what any of these lets through; `None` for everything."""

@@ -10,8 +10,8 @@ request has to wait is not read meanwhile; users with waiting requests are serve
 import time
 from collections.abc import Callable
 
-from notif_relayd.net.loop import Loop
 from notif_relayd.access.token_bucket import TokenBuckets
+from notif_relayd.net.loop import Loop
 
 INTERVAL = 0.002
 """Minimum interval, in seconds, between two requests.

@@ -13,12 +13,12 @@ import time
 
 import msgspec
 
-from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.ingest.intake import Intake
-from notif_relayd.records.gaps import REASONS
-from notif_relayd.handover.state import ConnectionsState, TurnsState
 from notif_relayd.control.report import Reporter, Status
-from notif_relayd.net.loop_latency import BOUNDS, Turns
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.state import ConnectionStatsState, LoopLatencyState
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
+from notif_relayd.records.gaps import REASONS
 from notif_relayd.records.validator import Reason
 
 
@@ -39,17 +39,17 @@ class Metrics(msgspec.Struct):
     subscribers_behind: int
     max_lag: int
     """Records that the subscriber that is furthest behind has yet to get."""
-    connections: dict[str, ConnectionsState]
+    connections: dict[str, ConnectionStatsState]
     """By the name of the socket."""
     turn_bounds: list[float]
     """Seconds."""
-    turns: TurnsState
+    turns: LoopLatencyState
     """Of the loop; one count for each bound and one for all that were longer."""
 
 
-def measure(reporter: Reporter, intake: Intake, fanout: Fanout, turns: Turns) -> Metrics:
+def measure(reporter: Reporter, intake: Intake, fanout: Fanout, turns: LoopLatency) -> Metrics:
     """The relay at this moment."""
-    status, losses = reporter.status(), intake.losses
+    status, losses = reporter.status(), intake.producer_gaps
     unknown = {reason: losses.unknown[reason] for reason in REASONS}
     unknown["relay_restarted"] += fanout.unknown_gaps
     behind = [each for each in fanout.subscribers.values() if each.reading.cursor is not None]

@@ -12,15 +12,15 @@ from functools import partial
 
 import msgspec
 
-from notif_relayd.net import ancillary
-from notif_relayd.access.admission import Admission, Terms
-from notif_relayd.net.acceptor import Door
-from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
-from notif_relayd.peer import Peer
+from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.request_pacer import RequestPacer
-from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.net import ancillary
+from notif_relayd.net.acceptor import Acceptor
+from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.peer import Peer
 
-TERMS = Terms("connections", room=32, per_user=16, rate=10_000)
+LIMITS = ConnectionLimits("connections", max_connections=32, per_user=16, rate=10_000)
 """relayctl closes its connection after one answer."""
 
 MAX_REQUEST = 4096
@@ -81,27 +81,27 @@ class _Client:
         self.unsent = b""
 
 
-class Control:
+class ControlServer:
     """All connections to the control socket.
 
     Args:
         loop: says when there is something to read, or room for an answer.
-        throttle: where refused connections are reported.
+        log: where refused connections are reported.
         methods: what may be asked, and who knows the answer.
     """
 
-    def __init__(self, loop: Loop, throttle: Throttle, methods: Mapping[str, Method]) -> None:
+    def __init__(self, loop: Loop, log: RateLimitedLog, methods: Mapping[str, Method]) -> None:
         self._loop = loop
-        self._throttle = throttle
+        self._log = log
         self._methods = methods
-        self._admission = Admission(TERMS)
+        self._admission = Admission(LIMITS)
         self._clients: dict[int, _Client] = {}
         self._pacer = RequestPacer(loop, self._answer, SHARE, BURST)
 
-    def door(self, listener: socket.socket) -> Door:
+    def listen(self, listener: socket.socket) -> Acceptor:
         """Answer whoever comes through `listener`."""
-        return Door(
-            self._loop, self._throttle, listener, self._admission, self._welcome, lambda *_: None
+        return Acceptor(
+            self._loop, self._log, listener, self._admission, self._welcome, lambda *_: None
         )
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Control:
             self._disconnect(client)
 
     @property
-    def anybody(self) -> bool:
+    def has_connections(self) -> bool:
         """Whether somebody is connected."""
         return bool(self._clients)
 

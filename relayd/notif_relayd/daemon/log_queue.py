@@ -25,11 +25,11 @@ CAPACITY = 1000
 REPORT_INTERVAL = 10.0
 """Seconds between two complaints about a handler that fails."""
 
-PATIENCE = 2.0
+SEND_TIMEOUT = 2.0
 """Seconds that the log gets to take what is left at the end."""
 
 
-class LogWriter:
+class LogQueue:
     """Writes for all loggers, once it has taken over."""
 
     def __init__(self) -> None:
@@ -77,10 +77,10 @@ class LogWriter:
     def close(self) -> bool:
         """Write what is left; whether that went through in time."""
         try:
-            self._queue.put(None, timeout=PATIENCE)
+            self._queue.put(None, timeout=SEND_TIMEOUT)
         except queue.Full:
             return False
-        self._thread.join(PATIENCE)
+        self._thread.join(SEND_TIMEOUT)
         return not self._thread.is_alive() and _flushed(sys.stderr)
 
     def _write(self) -> None:
@@ -112,7 +112,7 @@ class LogWriter:
 class _Queued(logging.Handler):
     """In a handler's place."""
 
-    def __init__(self, writer: LogWriter, handler: logging.Handler) -> None:
+    def __init__(self, writer: LogQueue, handler: logging.Handler) -> None:
         super().__init__(handler.level)
         self._writer = writer
         self._handler = handler

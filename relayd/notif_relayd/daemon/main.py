@@ -22,16 +22,16 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
-from notif_relayd.systemd import fdstore
 from notif_relayd.daemon import options
-from notif_relayd.systemd.environment import number
+from notif_relayd.daemon.log_queue import LogQueue
 from notif_relayd.errors import StartError
 from notif_relayd.net.listeners import Listener, SocketPlan, adopt, bind, passed
-from notif_relayd.daemon.log_queue import LogWriter
-from notif_relayd.systemd.sdnotify import NotifySocket
-from notif_relayd.relay import Limits, Relay
+from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.relay import Limits, Relay
+from notif_relayd.systemd import fdstore
+from notif_relayd.systemd.environment import number
+from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _serve(
     inherited: fdstore.Inherited,
 ) -> bool:
     """Relay until it is over; whether the log took everything."""
-    writer = LogWriter()
+    writer = LogQueue()
     writer.take_over()
     try:
         _relay(conf, settings, listeners, inherited, writer)
@@ -244,7 +244,7 @@ def _relay(
     settings: options.Settings,
     listeners: dict[str, Listener],
     inherited: fdstore.Inherited,
-    writer: LogWriter,
+    writer: LogQueue,
 ) -> None:
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
     limits = _for_sockets(settings.limits, held)
@@ -258,7 +258,7 @@ def _relay(
         )
         relay = Relay(
             limits,
-            Throttle(LOG),
+            RateLimitedLog(LOG),
             signals,
             public=listeners["public"].socket,
             ingest=listeners["ingest"].socket,
@@ -302,7 +302,7 @@ def _store_capacity() -> int:
     return fdstore.UNKNOWN
 
 
-def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogWriter) -> None:
+def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogQueue) -> None:
     try:
         with _complaints_in_one_line(), _complaints_of_logging(conf), writer.changing():
             conf.mutate_config_files()
@@ -317,7 +317,9 @@ def _reload(conf: cfg.ConfigOpts, relay: Relay, held: bool, writer: LogWriter) -
 
 def _raise_descriptor_limit(limits: Limits) -> None:
     # A subscriber's filter takes one as well.
-    need = limits.producers.room + 2 * limits.subscribers.room + OWN_DESCRIPTORS
+    need = (
+        limits.producers.max_connections + 2 * limits.subscribers.max_connections + OWN_DESCRIPTORS
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < min(need, hard):
         # A sandbox may forbid it; what counts is what is allowed afterwards.

@@ -14,12 +14,12 @@ from oslo_config import cfg
 from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relayd.access.accounts import group_id, user_id
-from notif_relayd.access.admission import BURST_SECONDS, Allowed, Terms
+from notif_relayd.access.admission import BURST_SECONDS, Allowed, ConnectionLimits
+from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.errors import StartError
-from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.net.listeners import Access, SocketPlan
+from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.relay import Limits
-from notif_relayd.access.policy import Rule, Rules
 
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
@@ -254,7 +254,7 @@ class Settings:
     """What the options come to."""
 
     limits: Limits
-    rules: Rules
+    rules: Policy
     public: SocketPlan
     ingest: SocketPlan
     control: SocketPlan
@@ -276,7 +276,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         raise StartError("--pidfile is for --daemonize: leave it out, or give both")
     return Settings(
         limits=_limits(relayd),
-        rules=Rules([_access_rule(conf, name) for name in relayd.access_rules]),
+        rules=Policy([_access_rule(conf, name) for name in relayd.access_rules]),
         public=_plan(relayd, "public", public, "notif-subscribers"),
         ingest=_plan(
             relayd,
@@ -315,7 +315,7 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
     )
 
 
-def _access_rule(conf: cfg.ConfigOpts, name: str) -> Rule:
+def _access_rule(conf: cfg.ConfigOpts, name: str) -> AccessRule:
     section = f"{ACCESS}{name}"
     conf.register_opts(_rule(), group=section)
     rule = conf[section]
@@ -325,13 +325,13 @@ def _access_rule(conf: cfg.ConfigOpts, name: str) -> Rule:
         )
     asked = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
     try:
-        return Rule(group_id(f"[{section}] group", rule.group), Filter.parse(asked))
+        return AccessRule(group_id(f"[{section}] group", rule.group), Filter.parse(asked))
     except FilterError as error:
         raise StartError(f"[{section}]: {error}") from None
 
 
-def _terms(relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str) -> Terms:
-    return Terms(
+def _terms(relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str) -> ConnectionLimits:
+    return ConnectionLimits(
         name,
         relayd[name],
         relayd.max_connections_per_user,

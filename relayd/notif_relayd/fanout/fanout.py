@@ -22,25 +22,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relayd.net import ancillary
-from notif_relayd.records import subscription_request
-from notif_relayd.access.admission import Admission, Terms
-from notif_relayd.systemd.fdstore import SUBSCRIBER, DescriptorStore
-from notif_relayd.net.acceptor import Door
-from notif_relayd.records.filters import View
-from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
-from notif_relayd.fanout.shared_pages import Pages
-from notif_relayd.peer import Peer, peer_of
+from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
-from notif_relayd.access.policy import Rules
-from notif_relayd.records.framing import split
-from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
+from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
-from notif_relayd.net.ratelimit import Throttle
-from notif_relayd.records.validator import Kind
+from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
+from notif_relayd.net import ancillary
+from notif_relayd.net.acceptor import Acceptor
+from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.peer import Peer, peer_of
+from notif_relayd.records import subscription_request
+from notif_relayd.records.filters import View
+from notif_relayd.records.framing import split
+from notif_relayd.records.validator import RoutingKey
+from notif_relayd.systemd.fdstore import SUBSCRIBER, FdStore
 
 LOG = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ class Fanout:
 
     Args:
         loop: says whose socket takes data again.
-        throttle: where the door reports whom it has refused.
+        log: where the door reports whom it has refused.
         ids: numbers for connections.
         descriptors: keeps connections for the next relay.
-        terms: who may read.
+        limits: who may read.
         rules: who may read what.
         ring_size: bytes kept for subscribers that fall behind.
         max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
@@ -72,15 +72,15 @@ class Fanout:
     def __init__(
         self,
         loop: Loop,
-        throttle: Throttle,
+        log: RateLimitedLog,
         ids: Iterator[int],
-        descriptors: DescriptorStore,
-        terms: Terms,
-        rules: Rules,
+        fdstore: FdStore,
+        limits: ConnectionLimits,
+        rules: Policy,
         ring_size: int,
         max_filter_bytes_per_user: int,
     ) -> None:
-        self.admission = Admission(terms)
+        self.admission = Admission(limits)
         self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
@@ -92,12 +92,12 @@ class Fanout:
         self._dropped_before = 0
         self._bytes_before = 0
         self._loop = loop
-        self._throttle = throttle
+        self._log = log
         self._ids = ids
         self._rules = rules
-        self._descriptors = descriptors
+        self._fdstore = fdstore
         self._streams = Streams(self.store)
-        self._pages = Pages()
+        self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
         self._pacer = RequestPacer(loop, self._take_request)
@@ -123,31 +123,33 @@ class Fanout:
         current = sum(len(stream.current) for stream in self._streams)
         return current == len(self.subscribers)
 
-    def door(self, listener: socket.socket) -> Door:
+    def listen(self, listener: socket.socket) -> Acceptor:
         """Let subscribers in through `listener`."""
-        return Door(
-            self._loop, self._throttle, listener, self.admission, self._welcome, self._refuse
+        return Acceptor(
+            self._loop, self._log, listener, self.admission, self._welcome, self._refuse
         )
 
-    def prompt(self, most: int) -> tuple[list[int], int]:
+    def fast_recipients(self, most: int) -> tuple[list[int], int]:
         """Sockets that get every record at once, unless they are more than `most`; none then.
 
         Returns:
             Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
             from which on that is not the best way to do it.
         """
-        stream = self._streams.everything
+        stream = self._streams.unfiltered
         if stream is None or len(stream.current) > most:
             return [], 0
         sockets = [each.socket.fileno() for each in stream.current]
         return sockets, self._pages.threshold(len(sockets))
 
-    def publish(self, run: bytes, kinds: list[Kind], results: Sequence[int] = ()) -> float:
+    def publish(
+        self, run: bytes, routing_keys: list[RoutingKey], results: Sequence[int] = ()
+    ) -> float:
         """Give records to everybody who wants them; nothing is kept when there is nobody.
 
         Args:
             run: the records.
-            kinds: the kind of each.
+            routing_keys: the kind of each.
             results: what became of it, if the sockets that `prompt` named have got it just now: the
                 bytes that each of them took, or below zero the number of its error.
 
@@ -156,13 +158,13 @@ class Fanout:
             patterns: what a producer can make expensive.
         """
         if not self.subscribers:
-            self.discarded += len(kinds)
+            self.discarded += len(routing_keys)
             return 0.0
-        if self._streams.everything is not None:
-            self._send(self._streams.everything, run, len(kinds), results)
+        if self._streams.unfiltered is not None:
+            self._send(self._streams.unfiltered, run, len(routing_keys), results)
         before = self._streams.seconds
         lines: list[bytes] = []
-        for stream, places in self._streams.select(kinds):
+        for stream, places in self._streams.select(routing_keys):
             lines = lines or list(split(run))
             some = [lines[place] for place in places]
             self._send(stream, b"".join(some), len(some))
@@ -215,7 +217,7 @@ class Fanout:
                 subscriber = self._admit(who.id, connection, who.peer, stream)
                 subscriber.restore(who, streams, chunks, torn_records)
                 if subscriber.reading.cursor is not None:
-                    stream.lapse(subscriber)
+                    stream.mark_behind(subscriber)
                 self._wait(subscriber)
             else:
                 self._delivered_before += who.delivered
@@ -280,7 +282,7 @@ class Fanout:
         """End a connection."""
         for reading in (subscriber.reading, subscriber.following):
             if reading is not None:
-                reading.stream.lapse(subscriber)
+                reading.stream.mark_behind(subscriber)
         self._delivered_before += subscriber.delivered
         self._dropped_before += subscriber.dropped
         self._bytes_before += subscriber.bytes
@@ -293,7 +295,7 @@ class Fanout:
         self._pacer.leave(subscriber.peer.uid, subscriber.id)
         self.quota.release(subscriber.peer.uid, subscriber.charge)
         self.admission.leave(subscriber.peer)
-        self._descriptors.give_up(SUBSCRIBER, subscriber.id, subscriber.socket)
+        self._fdstore.close_connection(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
 
     def close(self) -> None:
@@ -311,13 +313,13 @@ class Fanout:
         subscriber = Subscriber(number, connection, peer, stream)
         try:
             callback = partial(self._on_event, subscriber)
-            self._loop.watch(connection.fileno(), READ, callback, out_of_turn=True)
+            self._loop.watch(connection.fileno(), READ, callback, urgent=True)
         except OSError:
             self._streams.leave(stream)
             raise
         self.subscribers[number] = subscriber
         stream.current.add(subscriber)
-        self._descriptors.keep_subscriber(number, connection)
+        self._fdstore.keep_subscriber(number, connection)
         return subscriber
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
@@ -377,7 +379,7 @@ class Fanout:
             uid, held = by_user.most_common(1)[0]
             mine = (each for each in self.subscribers.values() if each.peer.uid == uid)
             largest = max(mine, key=lambda each: each.torn_share)
-            self._throttle.warning(
+            self._log.warning(
                 "connection ended: %s: stopped reading in the middle of a record; %d bytes of such "
                 "records are kept for uid %d, and the limit of all users together is %d",
                 largest.peer,
@@ -388,7 +390,7 @@ class Fanout:
             self.disconnect(largest)
 
     def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        subscriber.reading.stream.lapse(subscriber)
+        subscriber.reading.stream.mark_behind(subscriber)
         cursor = subscriber.reading.fall_behind()
         self._wait(subscriber)
         return cursor
@@ -482,7 +484,9 @@ class Fanout:
         self.quota.release(subscriber.peer.uid, len(subscriber.request))
         subscriber.request.clear()
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        sentence = str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
+        sentence = (
+            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
+        )
         # It may quote the request, and waits in memory for a subscriber that does not read.
         cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
 
@@ -494,7 +498,7 @@ class Fanout:
         """
         charge = request.charge
         self.quota.charge(subscriber.peer.uid, charge)
-        self._descriptors.keep_request(subscriber.id, request.line)
+        self._fdstore.keep_request(subscriber.id, request.line)
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         cursor.stop()
         wanted = request.filter if request.filter.patterns else None

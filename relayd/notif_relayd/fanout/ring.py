@@ -25,8 +25,8 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from notif_relayd.records.framing import split
 from notif_relayd.handover.state import CursorState
+from notif_relayd.records.framing import split
 
 CHUNK_OVERHEAD = 448
 """Bytes charged for a chunk beside its records: what CPython takes for the objects, rounded up.

@@ -31,7 +31,7 @@ LARGE = 16 * 1024
 """Bytes of a run from which on it does; with 8 KiB it takes more than `MANY`."""
 
 
-class Pages:
+class SharedPages:
     """The file in memory, if the kernel and the sandbox around the relay let it be used so."""
 
     def __init__(self) -> None:

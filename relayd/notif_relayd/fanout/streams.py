@@ -7,11 +7,11 @@ subscriber in a stream is the business of its ring.
 
 from collections.abc import Iterator, Sequence
 
-from notif_relayd.records.filters import View
 from notif_relayd.fanout.ring import Store
-from notif_relayd.records.selector import Selector
 from notif_relayd.fanout.subscriber import Stream
-from notif_relayd.records.validator import Kind
+from notif_relayd.records.filters import View
+from notif_relayd.records.selector import Selector
+from notif_relayd.records.validator import RoutingKey
 
 
 class Streams:
@@ -22,7 +22,7 @@ class Streams:
     """
 
     def __init__(self, store: Store) -> None:
-        self.everything: Stream | None = None
+        self.unfiltered: Stream | None = None
         """The unfiltered stream, while it has members."""
         self._store = store
         self._by_view: dict[View, Stream] = {}
@@ -38,13 +38,13 @@ class Streams:
         """Processor time, in seconds, that `select` took for values that it has not remembered."""
         return self._selector.seconds if self._filtered else 0.0
 
-    def select(self, kinds: Sequence[Kind]) -> Iterator[tuple[Stream, list[int]]]:
+    def select(self, routing_keys: Sequence[RoutingKey]) -> Iterator[tuple[Stream, list[int]]]:
         """Return the filtered streams that any of these records is in, with its places.
 
         A stream that ends meanwhile, because its last member leaves, is left out.
         """
         if self._filtered:
-            for stream, places in self._selector.select(kinds).items():
+            for stream, places in self._selector.select(routing_keys).items():
                 if not stream.ended:
                     yield stream, places
 
@@ -53,8 +53,8 @@ class Streams:
         stream = self._by_view.get(view)
         if stream is None:
             stream = self._by_view[view] = Stream(view, self._store)
-            if view.is_everything:
-                self.everything = stream
+            if view.is_unfiltered:
+                self.unfiltered = stream
             else:
                 self._selector.add(view, stream)
                 self._filtered += 1
@@ -75,8 +75,8 @@ class Streams:
     def _end(self, stream: Stream) -> None:
         del self._by_view[stream.view]
         stream.ended = True
-        if stream is self.everything:
-            self.everything = None
+        if stream is self.unfiltered:
+            self.unfiltered = None
         else:
             self._selector.remove(stream.view)
             self._filtered -= 1

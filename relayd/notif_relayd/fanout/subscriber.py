@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
-from notif_relayd.records.filters import View
-from notif_relayd.peer import Peer
-from notif_relayd.records.subscription_request import RequestBuffer
 from notif_relayd.fanout.ring import Chunk, Cursor, Ring, Store, TornRecord
 from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
+from notif_relayd.peer import Peer
+from notif_relayd.records.filters import View
+from notif_relayd.records.subscription_request import RequestBuffer
 
 
 class Stream:
@@ -36,9 +36,9 @@ class Stream:
         self.ended = False
         """Whether its last member has left it."""
         self.current: set[Subscriber] = set()
-        """Those of them that have everything; `lapse` takes one out."""
+        """Those of them that have everything; `mark_behind` takes one out."""
 
-    def lapse(self, subscriber: Subscriber) -> None:
+    def mark_behind(self, subscriber: Subscriber) -> None:
         """It has everything no longer, if it had.
 
         Every run goes through all who are current, and CPython goes through all the room that a

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from notif_relayd.records.filters import Filter, FilterError, View
 from notif_relayd.peer import Peer
+from notif_relayd.records.filters import Filter, FilterError, View
 from notif_relayd.records.subscription_request import MAX_SIZE
 
 VERSION = 2
@@ -139,7 +139,7 @@ class TornRecordState(msgspec.Struct, tag="torn"):
     data: bytes
 
 
-class ConnectionsState(msgspec.Struct):
+class ConnectionStatsState(msgspec.Struct):
     """What has become of those who connected to one socket."""
 
     accepted: int
@@ -149,14 +149,14 @@ class ConnectionsState(msgspec.Struct):
     """By the word for the reason."""
 
 
-class LossesState(msgspec.Struct):
+class ProducerGapsState(msgspec.Struct):
     """What producers have told that they dropped, by reason."""
 
     dropped: dict[str, int]
     unknown: dict[str, int]
 
 
-class TurnsState(msgspec.Struct):
+class LoopLatencyState(msgspec.Struct):
     """How long the loop's turns took."""
 
     counts: list[int]
@@ -171,8 +171,8 @@ class IntakeState(msgspec.Struct):
     rejected: dict[str, int]
     """By the name of the reason."""
     producers: list[ProducerState]
-    connections: ConnectionsState | None = None
-    losses: LossesState | None = None
+    connections: ConnectionStatsState | None = None
+    producer_gaps: ProducerGapsState | None = msgspec.field(default=None, name="losses")
 
 
 class FanoutState(msgspec.Struct):
@@ -187,7 +187,7 @@ class FanoutState(msgspec.Struct):
     chunks: list[ChunkState]
     """Of all rings, the oldest first."""
     subscribers: list[SubscriberState]
-    connections: ConnectionsState | None = None
+    connections: ConnectionStatsState | None = None
     unknown_gaps: int = 0
     """Gap records without a number that subscribers got."""
     torn: list[TornRecordState] = []
@@ -210,7 +210,7 @@ class State(msgspec.Struct):
     next_id: int
     intake: IntakeState
     fanout: FanoutState
-    turns: TurnsState | None = None
+    turns: LoopLatencyState | None = None
 
 
 class _Header(msgspec.Struct):

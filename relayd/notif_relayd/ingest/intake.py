@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
-from notif_relayd.net import ancillary
-from notif_relayd.access.admission import Admission, Terms
-from notif_relayd.systemd.fdstore import PRODUCER, DescriptorStore
-from notif_relayd.net.acceptor import Door
-from notif_relayd.net.loop import NOT_NOW, NOTHING, READ, Loop
-from notif_relayd.records.gaps import Losses
-from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records.framing import Splitter, split
-from notif_relayd.handover.state import IntakeState, ProducerState
-from notif_relayd.net.ratelimit import Throttle
+from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.token_bucket import TokenBuckets
-from notif_relayd.records.validator import Kind, Reason, Validator
+from notif_relayd.handover.state import IntakeState, ProducerState
+from notif_relayd.net import ancillary
+from notif_relayd.net.acceptor import Acceptor
+from notif_relayd.net.loop import NOT_NOW, NOTHING, READ, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.peer import Peer, peer_of
+from notif_relayd.records.framing import Framer, split
+from notif_relayd.records.gaps import ProducerGaps
+from notif_relayd.records.validator import Reason, RoutingKey, Validator
+from notif_relayd.systemd.fdstore import PRODUCER, FdStore
 
 LOG = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Producer:
         self.id = number
         self.socket = connection
         self.peer = peer
-        self.splitter = Splitter(max_record_size)
+        self.splitter = Framer(max_record_size)
         self.since = time.monotonic()
         self.records = 0
         self.bytes = 0
@@ -112,10 +112,10 @@ class Intake:
 
     Args:
         loop: says which of them has data.
-        throttle: where rejected records are reported.
+        log: where rejected records are reported.
         ids: numbers for connections.
         descriptors: keeps connections for the next relay.
-        terms: who may send.
+        limits: who may send.
         max_record_size: bytes of the longest record.
         publish: gets every run of good records, and the kind of each; returns the processor time,
             in seconds, that a producer can make expensive.
@@ -124,14 +124,14 @@ class Intake:
     def __init__(
         self,
         loop: Loop,
-        throttle: Throttle,
+        log: RateLimitedLog,
         ids: Iterator[int],
-        descriptors: DescriptorStore,
-        terms: Terms,
+        fdstore: FdStore,
+        limits: ConnectionLimits,
         max_record_size: int,
-        publish: Callable[[bytes, list[Kind]], float],
+        publish: Callable[[bytes, list[RoutingKey]], float],
     ) -> None:
-        self.admission = Admission(terms)
+        self.admission = Admission(limits)
         self.producers: dict[int, Producer] = {}
         """By the number of the connection."""
         self.steady: dict[int, Producer] = {}
@@ -139,11 +139,11 @@ class Intake:
         self.received = 0
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
-        self.losses = Losses()
+        self.producer_gaps = ProducerGaps()
         self._loop = loop
-        self._throttle = throttle
+        self._log = log
         self._ids = ids
-        self._descriptors = descriptors
+        self._fdstore = fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
         self._publish = publish
@@ -155,13 +155,13 @@ class Intake:
         self._expensive: set[int] = set()
         """Users that have not all of their share of it."""
 
-    def door(self, listener: socket.socket) -> Door:
+    def listen(self, listener: socket.socket) -> Acceptor:
         """Let producers in through `listener`."""
-        return Door(
-            self._loop, self._throttle, listener, self.admission, self._welcome, lambda *_: None
+        return Acceptor(
+            self._loop, self._log, listener, self.admission, self._welcome, lambda *_: None
         )
 
-    def hand_on(self) -> None:
+    def flush(self) -> None:
         """Judge what this turn has brought, and publish what is good; to be called at its end."""
         if not self._pieces:
             return
@@ -171,14 +171,14 @@ class Intake:
         for trusted, some in groupby(pieces, _is_trusted):
             group = list(some)
             if trusted and len(group) > 1:
-                self._hand_on_together(group)
+                self._flush_together(group)
             else:
                 for producer, lines in group:
                     before = self.validator.seconds
                     seconds = self._relay(*self._judge(producer, lines))
                     self.account(producer, seconds + self.validator.seconds - before)
 
-    def _hand_on_together(self, pieces: list[tuple[Producer, bytes]]) -> None:
+    def _flush_together(self, pieces: list[tuple[Producer, bytes]]) -> None:
         before = self.validator.seconds
         seconds = self._relay(*self._judge_together(pieces))
         if seconds + self.validator.seconds - before > EXPENSIVE:
@@ -186,11 +186,11 @@ class Intake:
             for producer, _ in pieces:
                 self._distrust(producer)
 
-    def _relay(self, records: bytes, kinds: list[Kind]) -> float:
-        if not kinds:
+    def _relay(self, records: bytes, routing_keys: list[RoutingKey]) -> float:
+        if not routing_keys:
             return 0.0
-        self.received += len(kinds)
-        return self._publish(records, kinds)
+        self.received += len(routing_keys)
+        return self._publish(records, routing_keys)
 
     def account(self, producer: Producer, seconds: float) -> None:
         """Charge processor time that a producer's records took to its user, if it was much.
@@ -223,37 +223,39 @@ class Intake:
     def _distrust(self, producer: Producer) -> None:
         """Read little of a producer at a time, and handle it by itself."""
         producer.read_size = SUSPECT_READ_SIZE
-        self._appraise(producer)
+        self._update_steady(producer)
 
-    def _judge_together(self, pieces: list[tuple[Producer, bytes]]) -> tuple[bytes, list[Kind]]:
+    def _judge_together(
+        self, pieces: list[tuple[Producer, bytes]]
+    ) -> tuple[bytes, list[RoutingKey]]:
         """What is good of the lines of several producers."""
         verdict = self.validator.check(b"".join([lines for _, lines in pieces]))
         if verdict.rejected:
             # Somebody's: each is looked at by itself.
             return _joined(starmap(self._judge, pieces))
-        self.losses.note(verdict.gaps)
+        self.producer_gaps.note(verdict.gaps)
         for producer, lines in pieces:
             producer.records += len(list(split(lines)))
-        return verdict.records, verdict.kinds
+        return verdict.records, verdict.routing_keys
 
-    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[Kind]]:
+    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[RoutingKey]]:
         """What is good of one producer's lines."""
         verdict = self.validator.check(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
         if verdict.gaps:
-            self.losses.note(verdict.gaps)
-        producer.records += len(verdict.kinds)
-        return verdict.records, verdict.kinds
+            self.producer_gaps.note(verdict.gaps)
+        producer.records += len(verdict.routing_keys)
+        return verdict.records, verdict.routing_keys
 
-    def read_out(self) -> None:
+    def drain(self) -> None:
         """Take what the producers have sent already."""
         self._expensive.clear()
         for producer in list(self.producers.values()):
             for _ in range(LAST_READS):
                 if not self._read(producer):
                     break
-        self.hand_on()
+        self.flush()
 
     def close(self) -> None:
         """Let everybody go."""
@@ -279,7 +281,7 @@ class Intake:
                 for each in self.producers.values()
             ],
             self.admission.counts.save(),
-            self.losses.save(),
+            self.producer_gaps.save(),
         )
 
     def restore(self, saved: IntakeState, connections: Mapping[int, socket.socket]) -> None:
@@ -288,7 +290,7 @@ class Intake:
         self.bytes_received = saved.bytes_received
         for reason in Reason:
             self.rejected[reason] = saved.rejected.get(reason.name, 0)
-        self.losses.restore(saved.losses)
+        self.producer_gaps.restore(saved.producer_gaps)
         self.admission.counts.restore(saved.connections)
         for each in saved.producers:
             if each.id in connections:
@@ -299,7 +301,7 @@ class Intake:
                 producer.records = each.records
                 producer.rejected = each.rejected
                 producer.splitter.restore(each.rest, each.skipping)
-                self._weigh(producer)
+                self._account_partial(producer)
             elif each.rest:
                 self.rejected[Reason.TORN] += 1
 
@@ -318,7 +320,7 @@ class Intake:
         if producer.splitter.torn:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
-        self._descriptors.give_up(PRODUCER, producer.id, producer.socket)
+        self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
         LOG.debug("producer left: %s", producer.peer)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
@@ -331,8 +333,8 @@ class Intake:
         self.producers[number] = producer
         if peer.uid in self._expensive:
             producer.read_size = SUSPECT_READ_SIZE
-        self._appraise(producer)
-        self._descriptors.keep_producer(number, connection)
+        self._update_steady(producer)
+        self._fdstore.keep_producer(number, connection)
         return producer
 
     def _read(self, producer: Producer, events: int = READ) -> bool:
@@ -341,9 +343,9 @@ class Intake:
             # It has gone while it rests, which is told once. What it has sent is read afterwards.
             return False
         if self._size >= RUN_SIZE:
-            self.hand_on()
+            self.flush()
             # Whom an earlier run has put behind may have read it by now.
-            self._loop.serve_out_of_turn()
+            self._loop.serve_urgent()
         if self._expensive and self._must_wait(producer):
             return False
         try:
@@ -357,7 +359,7 @@ class Intake:
             return False
         self.take(producer, data)
         if producer.peer.uid in self._expensive:
-            self.hand_on()  # The next producer of the same user may have to wait for what it takes.
+            self.flush()  # The next producer of the same user may have to wait for what it takes.
         return True
 
     def take(self, producer: Producer, data: bytes) -> None:
@@ -366,10 +368,10 @@ class Intake:
         self.bytes_received += len(data)
         if producer.read_size < READ_SIZE:
             producer.read_size = min(2 * producer.read_size, READ_SIZE)
-            self._appraise(producer)
+            self._update_steady(producer)
         lines = producer.splitter.feed(data)
         if lines is not data:
-            self._weigh(producer)
+            self._account_partial(producer)
         if lines:
             self._pieces.append((producer, lines))
             self._size += len(lines)
@@ -381,21 +383,21 @@ class Intake:
         self.bytes_received += size
         self.received += count
 
-    def _appraise(self, producer: Producer) -> None:
+    def _update_steady(self, producer: Producer) -> None:
         """See whether it is steady."""
         if producer.read_size == READ_SIZE and not producer.splitter.within:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
 
-    def _weigh(self, producer: Producer) -> None:
+    def _account_partial(self, producer: Producer) -> None:
         """Take note of what has become of an unfinished record."""
         splitter = producer.splitter
         self._held += splitter.held - producer.held
         producer.held = splitter.held
         if splitter.skipping:
             producer.read_size = SUSPECT_READ_SIZE
-        self._appraise(producer)
+        self._update_steady(producer)
         if splitter.given_up:
             splitter.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
@@ -420,7 +422,7 @@ class Intake:
         self._distrust(producer)
         self._rest(producer, REST)
         self.rejected.update(reasons)
-        self._throttle.warning(
+        self._log.warning(
             "rejected %d record(s) of producer %s: %s",
             len(reasons),
             producer.peer,
@@ -444,6 +446,6 @@ def _is_trusted(piece: tuple[Producer, bytes]) -> bool:
     return piece[0].read_size == READ_SIZE
 
 
-def _joined(judged: Iterable[tuple[bytes, list[Kind]]]) -> tuple[bytes, list[Kind]]:
-    runs, kinds = zip(*judged, strict=True)
-    return b"".join(runs), list(chain.from_iterable(kinds))
+def _joined(judged: Iterable[tuple[bytes, list[RoutingKey]]]) -> tuple[bytes, list[RoutingKey]]:
+    runs, routing_keys = zip(*judged, strict=True)
+    return b"".join(runs), list(chain.from_iterable(routing_keys))

@@ -14,11 +14,11 @@ import socket
 import time
 from collections.abc import Callable
 
-from notif_relayd.net import ancillary
 from notif_relayd.access.admission import Admission
+from notif_relayd.net import ancillary
 from notif_relayd.net.loop import READ, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
-from notif_relayd.net.ratelimit import Throttle
 
 MAX_ACCEPTS = 16
 """Connections accepted in one iteration of the loop: 1 ms, as each takes 60 µs."""
@@ -38,12 +38,12 @@ connections that are all refused takes 8 s.
 _BUSY = OSError(errno.EBUSY, "file descriptors that peers have passed are being closed")
 
 
-class Door:
+class Acceptor:
     """One listening socket.
 
     Args:
         loop: calls the door when somebody knocks.
-        throttle: where it complains.
+        log: where it complains.
         listener: the listening socket; the door makes it non-blocking.
         admission: says who may come in.
         welcome: gets every connection, non-blocking, with the peer's identity.
@@ -53,14 +53,14 @@ class Door:
     def __init__(
         self,
         loop: Loop,
-        throttle: Throttle,
+        log: RateLimitedLog,
         listener: socket.socket,
         admission: Admission,
         welcome: Callable[[socket.socket, Peer], None],
         refuse: Callable[[socket.socket, str], None],
     ) -> None:
         self._loop = loop
-        self._throttle = throttle
+        self._log = log
         self._listener = listener
         self._path = listener.getsockname()
         self._admission = admission
@@ -109,7 +109,7 @@ class Door:
                 ancillary.discard(connection)
                 continue
             # Who comes in a flood is not looked at any closer.
-            reason = self._admission.impatience(uid_of(connection))
+            reason = self._admission.take_token(uid_of(connection))
             if reason is None:
                 peer = peer_of(connection)
                 reason = self._admission.refusal(peer)
@@ -126,7 +126,7 @@ class Door:
         return 0.0
 
     def _send_away(self, connection: socket.socket, reason: str) -> None:
-        self._throttle.warning(
+        self._log.warning(
             "connection to %s refused: %s: %s",
             self._path,
             Unknown(connection),
@@ -150,7 +150,7 @@ class Door:
 
     def _exhausted(self, error: OSError) -> float:
         """Log that there are no descriptors or no memory; return the seconds to pause."""
-        self._throttle.warning(
+        self._log.warning(
             "no connection can be accepted on %s for now: %s",
             self._path,
             error.strerror,

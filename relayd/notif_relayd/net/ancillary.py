@@ -30,8 +30,8 @@ import struct
 import termios
 import threading
 
+from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import peer_of
-from notif_relayd.net.ratelimit import Throttle
 
 LOG = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Closer:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._throttle = Throttle(LOG)
+        self._log = RateLimitedLog(LOG)
         self._thread: threading.Thread | None = None
         self._added = 0
         self._closed = 0
@@ -158,7 +158,7 @@ class _Closer:
         return self._added - self._closed
 
     def close(self, connection: socket.socket) -> None:
-        self._throttle.warning(
+        self._log.warning(
             "connection ended: %s: it passes file descriptors, which are not accepted",
             peer_of(connection),
         )

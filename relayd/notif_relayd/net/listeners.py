@@ -24,10 +24,10 @@ from dataclasses import dataclass
 
 from systemd import daemon
 
-from notif_relayd.net import ancillary
 from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.errors import StartError
 from notif_relayd.escaping import printable
+from notif_relayd.net import ancillary
 from notif_relayd.peer import peer_of
 
 BACKLOG = 4096
@@ -58,7 +58,7 @@ class SocketPlan:
     """One of the relay's sockets, as it should be."""
 
     name: str
-    """In systemd's terms its FileDescriptorName=, and the prefix of its options."""
+    """In systemd's limits its FileDescriptorName=, and the prefix of its options."""
     path: str
     access: Access
 

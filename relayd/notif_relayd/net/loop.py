@@ -55,21 +55,21 @@ class Loop:
         """In this turn: what epoll has reported for their numbers is not for their successors."""
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self.watch(self._urgent.fileno(), READ, self.serve_out_of_turn)
+        self.watch(self._urgent.fileno(), READ, self.serve_urgent)
 
-    def watch(self, fd: int, events: int, callback: Callback, *, out_of_turn: bool = False) -> None:
+    def watch(self, fd: int, events: int, callback: Callback, *, urgent: bool = False) -> None:
         """Call `callback` with what happened whenever one of `events` is there for `fd`.
 
         Args:
             fd: the descriptor.
             events: what to wait for.
             callback: whom to call.
-            out_of_turn: whether `serve_out_of_turn` calls it, too.
+            urgent: whether `serve_urgent` calls it, too.
 
         Raises:
             OSError: the kernel has no room for one more.
         """
-        epoll = self._urgent if out_of_turn else self._epoll
+        epoll = self._urgent if urgent else self._epoll
         epoll.register(fd, events)
         self._epolls[fd] = epoll
         self._callbacks[fd] = callback
@@ -90,7 +90,7 @@ class Loop:
         """Call `callback` once, `seconds` from now."""
         heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), callback))
 
-    def turn(self) -> float:
+    def run_once(self) -> float:
         """Sleep until something happens and tell those concerned.
 
         Returns:
@@ -104,7 +104,7 @@ class Loop:
             heapq.heappop(self._deadlines)[2]()
         return awake
 
-    def serve_out_of_turn(self, _events: int = READ) -> None:
+    def serve_urgent(self, _events: int = READ) -> None:
         """Tell those who asked for it what has happened by now; to be called within a turn."""
         self._call(self._urgent.poll(0))
 

@@ -9,13 +9,13 @@ each of them costs next to nothing for a record.
 
 from bisect import bisect_left
 
-from notif_relayd.handover.state import TurnsState
+from notif_relayd.handover.state import LoopLatencyState
 
 BOUNDS = tuple(50e-6 * 2**power for power in range(15))
 """Seconds, the upper ends of all classes but the last: from 50 microseconds to 0.8 seconds."""
 
 
-class Turns:
+class LoopLatency:
     """A histogram."""
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Turns:
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds
 
-    def save(self) -> TurnsState:
+    def save(self) -> LoopLatencyState:
         """All of it."""
-        return TurnsState(self.counts, self.seconds)
+        return LoopLatencyState(self.counts, self.seconds)
 
-    def restore(self, saved: TurnsState | None) -> None:
+    def restore(self, saved: LoopLatencyState | None) -> None:
         """Go on where another relay has stopped, if it had the same classes."""
         if saved is not None and len(saved.counts) == len(self.counts):
             self.counts = saved.counts

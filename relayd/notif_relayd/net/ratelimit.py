@@ -20,7 +20,7 @@ class _Kind:
     held_back: int = 0
 
 
-class Throttle:
+class RateLimitedLog:
     """A logger's warnings, each kind at most once every `INTERVAL` seconds."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Mapping
 
 from notif_relay.records import GAP
-from notif_relayd.records.validator import Kind
+from notif_relayd.records.validator import RoutingKey
 
 KEYS = ("event_type", "priority", "publisher_id")
 """The keys of a filter, in the order of the fields in a kind."""
@@ -189,7 +189,7 @@ class Filter:
         compiled = self.compiled.get(glob)
         return matches(glob, text) if compiled is None else compiled.match(text) is not None
 
-    def __call__(self, kind: Kind) -> bool:
+    def __call__(self, kind: RoutingKey) -> bool:
         """Return whether a notification of this kind passes."""
         return kind[0] == GAP or all(
             self.allows(key, comparable(key, kind[KEYS.index(key)])) for key, _ in self.patterns
@@ -220,11 +220,11 @@ class View:
         self._hash = hash((asked, allowed))  # once: views are keys of dictionaries
 
     @property
-    def is_everything(self) -> bool:
+    def is_unfiltered(self) -> bool:
         """Whether every notification is in this view."""
         return self.asked is None and self.allowed is None
 
-    def __call__(self, kind: Kind) -> bool:
+    def __call__(self, kind: RoutingKey) -> bool:
         """Return whether a notification of this kind is in this view."""
         if self.allowed is not None and kind[0] != GAP and not any(f(kind) for f in self.allowed):
             return False

@@ -21,7 +21,7 @@ line at a time has them all in the same place in memory, which the processor sti
 """
 
 
-class Splitter:
+class Framer:
     """One producer's unfinished line.
 
     Args:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from notif_relay.records import MAX_DROPPED, PRODUCER_REASONS, GapReport
-from notif_relayd.handover.state import LossesState
+from notif_relayd.handover.state import ProducerGapsState
 
 REASONS = PRODUCER_REASONS
 
@@ -18,7 +18,7 @@ END = MAX_DROPPED + 1
 """Integers below are exact as a double, which is all that Prometheus knows."""
 
 
-class Losses:
+class ProducerGaps:
     """Adds up gap records."""
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Losses:
             else:
                 self.dropped[reason] = (self.dropped[reason] + dropped) % END
 
-    def save(self) -> LossesState:
+    def save(self) -> ProducerGapsState:
         """The sums."""
-        return LossesState(dict(self.dropped), dict(self.unknown))
+        return ProducerGapsState(dict(self.dropped), dict(self.unknown))
 
-    def restore(self, saved: LossesState | None) -> None:
+    def restore(self, saved: ProducerGapsState | None) -> None:
         """Go on with the sums of another relay; an older one has none."""
         if saved is not None:
             for reason in REASONS:

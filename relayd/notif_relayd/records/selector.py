@@ -28,7 +28,7 @@ from typing import Generic, TypeVar
 from notif_relay.records import GAP
 from notif_relayd.records.filters import KEYS, MAX_COMPARED, Filter, View, comparable, shortened
 from notif_relayd.records.pattern_index import PatternIndex
-from notif_relayd.records.validator import Kind
+from notif_relayd.records.validator import RoutingKey
 
 MAX_REMEMBERED_SIZE = 6 * 1024 * 1024
 """Bytes of the remembered values of one field: about 10,000 of usual length."""
@@ -275,19 +275,21 @@ class Selector(Generic[T]):
         for each in _filters(view):
             self._release(each)
 
-    def select(self, kinds: Sequence[Kind]) -> dict[T, list[int]]:
+    def select(self, routing_keys: Sequence[RoutingKey]) -> dict[T, list[int]]:
         """Return the targets of the views that any notification is in, with the places of these.
 
         Several targets may share a list of places.
         """
         event_types, priorities, publishers = self._fields
         targets = self._targets
-        if len(kinds) == 1:  # on a quiet host records come alone, and this takes half of the time
-            [(event_type, priority, publisher)] = kinds
+        if (
+            len(routing_keys) == 1
+        ):  # on a quiet host records come alone, and this takes half of the time
+            [(event_type, priority, publisher)] = routing_keys
             passed = event_types[event_type] & priorities[priority] & publishers[publisher]
             return {target: [0] for target in targets[passed]} if passed else {}
         together: defaultdict[int, list[int]] = defaultdict(list)
-        for place, passed in enumerate(self._passed(kinds)):
+        for place, passed in enumerate(self._passed(routing_keys)):
             if passed:
                 together[passed].append(place)
         found: defaultdict[T, list[list[int]]] = defaultdict(list)
@@ -299,16 +301,16 @@ class Selector(Generic[T]):
             for target, lists in found.items()
         }
 
-    def _passed(self, kinds: Sequence[Kind]) -> Iterable[int]:
+    def _passed(self, routing_keys: Sequence[RoutingKey]) -> Iterable[int]:
         """Return for each notification the filters that it passes; nothing if none passes any."""
         event_types, priorities, publishers = self._fields
-        if len(set(kinds[:SAMPLE])) > SAMPLE // 2:
-            return [event_types[e] & priorities[p] & publishers[q] for e, p, q in kinds]
+        if len(set(routing_keys[:SAMPLE])) > SAMPLE // 2:
+            return [event_types[e] & priorities[p] & publishers[q] for e, p, q in routing_keys]
         passed = {
             kind: event_types[kind[0]] & priorities[kind[1]] & publishers[kind[2]]
-            for kind in set(kinds)
+            for kind in set(routing_keys)
         }
-        return map(passed.__getitem__, kinds) if any(passed.values()) else ()
+        return map(passed.__getitem__, routing_keys) if any(passed.values()) else ()
 
     def _acquire(self, wanted: Filter) -> int:
         slot = self._slots.get(wanted)

@@ -36,14 +36,14 @@ from notif_relay.records import (
 )
 from notif_relayd.records.framing import split
 
-Kind = tuple[str, str, str]
+RoutingKey = tuple[str, str, str]
 """A notification's event_type, priority and publisher_id, the last empty where it is no string."""
 
 try:
-    from notif_relayd._native import kinds_of
+    from notif_relayd._native import routing_keys_of
 except ImportError:
 
-    def kinds_of(_lines: bytes, _rules: tuple[bytes, int], /) -> list[Kind]:
+    def routing_keys_of(_lines: bytes, _rules: tuple[bytes, int], /) -> list[RoutingKey]:
         """In place of the compiled part: there is nothing that it is sure of."""
         return []
 
@@ -80,7 +80,7 @@ class Verdict(msgspec.Struct):
 
     records: bytes
     """The good ones, as they came."""
-    kinds: list[Kind]
+    routing_keys: list[RoutingKey]
     """The kind of each."""
     rejected: list[Reason]
     """One entry for each of the others."""
@@ -105,24 +105,24 @@ class Validator:
 
     def check(self, lines: bytes) -> Verdict:
         """Judge a run of whole lines, as the splitter gives it."""
-        kinds = kinds_of(lines, self.rules)
-        if kinds:
-            return Verdict(lines, kinds, [], [])
+        routing_keys = routing_keys_of(lines, self.rules)
+        if routing_keys:
+            return Verdict(lines, routing_keys, [], [])
         if len(lines) <= self._limit or max(map(len, split(lines))) <= self._limit:
             try:
                 if not lines.isascii():
                     lines.decode()
-                kinds = list(map(_kind, map(_decode, split(lines))))
+                routing_keys = list(map(_kind, map(_decode, split(lines))))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
                 if not may_be_reserved(lines):
-                    return Verdict(lines, kinds, [], [])
+                    return Verdict(lines, routing_keys, [], [])
         return self._check_each(lines)
 
     def _check_each(self, lines: bytes) -> Verdict:
         good = []
-        kinds = []
+        routing_keys = []
         rejected = []
         gaps: list[GapReport] = []
         for line in split(lines):
@@ -131,10 +131,10 @@ class Validator:
                 rejected.append(kind)
             else:
                 good.append(line)
-                kinds.append(kind)
-        return Verdict(b"".join(good), kinds, rejected, gaps)
+                routing_keys.append(kind)
+        return Verdict(b"".join(good), routing_keys, rejected, gaps)
 
-    def _examine(self, line: bytes, gaps: list[GapReport]) -> Kind | Reason:
+    def _examine(self, line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
         """The kind of a line, or why it is rejected; `gaps` gets what a gap record says."""
         if not line.strip():
             return Reason.EMPTY
@@ -156,12 +156,12 @@ _decode = msgspec.json.Decoder(Header).decode
 _decode_required = msgspec.json.Decoder(Required).decode
 
 
-def _kind(header: Header) -> Kind:
+def _kind(header: Header) -> RoutingKey:
     publisher_id = header.publisher_id
     return header.event_type, header.priority, publisher_id if type(publisher_id) is str else ""
 
 
-def _judge(line: bytes) -> Kind | Reason | None:
+def _judge(line: bytes) -> RoutingKey | Reason | None:
     """The kind of a line, or why it is rejected; None if that takes a closer look."""
     try:
         kind = _kind(_decode(line))
@@ -184,7 +184,7 @@ def _has_required(line: bytes) -> bool:
     return True
 
 
-def _examine_closely(line: bytes, gaps: list[GapReport]) -> Kind | Reason:
+def _examine_closely(line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
     try:
         fields = decode_pairs(line)
     except (ValueError, RecursionError):

@@ -33,11 +33,11 @@ from dataclasses import dataclass, field
 
 from systemd import daemon
 
+from notif_relayd.handover.state import State, StateError, decode
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import Loop
-from notif_relayd.systemd.sdnotify import PATIENCE, NotifySocket
 from notif_relayd.records.subscription_request import MAX_SIZE
-from notif_relayd.handover.state import State, StateError, decode
+from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
 LOG = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _decoded(fd: int, subscribers: Container[int]) -> State:
     return decode(content, subscribers)
 
 
-class DescriptorStore:
+class FdStore:
     """The service manager's store, if there is one.
 
     Args:
@@ -210,7 +210,7 @@ class DescriptorStore:
                 self._remove(name)
         if has_state:
             # The next relay must not find it after a crash of this one.
-            self._work(PATIENCE)
+            self._work(SEND_TIMEOUT)
             notify.finish()
 
     def keep_producer(self, number: int, connection: socket.socket) -> None:
@@ -253,7 +253,7 @@ class DescriptorStore:
             LOG.warning("a filter cannot be stored: %s", error.strerror)
             self._forget_subscriber(number)
 
-    def give_up(self, kind: str, number: int, connection: socket.socket) -> None:
+    def close_connection(self, kind: str, number: int, connection: socket.socket) -> None:
         """End a connection and remove it from the store."""
         stored = self._remove(f"{kind}{number}")
         if kind == SUBSCRIBER and number in self._requests:
@@ -270,7 +270,7 @@ class DescriptorStore:
         except OSError as error:
             LOG.error("the state cannot be left to the next relay: %s", error.strerror)
             return
-        told = self._work(PATIENCE) and self._tell_of(STATE, [fd], PATIENCE)
+        told = self._work(SEND_TIMEOUT) and self._tell_of(STATE, [fd], SEND_TIMEOUT)
         os.close(fd)
         if not (told and self._notify.finish()):
             LOG.error("the service manager does not confirm that it keeps the connections")
@@ -323,22 +323,22 @@ class DescriptorStore:
         if not self._work(0):
             self._schedule(RETRY_TIME)
 
-    def _work(self, patience: float) -> bool:
+    def _work(self, timeout: float) -> bool:
         """Tell the service manager what it does not know yet; whether it knows all now."""
         while self._to_remove:
             name = self._to_remove[-1]
-            if not self._notify.tell(f"FDSTOREREMOVE=1\nFDNAME={name}", patience=patience):
+            if not self._notify.tell(f"FDSTOREREMOVE=1\nFDNAME={name}", timeout=timeout):
                 return False
             self._to_remove.pop()
         for name, fds in list(self._to_store.items()):
-            if not self._tell_of(name, fds, patience):
+            if not self._tell_of(name, fds, timeout):
                 return False
             del self._to_store[name]
             self._stored[name] = len(fds)
         return True
 
-    def _tell_of(self, name: str, fds: Sequence[int], patience: float) -> bool:
-        return self._notify.tell(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds, patience)
+    def _tell_of(self, name: str, fds: Sequence[int], timeout: float) -> bool:
+        return self._notify.tell(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds, timeout)
 
 
 def _overwrite(fd: int, request: bytes) -> None:

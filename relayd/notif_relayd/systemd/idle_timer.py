@@ -12,7 +12,7 @@ from collections.abc import Callable
 from notif_relayd.net.loop import Loop
 
 
-class Idleness:
+class IdleTimer:
     """Watches for a time in which there is no connection at all.
 
     Args:
@@ -26,13 +26,13 @@ class Idleness:
         self.over = False
         """Whether nobody has been there for so long."""
         self._loop = loop
-        self._anybody = anybody
+        self._has_connections = anybody
         self._since: float | None = None
         self._scheduled = False
 
     def look(self) -> None:
         """Somebody may have come or gone, or the limit is another."""
-        if self._anybody():
+        if self._has_connections():
             self._since = None
             return
         now = time.monotonic()
@@ -44,7 +44,7 @@ class Idleness:
 
     def _check(self) -> None:
         self._scheduled = False
-        if self._since is not None and self.limit and not self._anybody():
+        if self._since is not None and self.limit and not self._has_connections():
             self.over = time.monotonic() >= self._since + self.limit
             if not self.over:
                 self.look()

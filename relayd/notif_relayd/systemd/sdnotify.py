@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 MAX_ADDRESS = 107
 """Bytes of the longest address (unix(7): sun_path holds 108 with the final NUL)."""
 
-PATIENCE = 2.0
+SEND_TIMEOUT = 2.0
 """Seconds to wait for the service manager where something depends on it: at start and end only."""
 
 
@@ -38,18 +38,18 @@ class NotifySocket:
         """Whether anybody is told anything."""
         return bool(self._address)
 
-    def tell(self, message: str, fds: Sequence[int] = (), patience: float = 0.0) -> bool:
+    def tell(self, message: str, fds: Sequence[int] = (), timeout: float = 0.0) -> bool:
         """Send a message, and descriptors along with it; whether it went out.
 
         Args:
             message: lines of the form NAME=value.
             fds: descriptors that the manager gets duplicates of.
-            patience: seconds to wait while the manager has not read what came before.
+            timeout: seconds to wait while the manager has not read what came before.
         """
         if not self._address:
             return False
         along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._socket.settimeout(patience)
+        self._socket.settimeout(timeout)
         try:
             self._socket.sendmsg([message.encode()], along, 0, self._address)
         except OSError:
@@ -60,14 +60,14 @@ class NotifySocket:
         """Wait until the manager has read all that it was told; whether it has."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            told = self.tell("BARRIER=1", [writer], PATIENCE)
+            told = self.tell("BARRIER=1", [writer], SEND_TIMEOUT)
         finally:
             os.close(writer)
         try:
             # The manager closes its duplicate of the other end (sd_notify_barrier(3)).
             poll = select.poll()
             poll.register(reader, 0)
-            return told and bool(poll.poll(PATIENCE * 1000))
+            return told and bool(poll.poll(SEND_TIMEOUT * 1000))
         finally:
             os.close(reader)
 

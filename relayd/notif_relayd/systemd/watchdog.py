@@ -10,9 +10,9 @@ import os
 import time
 from collections.abc import Callable
 
-from notif_relayd.systemd.environment import number
 from notif_relayd.net.loop import Loop
-from notif_relayd.systemd.sdnotify import PATIENCE, NotifySocket
+from notif_relayd.systemd.environment import number
+from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
 LOG = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ STATUS_INTERVAL = 2.0
 """Seconds between two status texts at least; there is none while nothing changes."""
 
 
-class Supervisor:
+class Watchdog:
     """The service manager's view of the relay.
 
     Args:
@@ -40,7 +40,7 @@ class Supervisor:
     ) -> None:
         self._loop = loop
         self._notify = notify
-        self._census = census
+        self._counts = census
         self._watchdog_interval = _watchdog_seconds() / 2
         self._last = census()
         self._last_time = time.monotonic()
@@ -49,17 +49,17 @@ class Supervisor:
 
     def ready(self) -> None:
         """The sockets are served."""
-        self._notify.tell(f"READY=1\nSTATUS={_text(self._last, 0)}", patience=PATIENCE)
+        self._notify.tell(f"READY=1\nSTATUS={_text(self._last, 0)}", timeout=SEND_TIMEOUT)
         if self._watchdog_interval:
             self._sign_of_life()
 
     def stopping(self) -> None:
         """The relay has begun to stop."""
-        self._notify.tell("STOPPING=1\nSTATUS=Sending what is left", patience=PATIENCE)
+        self._notify.tell("STOPPING=1\nSTATUS=Sending what is left", timeout=SEND_TIMEOUT)
 
-    def turned(self) -> None:
+    def iteration_done(self) -> None:
         """The loop has done something: the status may have to change."""
-        if not self._waiting and self._census() != self._last:
+        if not self._waiting and self._counts() != self._last:
             self._waiting = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
 
@@ -70,7 +70,7 @@ class Supervisor:
     def _report(self) -> None:
         self._waiting = False
         now, then = time.monotonic(), self._last_time
-        census, last = self._census(), self._last
+        census, last = self._counts(), self._last
         if census != last:
             # One more report follows, to say that it has become quiet again.
             self._waiting = True

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
-from support.bookkeeping import load
 from installing import NEW, OLD, apt, msgspec, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
+from support.bookkeeping import load
 from support.running import pid_in
 
 PYTHON = "/usr/bin/python3"
