@@ -49,7 +49,7 @@ def records(data: bytes) -> None:
         if lines:
             verdict = validator.check(lines)
             assert len(verdict.routing_keys) == verdict.records.count(b"\n")
-            with mock.patch("notif_relayd.records.validator.kinds_of", return_value=[]):
+            with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
                 assert validator.check(lines) == verdict
             out += verdict.records
             rejected += len(verdict.rejected)

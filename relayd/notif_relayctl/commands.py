@@ -19,7 +19,7 @@ from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.formats import duration
-from notif_relayd.control.report import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
 T = TypeVar("T")

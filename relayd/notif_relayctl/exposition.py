@@ -19,8 +19,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from notif_relayctl.client import ask
 from notif_relayctl.errors import CtlError
-from notif_relayd.control.metrics import Metrics
-from notif_relayd.control.report import ConnectionStatus, ProducerStatus, SubscriberStatus
+from notif_relayd.control.schema import ConnectionStatus, Metrics, ProducerStatus, SubscriberStatus
 from notif_relayd.escaping import printable
 
 PREFIX = "notif_relayd_"

@@ -22,7 +22,7 @@ from notif_relayctl.errors import CtlError, not_installed
 from notif_relayctl.keys import QUIT, Keys, unbuffered
 from notif_relayctl.traffic import Sample, between
 from notif_relayctl.view import Frame, View
-from notif_relayd.control.report import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 EVENT_TYPES = 10
 """How many of the busiest to show."""

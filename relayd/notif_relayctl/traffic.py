@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from notif_relayctl.accounts import user_name
-from notif_relayd.control.report import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
 Rate = float | None

@@ -151,7 +151,7 @@ PyObject *native_routing_keys_of(PyObject *, PyObject *args)
     PyObject *lines;
     Policy rules;
 
-    if (!PyArg_ParseTuple(args, "S(y#n):kinds_of", &lines, &rules.prefix, &rules.prefix_size,
+    if (!PyArg_ParseTuple(args, "S(y#n):routing_keys_of", &lines, &rules.prefix, &rules.prefix_size,
                           &rules.limit))
         return nullptr;
     const size_t size = PyBytes_GET_SIZE(lines);
@@ -312,7 +312,7 @@ PyObject *native_wait(PyObject *, PyObject *args)
 }
 
 PyMethodDef methods[] = {
-    {"kinds_of", native_routing_keys_of, METH_VARARGS, nullptr},
+    {"routing_keys_of", native_routing_keys_of, METH_VARARGS, nullptr},
     {"wait", native_wait, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

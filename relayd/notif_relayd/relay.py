@@ -11,12 +11,10 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
-from functools import partial
 
 from notif_relayd import fastpath
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
-from notif_relayd.control.metrics import measure
 from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
@@ -114,6 +112,7 @@ class Relay:
         reporter = Reporter(
             self._intake,
             self._fanout,
+            self._latency,
             printable_path(public.getsockname()),
             printable_path(ingest.getsockname()),
         )
@@ -124,7 +123,7 @@ class Relay:
                 "status": reporter.status,
                 "producers": reporter.producers,
                 "subscribers": reporter.subscribers,
-                "metrics": partial(measure, reporter, self._intake, self._fanout, self._latency),
+                "metrics": reporter.metrics,
                 "disconnect": self._disconnect,
             },
         )

@@ -503,9 +503,9 @@ class ServiceManager:
         self.room = room
         self.store: dict[str, list[Description]] = {}
 
-    def tell(self, message: str, fds: Sequence[int] = (), patience: float = 0.0) -> bool:
+    def tell(self, message: str, fds: Sequence[int] = (), timeout: float = 0.0) -> bool:
         self._kernel.call()
-        if self._kernel.random.random() < self._kernel.faults * (0 if patience else 3):
+        if self._kernel.random.random() < self._kernel.faults * (0 if timeout else 3):
             return False
         fields = dict(line.split("=", 1) for line in message.splitlines())
         name = fields.get("FDNAME", "")

@@ -29,7 +29,7 @@ def check(line: bytes) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     validator = Validator(LIMIT)
     verdict = validator.check(line)
-    with mock.patch("notif_relayd.records.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
         assert validator.check(line) == verdict
     return verdict
 

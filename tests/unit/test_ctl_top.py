@@ -14,7 +14,7 @@ from notif_relayctl.keys import LEFT, QUIT, RIGHT, TAB, Keys
 from notif_relayctl.screen import page, whole_screen
 from notif_relayctl.traffic import Sample, between
 from notif_relayctl.view import Frame, Order, View
-from notif_relayd.control.report import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 
 def status(pid: int = 7, count: int = 0, ring: int = 0) -> Status:

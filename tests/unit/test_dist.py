@@ -79,6 +79,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     assert len(licenses) == 1
     assert names - licenses == (
         sources("notif_relay")
+        | sources("notif_relayctl")
         | sources("notif_relayd")
         | {COMPILED}
         | {f"{INFO}/{name}" for name in about}

@@ -18,7 +18,7 @@ LIMIT = 4096
 def check(lines: bytes, limit: int = LIMIT) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     verdict = Validator(limit).check(lines)
-    with mock.patch("notif_relayd.records.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
         assert Validator(limit).check(lines) == verdict
     return verdict
 

@@ -25,7 +25,7 @@ from notif_relayctl.doctor.units import (
     units,
 )
 from notif_relayctl.errors import CtlError
-from notif_relayd.control.report import Status
+from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
 from notif_relayd.daemon.main import CONFIG_FILE, PROGRAM
 from notif_relayd.errors import StartError

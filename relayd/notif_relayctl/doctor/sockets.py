@@ -17,7 +17,7 @@ from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host, RelaySocket
 from notif_relayctl.doctor.units import SERVICE_UNIT, UnitsUnknownError, booted
 from notif_relayctl.errors import NotAllowedError, NotRunningError
-from notif_relayd.control.report import Status
+from notif_relayd.control.schema import Status
 
 AS_ROOT = "try it as root"
 

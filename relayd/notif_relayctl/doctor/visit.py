@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from notif_relayctl.doctor import rights, round_trip, service, sockets, units
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import found
-from notif_relayd.control.report import Status
+from notif_relayd.control.schema import Status
 
 
 def visit(

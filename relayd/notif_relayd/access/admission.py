@@ -78,9 +78,9 @@ class Admission:
         if self._connections[uid] >= limits.per_user:
             self.counts.refused[Refusal.PER_USER] += 1
             return f"uid {uid} has max_connections_per_user = {limits.per_user} already"
-        if self._connections.total() >= limits.room:
+        if self._connections.total() >= limits.max_connections:
             self.counts.refused[Refusal.FULL] += 1
-            return f"there are {limits.name} = {limits.room} already"
+            return f"there are {limits.name} = {limits.max_connections} already"
         self._connections[uid] += 1
         self.counts.come(peer)
         return None

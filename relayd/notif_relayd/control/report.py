@@ -1,89 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be told about a running relay: the answers of the control socket.
+"""Computes the answers of the control socket.
 
-The names are an interface: relayctl prints them and other people's monitoring reads them. Times
-are in seconds, sizes in bytes; counters begin with the daemon.
+No figure here costs a record anything: the parts of the relay count where they have to look
+anyway, and everything else is computed when it is asked for.
 """
 
 import os
+import platform
 import time
 
-import msgspec
-
 from notif_relay.version import __version__
+from notif_relayd.access.connection_stats import ConnectionStats, Refusal
+from notif_relayd.control.schema import (
+    ConnectionCounters,
+    LatencyHistogram,
+    Metrics,
+    ProducerStatus,
+    Status,
+    SubscriberStatus,
+)
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
 from notif_relayd.peer import Peer
-
-
-class Status(msgspec.Struct):
-    """The relay as a whole."""
-
-    version: str
-    pid: int
-    uptime_seconds: float
-    producers: int
-    subscribers: int
-    records_received: int
-    """Well-formed ones, from all producers."""
-    records_delivered: int
-    """One for each subscriber that got it."""
-    records_dropped: int
-    """One for each subscriber that was too slow for it."""
-    records_rejected: int
-    records_discarded: int
-    """Those that came while nobody subscribed."""
-    bytes_received: int
-    bytes_delivered: int
-    ring_bytes: int
-    """Kept for subscribers that are behind; 0 while there is none."""
-    ring_limit_bytes: int
-    public_socket: str
-    ingest_socket: str
-
-
-class ConnectionStatus(msgspec.Struct):
-    """What producers and subscribers have in common."""
-
-    id: int
-    """A number that no other connection has had."""
-    pid: int
-    command: str
-    uid: int
-    connected_seconds: float
-    records: int
-    bytes: int
-
-
-class ProducerStatus(ConnectionStatus):
-    """One connection to the private socket."""
-
-    rejected: int
-
-
-class SubscriberStatus(ConnectionStatus):
-    """One connection to the public socket."""
-
-    lag: int
-    """Records in the ring that it has yet to get."""
-    dropped: int
-    """Records that it missed."""
+from notif_relayd.records.gaps import REASONS
+from notif_relayd.records.validator import Reason
 
 
 class Reporter:
-    """Puts the figures together when somebody asks."""
+    """Computes the answers that are about the relay's own figures.
+
+    Args:
+        intake: the producers.
+        fanout: the subscribers.
+        latency: durations of the loop's iterations.
+        public_socket: path of the public socket, printable.
+        ingest_socket: path of the private socket, printable.
+    """
 
     def __init__(
-        self, intake: Intake, fanout: Fanout, public_socket: str, ingest_socket: str
+        self,
+        intake: Intake,
+        fanout: Fanout,
+        latency: LoopLatency,
+        public_socket: str,
+        ingest_socket: str,
     ) -> None:
         self._intake = intake
         self._fanout = fanout
+        self._latency = latency
         self._public_socket = public_socket
         self._ingest_socket = ingest_socket
         self._since = time.monotonic()
 
     def status(self) -> Status:
-        """The relay as a whole."""
+        """Return the figures of the relay as a whole."""
         intake, fanout = self._intake, self._fanout
         return Status(
             version=__version__,
@@ -105,7 +76,7 @@ class Reporter:
         )
 
     def producers(self) -> list[ProducerStatus]:
-        """One entry a connection, the oldest first."""
+        """Return one entry for each connection, the oldest first."""
         return [
             ProducerStatus(
                 each.id, *_identity(each.peer, each.since), each.records, each.bytes, each.rejected
@@ -114,7 +85,7 @@ class Reporter:
         ]
 
     def subscribers(self) -> list[SubscriberStatus]:
-        """One entry a connection, the oldest first."""
+        """Return one entry for each connection, the oldest first."""
         return [
             SubscriberStatus(
                 each.id,
@@ -126,6 +97,42 @@ class Reporter:
             )
             for each in self._fanout.subscribers.values()
         ]
+
+    def metrics(self) -> Metrics:
+        """Return all figures, from one moment.
+
+        Every reason is present from the start, with 0: a monitoring system cannot compute the
+        increase of a counter that appears only with its first count.
+        """
+        status, gaps = self.status(), self._intake.producer_gaps
+        unknown = {reason: gaps.unknown[reason] for reason in REASONS}
+        unknown["relay_restarted"] += self._fanout.unknown_gaps
+        subscribers = self._fanout.subscribers.values()
+        behind = [each for each in subscribers if each.reading.cursor is not None]
+        return Metrics(
+            status=status,
+            python=platform.python_version(),
+            started=round(time.time() - status.uptime_seconds, 3),
+            rejected={reason.name.lower(): self._intake.rejected[reason] for reason in Reason},
+            dropped={
+                "slow_subscriber": status.records_dropped,
+                **{reason: gaps.dropped[reason] for reason in REASONS},
+            },
+            unknown_gaps=unknown,
+            subscribers_behind=len(behind),
+            max_lag=max((each.lag for each in behind), default=0),
+            connections={
+                "public": _counters(self._fanout.admission.counts),
+                "ingest": _counters(self._intake.admission.counts),
+            },
+            turn_bounds=list(BOUNDS),
+            turns=LatencyHistogram(self._latency.counts, self._latency.seconds),
+        )
+
+
+def _counters(stats: ConnectionStats) -> ConnectionCounters:
+    refused = {reason.value: stats.refused[reason] for reason in Refusal}
+    return ConnectionCounters(stats.accepted, stats.reconnected, stats.kept, refused)
 
 
 def _identity(peer: Peer, since: float) -> tuple[int, str, int, float]:

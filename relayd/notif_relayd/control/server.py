@@ -14,6 +14,7 @@ import msgspec
 
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.request_pacer import RequestPacer
+from notif_relayd.control.schema import Request
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
@@ -35,14 +36,6 @@ BURST = 0.5
 
 Method = Callable[..., object]
 """Gets the request's `id` where one is given; raises LookupError when that is nobody's."""
-
-
-class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be asked."""
-
-    method: str
-    id: int | None = None
-    """Of the connection that is meant, for the methods that are about one."""
 
 
 def answer(methods: Mapping[str, Method], request: bytes) -> bytes:
