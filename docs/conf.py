@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How Sphinx builds this documentation.
+"""Sphinx configuration.
 
-The man pages are built by themselves (``make man``, the tag ``man``): who makes a package needs
-neither the theme nor reno for them, nor the history that reno reads.
+``make man`` builds the man pages alone, with the tag ``man``. That build requires neither the theme
+nor reno and its git history, so that packages can be built without them.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from cliff.command import Command
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
-# Of this checkout, whatever is installed.
+# Import the modules of this checkout, not installed ones.
 sys.path[:0] = [str(HERE.parent / "handler"), str(HERE.parent / "relayd")]
-# Defaults that name the host would name the one that built the documentation.
+# Defaults that contain the host name must not contain the name of the build host.
 socket.gethostname = lambda: "HOST"
 
 from notif_relay.version import __version__  # noqa: E402
@@ -44,20 +44,20 @@ if not for_man:
 man_pages = [
     (f"{name}.{section}" if for_man else f"man/{name}.{section}", name, about, [], section)
     for name, section, about in (
-        ("notif-relayd", 8, "relays OpenStack notifications on one host"),
-        ("relayctl", 1, "watches the notification relay, and tries it out"),
-        ("notif-relayd.conf", 5, "configuration of the notification relay"),
+        ("notif-relayd", 8, "OpenStack notification relay"),
+        ("relayctl", 1, "query and test the OpenStack notification relay"),
+        ("notif-relayd.conf", 5, "configuration files of the OpenStack notification relay"),
     )
 ]
 
-# Two dashes are an option.
+# Keep the two dashes of an option.
 smartquotes = False
 
 html_theme = "openstackdocs"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 templates_path = ["_templates"]
-# Nobody is told who reads this.
+# No analytics.
 html_theme_options = {"analytics_tracking_code": "", "display_badge": False}
 openstackdocs_auto_name = False
 openstackdocs_auto_version = False
@@ -66,7 +66,7 @@ openstackdocs_pdf_link = False
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-# What is Python's own, or the library's inside, has no page here.
+# These pages do not document Python's own names and private names of the library.
 nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|dataclasses|datetime|dt|logging|os|types|typing)\..*"),
     (r"py:.*", r"(bool|bytes|float|int|str|object|None|Exception|ValueError)"),
@@ -78,14 +78,14 @@ nitpick_ignore_regex = [
 
 
 class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
-    """cliff's directive, for commands that are in no entry point, and for examples as blocks."""
+    """cliff's directive, for commands without an entry point; shows each example as a block."""
 
     def _load_commands(self) -> dict[str, type[Command]]:
         manager = Relayctl().command_manager
         return {
             name: manager.find_command([name])[0]
             for name, _ in manager
-            if name not in ("help", "watch")  # watch is tail
+            if name not in ("help", "watch")  # watch is an alias of tail
         }
 
     def _drop_ignored_options(self, parser: argparse.ArgumentParser, ignored: list[str]) -> None:
@@ -96,7 +96,7 @@ class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
 
 
 def setup(app: Sphinx) -> None:
-    """Add the directive."""
+    """Register the directive ``relayctl`` and its configuration values."""
     app.add_config_value("autoprogram_cliff_application", "relayctl", "env")
     app.add_config_value("autoprogram_cliff_ignored", ["--help", "-h"], "env")
     app.add_config_value("autoprogram_cliff_app_dist_name", None, "env")

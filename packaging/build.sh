@@ -5,6 +5,10 @@
 # sources, /opt/out gets the packages.
 set -eu
 work=$(mktemp -d)
+# pyproject.toml has the only copy of the maintainer's address.
+maintainer=$(tar -xOf /opt/in/notif_relayd-*.tar.gz --wildcards '*/pyproject.toml' |
+    sed -n 's/^maintainers = .*email = "\(.*\)".*/\1/p')
+[ -n "$maintainer" ] || { echo "no maintainer address in pyproject.toml" >&2; exit 1; }
 
 # build TARBALL [DEBIAN]: packages of these sources, with this directory as their debian/.
 build() {
@@ -14,6 +18,7 @@ build() {
     [ -z "${2:-}" ] || cp -r "$2" debian
     # A test asks for a version of its own, to upgrade to.
     [ -n "${2:-}" ] || [ -z "${DEB_VERSION:-}" ] || sed -i "1s/([^)]*)/($DEB_VERSION)/" debian/changelog
+    sed -i "s/<PLACEHOLDER>/<$maintainer>/" debian/control debian/changelog
     dpkg-buildpackage -b -us -uc
     cd "$work"
 }

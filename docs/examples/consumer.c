@@ -22,8 +22,8 @@ int main(int argc, char **argv)
     size_t size = 0;
     while (getline(&record, &size, records) > 0)
         if (record[0] == '{' && strstr(record, "\"notif_relayd.subscribed\"") == NULL) {
-            fputs(record, stdout); /* or hand it to the JSON parser of your choice */
+            fputs(record, stdout); /* or parse it with a JSON library */
             fflush(stdout);
         }
-    return 0; /* the relay has ended the connection: connect again if you want more */
+    return 0; /* the relay has closed the connection: reconnect to continue */
 }

@@ -21,7 +21,7 @@ func main() {
 	for {
 		record, err := records.ReadBytes('\n')
 		if err != nil {
-			return // the relay has ended the connection: dial again if you want more
+			return // the relay has closed the connection: reconnect to continue
 		}
 		var notification map[string]any
 		if json.Unmarshal(record, &notification) != nil {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what goes wrong on this host, and what it does not know."""
+"""Print all errors of the services on this host, and report missing notifications."""
 
 import sys
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ends of the relay: what a service imports to send, and a subscriber to read notifications.
+"""Client library of notif-relayd: send notifications to the relay and subscribe to them.
 
-It goes into the environment of every service: it needs the standard library alone, and importing
-it does nothing else. Reading with asyncio is in ``notif_relay.aio``, so that only who uses
-asyncio pays for importing it.
+The library is installed into the environment of every service. It therefore depends on the
+standard library only, and importing it has no side effects. The asyncio subscriber is in
+``notif_relay.aio``, so that programs without asyncio do not import it.
 """
 
 from notif_relay.errors import (

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading notifications with asyncio: the same as ``subscriber.py``, but for the waiting.
+"""The subscriber for asyncio; it differs from ``subscriber.py`` only in how it waits.
 
-A task may be cancelled wherever it awaits something, so nothing may be in its hands then: it is
-only ever awaited that the socket can be read, and reading and keeping what was read is one step.
-(``loop.sock_recv`` will not do: a task that is cancelled after the data was read, and before it
-has run again, loses them.) An asyncio stream would read ahead without a limit of its own, and the
-relay would not see that its subscriber is slow.
+A task may be cancelled at any ``await``, which must not lose data. Therefore only the readiness
+of the socket is awaited; reading and storing the data is one step without ``await``.
+``loop.sock_recv`` is not suitable: if a task is cancelled after the data was read and before the
+task runs, the data is lost. An asyncio stream would read ahead without this subscriber's limit,
+and the relay could not detect a slow subscriber.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from types import TracebackType
 
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
-from notif_relay.request import Patterns
+from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
 
 class Subscriber(Subscription):
-    """Notifications from the relay: ``async for notification in subscribe(): ...``.
+    """An asynchronous iterator: ``async for notification in subscribe(): ...``.
 
-    It connects when entered (``async with``), or else with the first notification. From then on
-    all is as with ``notif_relay.subscribe``, which says what the arguments are and what is
-    raised. One task at a time may wait for a notification; when it is cancelled, nothing is lost
-    to the next one.
+    The subscriber connects when it is entered (``async with``), or else at the first
+    notification. Arguments, exceptions and behaviour are those of ``notif_relay.subscribe``. Only
+    one task at a time may wait for a notification. If that task is cancelled, no notification is
+    lost.
+
+    Args:
+        path: as for ``notif_relay.subscribe``, like all other arguments.
     """
 
     def __init__(
@@ -42,37 +45,39 @@ class Subscriber(Subscription):
         reconnect: bool = True,
         on_gap: OnGap | None = None,
     ) -> None:
-        super().__init__(path, event_type, priority, publisher_id, timeout, reconnect, on_gap)
-        self._begun = False
+        request = filter_request(event_type, priority, publisher_id)
+        super().__init__(path, request, timeout, reconnect, on_gap)
+        self._started = False
         self._waiter: asyncio.Future[bool] | None = None
 
     def __aiter__(self) -> Subscriber:
         return self
 
     async def __anext__(self) -> Notification:
-        """The next notification.
+        """Return the next notification.
 
         Raises:
-            TimeoutError: nothing came for ``timeout`` seconds; it may be called again.
-            RelayError: as with ``notif_relay.subscribe``.
+            TimeoutError: no notification arrived within ``timeout``; the call can be repeated.
+            RelayError: for the same reasons as ``notif_relay.subscribe``.
+            RuntimeError: another task is waiting for the next notification.
         """
         for notification in self._ready:
             return notification
         deadline = self._deadline()
-        await self._begin(deadline)
+        await self._start(deadline)
         while not self._closed:
             for notification in self._ready:
                 return notification
             if self._socket is None:
                 await self._connect_until(deadline)
             else:
-                await asyncio.sleep(0)  # others get their turn, however much there is to read
+                await asyncio.sleep(0)  # let other tasks run even if data is always available
                 await self._read_until(deadline)
         raise StopAsyncIteration
 
     async def __aenter__(self) -> Subscriber:
         try:
-            await self._begin(self._deadline())
+            await self._start(self._deadline())
         except BaseException:
             self.close()
             raise
@@ -87,47 +92,51 @@ class Subscriber(Subscription):
         self.close()
 
     def close(self) -> None:
-        """Disconnect, and end the iteration; to be called in the event loop's thread."""
+        """Disconnect and end the iteration; call this in the thread of the event loop."""
         self._closed = True
         if self._waiter is None:
-            self._discard()
+            self._release()
         else:
-            # Who waits discards: the event loop still watches the socket.
+            # The waiting task releases the socket, because the event loop still watches it.
             _resolve(self._waiter, True)
 
-    async def _begin(self, deadline: float | None) -> None:
-        """Connect for the first time, and wait for the filter to be in force."""
-        if not self._begun:
+    async def _start(self, deadline: float | None) -> None:
+        """Connect for the first time and wait until the relay has applied the filter."""
+        if not self._started:
             self._connect()
-            self._begun = True
+            self._started = True
         while not self._closed and self._socket is not None and not self._stream.flowing:
             await self._read_until(deadline)
 
     async def _connect_until(self, deadline: float | None) -> None:
-        until = self._due if deadline is None else min(self._due, deadline)
+        until = self._connect_at if deadline is None else min(self._connect_at, deadline)
         await self._wait(until)
         if self._closed:
             return
         if until == deadline:
-            raise self._overdue()
+            raise self._timeout_error()
         self._connect()
 
     async def _read_until(self, deadline: float | None) -> None:
-        """Read what is there, once something is."""
+        """Read once; if there is no data, wait until the socket is readable."""
         try:
             if self._socket is not None:
                 self._read(self._socket)
         except BlockingIOError:
             if not await self._wait(deadline):
-                raise self._overdue() from None
+                raise self._timeout_error() from None
 
     async def _wait(self, until: float | None) -> bool:
-        """Wait until the socket, if there is one, can be read or the subscriber is closed.
+        """Wait until the socket, if any, is readable or the subscriber is closed.
 
-        Returns whether that was so before the moment ``until``, by the monotonic clock.
+        Args:
+            until: time at which to stop waiting, on the monotonic clock; None: no limit.
+
+        Returns:
+            False if the time was reached first.
         """
         if self._waiter is not None:
-            raise RuntimeError("another task waits for this subscriber's next notification")
+            raise RuntimeError("another task is waiting for this subscriber's next notification")
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiter = waiter
@@ -145,13 +154,13 @@ class Subscriber(Subscription):
             if timer is not None:
                 timer.cancel()
             if self._closed:
-                self._discard()
+                self._release()
 
 
-def _resolve(waiter: asyncio.Future[bool], answer: bool) -> None:
+def _resolve(waiter: asyncio.Future[bool], result: bool) -> None:
     if not waiter.done():
-        waiter.set_result(answer)
+        waiter.set_result(result)
 
 
 subscribe = Subscriber
-"""What reads well where it is called: ``async for notification in subscribe(): ...``."""
+"""Alias that reads well in a loop: ``async for notification in subscribe(): ...``."""

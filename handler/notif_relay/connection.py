@@ -1,48 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream connection to a Unix socket, as the kernel sees it.
+"""Stream connections to Unix sockets: everything that depends on the Linux kernel.
 
-All that depends on how Linux treats Unix sockets is here; what to do about it is in
-``sender.py``.
-
-The socket is the C type below ``socket.socket``. eventlet and gevent replace only what is above
-it, so a wait is a real one that never switches green threads while the caller holds a lock, and
-a send costs less. For the same reason the kernel is asked by ioctl(2) whether the socket is
-writable: under eventlet there is no ``select.poll``, under gevent it may switch.
+A ``Connection`` uses ``_socket.socket``, the C base class of ``socket.socket``. eventlet and
+gevent patch only the derived class, so a wait here blocks the thread and never switches green
+threads while the caller holds a lock; sends are also cheaper. For the same reason
+``is_writable`` uses ioctl(2): eventlet removes ``select.poll``, and gevent's may switch.
 """
 
 import _socket
 import contextlib
 import errno
+import grp
 import os
+import pwd
 from array import array
 from collections.abc import Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
-SEND_BUFFER = 1024 * 1024
-"""Bytes of send buffer to ask for; the kernel grants at most ``net.core.wmem_max``.
+from notif_relay.errors import PermissionDenied, RelayUnavailable
 
-What is sent while the relay is only just being started by its socket must fit in here.
+SEND_BUFFER = 1024 * 1024
+"""Size of the send buffer to request, in bytes; ``net.core.wmem_max`` is the upper limit.
+
+While systemd starts the relay on the first connection, records wait in this buffer.
 """
 
-LONGEST_PATH = 107
-"""Bytes that ``sun_path`` holds, see unix(7), without the NUL at its end."""
+MAX_PATH_SIZE = 107
+"""Maximum size of a socket path in bytes: ``sun_path`` of unix(7) without its final NUL."""
 
 NO_SIGNAL = _socket.MSG_NOSIGNAL
-"""The flag for every send: not every process that embeds Python ignores SIGPIPE."""
+"""Flag for every send: some processes that embed Python do not ignore SIGPIPE."""
 
 
 class Connection:
-    """Connected to the socket at ``path``, or never made; it does not wait for that.
+    """A connection to the stream socket at ``path``.
+
+    Connecting does not wait.
 
     Raises:
-        OSError: nobody listens there, or has room for one more.
+        OSError: no process listens on the socket, its queue of connections is full, or the
+            process is not allowed to connect; see ``connect_error``.
     """
 
     __slots__ = ("_identity", "_queued", "_send_buffer", "_socket", "send")
 
     send: Callable[[bytes, int], int]
-    """``socket.send`` itself, which does not wait: every record goes through here."""
+    """``socket.send`` itself, non-blocking; stored here because every record is sent by it."""
 
     def __init__(self, path: str) -> None:
         sock = _socket.socket(
@@ -57,37 +61,47 @@ class Connection:
             sock.close()
             raise
         self._socket = sock
-        self._queued = array("i", [0])  # for ioctl(2) to write to: half the cost of a new one
+        self._queued = array("i", [0])  # ioctl(2) result; reused, which halves the cost
         self.send = sock.send
 
     def send_until(
-        self, deadline: float, clock: Callable[[], float], data: bytes, out: int = 0
+        self, deadline: float, clock: Callable[[], float], data: bytes, sent: int = 0
     ) -> int:
-        """Send ``data`` from ``out`` on; how many bytes of it are out at ``deadline``.
+        """Send ``data`` from offset ``sent``, waiting for a full socket until ``deadline``.
 
-        The kernel counts waits in milliseconds: the last one may end up to one too late.
+        The kernel rounds waits to milliseconds, so the last one may exceed the deadline by 1 ms.
+
+        Args:
+            deadline: time at which to stop waiting, in seconds of ``clock``.
+            clock: returns the current time in seconds.
+            data: the bytes to send.
+            sent: number of bytes of ``data`` that were already sent.
+
+        Returns:
+            The number of bytes of ``data`` sent so far, including the initial ``sent``.
 
         Raises:
-            OSError: the connection has failed.
+            OSError: the connection failed.
         """
         sock = self._socket
         view = memoryview(data)
         with contextlib.suppress(BlockingIOError):
-            out += sock.send(view[out:], NO_SIGNAL)
+            sent += sock.send(view[sent:], NO_SIGNAL)
         try:
-            while out < len(data) and (remaining := deadline - clock()) > 0:
+            while sent < len(data) and (remaining := deadline - clock()) > 0:
                 sock.settimeout(remaining)
-                out += sock.send(view[out:], NO_SIGNAL)
+                sent += sock.send(view[sent:], NO_SIGNAL)
         except TimeoutError:
             pass
         finally:
             sock.settimeout(0)
-        return out
+        return sent
 
     def is_writable(self) -> bool:
-        """What poll(2) would say: whether three quarters of the buffer are free.
+        """Return whether poll(2) would report the socket as writable.
 
-        This is ``unix_writable()`` in the kernel. Where it cannot be asked, only a send can tell.
+        That is the case if three quarters of the send buffer are free; see ``unix_writable()``
+        in the kernel. Return True if the kernel does not report the queue size.
         """
         try:
             ioctl(self._socket.fileno(), TIOCOUTQ, self._queued)
@@ -95,21 +109,25 @@ class Connection:
             return True
         return 4 * self._queued[0] < self._send_buffer
 
-    def was_left_unread(self, error: OSError) -> bool:
-        """Whether the peer closed without reading all, ``error`` being what a send raised.
+    def peer_left_data_unread(self, error: OSError) -> bool:
+        """Return whether the peer closed the connection without reading all data.
 
-        Linux reports ECONNRESET exactly then (``unix_release_sock()`` in the kernel). A send
-        usually fails with EPIPE before it comes upon that error, and leaves it to be asked for.
+        Linux reports ECONNRESET only in this case; see ``unix_release_sock()`` in the kernel.
+        A send usually fails with EPIPE first, and ECONNRESET remains pending in SO_ERROR.
+
+        Args:
+            error: the error that a send raised.
         """
-        with contextlib.suppress(OSError):  # a descriptor closed behind our back
+        with contextlib.suppress(OSError):  # other code has closed the descriptor
             pending = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
             return errno.ECONNRESET in (error.errno, pending)
         return False
 
     def close(self) -> None:
-        """Close the descriptor if it is still this socket; in a child process, the child's copy.
+        """Close the descriptor if it still refers to this socket.
 
-        A process that becomes a daemon may have closed it, and its number may be another file's.
+        A process that became a daemon may have closed the descriptor and reused its number for
+        another file. In a child process, only the child's copy is closed.
         """
         descriptor = self._socket.detach()
         with contextlib.suppress(OSError):
@@ -118,10 +136,10 @@ class Connection:
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """The absolute name of the socket file: a service may change its directory.
+    """Return the absolute path of a socket, because a service may change its directory.
 
     Raises:
-        TypeError, ValueError: no socket can have that name.
+        TypeError, ValueError: no socket can have this path.
     """
     name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
@@ -129,11 +147,54 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     if not name or "\0" in name:
         raise ValueError(f"path must be the name of a socket file, not {path!r}")
     name = os.path.abspath(name)
-    if len(os.fsencode(name)) > LONGEST_PATH:
+    if len(os.fsencode(name)) > MAX_PATH_SIZE:
         raise ValueError(
-            f"path must be at most {LONGEST_PATH} bytes long, as every Unix socket's: {name!r}"
+            f"path must be at most {MAX_PATH_SIZE} bytes long, the limit for Unix sockets: {name!r}"
         )
     return name
+
+
+def connect_error(path: str, error: OSError) -> RelayUnavailable | PermissionDenied:
+    """Return the exception of the library for an error of connect(2).
+
+    Args:
+        path: path of the socket.
+        error: the error that the attempt to connect raised.
+    """
+    match error:
+        case PermissionError():
+            return PermissionDenied(path, _group(path), _user())
+        case FileNotFoundError() | NotADirectoryError():
+            reason = "the socket does not exist; is notif-relayd installed and running?"
+            return RelayUnavailable(path, reason, running=False)
+        case ConnectionRefusedError():
+            reason = "no process listens on the socket; is notif-relayd running?"
+            return RelayUnavailable(path, reason, running=False)
+        case BlockingIOError():
+            return RelayUnavailable(path, "the socket's queue of new connections is full")
+    return RelayUnavailable(path, error.strerror or str(error))
+
+
+def _group(path: str) -> str:
+    """Return the group of the socket, or of its nearest directory that can be examined."""
+    while True:
+        try:
+            group = os.stat(path).st_gid
+            break
+        except OSError:
+            path = os.path.dirname(path)
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)
+
+
+def _user() -> str:
+    user = os.geteuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

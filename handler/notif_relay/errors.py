@@ -1,57 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the library raises, so that one ``except RelayError`` catches it all.
+"""The exceptions of the library; all of them derive from ``RelayError``.
 
-Little is raised: a service must not fail because its notifications cannot be relayed. An
-argument that cannot be right is a ``ValueError`` or ``TypeError`` as everywhere in Python.
+A service must not fail because its notifications cannot be relayed, so sending raises few of
+them. Invalid arguments raise ``ValueError`` or ``TypeError``, as usual in Python.
 """
 
 
 class RelayError(Exception):
-    """The base of every exception that is the library's own."""
+    """Base class of the library's exceptions."""
 
 
-class RecordTooLarge(RelayError):  # noqa: N818 (it reads well without "Error")
-    """A record is over the limit; nothing of it was sent."""
+class RecordTooLarge(RelayError):  # noqa: N818 (public name without the suffix "Error")
+    """A record exceeds ``max_record_size``. The sender dropped it and sent no part of it.
+
+    Attributes:
+        size: size of the record in bytes, including its newline.
+        limit: the maximum size in bytes.
+    """
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(
-            f"a record of {size} bytes was dropped: max_record_size allows {limit} bytes"
-        )
+        super().__init__(f"a record of {size} bytes was dropped: max_record_size is {limit} bytes")
         self.size = size
         self.limit = limit
 
 
 class UnreadableRecord(RelayError, ValueError):  # noqa: N818
-    """A record that Python cannot decode: nested too deep, or cut off when a relay was killed."""
+    """Python cannot decode a record.
+
+    The record is nested too deeply for Python, or it was truncated when a relay was killed.
+
+    Attributes:
+        size: size of the record in bytes.
+    """
 
     def __init__(self, size: int, reason: object) -> None:
-        super().__init__(f"a record of {size} bytes cannot be decoded: {reason}")
+        super().__init__(f"cannot decode a record of {size} bytes: {reason}")
         self.size = size
 
 
 class BadFilter(RelayError, ValueError):  # noqa: N818
-    """A filter that the relay cannot use; the message says what is wrong with it."""
+    """A filter is malformed or exceeds a limit. The message states the problem."""
 
 
 class RelayUnavailable(RelayError):  # noqa: N818
-    """There is no relay, or it lets nobody in, or it has ended the connection."""
+    """No relay is running, the relay refused the connection, or the relay closed it.
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no relay at {path}: {reason}")
+    Attributes:
+        path: path of the socket.
+        reason: why the relay is not available.
+        running: False if no process listens on the socket; otherwise True.
+    """
+
+    def __init__(self, path: str, reason: str, *, running: bool = True) -> None:
+        super().__init__(f"no connection to the relay at {path}: {reason}")
         self.path = path
         self.reason = reason
+        self.running = running
 
 
 class PermissionDenied(RelayError):  # noqa: N818
-    """The process may not connect to the public socket.
+    """The process is not allowed to connect to the socket.
 
-    A user becomes a member of a group when logging in: who was added just now logs in again.
+    A process gets its groups at login. A user who was added to the group has to log in again.
+
+    Attributes:
+        path: path of the socket.
+        group: name of the group that has access, or its number if it has no name.
+        user: name of the effective user of the process, or its number if it has no name.
     """
 
     def __init__(self, path: str, group: str, user: str) -> None:
         super().__init__(
-            f"{user} may not connect to {path}: it is for the group {group};"
-            f" as root: usermod -aG {group} {user}, then log in again"
+            f"user {user} may not connect to {path}: access requires membership in group {group};"
+            f" run 'usermod -aG {group} {user}' as root, then log in again"
         )
         self.path = path
         self.group = group

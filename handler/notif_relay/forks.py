@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices a fork without a system call, by memory that the kernel clears in a child process.
+"""Fork detection without a system call, by a page that the kernel clears in child processes.
 
-os.register_at_fork does not tell of every fork: uWSGI forks in C, without Python's knowledge. To
-ask for the process id each time takes a few per cent of what it takes to send a record.
+``os.register_at_fork`` misses forks made in C, as by uWSGI. Calling ``getpid`` for each record
+would add a few percent to the cost of sending it.
 """
 
 import mmap
 
 MADV_WIPEONFORK = 18
-"""madvise(2), since Linux 4.14; Python has no name for it."""
+"""Advice for madvise(2), since Linux 4.14; Python defines no constant for it."""
 
 
 def fork_mark() -> bytes | mmap.mmap:
-    """A sequence whose first item is 1 in this process and 0 in every child that is forked later.
+    """Return a sequence whose first item is 1 in this process and 0 in children forked later.
 
-    Where the kernel cannot do that, it is always 0.
+    If the kernel does not support ``MADV_WIPEONFORK``, the item is always 0.
     """
     page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:

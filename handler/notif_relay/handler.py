@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logging handler: the thin shell that makes a ``Sender`` a part of ``logging``.
+"""The logging handler: makes a ``Sender`` available to ``logging``.
 
-oslo.messaging's log driver logs each notification as one message, its JSON. The handler passes
-that message on as it is. What a service expects of a handler is here: it never raises into the
-service, errors go to ``handleError``, one lock guards each record. How a record gets out, and
-what happens if it cannot, is in ``sender.py``.
+oslo.messaging's log driver logs each notification as one message, its JSON. The handler sends this
+message unchanged. It adds what ``logging`` requires: it never raises an exception into the
+service, passes errors to ``handleError``, and holds the handler's lock for each record.
+``sender.py`` implements sending and dropping.
 """
 
 import logging
@@ -18,36 +18,37 @@ from notif_relay.sender import DEFAULT_MAX_WAIT, Sender
 
 @dataclass(frozen=True, slots=True)
 class HandlerStats:
-    """What a handler has done in this process: a forked child begins at zero."""
+    """Counters of a handler in this process; a forked child starts at zero."""
 
     sent: int
-    """Records that the relay's socket took whole."""
+    """Number of records that the socket accepted completely."""
     dropped: int
-    """Records not sent because the socket was full, there was no relay, or they were too large."""
+    """Number of records not sent: full socket, no relay, or record too large."""
     reconnects: int
-    """Connections made after the first one."""
+    """Number of connections made after the first one."""
     connected: bool
-    """Whether a connection is held; that the relay has died shows only at the next record."""
+    """Whether a connection is open; the end of the relay is detected at the next record."""
 
 
 class RelayHandler(logging.Handler):
-    """Sends every message logged to it to the relay, as one record.
+    """Send every logged message to the relay as one record.
 
-    Meant for the logger ``oslo.messaging.notification``, with ``propagate`` off. A formatter
-    is not used: it could only break the JSON.
+    Attach the handler to the logger ``oslo.messaging.notification`` and set ``propagate`` to 0.
+    Formatters are ignored, because they would only break the JSON.
 
-    A full socket or a missing relay is no error: records are dropped and counted, and the
-    relay's subscribers are told the number by a gap record as soon as records get through
-    again. A thread that logs while another one waits for the socket waits along.
+    A full socket or a missing relay is not an error: records are dropped and counted. When
+    records can be sent again, a gap record with the number of dropped records is sent first.
+    While one thread waits for the socket, other threads that log wait for the handler's lock.
 
     Args:
-        path: the relay's private socket.
-        max_wait: seconds that logging may take, once per congestion, before records are dropped.
-        max_record_size: bytes of the longest record to send, its newline included. A longer one
-            is dropped, counted, and reported through ``handleError``.
+        path: path of the relay's private socket.
+        max_wait: maximum time that logging may take, in seconds, once per congestion. After
+            that, records are dropped.
+        max_record_size: maximum size of a record in bytes, including its newline. A longer record
+            is dropped, counted and reported by ``handleError``.
 
     Raises:
-        TypeError, ValueError: an argument that can never work; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class RelayHandler(logging.Handler):
         max_wait: float = DEFAULT_MAX_WAIT,
         max_record_size: int = MAX_RECORD_SIZE,
     ) -> None:
-        # First, so that a bad argument leaves no half-made handler in logging's list.
+        # First, so that an invalid argument leaves no incomplete handler in logging's list.
         self._sender = Sender(path, max_wait, max_record_size)
         super().__init__()
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Do what every handler does, in fewer calls where it has no filter to ask."""
+        """Emit the record as ``logging.Handler`` does; with fewer calls if there is no filter."""
         lock = self.lock
         if self.filters or lock is None:
             return super().handle(record)
@@ -73,17 +74,20 @@ class RelayHandler(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send the message of ``record``, or drop it; called with the handler's lock held."""
+        """Send the message of ``record`` or drop it; call with the handler's lock held."""
         try:
-            message = record.msg  # the log driver's, as it is: getMessage() would do nothing
+            message = record.msg  # from the log driver; getMessage() would return it unchanged
             if record.args or type(message) is not str:
                 message = record.getMessage()
             self._sender.send(message, record.process)
-        except Exception:  # noqa: BLE001 (a handler's errors must not become the service's)
+        except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
             self.handleError(record)
 
     def flush(self) -> None:
-        """Send a half-sent record's rest and the gap record owed, waiting at most ``max_wait``."""
+        """Send a partial record's remainder and a pending gap record.
+
+        This waits for at most ``max_wait`` seconds.
+        """
         self.acquire()
         try:
             self._sender.flush()
@@ -91,7 +95,7 @@ class RelayHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Flush and disconnect; a message logged later connects again."""
+        """Flush and disconnect. A message that is logged later connects again."""
         self.acquire()
         try:
             self._sender.close()
@@ -100,7 +104,7 @@ class RelayHandler(logging.Handler):
         super().close()
 
     def stats(self) -> HandlerStats:
-        """The counters, all of the same instant."""
+        """Return a consistent snapshot of the counters."""
         self.acquire()
         try:
             sender = self._sender
@@ -115,6 +119,6 @@ class RelayHandler(logging.Handler):
             self.release()
 
     def __repr__(self) -> str:
-        """As the standard handlers show theirs."""
+        """Return the same form as the standard handlers."""
         level = logging.getLevelName(self.level)
         return f"<{type(self).__name__} {self._sender.path} ({level})>"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a subscriber gets: one record, decoded as far as it is asked for.
+"""Notifications as subscribers read them: records that are decoded on demand.
 
-A subscriber reads many records and looks at few, so a notification is its bytes until a field is
-wanted. One field decides which ones are looked at: ``event_type`` of a record that the log driver
-wrote is found without decoding the JSON, which would cost twenty times as much. This file owns
-what is known of that shape; nothing here knows of sockets.
+Subscribers read many records and use few of them, so a notification holds the bytes of the record
+until a field is read. ``event_type`` usually decides which notifications are used. In records
+that the log driver wrote, it is found without decoding the JSON, which would take 20 times as
+long.
 
-A gap is a notification as well, as it is a record in the stream: who only prints what comes needs
-no second case for it, and who cares asks ``isinstance(notification, Gap)``.
+``Gap`` derives from ``Notification``, because a gap record is part of the stream. Programs that
+only print notifications need no special case for gaps.
 """
 
 import datetime as dt
@@ -21,57 +21,64 @@ from notif_relay.errors import UnreadableRecord
 from notif_relay.records import BACKSLASH
 
 _ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
+"""Offset of the end of the message id in a record of the log driver."""
 
 _NAME = b'"event_type"'
 
-_LONGEST_HEAD = 1024
-"""Bytes; a record whose payload begins later than that is decoded as a whole."""
+_MAX_HEAD_SIZE = 1024
+"""Bytes before the payload; a record in which it starts later is decoded completely."""
 
-_REMEMBERED = 1024
-"""Heads whose event type is remembered: one for each publisher with each of its event types."""
+_MAX_CACHED_HEADS = 1024
+"""Cache size; a head is one combination of publisher, event type and priority."""
 
-_head = re.compile(
+_match_head = re.compile(
     rb'", "publisher_id": "[^"\\]*", "event_type": "([^"\\]*)", "priority": "[^"\\]*", "payload": '
 ).fullmatch
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(_MAX_CACHED_HEADS)
 def _event_type(head: bytes) -> str | None:
-    """The event type in what stands between a message id and the payload, if it has this shape."""
-    match = _head(head)
+    """Return the event type in the bytes between the message id and the payload.
+
+    Return None if they do not have the format of the log driver.
+    """
+    match = _match_head(head)
     return None if match is None else match[1].decode()
 
 
 def decode(record: bytes) -> dict[str, Any]:
-    """The fields of a record; of a name that is given twice the last value.
+    """Return the fields of a record; for duplicate names, the last value.
 
     Raises:
-        UnreadableRecord: it is not a JSON object, or it is nested too deep for Python.
+        UnreadableRecord: the record is not a JSON object, or is nested too deeply for Python.
     """
     try:
         try:
             fields = json.loads(record)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # most likely an integer of more digits than Python converts
-            fields = json.loads(record, parse_int=records.number)
+        except ValueError:  # most likely an integer with more digits than Python converts
+            fields = json.loads(record, parse_int=records.parse_integer)
     except (ValueError, RecursionError) as error:
         raise UnreadableRecord(len(record), error) from error
     if not isinstance(fields, dict):
-        raise UnreadableRecord(len(record), "it is not a JSON object")
+        raise UnreadableRecord(len(record), "not a JSON object")
     return fields
 
 
 class Notification:
-    """One notification, as it came.
+    """One notification, as the service sent it.
 
-    Fields are decoded when first asked for, and not checked beyond what the relay has checked:
-    it relays only JSON objects with ``event_type`` and ``priority``. If a field is given twice,
-    which no JSON writer does, the last one counts, as it does for the relay.
+    Fields are decoded on first access. The relay guarantees only that a record is a JSON object
+    with ``event_type`` and ``priority``. For a field with duplicate names, which JSON writers do
+    not produce, the last value is used, as in the relay.
 
-    A record may be valid JSON and still be nested too deep for Python (about 900 levels). Then
-    ``payload`` raises ``UnreadableRecord``, and all other fields are empty. An integer with more
-    digits than Python converts (4300) is a float.
+    A valid record can be nested too deeply for Python (about 900 levels). Then ``payload`` raises
+    ``UnreadableRecord``, and the other fields are empty, except ``event_type`` where it can be
+    found without decoding. Integers with more digits than Python converts (4300) become floats.
+
+    Args:
+        raw: the record, including its newline.
     """
 
     __slots__ = ("_decoded", "raw")
@@ -79,24 +86,24 @@ class Notification:
     _decoded: dict[str, Any]
 
     raw: bytes
-    """The record byte for byte, the newline at its end included."""
+    """The record byte for byte, including its newline."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
 
     @property
     def event_type(self) -> str:
-        """What has happened, like ``compute.instance.create.end``."""
+        """The type of the event, for example ``compute.instance.create.end``."""
         raw = self.raw
-        # No other brace so far: what is found is a field of the record itself and not of its
-        # payload. A quote, comma, quote and name in a row stand only behind the end of a value,
-        # so the bytes up to _ID_END need not be looked at.
-        payload = raw.find(b"{", 1, _LONGEST_HEAD)
+        # No other brace precedes this one, so the fields before it belong to the record itself
+        # and not to its payload. The sequence of quote, comma, quote and name occurs only after
+        # the end of a value, so the bytes before _ID_END need no check.
+        payload = raw.find(b"{", 1, _MAX_HEAD_SIZE)
         if payload > 0:
             found = _event_type(raw[_ID_END:payload])
             if (
                 found is not None
-                # No other one follows, in whatever spelling: the last one would count.
+                # No duplicate follows, in any spelling: the last value would be used.
                 and raw.find(_NAME, payload) < 0
                 and (BACKSLASH not in raw or not records.has_escaped_letters(raw))
             ):
@@ -105,22 +112,22 @@ class Notification:
 
     @property
     def priority(self) -> str:
-        """``INFO``, ``ERROR`` and so on, as the service wrote it."""
+        """The priority as the service wrote it, for example ``INFO`` or ``ERROR``."""
         return self._text("priority")
 
     @property
     def publisher_id(self) -> str:
-        """Which service on which host; empty if it does not say."""
+        """The service and its host; empty if the record does not name them."""
         return self._text("publisher_id")
 
     @property
     def message_id(self) -> str:
-        """A UUID, as a string; empty if the service gave none."""
+        """A UUID as a string; empty if the record has none."""
         return self._text("message_id")
 
     @property
     def payload(self) -> Any:
-        """What the service tells, mostly a dictionary.
+        """The content of the notification, usually a dictionary; None if the record has none.
 
         Raises:
             UnreadableRecord: Python cannot decode the record.
@@ -129,13 +136,14 @@ class Notification:
 
     @property
     def timestamp(self) -> dt.datetime | None:
-        """When it was emitted, in UTC; None if the service gave no date and time.
+        """The time of the notification in UTC; None if the record has no date and time.
 
-        The log driver writes ``2026-01-31 12:00:00.123456`` and means UTC. Other forms of
-        ISO 8601 are read as far as Python's ``datetime.fromisoformat`` does, and ``Z``.
+        The log driver writes UTC without a time zone, as in ``2026-01-31 12:00:00.123456``.
+        Other forms of ISO 8601 are read if ``datetime.fromisoformat`` accepts them, and with ``Z``
+        for UTC.
         """
         text = self._text("timestamp")
-        if text.endswith(("Z", "z")):  # Python 3.10 does not know it
+        if text.endswith(("Z", "z")):  # Python 3.10 does not accept it
             text = text[:-1] + "+00:00"
         try:
             moment = dt.datetime.fromisoformat(text)
@@ -146,7 +154,7 @@ class Notification:
             return None
 
     def __repr__(self) -> str:
-        """Shows what it is about, not what may be a megabyte."""
+        """Show the event type and the size; a record can have a megabyte."""
         return f"<{type(self).__name__} {self.event_type}, {len(self.raw)} bytes>"
 
     def _fields(self) -> dict[str, Any]:
@@ -165,16 +173,16 @@ class Notification:
 
 
 class Gap(Notification):
-    """Says that notifications are missing at this point of the stream.
+    """Marks a position in the stream at which notifications are missing.
 
-    Only a well-formed gap record becomes one; any other is a plain ``Notification``.
+    Only well-formed gap records become a ``Gap``; others are plain ``Notification`` objects.
     """
 
     __slots__ = ()
 
     @property
     def dropped(self) -> int | None:
-        """How many, None if nobody can know."""
+        """Number of missing notifications; None if it is unknown."""
         dropped: int | None = self.payload["dropped"]
         return dropped
 
@@ -184,5 +192,5 @@ class Gap(Notification):
         return str(self.payload["reason"])
 
     def __repr__(self) -> str:
-        """Shows what there is to know of it."""
+        """Show the number of missing notifications and the reason."""
         return f"<{type(self).__name__} dropped={self.dropped} reason={self.reason}>"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sockets are, unless somebody says otherwise.
+"""Default locations of the sockets.
 
-The library and the daemon must agree on these names, and other people's programs are written
-against them: they stand here and nowhere else.
+The library and the daemon must agree on these names, and third-party consumers depend on them.
+They are defined only here.
 """
 
 import os

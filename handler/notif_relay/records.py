@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that the relay itself makes: gaps, errors, answers to a filter request.
+"""Records that the relay generates: gaps, errors and answers to filter requests.
 
-They have the six fields of every notification, so that a consumer needs no second parser for
-them; their ``event_type`` starts with ``notif_relayd.``. The daemon and the handler both make
-gap records, and a subscriber must not be able to tell which: this is the only place that knows
-their shape.
+They have the six fields of every notification, so that subscribers need no second parser. Their
+``event_type`` starts with ``notif_relayd.``. The daemon and the handler both generate gap
+records, and subscribers must not see a difference, so the format is defined only here.
 """
 
 import datetime as dt
@@ -25,72 +24,76 @@ SUBSCRIBED = EVENT_TYPE_PREFIX + "subscribed"
 ERROR = EVENT_TYPE_PREFIX + "error"
 
 PUBLISHER_ID_PREFIX = "notif-relayd."
-"""What the ``publisher_id`` begins with; the name of the host follows."""
+"""Prefix of the ``publisher_id``; the host name follows."""
 
 FULL = "This relay takes no more subscribers"
-"""How the error begins that a subscriber gets who is one too many: no fault of its request."""
+"""Start of the error message when ``max_subscribers`` is reached.
+
+Part of the wire format: it distinguishes this error from an invalid request.
+"""
 
 MAX_RECORD_SIZE = 1024 * 1024
-"""Bytes of the longest record that is carried, its newline included (both ends' default)."""
+"""Default maximum size of a record in bytes, including its newline; for daemon and library."""
 
 MAX_GAP_SIZE = 768
-"""Bytes of the longest gap record, its newline included.
+"""Maximum size of a gap record in bytes, including its newline.
 
-The longest that ``gap`` makes has about 650: the host name has 64 characters, the kernel's limit,
-and each of them is escaped. The limit makes gap records cheap to recognise, and keeps them within
-what Python can decode: neither too deep a nesting nor an integer with too many digits fits in.
+The longest record that ``gap`` generates has about 650 bytes, with a host name of 64 characters
+(the kernel's limit) that are all escaped. The limit makes gap records cheap to recognise. It also
+guarantees that Python can decode them: neither a too deep nesting nor a too long integer fits in.
 """
 
 MAX_DIGITS = 640
-"""Digits of the longest integer that is decoded exactly in a record that Python refuses otherwise.
+"""Maximum number of digits of an integer that is decoded exactly if Python refuses the record.
 
-Python converts at most ``sys.get_int_max_str_digits()``, which cannot be set lower than this. Where
-it has no such limit, the time grows with the square of the number of digits.
+Python refuses integers with more than ``sys.get_int_max_str_digits()`` digits, a limit that
+cannot be set below 640. In versions without this limit, decoding takes quadratic time.
 """
 
 MAX_DROPPED = 2**53 - 1
-"""Records that one gap record may announce: integers up to here are exact in every JSON reader."""
+"""Maximum number of records in one gap record: the largest integer that is exact in all JSON
+readers."""
 
 Pairs = tuple[tuple[str, Any], ...]
-"""The keys of a JSON object with their values, in order; objects in it likewise."""
+"""A JSON object as key/value pairs in their order, including nested objects."""
 
 PRODUCER_REASONS: tuple[str, ...] = ("producer_congested", "relay_restarted")
-"""The reasons that a producer may give in a gap record."""
+"""Reasons that producers may use in gap records."""
 
-_escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").search
-"""Finds a letter, an underscore or a full stop that is escaped, which no JSON writer does."""
+_find_escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").search
+"""Finds an escaped letter, underscore or full stop; JSON writers do not escape them."""
 
 _prefix = EVENT_TYPE_PREFIX.encode()
-_piece = b"tif_r"
-"""A part that is found in a quarter of the time: up to 5 bytes CPython searches in another way."""
+_prefix_part = b"tif_r"
+"""Part of the prefix to search first: CPython finds up to 5 bytes four times as fast."""
 
 BACKSLASH = ord("\\")
-"""As a number it is found in a quarter of the time: ``in`` tries first whether it was given one."""
+"""An integer, because ``BACKSLASH in data`` is four times as fast as with a bytes object."""
 
 
 class GapReport(NamedTuple):
-    """What a gap record says."""
+    """The payload of a gap record."""
 
     dropped: int | None
-    """How many records are missing, ``None`` if that is not known."""
+    """Number of missing records; ``None`` if it is unknown."""
     reason: str
 
 
 def has_escaped_letters(data: bytes) -> bool:
-    """Whether a name may stand in this JSON in another spelling than its letters."""
-    return BACKSLASH in data and data.find(b"\\u00") >= 0 and _escaped(data) is not None
+    """Return whether a name may be spelled with escape sequences in this JSON text."""
+    return BACKSLASH in data and data.find(b"\\u00") >= 0 and _find_escaped(data) is not None
 
 
 def may_be_reserved(data: bytes) -> bool:
-    """Whether an event type in this JSON may begin with ``EVENT_TYPE_PREFIX``.
+    """Return whether an event type in this JSON text may start with ``EVENT_TYPE_PREFIX``.
 
-    It is a quick look before a full one: it may be wrong if it says yes, and never if it says no.
+    A fast check before the full one: it can return a false positive, but no false negative.
     """
-    return (data.find(_piece) >= 0 and data.find(_prefix) >= 0) or has_escaped_letters(data)
+    return (data.find(_prefix_part) >= 0 and data.find(_prefix) >= 0) or has_escaped_letters(data)
 
 
-def number(digits: str) -> int | float:
-    """Convert a JSON integer; to a float if it has more digits than ``MAX_DIGITS``."""
+def parse_integer(digits: str) -> int | float:
+    """Return a JSON integer; as a float if it has more than ``MAX_DIGITS`` digits."""
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
@@ -104,37 +107,42 @@ def _decoder(parse_int: Callable[[str], float] | None) -> Callable[[str], Any]:
     ).decode
 
 
-_decode_any_number = _decoder(number)
-_decode = _decoder(None) if hasattr(sys, "get_int_max_str_digits") else _decode_any_number
+_decode_any_integer = _decoder(parse_integer)
+_decode = _decoder(None) if hasattr(sys, "get_int_max_str_digits") else _decode_any_integer
 
 
 def decode_pairs(record: bytes) -> Pairs:
-    """The fields of a record, in order and with the keys that are given twice.
+    """Decode a record and keep the order of its fields and duplicate keys.
 
-    They are empty if the record is JSON but not an object.
+    Returns:
+        The fields; an empty tuple if the record is JSON but not an object.
 
     Raises:
-        ValueError, RecursionError: it cannot be decoded.
+        ValueError, RecursionError: the record cannot be decoded.
     """
-    text = record.decode()  # json would take UTF-16 and a byte order mark as well
+    text = record.decode()  # json.loads would also accept UTF-16 and a byte order mark
     try:
         pairs = _decode(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # most likely an integer of too many digits
-        pairs = _decode_any_number(text)
+    except ValueError:  # most likely an integer with too many digits
+        pairs = _decode_any_integer(text)
     return pairs if type(pairs) is tuple else ()
 
 
 def read_gap(size: int, record: Pairs) -> GapReport | None:
-    """What a record of ``size`` bytes says as a gap record; ``None`` if it is no well-formed one.
+    """Return the content of a well-formed gap record, or ``None`` for any other record.
 
-    The relay and the library both judge by this function, so that what the relay counts is what
-    subscribers are told. It does not matter who made the record, or how it is spelled. A key that
-    is given twice is an error here, because not every reader takes the same value.
+    The relay and the library both use this function, so that the numbers which the relay counts
+    are those which subscribers read. The origin and the spelling of the record are irrelevant.
+    Records with duplicate keys are refused, because JSON readers differ in the value they use.
+
+    Args:
+        size: size of the record in bytes.
+        record: its fields, as returned by ``decode_pairs``.
     """
-    fields = _unambiguous(record if size <= MAX_GAP_SIZE else ())
-    payload = _unambiguous(fields.get("payload"))
+    fields = _unique_fields(record if size <= MAX_GAP_SIZE else ())
+    payload = _unique_fields(fields.get("payload"))
     dropped, reason = payload.get("dropped", ""), payload.get("reason")
     counted = type(dropped) is int and 0 <= dropped <= MAX_DROPPED
     if fields.get("event_type") != GAP or type(reason) is not str:
@@ -143,9 +151,10 @@ def read_gap(size: int, record: Pairs) -> GapReport | None:
 
 
 def own_event_type(record: bytes) -> str:
-    """The event type of a gap record, or of an error or answer of the relay; empty for any other.
+    """Return the event type of a record generated by the relay, or an empty string.
 
-    A producer can send none of them but well-formed gap records: the relay rejects the others.
+    These are well-formed gap records, from the relay or a producer, and errors and answers to
+    requests. The relay rejects all other records of producers with a reserved event type.
     """
     if not may_be_reserved(record):
         return ""
@@ -167,17 +176,22 @@ def own_event_type(record: bytes) -> str:
 
 
 def gap(dropped: int | None, reason: GapReason) -> bytes:
-    """The record that stands for ``dropped`` missing ones, ``None`` where nobody knows."""
+    """Return a gap record.
+
+    Args:
+        dropped: number of missing records; ``None`` if it is unknown.
+        reason: why they are missing.
+    """
     return _record(GAP, "WARN", {"dropped": dropped, "reason": reason})
 
 
-def error(sentence: str) -> bytes:
-    """The answer to a request that cannot be met; the connection is closed after it."""
-    return _record(ERROR, "ERROR", sentence)
+def error(message: str) -> bytes:
+    """Return the error record for a request that is refused; the connection is closed after it."""
+    return _record(ERROR, "ERROR", message)
 
 
 def subscribed(patterns: Mapping[str, object]) -> bytes:
-    """The answer to a filter request: from here on only what the filter lets through."""
+    """Return the answer to a filter request: all records after it match the filter."""
     return _record(SUBSCRIBED, "INFO", patterns)
 
 
@@ -191,12 +205,12 @@ def _record(event_type: str, priority: str, payload: Mapping[str, object] | str)
         # oslo.messaging writes naive UTC in this form.
         "timestamp": str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)),
     }
-    # Not escaped: the answer to a request must not be larger than the request.
+    # Without escapes, so that the answer to a request is not larger than the request.
     return json.dumps(notification, ensure_ascii=False).encode() + b"\n"
 
 
-def _unambiguous(pairs: object) -> dict[str, Any]:
-    """The object of these pairs; empty if it is not an object, or has the same key twice."""
+def _unique_fields(pairs: object) -> dict[str, Any]:
+    """Return an object as a dictionary; empty if it is no object or has duplicate keys."""
     if type(pairs) is not tuple:
         return {}
     fields = dict(pairs)

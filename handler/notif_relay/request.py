@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The request that a subscriber sends: what it wants to see, as one line of JSON.
+"""The filter request of a subscriber: one line of JSON.
 
-What is wrong with a filter is said where it is written, with a traceback that points there; the
-relay has the same limits and the last word.
+This module is the home of the limits; the daemon imports them. The library checks them as well,
+so that an invalid filter raises an exception where the program defines it.
 """
 
 import json
@@ -13,28 +13,38 @@ from notif_relay.errors import BadFilter
 Patterns = str | Iterable[str] | None
 
 MAX_PATTERNS = 64
-"""Patterns for one key."""
+"""Maximum number of patterns for one key."""
 
 MAX_PATTERN_SIZE = 256
-"""Characters of one pattern."""
+"""Maximum number of characters in one pattern."""
 
 MAX_COMPILED = 128
-"""Characters of all patterns together that have a ``?`` or a ``[``, which cost the relay most."""
+"""Maximum number of characters in all patterns with ``?`` or ``[`` of one filter together.
 
-MAX_SIZE = 64 * 1024
-"""Bytes of the longest request, its newline included."""
+The relay compiles each of these patterns to a regular expression; 128 characters take 2 ms.
+"""
+
+MAX_REQUEST_SIZE = 64 * 1024
+"""Maximum size of a request in bytes, including its newline."""
 
 
 def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patterns) -> bytes:
-    """The line that asks for matching notifications, for all of them where each key is None.
+    """Return the request line for the notifications that match all given patterns.
+
+    Args:
+        event_type: one pattern or several, of which one has to match; None matches everything.
+        priority: likewise; compared without regard to case.
+        publisher_id: likewise.
 
     Raises:
-        BadFilter: a key has no patterns, too many, or too long ones, or too many have a ``?``
-            or a ``[``.
+        BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, or the
+            filter exceeds a limit of this module.
     """
     given = {"event_type": event_type, "priority": priority, "publisher_id": publisher_id}
-    wanted = {key: _checked(key, each) for key, each in given.items() if each is not None}
-    globs = [glob for key, each in wanted.items() for glob in _compared(key, each)]
+    checked = {
+        key: _checked(key, patterns) for key, patterns in given.items() if patterns is not None
+    }
+    globs = [glob for key, patterns in checked.items() for glob in _normalized(key, patterns)]
     size = sum(len(glob) for glob in globs if "?" in glob or "[" in glob)
     if size > MAX_COMPILED:
         raise BadFilter(
@@ -42,12 +52,12 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
             " allowed"
         )
     try:
-        request = json.dumps({"filter": wanted}, ensure_ascii=False).encode() + b"\n"
+        request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
-        raise BadFilter("a pattern is no text: it has half of a surrogate pair in it") from None
-    if len(request) > MAX_SIZE:
+        raise BadFilter("a pattern contains an unpaired surrogate") from None
+    if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
-            f"the filter takes {len(request)} bytes; at most {MAX_SIZE} are allowed in all"
+            f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
         )
     return request
 
@@ -55,13 +65,13 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
 def _checked(key: str, patterns: str | Iterable[str]) -> list[str]:
     checked = [patterns] if isinstance(patterns, str) else list(patterns)
     if not checked:
-        raise BadFilter(f"{key} has no patterns: leave it out to get every {key}")
+        raise BadFilter(f"{key} has no patterns; omit {key} to match all notifications")
     if len(checked) > MAX_PATTERNS:
         raise BadFilter(f"{key} has {len(checked)} patterns; at most {MAX_PATTERNS} are allowed")
     for pattern in checked:
         if not isinstance(pattern, str):
             raise BadFilter(f"a pattern of {key} must be a string, not {pattern!r}")
-    for glob in _compared(key, checked):
+    for glob in _normalized(key, checked):
         if len(glob) > MAX_PATTERN_SIZE:
             raise BadFilter(
                 f"a pattern of {key} has {len(glob)} characters; at most {MAX_PATTERN_SIZE}"
@@ -70,6 +80,6 @@ def _checked(key: str, patterns: str | Iterable[str]) -> list[str]:
     return checked
 
 
-def _compared(key: str, patterns: list[str]) -> list[str]:
-    """As the relay compares and measures them: a few letters are longer in upper case."""
-    return [each.upper() for each in patterns] if key == "priority" else patterns
+def _normalized(key: str, patterns: list[str]) -> list[str]:
+    """Return the patterns as the relay compares them; a few letters are longer in upper case."""
+    return [pattern.upper() for pattern in patterns] if key == "priority" else patterns

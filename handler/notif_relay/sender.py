@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One producer's way to the private socket: how records get out without ever waiting long.
+"""Sends records to the private socket and never blocks the service for long.
 
-This file owns all that can go wrong between a producer and the relay: a full socket, no relay, a
-relay that goes away, a fork. It knows nothing of logging, so that anything may produce records
-through it. It is not thread-safe: its user holds a lock, and one with a lock of its own would
-take two for every record.
+This file handles all failures between a producer and the relay: a full socket, a missing relay, a
+lost connection, a fork. It is independent of logging. A ``Sender`` is not thread-safe; its owner
+holds a lock, so that each record takes one lock and not two.
 
-Three rules keep the stream of records whole:
+Three rules keep the stream of records valid:
 
-- A record that is half sent is finished before anything else is written. If the connection ends
-  first, the record is void, and nothing of it goes out on the next one.
-- Whatever is missing from the stream is told before it goes on: a gap record and the record
-  after it leave in one send.
-- Only a socket that takes records is ever waited for, at most ``max_wait`` for one record. If
-  that was not enough, records are dropped without waiting until the socket is writable. At its
-  first free byte would be too early: with a slow relay every second record would wait.
-
-A record should cost a service little more than the system call that carries it. ``send`` is all
-the way that nearly every one goes, and calls nothing that it can do without; ``_insist`` has the
-rest.
+- A record that was partly sent is completed before anything else is sent. If the connection ends
+  first, the record is dropped, and no part of it is sent on the next connection.
+- Missing records are announced before the stream continues: the gap record and the record after
+  it are passed to the kernel in one send.
+- A record waits for a full socket for at most ``max_wait``. After that, records are dropped
+  without waiting until the socket is writable, that is until most of its buffer is free. With a
+  slow relay, continuing at the first free byte would make every second record wait.
 """
 
 import enum
@@ -35,51 +30,55 @@ from notif_relay.forks import fork_mark
 from notif_relay.paths import DEFAULT_INGEST_PATH
 
 DEFAULT_MAX_WAIT = 0.01
-"""Seconds that one record may wait for a full socket."""
+"""Maximum time in seconds that one record waits for a full socket."""
 
-FIRST_PAUSE = 0.1
-LAST_PAUSE = 1.0
-"""Seconds between two attempts to connect: the first pause doubles until it is the last one."""
+MIN_BACKOFF = 0.1
+"""Time in seconds between the first two attempts to connect; it doubles with each attempt."""
 
-SMALLEST_RECORD = len(b'{"event_type":"","priority":""}\n')
+MAX_BACKOFF = 1.0
+"""Maximum time in seconds between two attempts to connect."""
+
+MIN_RECORD_SIZE = len(b'{"event_type":"","priority":""}\n')
+"""Size of the smallest valid record in bytes, including its newline."""
 
 
 class _State(enum.Enum):
-    AWAY = "there is no connection"
-    READY = "connected, and nothing is owed"
-    BEHIND = "connected; a rest or a gap record is owed, and goes first once the socket is writable"
+    DISCONNECTED = "there is no connection"
+    READY = "connected, and nothing is pending"
+    PENDING = "connected; the remainder of a record or a gap record has to be sent first"
 
 
-# As globals they are found faster than as attributes, and every record asks.
-_AWAY, _READY, _BEHIND = _State.AWAY, _State.READY, _State.BEHIND
+# Module globals are faster to look up than attributes; send() looks them up for every record.
+_DISCONNECTED, _READY, _PENDING = _State.DISCONNECTED, _State.READY, _State.PENDING
 
 
 class Sender:
-    """Sends records to the relay that listens at ``path``, and connects when there is one to send.
+    """Send records to the relay that listens at ``path``; connect when there is a record to send.
 
     Args:
-        path: the private socket.
-        max_wait: seconds that a record may wait for a full socket, once per congestion.
-        max_record_size: bytes of the longest record to send, its newline included.
-        clock: seconds, for deadlines and for the pauses between attempts to connect.
+        path: path of the private socket.
+        max_wait: maximum time in seconds that a record waits for a full socket, once per
+            congestion.
+        max_record_size: maximum size of a record in bytes, including its newline.
+        clock: returns the current time in seconds, for deadlines and the connect backoff.
 
     Raises:
-        TypeError, ValueError: an argument that can never work; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     __slots__ = (
         "_attempted_at",
+        "_backoff",
         "_clock",
         "_connection",
-        "_mark",
+        "_fork_mark",
+        "_gap_reason",
         "_max_record_size",
         "_max_wait",
-        "_missed",
-        "_pause",
+        "_missing",
         "_pid",
-        "_reason",
-        "_rest",
-        "_rest_is_record",
+        "_remainder",
+        "_remainder_is_record",
         "_sending",
         "_state",
         "connects",
@@ -88,7 +87,7 @@ class Sender:
         "sent",
     )
 
-    _connection: Connection  # unless AWAY
+    _connection: Connection  # not set before the first connection
 
     def __init__(
         self,
@@ -101,50 +100,50 @@ class Sender:
         self._max_wait = _checked_max_wait(max_wait)
         self._max_record_size = _checked_max_record_size(max_record_size)
         self._clock = clock
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._pid = getpid()
-        self._mark = fork_mark()
-        self._state = _AWAY
+        self._fork_mark = fork_mark()
+        self._state = _DISCONNECTED
         self._sending = False
-        self._rest = b""  # of a record or gap record that is half sent
-        self._rest_is_record = False
-        self._missed: int | None = 0  # records to tell of in a gap record, None if unknown
-        self._reason: records.GapReason = "producer_congested"
+        self._remainder = b""  # unsent part of a record or gap record that was partly sent
+        self._remainder_is_record = False
+        self._missing: int | None = 0  # records for the next gap record, None if unknown
+        self._gap_reason: records.GapReason = "producer_congested"
         self._attempted_at = -math.inf
-        self._pause = FIRST_PAUSE
+        self._backoff = MIN_BACKOFF
         self.sent = 0
-        """Records that the socket took whole."""
+        """Number of records that the socket accepted completely."""
         self.dropped = 0
-        """Records given to ``send`` that it never will."""
+        """Number of records that were passed to ``send`` and dropped."""
         self.connects = 0
-        """Connections made."""
+        """Number of connections made."""
 
     @property
     def connected(self) -> bool:
-        """Whether a connection is held; that its peer has died shows only at the next record."""
-        return self._state is not _AWAY
+        """Whether a connection is open; its loss is detected when the next record is sent."""
+        return self._state is not _DISCONNECTED
 
     def send(self, notification: str, process: int | None = None) -> None:
-        """Send a notification's JSON as one record, or drop it.
+        """Send the JSON of a notification as one record, or drop it.
 
-        A full socket or a missing relay is no error, and nothing else is looked at meanwhile. A
-        newline can only be white space in JSON: one at the end ends the record, any other
-        becomes a space.
+        A full socket or a missing relay is not an error. While neither can be used, the
+        notification is dropped unchecked. In JSON a newline can only be white space: one at the
+        end terminates the record, any other is replaced by a space.
 
         Args:
-            notification: its JSON.
-            process: the id of the process that made it, if known, as logging does. It saves
-                asking for the id of this one, unless there was a fork since.
+            notification: the JSON text.
+            process: id of the current process if the caller knows it, as logging does. It saves
+                a call of ``getpid``, unless the process has forked.
 
         Raises:
-            RecordTooLarge: it is over ``max_record_size``; the record is dropped.
-            UnicodeEncodeError: it cannot be written as UTF-8; the record is dropped.
+            RecordTooLarge: the record exceeds ``max_record_size`` and was dropped.
+            UnicodeEncodeError: the text cannot be encoded as UTF-8; the record was dropped.
         """
-        if process != self._pid or not self._mark[0]:
+        if process != self._pid or not self._fork_mark[0]:
             self.check_process()
-        if self._state is not _READY and self._is_stuck():
+        if self._state is not _READY and self._must_drop():
             self._drop()
             return
         try:
@@ -157,196 +156,216 @@ class Sender:
             self.dropped += 1
             raise
         if self._sending:
-            # A signal handler or finalizer has interrupted a send in this very thread, perhaps
-            # in the middle of a record.
+            # Re-entry: a signal handler or finalizer has interrupted send() in this thread,
+            # possibly in the middle of a record.
             self._drop()
             return
         self._sending = True
         try:
-            out = 0
+            # Fast path, taken by almost every record: one system call and few Python calls.
+            sent = 0
             if self._state is _READY:
                 try:
-                    out = self._connection.send(record, NO_SIGNAL)
+                    sent = self._connection.send(record, NO_SIGNAL)
                 except BlockingIOError:
                     pass
                 except OSError as error:
-                    self._lose(error)
-                if out == len(record):
+                    self._handle_lost_connection(error)
+                if sent == len(record):
                     self.sent += 1
                     return
-            self._insist(record, out)
+            self._send_slowly(record, sent)
         except BaseException:
-            # Thrown in from outside, perhaps between the socket's taking half a record and our
-            # taking note of it: only a new connection surely stands at the start of a record.
-            self._hang_up()
+            # An asynchronous exception may have been raised after the socket accepted part of
+            # the record and before this was noted. Only a new connection is certain to start at
+            # a record boundary.
+            self._disconnect()
             self._drop()
             raise
         finally:
             self._sending = False
 
     def flush(self) -> None:
-        """Send what is owed, a record's rest or a gap record, waiting at most ``max_wait``."""
+        """Send a partial record's remainder and a pending gap record.
+
+        This waits for at most ``max_wait`` seconds.
+        """
         self.check_process()
-        if self._sending or not (self._rest or self._missed != 0):
+        if self._sending or not (self._remainder or self._missing != 0):
             return
         self._sending = True
         try:
-            self._insist(b"", 0)
+            self._send_slowly(b"", 0)
         except BaseException:
-            self._hang_up()  # as in send()
+            self._disconnect()  # for the same reason as in send()
             raise
         finally:
             self._sending = False
 
     def close(self) -> None:
-        """Flush and disconnect. The next record connects again, as if it were the first."""
+        """Flush and disconnect. The next record connects immediately, without a backoff."""
         self.flush()
-        # Not if this is a signal handler that has interrupted send(), which will go on.
-        if self._state is not _AWAY and not self._sending:
-            self._hang_up()
+        # If a signal handler that interrupted send() calls this, send() still uses the connection.
+        if self._state is not _DISCONNECTED and not self._sending:
+            self._disconnect()
             self._attempted_at = -math.inf
 
     def check_process(self) -> None:
-        """Begin anew in a child process: what is connected, owed and counted is its parent's.
+        """Reset the sender in a child process.
 
-        A fork made in C, as by uWSGI, is noticed as well.
+        The connection, the pending data and the counters belong to the parent. Forks made in C,
+        as by uWSGI, are detected as well.
         """
         if getpid() != self._pid:
-            self._begin_in_child()
+            self._reset_in_child()
 
-    def _begin_in_child(self) -> None:
-        if self._state is not _AWAY:
-            self._connection.close()  # no shutdown: the parent goes on using it
-        self._begin()
+    def _reset_in_child(self) -> None:
+        if self._state is not _DISCONNECTED:
+            self._connection.close()  # no shutdown: the parent continues to use the socket
+        self._reset()
 
-    def _is_stuck(self) -> bool:
-        """Whether a record can only be dropped: no attempt to connect is due, or no room is."""
-        if self._state is _AWAY:
-            return self._clock() - self._attempted_at < self._pause
+    def _must_drop(self) -> bool:
+        """Return whether a record cannot be sent: the backoff lasts, or the socket is full."""
+        if self._state is _DISCONNECTED:
+            return self._clock() - self._attempted_at < self._backoff
         return not self._connection.is_writable()
 
-    def _insist(self, record: bytes, out: int) -> None:
-        """Send ``record``, of which ``out`` bytes are out, with all that it may take.
+    def _send_slowly(self, record: bytes, sent: int) -> None:
+        """Send pending data and ``record``; connect and wait as necessary.
 
-        An empty record stands for a flush.
+        Args:
+            record: the record; empty for a flush.
+            sent: number of bytes of ``record`` that were already sent.
         """
         now = self._clock()
         deadline = now + self._max_wait
-        # Round again only after a loss, and then at most once: there is one attempt to connect
-        # at one time.
-        while self._state is not _AWAY or self._connect(now):
+        # At most two iterations: the second follows a lost connection, and _connect() makes at
+        # most one attempt at one time.
+        while self._state is not _DISCONNECTED or self._connect(now):
             try:
-                if self._state is _READY or out:
-                    out = self._connection.send_until(deadline, self._clock, record, out)
+                if self._state is _READY or sent:
+                    sent = self._connection.send_until(deadline, self._clock, record, sent)
                 else:
-                    if record:  # only a flush waits in a congestion
+                    if record:  # during a congestion only a flush waits
                         deadline = now
-                    out = self._send_owed_and(record, deadline)
+                    sent = self._send_pending(record, deadline)
             except OSError as error:
-                self._lose(error)
-                out = 0
+                self._handle_lost_connection(error)
+                sent = 0
             else:
-                self._note(record, out)
+                self._account(record, sent)
                 return
         if record:
             self._drop()
 
-    def _send_owed_and(self, record: bytes, deadline: float) -> int:
-        """Send what is owed and ``record`` in one go, and return what ``_note`` asks for."""
-        rest = self._rest
-        told = self._missed
-        gap = records.gap(told, self._reason) if told != 0 else b""
-        out = self._connection.send_until(deadline, self._clock, rest + gap + record) - len(rest)
-        if out < 0:
-            self._rest = rest[out:]
-            return out
-        if rest:
-            self._rest = b""
-            self.sent += self._rest_is_record
-        if gap and out:
-            # Not simply 0: a signal handler may have been refused meanwhile.
-            self._missed = (self._missed or 0) - (told or 0)
-            self._reason = "producer_congested"
-            if out < len(gap):
-                self._rest, self._rest_is_record = gap[out:], False
-        return out - len(gap)
+    def _send_pending(self, record: bytes, deadline: float) -> int:
+        """Send the remainder, the gap record and ``record`` at once.
 
-    def _note(self, record: bytes, out: int) -> None:
-        """Take note that ``out`` bytes of ``record`` are out; below zero: not all that is owed."""
-        if out == len(record):
-            self._state = _READY if self._missed == 0 else _BEHIND
+        Returns:
+            The number of bytes of ``record`` that were sent; negative if pending data is left.
+        """
+        remainder = self._remainder
+        announced = self._missing
+        gap = records.gap(announced, self._gap_reason) if announced != 0 else b""
+        data = remainder + gap + record
+        sent = self._connection.send_until(deadline, self._clock, data) - len(remainder)
+        if sent < 0:
+            self._remainder = remainder[sent:]
+            return sent
+        if remainder:
+            self._remainder = b""
+            self.sent += self._remainder_is_record
+        if gap and sent:
+            # Not set to 0: a signal handler may have dropped a record in the meantime.
+            self._missing = (self._missing or 0) - (announced or 0)
+            self._gap_reason = "producer_congested"
+            if sent < len(gap):
+                self._remainder, self._remainder_is_record = gap[sent:], False
+        return sent - len(gap)
+
+    def _account(self, record: bytes, sent: int) -> None:
+        """Update state and counters after ``sent`` bytes of ``record`` were sent.
+
+        A negative number means that pending data is left; see ``_send_pending``.
+        """
+        if sent == len(record):
+            self._state = _READY if self._missing == 0 else _PENDING
             self.sent += bool(record)
             return
-        self._state = _BEHIND
-        if out > 0:
-            self._rest, self._rest_is_record = record[out:], True
+        self._state = _PENDING
+        if sent > 0:
+            self._remainder, self._remainder_is_record = record[sent:], True
         elif record:
             self._drop()
 
     def _drop(self) -> None:
         self.dropped += 1
-        if self._missed is not None:
-            self._missed += 1
+        if self._missing is not None:
+            self._missing += 1
         if self._state is _READY:
-            self._state = _BEHIND
+            self._state = _PENDING
 
     def _connect(self, now: float) -> bool:
-        """Whether there is a connection now. Attempts are limited, failing ones or not.
+        """Connect unless the backoff lasts; return whether there is a connection.
 
-        A relay that takes connections and drops them is no better than none, so the pause goes
-        back to the first one only when there was no attempt for a good while.
+        Successful attempts are limited as well: a relay that accepts connections and closes them
+        is as useless as none. The backoff is reset only after a long time without an attempt.
         """
         since = now - self._attempted_at
-        if since < self._pause:
+        if since < self._backoff:
             return False
-        self._pause = FIRST_PAUSE if since > 2 * LAST_PAUSE else min(2 * self._pause, LAST_PAUSE)
+        recent = since <= 2 * MAX_BACKOFF
+        self._backoff = min(2 * self._backoff, MAX_BACKOFF) if recent else MIN_BACKOFF
         self._attempted_at = now
         try:
             self._connection = Connection(self.path)
         except OSError:
             return False
         self.connects += 1
-        if self._missed == 0:
+        if self._missing == 0:
             self._state = _READY
         else:
-            self._state = _BEHIND
-            self._reason = "relay_restarted"
+            self._state = _PENDING
+            self._gap_reason = "relay_restarted"
         return True
 
-    def _lose(self, error: OSError) -> None:
-        """The connection has failed; how many records went with it nobody can tell."""
-        if self._connection.was_left_unread(error):
-            self._missed = None
-        self._hang_up()
+    def _handle_lost_connection(self, error: OSError) -> None:
+        """Disconnect after a send failed.
 
-    def _hang_up(self) -> None:
-        """Disconnect; what is half sent is void."""
-        if self._state is _AWAY:
+        If the relay left data unread, the number of lost records is unknown.
+        """
+        if self._connection.peer_left_data_unread(error):
+            self._missing = None
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Close the connection and drop a record that was partly sent."""
+        if self._state is _DISCONNECTED:
             return
-        self._state = _AWAY
+        self._state = _DISCONNECTED
         self._connection.close()
-        if self._rest:
-            if self._rest_is_record:
+        if self._remainder:
+            if self._remainder_is_record:
                 self._drop()
             else:
-                self._missed = None  # the number was in the gap record
-            self._rest = b""
+                self._missing = None  # the lost gap record contained the number
+            self._remainder = b""
 
 
 def _checked_max_wait(max_wait: float) -> float:
     if not isinstance(max_wait, int | float):
         raise TypeError(f"max_wait must be a number of seconds, not {max_wait!r}")
     if not 0 <= max_wait < math.inf:
-        raise ValueError(f"max_wait must be a number of seconds, 0 or more, not {max_wait!r}")
+        raise ValueError(f"max_wait must be 0 or a positive number of seconds, not {max_wait!r}")
     return max_wait
 
 
 def _checked_max_record_size(max_record_size: int) -> int:
     if not isinstance(max_record_size, int):
-        raise TypeError(f"max_record_size must be a number of bytes, not {max_record_size!r}")
-    if max_record_size < SMALLEST_RECORD:
+        raise TypeError(f"max_record_size must be an integer (bytes), not {max_record_size!r}")
+    if max_record_size < MIN_RECORD_SIZE:
         raise ValueError(
-            f"max_record_size must be at least {SMALLEST_RECORD} bytes, the length of the"
-            f" smallest record there is, not {max_record_size!r}"
+            f"max_record_size must be at least {MIN_RECORD_SIZE} bytes, the size of the smallest"
+            f" valid record, not {max_record_size!r}"
         )
     return max_record_size

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from the relay, as notifications: bytes in, notifications out, no sockets.
+"""Turns the bytes that the relay sends into notifications; uses no sockets.
 
-One stream goes on over many connections. Everything that decides what its reader gets to see is
-in this file, so that readers with threads and readers with asyncio see the same, and neither
-needs a socket to be tested:
+The subscribers with threads and with asyncio share this code, so that both yield the same
+notifications. One stream continues over many connections:
 
-- A connection is *asking* until the relay has answered the filter request, and what came before
-  the answer is not the reader's. After that it is *flowing*.
-- When a connection ends, the record that it tore is void. If it was flowing, a gap of unknown
-  size is owed, and comes first when the next one flows.
-- Records that the relay makes are recognised by what they say, as are the gap records of
-  producers. Nearly all chunks have none, and are not looked at any closer.
-- A record that cannot be read, or only looks like one of the relay's, is a notification like any
-  other: it never ends the stream, and never takes the place of another one.
+- A connection *flows* after the relay has answered the filter request. Records before the answer
+  are discarded.
+- When a connection ends, its partial record is discarded. If the connection flowed, the next one
+  that flows starts with a gap of unknown size.
+- A record that cannot be decoded, or that only resembles one of the relay's, is yielded like any
+  other. It never ends the stream and never replaces another record.
 """
 
 import io
@@ -30,101 +27,110 @@ class Stream:
     """The notifications of one subscriber.
 
     Args:
-        path: of the public socket, for messages.
-        on_gap: gets the gaps, each in its place, instead of the reader.
+        path: path of the public socket, for error messages.
+        on_gap: called with each gap at its position in the stream; the gap is then not yielded.
+            None: gaps are yielded.
     """
 
     def __init__(self, path: str, on_gap: OnGap | None) -> None:
         self.flowing = False
-        """Whether the filter is in force."""
+        """Whether the relay has applied the filter of the current connection."""
         self._path = path
         self._on_gap = on_gap
-        self._torn: list[bytes] = []
-        """The record that is not complete yet, in pieces: a long one comes in many."""
-        self._gap_owed = False
+        self._partial: list[bytes] = []
+        """The incomplete last record, in pieces: a long record arrives in many reads."""
+        self._gap_pending = False
 
     def receive(self, data: bytes) -> Iterator[Notification]:
-        """Take what the relay sent, at least one byte, and give what is in it for the reader.
+        """Return the notifications that ``data`` completes.
+
+        Args:
+            data: at least one byte, as read from the socket.
+
+        Returns:
+            An iterator, which calls ``on_gap`` when it reaches a gap. If ``on_gap`` raises an
+            exception, the iterator can be used again and continues after the gap.
 
         Raises:
-            BadFilter: the relay cannot use the filter.
-            RelayUnavailable: the relay does not let one more subscriber in.
+            BadFilter: the relay refused the filter.
+            RelayUnavailable: the relay has reached its maximum number of subscribers.
         """
-        continued = bool(self._torn)
+        continued = bool(self._partial)
         lines = self._lines(data)
-        if self.flowing and not _may_hold_gap(lines, data, continued):
+        if self.flowing and not _may_contain_gap(lines, data, continued):
             return map(Notification, lines)
         if self._on_gap is None:
-            return iter(self._sorted_out(lines))
-        # Told when the reader gets there. A callback that raises leaves the rest to be read.
-        return filter(self._is_no_gap, self._sorted_out(lines))
+            return iter(self._notifications(lines))
+        return filter(self._is_yielded, self._notifications(lines))
 
     def end(self) -> None:
-        """The connection has ended; what was given may still be read."""
-        self._gap_owed |= self.flowing
+        """Note the end of the connection; iterators of ``receive`` remain valid."""
+        self._gap_pending |= self.flowing
         self.flowing = False
-        self._torn.clear()
+        self._partial.clear()
 
     def _lines(self, data: bytes) -> list[bytes]:
-        lines = io.BytesIO(data).readlines()  # the quickest there is that ends a line at \n only
-        if self._torn:
-            self._torn.append(lines[0])
+        lines = io.BytesIO(data).readlines()  # the fastest method that splits only at \n
+        if self._partial:
+            self._partial.append(lines[0])
             if not lines[0].endswith(b"\n"):
                 return []
-            lines[0] = b"".join(self._torn)
-            self._torn.clear()
+            lines[0] = b"".join(self._partial)
+            self._partial.clear()
         if not lines[-1].endswith(b"\n"):
-            self._torn.append(lines.pop())
+            self._partial.append(lines.pop())
         return lines
 
-    def _sorted_out(self, lines: Iterable[bytes]) -> list[Notification]:
+    def _notifications(self, lines: Iterable[bytes]) -> list[Notification]:
         found: list[Notification] = []
         for line in lines:
             event_type = records.own_event_type(line)
             if not self.flowing:
                 if event_type == records.ERROR:
-                    raise self._refusal(Notification(line).payload)
+                    raise self._error(Notification(line).payload)
                 if event_type == records.SUBSCRIBED:
                     self.flowing = True
-                    if self._gap_owed:
-                        self._gap_owed = False
+                    if self._gap_pending:
+                        self._gap_pending = False
                         found.append(Gap(records.gap(None, "relay_restarted")))
             elif event_type == records.GAP:
                 gap = Gap(line)
-                if found and gap.reason == "relay_restarted" and _is_torn(found[-1].raw):
+                if found and gap.reason == "relay_restarted" and _is_truncated(found[-1].raw):
                     found.pop()
                 found.append(gap)
             else:
                 found.append(Notification(line))
         return found
 
-    def _is_no_gap(self, notification: Notification) -> bool:
+    def _is_yielded(self, notification: Notification) -> bool:
         if self._on_gap is None or not isinstance(notification, Gap):
             return True
         self._on_gap(notification)
         return False
 
-    def _refusal(self, sentence: str) -> RelayError:
-        if sentence.startswith(records.FULL):
-            return RelayUnavailable(self._path, sentence)
-        return BadFilter(sentence)
+    def _error(self, message: str) -> RelayError:
+        if message.startswith(records.FULL):
+            return RelayUnavailable(self._path, message)
+        return BadFilter(message)
 
 
-def _may_hold_gap(lines: list[bytes], data: bytes, continued: bool) -> bool:
-    """Whether to look at each line. Most are too long for a gap record, so that few are searched.
+def _may_contain_gap(lines: list[bytes], data: bytes, continued: bool) -> bool:
+    """Return whether one of the lines may be a gap record, so that each has to be examined.
+
+    Most lines are longer than a gap record, so that most data is not searched.
 
     Args:
         lines: the lines.
-        data: the bytes that completed them.
-        continued: whether the first line began before ``data``.
+        data: the bytes that completed the lines.
+        continued: whether the first line started before ``data``.
     """
     if not lines or min(map(len, lines)) > records.MAX_GAP_SIZE:
         return False
     return records.may_be_reserved(data) or (continued and records.may_be_reserved(lines[0]))
 
 
-def _is_torn(record: bytes) -> bool:
-    """Whether it is what a relay that was killed left of a record, ended by the next relay."""
+def _is_truncated(record: bytes) -> bool:
+    """Return whether a relay was killed while it sent the record; the next relay ended the line."""
     try:
         decode(record)
     except UnreadableRecord as error:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading notifications in a thread: waiting for the relay, and being interrupted in that.
+"""The subscriber for threads: blocking reads that ``close`` can interrupt.
 
-``close`` may be called from another thread or from a signal handler, while a thread waits for the
-socket or for the time to connect again. So it takes no lock that somebody else may hold: it shuts
-the connection down, which ends a read, and opens a gate, which ends a pause. Whoever holds the
-lock then closes the descriptor, which must not happen under a read in progress. All else is in
-``subscription.py``.
+``close`` may be called from another thread or from a signal handler while a thread waits for the
+socket or for the next attempt to connect. It must not wait for a lock that this thread holds.
+Therefore it shuts down the connection, which ends a read, and releases the lock ``_closing``,
+which ends a pause. The descriptor must not be closed during a read, so the thread that reads
+closes it after releasing ``_reading``.
 """
 
 from __future__ import annotations
@@ -19,39 +19,41 @@ from types import TracebackType
 
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
-from notif_relay.request import Patterns
+from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
 
 class Subscriber(Subscription):
-    """Notifications from the relay: ``for notification in subscribe(): ...``.
+    """An iterator over notifications: ``for notification in subscribe(): ...``.
 
-    If the relay is there, all that is emitted once the subscriber is made is read. If it is not,
-    it is waited for with the first notification, unless ``reconnect`` is off.
+    If the relay is running, the subscriber gets every notification that is emitted after the
+    constructor returns. If it is not, the first iteration waits for it, unless ``reconnect`` is
+    off.
 
-    When the connection is lost, it is made again with the same filter, and a ``Gap`` of unknown
-    size comes before what the new connection brings. A gap is a notification too; gaps come in
-    the stream, unless ``on_gap`` takes them.
+    When the connection is lost, the subscriber connects again with the same filter. A ``Gap`` of
+    unknown size then precedes the notifications of the new connection. Gaps are part of the
+    stream unless ``on_gap`` is given.
 
-    Threads may share a subscriber: each notification goes to one of them.
+    Several threads may share a subscriber; each notification goes to one of them.
 
     Args:
-        path: the relay's public socket.
-        event_type: pattern or patterns, shell globs, of which one has to match. At most 64, of
-            at most 256 characters each; those of all three with ``?`` or ``[`` have at most 128
-            together. None: all.
-        priority: likewise; upper and lower case are the same.
+        path: path of the relay's public socket.
+        event_type: one pattern or several, of which one has to match; None matches everything.
+            Patterns are shell globs: at most 64 for each key, at most 256 characters each. The
+            patterns with ``?`` or ``[`` of all keys have at most 128 characters together.
+        priority: likewise; compared without regard to case.
         publisher_id: likewise.
-        timeout: seconds to wait for the next notification. None: for ever.
-        reconnect: whether to connect again, and again, when there is no relay.
-        on_gap: is called with each gap, at its place in the stream.
+        timeout: maximum time in seconds to wait for the next notification; None: no limit.
+        reconnect: whether to keep connecting when the relay is not available.
+        on_gap: called with each gap at its position in the stream.
 
     Raises:
-        BadFilter: the filter is over a limit, or the relay cannot use it.
-        PermissionDenied: the process may not read; the message says how it may.
-        RelayUnavailable: there is no relay, and ``reconnect`` is off.
-        TimeoutError: there is a relay, but it did not answer in time.
+        BadFilter: the filter exceeds a limit, or the relay refused it.
+        PermissionDenied: the process is not allowed to connect; the message names the remedy.
+        RelayUnavailable: the relay is not available, and ``reconnect`` is off.
+        TimeoutError: the relay did not answer within ``timeout``.
+        TypeError, ValueError: ``path`` or ``timeout`` is invalid.
     """
 
     def __init__(
@@ -65,30 +67,31 @@ class Subscriber(Subscription):
         reconnect: bool = True,
         on_gap: OnGap | None = None,
     ) -> None:
-        super().__init__(path, event_type, priority, publisher_id, timeout, reconnect, on_gap)
-        self._waiting = threading.Lock()
-        """Held by whoever reads and connects."""
-        self._gate = threading.Lock()
-        """Shut until the subscriber is closed."""
-        self._gate.acquire()
+        request = filter_request(event_type, priority, publisher_id)
+        super().__init__(path, request, timeout, reconnect, on_gap)
+        self._reading = threading.Lock()
+        """Held by the thread that reads and connects."""
+        self._closing = threading.Lock()
+        """Locked until the subscriber is closed; a thread that pauses waits for it."""
+        self._closing.acquire()
         deadline = self._deadline()
         try:
             self._connect()
             while self._socket is not None and not self._stream.flowing:
                 self._read_until(deadline, self._socket)
         except BaseException:
-            self._discard()
+            self._release()
             raise
 
     def __iter__(self) -> Subscriber:
         return self
 
     def __next__(self) -> Notification:
-        """The next notification.
+        """Return the next notification.
 
         Raises:
-            TimeoutError: nothing came for ``timeout`` seconds; it may be called again.
-            RelayError: as in the beginning.
+            TimeoutError: no notification arrived within ``timeout``; the call can be repeated.
+            RelayError: for the same reasons as in the constructor.
         """
         for notification in self._ready:
             return notification
@@ -106,20 +109,20 @@ class Subscriber(Subscription):
         self.close()
 
     def close(self) -> None:
-        """Disconnect, and end the iteration, in whatever thread it waits."""
+        """Disconnect and end the iteration, in any thread; signal handlers may call it too."""
         self._closed = True
-        with contextlib.suppress(RuntimeError):  # it is open already
-            self._gate.release()
+        with contextlib.suppress(RuntimeError):  # already released
+            self._closing.release()
         sock = self._socket
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        self._discard_if_closed()
+        self._release_if_closed()
 
     def _wait(self) -> Notification:
         deadline = self._deadline()
         try:
-            with self._waiting:
+            with self._reading:
                 while not self._closed:
                     # Another thread may have read while this one waited for the lock.
                     for notification in self._ready:
@@ -130,35 +133,36 @@ class Subscriber(Subscription):
                         self._read_until(deadline, self._socket)
                 raise StopIteration
         finally:
-            self._discard_if_closed()
+            self._release_if_closed()
 
     def _connect_until(self, deadline: float | None) -> None:
-        until = self._due if deadline is None else min(self._due, deadline)
-        if self._gate.acquire(timeout=max(0, until - time.monotonic())):
-            self._gate.release()
+        until = self._connect_at if deadline is None else min(self._connect_at, deadline)
+        if self._closing.acquire(timeout=max(0, until - time.monotonic())):
+            self._closing.release()
         elif until == deadline:
-            raise self._overdue()
+            raise self._timeout_error()
         else:
             self._connect()
 
     def _read_until(self, deadline: float | None, sock: socket.socket) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise self._overdue()
-        sock.settimeout(left)
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            raise self._timeout_error()
+        sock.settimeout(remaining)
         try:
             self._read(sock)
         except TimeoutError:
-            raise self._overdue() from None
+            raise self._timeout_error() from None
 
-    def _discard_if_closed(self) -> None:
-        # Whoever holds the lock comes here after giving it back, so one of both succeeds.
-        if self._closed and self._waiting.acquire(blocking=False):
+    def _release_if_closed(self) -> None:
+        # The thread that holds the lock calls this after it releases the lock, so either that
+        # thread or close() acquires it.
+        if self._closed and self._reading.acquire(blocking=False):
             try:
-                self._discard()
+                self._release()
             finally:
-                self._waiting.release()
+                self._reading.release()
 
 
 subscribe = Subscriber
-"""What reads well where it is called: ``for notification in subscribe(): ...``."""
+"""Alias that reads well in a loop: ``for notification in subscribe(): ...``."""

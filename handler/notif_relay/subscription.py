@@ -1,44 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscriber's connections to the relay, one after the other: all of it but the waiting.
+"""The connections of a subscriber; common base of the thread and the asyncio subscriber.
 
-How to wait is all that differs between threads and asyncio, so everything else is here, and
-nothing here ever waits. A Unix socket connects at once or not at all, and takes a whole request
-at once; only reading has to be waited for, and ``subscriber.py`` and ``aio.py`` do that.
+The two differ only in how they wait, so nothing in this file waits. A Unix socket connects
+immediately or fails, and accepts a whole request immediately. Only reads have to wait, which
+``subscriber.py`` and ``aio.py`` implement.
 
-After a failure the next attempt is due after a random pause with a growing limit, as many
-subscribers lose the relay at the same instant. (Exponential backoff with full jitter: Marc
-Brooker, "Exponential Backoff And Jitter", 2015.)
+Many subscribers lose the relay at the same time, so reconnecting uses exponential backoff with
+full jitter: a random pause whose upper limit doubles with each failure. (Marc Brooker,
+"Exponential Backoff And Jitter", 2015.)
 """
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import random
 import socket
 import time
 from collections.abc import Iterator
 
-from notif_relay.connection import NO_SIGNAL, checked_path
+from notif_relay.connection import NO_SIGNAL, checked_path, connect_error
 from notif_relay.errors import BadFilter, PermissionDenied, RelayUnavailable
 from notif_relay.notification import Notification
-from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap, Stream
 
 READ_SIZE = 64 * 1024
-"""Bytes read at once: more does not fit into a processor's nearest caches, and is slower."""
+"""Maximum size of one read in bytes; more exceeds the fastest processor caches and is slower."""
 
-FIRST_PAUSE = 0.1
-LAST_PAUSE = 5.0
-"""Seconds at most between two attempts: the first limit doubles until it is the last one."""
+MIN_BACKOFF = 0.1
+"""Upper limit in seconds of the first pause between two attempts to connect."""
+
+MAX_BACKOFF = 5.0
+"""Maximum pause in seconds between two attempts to connect."""
 
 
 class Subscription:
-    """What a subscriber wants, and how far it has come; the base of both kinds of subscribers.
+    """A filter and the current connection; base class of both subscribers.
+
+    Args:
+        path: path of the public socket.
+        request: the filter request, as returned by ``filter_request``.
+        timeout: maximum time in seconds to wait for a notification; None: no limit.
+        reconnect: whether to connect again after a failure.
+        on_gap: see ``Stream``.
 
     Raises:
-        BadFilter, TypeError, ValueError: an argument that can never work.
+        TypeError, ValueError: an argument is invalid.
     """
 
     _socket: socket.socket | None = None
@@ -46,72 +52,71 @@ class Subscription:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        event_type: Patterns,
-        priority: Patterns,
-        publisher_id: Patterns,
+        request: bytes,
         timeout: float | None,
         reconnect: bool,
         on_gap: OnGap | None,
     ) -> None:
         if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
         self.path = checked_path(path)
-        """The public socket."""
-        self._request = filter_request(event_type, priority, publisher_id)
+        """Path of the public socket."""
+        self._request = request
         self._stream = Stream(self.path, on_gap)
         self._ready: Iterator[Notification] = iter(())
-        """What was read; to be exhausted before more is."""
+        """Notifications that were read; the next read replaces them, so use them up first."""
         self._timeout = timeout
         self._reconnect = reconnect
         self._closed = False
-        self._due = 0.0
-        """When to connect, by the monotonic clock."""
+        self._connect_at = 0.0
+        """Time of the next attempt to connect, on the monotonic clock."""
         self._failed_at = 0.0
-        self._pause = FIRST_PAUSE
-        self._denied = False
+        self._backoff_limit = MIN_BACKOFF
+        self._was_denied = False
 
     @property
     def connected(self) -> bool:
-        """Whether a connection is held; that the relay has died shows only at the next read."""
+        """Whether a connection is open; the end of the relay is detected at the next read."""
         return self._socket is not None
 
     def __del__(self) -> None:
-        """Let a subscriber that was left in the middle of a loop give its socket back."""
-        self._hang_up()
+        """Close the socket of a subscriber that was abandoned, for example inside a loop."""
+        self._disconnect()
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout
 
-    def _overdue(self) -> TimeoutError:
-        return TimeoutError(f"nothing came from {self.path} for {self._timeout} s")
+    def _timeout_error(self) -> TimeoutError:
+        return TimeoutError(f"no notification from {self.path} for {self._timeout} s")
 
     def _connect(self) -> None:
-        """Try to connect, and send the request; if that fails, again when it is due.
+        """Try to connect and to send the request; after a failure, schedule the next attempt.
 
         Raises:
-            PermissionDenied: the process may not.
-            RelayUnavailable: it failed, and nobody wants to try again.
+            PermissionDenied: the process is not allowed to connect.
+            RelayUnavailable: the attempt failed, and ``reconnect`` is off.
         """
         try:
             self._socket = _connected(self.path, self._request)
         except PermissionDenied:
-            # A relay that starts hands its socket to the group an instant after making it.
-            if self._denied or not self._failed_at:
+            # When a relay restarts, it creates its socket an instant before it sets the group.
+            # Therefore the first denial after another failure is followed by one more attempt.
+            if self._was_denied or not self._failed_at:
                 raise
-            self._denied = True
+            self._was_denied = True
             self._postpone()
         except RelayUnavailable as error:
-            self._fail(error)
+            self._handle_failure(error)
         else:
-            self._denied = False
+            self._was_denied = False
 
     def _read(self, sock: socket.socket) -> None:
-        """Take what is there, by one read.
+        """Read once and store the notifications in ``_ready``.
 
         Raises:
-            BlockingIOError, TimeoutError: nothing was there; the connection is as it was.
-            BadFilter: the relay cannot use the filter; the subscriber is closed.
-            RelayUnavailable: the connection has ended, and nobody wants another one.
+            BlockingIOError, TimeoutError: there is no data; the connection remains open.
+            BadFilter: the relay refused the filter; the subscriber is closed.
+            RelayUnavailable: the connection ended, and ``reconnect`` is off.
         """
         try:
             data = sock.recv(READ_SIZE)
@@ -121,21 +126,21 @@ class Subscription:
         except (BlockingIOError, TimeoutError):
             raise
         except BadFilter:
-            self._hang_up()
+            self._disconnect()
             self._closed = True
             raise
         except RelayUnavailable as error:
-            self._fail(error)
+            self._handle_failure(error)
         except (OSError, EOFError):
-            self._fail(RelayUnavailable(self.path, "it has ended the connection"))
+            self._handle_failure(RelayUnavailable(self.path, "the relay closed the connection"))
         except BaseException:
-            # Thrown in from outside, perhaps after something was read and before it was kept:
-            # only a new connection surely stands at the start of a record.
-            self._hang_up()
+            # An asynchronous exception may have been raised after data was read and before it
+            # was stored. Only a new connection is certain to start at a record boundary.
+            self._disconnect()
             raise
 
-    def _fail(self, error: RelayUnavailable) -> None:
-        self._hang_up()
+    def _handle_failure(self, error: RelayUnavailable) -> None:
+        self._disconnect()
         if self._closed:
             return
         if not self._reconnect:
@@ -145,22 +150,22 @@ class Subscription:
 
     def _postpone(self) -> None:
         now = time.monotonic()
-        # A connection that held for a good while was a good one.
-        held = now - self._failed_at > 2 * LAST_PAUSE
-        self._pause = FIRST_PAUSE if held else min(2 * self._pause, LAST_PAUSE)
+        # Reset the backoff after a long time without failure.
+        recent = now - self._failed_at <= 2 * MAX_BACKOFF
+        self._backoff_limit = min(2 * self._backoff_limit, MAX_BACKOFF) if recent else MIN_BACKOFF
         self._failed_at = now
-        self._due = now + random.uniform(0, self._pause)  # noqa: S311 (no secret)
+        self._connect_at = now + random.uniform(0, self._backoff_limit)  # noqa: S311 (no secret)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
             self._stream.end()
 
-    def _discard(self) -> None:
-        """Leave nothing to be read, and no socket open."""
+    def _release(self) -> None:
+        """Discard unread notifications and close the socket."""
         self._ready = iter(())
-        self._hang_up()
+        self._disconnect()
 
 
 def _connected(path: str, request: bytes) -> socket.socket:
@@ -168,50 +173,15 @@ def _connected(path: str, request: bytes) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.connect(path)
-        # A relay that is full has perhaps hung up by now; what it said is still to be read.
+        # A relay with too many subscribers may have closed the connection already; its error
+        # record can still be read.
         with contextlib.suppress(BrokenPipeError):
             if sock.send(request, NO_SIGNAL) < len(request):
-                raise BlockingIOError(errno.EAGAIN, "it does not take the request")
-    except PermissionError:
-        sock.close()
-        raise PermissionDenied(path, _group(path), _user()) from None
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     except OSError as error:
         sock.close()
-        raise RelayUnavailable(path, _reason(error)) from None
+        raise connect_error(path, error) from None
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _reason(error: OSError) -> str:
-    match error.errno:
-        case errno.ENOENT:
-            return "there is no such socket; is notif-relayd installed and running?"
-        case errno.ECONNREFUSED:
-            return "nobody listens there; is notif-relayd running?"
-        case errno.EAGAIN:
-            return "too many others wait to be let in"
-    return error.strerror or str(error)
-
-
-def _group(path: str) -> str:
-    """The group that may connect; where the directory is closed, the one that may enter it."""
-    while True:
-        try:
-            group = os.stat(path).st_gid
-            break
-        except OSError:
-            path = os.path.dirname(path)
-    try:
-        return grp.getgrgid(group).gr_name
-    except KeyError:
-        return str(group)
-
-
-def _user() -> str:
-    user = os.geteuid()
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)

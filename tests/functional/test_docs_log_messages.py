@@ -35,7 +35,7 @@ def is_logging(call: ast.Call) -> bool:
     return (
         isinstance(function, ast.Attribute)
         and function.attr in METHODS
-        and ast.unparse(function.value) in {"LOG", "self._log", "log"}
+        and ast.unparse(function.value) in {"LOG", "self._log"}
     )
 
 

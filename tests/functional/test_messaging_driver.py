@@ -280,7 +280,7 @@ def test_a_relay_that_is_not_there_is_one_warning_and_nothing_more(
 
 def test_a_file_in_the_place_of_the_socket_is_a_warning(scripts: Scripts, config: Path) -> None:
     (config.parent / "ingest.sock").touch()
-    assert run(scripts, UNREACHED, config).line().endswith("It is no socket")
+    assert run(scripts, UNREACHED, config).line().endswith("Not a socket")
 
 
 AS_NOBODY = (
@@ -332,7 +332,7 @@ def test_what_cannot_be_sent_is_logged_and_the_next_notification_is_sent(
     assert too_large.startswith(
         "WARNING notif_relay.messaging.driver: too.large of nova-compute:host-1: a record of 1048"
     )
-    assert too_large.endswith("bytes was dropped: max_record_size allows 1048576 bytes")
+    assert too_large.endswith("bytes was dropped: max_record_size is 1048576 bytes")
     assert problem.startswith("ERROR oslo_messaging.notify.notifier: Problem 'keys must be str")
     assert dropped == "1"
 
@@ -524,5 +524,5 @@ def test_the_options_appear_in_a_generated_sample_with_their_help() -> None:
     assert "[oslo_messaging_notifications]" in done.stdout
     assert "#sock_path = /run/notif-relayd/notifications.sock" in done.stdout
     assert "#ingest_path = /run/notif-relayd/ingest.sock" in done.stdout
-    assert "# The public socket of notif-relayd. Required with driver = unix" in done.stdout
+    assert "# Path of the public socket of notif-relayd." in done.stdout
     assert "notif-producers" in done.stdout

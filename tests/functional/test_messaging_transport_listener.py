@@ -18,7 +18,7 @@ import pytest
 
 from notif_relay import records
 from notif_relay.messaging import subscriber as subscriber_module
-from notif_relay.messaging.listener import MOST_UNHANDLED
+from notif_relay.messaging.listener import MAX_UNHANDLED
 from support.consuming import Endpoint, left_open, listening, notifier, transport_to
 from support.listening import Incoming, PrivateSocket, Scripts
 from support.producing import numbered
@@ -101,9 +101,9 @@ def test_a_listener_waits_for_a_relay_and_says_so_once(
             producer.sendall(record(payload=1))
             assert endpoint.next().payload == 1  # and no gap before: nothing was promised
             assert messages(caplog) == [
-                f"no relay at {public}: there is no such socket; is notif-relayd installed and"
-                " running?; trying again until notifications come",
-                f"Notifications come from {public} again",
+                f"no connection to the relay at {public}: the socket does not exist; is"
+                " notif-relayd installed and running?; retrying",
+                f"Receiving notifications from {public} again",
             ]
     assert endpoint.calls.empty()
 
@@ -128,8 +128,8 @@ def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
                 assert endpoint.next().payload == 2
         stack.close()
     away, lost, *others = messages(caplog, logging.WARNING)
-    assert away.startswith(f"no relay at {relay.public}: ")
-    assert lost == "Some notifications were lost on their way: relay_restarted"
+    assert away.startswith(f"no connection to the relay at {relay.public}: ")
+    assert lost == "Some notifications were lost: relay_restarted"
     # It lost the second relay before it was stopped, perhaps.
     assert others in ([], [away])
 
@@ -156,9 +156,9 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
         listener.start()
         if state == "busy":
             with relay.produce() as producer:
-                producer.sendall(b"".join(map(numbered, range(2 * MOST_UNHANDLED))))
+                producer.sendall(b"".join(map(numbered, range(2 * MAX_UNHANDLED))))
                 endpoint.next()
-                relay.wait_status(records_received=2 * MOST_UNHANDLED)
+                relay.wait_status(records_received=2 * MAX_UNHANDLED)
         listener.stop()
         assert not [each for each in threading.enumerate() if each.name == "notif_relay listener"]
         gate.set()
@@ -211,7 +211,7 @@ def test_a_gap_is_in_the_log_of_a_consumer_that_takes_no_warnings(
     ):
         producer.sendall(records.gap(7, "producer_congested") + record(payload=1))
         assert endpoint.next().payload == 1
-    assert messages(caplog) == ["7 notifications were lost on their way: producer_congested"]
+    assert messages(caplog) == ["7 notifications were lost: producer_congested"]
 
 
 @contextlib.contextmanager
@@ -239,7 +239,7 @@ def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
     ):
         pass
     sentence = str(raised.value)
-    assert sentence.startswith(f"{name} may not connect to {relay.public}: ")
+    assert sentence.startswith(f"user {name} may not connect to {relay.public}: ")
     assert f"usermod -aG {relay.public.group()} {name}" in sentence
     assert messages(caplog) == [f"Cannot listen for notifications: {sentence}"]
 
@@ -316,7 +316,7 @@ def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
         subscribers.get(timeout=DEADLINE).close()
         wait_until(lambda: messages(caplog, logging.ERROR), "it says so")
     assert messages(caplog, logging.ERROR) == [
-        "No more notifications come: There is no such thing."
+        "Stopped listening for notifications: There is no such thing."
     ]
 
 
@@ -325,7 +325,7 @@ def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
     monkeypatch: pytest.MonkeyPatch,
     nothing_left: None,
 ) -> None:
-    monkeypatch.setattr(subscriber_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(subscriber_module, "ANSWER_TIMEOUT", 0.05)
     public = directory / "notifications.sock"
     with (
         PrivateSocket(public),
@@ -366,7 +366,9 @@ def test_what_is_no_notification_is_left_out_and_logged(
         got = endpoint.next()
         assert (got.payload, got.context) == (1, {})
         incoming.close()
-    assert len([each for each in messages(caplog) if "was left out" in each]) == len(junk)
+    assert len(
+        [each for each in messages(caplog) if "Ignored an unreadable record" in each]
+    ) == len(junk)
     assert endpoint.calls.empty()
 
 

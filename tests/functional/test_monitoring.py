@@ -120,7 +120,7 @@ def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metri
 
 def test_the_page_says_how_many_series_there_are(told: list[Metric]) -> None:
     bounded = [s for family in told for s in family.samples if "id" not in s.labels]
-    assert f"who is connected: {len(bounded)}." in PAGE.read_text()
+    assert f"There are {len(bounded)} time series." in PAGE.read_text()
 
 
 @needs_promtool

@@ -22,7 +22,8 @@ import pytest
 from notif_relayd.access import request_pacer
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
-from notif_relayd.control.server import ControlServer, server
+from notif_relayd.control import server
+from notif_relayd.control.server import ControlServer
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.ingest import intake
 from notif_relayd.ingest.intake import Intake, Producer

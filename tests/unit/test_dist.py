@@ -27,7 +27,11 @@ PACKAGERS_DIRECTORIES = (
     *("systemd", "tests"),
 )
 COMPILED = f"notif_relayd/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-PACKAGES = {"notif_relay": CHECKOUT / "handler", "notif_relayd": CHECKOUT / "relayd"}
+PACKAGES = {
+    "notif_relay": CHECKOUT / "handler",
+    "notif_relayctl": CHECKOUT / "relayd",
+    "notif_relayd": CHECKOUT / "relayd",
+}
 
 
 def make_dist(directory: Path, **variables: str) -> None:

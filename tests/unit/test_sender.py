@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from notif_relay.connection import LONGEST_PATH
+from notif_relay.connection import MAX_PATH_SIZE
 from notif_relay.errors import RecordTooLarge, RelayError
-from notif_relay.sender import SMALLEST_RECORD, Sender
+from notif_relay.sender import MIN_RECORD_SIZE, Sender
 
 
 class Clock:
@@ -60,12 +60,12 @@ def test_a_path_that_names_no_file_is_refused(path: str) -> None:
 
 
 def test_a_path_may_be_as_long_as_the_kernel_allows_and_no_longer(tmp_path: Path) -> None:
-    assert Sender("/" + "x" * (LONGEST_PATH - 1)).path.endswith("x")
+    assert Sender("/" + "x" * (MAX_PATH_SIZE - 1)).path.endswith("x")
     with pytest.raises(ValueError, match="path must be at most 107 bytes"):
-        Sender("/" + "x" * LONGEST_PATH)
+        Sender("/" + "x" * MAX_PATH_SIZE)
     # Bytes count, not characters.
     with pytest.raises(ValueError, match="path must be at most 107 bytes"):
-        Sender("/" + "ä" * (LONGEST_PATH // 2 + 1))
+        Sender("/" + "ä" * (MAX_PATH_SIZE // 2 + 1))
 
 
 def test_a_relative_path_stays_what_it_was_when_the_directory_changes(
@@ -87,9 +87,9 @@ def test_a_max_wait_of_a_wrong_type_is_refused() -> None:
 
 
 def test_a_max_record_size_below_the_smallest_record_is_refused() -> None:
-    Sender(max_record_size=SMALLEST_RECORD)
+    Sender(max_record_size=MIN_RECORD_SIZE)
     with pytest.raises(ValueError, match="max_record_size must be at least 32 bytes"):
-        Sender(max_record_size=SMALLEST_RECORD - 1)
+        Sender(max_record_size=MIN_RECORD_SIZE - 1)
 
 
 @pytest.mark.parametrize("max_record_size", [1e6, "1048576", None])

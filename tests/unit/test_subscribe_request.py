@@ -19,7 +19,7 @@ def test_limits_are_those_of_the_relay() -> None:
     assert client.MAX_PATTERNS == filters.MAX_PATTERNS
     assert client.MAX_PATTERN_SIZE == filters.MAX_PATTERN_SIZE
     assert client.MAX_COMPILED == filters.MAX_COMPILED
-    assert client.MAX_SIZE == subscription_request.MAX_SIZE
+    assert client.MAX_REQUEST_SIZE == subscription_request.MAX_SIZE
 
 
 def test_without_patterns_everything_is_asked_for() -> None:

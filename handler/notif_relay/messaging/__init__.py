@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What oslo.messaging loads: the notify driver and the transport driver, both called ``unix``.
+"""Plug-ins for oslo.messaging: the notify driver and the transport driver, both named ``unix``.
 
-They stand apart because they alone import oslo.messaging, which every service that names them has
-installed. Nothing else in ``notif_relay`` imports from here, and so it still needs nothing.
+Only this package imports oslo.messaging, which every service that configures a plug-in has
+installed. The rest of ``notif_relay`` does not import this package and thus depends only on the
+standard library.
 """

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notify driver ``unix``: what a service names to have its notifications relayed.
+"""The notify driver ``unix``, which sends a service's notifications to the relay.
 
-It does what the log driver does together with a ``RelayHandler``, with nothing between them: no
-logger, whose levels, filters and missing methods lose notifications, and no logging file.
+It replaces the combination of the log driver and ``RelayHandler``, without a logging file and
+without a logger, whose level, filters and missing methods can lose notifications.
 
-What may go wrong is split as a service needs it. A mistake in the configuration is raised when the
-driver is made: stevedore, which makes it, logs that as one line of level ERROR and goes on without
-the driver. That the relay cannot be reached may change at any time and is no error (see
-``producer.py``). And what makes a single notification impossible to send concerns that one alone.
+Errors are reported in three ways:
+
+- An error in the configuration is raised when the driver is created. stevedore, which creates it,
+  logs the error and continues without the driver.
+- An unavailable relay is not an error, because that may change at any time; see ``producer.py``.
+- A notification that cannot be sent is reported for itself, and the next one is sent.
 """
 
 import logging
@@ -26,17 +28,19 @@ LOG = logging.getLogger(__name__)
 
 
 class UnixDriver(Driver):  # type: ignore[misc]
-    """Sends each notification to the relay on this host, as the log driver would write it.
+    """Send each notification to the relay on this host, in the format of the log driver.
 
-    All priorities are alike. A notification is sent at once or dropped, so ``retry`` means nothing
-    here; nor do topics and the transport.
+    All priorities are treated alike. A notification is sent immediately or dropped, so ``retry``
+    has no effect; neither have topics and the transport.
 
     Args:
-        conf: the service's configuration. The routing driver gives none to those that it makes,
-            and reads the global one itself.
+        conf: the configuration of the service. The routing driver passes none to its drivers and
+            uses the global configuration; in that case this driver uses it as well.
+        topics: ignored.
+        transport: ignored.
 
     Raises:
-        ValueError: an option is missing or wrong; the message says which.
+        ValueError: an option is missing or invalid; the message names it.
     """
 
     def __init__(
@@ -47,19 +51,19 @@ class UnixDriver(Driver):  # type: ignore[misc]
 
     def notify(
         self,
-        ctxt: Any,  # noqa: ARG002 (as the log driver, which writes the message alone)
+        ctxt: Any,  # noqa: ARG002 (the log driver does not write the context either)
         message: Mapping[str, Any],
-        priority: str,  # noqa: ARG002 (it is in the message)
-        retry: int | None,  # noqa: ARG002 (nothing is kept to be sent again)
+        priority: str,  # noqa: ARG002 (part of the message)
+        retry: int | None,  # noqa: ARG002 (notifications are not stored)
     ) -> None:
-        """Send ``message``, or drop it, in ten milliseconds at most.
+        """Send ``message`` or drop it; this takes at most 10 ms.
 
         Raises:
-            TypeError, ValueError, RecursionError: it cannot be written as JSON. The notifier logs
-                that, as it does for every driver.
+            TypeError, ValueError, RecursionError: the message cannot be written as JSON. The
+                notifier logs this, as for every driver.
         """
         try:
             self._producer.send(dump(message))
         except RecordTooLarge as error:
-            # Raised, it would get the whole notification into the service's log.
+            # The notifier would log the exception together with the whole notification.
             LOG.warning("%s of %s: %s", message["event_type"], message["publisher_id"], error)

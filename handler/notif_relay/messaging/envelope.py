@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notifier hands over, as a record; and a record, as what a listener's endpoints are given.
+"""Conversion between oslo.messaging's notifications and records.
 
-The six fields of the notification stay where every other subscriber looks for them. What only
-oslo.messaging knows of stands behind them, under two more keys, each left out where there is
-nothing to say:
+The six fields of the notification remain at the top level, where all other subscribers expect
+them. Data that only oslo.messaging uses follows under two more keys, which are omitted if empty:
 
 - ``_topic``: the topic, without the priority that oslo.messaging appends to it;
 - ``_context``: the request context, an object.
 
-Records of the log driver, and of ``driver = unix``, have neither.
+Records of the log driver and of ``driver = unix`` have neither.
 """
 
 from collections.abc import Mapping
@@ -23,21 +22,25 @@ CONTEXT = "_context"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A notification with what oslo.messaging carries along with it."""
+    """A notification with its topic and context."""
 
     message: dict[str, Any]
-    """The notification's fields."""
+    """The fields of the notification."""
     priority: str
-    """In lower case, as the methods of endpoints are named."""
+    """In lower case, like the names of endpoint methods."""
     topic: str | None
-    """Without the priority; None if the notification is for listeners of every topic."""
+    """The topic without the priority; None if the notification is for listeners of all topics."""
     context: dict[str, Any]
+    """The request context; empty if there is none."""
 
 
 def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]:
-    """The record's fields for a notification on ``topic``, which ends with the priority.
+    """Return the fields of the record for a notification.
 
-    ``context`` is a mapping, or an object that can make one of itself, as with every transport.
+    Args:
+        topic: the topic, followed by a full stop and the priority.
+        context: a mapping, or an object with a method ``to_dict``.
+        message: the fields of the notification.
     """
     fields = dict(message)
     fields[TOPIC] = topic.removesuffix("." + message["priority"].lower())
@@ -47,15 +50,16 @@ def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]
 
 
 def unseal(record: bytes) -> Envelope:
-    """What a record carries.
+    """Return the content of a record.
 
     Raises:
-        ValueError: the relay does not let such a record through, or it is an ``UnreadableRecord``.
+        ValueError: the record has no priority, which the relay does not let through.
+        UnreadableRecord: Python cannot decode the record.
     """
     fields = decode(record)
     if not isinstance(fields.get("priority"), str):
-        raise ValueError("it is no notification")
-    # Anyone may produce records, so these two are no promise.
+        raise ValueError("the record has no priority")
+    # Any producer may set these two, so their types are not guaranteed.
     topic, context = fields.pop(TOPIC, None), fields.pop(CONTEXT, None)
     return Envelope(
         message=fields,

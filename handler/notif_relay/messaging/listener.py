@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes notifications from the relay and hands them to oslo.messaging's executor.
+"""Reads notifications from the relay and passes them to oslo.messaging's executor.
 
-oslo.messaging's own adapter for polling would do the same with a thread, but takes whatever there
-is: its executor has a queue without an end, and a consumer that is slower than its notifications
-would grow until it is killed. Here no more than ``MOST_UNHANDLED`` are ever in that queue. What
-comes meanwhile stays with the relay, which has a limit of its own and tells what it had to drop.
+The queue of the executor is unbounded, and oslo.messaging's own polling adapter fills it without
+a limit, so a slow consumer would grow until it is killed. This listener keeps at most
+``MAX_UNHANDLED`` notifications in that queue. Further notifications remain in the relay, which
+limits them and reports those that it drops.
 
-A relay's gap record goes to the endpoints like any other notification, and to the log as well,
-because an endpoint may have filtered it out, or none may take warnings.
+A gap record is passed to the endpoints like any other notification. It is logged as well, because
+an endpoint may have filtered it out, and there may be no endpoint for warnings.
 """
 
 from __future__ import annotations
@@ -29,52 +29,55 @@ from notif_relay.notification import Gap, Notification
 
 LOG = logging.getLogger(__name__)
 
-MOST_UNHANDLED = 256
-"""Notifications given to the executor before it has handled one: four for each of its threads.
+MAX_UNHANDLED = 256
+"""Notifications in the executor that it has not handled: four for each of its 64 threads.
 
-The last batch may exceed it, as a batch is given as a whole.
+The last batch may exceed the limit, because a batch is passed as a whole.
 """
 
 NO_REQUEUE = (
-    "The unix transport cannot requeue a notification: the relay stores none."
-    " Do without allow_requeue, and let endpoints return nothing or HANDLED."
+    "The unix transport cannot requeue a notification, because the relay does not store it."
+    " Do not set allow_requeue, and let endpoints return None or HANDLED."
 )
 
 OnIncoming = Callable[[list["RelayedMessage"]], object]
 
 
 class RelayedMessage(base.IncomingMessage):  # type: ignore[misc]
-    """A notification on its way to the endpoints.
+    """A notification that is passed to the endpoints.
 
-    To the relay it does not matter what becomes of it; the listener only counts it.
+    Args:
+        envelope: the notification.
+        on_handled: called when the endpoints have handled it. The relay is not informed.
     """
 
-    def __init__(self, envelope: Envelope, handled: Callable[[], None]) -> None:
+    def __init__(self, envelope: Envelope, on_handled: Callable[[], None]) -> None:
         super().__init__(envelope.context, envelope.message)
-        self._handled = handled
+        self._on_handled = on_handled
 
     def acknowledge(self) -> None:
-        """The endpoints are done with it."""
-        self._handled()
+        """Note that the endpoints have handled the notification."""
+        self._on_handled()
 
     def requeue(self) -> None:
-        """Refuse to.
+        """Refuse to requeue the notification.
 
         Raises:
             NotImplementedError: always.
         """
-        self._handled()
+        self._on_handled()
         raise NotImplementedError(NO_REQUEUE)
 
 
 class RelayListener(base.Listener):  # type: ignore[misc]
-    """Reads from the public socket at ``path`` for one server, between its start and its stop.
+    """Reads from the public socket for one server, from its start to its stop.
 
     Args:
-        path: the relay's public socket.
-        addresses: topics, each with a priority, that there are endpoints for.
-        batch_size: notifications to hand over at once; None: as many as may be unhandled.
-        batch_timeout: seconds after the first of a batch to wait for the others; None: for ever.
+        path: path of the relay's public socket.
+        addresses: pairs of a topic and a priority for which there are endpoints.
+        batch_size: maximum number of notifications in a batch; None: ``MAX_UNHANDLED``.
+        batch_timeout: maximum time in seconds to wait for further notifications after the first
+            one of a batch; None: no limit.
     """
 
     def __init__(
@@ -84,30 +87,32 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         batch_size: int | None,
         batch_timeout: float | None,
     ) -> None:
-        super().__init__(batch_size or MOST_UNHANDLED, batch_timeout)
+        super().__init__(batch_size or MAX_UNHANDLED, batch_timeout)
         self._path = path
         self._addresses = frozenset(addresses)
         self._priorities = frozenset(priority for _, priority in addresses)
         self._subscriber: ListeningSubscriber | None = None
         self._thread: threading.Thread | None = None
-        self._counting = threading.Condition()
+        self._changed = threading.Condition()
+        """Notified when one of the next two attributes changes."""
         self._unhandled = 0
         self._stopping = False
 
     def start(self, on_incoming_callback: OnIncoming) -> None:
-        """Connect, and hand over all that is emitted from now on.
+        """Connect and start a thread that passes on all notifications emitted from now on.
 
-        Without a relay it waits in the background for one to come.
+        If the relay is not running, the thread waits for it.
 
         Raises:
-            NotImplementedError: the server wants to requeue.
-            MessagingException: the process may not connect, or the relay is of no use.
+            NotImplementedError: the server was created with ``allow_requeue``.
+            MessagingException: the process is not allowed to connect, the relay refused the
+                request, or it did not answer.
         """
-        # Nobody else tells: oslo.messaging has a flag for it that it does not ask for.
+        # oslo.messaging has require_features() for this purpose, but does not call it.
         if getattr(getattr(on_incoming_callback, "__self__", None), "_allow_requeue", False):
             raise NotImplementedError(NO_REQUEUE)
         try:
-            # An empty pattern matches no notification: without endpoints only gaps are logged.
+            # Without endpoints only gaps are logged: an empty pattern matches no notification.
             subscriber = ListeningSubscriber(self._path, sorted(self._priorities) or [""])
         except (BadFilter, PermissionDenied, TimeoutError) as error:
             LOG.error("Cannot listen for notifications: %s", error)
@@ -121,52 +126,52 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         self._thread.start()
 
     def stop(self) -> None:
-        """Disconnect, and hand over nothing any more once this returns."""
-        with self._counting:
+        """Disconnect; after this returns, no more notifications are passed on."""
+        with self._changed:
             self._stopping = True
-            self._counting.notify_all()
+            self._changed.notify_all()
         if self._subscriber is not None and self._thread is not None:
             self._subscriber.close()
             self._thread.join()
         super().stop()
 
     def cleanup(self) -> None:
-        """Leave nothing open, whether it was stopped or not."""
+        """Stop the listener, if it is running."""
         self.stop()
 
     @excutils.forever_retry_uncaught_exceptions  # type: ignore[misc, unused-ignore]
     def _run(self, subscriber: ListeningSubscriber, on_incoming: OnIncoming) -> None:
         try:
-            while self._has_room():
+            while self._wait_until_below_limit():
                 batch = self._batch(subscriber)
                 if batch:
                     on_incoming(batch)
-                    self._count(len(batch))
+                    self._add_unhandled(len(batch))
         except BadFilter as error:
-            # Another relay has come that has other ideas of a request.
-            LOG.error("No more notifications come: %s", error)
+            # A different version of the relay was started, with other rules for requests.
+            LOG.error("Stopped listening for notifications: %s", error)
 
-    def _has_room(self) -> bool:
-        """Wait until more may be handed over; whether that will ever be."""
-        with self._counting:
-            self._counting.wait_for(lambda: self._stopping or self._unhandled < MOST_UNHANDLED)
+    def _wait_until_below_limit(self) -> bool:
+        """Wait until another batch may be passed on; return False if the listener stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._unhandled < MAX_UNHANDLED)
             return not self._stopping
 
-    def _count(self, handed_over: int) -> None:
-        with self._counting:
-            self._unhandled += handed_over
-            self._counting.notify_all()
+    def _add_unhandled(self, number: int) -> None:
+        with self._changed:
+            self._unhandled += number
+            self._changed.notify_all()
 
     def _batch(self, subscriber: ListeningSubscriber) -> list[RelayedMessage]:
-        """The next notifications, as many as make a batch or came in time or before the end."""
+        """Return the next batch; incomplete after ``batch_timeout`` or at the end."""
         batch: list[RelayedMessage] = []
         subscriber.until = None
         try:
             for notification in subscriber:
-                envelope = self._wanted(notification)
+                envelope = self._envelope(notification)
                 if envelope is None:
                     continue
-                batch.append(RelayedMessage(envelope, lambda: self._count(-1)))
+                batch.append(RelayedMessage(envelope, lambda: self._add_unhandled(-1)))
                 if len(batch) == self.batch_size:
                     break
                 if len(batch) == 1 and self.batch_timeout:
@@ -175,17 +180,17 @@ class RelayListener(base.Listener):  # type: ignore[misc]
             pass
         return batch
 
-    def _wanted(self, notification: Notification) -> Envelope | None:
-        """What a notification carries, if an endpoint is to have it."""
+    def _envelope(self, notification: Notification) -> Envelope | None:
+        """Return the content of a notification, or None if there is no endpoint for it."""
         if isinstance(notification, Gap):
             dropped = "Some" if notification.dropped is None else notification.dropped
-            LOG.warning("%s notifications were lost on their way: %s", dropped, notification.reason)
-        elif _is_for_subscriber(notification.event_type):
+            LOG.warning("%s notifications were lost: %s", dropped, notification.reason)
+        elif _is_control_record(notification.event_type):
             return None
         try:
             envelope = unseal(notification.raw)
         except ValueError as error:
-            LOG.warning("A record that cannot be read was left out: %s", error)
+            LOG.warning("Ignored an unreadable record: %s", error)
             return None
         wanted = (
             envelope.priority in self._priorities
@@ -195,6 +200,6 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         return envelope if wanted else None
 
 
-def _is_for_subscriber(event_type: str) -> bool:
-    """Whether a record is the relay's answer to its subscriber, or of a type still to come."""
+def _is_control_record(event_type: str) -> bool:
+    """Return whether a record is an answer of the relay, or of a reserved type not yet defined."""
     return event_type.startswith(records.EVENT_TYPE_PREFIX) and event_type != records.GAP

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of ``driver = unix``, and the one path that they come to.
+"""The options of ``driver = unix``.
 
-They are registered when a driver is made, and not on import: oslo.config's generator comes by
-them through ``list_opts``. All that can be seen to be wrong with a path is told here, naming the
-option: where a socket is connected to, any failure might pass for a relay that is not there yet.
+A driver registers them when it is created, not at import; oslo.config's generator obtains them
+from ``list_opts``. All errors in a path that can be detected are reported here, with the name of
+the option. A failure to connect cannot be told from a relay that is not running yet.
 """
 
 import os
@@ -17,21 +17,22 @@ GROUP = "oslo_messaging_notifications"
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """All options, by group, for ``oslo-config-generator --namespace notif_relay``."""
+    """Return all options by group, for ``oslo-config-generator --namespace notif_relay``."""
     return [(GROUP, _options())]
 
 
 def ingest_path(conf: cfg.ConfigOpts) -> str:
-    """The private socket that ``conf`` names.
+    """Return the path of the private socket that ``conf`` specifies.
 
     Raises:
-        ValueError: an option is missing, or names what cannot be a socket; the message says which.
+        ValueError: an option is missing, or its value cannot be the path of a socket; the message
+            names the option.
     """
     conf.register_opts(_options(), group=GROUP)
     options = conf[GROUP]
     if not options.sock_path:
         raise ValueError(
-            f"[{GROUP}] sock_path is not set, which driver = unix needs: it names the public"
+            f"[{GROUP}] sock_path is not set, but driver = unix requires it: set it to the public"
             f" socket of notif-relayd, usually {paths.DEFAULT_PUBLIC_PATH}"
         )
     public = _checked("sock_path", options.sock_path)
@@ -57,15 +58,15 @@ def _options() -> list[cfg.Opt]:
             "sock_path",
             metavar="PATH",
             sample_default=paths.DEFAULT_PUBLIC_PATH,
-            help="The public socket of notif-relayd. Required with driver = unix, which sends to"
-            f" the private socket beside it, {paths.INGEST_SOCKET}.",
+            help="Path of the public socket of notif-relayd. Required with driver = unix, which"
+            f" sends to the private socket {paths.INGEST_SOCKET} in the same directory.",
         ),
         cfg.StrOpt(
             "ingest_path",
             metavar="PATH",
             sample_default=paths.DEFAULT_INGEST_PATH,
-            help="The private socket of notif-relayd, where it is not beside the public one. The"
-            " user of the service must be allowed to write to it: by default, a member of the"
-            " group notif-producers.",
+            help="Path of the private socket of notif-relayd, if it is not in the directory of the"
+            " public socket. The user of the service needs permission to write to it, which by"
+            " default the members of the group notif-producers have.",
         ),
     ]

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to the relay for a whole process, however many notifiers it has.
+"""One connection to the relay per process, shared by all notifiers.
 
-A service makes several notifiers, and each makes its own drivers. If each of those connected by
-itself, one process would be several producers to the relay: with no order among them, a gap record
-from each, and a descriptor for each notifier that is made in passing. So all that send to the same
-private socket share one ``Producer``. It goes when the last of them does, or when Python ends.
+A service creates several notifiers, and each creates its own drivers. With a connection for each,
+one process would be several producers: the order of its notifications would be lost, each would
+send its own gap records, and each temporary notifier would use a descriptor. Therefore all
+drivers with the same private socket share one ``Producer``, which is closed with the last of them
+or when Python exits.
 
-A ``Sender`` is not thread-safe, so the lock is here too, and a new one in each forked process: the
-parent's may be held for ever, by a thread that the child does not have.
-
-Whether anybody listens is only looked at in the beginning, and told by a warning, because else
-an operator would never learn of a wrong path or a missing group. It may change at any time.
+The constructor checks once whether the socket can be used and logs a warning if not. Otherwise an
+operator would not notice a wrong path or a missing group. Later failures are not logged.
 """
 
 import logging
@@ -28,10 +26,10 @@ LOG = logging.getLogger(__name__)
 
 
 class Producer:
-    """Sends to the relay from any thread, and from any child of the process that made it.
+    """A sender for all threads of a process and of its child processes.
 
     Args:
-        path: the private socket. That nobody listens there is no error.
+        path: path of the private socket. A missing relay is not an error.
     """
 
     __slots__ = ("__weakref__", "_locks", "_sender")
@@ -40,6 +38,8 @@ class Producer:
 
     def __init__(self, path: str) -> None:
         self._sender = Sender(path)
+        # By process id: after a fork, another thread of the parent may hold the parent's lock,
+        # and the child has no thread that would release it.
         self._locks: dict[int, AbstractContextManager[Any]] = {}
         weakref.finalize(self, _close, self._sender, self._locks)
         if reason := _unreachable(path):
@@ -47,22 +47,22 @@ class Producer:
 
     @classmethod
     def shared(cls, path: str) -> "Producer":
-        """The one that there is for ``path``, or a new one.
+        """Return the existing producer for ``path``, or a new one.
 
-        Two threads that make the first one at the same time get one each, which does no harm.
+        Two threads that create the first one at the same time may get one each, which is harmless.
         """
         return cls._shared.get(path) or cls._shared.setdefault(path, cls(path))
 
     @property
     def dropped(self) -> int:
-        """Records of this process that never got out, for whatever reason."""
+        """Number of records of this process that were dropped, for any reason."""
         return self._sender.dropped
 
     def send(self, notification: str) -> None:
-        """Send a notification's JSON as one record, or drop it, in ten milliseconds at most.
+        """Send the JSON of a notification as one record or drop it; this takes at most 10 ms.
 
         Raises:
-            RecordTooLarge: it is longer than a record may be, and dropped.
+            RecordTooLarge: the record exceeds the maximum size and was dropped.
         """
         process = getpid()
         with _lock(self._locks, process):
@@ -72,7 +72,7 @@ class Producer:
 def _lock(
     locks: dict[int, AbstractContextManager[Any]], process: int
 ) -> AbstractContextManager[Any]:
-    # Reentrant: a signal handler or finalizer may notify in the middle of a send.
+    # Reentrant: a signal handler or finalizer may send a notification during a send.
     return locks.get(process) or locks.setdefault(process, threading.RLock())
 
 
@@ -82,10 +82,13 @@ def _close(sender: Sender, locks: dict[int, AbstractContextManager[Any]]) -> Non
 
 
 def _unreachable(path: str) -> str | None:
-    """Why one could not connect to ``path`` now; not by trying, which would start the relay."""
+    """Return why the process cannot connect to ``path``, or None if it can.
+
+    This does not connect, which would start the relay.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return "It is no socket"
+            return "Not a socket"
         if not os.access(path, os.W_OK, effective_ids=True):
             return "Permission denied; the user of the service must be in the socket's group"
     except OSError as error:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log driver would have logged, in a fraction of the time.
+"""Produces the text that the log driver would log, in a fraction of the time.
 
-The log driver masks each message with ``strutils.mask_dict_password``, which asks of every key
-and every string, one by one, whether it contains one of some 35 names of secrets. That is nearly
-all that such a call costs. But masking can only change a message in which one of the names
-occurs, so here they are looked for once, in all the message's strings together.
+The log driver masks secrets with ``strutils.mask_dict_password``, which searches every key and
+every string for each of about 35 names of secrets. That takes almost all of the driver's time.
+Masking can change only messages that contain one of the names, so this module searches all
+strings of a message at once.
 
-Masking also turns whatever is no plain JSON into something else, and not every oslo.utils does
-so in the same way. None of that is done over again here. Each item of a dictionary is masked
-whatever stands beside it: the few with a name or something unusual in them are given to
-``mask_dict_password``, and all others are what it would have made of them.
+Masking also converts values that are not plain JSON, and its result depends on the version of
+oslo.utils. This module does not repeat these conversions. Masking treats each item of a
+dictionary independently. Therefore items that contain a name or an unusual value are passed to
+``mask_dict_password``, and all others are left as they are, which is what it would return.
 """
 
 import datetime as dt
@@ -25,36 +25,36 @@ from oslo_serialization import jsonutils
 from oslo_utils import strutils
 
 _UNUSUAL: Final = "\0"
-"""Stands among a message's strings for what is not plain. One that has it in it is no worse off:
-it is masked the slow way."""
+"""Represents an unusual value among a message's strings. A string that contains this character is
+masked the slow way, which is correct as well."""
 
 _KELVIN_SIGN: Final = r"\u212a"
-"""As JSON has it. It is the one letter beyond ASCII that is an ASCII one in lower case, which is
-what masking compares: a long s stays a long s."""
+"""The Kelvin sign, as JSON writes it. It is the only non-ASCII letter whose lower case is an ASCII
+letter, and masking compares lower case."""
 
-_MARK_LENGTH: Final = 4
-"""Letters. Shorter ones are found in innocent texts, and take longer to be looked for."""
+_MARK_SIZE: Final = 4
+"""Characters in a mark. Shorter ones occur in harmless texts and take longer to search."""
 
-_LEFT_ALONE: Final = frozenset({type(None), bool, int, float, dt.datetime, dt.date, uuid.UUID})
-"""Types that masking does not look into. One derived from them may be anything."""
+_UNMASKED_TYPES: Final = frozenset({type(None), bool, int, float, dt.datetime, dt.date, uuid.UUID})
+"""Types that masking leaves unchanged. Derived types are not included: they can be anything."""
 
 
 def _names_of_secrets() -> list[str]:
-    """What masking looks for, but for names that have another one in them."""
-    # A private list. Without it there is only the empty name, which occurs in everything: then
-    # all is masked the slow way.
+    """Return the names that masking searches, except names that contain another one."""
+    # The list is private in oslo.utils. If it does not exist, use the empty name, which occurs
+    # in every string: then all messages are masked the slow way.
     names = [name.lower() for name in getattr(strutils, "_SANITIZE_KEYS", [""])]
-    return [name for name in names if not any(each in name and each != name for each in names)]
+    return [name for name in names if not any(other in name and other != name for other in names)]
 
 
 def _marks(names: list[str]) -> list[str]:
-    """Half as many strings, of which at least one occurs where one of ``names`` does."""
+    """Return about half as many strings; where a name occurs, one of these occurs as well."""
     marks: list[str] = []
     while True:
         pieces = Counter(
-            name[at : at + _MARK_LENGTH]
+            name[start : start + _MARK_SIZE]
             for name in names
-            for at in range(len(name) - _MARK_LENGTH + 1)
+            for start in range(len(name) - _MARK_SIZE + 1)
         )
         piece, times = max(pieces.items(), key=itemgetter(1), default=("", 0))
         if times <= 1:
@@ -66,16 +66,16 @@ def _marks(names: list[str]) -> list[str]:
 _NAMES: Final = [_UNUSUAL, _KELVIN_SIGN, *_names_of_secrets()]
 _MARKS: Final = _marks(_NAMES[1:])
 
-# A circle is found by the depth that it comes to, as masking finds it.
+# Circular references are detected by the recursion limit, as masking detects them.
 _encode: Final = json.JSONEncoder(check_circular=False).encode
 
 
 def dump(message: Mapping[str, Any]) -> str:
-    """The JSON of ``message``, its secrets masked: the text that the log driver would log.
+    """Return ``message`` as JSON with its secrets masked, as the log driver would log it.
 
     Raises:
-        TypeError, ValueError, RecursionError: it cannot be written as JSON. Whatever an object
-            in it raises while it is converted is raised as well.
+        TypeError, ValueError, RecursionError: the message cannot be written as JSON. Exceptions
+            that an object in the message raises during its conversion are raised as well.
     """
     if (text := _plain(message)) is None:
         if found := _found((message,), _NAMES):
@@ -85,10 +85,14 @@ def dump(message: Mapping[str, Any]) -> str:
 
 
 def _plain(message: Mapping[str, Any]) -> str | None:
-    """The JSON of a message that has nothing but plain JSON and no secrets in it, as most do."""
+    """Return the JSON of a message that is plain JSON without secrets, as most messages are.
+
+    Return None for any other message.
+    """
     try:
-        # Refuses objects of derived types, which say of themselves what they like, and to json
-        # are what they derive from. It takes a fifth of the time that looking at each does.
+        # marshal refuses objects of derived types, which json would write as their base type
+        # although they may define their own conversion. This takes a fifth of the time that
+        # checking the type of each value would take.
         marshal.dumps(message)  # type: ignore[arg-type]
         text = _encode(message)
     except (TypeError, ValueError):
@@ -99,7 +103,7 @@ def _plain(message: Mapping[str, Any]) -> str | None:
 
 
 def _masked(message: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """Mask each item that has one of ``names`` in it, going into plain dictionaries."""
+    """Mask each item that contains one of ``names``; descend into plain dictionaries."""
     masked = {}
     for key, value in message.items():
         if type(value) is dict:
@@ -112,9 +116,9 @@ def _masked(message: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _found(values: Iterable[Any], names: list[str]) -> list[str]:
-    """Which of ``names`` occur in a string, a key or value at any depth of ``values``."""
+    """Return those of ``names`` that occur in a key or a value at any depth of ``values``."""
     texts: list[str] = []
-    _gather(values, texts)
+    _collect_strings(values, texts)
     return _occurring(names, "\n".join(texts).lower())
 
 
@@ -122,15 +126,15 @@ def _occurring(names: list[str], text: str) -> list[str]:
     return [name for name in names if name in text]
 
 
-def _gather(values: Iterable[Any], texts: list[str]) -> None:
+def _collect_strings(values: Iterable[Any], texts: list[str]) -> None:
     for value in values:
         kind = type(value)
         if kind is str:
             texts.append(value)
         elif kind is dict:
-            _gather(value, texts)
-            _gather(value.values(), texts)
+            _collect_strings(value, texts)
+            _collect_strings(value.values(), texts)
         elif kind is list or kind is tuple:
-            _gather(value, texts)
-        elif kind not in _LEFT_ALONE:
+            _collect_strings(value, texts)
+        elif kind not in _UNMASKED_TYPES:
             texts.append(_UNUSUAL)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library's subscriber, as a listener needs it: it does not give up, and it tells the log.
+"""The subscriber of a listener: reconnects after every failure and logs failures.
 
-A program that reads for itself is told by exceptions what is wrong. Behind a listener nobody
-catches any: once the endpoints are waiting, the log is all that an operator sees. So what keeps
-the notifications away is logged, once for each kind of trouble until they flow again. Before that,
-in the beginning, what waiting will not mend is raised, where the consumer is started.
+The listener's thread has no caller that handles exceptions, so the log is the only information
+for an operator. Each type of failure is logged once until notifications arrive again. Only the
+constructor raises exceptions, for failures that do not resolve themselves.
 """
 
 import logging
@@ -17,56 +16,60 @@ from notif_relay.subscriber import Subscriber
 
 LOG = logging.getLogger(__name__)
 
-PATIENCE = 30.0
-"""Seconds that a relay may take to answer in the beginning: systemd may have to start it first."""
+ANSWER_TIMEOUT = 30.0
+"""Maximum time in seconds for the first answer of the relay, which systemd may have to start."""
 
 
 class ListeningSubscriber(Subscriber):
-    """Reads what has one of the priorities, and waits for the relay whenever it is away.
+    """Read the notifications of some priorities; wait for the relay while it is unavailable.
+
+    Args:
+        path: path of the public socket.
+        priorities: the priorities.
 
     Raises:
-        PermissionDenied: the process may not read.
-        BadFilter: the relay does not understand the request.
-        TimeoutError: there is a relay, but it does not answer.
+        PermissionDenied: the process is not allowed to connect.
+        BadFilter: the relay refused the request.
+        TimeoutError: the relay accepted the connection and did not answer.
     """
 
     def __init__(self, path: str, priorities: Iterable[str]) -> None:
-        self._told: set[type[RelayError]] = set()
-        self._beginning = True
-        self.until: float | None = time.monotonic() + PATIENCE
-        """When to stop waiting for the next notification, by the monotonic clock."""
+        self._logged: set[type[RelayError]] = set()
+        self._starting = True
+        self.until: float | None = time.monotonic() + ANSWER_TIMEOUT
+        """Time at which to stop waiting for the next notification, on the monotonic clock."""
         super().__init__(path, priority=priorities)
-        self._beginning = False
+        self._starting = False
         self.until = None
 
     def _deadline(self) -> float | None:
         return self.until
 
-    def _overdue(self) -> TimeoutError:
+    def _timeout_error(self) -> TimeoutError:
         return TimeoutError(f"the relay at {self.path} does not answer")
 
     def _connect(self) -> None:
         try:
             super()._connect()
         except PermissionDenied as error:
-            if self._beginning:
+            if self._starting:
                 raise
-            # The socket's group or mode may be put right while the consumer runs.
-            self._tell(error)
+            # An operator may correct the group or mode of the socket at any time.
+            self._log(error)
             self._postpone()
 
     def _read(self, sock: socket.socket) -> None:
         super()._read(sock)
-        if self._told and self._stream.flowing:
-            self._told.clear()
-            LOG.info("Notifications come from %s again", self.path)
+        if self._logged and self._stream.flowing:
+            self._logged.clear()
+            LOG.info("Receiving notifications from %s again", self.path)
 
-    def _fail(self, error: RelayUnavailable) -> None:
+    def _handle_failure(self, error: RelayUnavailable) -> None:
         if not self._closed:
-            self._tell(error)
-        super()._fail(error)
+            self._log(error)
+        super()._handle_failure(error)
 
-    def _tell(self, error: RelayError) -> None:
-        if type(error) not in self._told:
-            self._told.add(type(error))
-            LOG.warning("%s; trying again until notifications come", error)
+    def _log(self, error: RelayError) -> None:
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            LOG.warning("%s; retrying", error)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transport ``unix``: notifications of oslo.messaging to the relay, and from it.
+"""The transport driver ``unix``, which sends notifications to the relay and reads them.
 
-With it, consumers that were written for a message broker read from the relay, and notifiers of
-the drivers ``messaging`` and ``messagingv2`` send to it, by no more than a URL:
-``transport_url = unix:///run/notif-relayd/notifications.sock``.
+With ``transport_url = unix:///run/notif-relayd/notifications.sock``, consumers that were written
+for a message broker read from the relay, and notifiers with the drivers ``messaging`` and
+``messagingv2`` send to it.
 
-A broker stores, and may make its user wait. The relay does neither, so this transport cannot
-promise all that the interface asks for: a notification goes out at once or is dropped, whatever
-``retry`` says, and is told to the subscribers as missing. What needs a broker is refused: remote
-procedure calls, and to put a notification back.
+A broker stores messages and may block its users. The relay does neither, so this driver does not
+provide all features of the interface. A notification is sent immediately or dropped, whatever
+``retry`` says, and a gap record announces the drop to subscribers. The driver refuses remote
+procedure calls and requeueing.
 """
 
 from __future__ import annotations
@@ -29,19 +29,25 @@ from notif_relay.messaging.envelope import seal
 from notif_relay.messaging.listener import NO_REQUEUE, RelayListener
 from notif_relay.messaging.producer import Producer
 from notif_relay.messaging.serialization import dump
-from notif_relay.messaging.url import socket_path, usable
+from notif_relay.messaging.url import checked_socket_path, socket_path
 from notif_relay.paths import INGEST_SOCKET
 
 LOG = logging.getLogger(__name__)
 
 NO_RPC = (
-    "The unix transport carries notifications only, no remote procedure calls:"
-    f" name it as transport_url in [{options.GROUP}], and a broker in [DEFAULT]."
+    "The unix transport carries notifications only, not remote procedure calls:"
+    f" set transport_url = unix:// in [{options.GROUP}], and name a broker in [DEFAULT]."
 )
 
 
 class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
-    """What oslo.messaging makes of a ``transport_url`` that begins with ``unix:``.
+    """The driver that oslo.messaging creates for a ``transport_url`` that starts with ``unix:``.
+
+    Args:
+        conf: the configuration of the service.
+        url: the URL, which names the public socket.
+        default_exchange: ignored.
+        allowed_remote_exmods: ignored.
 
     Raises:
         InvalidTransportURL: the URL does not name a socket.
@@ -58,16 +64,16 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         for group, opts in options.list_opts():
             conf.register_opts(opts, group=group)
         self._path = socket_path(url)
-        beside = os.path.join(os.path.dirname(self._path), INGEST_SOCKET)
-        self._ingest_path = usable(url, conf[options.GROUP].ingest_path or beside)
+        default = os.path.join(os.path.dirname(self._path), INGEST_SOCKET)
+        self._ingest_path = checked_socket_path(url, conf[options.GROUP].ingest_path or default)
         self._producer: Producer | None = None
         self._listeners: weakref.WeakSet[RelayListener] = weakref.WeakSet()
 
     def require_features(self, requeue: bool = False) -> None:
-        """Refuse what the relay cannot do.
+        """Refuse features that the relay does not have.
 
         Raises:
-            NotImplementedError: requeueing is asked for.
+            NotImplementedError: ``requeue`` is set.
         """
         if requeue:
             raise NotImplementedError(NO_REQUEUE)
@@ -77,35 +83,35 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         target: Target,
         ctxt: Any,
         message: Mapping[str, Any],
-        version: float,  # noqa: ARG002 (an envelope would hide the notification from others)
+        version: float,  # noqa: ARG002 (an envelope would hide the fields from other subscribers)
         retry: int | None = None,  # noqa: ARG002 (a service never waits for the relay)
     ) -> None:
-        """Send one notification, or drop it, in ten milliseconds at most.
+        """Send one notification or drop it; this takes at most 10 ms.
 
         Raises:
-            TypeError, ValueError, RecursionError: it cannot be written as JSON.
+            TypeError, ValueError, RecursionError: the message cannot be written as JSON.
         """
         record = dump(seal(target.topic, ctxt, message))
         producer = self._producer
         if producer is None:
-            # Not before: a consumer has no business at the private socket.
+            # Created on first use, because consumers do not use the private socket.
             producer = self._producer = Producer.shared(self._ingest_path)
         try:
             producer.send(record)
         except RecordTooLarge as error:
-            # Raised, it would get the whole notification into the service's log.
+            # The notifier would log the exception together with the whole notification.
             LOG.warning("%s of %s: %s", message["event_type"], message["publisher_id"], error)
 
     def listen_for_notifications(
         self,
         targets_and_priorities: Collection[tuple[Target, str]],
-        pool: str | None,  # noqa: ARG002 (every listener has its own copy anyway)
+        pool: str | None,  # noqa: ARG002 (every listener gets all notifications)
         batch_size: int | None,
         batch_timeout: float | None,
     ) -> RelayListener:
-        """Make a listener, which connects when it is started.
+        """Return a listener, which connects when it is started.
 
-        A target's exchange is not looked at: as with Kafka, topics alone are addresses.
+        The exchange of a target is ignored. As with Kafka, only topics are addresses.
         """
         addresses = {(target.topic, priority) for target, priority in targets_and_priorities}
         listener = RelayListener(self._path, addresses, batch_size, batch_timeout)
@@ -113,7 +119,7 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         return listener
 
     def send(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse to call anything.
+        """Refuse to make a remote procedure call.
 
         Raises:
             NotImplementedError: always.
@@ -121,7 +127,7 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         raise NotImplementedError(NO_RPC)
 
     def listen(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse to serve calls.
+        """Refuse to serve remote procedure calls.
 
         Raises:
             NotImplementedError: always.
@@ -129,7 +135,7 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         raise NotImplementedError(NO_RPC)
 
     def cleanup(self) -> None:
-        """Stop the listeners that are left, and disconnect if nobody else sends."""
+        """Stop all listeners; disconnect from the private socket if no other driver uses it."""
         for listener in list(self._listeners):
             listener.cleanup()
         self._producer = None

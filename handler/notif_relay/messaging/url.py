@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which socket a transport URL names.
+"""Determines the socket from a transport URL.
 
-oslo.messaging takes a URL apart before it asks us, as if it named brokers: what stands between
-the slashes becomes hosts, the path becomes a virtual host without its first slash, and what does
-not fit is gone. So everything but a plain absolute path is refused here. A part that was ignored
-would mean that somebody listens at another socket than the one written down.
+oslo.messaging parses the URL before the driver gets it, as if it named message brokers: the part
+between the slashes becomes hosts, the path becomes a virtual host without its first slash, and
+other parts are lost. This module therefore refuses everything except a plain absolute path. If
+a part were ignored, a consumer could listen at another socket than the configured one.
 """
 
 import os
@@ -17,30 +17,34 @@ EXAMPLE = "unix:///run/notif-relayd/notifications.sock"
 
 
 def socket_path(url: TransportURL) -> str:
-    """The public socket that ``url`` names.
+    """Return the path of the public socket that ``url`` names.
 
     Raises:
-        InvalidTransportURL: it names none, or more than a socket.
+        InvalidTransportURL: the URL names no socket, or has other parts.
     """
     if url.hosts:
-        # Not shown: there may be a password in it.
+        # The message does not contain the URL, which may include a password.
         raise _invalid(url, "has a host, user or password, or a relative path")
     if url.query:
-        raise _invalid(url, f"has a query, {'&'.join(url.query)}; a ? in a path is written as %3F")
+        raise _invalid(url, f"has a query, {'&'.join(url.query)}; write a ? in a path as %3F")
     if not url.virtual_host:
         raise _invalid(url, "has no absolute path")
     if url.virtual_host.endswith("/"):
         raise _invalid(url, "ends with a slash, so it names a directory")
     if "\N{REPLACEMENT CHARACTER}" in url.virtual_host:
         raise _invalid(url, "has a path that is not UTF-8")
-    return usable(url, os.path.join("/", url.virtual_host))
+    return checked_socket_path(url, os.path.join("/", url.virtual_host))
 
 
-def usable(url: TransportURL, path: str) -> str:
-    """The path of a socket, if there can be one.
+def checked_socket_path(url: TransportURL, path: str) -> str:
+    """Return the absolute path of a socket.
+
+    Args:
+        url: the transport URL, for the error message.
+        path: the path to check.
 
     Raises:
-        InvalidTransportURL: there cannot.
+        InvalidTransportURL: no socket can have this path.
     """
     try:
         return checked_path(path)
@@ -48,9 +52,9 @@ def usable(url: TransportURL, path: str) -> str:
         raise InvalidTransportURL(str(url), f"transport_url {url}: {error}") from None
 
 
-def _invalid(url: TransportURL, what: str) -> InvalidTransportURL:
+def _invalid(url: TransportURL, problem: str) -> InvalidTransportURL:
     return InvalidTransportURL(
         str(url),
-        f"transport_url {what}; it must be unix:// and the absolute path of the relay's public"
+        f"transport_url {problem}; it must be unix:// and the absolute path of the relay's public"
         f" socket, as in {EXAMPLE}",
     )

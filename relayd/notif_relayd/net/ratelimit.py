@@ -24,7 +24,7 @@ class RateLimitedLog:
     """A logger's warnings, each kind at most once every `INTERVAL` seconds."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = log
+        self._logger = log
         self._clock = clock
         self._kinds: dict[str, _Kind] = {}
 
@@ -39,4 +39,4 @@ class RateLimitedLog:
         if kind is not None and kind.held_back:
             message += " (and %d more like it in the last %d seconds)"
             args += (kind.held_back, round(now - kind.since))
-        self._log.warning(message, *args)
+        self._logger.warning(message, *args)

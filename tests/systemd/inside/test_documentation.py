@@ -30,14 +30,11 @@ DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
 """The first one is where the container has the checkout."""
 
 NOT_RUN = {
-    "make demo": "has tests of its own, and is about a checkout and not about a host",
-    "make test": "is what runs this",
-    "make docs": "needs Sphinx, which tests do without; .ci/run has it",
     "openstack server create --flavor m1.nano --image cirros-0.6.3-x86_64-disk --network private "
     "first": "needs a cloud; the service that stands for nova-compute tells of one anyway",
 }
 
-INSTALLING = {f"python3 -m venv {PLACE}", f"{PLACE}/bin/pip install '.[daemon]'"}
+INSTALLING = {f"python3 -m venv {PLACE} && {PLACE}/bin/pip install '.[daemon]'"}
 """Typed by the first test alone, of those on the same host: they take half of its time."""
 
 ENDLESS = ("nc ", "echo ", "relayctl tail")
