@@ -107,7 +107,8 @@ man: .venv/.made ## the man pages alone, which "make install" installs once they
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
 		[ -z "$$wrong" ] || { echo "$$page: $$wrong" >&2; exit 1; }; done
 
-# Warnings are errors, and each reference must lead somewhere. -E, since new notes are not seen.
+# -W: a warning is an error. -n: check every cross-reference. -E: Sphinx does not notice changed options
+# and commands.
 SPHINX = -q -W -n --keep-going
 
 # Installs what only one target needs, if it is not there; no compiler is asked for it.
