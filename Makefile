@@ -228,7 +228,7 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things,
 # or what is compiled is another.
-COMPILED = setup.py relayd/notif_relayd/_shortcut.cpp
+COMPILED = setup.py relayd/notif_relayd/_native.cpp
 EXTRAS = daemon,test
 .venv/.made: EXTRAS = daemon,test,lint,ansible
 # pip would search for minutes for requirements that support a Python that is too old.

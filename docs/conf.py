@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE.parent / "handler"), str(HERE.parent / "relayd")]
 socket.gethostname = lambda: "HOST"
 
 from notif_relay.version import __version__  # noqa: E402
-from notif_relayd.ctl.app import Relayctl  # noqa: E402
+from notif_relayctl.app import Relayctl  # noqa: E402
 
 for_man = "man" in globals().get("tags", ())
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from operating import relayctl
 from prometheus_client import Metric
-from scraping import CHECKOUT, families, names, needs_promtool, promtool
 
-from running import RunningRelay
+from support.operating import relayctl
+from support.running import RunningRelay
+from support.scraping import CHECKOUT, families, names, needs_promtool, promtool
 
 DASHBOARD = CHECKOUT / "etc/grafana/notif-relayd.json"
 RULES = CHECKOUT / "etc/prometheus/notif-relayd.rules.yml"

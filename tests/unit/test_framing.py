@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The splitter gives back every whole line, however the stream was cut."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notif_relayd.records.framing import Framer
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    marks = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
+    return [stream[a:b] for a, b in itertools.pairwise(marks)]
+
+
+# Many newlines and few other bytes: the interesting places are the ends of lines.
+streams = st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"x"))).map(b"\n".join)
+places = st.lists(st.integers(min_value=0, max_value=10_000))
+
+
+@given(stream=streams, places=places)
+def test_what_comes_out_is_the_stream_up_to_its_last_newline(
+    stream: bytes, places: list[int]
+) -> None:
+    splitter = Framer(limit=1000)
+    out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
+    assert out == stream[: stream.rfind(b"\n") + 1]
+    assert splitter.torn == (not stream.endswith(b"\n") and bool(stream))
+    assert splitter.given_up == 0
+
+
+@given(stream=streams, places=places, limit=st.integers(min_value=2, max_value=8))
+def test_a_line_is_given_up_only_when_it_is_too_long_and_never_a_part_of_it_comes_out(
+    stream: bytes, places: list[int], limit: int
+) -> None:
+    splitter = Framer(limit)
+    out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
+    whole = stream.split(b"\n")[:-1]
+    kept = out.split(b"\n")[:-1]
+    # What came in one piece is left to the validator, so long lines may come out: but whole.
+    assert [line for line in kept if len(line) < limit] == [
+        line for line in whole if len(line) < limit
+    ]
+    assert all(line in whole for line in kept)
+    given_up_whole = len(whole) - len(kept)
+    unfinished = len(stream) - stream.rfind(b"\n") - 1
+    assert splitter.given_up == given_up_whole + (unfinished >= limit)
+
+
+def test_an_endless_line_costs_no_more_memory_than_the_limit() -> None:
+    splitter = Framer(limit=100)
+    for _ in range(1000):
+        assert splitter.feed(b"x" * 60) == b""
+        assert len(splitter._rest) < 100  # noqa: SLF001 - the point of the test
+    assert splitter.given_up == 1
+    assert splitter.feed(b"end\ngood\n") == b"good\n"
+
+
+def test_the_longest_line_comes_out_in_however_many_pieces() -> None:
+    line = b"x" * 99 + b"\n"
+    splitter = Framer(limit=100)
+    assert [splitter.feed(line[i : i + 1]) for i in range(100)] == [b""] * 99 + [line]
+    assert splitter.feed(b"x" * 100) == b""
+    assert splitter.given_up == 1

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No log handler ends the log, and nothing that a peer has chosen is raw in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from notif_relayd.daemon.log_queue import LogQueue
+
+
+class Lines(logging.Handler):
+    """Keeps what it is given; raises for some of it."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._error is not None and "bad" in record.getMessage():
+            raise self._error
+        self.lines.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def log_through(handler: logging.Handler) -> Iterator[logging.Logger]:
+    """A logger with that handler behind the queue; all is written at the end of the block."""
+    log = logging.getLogger("a log that is written by a thread")
+    log.propagate = False
+    log.handlers[:] = [handler]
+    before = logging.getLogger().handlers[:]
+    writer = LogQueue()
+    writer.take_over()
+    try:
+        yield log
+        assert writer.close()
+    finally:
+        log.handlers.clear()
+        logging.getLogger().handlers[:] = before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(105, "no buffer"), ValueError("\x1b[31m"), SystemExit(1)]
+)
+def test_failing_handler_does_not_end_the_log(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = Lines(error)
+    with log_through(handler) as log:
+        for text in ("one", "bad", "bad", "three", "four"):
+            log.warning(text)
+    assert handler.lines[:2] == ["one", "three"]
+    assert handler.lines[2].startswith("2 lines of this log were dropped")
+    assert handler.lines[3:] == ["four"]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert type(error).__name__ in told
+    assert "\x1b" not in told
+
+
+def test_failing_handler_without_a_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Lines(OSError())
+    monkeypatch.setattr(sys, "stderr", None)
+    with log_through(handler) as log:
+        log.warning("bad")
+        log.warning("good")
+    assert handler.lines[0] == "good"
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "a\nb", "\r", "\x9b1m", "\u202e", "\udcff"])
+def test_control_characters_are_escaped(text: str) -> None:
+    handler = Lines()
+    with log_through(handler) as log:
+        log.warning("%s", text)
+        log.warning(text)
+    assert all(line.isprintable() for line in handler.lines)
+    assert handler.lines[0] == handler.lines[1] != text
+
+
+def test_argument_that_cannot_be_shown_is_told() -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError("odd")
+
+    handler = Lines()
+    with log_through(handler) as log:
+        log.warning("this is %s", Odd())
+    assert handler.lines == ["this is %s (its arguments cannot be shown: RuntimeError('odd'))"]

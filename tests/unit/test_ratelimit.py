@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kind of warning is said once in a while, and none is forgotten in the count."""
+
+import logging
+
+import pytest
+
+from notif_relayd.net.ratelimit import INTERVAL, RateLimitedLog
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_kind_is_said_once_an_interval_with_the_number_held_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    log = RateLimitedLog(logging.getLogger("test"), clock)
+    for number in range(5):
+        log.warning("rejected %d", number)
+    clock.now += INTERVAL
+    log.warning("rejected %d", 5)
+    clock.now += INTERVAL
+    log.warning("rejected %d", 6)
+    assert caplog.messages == [
+        "rejected 0",
+        f"rejected 5 (and 4 more like it in the last {INTERVAL:.0f} seconds)",
+        "rejected 6",
+    ]
+
+
+def test_one_kind_does_not_hold_back_another(caplog: pytest.LogCaptureFixture) -> None:
+    log = RateLimitedLog(logging.getLogger("test"), Clock())
+    log.warning("rejected %d", 1)
+    log.warning("refused %d", 1)
+    log.warning("rejected %d", 2)
+    assert caplog.messages == ["rejected 1", "refused 1"]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl as far as it needs no relay: arguments, help, values."""
+
+from __future__ import annotations
+
+import pwd
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from cliff.columns import FormattableColumn
+
+from notif_relay import __version__
+from notif_relayctl.accounts import group_name, user_name
+from notif_relayctl.app import Relayctl, main
+from notif_relayctl.commands import Duration
+
+COMMANDS = [
+    *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
+    *("metrics", "exporter", "complete"),
+]
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+EXAMPLES = [
+    *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
+    *(Relayctl().command_manager.find_command([name])[0].example for name in COMMANDS),
+]
+
+NOBODYS = 2**31 - 7
+"""A number that no user and no group has."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["stauts"], "no command or option 'stauts'"),
+        (["--colour", "status"], "no command or option '--colour'"),
+        (["help", "stauts"], "no command or option 'stauts'"),
+        (["status", "extra"], "extra"),
+        (["status", "-f", "xml"], "invalid choice: 'xml'"),
+        (["status", "--max-width", "wide"], "'wide'"),
+        (["--runtime-dir"], "--runtime-dir: expected one argument"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_status_1(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("relayctl: ")
+    assert complaint in err
+    assert err.endswith("; see relayctl help\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]])
+def test_help_lists_the_commands_and_so_does_no_command(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert set(COMMANDS) <= {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("form", ["{} --help", "{} --flavour -h", "help {}", "--help {}"])
+def test_each_command_has_help_with_an_example(
+    capsys: pytest.CaptureFixture[str], command: str, form: str
+) -> None:
+    assert main(form.format(command).split()) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: relayctl {command} ")
+    assert f"Example: relayctl {command} " in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_what_readme_and_the_help_tell_to_type_is_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    for operator in {"|", ">"} & set(words):
+        words = words[: words.index(operator)]
+    relayctl = Relayctl()
+    command_class, name, rest = relayctl.command_manager.find_command(words[1:])
+    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits where it is not
+
+
+def test_bash_can_read_what_completes_all_commands_and_their_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["complete"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
+    assert {*COMMANDS, "watch", "help"} == set(names)
+    assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"relayctl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.999, "0:00:00"), (3661.0, "1:01:01"), (3 * 86400 + 59.9, "3 days, 0:00:59")],
+)
+def test_a_duration_is_readable_for_people_and_exact_for_machines(
+    seconds: float, text: str
+) -> None:
+    duration: FormattableColumn[float] = Duration(seconds)
+    assert duration.human_readable() == text
+    assert duration.machine_readable() == seconds
+
+
+def test_a_user_or_group_without_a_name_is_shown_as_its_number() -> None:
+    assert user_name(0) == pwd.getpwuid(0).pw_name
+    assert user_name(NOBODYS) == group_name(NOBODYS) == str(NOBODYS)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets that share a run's memory get exactly what sockets with a copy of their own would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notif_relayd.fanout.shared_pages import LARGE, MANY, SharedPages
+
+SOCKETS = 3
+ALL = 1 << 20
+
+
+@contextlib.contextmanager
+def pairs(number: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """Connected sockets, neither of which waits."""
+    with contextlib.ExitStack() as stack:
+        made = [socket.socketpair() for _ in range(number)]
+        for pair in made:
+            for each in pair:
+                stack.enter_context(each)
+                each.setblocking(False)
+        yield made
+
+
+@contextlib.contextmanager
+def limited(what: int, limit: int) -> Iterator[None]:
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
+
+
+def read(connection: socket.socket, size: int = ALL) -> bytes:
+    """So many bytes, or what there is."""
+    pieces = []
+    with contextlib.suppress(BlockingIOError):
+        while size:
+            piece = connection.recv(size)
+            pieces.append(piece)
+            size -= len(piece)
+    return b"".join(pieces)
+
+
+def run_of(size: int, seed: int) -> bytes:
+    """Bytes of which no page is like another, nor like those of another seed."""
+    numbers = b"".join(b"%d:%d," % (seed, number) for number in range(size // 4))
+    return numbers[:size]
+
+
+# Around a page's end, in several rounds of the kernel's pipe (64 KiB), more than a socket takes.
+sizes = st.sampled_from([LARGE, LARGE + 1, 5 * 4096 - 1, 65536, 65537, 200_000, 500_000])
+steps = st.tuples(sizes, st.lists(st.integers(0, 300_000), min_size=SOCKETS, max_size=SOCKETS))
+
+
+@given(steps=st.lists(steps, max_size=6))
+def test_what_a_socket_holds_is_not_touched_by_later_runs(
+    steps: list[tuple[int, list[int]]],
+) -> None:
+    """Sockets read now and then, so that some hold old runs, or parts of them."""
+    pages = SharedPages()
+    taken = [b""] * SOCKETS
+    got = [b""] * SOCKETS
+    with pairs(SOCKETS) as sockets:
+        for number, (size, reads) in enumerate(steps):
+            run = run_of(size, number)
+            send = pages.sender(run, MANY)
+            for each, (ours, _) in enumerate(sockets):
+                with contextlib.suppress(BlockingIOError):
+                    taken[each] += run[: send(ours)]
+            for each, (_, theirs) in enumerate(sockets):
+                got[each] += read(theirs, reads[each])
+        for each, (_, theirs) in enumerate(sockets):
+            got[each] += read(theirs)
+    assert got == taken
+
+
+@pytest.mark.parametrize(
+    ("size", "sockets", "shared"),
+    [(LARGE, MANY, True), (LARGE - 1, MANY, False), (LARGE, MANY - 1, False)],
+)
+def test_only_a_large_run_for_many_is_shared(size: int, sockets: int, shared: bool) -> None:
+    pages = SharedPages()
+    assert pages.usable
+    send = pages.sender(run_of(size, 1), sockets)
+    # What is shared is in the file, until the next run is.
+    pages.sender(run_of(LARGE, 2), MANY)
+    with pairs(1) as [(ours, theirs)]:
+        send(ours)
+        assert read(theirs) == (run_of(size, 2) if shared else run_of(size, 1))
+
+
+def test_a_full_socket_and_one_whose_reader_has_gone_fail_as_they_do_for_a_copy() -> None:
+    pages = SharedPages()
+    run = run_of(1_000_000, 1)
+    with pairs(2) as [(full, _), (left, reader)]:
+        send = pages.sender(run, MANY)
+        assert send(full) < len(run)
+        with pytest.raises(BlockingIOError):
+            send(full)
+        reader.close()
+        with pytest.raises(BrokenPipeError):
+            send(left)
+
+
+def test_without_a_descriptor_for_it_nothing_is_shared_and_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    with limited(resource.RLIMIT_NOFILE, 0):
+        pages = SharedPages()
+    assert not pages.usable
+    assert "sockets cannot share memory here" in caplog.text
+    assert "Too many open files" in caplog.text
+    with pairs(1) as [(ours, theirs)]:
+        assert pages.sender(run_of(LARGE, 1), MANY)(ours) == LARGE
+        assert read(theirs) == run_of(LARGE, 1)
+
+
+def test_a_run_that_the_file_does_not_take_is_copied() -> None:
+    pages = SharedPages()
+    with limited(resource.RLIMIT_FSIZE, 8192):
+        send = pages.sender(run_of(LARGE, 1), MANY)
+    with pairs(1) as [(ours, theirs)]:
+        assert send(ours) == LARGE
+        assert read(theirs) == run_of(LARGE, 1)
+
+
+def test_the_file_is_closed_with_its_owner() -> None:
+    before = os.listdir("/proc/self/fd")
+    pages = SharedPages()
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    del pages
+    assert os.listdir("/proc/self/fd") == before
