@@ -107,7 +107,8 @@ man: .venv/.made ## the man pages alone, which "make install" installs once they
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
 		[ -z "$$wrong" ] || { echo "$$page: $$wrong" >&2; exit 1; }; done
 
-# Warnings are errors, and each reference must lead somewhere. -E, since new notes are not seen.
+# -W: a warning is an error. -n: check every cross-reference. -E: Sphinx does not notice changed options
+# and commands.
 SPHINX = -q -W -n --keep-going
 
 # Installs what only one target needs, if it is not there; no compiler is asked for it.
@@ -227,7 +228,7 @@ OLDEST_BESIDE = oslo.config==9.0.0 oslo.context==5.0.0 oslo.log==5.0.0 oslo.metr
 
 # One for each Python: made anew, or brought up to date, when pyproject.toml asks for other things,
 # or what is compiled is another.
-COMPILED = setup.py relayd/notif_relayd/_shortcut.cpp
+COMPILED = setup.py relayd/notif_relayd/_native.cpp
 EXTRAS = daemon,test
 .venv/.made: EXTRAS = daemon,test,lint,ansible
 # pip would search for minutes for requirements that support a Python that is too old.

@@ -6,8 +6,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "notif_relayd._shortcut",
-            ["relayd/notif_relayd/_shortcut.cpp"],
+            "notif_relayd._native",
+            ["relayd/notif_relayd/_native.cpp"],
             language="c++",
             libraries=["simdjson"],
             extra_compile_args=["-std=c++17", "-Wall", "-Wextra"],

@@ -29,12 +29,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
-
-from notif_relayd.filters import Filter, View
-from notif_relayd.ring import Store
-from notif_relayd.streams import Streams
-from running import RunningRelay, Subscriber, record, running_relay, wait_until
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.records.filters import Filter, View
+from support import descriptors
+from support.running import RunningRelay, Subscriber, record, running_relay, wait_until
 
 MIN_THROUGHPUT = 0.8
 """With ten filtered subscribers, of the throughput without."""
@@ -73,7 +72,7 @@ def rare(number: int) -> Request:
 
 
 def usual(number: int) -> Request:
-    """Return one of many different filters of the usual kinds: literals, prefixes, a few others."""
+    """Return one of many different usual filters: literals, prefixes, a few others."""
     return [
         {"event_type": [f"compute.event{number}.*"]},
         {"event_type": [f"compute.event{number}.end", f"volume.event{number}"]},
@@ -184,11 +183,11 @@ def selecting(event_types: int, publishers: int, records: int) -> float:
     streams = Streams(Store(1 << 20))
     for number in range(FILTERS):
         streams.of(View(Filter.parse(usual(number))))
-    kinds = [
+    routing_keys = [
         (f"compute.event{n % event_types}.end", "INFO", f"compute.host-{n // 5 % publishers}")
         for n in range(records)
     ]
-    batches = [kinds[at : at + BLOCK] for at in range(0, records, BLOCK)]
+    batches = [routing_keys[at : at + BLOCK] for at in range(0, records, BLOCK)]
     for _ in range(2):  # the first time each value is new
         started = time.process_time()
         for batch in batches:

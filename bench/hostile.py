@@ -4,7 +4,7 @@
 Each round measures a well-behaved producer and subscriber alone, and then beside each of the
 misbehaving programs of the tests. These run on the other processors, so that they cost the relay's
 time and not the processor's. A program of many requests is measured once it has used up its burst
-(see notif_relayd.request_pacer). Ratios are taken within a round. The median over the rounds is
+(see notif_relayd.access.request_pacer). Ratios are taken in a round. The median over the rounds is
 compared with the limits, for the median and for the 99th percentile of the latency.
 
 Exit status 1: a ratio exceeds its limit.
@@ -21,10 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
-from hostile import PROGRAMS, misbehaving, subscribed_beside
-
-from running import Subscriber, record, running_relay
+from support import descriptors
+from support.hostile import PROGRAMS, misbehaving, subscribed_beside
+from support.running import Subscriber, record, running_relay
 
 LIMITS = {"median": 3.0, "p99": 2.0}
 """Highest ratio of the latency beside a misbehaving program to the latency without it."""

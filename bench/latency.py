@@ -102,7 +102,7 @@ def _checkout(name: str, path: Path) -> peers.Peer:
     if missing := [place for place in places if not Path(place).is_dir()]:
         raise SystemExit(f"{name}: {missing[0]} is no directory.")
     package = path / "relayd/notif_relayd"
-    if list(package.glob("_shortcut.c*")) and not list(package.glob("_shortcut.*.so")):
+    if list(package.glob("_native.c*")) and not list(package.glob("_native.*.so")):
         # The one of this checkout would be taken, without a word.
         raise SystemExit(f'{name}: nothing is compiled there: run "make venv" in it.')
 

@@ -25,12 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
-
 from compare import figures, memory, starting, table
 from compare.figures import EVERYBODY, Rounds
 from compare.rabbitmq import missing
 from compare.verdicts import Verdict, steps_back, verdicts
+from support import descriptors
 
 BENCH = Path(__file__).parent
 PICTURES = BENCH.parent / "docs" / "performance"

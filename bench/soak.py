@@ -28,9 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import descriptors
-from bookkeeping import Books, Load, Produced, load
-from managing import ManagedRelay
+from support import descriptors
+from support.bookkeeping import Books, Load, Produced, load
+from support.managing import ManagedRelay
 
 WARM_UP = 0.2
 RESTARTS = 6

@@ -20,9 +20,9 @@ from stage import DemoError, Stage, stage, stop
 
 from notif_relay.paths import CONTROL_SOCKET, DEFAULT_INGEST_PATH, INGEST_SOCKET, PUBLIC_SOCKET
 from notif_relay.records import EVENT_TYPE_PREFIX
-from notif_relayd.ctl.client import ask
-from notif_relayd.ctl.errors import CtlError
-from notif_relayd.status import Status
+from notif_relayctl.client import ask
+from notif_relayctl.errors import CtlError
+from notif_relayd.control.report import Status
 
 DEMO = Path(os.path.relpath(Path(__file__).parent))
 LOGGING_SAMPLE = DEMO.parent / "etc/notif-relayd/logging.conf"

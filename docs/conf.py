@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration.
 
-``make man`` builds the man pages alone, with the tag ``man``. That build requires neither the theme
-nor reno and its git history, so that packages can be built without them.
+``make man`` builds the man pages alone, with the tag ``man``. That build does not require the
+theme, so that packages can be built without it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE.parent / "handler"), str(HERE.parent / "relayd")]
 socket.gethostname = lambda: "HOST"
 
 from notif_relay.version import __version__  # noqa: E402
-from notif_relayd.ctl.app import Relayctl  # noqa: E402
+from notif_relayctl.app import Relayctl  # noqa: E402
 
 for_man = "man" in globals().get("tags", ())
 
@@ -36,7 +36,6 @@ extensions = ["oslo_config.sphinxext"]
 if not for_man:
     extensions += [
         "openstackdocstheme",
-        "reno.sphinxext",
         "sphinx.ext.autodoc",
         "sphinx.ext.napoleon",
     ]

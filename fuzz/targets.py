@@ -10,12 +10,12 @@ import json
 from typing import NoReturn
 from unittest import mock
 
-from notif_relayd import requests
-from notif_relayd.splitter import Splitter
-from notif_relayd.state import StateError, decode, encode
-from notif_relayd.validator import Kind, Validator
+from notif_relayd.handover.state import StateError, decode, encode
+from notif_relayd.records import subscription_request
+from notif_relayd.records.framing import Framer
+from notif_relayd.records.validator import RoutingKey, Validator
 
-KINDS: list[Kind] = [
+KINDS: list[RoutingKey] = [
     ("a.b", "INFO", "p:1"),
     ("compute.instance.create.end", "error", "nova-compute:host"),
     ("", "", ""),
@@ -42,14 +42,14 @@ def records(data: bytes) -> None:
     if len(data) < 2:
         return
     limit, step, stream = 16 + 4 * data[0], 1 + data[1], data[2:]
-    splitter, validator = Splitter(limit), Validator(limit)
+    splitter, validator = Framer(limit), Validator(limit)
     out, rejected = b"", 0
     for start in range(0, len(stream), step):
         lines = splitter.feed(stream[start : start + step])
         if lines:
             verdict = validator.check(lines)
-            assert len(verdict.kinds) == verdict.records.count(b"\n")
-            with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+            assert len(verdict.routing_keys) == verdict.records.count(b"\n")
+            with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
                 assert validator.check(lines) == verdict
             out += verdict.records
             rejected += len(verdict.rejected)
@@ -109,8 +109,8 @@ def _refuse(constant: str) -> NoReturn:
 def request(data: bytes) -> None:
     """A request line without its newline."""
     try:
-        parsed = requests.parse(data)
-    except requests.RequestError:
+        parsed = subscription_request.parse(data)
+    except subscription_request.RequestError:
         return
     lets_through, asked = parsed.filter, parsed.asked
     assert {"filter": asked} == json.loads(data) == json.loads(parsed.line)

@@ -7,8 +7,10 @@ none of its own. A started process buffers its standard error, as a service does
 
 import os
 
-import descriptors
-from deadlines import (  # noqa: F401 - hooks and a fixture of pytest
+from hypothesis import settings
+
+from support import descriptors
+from support.deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     no_thread_is_left,
     pytest_addoption,
     pytest_configure,
@@ -18,7 +20,6 @@ from deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     pytest_sessionfinish,
     pytest_unconfigure,
 )
-from hypothesis import settings
 
 settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")

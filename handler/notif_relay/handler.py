@@ -23,7 +23,7 @@ class HandlerStats:
     sent: int
     """Number of records that the socket accepted completely."""
     dropped: int
-    """Number of records not sent: full socket, no relay, or record too large."""
+    """Number of records not sent (full socket, no relay, or record too large)."""
     reconnects: int
     """Number of connections made after the first one."""
     connected: bool

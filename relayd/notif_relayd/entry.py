@@ -17,16 +17,16 @@ REQUIREMENTS = {
 def relayd() -> int:
     """Run the daemon; the exit status."""
     try:
-        from notif_relayd import service  # noqa: PLC0415 - may not be importable
+        from notif_relayd.daemon import main  # noqa: PLC0415 - may not be importable
     except ModuleNotFoundError as error:
         return _missing("notif-relayd", error)
-    return service.main(sys.argv[1:])
+    return main.main(sys.argv[1:])
 
 
 def relayctl() -> int:
     """Run relayctl; the exit status."""
     try:
-        from notif_relayd.ctl import app  # noqa: PLC0415 - may not be importable
+        from notif_relayctl import app  # noqa: PLC0415 - may not be importable
     except ModuleNotFoundError as error:
         return _missing("relayctl", error)
     return app.main(sys.argv[1:])

@@ -11,27 +11,26 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
-from functools import partial
 
-from notif_relayd import ancillary, shortcut
-from notif_relayd.admission import Admission, Terms
-from notif_relayd.control import Control
-from notif_relayd.descriptors import PRODUCER, SUBSCRIBER, DescriptorStore, Inherited
+from notif_relayd import fastpath
+from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.control.report import Reporter
+from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
-from notif_relayd.fanout import Fanout
-from notif_relayd.idleness import Idleness
-from notif_relayd.intake import Intake
-from notif_relayd.loop import READ, Loop
-from notif_relayd.metrics import measure
-from notif_relayd.notify import NotifySocket
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.state import State, encode
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net import ancillary
+from notif_relayd.net.loop import READ, Loop
+from notif_relayd.net.loop_latency import LoopLatency
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.signals import Signals
 from notif_relayd.peer import peer_of
-from notif_relayd.rules import Rules
-from notif_relayd.signals import Signals
-from notif_relayd.state import State, encode
-from notif_relayd.status import Reporter
-from notif_relayd.supervisor import Supervisor
-from notif_relayd.throttle import Throttle
-from notif_relayd.turns import Turns
+from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore, Inherited
+from notif_relayd.systemd.idle_timer import IdleTimer
+from notif_relayd.systemd.sdnotify import NotifySocket
+from notif_relayd.systemd.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ class Limits:
     """Bytes."""
     max_record_size: int
     """Bytes, the newline included."""
-    producers: Terms
-    subscribers: Terms
+    producers: ConnectionLimits
+    subscribers: ConnectionLimits
     max_filter_bytes_per_user: int
     """Bytes of filters and unfinished requests of one user's subscribers."""
     idle_timeout: float | None = None
@@ -60,7 +59,7 @@ class Relay:
 
     Args:
         limits: what it may use.
-        throttle: where it warns of peers that misbehave.
+        log: where it warns of peers that misbehave.
         signals: tells when to stop and when to reload.
         public: listening socket for subscribers.
         ingest: listening socket for producers.
@@ -74,13 +73,13 @@ class Relay:
     def __init__(
         self,
         limits: Limits,
-        throttle: Throttle,
+        log: RateLimitedLog,
         signals: Signals,
         public: socket.socket,
         ingest: socket.socket,
         control: socket.socket,
         notify: NotifySocket,
-        rules: Rules,
+        rules: Policy,
         capacity: int,
         inherited: Inherited,
     ) -> None:
@@ -88,14 +87,12 @@ class Relay:
         self._loop = Loop()
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
-        self._descriptors = DescriptorStore(
-            self._loop, notify, capacity, inherited.names, inherited.requests
-        )
+        self._fdstore = FdStore(self._loop, notify, capacity, inherited.names, inherited.requests)
         self._fanout = Fanout(
             self._loop,
-            throttle,
+            log,
             self._ids,
-            self._descriptors,
+            self._fdstore,
             limits.subscribers,
             rules,
             limits.ring_size,
@@ -103,68 +100,69 @@ class Relay:
         )
         self._intake = Intake(
             self._loop,
-            throttle,
+            log,
             self._ids,
-            self._descriptors,
+            self._fdstore,
             limits.producers,
             limits.max_record_size,
             self._fanout.publish,
         )
-        shortcut.use(self._loop, self._intake, self._fanout)
-        self._turns = Turns()
+        fastpath.use(self._loop, self._intake, self._fanout)
+        self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,
             self._fanout,
+            self._latency,
             printable_path(public.getsockname()),
             printable_path(ingest.getsockname()),
         )
-        self._control = Control(
+        self._control = ControlServer(
             self._loop,
-            throttle,
+            log,
             {
                 "status": reporter.status,
                 "producers": reporter.producers,
                 "subscribers": reporter.subscribers,
-                "metrics": partial(measure, reporter, self._intake, self._fanout, self._turns),
+                "metrics": reporter.metrics,
                 "disconnect": self._disconnect,
             },
         )
         self._take_over(inherited)
         # Subscribers first: records that wait already are for those who wait already.
-        self._doors = [
-            self._fanout.door(public),
-            self._intake.door(ingest),
-            self._control.door(control),
+        self._acceptors = [
+            self._fanout.listen(public),
+            self._intake.listen(ingest),
+            self._control.listen(control),
         ]
-        self._supervisor = Supervisor(self._loop, notify, self._census)
-        self._idleness = Idleness(self._loop, self._anybody, limits.idle_timeout or 0.0)
+        self._watchdog = Watchdog(self._loop, notify, self._counts)
+        self._idle_timer = IdleTimer(self._loop, self._has_connections, limits.idle_timeout or 0.0)
 
     def run(self) -> None:
         """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
-        self._supervisor.ready()
-        self._idleness.look()
-        while not (self._signals.stop or self._idleness.over):
-            self._turn()
-            self._supervisor.turned()
+        self._watchdog.ready()
+        self._idle_timer.look()
+        while not (self._signals.stop or self._idle_timer.over):
+            self._run_once()
+            self._watchdog.iteration_done()
             if self._loop.changed:
                 self._loop.changed = False
-                self._idleness.look()
-        self._supervisor.stopping()
+                self._idle_timer.look()
+        self._watchdog.stopping()
         self._stop()
 
     def apply(self, limits: Limits) -> None:
         """Use new limits from now on; `max_record_size` stays what it was at the start."""
-        self._intake.admission.terms = limits.producers
-        self._fanout.admission.terms = limits.subscribers
+        self._intake.admission.limits = limits.producers
+        self._fanout.admission.limits = limits.subscribers
         self._fanout.store.limit = limits.ring_size
         self._fanout.quota.per_user = limits.max_filter_bytes_per_user
-        self._idleness.limit = limits.idle_timeout or 0.0
-        self._idleness.look()
+        self._idle_timer.limit = limits.idle_timeout or 0.0
+        self._idle_timer.look()
 
-    def _turn(self) -> None:
-        awake = self._loop.turn()
-        self._intake.hand_on()
-        self._turns.add(time.monotonic() - awake)
+    def _run_once(self) -> None:
+        awake = self._loop.run_once()
+        self._intake.flush()
+        self._latency.add(time.monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
         """End the connection with that number; what it was."""
@@ -178,10 +176,12 @@ class Relay:
             return f"subscriber {subscriber.peer}"
         raise LookupError(f"no connection has the id {number}")
 
-    def _anybody(self) -> bool:
-        return bool(self._intake.producers or self._fanout.subscribers or self._control.anybody)
+    def _has_connections(self) -> bool:
+        return bool(
+            self._intake.producers or self._fanout.subscribers or self._control.has_connections
+        )
 
-    def _census(self) -> tuple[int, int, int]:
+    def _counts(self) -> tuple[int, int, int]:
         return (
             len(self._intake.producers),
             len(self._fanout.subscribers),
@@ -195,15 +195,15 @@ class Relay:
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
-            self._turns.restore(inherited.state.turns)
-            LOG.info("went on with %d producers and %d subscribers", *self._census()[:2])
+            self._latency.restore(inherited.state.turns)
+            LOG.info("went on with %d producers and %d subscribers", *self._counts()[:2])
         # The relay of the others was killed, or another one than this knew what they may see.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
         unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
         for number in unknown_producers:
             self._intake.adopt(number, producers[number])
         for number in unknown_subscribers:
-            self._fanout.adopt(number, subscribers[number], self._descriptors.request_of(number))
+            self._fanout.adopt(number, subscribers[number], self._fdstore.request_of(number))
         if unknown_producers or unknown_subscribers:
             LOG.warning(
                 "took over the connections of %d producers and %d subscribers, and nothing else; "
@@ -221,29 +221,29 @@ class Relay:
             peer = peer_of(connection)
             if not ancillary.protect(connection):
                 ancillary.discard(connection)
-                self._descriptors.give_up(kind, number, connection)
+                self._fdstore.close_connection(kind, number, connection)
             elif admission.allows(peer):
                 allowed[number] = connection
             else:
                 LOG.warning("connection ended: %s: may not connect any more", peer)
-                self._descriptors.give_up(kind, number, connection)
+                self._fdstore.close_connection(kind, number, connection)
         return allowed
 
     def _stop(self) -> None:
         # Who has not been let in yet stays in systemd's socket, for the next daemon.
-        for door in self._doors:
-            door.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         self._control.close()
-        if not self._descriptors.usable:
-            self._intake.read_out()
+        if not self._fdstore.usable:
+            self._intake.drain()
             self._intake.close()
         expired = []
         self._loop.call_in(DRAIN_TIME, lambda: expired.append(True))
         while not self._fanout.drained and not expired:
-            self._turn()
-        if self._descriptors.usable:
-            self._intake.read_out()
-            self._descriptors.leave(encode(self._save()))
+            self._run_once()
+        if self._fdstore.usable:
+            self._intake.drain()
+            self._fdstore.leave(encode(self._save()))
             # The kernel closes them when the process has ended: then no passed descriptor lingers.
             for producer in self._intake.producers.values():
                 producer.socket.detach()
@@ -254,4 +254,6 @@ class Relay:
         self._loop.close()
 
     def _save(self) -> State:
-        return State(next(self._ids), self._intake.save(), self._fanout.save(), self._turns.save())
+        return State(
+            next(self._ids), self._intake.save(), self._fanout.save(), self._latency.save()
+        )

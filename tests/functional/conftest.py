@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts
 
-from running import RunningRelay, running_relay
+from support.listening import PrivateSocket, Scripts
+from support.running import RunningRelay, running_relay
 
 
 @pytest.fixture

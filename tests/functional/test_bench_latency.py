@@ -46,7 +46,7 @@ def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -
     (tmp_path / "handler").mkdir()
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
-    (package / "_shortcut.cpp").touch()
+    (package / "_native.cpp").touch()
     done = compare(f"other={tmp_path}")
     assert done.returncode != 0
     assert "other: nothing is compiled there" in done.stderr

@@ -17,7 +17,7 @@ from compare.load import LoadError, Measured, Work
 from compare.notification import record
 from compare.peers import ALTERNATIVES, LIMIT, RELAY, Peer, running
 from notif_relay import records
-from running import DEADLINE
+from support.running import DEADLINE
 
 WHILE_JOINING = 100
 """Records after which everybody has joined."""

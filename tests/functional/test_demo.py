@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from running import DEADLINE, wait_until
+from support.running import DEADLINE, wait_until
 
 ROOT = Path(__file__).parents[2]
 

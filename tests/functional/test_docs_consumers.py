@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from running import DEADLINE, RunningRelay, record, wait_until
+from support.running import DEADLINE, RunningRelay, record, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

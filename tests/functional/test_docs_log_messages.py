@@ -35,7 +35,7 @@ def is_logging(call: ast.Call) -> bool:
     return (
         isinstance(function, ast.Attribute)
         and function.attr in METHODS
-        and ast.unparse(function.value) in {"LOG", "self._throttle", "throttle"}
+        and ast.unparse(function.value) in {"LOG", "self._log"}
     )
 
 
@@ -52,8 +52,8 @@ def messages(tree: ast.AST) -> Iterator[str]:
 
 
 def documented() -> set[str]:
-    terms = re.findall(r"^``.+``$(?=\n    \S)", PAGE.read_text(), re.MULTILINE)
-    return {message for term in terms for message in re.findall(r"``(.+?)``", term)}
+    limits = re.findall(r"^``.+``$(?=\n    \S)", PAGE.read_text(), re.MULTILINE)
+    return {message for term in limits for message in re.findall(r"``(.+?)``", term)}
 
 
 def test_every_message_of_the_daemon_is_on_the_page_and_no_other_is() -> None:

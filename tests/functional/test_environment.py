@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from running import DEADLINE, RunningRelay, record
+from support.running import DEADLINE, RunningRelay, record
 
 AS_SYSTEMD = """
 import os, sys

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayd.pages import MANY
-from producing import numbered
-from running import DEADLINE, RunningRelay, connect, wait_until
+from notif_relayd.fanout.shared_pages import MANY
+from support.producing import numbered
+from support.running import DEADLINE, RunningRelay, connect, wait_until
 
 NUMBER = 3000
 
@@ -111,7 +111,7 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
     """As in a sandbox that does not know the call."""
     program = (
         "import logging; logging.basicConfig(level=logging.INFO);"
-        "from notif_relayd.pages import Pages; Pages()"
+        "from notif_relayd.fanout.shared_pages import SharedPages; SharedPages()"
     )
     command = [
         *("strace", "-f", "-o", str(tmp_path / "strace.log")),

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from producing import numbered
-from running import RunningRelay, Subscriber, is_gap, record, running_relay
+from support.producing import numbered
+from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
 
 MIB = 1024 * 1024
 

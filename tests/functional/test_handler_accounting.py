@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from listening import Incoming, PrivateSocket, explained, notification
 
 from notif_relay.sender import Sender
+from support.listening import Incoming, PrivateSocket, explained, notification
 
 LARGEST = 1048576
 

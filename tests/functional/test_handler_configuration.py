@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts
+
+from support.listening import PrivateSocket, Scripts
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 DEFAULT_PATH = "/run/notif-relayd/ingest.sock"

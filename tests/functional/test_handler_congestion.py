@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from listening import Incoming, PrivateSocket, explained, notification, room
 
 from notif_relay.sender import Sender
-from running import DEADLINE, wait_until
+from support.listening import Incoming, PrivateSocket, explained, notification, room
+from support.running import DEADLINE, wait_until
 
 LARGEST = 1048576
 

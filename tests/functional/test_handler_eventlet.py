@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts, explained
+
+from support.listening import PrivateSocket, Scripts, explained
 
 PATCH = """
 import warnings

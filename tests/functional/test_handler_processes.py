@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts, explained, room
 
-from running import DEADLINE
+from support.listening import PrivateSocket, Scripts, explained, room
+from support.running import DEADLINE
 
 
 def read_all(private: PrivateSocket, connections: int) -> list[bytes]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts, notification
 
 from notif_relay.sender import Sender
+from support.listening import PrivateSocket, Scripts, notification
 
 
 class Clock:

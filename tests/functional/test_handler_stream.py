@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, notification
 
 from notif_relay import HandlerStats, RelayHandler
 from notif_relay.records import MAX_RECORD_SIZE
-from running import DEADLINE
+from support.listening import PrivateSocket, notification
+from support.running import DEADLINE
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import PROGRAMS, misbehaving, subscribed_beside
 
-from running import RunningRelay, record, running_relay
+from support.hostile import PROGRAMS, misbehaving, subscribed_beside
+from support.running import RunningRelay, record, running_relay
 
 RECORDS = 2000
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from managing import managed_relay
-from operating import needs_root
 
-from running import (
+from support.managing import managed_relay
+from support.operating import needs_root
+from support.running import (
     DEADLINE,
     RunningRelay,
     Subscriber,

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from managing import ManagedRelay, managed_relay
-from operating import needs_root
-from other_user import OtherUser, open_relay
 
-from notif_relayd.admission import BURST_SECONDS
+from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.peer import peer_of
-from running import (
+from support.managing import ManagedRelay, managed_relay
+from support.operating import needs_root
+from support.other_user import OtherUser, open_relay
+from support.running import (
     RunningRelay,
     Subscriber,
     connect,

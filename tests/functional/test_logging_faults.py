@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from producing import numbered
-from running import DEADLINE, RunningRelay, Subscriber, connect, run_daemon, wait_until
+from support.producing import numbered
+from support.running import DEADLINE, RunningRelay, Subscriber, connect, run_daemon, wait_until
 
 NUMBER = 500
 

@@ -10,8 +10,8 @@ import socket
 import zlib
 from pathlib import Path
 
-from producing import emit, notify, numbered, start
-from running import DEADLINE, connect, is_gap, running_relay, wait_until
+from support.producing import emit, notify, numbered, start
+from support.running import DEADLINE, connect, is_gap, running_relay, wait_until
 
 MIB = 1024 * 1024
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import notif_relay
-from running import DEADLINE, RunningRelay, record, running_relay
+from support.running import DEADLINE, RunningRelay, record, running_relay
 
 MIB = 1024 * 1024
 

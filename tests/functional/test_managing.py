@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import descriptors
 import pytest
-from managing import managed_relay
 
-from running import connect, record, running_relay
+from support import descriptors
+from support.managing import managed_relay
+from support.running import connect, record, running_relay
 
 MORE_THAN_USUAL = descriptors.USUAL + 100
 

@@ -10,17 +10,17 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import descriptors
 import pytest
-from managing import ManagedRelay
-from memory_limit import memory_cgroup
-from operating import needs_root
 
-from notif_relayd.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
-from notif_relayd.intake import MAX_PARTIAL_BYTES
-from notif_relayd.pages import LARGE
-from notif_relayd.requests import MAX_SIZE
-from running import connect, record
+from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
+from notif_relayd.fanout.shared_pages import LARGE
+from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
+from notif_relayd.records.subscription_request import MAX_SIZE
+from support import descriptors
+from support.managing import ManagedRelay
+from support.memory_limit import memory_cgroup
+from support.operating import needs_root
+from support.running import connect, record
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 

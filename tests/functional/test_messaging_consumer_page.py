@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from running import DEADLINE, RunningRelay, kill, record, wait_until
+from support.running import DEADLINE, RunningRelay, kill, record, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "oslo-consumer.rst"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import Incoming, PrivateSocket, Scripts, explained
 from stevedore.dispatch import DispatchExtensionManager
 
-from running import DEADLINE, RunningRelay, quiet_environment
+from support.listening import Incoming, PrivateSocket, Scripts, explained
+from support.running import DEADLINE, RunningRelay, quiet_environment
 
 PATCH = """
 import warnings

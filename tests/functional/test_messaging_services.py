@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from consuming import Endpoint, listening, transport_to
-from listening import Scripts
 
-from running import RunningRelay, wait_until
+from support.consuming import Endpoint, listening, transport_to
+from support.listening import Scripts
+from support.running import RunningRelay, wait_until
 
 WAYS = {
     "the log driver and the handler": ("log", "fake://"),

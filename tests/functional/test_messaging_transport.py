@@ -13,15 +13,15 @@ from typing import Any
 
 import oslo_messaging
 import pytest
-from consuming import Endpoint, configuration, listening, notifier, transport_to
-from listening import PrivateSocket
 from oslo_config import cfg
 from oslo_context.context import RequestContext
 from oslo_messaging.notify import _impl_test
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
 from notif_relay import RelayHandler, records
-from running import RunningRelay, record, running_relay, wait_until
+from support.consuming import Endpoint, configuration, listening, notifier, transport_to
+from support.listening import PrivateSocket
+from support.running import RunningRelay, record, running_relay, wait_until
 
 MIB = 1024 * 1024
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from listening import Scripts
 
-from running import RunningRelay, record, running_relay, wait_until
+from support.listening import Scripts
+from support.running import RunningRelay, record, running_relay, wait_until
 
 PATCH = """
 import warnings

@@ -15,14 +15,14 @@ from typing import Any
 
 import oslo_messaging
 import pytest
-from consuming import Endpoint, left_open, listening, notifier, transport_to
-from listening import Incoming, PrivateSocket, Scripts
 
 from notif_relay import records
 from notif_relay.messaging import subscriber as subscriber_module
 from notif_relay.messaging.listener import MAX_UNHANDLED
-from producing import numbered
-from running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+from support.consuming import Endpoint, left_open, listening, notifier, transport_to
+from support.listening import Incoming, PrivateSocket, Scripts
+from support.producing import numbered
+from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
 
 MIB = 1024 * 1024
 
@@ -375,7 +375,7 @@ def test_what_is_no_notification_is_left_out_and_logged(
 NEVER_STOPPED = """
 import sys
 import oslo_messaging
-from consuming import Endpoint, configuration
+from support.consuming import Endpoint, configuration
 transport = oslo_messaging.get_notification_transport(configuration(), url="unix://" + sys.argv[1])
 listener = oslo_messaging.get_notification_listener(
     transport, [oslo_messaging.Target(topic="t")], [Endpoint()], executor="threading"

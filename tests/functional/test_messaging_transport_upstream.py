@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import json
 
-from listening import Scripts
-
-from running import RunningRelay
+from support.listening import Scripts
+from support.running import RunningRelay
 
 RUN = """
 import json

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import oslo_messaging
 import pytest
-from consuming import Endpoint, configuration, listening
 
-from running import record, running_relay
+from support.consuming import Endpoint, configuration, listening
+from support.running import record, running_relay
 
 
 def transport(url: str) -> oslo_messaging.NotificationTransport:

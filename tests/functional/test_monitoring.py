@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from operating import relayctl
 from prometheus_client import Metric
-from scraping import CHECKOUT, families, names, needs_promtool, promtool
 
-from running import RunningRelay
+from support.operating import relayctl
+from support.running import RunningRelay
+from support.scraping import CHECKOUT, families, names, needs_promtool, promtool
 
 DASHBOARD = CHECKOUT / "etc/grafana/notif-relayd.json"
 RULES = CHECKOUT / "etc/prometheus/notif-relayd.rules.yml"
@@ -120,7 +120,7 @@ def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metri
 
 def test_the_page_says_how_many_series_there_are(told: list[Metric]) -> None:
     bounded = [s for family in told for s in family.samples if "id" not in s.labels]
-    assert f"who is connected: {len(bounded)}." in PAGE.read_text()
+    assert f"There are {len(bounded)} time series." in PAGE.read_text()
 
 
 @needs_promtool

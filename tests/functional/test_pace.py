@@ -19,23 +19,27 @@ from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd import control, door, intake, request_pacer, validator
-from notif_relayd.admission import Terms
-from notif_relayd.control import Control
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import Intake, Producer
-from notif_relayd.loop import Loop
-from notif_relayd.notify import NotifySocket
-from notif_relayd.rules import Rules
-from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Kind, Reason
-from running import connect, record
+from notif_relayd.access import request_pacer
+from notif_relayd.access.admission import ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.control import server
+from notif_relayd.control.server import ControlServer
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.ingest import intake
+from notif_relayd.ingest.intake import Intake, Producer
+from notif_relayd.net import acceptor
+from notif_relayd.net.loop import Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.records import validator
+from notif_relayd.records.validator import Reason, RoutingKey
+from notif_relayd.systemd.fdstore import FdStore
+from notif_relayd.systemd.sdnotify import NotifySocket
+from support.running import connect, record
 
-THROTTLE = Throttle(logging.getLogger(__name__))
+THROTTLE = RateLimitedLog(logging.getLogger(__name__))
 
 
-class Turns:
+class LoopLatency:
     """A loop, one listening socket, and who comes in through it."""
 
     def __init__(self, directory: Path, room: int, loop: Loop) -> None:
@@ -44,29 +48,29 @@ class Turns:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(os.fspath(self.path))
         self.listener.listen(1024)
-        self.terms = Terms("room", room=room, per_user=room, rate=10_000)
+        self.limits = ConnectionLimits("room", max_connections=room, per_user=room, rate=10_000)
         self.notify = NotifySocket(None)
-        self.store = DescriptorStore(self.loop, self.notify, 0, (), {})
+        self.store = FdStore(self.loop, self.notify, 0, (), {})
         self.ids = itertools.count()
         self.opened: list[socket.socket] = [self.listener]
-        self.inside: list[Intake | Fanout | Control] = []
+        self.inside: list[Intake | Fanout | ControlServer] = []
 
     def intake(
         self,
-        publish: Callable[[bytes, list[Kind]], float] = lambda *_: 0.0,
+        publish: Callable[[bytes, list[RoutingKey]], float] = lambda *_: 0.0,
         limit: int = 1 << 20,
     ) -> Intake:
-        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.terms, limit, publish)
+        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.limits, limit, publish)
         self.inside.append(intake)
-        intake.door(self.listener)
+        intake.listen(self.listener)
         return intake
 
     def fanout(self) -> Fanout:
         limits = 1 << 20, 1 << 20
         about = self.loop, THROTTLE, self.ids, self.store
-        fanout = Fanout(*about, self.terms, Rules([]), *limits)
+        fanout = Fanout(*about, self.limits, Policy([]), *limits)
         self.inside.append(fanout)
-        fanout.door(self.listener)
+        fanout.listen(self.listener)
         return fanout
 
     def connect(self, number: int = 1) -> socket.socket:
@@ -74,12 +78,12 @@ class Turns:
         self.opened += [connect(self.path) for _ in range(number)]
         return self.opened[-1]
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """As a relay does it."""
-        self.loop.turn()
+        self.loop.run_once()
         for each in self.inside:
             if isinstance(each, Intake):
-                each.hand_on()
+                each.flush()
 
     def close(self) -> None:
         for each in (*self.inside, *self.opened, self.notify):
@@ -94,38 +98,38 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def turns(directory: Path, loop: Loop) -> Iterator[Turns]:
-    turns = Turns(directory, 1000, loop)
+def turns(directory: Path, loop: Loop) -> Iterator[LoopLatency]:
+    turns = LoopLatency(directory, 1000, loop)
     yield turns
     turns.close()
 
 
 @pytest.fixture
-def others(directory: Path, loop: Loop) -> Iterator[Turns]:
+def others(directory: Path, loop: Loop) -> Iterator[LoopLatency]:
     """Another socket of the same relay."""
     (directory / "others").mkdir()
-    turns = Turns(directory / "others", 1000, loop)
+    turns = LoopLatency(directory / "others", 1000, loop)
     yield turns
     turns.close()
 
 
-def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: Turns) -> None:
+def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: LoopLatency) -> None:
     waiting = turns.intake()
-    turns.connect(door.MAX_ACCEPTS + 10)
-    turns.loop.turn()
-    assert len(waiting.producers) == door.MAX_ACCEPTS
-    turns.loop.turn()
-    assert len(waiting.producers) == door.MAX_ACCEPTS + 10
+    turns.connect(acceptor.MAX_ACCEPTS + 10)
+    turns.loop.run_once()
+    assert len(waiting.producers) == acceptor.MAX_ACCEPTS
+    turns.loop.run_once()
+    assert len(waiting.producers) == acceptor.MAX_ACCEPTS + 10
 
 
 def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the same moments for all sockets, so that fewer records have to wait."""
     breaks: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: door.BREAK * 1000.25)
-    monkeypatch.setattr(door, "time", clock)
-    turns.terms = Terms("room", room=2, per_user=2, rate=10_000)
+    clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
+    monkeypatch.setattr(acceptor, "time", clock)
+    turns.limits = ConnectionLimits("room", max_connections=2, per_user=2, rate=10_000)
     waiting = turns.intake()
     call_in = turns.loop.call_in
     monkeypatch.setattr(
@@ -134,11 +138,11 @@ def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
     turns.connect(5)
     for sent_away in range(1, 4):
         while len(breaks) < sent_away:
-            turns.loop.turn()
+            turns.loop.run_once()
         ended = [each for each in turns.opened[1:] if is_over(each)]
         assert len(ended) == sent_away
         assert len(waiting.producers) == 2
-    assert breaks == [pytest.approx(door.BREAK * 0.75)] * 3
+    assert breaks == [pytest.approx(acceptor.BREAK * 0.75)] * 3
 
 
 def is_over(connection: socket.socket) -> bool:
@@ -149,26 +153,26 @@ def is_over(connection: socket.socket) -> bool:
         return False
 
 
-def read_once(turns: Turns, producer: Producer) -> int:
+def read_once(turns: LoopLatency, producer: Producer) -> int:
     """Turn until the producer has been read, after its rest if it has one; how many bytes."""
     before = producer.bytes
     for _ in range(10):
-        turns.turn()
+        turns.run_once()
         if producer.bytes > before:
             break
     return producer.bytes - before
 
 
 def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
-    turns: Turns,
+    turns: LoopLatency,
 ) -> None:
     """Each rejected record costs many times what a good one does."""
     reading = turns.intake()
     producer = turns.connect()
-    turns.turn()
+    turns.run_once()
     (known,) = reading.producers.values()
     producer.sendall(b"garbage\n" * 1000)
-    turns.turn()
+    turns.run_once()
     assert known.bytes == 8000
     producer.sendall(b"garbage\n" * 1000)
     assert [read_once(turns, known) for _ in range(3)] == [intake.SUSPECT_READ_SIZE] * 3
@@ -185,15 +189,15 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     assert known.records == 1000
 
 
-def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: Turns) -> None:
+def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: LoopLatency) -> None:
     """A long read is a long turn, and nobody has anything of it."""
     reading = turns.intake()
     producer = turns.connect()
-    turns.turn()
+    turns.run_once()
     (known,) = reading.producers.values()
     while not known.rejected:
         producer.sendall(b"x" * 60_000)
-        turns.turn()
+        turns.run_once()
     producer.sendall(b"x" * 2000)
     for _ in range(5):
         assert read_once(turns, known) == intake.SUSPECT_READ_SIZE
@@ -205,23 +209,23 @@ def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: Turns) ->
     good = record(payload="x" * 50)
     producer.sendall(b"\n" + good * 1000)
     while known.records < 1000:
-        turns.turn()
+        turns.run_once()
     assert known.rejected == 1
     assert known.read_size == intake.READ_SIZE
 
 
 def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sent(
-    turns: Turns, others: Turns
+    turns: LoopLatency, others: LoopLatency
 ) -> None:
     """More than a socket holds, in many runs: it is asked between them whether there is room."""
     fanout = others.fanout()
     runs: list[int] = []
     got = 0
 
-    def publish(run: bytes, kinds: list[Kind]) -> float:
+    def publish(run: bytes, routing_keys: list[RoutingKey]) -> float:
         nonlocal got
         runs.append(len(run))
-        fanout.publish(run, kinds)
+        fanout.publish(run, routing_keys)
         # At first it does not read, and so is behind when it begins to.
         if len(runs) > 6:
             got += all_there_is(subscriber)
@@ -233,11 +237,11 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
     producers = [turns.connect() for _ in range(40)]
     for _ in range(40):
         if len(reading.producers) < 40:
-            turns.turn()
+            turns.run_once()
     sent = record(payload="x" * 900) * 60
     for each in producers:
         each.sendall(sent)
-    turns.turn()
+    turns.run_once()
     assert reading.received == 40 * 60
     assert max(runs) < intake.RUN_SIZE + intake.READ_SIZE
     assert 40 * len(sent) - got - all_there_is(subscriber) <= 2 * max(runs)
@@ -245,15 +249,15 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
 
 
 def test_a_run_does_not_go_through_the_room_of_those_who_have_stopped_reading(
-    turns: Turns,
+    turns: LoopLatency,
 ) -> None:
     fanout = turns.fanout()
     turns.connect(100)
     quick = turns.connect()
     quick.setblocking(False)
     while len(fanout.subscribers) < 101:
-        turns.turn()
-    stream = fanout._streams.everything  # noqa: SLF001 - nothing else shows what it costs
+        turns.run_once()
+    stream = fanout._streams.unfiltered  # noqa: SLF001 - nothing else shows what it costs
     assert stream is not None
     run = record(payload="x" * 900) * 60
     while len(stream.current) > 1:
@@ -272,11 +276,11 @@ def all_there_is(connection: socket.socket) -> int:
 
 
 def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = turns.intake()
     producers = [turns.connect() for _ in range(4)]
-    turns.turn()
+    turns.run_once()
     looked_at: list[bytes] = []
     check = reading.validator.check
     monkeypatch.setattr(
@@ -287,32 +291,32 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     good = record()
     for each in producers:
         each.sendall(good)
-    turns.turn()
+    turns.run_once()
     assert looked_at == [4 * good]
     producers[1].sendall(b"garbage\n")
-    turns.turn()
+    turns.run_once()
     while any(each.resting for each in reading.producers.values()):
-        turns.turn()
+        turns.run_once()
     looked_at.clear()
     for each in producers:
         each.sendall(b"garbage\n" if each is producers[1] else good)
-    turns.turn()
+    turns.run_once()
     assert b"".join(looked_at).count(good) == 3
     assert looked_at.count(b"garbage\n") == 1
     assert reading.received == 7
 
 
 def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[tuple[float, Callable[[], None]]] = []
     reading = turns.intake(limit=1000)
     bad, good = turns.connect(), turns.connect()
-    turns.turn()
+    turns.run_once()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *rest: rests.append(rest))
     bad.sendall(b"garbage\n" + b"x" * 1001)
-    turns.turn()
+    turns.run_once()
     assert reading.rejected.total() == 2
     # What it sends before its end is read all the same, but not before its rest is over.
     bad.sendall(b"\n" + record())
@@ -320,41 +324,41 @@ def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
     for number in range(3):
         good.sendall(record())
         wake()
-        turns.turn()
+        turns.run_once()
         assert reading.received == number + 1
     ((seconds, rested),) = rests
     assert seconds == intake.REST
     rested()
     for _ in range(5):
         wake()
-        turns.turn()
+        turns.run_once()
     assert reading.received == 4
     assert len(reading.producers) == 1
     assert len(rests) == 1
 
 
-def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: Turns) -> None:
+def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: LoopLatency) -> None:
     """Its descriptor may be somebody else's by then."""
     reading = turns.intake()
     bad = turns.connect()
-    turns.turn()
+    turns.run_once()
     (known,) = reading.producers.values()
     bad.sendall(b"garbage\n")
-    turns.turn()
+    turns.run_once()
     assert known.resting
     reading.disconnect(known)
     turns.connect()
     while known.resting:
-        turns.turn()
+        turns.run_once()
     turns.opened[-1].sendall(b"garbage\n")
-    turns.turn()
+    turns.run_once()
     assert len(reading.producers) == 1
     assert reading.rejected[Reason.NOT_JSON] == 2
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_requests_are_handled_one_at_a_time_and_paced(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch, at_once: bool
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
     monkeypatch.setattr(request_pacer, "time", clock)
@@ -365,7 +369,7 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     clients = [turns.connect() for _ in range(3)]
     for each in clients:
         each.setblocking(False)
-    turns.loop.turn()
+    turns.loop.run_once()
     requests = [b'{"filter": {"event_type": ["%d"]}}\n' % number for number in range(3)]
     if at_once:
         clients = clients[:1] * 3
@@ -377,7 +381,7 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     for _ in range(3):
         for _ in range(10):
             wake()
-            turns.loop.turn()
+            turns.loop.run_once()
         answers = b"".join(map(read_what_is_there, set(clients))).splitlines()
         assert len(answers) == 1
         answered += 1
@@ -398,7 +402,7 @@ def read_what_is_there(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("what", ["values", "lines"])
 def test_expensive_values_make_their_user_wait(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch, what: str
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     owed = 0.1
     cost = intake.EXPENSIVE_BURST + owed
@@ -411,27 +415,27 @@ def test_expensive_values_make_their_user_wait(
     sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
     reading = turns.intake(lambda *_: next(costs, 0.0))
     producers = [turns.connect() for _ in range(2)]
-    turns.turn()
+    turns.run_once()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     pauses: list[tuple[float, Callable[[], None]]] = []
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
     producers[0].sendall(sent)
-    turns.turn()
+    turns.run_once()
     producers[1].sendall(record())
-    turns.turn()
+    turns.run_once()
     assert reading.received == 1
     [(seconds, resume)] = pauses
     assert seconds == pytest.approx(owed / intake.EXPENSIVE_SHARE)
     clock.now += 1.01 * seconds
     resume()
     wake()
-    turns.turn()
+    turns.run_once()
     assert reading.received == 2
     assert all(each.read_size < intake.READ_SIZE for each in reading.producers.values())
 
 
 def test_answers_to_one_user_take_a_share_of_the_time(
-    turns: Turns, monkeypatch: pytest.MonkeyPatch
+    turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(
         monotonic=lambda: clock.now, thread_time=lambda: clock.used, now=1000.0, used=0.0
@@ -439,12 +443,12 @@ def test_answers_to_one_user_take_a_share_of_the_time(
     monkeypatch.setattr(request_pacer, "time", clock)
 
     def status() -> int:
-        clock.used += control.BURST + control.SHARE  # a second's share more than it may have
+        clock.used += server.BURST + server.SHARE  # a second's share more than it may have
         return 1
 
-    asking = Control(turns.loop, THROTTLE, {"status": status})
+    asking = ControlServer(turns.loop, THROTTLE, {"status": status})
     turns.inside.append(asking)
-    asking.door(turns.listener)
+    asking.listen(turns.listener)
     client = turns.connect()
     client.sendall(b'{"method": "status"}\n' * 2)
     pauses: list[tuple[float, Callable[[], None]]] = []
@@ -454,7 +458,7 @@ def test_answers_to_one_user_take_a_share_of_the_time(
     def answers() -> int:
         for _ in range(5):
             wake()
-            turns.loop.turn()
+            turns.loop.run_once()
         client.setblocking(False)
         return read_what_is_there(client).count(b"result")
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from managing import ManagedRelay, managed_relay
-from passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
 
-from notif_relayd.ancillary import kernel_refuses
-from running import DEADLINE, RunningRelay, Subscriber, connect, record, wait_until
+from notif_relayd.net.ancillary import kernel_refuses
+from support.managing import ManagedRelay, managed_relay
+from support.passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
+from support.running import DEADLINE, RunningRelay, Subscriber, connect, record, wait_until
 
 Way = Callable[[socket.socket, socket.socket], None]
 
@@ -32,16 +32,18 @@ needs_kernel = pytest.mark.skipif(
 
 OLD_KERNEL = """
 import sys
-from notif_relayd import ancillary, service, shortcut
+from notif_relayd.net import ancillary
+from notif_relayd.daemon import main
+from notif_relayd import fastpath
 ancillary.kernel_refuses = lambda: False
 {}
-sys.exit(service.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))
 """
 """Runs the daemon as on a kernel without SO_PASSRIGHTS."""
 
 PROGRAMS = {
     "compiled": OLD_KERNEL.format(""),
-    "in Python": OLD_KERNEL.format('shortcut.WHY_NOT = "for a test"'),
+    "in Python": OLD_KERNEL.format('fastpath.WHY_NOT = "for a test"'),
 }
 
 

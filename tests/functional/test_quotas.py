@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managing import ManagedRelay, managed_relay
-from operating import needs_root
-from other_user import OtherUser, open_relay
 
-from notif_relayd.fanout import MAX_SENTENCE, MAX_TORN_BYTES
-from notif_relayd.intake import MAX_PARTIAL_BYTES
-from running import RunningRelay, Subscriber, is_gap, record, running_relay
+from notif_relayd.fanout.fanout import MAX_SENTENCE, MAX_TORN_BYTES
+from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
+from support.managing import ManagedRelay, managed_relay
+from support.operating import needs_root
+from support.other_user import OtherUser, open_relay
+from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
 
 LONG = record(payload="x" * 1_000_000)
 

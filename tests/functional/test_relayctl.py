@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from operating import (
+
+from support.operating import (
     RELAYCTL,
     answering,
     assert_refused,
@@ -26,8 +27,7 @@ from operating import (
     relayctl_as_nobody,
     run,
 )
-
-from running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.running import DEADLINE, RunningRelay, connect, record, running_relay
 
 STATUS_KEYS = [
     *("version", "pid", "uptime_seconds", "producers", "subscribers"),

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import Incoming, PrivateSocket
 
-from notif_relayd.ctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
-from running import record
+from notif_relayctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
+from support.listening import Incoming, PrivateSocket
+from support.running import record
 
 Connected = tuple[Busiest, Incoming]
 
@@ -29,7 +29,7 @@ def connected(directory: Path) -> Iterator[Connected]:
 
 
 def counted(busiest: Busiest, number: int = 10) -> list[str]:
-    busiest.turn()
+    busiest.run_once()
     return [name for name, _ in busiest.rates(number)]
 
 
@@ -40,7 +40,7 @@ def test_a_record_that_comes_in_pieces_is_counted_once(connected: Connected) -> 
     busiest.read()
     relay.socket.sendall(record_of_two[25:] + record("compute.three") * 3)
     busiest.read()
-    busiest.turn()
+    busiest.run_once()
     rates = dict(busiest.rates(10))
     assert set(rates) == {"compute.one", "compute.two", "compute.three"}
     assert rates["compute.one"] == rates["compute.two"]

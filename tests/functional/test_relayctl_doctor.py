@@ -20,8 +20,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from listening import PrivateSocket
-from operating import (
+
+from notif_relayctl.access import ACL, refusal
+from notif_relayctl.accounts import Account
+from support.listening import PrivateSocket
+from support.operating import (
     AS_NOBODY,
     RELAYCTL,
     needs_root,
@@ -29,10 +32,7 @@ from operating import (
     relayctl_as_nobody,
     run,
 )
-
-from notif_relayd.ctl.access import ACL, refusal
-from notif_relayd.ctl.accounts import Account
-from running import DEADLINE, RunningRelay, connect, running_relay
+from support.running import DEADLINE, RunningRelay, connect, running_relay
 
 Row = dict[str, str]
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket
-from operating import needs_root, relayctl, relayctl_as_nobody
 
-from running import DEADLINE, quiet_environment
+from support.listening import PrivateSocket
+from support.operating import needs_root, relayctl, relayctl_as_nobody
+from support.running import DEADLINE, quiet_environment
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from operating import RELAYCTL, assert_refused, listening, relayctl
 from prometheus_client.core import Metric
-from scraping import needs_promtool, promtool, samples
 
-from notif_relayd.ctl.exposition import RelayCollector
-from notif_relayd.ctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
-from running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from notif_relayctl.exposition import RelayCollector
+from notif_relayctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from support.operating import RELAYCTL, assert_refused, listening, relayctl
+from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.scraping import needs_promtool, promtool, samples
 
 UP = ("notif_relayd_up",)
 

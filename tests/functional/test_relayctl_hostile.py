@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operating import RELAYCTL, listening, relayctl
-from terminal import Terminal
 
 from notif_relay import records
-from running import DEADLINE, RunningRelay, connect, record
+from support.operating import RELAYCTL, listening, relayctl
+from support.running import DEADLINE, RunningRelay, connect, record
+from support.terminal import Terminal
 
 HOSTILE = "\x1b]0;pwn\x07\x1b[2J\n\r\x9b31m\u202e"
 HUGE = 10**300

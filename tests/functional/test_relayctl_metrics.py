@@ -12,13 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from managing import managed_relay
-from operating import answering, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from scraping import Samples, needs_promtool, promtool, samples
 
 from notif_relay import records
 from notif_relay.version import __version__
-from running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+from support.managing import managed_relay
+from support.operating import answering, assert_refused, needs_root, relayctl, relayctl_as_nobody
+from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+from support.scraping import Samples, needs_promtool, promtool, samples
 
 PREFIX = "notif_relayd_"
 

@@ -13,9 +13,9 @@ import uuid
 from pathlib import Path
 
 import pytest
-from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
 
-from running import RunningRelay, running_relay
+from support.operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
+from support.running import RunningRelay, running_relay
 
 ORDER = ["message_id", "publisher_id", "event_type", "priority", "payload", "timestamp"]
 

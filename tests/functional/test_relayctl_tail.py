@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from terminal import CTRL_C, Terminal
 
 from notif_relay import records
-from running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
+from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.terminal import CTRL_C, Terminal
 
 
 def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[str]:

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operating import (
+
+from support.operating import (
     RELAYCTL,
     assert_refused,
     needs_root,
     relayctl,
     relayctl_as_nobody,
 )
-from terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
-
-from running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 import socket
 from pathlib import Path
 
-from running import RunningRelay, Subscriber, connect, record, running_relay, wait_until
+from support.running import RunningRelay, Subscriber, connect, record, running_relay, wait_until
 
 
 def test_a_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bookkeeping import load
-from managing import ManagedRelay, close_all, managed_relay
 
-from producing import numbered
-from running import Subscriber, is_gap, kill, record, wait_until
+from support.bookkeeping import load
+from support.managing import ManagedRelay, close_all, managed_relay
+from support.producing import numbered
+from support.running import Subscriber, is_gap, kill, record, wait_until
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from producing import numbered
-from running import (
+from support.producing import numbered
+from support.running import (
     DEADLINE,
     RunningRelay,
     connect,

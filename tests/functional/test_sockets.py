@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayd.listeners import LOCK_FILE
-from running import DEADLINE, RunningRelay, record, run_daemon, running_relay, wait_until
+from notif_relayd.net.listeners import LOCK_FILE
+from support.running import DEADLINE, RunningRelay, record, run_daemon, running_relay, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 

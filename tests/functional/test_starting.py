@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from notif_relay import __version__
-from running import DEADLINE, quiet_environment, run_daemon, running_relay
+from support.running import DEADLINE, quiet_environment, run_daemon, running_relay
 
 DIRECTORY = "DIRECTORY"
 

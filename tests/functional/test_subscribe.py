@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from listening import PrivateSocket, Scripts
-from subscribing import number, open_sockets
 
 from notif_relay import (
     BadFilter,
@@ -31,8 +29,10 @@ from notif_relay import (
     records,
     subscribe,
 )
-from producing import numbered
-from running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.listening import PrivateSocket, Scripts
+from support.producing import numbered
+from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.subscribing import number, open_sockets
 
 MIB = 1024 * 1024
 

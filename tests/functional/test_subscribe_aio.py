@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listening import PrivateSocket
-from subscribing import number, open_sockets
 
 from notif_relay import BadFilter, Gap, Notification, RelayUnavailable, records
 from notif_relay.aio import Subscriber, subscribe
-from producing import numbered
-from running import DEADLINE, RunningRelay, record, running_relay
+from support.listening import PrivateSocket
+from support.producing import numbered
+from support.running import DEADLINE, RunningRelay, record, running_relay
+from support.subscribing import number, open_sockets
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -7,12 +7,14 @@ import dataclasses
 
 import pytest
 
-from notif_relayd.admission import BURST_SECONDS, Admission, Allowed, Terms
-from notif_relayd.filters import Filter
+from notif_relayd.access.admission import BURST_SECONDS, Admission, Allowed, ConnectionLimits
+from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.peer import Peer
-from notif_relayd.rules import Rule, Rules
+from notif_relayd.records.filters import Filter
 
-TERMS = Terms("max_subscribers", room=5, per_user=3, rate=1000, socket="public")
+LIMITS = ConnectionLimits(
+    "max_subscribers", max_connections=5, per_user=3, rate=1000, socket="public"
+)
 
 
 class Clock:
@@ -28,7 +30,7 @@ def peer(uid: int = 1000, *groups: int) -> Peer:
 
 
 def test_there_is_room_for_so_many_and_again_for_who_has_left() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     inside = [peer(uid) for uid in range(5)]
     assert [admission.refusal(each) for each in inside] == [None] * 5
     assert admission.refusal(peer(5)) == "there are max_subscribers = 5 already"
@@ -38,7 +40,7 @@ def test_there_is_room_for_so_many_and_again_for_who_has_left() -> None:
 
 
 def test_one_user_leaves_room_for_others() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     assert [admission.refusal(peer()) for _ in range(3)] == [None] * 3
     assert admission.refusal(peer()) == "uid 1000 has max_connections_per_user = 3 already"
     assert admission.refusal(peer(1001)) is None
@@ -47,7 +49,7 @@ def test_one_user_leaves_room_for_others() -> None:
 
 
 def test_who_was_let_in_before_counts() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     for _ in range(7):
         admission.enter(peer())
     assert admission.refusal(peer()) is not None
@@ -58,26 +60,26 @@ def test_who_was_let_in_before_counts() -> None:
 
 def test_a_user_may_come_in_a_burst_but_not_again_and_again() -> None:
     clock = Clock()
-    admission = Admission(dataclasses.replace(TERMS, rate=2), clock)
+    admission = Admission(dataclasses.replace(LIMITS, rate=2), clock)
     burst = int(2 * BURST_SECONDS)
-    assert [admission.impatience(1000) for _ in range(burst)] == [None] * burst
-    assert admission.impatience(1000) == (
+    assert [admission.take_token(1000) for _ in range(burst)] == [None] * burst
+    assert admission.take_token(1000) == (
         "uid 1000 connects more often than max_connection_rate = 2/s"
     )
-    assert admission.impatience(1001) is None
+    assert admission.take_token(1001) is None
     clock.now += 0.5
-    assert admission.impatience(1000) is None
-    assert admission.impatience(1000) is not None
+    assert admission.take_token(1000) is None
+    assert admission.take_token(1000) is not None
     clock.now += 10 * BURST_SECONDS
-    assert [admission.impatience(1000) for _ in range(burst)] == [None] * burst
-    assert admission.impatience(1000) is not None
+    assert [admission.take_token(1000) for _ in range(burst)] == [None] * burst
+    assert admission.take_token(1000) is not None
 
 
 def test_users_of_long_ago_are_forgotten() -> None:
     clock = Clock()
-    admission = Admission(TERMS, clock)
+    admission = Admission(LIMITS, clock)
     for uid in range(1000):
-        assert admission.impatience(uid) is None
+        assert admission.take_token(uid) is None
         assert admission.refusal(peer(uid)) is None
         admission.leave(peer(uid))
         clock.now += 0.1
@@ -98,7 +100,7 @@ def test_users_of_long_ago_are_forgotten() -> None:
 )
 def test_a_list_lets_in_its_users_the_members_of_its_groups_and_root(who: Peer, may: bool) -> None:
     allowed = Allowed(frozenset({7}), frozenset({70}))
-    admission = Admission(dataclasses.replace(TERMS, allowed=allowed))
+    admission = Admission(dataclasses.replace(LIMITS, allowed=allowed))
     refusal = admission.refusal(who)
     assert (refusal is None) == may
     if refusal is not None:
@@ -106,9 +108,9 @@ def test_a_list_lets_in_its_users_the_members_of_its_groups_and_root(who: Peer, 
 
 
 def test_new_terms_hold_for_newcomers() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     assert [admission.refusal(peer()) for _ in range(3)] == [None] * 3
-    admission.terms = dataclasses.replace(TERMS, per_user=1)
+    admission.limits = dataclasses.replace(LIMITS, per_user=1)
     assert admission.refusal(peer()) is not None
     admission.leave(peer())
     admission.leave(peer())
@@ -119,9 +121,9 @@ def test_new_terms_hold_for_newcomers() -> None:
 
 def test_a_subscriber_may_see_what_the_rules_of_all_its_groups_allow() -> None:
     compute, volume = Filter.parse({"event_type": ["c*"]}), Filter.parse({"event_type": ["v*"]})
-    rules = Rules([Rule(70, compute), Rule(71, volume)])
+    rules = Policy([AccessRule(70, compute), AccessRule(71, volume)])
     assert rules.allowed(peer(1, 70)) == {compute}
     assert rules.allowed(peer(1, 70, 71)) == {compute, volume}
     assert rules.allowed(peer(1, 72)) == frozenset()
     assert rules.allowed(peer(0)) is None
-    assert Rules().allowed(peer(1)) is None
+    assert Policy().allowed(peer(1)) is None

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from notif_relay import Gap, Notification, records
 from notif_relay.records import own_event_type
 from notif_relay.stream import Stream
-from notif_relayd._shortcut import kinds_of
-from notif_relayd.validator import Reason, Validator, Verdict
+from notif_relayd._native import routing_keys_of
+from notif_relayd.records.validator import Reason, Validator, Verdict
 
 LIMIT = 1024 * 1024
 MESSAGE_ID = '"message_id": "00000000-0000-0000-0000-000000000000"'
@@ -29,7 +29,7 @@ def check(line: bytes) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     validator = Validator(LIMIT)
     verdict = validator.check(line)
-    with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
         assert validator.check(line) == verdict
     return verdict
 
@@ -45,12 +45,12 @@ def shown(line: bytes) -> Notification:
 
 def assert_agreement(line: bytes) -> None:
     verdict = check(line)
-    compiled = kinds_of(line, Validator(LIMIT).rules)
-    assert compiled in ([], verdict.kinds)
+    compiled = routing_keys_of(line, Validator(LIMIT).rules)
+    assert compiled in ([], verdict.routing_keys)
     if verdict.rejected:
         return
     notification = shown(line)
-    assert verdict.kinds == [
+    assert verdict.routing_keys == [
         (notification.event_type, notification.priority, notification.publisher_id)
     ]
     if isinstance(notification, Gap):
@@ -161,5 +161,5 @@ def test_a_forged_event_type_is_rejected_wherever_it_stands(
 @pytest.mark.parametrize("end", ['"event_type": "last"', r'"event\u005ftype": "last"'])
 def test_the_last_event_type_counts_after_the_payload(end: str) -> None:
     line = (LOG_DRIVER % (MESSAGE_ID, "first", f", {end}")).encode()
-    assert check(line).kinds == [("last", "INFO", "p")]
+    assert check(line).routing_keys == [("last", "INFO", "p")]
     assert Notification(line).event_type == "last"

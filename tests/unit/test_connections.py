@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from notif_relayd.admission import Admission, Allowed, Terms
-from notif_relayd.connections import REMEMBERED, ConnectionCounts, Refusal
+from notif_relayd.access.admission import Admission, Allowed, ConnectionLimits
+from notif_relayd.access.connection_stats import REMEMBERED, ConnectionStats, Refusal
 from notif_relayd.peer import Peer
 
-TERMS = Terms("max_subscribers", room=3, per_user=2, rate=1000, socket="public")
+LIMITS = ConnectionLimits(
+    "max_subscribers", max_connections=3, per_user=2, rate=1000, socket="public"
+)
 
 
 def peer(pid: int = 1, uid: int = 1000) -> Peer:
@@ -17,7 +19,7 @@ def peer(pid: int = 1, uid: int = 1000) -> Peer:
 
 
 def test_who_comes_back_after_leaving_is_a_reconnect_and_a_second_connection_is_none() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     assert admission.refusal(peer(1)) is None
     assert admission.refusal(peer(1)) is None
     assert admission.counts.reconnected == 0
@@ -29,7 +31,7 @@ def test_who_comes_back_after_leaving_is_a_reconnect_and_a_second_connection_is_
 
 
 def test_a_process_that_left_once_reconnects_once() -> None:
-    counts = ConnectionCounts()
+    counts = ConnectionStats()
     counts.leave(peer())
     counts.leave(peer())
     counts.come(peer())
@@ -38,14 +40,14 @@ def test_a_process_that_left_once_reconnects_once() -> None:
 
 
 def test_processes_that_cannot_be_told_apart_are_not_taken_for_one() -> None:
-    counts = ConnectionCounts()
+    counts = ConnectionStats()
     counts.leave(peer(0))
     counts.come(peer(0))
     assert counts.reconnected == 0
 
 
 def test_the_latest_that_left_are_remembered_and_no_more() -> None:
-    counts = ConnectionCounts()
+    counts = ConnectionStats()
     counts.leave(peer(1))
     counts.leave(peer(2))
     counts.leave(peer(1))
@@ -58,15 +60,15 @@ def test_the_latest_that_left_are_remembered_and_no_more() -> None:
 
 
 def test_each_refusal_counts_under_its_reason() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     for pid in (1, 2, 3):
         admission.refusal(peer(pid))
     admission.refusal(peer(4, 1001))
     admission.refusal(peer(5, 1002))
-    admission.terms = dataclasses.replace(TERMS, rate=0, allowed=Allowed(frozenset({7})))
+    admission.limits = dataclasses.replace(LIMITS, rate=0, allowed=Allowed(frozenset({7})))
     admission.refusal(peer(6))
-    assert admission.impatience(1003) is None
-    assert admission.impatience(1003) is not None
+    assert admission.take_token(1003) is None
+    assert admission.take_token(1003) is not None
     assert admission.counts.refused == {
         Refusal.PER_USER: 1,
         Refusal.FULL: 1,
@@ -77,13 +79,13 @@ def test_each_refusal_counts_under_its_reason() -> None:
 
 
 def test_who_was_let_in_by_another_relay_was_kept_and_not_accepted() -> None:
-    admission = Admission(TERMS)
+    admission = Admission(LIMITS)
     admission.enter(peer())
     assert (admission.counts.accepted, admission.counts.kept) == (0, 1)
 
 
 def test_the_numbers_go_on_and_all_reasons_are_there() -> None:
-    counts, heir = ConnectionCounts(), ConnectionCounts()
+    counts, heir = ConnectionStats(), ConnectionStats()
     counts.accepted, counts.reconnected, counts.kept = 5, 3, 2
     counts.refused[Refusal.FULL] = 7
     saved = counts.save()

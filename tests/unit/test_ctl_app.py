@@ -13,9 +13,9 @@ import pytest
 from cliff.columns import FormattableColumn
 
 from notif_relay import __version__
-from notif_relayd.ctl.accounts import group_name, user_name
-from notif_relayd.ctl.app import Relayctl, main
-from notif_relayd.ctl.commands import Duration
+from notif_relayctl.accounts import group_name, user_name
+from notif_relayctl.app import Relayctl, main
+from notif_relayctl.commands import Duration
 
 COMMANDS = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),

@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notif_relay import paths
-from notif_relayd.ctl.accounts import account
-from notif_relayd.ctl.doctor import service
-from notif_relayd.ctl.doctor.finding import Finding
-from notif_relayd.ctl.doctor.host import found
+from notif_relayctl.accounts import account
+from notif_relayctl.doctor import service
+from notif_relayctl.doctor.finding import Finding
+from notif_relayctl.doctor.host import found
 
 SAMPLE = (Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf").read_text()
 

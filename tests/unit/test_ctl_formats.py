@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay import records
-from notif_relayd.ctl.errors import CtlError
-from notif_relayd.ctl.formats import named
+from notif_relayctl.errors import CtlError
+from notif_relayctl.formats import named
 
 NOTIFICATION = {
     "message_id": "a1",

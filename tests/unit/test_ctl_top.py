@@ -10,11 +10,11 @@ import pwd
 import pytest
 from rich.console import Console
 
-from notif_relayd.ctl.keys import LEFT, QUIT, RIGHT, TAB, Keys
-from notif_relayd.ctl.screen import page, whole_screen
-from notif_relayd.ctl.traffic import Sample, between
-from notif_relayd.ctl.view import Frame, Order, View
-from notif_relayd.status import ProducerStatus, Status, SubscriberStatus
+from notif_relayctl.keys import LEFT, QUIT, RIGHT, TAB, Keys
+from notif_relayctl.screen import page, whole_screen
+from notif_relayctl.traffic import Sample, between
+from notif_relayctl.view import Frame, Order, View
+from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 
 def status(pid: int = 7, count: int = 0, ring: int = 0) -> Status:

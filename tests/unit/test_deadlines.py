@@ -21,7 +21,7 @@ HANGING = {
 
 BEGINNING = """
 import threading
-import deadlines
+from support import deadlines
 import pytest
 
 deadlines.INTERVAL = 0.1
@@ -38,7 +38,7 @@ def run(directory: Path, text: str) -> str:
     file.write_text(BEGINNING + text)
     command = (
         *(sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", directory),
-        *("-p", "deadlines", "-p", "no:cacheprovider", "-o", "phase_deadline=0.2", file),
+        *("-p", "support.deadlines", "-p", "no:cacheprovider", "-o", "phase_deadline=0.2", file),
     )
     tests = Path(__file__).parents[1]
     done = subprocess.run(

@@ -18,16 +18,20 @@ from pathlib import Path
 import pytest
 
 from notif_relay.version import __version__
-from running import Subscriber, connect, record, wait_until
+from support.running import Subscriber, connect, record, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
 PACKAGERS_DIRECTORIES = (
-    *("ansible", "debian", "devstack", "docs", "etc", "packaging", "releasenotes"),
+    *("ansible", "debian", "devstack", "docs", "etc", "packaging"),
     *("systemd", "tests"),
 )
-COMPILED = f"notif_relayd/_shortcut{sysconfig.get_config_var('EXT_SUFFIX')}"
-PACKAGES = {"notif_relay": CHECKOUT / "handler", "notif_relayd": CHECKOUT / "relayd"}
+COMPILED = f"notif_relayd/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+PACKAGES = {
+    "notif_relay": CHECKOUT / "handler",
+    "notif_relayctl": CHECKOUT / "relayd",
+    "notif_relayd": CHECKOUT / "relayd",
+}
 
 
 def make_dist(directory: Path, **variables: str) -> None:
@@ -79,6 +83,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     assert len(licenses) == 1
     assert names - licenses == (
         sources("notif_relay")
+        | sources("notif_relayctl")
         | sources("notif_relayd")
         | {COMPILED}
         | {f"{INFO}/{name}" for name in about}
@@ -150,7 +155,7 @@ def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(d
     with tarfile.open(dist / f"notif_relayd-{__version__}.tar.gz") as archive:
         names = {each.name.removeprefix(top) for each in archive if each.isfile()}
     needed = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
-    needed.add("relayd/notif_relayd/_shortcut.cpp")
+    needed.add("relayd/notif_relayd/_native.cpp")
     for directory in PACKAGERS_DIRECTORIES:
         needed |= {
             str(path.relative_to(CHECKOUT))

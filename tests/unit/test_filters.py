@@ -15,7 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from notif_relayd.filters import (
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.records.filters import (
     EVERYTHING,
     KEYS,
     MAX_COMPILED,
@@ -25,9 +27,7 @@ from notif_relayd.filters import (
     FilterError,
     View,
 )
-from notif_relayd.ring import Store
-from notif_relayd.selector import Selector
-from notif_relayd.streams import Streams
+from notif_relayd.records.selector import Selector
 
 
 def passes(
@@ -143,7 +143,7 @@ def test_patterns_that_have_only_stars_are_not_compiled() -> None:
 
 def test_pattern_that_python_cannot_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Python before 3.10.5 does with a range that is the wrong way round."""
-    monkeypatch.setattr("notif_relayd.filters.fnmatch.translate", lambda glob: glob)
+    monkeypatch.setattr("notif_relayd.records.filters.fnmatch.translate", lambda glob: glob)
     with pytest.raises(FilterError, match=r"'\[b-a\]' cannot be used: bad character range b-a"):
         Filter.parse({"event_type": ["x*", "[b-a]"]})
 
@@ -302,6 +302,6 @@ def test_views_are_equal_when_filter_and_rules_are() -> None:
     assert hash(one) == hash(other)
     assert one != View(one.asked, allowing(rules[0]))
     assert one != View(one.asked)
-    assert not one.is_everything
+    assert not one.is_unfiltered
     assert View() == EVERYTHING
-    assert EVERYTHING.is_everything
+    assert EVERYTHING.is_unfiltered

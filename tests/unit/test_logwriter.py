@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.logwriter import LogWriter
+from notif_relayd.daemon.log_queue import LogQueue
 
 
 class Lines(logging.Handler):
@@ -34,7 +34,7 @@ def log_through(handler: logging.Handler) -> Iterator[logging.Logger]:
     log.propagate = False
     log.handlers[:] = [handler]
     before = logging.getLogger().handlers[:]
-    writer = LogWriter()
+    writer = LogQueue()
     writer.take_over()
     try:
         yield log

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.loop import HANGUP, NOTHING, READ, WRITE, Loop
+from notif_relayd.net.loop import HANGUP, NOTHING, READ, WRITE, Loop
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def test_a_callback_gets_what_happened(loop: Loop, pipes: list[tuple[int, int]])
     seen: list[tuple[str, int]] = []
     loop.watch(reader, READ, lambda events: seen.append(("reader", events)))
     loop.watch(writer, WRITE, lambda events: seen.append(("writer", events)))
-    loop.turn()
+    loop.run_once()
     assert seen == [("writer", WRITE)]
     loop.change(writer, 0)
     os.write(writer, b"x")
-    loop.turn()
+    loop.run_once()
     assert seen[1:] == [("reader", READ)]
     loop.forget(reader)
     loop.change(writer, WRITE)
-    loop.turn()
+    loop.run_once()
     assert seen[2:] == [("writer", WRITE)]
 
 
@@ -53,17 +53,17 @@ def test_who_waits_for_nothing_is_told_of_a_hangup_once(
     loop.change(reader, NOTHING)
     os.write(writer, b"x")
     loop.call_in(0, lambda: None)
-    loop.turn()
+    loop.run_once()
     assert not seen
     os.dup2(pipes[1][1], writer)  # Closes it.
     for _ in range(3):
         loop.call_in(0, lambda: None)
-        loop.turn()
+        loop.run_once()
     (events,) = seen
     assert events & HANGUP
     assert not events & READ
     loop.change(reader, READ)
-    loop.turn()
+    loop.run_once()
     assert seen[1:] == [events | READ]
 
 
@@ -85,10 +85,10 @@ def test_an_event_is_not_for_whoever_has_got_the_number_since(
     for number, reader in enumerate(readers):
         os.write(pipes[number][1], b"x")
         loop.watch(reader, READ, lambda _, number=number: first(number))  # type: ignore[misc]
-    loop.turn()
+    loop.run_once()
     assert calls == ["the first"]
     os.write(pipes[2][1], b"x")
-    loop.turn()
+    loop.run_once()
     assert calls == ["the first", "the successor"]
 
 
@@ -102,26 +102,26 @@ def test_who_asked_for_it_is_served_out_of_turn_and_nobody_else(
         os.read(reader, 1)
         seen.append("urgent")
 
-    loop.watch(reader, READ, urgent, out_of_turn=True)
+    loop.watch(reader, READ, urgent, urgent=True)
     os.write(writer, b"x")
-    loop.turn()
+    loop.run_once()
     assert seen == ["urgent"]
-    loop.serve_out_of_turn()
+    loop.serve_urgent()
     assert seen == ["urgent"]
     os.write(writer, b"x")
     os.write(pipes[1][1], b"x")
     loop.watch(other, READ, lambda _: seen.append("other"))
-    loop.serve_out_of_turn()
+    loop.serve_urgent()
     assert seen == ["urgent", "urgent"]
     loop.change(reader, 0)
     os.write(writer, b"x")
-    loop.serve_out_of_turn()
-    loop.turn()
+    loop.serve_urgent()
+    loop.run_once()
     assert seen == ["urgent", "urgent", "other"]
     loop.change(reader, READ)
     loop.forget(reader)
-    loop.serve_out_of_turn()
-    loop.turn()
+    loop.serve_urgent()
+    loop.run_once()
     assert seen[3:] == ["other"]
 
 
@@ -132,7 +132,7 @@ def test_a_hangup_is_told_to_one_who_asked_for_nothing(
     seen: list[int] = []
     loop.watch(reader, 0, seen.append)
     os.dup2(pipes[1][1], writer)  # Closes the only writing end.
-    loop.turn()
+    loop.run_once()
     assert seen[0] & HANGUP
 
 
@@ -142,7 +142,7 @@ def test_deadlines_are_kept_in_their_order(loop: Loop) -> None:
     loop.call_in(0.01, lambda: calls.append("sooner"))
     loop.call_in(0, lambda: calls.append("now"))
     while len(calls) < 3:
-        loop.turn()
+        loop.run_once()
     assert calls == ["now", "sooner", "later"]
 
 
@@ -156,7 +156,7 @@ def test_a_deadline_may_set_the_next_one(loop: Loop) -> None:
 
     loop.call_in(0, again)
     while len(calls) < 3:
-        loop.turn()
+        loop.run_once()
     assert calls == [1, 1, 1]
 
 
@@ -164,5 +164,5 @@ def test_a_turn_begins_when_the_sleep_is_over(loop: Loop) -> None:
     called: list[float] = []
     asleep = time.monotonic()
     loop.call_in(0.01, lambda: called.append(time.monotonic()))
-    awake = loop.turn()
+    awake = loop.run_once()
     assert asleep + 0.01 <= awake <= called[0]

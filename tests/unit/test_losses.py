@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from notif_relay.records import GapReport
-from notif_relayd.losses import END, Losses
+from notif_relayd.records.gaps import END, ProducerGaps
 
 
 def test_gap_records_are_added_up_by_reason() -> None:
-    losses = Losses()
+    losses = ProducerGaps()
     losses.note(
         [
             GapReport(3, "producer_congested"),
@@ -22,13 +22,13 @@ def test_gap_records_are_added_up_by_reason() -> None:
 
 
 def test_no_sum_becomes_too_large_to_be_saved_or_shown() -> None:
-    losses = Losses()
+    losses = ProducerGaps()
     losses.note([GapReport(END - 1, "relay_restarted"), GapReport(3, "relay_restarted")])
     assert losses.dropped == {"relay_restarted": 2}
 
 
 def test_the_sums_go_on_without_reasons_that_are_unknown_here() -> None:
-    losses, heir = Losses(), Losses()
+    losses, heir = ProducerGaps(), ProducerGaps()
     losses.note([GapReport(3, "relay_restarted"), GapReport(None, "producer_congested")])
     saved = losses.save()
     saved.dropped["of_a_newer_relay"] = 9

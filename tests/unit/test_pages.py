@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.pages import LARGE, MANY, Pages
+from notif_relayd.fanout.shared_pages import LARGE, MANY, SharedPages
 
 SOCKETS = 3
 ALL = 1 << 20
@@ -68,7 +68,7 @@ def test_what_a_socket_holds_is_not_touched_by_later_runs(
     steps: list[tuple[int, list[int]]],
 ) -> None:
     """Sockets read now and then, so that some hold old runs, or parts of them."""
-    pages = Pages()
+    pages = SharedPages()
     taken = [b""] * SOCKETS
     got = [b""] * SOCKETS
     with pairs(SOCKETS) as sockets:
@@ -90,7 +90,7 @@ def test_what_a_socket_holds_is_not_touched_by_later_runs(
     [(LARGE, MANY, True), (LARGE - 1, MANY, False), (LARGE, MANY - 1, False)],
 )
 def test_only_a_large_run_for_many_is_shared(size: int, sockets: int, shared: bool) -> None:
-    pages = Pages()
+    pages = SharedPages()
     assert pages.usable
     send = pages.sender(run_of(size, 1), sockets)
     # What is shared is in the file, until the next run is.
@@ -101,7 +101,7 @@ def test_only_a_large_run_for_many_is_shared(size: int, sockets: int, shared: bo
 
 
 def test_a_full_socket_and_one_whose_reader_has_gone_fail_as_they_do_for_a_copy() -> None:
-    pages = Pages()
+    pages = SharedPages()
     run = run_of(1_000_000, 1)
     with pairs(2) as [(full, _), (left, reader)]:
         send = pages.sender(run, MANY)
@@ -118,7 +118,7 @@ def test_without_a_descriptor_for_it_nothing_is_shared_and_it_is_said(
 ) -> None:
     caplog.set_level("INFO")
     with limited(resource.RLIMIT_NOFILE, 0):
-        pages = Pages()
+        pages = SharedPages()
     assert not pages.usable
     assert "sockets cannot share memory here" in caplog.text
     assert "Too many open files" in caplog.text
@@ -128,7 +128,7 @@ def test_without_a_descriptor_for_it_nothing_is_shared_and_it_is_said(
 
 
 def test_a_run_that_the_file_does_not_take_is_copied() -> None:
-    pages = Pages()
+    pages = SharedPages()
     with limited(resource.RLIMIT_FSIZE, 8192):
         send = pages.sender(run_of(LARGE, 1), MANY)
     with pairs(1) as [(ours, theirs)]:
@@ -138,7 +138,7 @@ def test_a_run_that_the_file_does_not_take_is_copied() -> None:
 
 def test_the_file_is_closed_with_its_owner() -> None:
     before = os.listdir("/proc/self/fd")
-    pages = Pages()
+    pages = SharedPages()
     assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     del pages
     assert os.listdir("/proc/self/fd") == before

@@ -3,7 +3,7 @@
 
 import pytest
 
-from notif_relayd.quota import Quota, QuotaError
+from notif_relayd.access.quota import Quota, QuotaError
 
 
 def test_a_user_may_have_its_limit_and_no_more() -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from notif_relayd.requests import MAX_SIZE, RequestBuffer, RequestError
+from notif_relayd.records.subscription_request import MAX_SIZE, RequestBuffer, RequestError
 
 
 def test_a_request_is_searched_once_for_its_end() -> None:

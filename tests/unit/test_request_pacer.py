@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from notif_relayd import request_pacer
-from notif_relayd.request_pacer import BURST, INTERVAL, MIN_COST, SHARE, RequestPacer
+from notif_relayd.access import request_pacer
+from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE, RequestPacer
 
 
 class Schedule:

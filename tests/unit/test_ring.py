@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from notif_relayd.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring, Store
+from notif_relayd.fanout.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring, Store
 
 
 def gap(lost: int) -> bytes:

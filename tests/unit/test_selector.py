@@ -13,12 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from notif_relayd import filters as filters_module
-from notif_relayd import pattern_index
-from notif_relayd import selector as module
-from notif_relayd.filters import KEYS, Filter, View
-from notif_relayd.selector import MAX_TARGETS_SIZE, Selector
-from notif_relayd.validator import Kind
+from notif_relayd.records import filters as filters_module
+from notif_relayd.records import pattern_index
+from notif_relayd.records import selector as module
+from notif_relayd.records.filters import KEYS, Filter, View
+from notif_relayd.records.selector import MAX_TARGETS_SIZE, Selector
+from notif_relayd.records.validator import RoutingKey
 
 GAP = ("notif_relayd.gap", "WARN", "")
 
@@ -31,9 +31,9 @@ def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
     return frozenset(Filter.parse(rule) for rule in rules)
 
 
-def expected(members: dict[str, View], kinds: list[Kind]) -> dict[str, list[int]]:
+def expected(members: dict[str, View], routing_keys: list[RoutingKey]) -> dict[str, list[int]]:
     places = {
-        name: [place for place, kind in enumerate(kinds) if each(kind)]
+        name: [place for place, kind in enumerate(routing_keys) if each(kind)]
         for name, each in members.items()
     }
     return {name: some for name, some in places.items() if some}
@@ -70,7 +70,7 @@ requests = st.dictionaries(
 )
 filters = requests.map(Filter.parse)
 long_texts = st.builds(lambda a, n, b: a + "a" * n + b, texts, st.integers(500, 520), texts)
-kinds = st.lists(
+routing_keys = st.lists(
     st.tuples(texts | long_texts, st.sampled_from(["a", "A", "ab", "INFO"]), texts), max_size=40
 )
 
@@ -94,7 +94,7 @@ class SelectorMachine(RuleBasedStateMachine):
     @rule(asked=st.none() | filters, allowed=st.none() | st.frozensets(filters, max_size=2))
     def add(self, asked: Filter | None, allowed: frozenset[Filter] | None) -> None:
         one = View(asked, allowed)
-        if one.is_everything or one in self.members.values():
+        if one.is_unfiltered or one in self.members.values():
             return
         self.number += 1
         name = f"target {self.number}"
@@ -107,13 +107,13 @@ class SelectorMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.members)))
         self.selector.remove(self.members.pop(name))
 
-    @rule(kinds=kinds)
-    def select(self, kinds: list[Kind]) -> None:
-        assert self.selector.select(kinds) == expected(self.members, kinds)
+    @rule(routing_keys=routing_keys)
+    def select(self, routing_keys: list[RoutingKey]) -> None:
+        assert self.selector.select(routing_keys) == expected(self.members, routing_keys)
 
-    @rule(kinds=kinds)
-    def select_one_by_one(self, kinds: list[Kind]) -> None:
-        for kind in kinds:
+    @rule(routing_keys=routing_keys)
+    def select_one_by_one(self, routing_keys: list[RoutingKey]) -> None:
+        for kind in routing_keys:
             assert self.selector.select([kind]) == expected(self.members, [kind])
 
     @invariant()
@@ -126,12 +126,12 @@ SelectorMachine.TestCase.settings = settings(deadline=None, max_examples=50)
 test_selector_agrees_with_filters = SelectorMachine.TestCase
 
 
-def memory_after(selector: Selector[str], kinds: Iterable[Kind]) -> int:
+def memory_after(selector: Selector[str], routing_keys: Iterable[RoutingKey]) -> int:
     """Return the bytes that a selector takes more after it has seen these."""
     gc.collect()
     tracemalloc.start()
     try:
-        for kind in kinds:
+        for kind in routing_keys:
             selector.select([kind])
         del kind
         gc.collect()
@@ -140,7 +140,7 @@ def memory_after(selector: Selector[str], kinds: Iterable[Kind]) -> int:
         tracemalloc.stop()
 
 
-def various(number: int, field: int, value: str) -> Kind:
+def various(number: int, field: int, value: str) -> RoutingKey:
     kind = [f"e{number % 7}", "INFO", f"p{number % 5}"]
     kind[field] = value
     return kind[0], kind[1], kind[2]
@@ -151,8 +151,8 @@ def test_values_of_a_megabyte_are_not_kept(field: int) -> None:
     selector: Selector[str] = Selector()
     selector.add(view(**{KEYS[field]: ["x*"]}), "target")
     values = (f"e{number}" + "z" * 1_000_000 for number in range(200))
-    kinds = (various(number, field, value) for number, value in enumerate(values))
-    assert memory_after(selector, kinds) < 1_000_000
+    routing_keys = (various(number, field, value) for number, value in enumerate(values))
+    assert memory_after(selector, routing_keys) < 1_000_000
 
 
 @pytest.mark.parametrize("length", [10, 512])
@@ -166,8 +166,8 @@ def test_memory_of_values_is_bounded(
         selector.add(view(**{KEYS[field]: [f"*{number:02}*", "🀀1*"]}), f"{number}")
     number_of = 3 * 400_000 // (400 + 4 * length)
     values = (f"🀀{number:0{length - 1}}" for number in range(number_of))
-    kinds = (various(number, field, value) for number, value in enumerate(values))
-    memory = memory_after(selector, kinds)
+    routing_keys = (various(number, field, value) for number, value in enumerate(values))
+    memory = memory_after(selector, routing_keys)
     assert 100_000 < memory < 400_000 + MAX_TARGETS_SIZE // 2
 
 
@@ -180,8 +180,8 @@ def test_memory_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         globs = [f"{value}" for value in range(64) if chosen.random() < 0.9]
         selector.add(view(event_type=globs, publisher_id=globs[::-1]), f"{number}")
     memory_after(selector, [(f"{n}", "INFO", f"{n}") for n in range(64)])
-    kinds = ((f"{n % 64}", "INFO", f"{n % 61}") for n in range(1000))
-    assert memory_after(selector, kinds) < 120_000
+    routing_keys = ((f"{n % 64}", "INFO", f"{n % 61}") for n in range(1000))
+    assert memory_after(selector, routing_keys) < 120_000
 
 
 class Counter:
@@ -204,18 +204,18 @@ def test_change_of_a_filter_concerns_that_filter_only(monkeypatch: pytest.Monkey
     selector: Selector[str] = Selector()
     for number in range(50):
         selector.add(view(event_type=[f"*ute*{number}-{n}*" for n in range(64)]), f"{number}")
-    kinds = [(f"compute.e{number}", "INFO", "p") for number in range(40)]
-    selector.select(kinds)
+    routing_keys = [(f"compute.e{number}", "INFO", "p") for number in range(40)]
+    selector.select(routing_keys)
     counter = Counter(monkeypatch)
-    selector.select(kinds)
+    selector.select(routing_keys)
     assert counter.calls == 0
     for number in range(10):
         toggled = view(event_type=["*a*b*", f"*e{number}"])
         selector.add(toggled, "toggled")
-        assert selector.select(kinds) == {"toggled": [number]}
+        assert selector.select(routing_keys) == {"toggled": [number]}
         selector.remove(toggled)
-        assert selector.select(kinds) == {}
-    assert counter.calls <= 10 * 2 * len(kinds)
+        assert selector.select(routing_keys) == {}
+    assert counter.calls <= 10 * 2 * len(routing_keys)
 
 
 def test_known_value_after_many_changes_is_like_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_bit_of_a_removed_filter_is_used_again() -> None:
     """What is remembered does not grow with the number of changes."""
     selector: Selector[str] = Selector()
 
-    def change(times: int) -> Iterator[Kind]:
+    def change(times: int) -> Iterator[RoutingKey]:
         for number in range(times):
             one = view(event_type=[f"e{number % 100}"])
             selector.add(one, "target")

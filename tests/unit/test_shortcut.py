@@ -23,24 +23,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd import _shortcut
-from notif_relayd.admission import Terms
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import READ_SIZE, Intake, Producer
-from notif_relayd.loop import READ, Loop
-from notif_relayd.notify import NotifySocket
-from notif_relayd.pages import LARGE, MANY
-from notif_relayd.rules import Rules
-from notif_relayd.shortcut import Shortcut
-from notif_relayd.throttle import Throttle
-from notif_relayd.validator import Validator
+from notif_relayd import _native
+from notif_relayd.access.admission import ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.fanout.shared_pages import LARGE, MANY
+from notif_relayd.fastpath import FastPath
+from notif_relayd.ingest.intake import READ_SIZE, Intake, Producer
+from notif_relayd.net.loop import READ, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.records.validator import Validator
+from notif_relayd.systemd.fdstore import FdStore
+from notif_relayd.systemd.sdnotify import NotifySocket
 
 LIMIT = 4096
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}\n'
 KIND = ("a.b", "INFO", "")
 ALL = sys.maxsize
-PATIENCE = 20.0
+SEND_TIMEOUT = 20.0
 
 Result = tuple[float, list[tuple[int, int]], Any]
 
@@ -87,7 +87,7 @@ class World:
             "most": ALL,
             "peek": False,
         }
-        return _shortcut.wait(*{**given, **other}.values())
+        return _native.wait(*{**given, **other}.values())
 
     def got(self) -> list[bytes]:
         return [read(theirs) for _, theirs in self.subscribers]
@@ -146,14 +146,14 @@ lines = st.one_of(
 @given(run=st.lists(lines, min_size=1, max_size=9).map(b"".join), cut=st.integers(0, 3))
 def test_it_relays_what_is_plain_and_nothing_else(run: bytes, cut: int) -> None:
     run = run[: len(run) - cut] or b"x"
-    plain = _shortcut.kinds_of(run, Validator(LIMIT).rules)
+    plain = _native.routing_keys_of(run, Validator(LIMIT).rules)
     with contextlib.ExitStack() as stack:
         world = World(stack, 1)
         world.producer.send(run)
-        _, happened, (_, got, kinds, results) = world.wait()
+        _, happened, (_, got, routing_keys, results) = world.wait()
         assert happened == []
         assert got == run
-        assert kinds == plain
+        assert routing_keys == plain
         assert results == ([len(run)] if plain else [])
         assert world.got() == [run if plain else b""]
 
@@ -283,7 +283,7 @@ def test_a_signal_ends_the_wait_and_its_handler_may_raise(world: World) -> None:
         ({"sockets": [-1]}, ValueError),
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
-        ({"sockets": [1] * (_shortcut.MOST_SOCKETS + 1)}, ValueError),
+        ({"sockets": [1] * (_native.MOST_SOCKETS + 1)}, ValueError),
         ({"most": 1.5}, TypeError),
     ],
     ids=str,
@@ -318,7 +318,7 @@ def test_nothing_is_left_of_any_call(world: World) -> None:
         world.producer.send(GOOD)
         world.wait(producers={})
         read(world.server)
-        _shortcut.kinds_of(GOOD * 9 + others, Validator(LIMIT).rules)
+        _native.routing_keys_of(GOOD * 9 + others, Validator(LIMIT).rules)
         for wrong in ({"read_size": 0}, {"sockets": ["x"]}, {"epoll": -1}):
             with contextlib.suppress(ValueError, TypeError, OSError):
                 world.wait(**wrong)
@@ -347,14 +347,14 @@ class Relaying:
         self._stack = stack
         self.loop = stack.enter_context(contextlib.closing(Loop()))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
-        descriptors = DescriptorStore(self.loop, notify, 0, [], {})
-        throttle, self._ids = Throttle(logging.getLogger("test")), itertools.count(1)
-        terms = Terms("room", 1000, 1000, 1e9)
-        about = (self.loop, throttle, self._ids, descriptors, terms)
-        self.fanout = Fanout(*about, Rules(), 1 << 20, 1 << 20)
+        descriptors = FdStore(self.loop, notify, 0, [], {})
+        log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
+        limits = ConnectionLimits("room", 1000, 1000, 1e9)
+        about = (self.loop, log, self._ids, descriptors, limits)
+        self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
         self.intake = Intake(*about, LIMIT, self.fanout.publish)
-        self.loop.wait = Shortcut(self.intake, self.fanout).wait
-        self.loop.call_in(PATIENCE, lambda: pytest.fail("nothing happens"))
+        self.loop.wait = FastPath(self.intake, self.fanout).wait
+        self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("nothing happens"))
         stack.callback(self.fanout.close)
         stack.callback(self.intake.close)
 
@@ -369,7 +369,7 @@ class Relaying:
         ours, theirs = self._pair()
         self.fanout.adopt(next(self._ids), ours, None)
         while not self.fanout.drained:
-            self.loop.turn()
+            self.loop.run_once()
         assert b"relay_restarted" in read(theirs)
         return theirs
 
@@ -379,11 +379,11 @@ class Relaying:
             each.setblocking(False)
         return ours, self._stack.enter_context(theirs)
 
-    def turn(self) -> bool:
+    def run_once(self) -> bool:
         """A turn; whether all of it was done while waiting."""
-        self.loop.turn()
+        self.loop.run_once()
         handed_on = self.intake.received
-        self.intake.hand_on()
+        self.intake.flush()
         return self.intake.received == handed_on
 
 
@@ -401,7 +401,7 @@ def test_the_books_are_the_same_as_by_the_usual_way(relaying: Relaying) -> None:
         if not quick:
             relaying.intake.steady.clear()
         theirs.send(GOOD * 2)
-        assert relaying.turn() is quick
+        assert relaying.run_once() is quick
         relaying.intake.steady[producer.socket.fileno()] = producer
         times = number + 1
         assert [read(each) for each in subscribers] == [GOOD * 2] * 3
@@ -415,7 +415,7 @@ def test_the_books_are_the_same_as_by_the_usual_way(relaying: Relaying) -> None:
 def test_without_subscribers_records_are_discarded(relaying: Relaying) -> None:
     _, theirs = relaying.produce()
     theirs.send(GOOD)
-    assert relaying.turn()
+    assert relaying.run_once()
     assert (relaying.fanout.discarded, relaying.intake.received) == (1, 1)
 
 
@@ -424,12 +424,12 @@ def test_who_has_asked_for_some_records_gets_those(relaying: Relaying) -> None:
     everything, some = relaying.subscribe(), relaying.subscribe()
     some.send(b'{"filter": {"event_type": ["c.*"]}}\n')
     while not read(some).count(b"notif_relayd.subscribed"):
-        relaying.turn()
+        relaying.run_once()
     while not relaying.fanout.drained:
-        relaying.turn()
+        relaying.run_once()
     other = GOOD.replace(b"a.b", b"c.d")
     theirs.send(GOOD + other)
-    assert relaying.turn()
+    assert relaying.run_once()
     assert (read(everything), read(some)) == (GOOD + other, other)
 
 
@@ -441,18 +441,18 @@ def test_a_socket_that_is_full_puts_its_subscriber_behind_and_one_that_is_gone_e
     sent = 0
     while not relaying.fanout.store.size:
         theirs.send(GOOD * 500)
-        relaying.turn()
+        relaying.run_once()
         sent += 500
         assert read(quick) == GOOD * 500
         assert read(gone)
     gone.close()
     theirs.send(GOOD)
     while len(relaying.fanout.subscribers) == 3:
-        relaying.turn()
+        relaying.run_once()
     got = b""
     while not relaying.fanout.drained:
         got += read(slow)
-        relaying.turn()
+        relaying.run_once()
     assert got + read(slow) == GOOD * (sent + 1)
     assert read(quick) == GOOD
 
@@ -462,17 +462,18 @@ def test_a_run_for_many_is_shared_and_not_copied_for_each(
 ) -> None:
     subscribers = [relaying.subscribe() for _ in range(MANY)]
     _, theirs = relaying.produce()
-    sockets, most = relaying.fanout.prompt(MANY)
+    sockets, most = relaying.fanout.fast_recipients(MANY)
     assert (len(sockets), most) == (MANY, LARGE)
-    assert relaying.fanout.prompt(MANY - 1) == ([], 0)
+    assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
     monkeypatch.setattr(
-        "notif_relayd.pages.os.sendfile", lambda *a: (shared.append(a[0]), sendfile(*a))[1]
+        "notif_relayd.fanout.shared_pages.os.sendfile",
+        lambda *a: (shared.append(a[0]), sendfile(*a))[1],
     )
     for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)
-        assert relaying.turn()
+        assert relaying.run_once()
         assert len(shared) == times
         assert [read(each) for each in subscribers] == [GOOD * number] * MANY
 
@@ -486,32 +487,32 @@ def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
     assert list(steady.values()) == [producer]
     # What comes after the first half of a line is its other half, whatever it looks like.
     theirs.send(b"x")
-    relaying.turn()
+    relaying.run_once()
     assert not steady
     theirs.send(GOOD)
-    relaying.turn()
+    relaying.run_once()
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
     # After a rest it is read in small pieces, and trusted again when that went well for a while.
     while producer.resting:
-        relaying.turn()
+        relaying.run_once()
     times = 0
     while not steady:
         theirs.send(GOOD)
-        assert relaying.turn() is False
+        assert relaying.run_once() is False
         times += 1
     assert (times, producer.read_size) == (10, READ_SIZE)
     theirs.send(GOOD)
-    assert relaying.turn() is True
+    assert relaying.run_once() is True
     assert read(subscriber) == GOOD * 11
     theirs.send(b"x" * LIMIT)
-    relaying.turn()
+    relaying.run_once()
     assert not steady
     theirs.send(b"\n")
-    relaying.turn()
+    relaying.run_once()
     theirs.shutdown(socket.SHUT_WR)
     while relaying.intake.producers:
-        relaying.turn()
+        relaying.run_once()
     assert not steady
 
 
@@ -530,7 +531,7 @@ def test_a_number_that_has_become_somebody_elses_is_not_read_for_its_predecessor
         seen: list[int] = []
         relaying.loop.watch(number, READ, seen.append)
         theirs.send(GOOD)
-        relaying.turn()
+        relaying.run_once()
         assert seen == [READ]
         assert read(ours) == GOOD
         relaying.loop.forget(number)

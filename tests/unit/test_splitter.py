@@ -6,7 +6,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.splitter import Splitter
+from notif_relayd.records.framing import Framer
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
@@ -23,7 +23,7 @@ places = st.lists(st.integers(min_value=0, max_value=10_000))
 def test_what_comes_out_is_the_stream_up_to_its_last_newline(
     stream: bytes, places: list[int]
 ) -> None:
-    splitter = Splitter(limit=1000)
+    splitter = Framer(limit=1000)
     out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
     assert out == stream[: stream.rfind(b"\n") + 1]
     assert splitter.torn == (not stream.endswith(b"\n") and bool(stream))
@@ -34,7 +34,7 @@ def test_what_comes_out_is_the_stream_up_to_its_last_newline(
 def test_a_line_is_given_up_only_when_it_is_too_long_and_never_a_part_of_it_comes_out(
     stream: bytes, places: list[int], limit: int
 ) -> None:
-    splitter = Splitter(limit)
+    splitter = Framer(limit)
     out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
     whole = stream.split(b"\n")[:-1]
     kept = out.split(b"\n")[:-1]
@@ -49,7 +49,7 @@ def test_a_line_is_given_up_only_when_it_is_too_long_and_never_a_part_of_it_come
 
 
 def test_an_endless_line_costs_no_more_memory_than_the_limit() -> None:
-    splitter = Splitter(limit=100)
+    splitter = Framer(limit=100)
     for _ in range(1000):
         assert splitter.feed(b"x" * 60) == b""
         assert len(splitter._rest) < 100  # noqa: SLF001 - the point of the test
@@ -59,7 +59,7 @@ def test_an_endless_line_costs_no_more_memory_than_the_limit() -> None:
 
 def test_the_longest_line_comes_out_in_however_many_pieces() -> None:
     line = b"x" * 99 + b"\n"
-    splitter = Splitter(limit=100)
+    splitter = Framer(limit=100)
     assert [splitter.feed(line[i : i + 1]) for i in range(100)] == [b""] * 99 + [line]
     assert splitter.feed(b"x" * 100) == b""
     assert splitter.given_up == 1

@@ -18,23 +18,18 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulating import Simulation
 
-from notif_relayd.admission import Terms
-from notif_relayd.descriptors import DescriptorStore
-from notif_relayd.fanout import Fanout
-from notif_relayd.intake import Intake
-from notif_relayd.loop import Loop
-from notif_relayd.notify import NotifySocket
-from notif_relayd.peer import Peer
-from notif_relayd.rules import Rules
-from notif_relayd.state import (
+from notif_relayd.access.admission import ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.state import (
     ChunkState,
-    ConnectionsState,
+    ConnectionStatsState,
     CursorState,
     FanoutState,
     IntakeState,
-    LossesState,
+    LoopLatencyState,
+    ProducerGapsState,
     ProducerState,
     ReadingState,
     State,
@@ -42,16 +37,21 @@ from notif_relayd.state import (
     StreamState,
     SubscriberState,
     TornRecordState,
-    TurnsState,
     decode,
     encode,
 )
-from notif_relayd.throttle import Throttle
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop import Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.peer import Peer
+from notif_relayd.systemd.fdstore import FdStore
+from notif_relayd.systemd.sdnotify import NotifySocket
+from simulation.simulator import Simulation
 
 GOLDEN = Path(__file__).with_name("state-2.bin")
 """State of version 2; every later relay must read it."""
 
-PATIENCE = 20.0
+SEND_TIMEOUT = 20.0
 """Seconds: far more than anything takes."""
 
 
@@ -121,11 +121,13 @@ def test_state_of_version_2_can_be_read() -> None:
 
 def test_fields_with_defaults_are_kept() -> None:
     state = example()
-    counted = ConnectionsState(5, 1, 2, {"full": 3})
+    counted = ConnectionStatsState(5, 1, 2, {"full": 3})
     state.intake.connections = state.fanout.connections = counted
-    state.intake.losses = LossesState({"producer_congested": 4}, {"relay_restarted": 1})
+    state.intake.producer_gaps = ProducerGapsState(
+        {"producer_congested": 4}, {"relay_restarted": 1}
+    )
     state.fanout.unknown_gaps = 2
-    state.turns = TurnsState([1, 0, 2], 0.5)
+    state.turns = LoopLatencyState([1, 0, 2], 0.5)
     assert decode(encoded(state)) == state
 
 
@@ -267,11 +269,11 @@ def go_on(state: State) -> None:
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
-        descriptors = DescriptorStore(loop, notify, 0, [], {})
-        throttle, ids = Throttle(logging.getLogger("test")), itertools.count(state.next_id)
-        terms = Terms("room", 1000, 1000, 1e9)
-        fanout = Fanout(loop, throttle, ids, descriptors, terms, Rules(), 2000, 1 << 20)
-        intake = Intake(loop, throttle, ids, descriptors, terms, 300, fanout.publish)
+        descriptors = FdStore(loop, notify, 0, [], {})
+        log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
+        limits = ConnectionLimits("room", 1000, 1000, 1e9)
+        fanout = Fanout(loop, log, ids, descriptors, limits, Policy(), 2000, 1 << 20)
+        intake = Intake(loop, log, ids, descriptors, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
         for each in (*state.intake.producers, *state.fanout.subscribers):
@@ -283,9 +285,9 @@ def go_on(state: State) -> None:
         fanout.restore(state.fanout, servers)
         fanout.publish(b"published\n", [("a.x", "INFO", "p1")])
         read = {each.id: bytearray() for each in state.fanout.subscribers}
-        loop.call_in(PATIENCE, lambda: pytest.fail("it does not get through"))
+        loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("it does not get through"))
         while not fanout.drained:
-            loop.turn()
+            loop.run_once()
             read_all(read, clients)
         read_all(read, clients)
         intake.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from notif_relayd.filters import EVERYTHING, Filter, View
-from notif_relayd.ring import Store
-from notif_relayd.streams import Streams
-from notif_relayd.subscriber import Reading
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.fanout.subscriber import Reading
+from notif_relayd.records.filters import EVERYTHING, Filter, View
 
 KINDS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
 
@@ -40,10 +40,10 @@ def test_those_without_members_go_when_it_is_said(streams: Streams) -> None:
     stream, everything = streams.of(view("a.*")), streams.of(EVERYTHING)
     streams.of(view("b"))
     Reading(stream)
-    assert streams.everything is everything
+    assert streams.unfiltered is everything
     streams.tidy()
     assert list(streams) == [stream]
-    assert streams.everything is None
+    assert streams.unfiltered is None
     assert list(streams.select(KINDS)) == [(stream, [0, 2])]
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from notif_relay import BadFilter, RelayError
 from notif_relay import request as client
 from notif_relay.request import Patterns, filter_request
-from notif_relayd import filters, requests
+from notif_relayd.records import filters, subscription_request
 
 
 def test_limits_are_those_of_the_relay() -> None:
     assert client.MAX_PATTERNS == filters.MAX_PATTERNS
     assert client.MAX_PATTERN_SIZE == filters.MAX_PATTERN_SIZE
     assert client.MAX_COMPILED == filters.MAX_COMPILED
-    assert client.MAX_REQUEST_SIZE == requests.MAX_SIZE
+    assert client.MAX_REQUEST_SIZE == subscription_request.MAX_SIZE
 
 
 def test_without_patterns_everything_is_asked_for() -> None:
@@ -90,4 +90,4 @@ def test_the_relay_takes_every_request_that_is_made(
         request = filter_request(event_type, priority, publisher_id)
     except BadFilter:
         return
-    requests.parse(request.rstrip(b"\n"))
+    subscription_request.parse(request.rstrip(b"\n"))

@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 from typing import cast
 
-from notif_relayd.filters import EVERYTHING
-from notif_relayd.ring import Store
-from notif_relayd.subscriber import Stream, Subscriber
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.subscriber import Stream, Subscriber
+from notif_relayd.records.filters import EVERYTHING
 
 
 def test_going_through_those_who_are_current_does_not_depend_on_how_many_were() -> None:
@@ -16,10 +16,10 @@ def test_going_through_those_who_are_current_does_not_depend_on_how_many_were() 
     first, *others = cast("list[Subscriber]", [object() for _ in range(1000)])
     stream.current.update((first, *others))
     for number, each in enumerate(others, 1):
-        stream.lapse(each)
-        stream.lapse(each)
+        stream.mark_behind(each)
+        stream.mark_behind(each)
         assert len(stream.current) == 1000 - number
     assert stream.current == {first}
     assert sys.getsizeof(stream.current) == sys.getsizeof({first})
-    stream.lapse(first)
+    stream.mark_behind(first)
     assert not stream.current

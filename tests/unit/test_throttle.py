@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from notif_relayd.throttle import INTERVAL, Throttle
+from notif_relayd.net.ratelimit import INTERVAL, RateLimitedLog
 
 
 class Clock:
@@ -19,13 +19,13 @@ def test_a_kind_is_said_once_an_interval_with_the_number_held_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
-    throttle = Throttle(logging.getLogger("test"), clock)
+    log = RateLimitedLog(logging.getLogger("test"), clock)
     for number in range(5):
-        throttle.warning("rejected %d", number)
+        log.warning("rejected %d", number)
     clock.now += INTERVAL
-    throttle.warning("rejected %d", 5)
+    log.warning("rejected %d", 5)
     clock.now += INTERVAL
-    throttle.warning("rejected %d", 6)
+    log.warning("rejected %d", 6)
     assert caplog.messages == [
         "rejected 0",
         f"rejected 5 (and 4 more like it in the last {INTERVAL:.0f} seconds)",
@@ -34,8 +34,8 @@ def test_a_kind_is_said_once_an_interval_with_the_number_held_back(
 
 
 def test_one_kind_does_not_hold_back_another(caplog: pytest.LogCaptureFixture) -> None:
-    throttle = Throttle(logging.getLogger("test"), Clock())
-    throttle.warning("rejected %d", 1)
-    throttle.warning("refused %d", 1)
-    throttle.warning("rejected %d", 2)
+    log = RateLimitedLog(logging.getLogger("test"), Clock())
+    log.warning("rejected %d", 1)
+    log.warning("refused %d", 1)
+    log.warning("rejected %d", 2)
     assert caplog.messages == ["rejected 1", "refused 1"]

@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
-from notif_relayd.state import TurnsState
-from notif_relayd.turns import BOUNDS, Turns
+from notif_relayd.handover.state import LoopLatencyState
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
 
 
 def test_the_bounds_double_from_50_microseconds_to_most_of_a_second() -> None:
@@ -31,16 +31,16 @@ def test_the_bounds_double_from_50_microseconds_to_most_of_a_second() -> None:
 def test_a_turn_counts_for_the_first_bound_that_it_does_not_exceed(
     seconds: float, place: int
 ) -> None:
-    turns = Turns()
+    turns = LoopLatency()
     turns.add(seconds)
     assert [n for n, count in enumerate(turns.counts) if count] == [place]
     assert (sum(turns.counts), turns.seconds) == (1, seconds)
 
 
 def test_a_histogram_goes_on_and_one_with_other_bounds_does_not() -> None:
-    turns, heir = Turns(), Turns()
+    turns, heir = LoopLatency(), LoopLatency()
     turns.add(0.01)
     heir.restore(turns.save())
-    heir.restore(TurnsState([9, 9], 9.0))
+    heir.restore(LoopLatencyState([9, 9], 9.0))
     heir.restore(None)
     assert heir.save() == turns.save()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd._shortcut import kinds_of
-from notif_relayd.validator import Kind, Reason, Validator, Verdict
+from notif_relayd._native import routing_keys_of
+from notif_relayd.records.validator import Reason, RoutingKey, Validator, Verdict
 
 LIMIT = 4096
 
@@ -18,20 +18,20 @@ LIMIT = 4096
 def check(lines: bytes, limit: int = LIMIT) -> Verdict:
     """The verdict, which is the same without the compiled part."""
     verdict = Validator(limit).check(lines)
-    with mock.patch("notif_relayd.validator.kinds_of", return_value=[]):
+    with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
         assert Validator(limit).check(lines) == verdict
     return verdict
 
 
-def plain(lines: bytes, limit: int = LIMIT) -> list[Kind]:
+def plain(lines: bytes, limit: int = LIMIT) -> list[RoutingKey]:
     """What the compiled part says."""
-    return kinds_of(lines, Validator(limit).rules)
+    return routing_keys_of(lines, Validator(limit).rules)
 
 
 def judged(lines: bytes) -> tuple[bytes, int, list[Reason]]:
     """The records taken, how many, and what is wrong with the others."""
     verdict = check(lines)
-    return verdict.records, len(verdict.kinds), verdict.rejected
+    return verdict.records, len(verdict.routing_keys), verdict.rejected
 
 
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
@@ -108,20 +108,20 @@ def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: 
 def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
     verdict = check(lines)
-    assert (verdict.records, verdict.kinds) == (b"", [])
+    assert (verdict.records, verdict.routing_keys) == (b"", [])
     assert len(verdict.rejected) == 3
 
 
 @pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
 def test_the_fields_that_a_filter_asks_for_are_decoded(more: bytes) -> None:
     line = b'{"priority":"INFO","publisher_id":"p.\\u00e4","event_type":"e"%s}\n' % more
-    assert check(line).kinds == [("e", "INFO", "p.ä")]
+    assert check(line).routing_keys == [("e", "INFO", "p.ä")]
 
 
 @pytest.mark.parametrize("publisher_id", ["null", "5", '["nova"]', '{"a":1}', "true"])
 def test_a_publisher_that_is_no_string_is_an_empty_one(publisher_id: str) -> None:
     line = f'{{"event_type":"e","publisher_id":{publisher_id},"priority":"INFO"}}\n'
-    assert check(line.encode()).kinds == [("e", "INFO", "")]
+    assert check(line.encode()).routing_keys == [("e", "INFO", "")]
 
 
 def test_deep_nesting_is_no_crash() -> None:
@@ -164,7 +164,7 @@ def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[byte
     good = [line for line in run if is_well_formed(line)]
     verdict = check(b"".join(line + b"\n" for line in run), 10**6)
     assert verdict.records == b"".join(line + b"\n" for line in good)
-    assert [event_type for event_type, *_ in verdict.kinds] == [
+    assert [event_type for event_type, *_ in verdict.routing_keys] == [
         json.loads(line)["event_type"] for line in good
     ]
     assert len(verdict.rejected) == len(run) - len(good)
@@ -216,9 +216,9 @@ def test_a_malformed_gap_record_is_rejected(line: bytes) -> None:
         (b'1e999,"publisher_id":"p"', ("a", "b", "p")),
     ],
 )
-def test_a_huge_number_as_publisher_is_relayed(publisher: bytes, kind: Kind) -> None:
+def test_a_huge_number_as_publisher_is_relayed(publisher: bytes, kind: RoutingKey) -> None:
     line = b'{"event_type":"a","priority":"b","publisher_id":%s}\n' % publisher
-    assert check(line).kinds == [kind]
+    assert check(line).routing_keys == [kind]
     assert judged(line.replace(b"}\n", b"\n")) == (b"", 0, [Reason.NOT_JSON])
 
 
@@ -249,10 +249,10 @@ RECORD = (
 
 @pytest.mark.parametrize("times", [1, 2, 100])
 def test_what_services_send_is_plain(times: int) -> None:
-    kinds = plain(RECORD * times)
-    assert kinds == [("a.b", "INFO", "nova-compute:h\u00f6st")] * times
-    assert len(set(map(id, kinds))) == 1
-    assert kinds == check(RECORD * times).kinds
+    routing_keys = plain(RECORD * times)
+    assert routing_keys == [("a.b", "INFO", "nova-compute:h\u00f6st")] * times
+    assert len(set(map(id, routing_keys))) == 1
+    assert routing_keys == check(RECORD * times).routing_keys
 
 
 def test_kinds_are_told_apart_however_many_there_are() -> None:
@@ -261,7 +261,7 @@ def test_kinds_are_told_apart_however_many_there_are() -> None:
     line = '{"event_type":"%s","priority":"%s","publisher_id":"%s"}\n'
     lines = "".join(line % each for each in fields).encode()
     assert plain(lines) == fields
-    assert check(lines).kinds == fields
+    assert check(lines).routing_keys == fields
 
 
 def nested(depth: int) -> bytes:
@@ -287,14 +287,14 @@ def nested(depth: int) -> bytes:
 def test_what_is_not_plain_may_be_good_all_the_same(line: bytes) -> None:
     for run in (line, RECORD + line, line + RECORD):
         assert plain(run, 10**6) == []
-        assert len(check(run, 10**6).kinds) == run.count(b"\n")
+        assert len(check(run, 10**6).routing_keys) == run.count(b"\n")
 
 
 def test_what_is_as_deep_or_as_large_as_a_plain_record_may_be_is_one() -> None:
     long = b'{"event_type":"a","priority":"b","x":"'.ljust(128 * 1024 - 3, b"x") + b'"}\n'
     for line in (nested(63), long):
         assert len(plain(line * 2, 10**6)) == 2
-        assert len(check(line * 2, 10**6).kinds) == 2
+        assert len(check(line * 2, 10**6).routing_keys) == 2
 
 
 @pytest.mark.parametrize(
@@ -309,12 +309,12 @@ def test_what_is_as_deep_or_as_large_as_a_plain_record_may_be_is_one() -> None:
     ],
 )
 def test_of_a_key_that_is_there_twice_the_last_counts_and_each_must_be_good(
-    first: str, last: str, kind: Kind | None
+    first: str, last: str, kind: RoutingKey | None
 ) -> None:
     fields = '"event_type":"a","priority":"b","publisher_id":"p"'
     line = f"{{{first},{fields},{last}}}\n".encode()
-    assert check(line).kinds == ([] if kind is None else [kind])
-    assert plain(line) == check(line).kinds
+    assert check(line).routing_keys == ([] if kind is None else [kind])
+    assert plain(line) == check(line).routing_keys
 
 
 def test_what_is_behind_the_last_line_is_not_taken_for_a_part_of_it() -> None:
@@ -342,7 +342,7 @@ def test_what_is_behind_the_last_line_is_not_taken_for_a_part_of_it() -> None:
 )
 def test_the_compiled_part_refuses_what_it_cannot_read(lines: Any, rules: Any) -> None:
     with pytest.raises(TypeError):
-        kinds_of(lines, rules)
+        routing_keys_of(lines, rules)
 
 
 @pytest.mark.parametrize("lines", [b"", b"\n", b"{", b"{\n{", b"{}", b"x", GOOD, b"\n" + GOOD])

@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-from bookkeeping import load
 from installing import NEW, OLD, apt, msgspec, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
-from running import pid_in
+from support.bookkeeping import load
+from support.running import pid_in
 
 PYTHON = "/usr/bin/python3"
 """Debian's own, which sees what is installed and nothing of the checkout."""
@@ -80,7 +80,7 @@ def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
 def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> None:
     apt("install", package(OLD, "notif-relayd"), *msgspec(OLD))
     assert run("dpkg", "--audit").stdout == ""
-    python("import notif_relayd._shortcut")
+    python("import notif_relayd._native")
     assert states() == ("inactive", "active", "active")
     assert show("UnitFileState", PUBLIC_UNIT) == "enabled"
     assert show("UnitFileState", "notif-relayd-exporter.service") == "disabled"

@@ -19,11 +19,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import documented
 import pytest
-from documented import Block
 from environments import CHECKOUT, SITE_PACKAGES, make_environment
 from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
+
+from support import documented
+from support.documented import Block
 
 DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
 """The first one is where the container has the checkout."""

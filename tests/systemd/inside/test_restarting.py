@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from bookkeeping import Load, Produced, load
 from machine import (
     DEADLINE,
     INGEST,
@@ -22,6 +21,8 @@ from machine import (
     states,
     systemctl,
 )
+
+from support.bookkeeping import Load, Produced, load
 
 PRODUCERS, SUBSCRIBERS = 4, 20
 RATE = 10_000

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl complete: cliff's command, with our own words on what to do with its output."""
+
+from cliff.complete import CompleteCommand
+
+from notif_relayctl.command import CtlCommand
+
+
+class Complete(CtlCommand, CompleteCommand):
+    """Print what bash has to read to complete the commands and their options."""
+
+    example = "relayctl complete > /etc/bash_completion.d/relayctl"

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computes the answers of the control socket.
+
+No figure here costs a record anything: the parts of the relay count where they have to look
+anyway, and everything else is computed when it is asked for.
+"""
+
+import os
+import platform
+import time
+
+from notif_relay.version import __version__
+from notif_relayd.access.connection_stats import ConnectionStats, Refusal
+from notif_relayd.control.schema import (
+    ConnectionCounters,
+    LatencyHistogram,
+    Metrics,
+    ProducerStatus,
+    Status,
+    SubscriberStatus,
+)
+from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
+from notif_relayd.peer import Peer
+from notif_relayd.records.gaps import REASONS
+from notif_relayd.records.validator import Reason
+
+
+class Reporter:
+    """Computes the answers that are about the relay's own figures.
+
+    Args:
+        intake: the producers.
+        fanout: the subscribers.
+        latency: durations of the loop's iterations.
+        public_socket: path of the public socket, printable.
+        ingest_socket: path of the private socket, printable.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        fanout: Fanout,
+        latency: LoopLatency,
+        public_socket: str,
+        ingest_socket: str,
+    ) -> None:
+        self._intake = intake
+        self._fanout = fanout
+        self._latency = latency
+        self._public_socket = public_socket
+        self._ingest_socket = ingest_socket
+        self._since = time.monotonic()
+
+    def status(self) -> Status:
+        """Return the figures of the relay as a whole."""
+        intake, fanout = self._intake, self._fanout
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_seconds=_seconds_since(self._since),
+            producers=len(intake.producers),
+            subscribers=len(fanout.subscribers),
+            records_received=intake.received,
+            records_delivered=fanout.delivered,
+            records_dropped=fanout.dropped,
+            records_rejected=intake.rejected.total(),
+            records_discarded=fanout.discarded,
+            bytes_received=intake.bytes_received,
+            bytes_delivered=fanout.bytes_delivered,
+            ring_bytes=fanout.store.size,
+            ring_limit_bytes=fanout.store.limit,
+            public_socket=self._public_socket,
+            ingest_socket=self._ingest_socket,
+        )
+
+    def producers(self) -> list[ProducerStatus]:
+        """Return one entry for each connection, the oldest first."""
+        return [
+            ProducerStatus(
+                each.id, *_identity(each.peer, each.since), each.records, each.bytes, each.rejected
+            )
+            for each in self._intake.producers.values()
+        ]
+
+    def subscribers(self) -> list[SubscriberStatus]:
+        """Return one entry for each connection, the oldest first."""
+        return [
+            SubscriberStatus(
+                each.id,
+                *_identity(each.peer, each.since),
+                each.delivered,
+                each.bytes,
+                each.lag,
+                each.dropped,
+            )
+            for each in self._fanout.subscribers.values()
+        ]
+
+    def metrics(self) -> Metrics:
+        """Return all figures, from one moment.
+
+        Every reason is present from the start, with 0: a monitoring system cannot compute the
+        increase of a counter that appears only with its first count.
+        """
+        status, gaps = self.status(), self._intake.producer_gaps
+        unknown = {reason: gaps.unknown[reason] for reason in REASONS}
+        unknown["relay_restarted"] += self._fanout.unknown_gaps
+        subscribers = self._fanout.subscribers.values()
+        behind = [each for each in subscribers if each.reading.cursor is not None]
+        return Metrics(
+            status=status,
+            python=platform.python_version(),
+            started=round(time.time() - status.uptime_seconds, 3),
+            rejected={reason.name.lower(): self._intake.rejected[reason] for reason in Reason},
+            dropped={
+                "slow_subscriber": status.records_dropped,
+                **{reason: gaps.dropped[reason] for reason in REASONS},
+            },
+            unknown_gaps=unknown,
+            subscribers_behind=len(behind),
+            max_lag=max((each.lag for each in behind), default=0),
+            connections={
+                "public": _counters(self._fanout.admission.counts),
+                "ingest": _counters(self._intake.admission.counts),
+            },
+            turn_bounds=list(BOUNDS),
+            turns=LatencyHistogram(self._latency.counts, self._latency.seconds),
+        )
+
+
+def _counters(stats: ConnectionStats) -> ConnectionCounters:
+    refused = {reason.value: stats.refused[reason] for reason in Refusal}
+    return ConnectionCounters(stats.accepted, stats.reconnected, stats.kept, refused)
+
+
+def _identity(peer: Peer, since: float) -> tuple[int, str, int, float]:
+    return peer.pid, peer.command, peer.uid, _seconds_since(since)
+
+
+def _seconds_since(moment: float) -> float:
+    return round(time.monotonic() - moment, 3)

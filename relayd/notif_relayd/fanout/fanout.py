@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way out: runs of records go to all subscribers.
+
+A run is handed whole to the socket of every subscriber that is current, and that is all there is
+to it. A socket that does not take all of it puts its subscriber behind, and from then on nothing
+is spent on it until the kernel says that it takes data again. So the cost of a run is one send
+for each subscriber that reads, and nothing for those that do not.
+
+Subscribers with the same filter read the same stream: what it lets through is picked out of a run
+once for all of them. Those without a filter get the run as it is, and are not concerned by the
+filters of others.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from notif_relay import records
+from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.policy import Policy
+from notif_relayd.access.quota import Quota, QuotaError
+from notif_relayd.access.request_pacer import RequestPacer
+from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
+from notif_relayd.fanout.shared_pages import SharedPages
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
+from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
+from notif_relayd.net import ancillary
+from notif_relayd.net.acceptor import Acceptor
+from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
+from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.peer import Peer, peer_of
+from notif_relayd.records import subscription_request
+from notif_relayd.records.filters import View
+from notif_relayd.records.framing import split
+from notif_relayd.records.validator import RoutingKey
+from notif_relayd.systemd.fdstore import SUBSCRIBER, FdStore
+
+LOG = logging.getLogger(__name__)
+
+MAX_TORN_BYTES = 32 * 1024 * 1024
+"""Bytes of torn records, of all users together: records that have left the ring, but not for those
+subscribers that stopped reading in the middle of them."""
+
+MAX_SENTENCE = 512
+"""Characters of an error that a subscriber reads; the rest is cut off."""
+
+MAX_FILTER_BYTES = 64 * 1024 * 1024
+"""Bytes of filters and unfinished requests of all users together."""
+
+
+class Fanout:
+    """All subscribers, and the streams that they read.
+
+    Args:
+        loop: says whose socket takes data again.
+        log: where the door reports whom it has refused.
+        ids: numbers for connections.
+        descriptors: keeps connections for the next relay.
+        limits: who may read.
+        rules: who may read what.
+        ring_size: bytes kept for subscribers that fall behind.
+        max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: RateLimitedLog,
+        ids: Iterator[int],
+        fdstore: FdStore,
+        limits: ConnectionLimits,
+        rules: Policy,
+        ring_size: int,
+        max_filter_bytes_per_user: int,
+    ) -> None:
+        self.admission = Admission(limits)
+        self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
+        self.store = Store(ring_size)
+        self.subscribers: dict[int, Subscriber] = {}
+        """By the number of the connection."""
+        self.discarded = 0
+        self.unknown_gaps = 0
+        """Gap records that say that a number of records is missing that nobody knows."""
+        self._delivered_before = 0
+        self._dropped_before = 0
+        self._bytes_before = 0
+        self._loop = loop
+        self._log = log
+        self._ids = ids
+        self._rules = rules
+        self._fdstore = fdstore
+        self._streams = Streams(self.store)
+        self._pages = SharedPages()
+        self._refusal = "", b""
+        """The last reason for a refused connection, and the record that tells it."""
+        self._pacer = RequestPacer(loop, self._take_request)
+
+    @property
+    def delivered(self) -> int:
+        """Records handed over, one for each subscriber that got it."""
+        return self._delivered_before + sum(each.delivered for each in self.subscribers.values())
+
+    @property
+    def dropped(self) -> int:
+        """Records that subscribers did not get, one for each subscriber that missed it."""
+        return self._dropped_before + sum(each.dropped for each in self.subscribers.values())
+
+    @property
+    def bytes_delivered(self) -> int:
+        """Bytes that sockets took, the relay's own records among them."""
+        return self._bytes_before + sum(each.bytes for each in self.subscribers.values())
+
+    @property
+    def drained(self) -> bool:
+        """Whether everybody has everything."""
+        current = sum(len(stream.current) for stream in self._streams)
+        return current == len(self.subscribers)
+
+    def listen(self, listener: socket.socket) -> Acceptor:
+        """Let subscribers in through `listener`."""
+        return Acceptor(
+            self._loop, self._log, listener, self.admission, self._welcome, self._refuse
+        )
+
+    def fast_recipients(self, most: int) -> tuple[list[int], int]:
+        """Sockets that get every record at once, unless they are more than `most`; none then.
+
+        Returns:
+            Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
+            from which on that is not the best way to do it.
+        """
+        stream = self._streams.unfiltered
+        if stream is None or len(stream.current) > most:
+            return [], 0
+        sockets = [each.socket.fileno() for each in stream.current]
+        return sockets, self._pages.threshold(len(sockets))
+
+    def publish(
+        self, run: bytes, routing_keys: list[RoutingKey], results: Sequence[int] = ()
+    ) -> float:
+        """Give records to everybody who wants them; nothing is kept when there is nobody.
+
+        Args:
+            run: the records.
+            routing_keys: the kind of each.
+            results: what became of it, if the sockets that `prompt` named have got it just now: the
+                bytes that each of them took, or below zero the number of its error.
+
+        Returns:
+            Processor time, in seconds, to match values of fields that are not remembered with
+            patterns: what a producer can make expensive.
+        """
+        if not self.subscribers:
+            self.discarded += len(routing_keys)
+            return 0.0
+        if self._streams.unfiltered is not None:
+            self._send(self._streams.unfiltered, run, len(routing_keys), results)
+        before = self._streams.seconds
+        lines: list[bytes] = []
+        for stream, places in self._streams.select(routing_keys):
+            lines = lines or list(split(run))
+            some = [lines[place] for place in places]
+            self._send(stream, b"".join(some), len(some))
+        return self._streams.seconds - before
+
+    def save(self) -> FanoutState:
+        """All that is known of what goes out."""
+        streams = list(self._streams)
+        numbers = {stream: number for number, stream in enumerate(streams)}
+        rings = {stream.ring: number for stream, number in numbers.items()}
+        kept = list(self.store)
+        places = {chunk: number for number, (chunk, _) in enumerate(kept)}
+        torn: dict[TornRecord, int] = {}
+        subscribers = [each.save(numbers, places, torn) for each in self.subscribers.values()]
+        return FanoutState(
+            self.discarded,
+            self._delivered_before,
+            self._dropped_before,
+            self._bytes_before,
+            [each.save() for each in streams],
+            [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
+            subscribers,
+            self.admission.counts.save(),
+            self.unknown_gaps,
+            [TornRecordState(each.data) for each in torn],
+        )
+
+    def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
+        """Go on where another relay has stopped, with those subscribers that are still there.
+
+        Who may see something else now than then is left out.
+        """
+        self.discarded = saved.discarded
+        self.unknown_gaps = saved.unknown_gaps
+        self.admission.counts.restore(saved.connections)
+        self._delivered_before = saved.delivered
+        self._dropped_before = saved.dropped
+        self._bytes_before = saved.bytes
+        streams = {}
+        for number in sorted(saved.streams_in_use):
+            streams[number] = self._streams.of(saved.streams[number].view())
+            streams[number].ring.next_seq = saved.streams[number].next_seq
+        chunks = self._restore_chunks(saved.chunks, streams)
+        torn_records = [TornRecord(each.data) for each in saved.torn]
+        for who in saved.subscribers:
+            connection = connections.get(who.id)
+            if connection is not None and self._may_see(who, streams) and self._can_charge(who):
+                self.admission.enter(who.peer)
+                stream = streams[who.reading.stream]
+                subscriber = self._admit(who.id, connection, who.peer, stream)
+                subscriber.restore(who, streams, chunks, torn_records)
+                if subscriber.reading.cursor is not None:
+                    stream.mark_behind(subscriber)
+                self._wait(subscriber)
+            else:
+                self._delivered_before += who.delivered
+                self._dropped_before += who.dropped
+                self._bytes_before += who.bytes
+        for stream in streams.values():
+            stream.ring.tidy()
+        self._streams.tidy()
+        self.store.shrink()
+        for subscriber in list(self.subscribers.values()):
+            self._request_work(subscriber)
+
+    def _restore_chunks(
+        self, saved: Sequence[ChunkState], streams: Mapping[int, Stream]
+    ) -> list[Chunk | None]:
+        """Fill the rings; return the chunks, and `None` for those of streams without a reader."""
+        for each in saved:
+            if each.stream in streams:
+                streams[each.stream].ring.next_seq -= each.count
+        # The limit, which may be lower now, applies again when every subscriber has its place.
+        limit, self.store.limit = self.store.limit, sys.maxsize
+        chunks: list[Chunk | None] = []
+        for each in saved:
+            stream = streams.get(each.stream)
+            if stream is not None:
+                stream.ring.append(each.data, each.count)
+            chunks.append(None if stream is None else stream.ring.newest)
+        self.store.limit = limit
+        return chunks
+
+    def _can_charge(self, who: SubscriberState) -> bool:
+        """Charge what the subscriber has; return whether its user may have that much."""
+        try:
+            self.quota.charge(who.peer.uid, who.charge)
+        except QuotaError as error:
+            LOG.warning("filter of %s not restored: %s", who.peer, error)
+            return False
+        return True
+
+    def _may_see(self, who: SubscriberState, streams: Mapping[int, Stream]) -> bool:
+        """Whether that is still what it may see."""
+        allowed = self._rules.allowed(who.peer)
+        return all(streams[each.stream].view.allowed == allowed for each in who.readings)
+
+    def adopt(self, number: int, connection: socket.socket, request: bytes) -> None:
+        """Serve a subscriber of whom nothing is known but its connection, from here on.
+
+        What it has got may end within a record, so a newline goes first. It may still wait for an
+        answer to its request, so it gets another.
+        """
+        peer = peer_of(connection)
+        self.admission.enter(peer)
+        subscriber = self._admit(number, connection, peer, self._stream_of(peer))
+        lost = b"\n" + records.gap(None, "relay_restarted")
+        self._put_behind(subscriber).insert(lost)
+        self.unknown_gaps += 1
+        if request:
+            # At once and not paced: until then records would go out that the filter excludes.
+            self._handle_request(subscriber, request)
+
+    def disconnect(self, subscriber: Subscriber) -> None:
+        """End a connection."""
+        for reading in (subscriber.reading, subscriber.following):
+            if reading is not None:
+                reading.stream.mark_behind(subscriber)
+        self._delivered_before += subscriber.delivered
+        self._dropped_before += subscriber.dropped
+        self._bytes_before += subscriber.bytes
+        for reading in (subscriber.reading, subscriber.following):
+            if reading is not None:
+                reading.catch_up()
+                self._streams.leave(reading.stream)
+        self._loop.forget(subscriber.socket.fileno())
+        del self.subscribers[subscriber.id]
+        self._pacer.leave(subscriber.peer.uid, subscriber.id)
+        self.quota.release(subscriber.peer.uid, subscriber.charge)
+        self.admission.leave(subscriber.peer)
+        self._fdstore.close_connection(SUBSCRIBER, subscriber.id, subscriber.socket)
+        LOG.debug("subscriber left: %s", subscriber.peer)
+
+    def close(self) -> None:
+        """Let everybody go."""
+        for subscriber in list(self.subscribers.values()):
+            self.disconnect(subscriber)
+
+    def _welcome(self, connection: socket.socket, peer: Peer) -> None:
+        self._admit(next(self._ids), connection, peer, self._stream_of(peer))
+        LOG.debug("subscriber connected: %s", peer)
+
+    def _admit(
+        self, number: int, connection: socket.socket, peer: Peer, stream: Stream
+    ) -> Subscriber:
+        subscriber = Subscriber(number, connection, peer, stream)
+        try:
+            callback = partial(self._on_event, subscriber)
+            self._loop.watch(connection.fileno(), READ, callback, urgent=True)
+        except OSError:
+            self._streams.leave(stream)
+            raise
+        self.subscribers[number] = subscriber
+        stream.current.add(subscriber)
+        self._fdstore.keep_subscriber(number, connection)
+        return subscriber
+
+    def _refuse(self, connection: socket.socket, reason: str) -> None:
+        # In a flood the reason is mostly the same: the record is then made once.
+        if reason != self._refusal[0]:
+            self._refusal = reason, records.error(f"{records.FULL}: {reason}.")
+        with contextlib.suppress(OSError):
+            connection.send(self._refusal[1])
+
+    def _stream_of(self, peer: Peer) -> Stream:
+        """What it reads as long as it has not asked for anything."""
+        return self._streams.of(View(None, self._rules.allowed(peer)))
+
+    def _on_event(self, subscriber: Subscriber, events: int) -> None:
+        if events & HANGUP:
+            self.disconnect(subscriber)
+            return
+        if events & READ and not subscriber.waiting:
+            self._request_work(subscriber, readable=True)
+            if subscriber.id not in self.subscribers:
+                return
+        if events & WRITE and subscriber.reading.cursor is not None:
+            self._catch_up(subscriber, subscriber.reading.cursor)
+
+    def _send(self, stream: Stream, run: bytes, count: int, results: Sequence[int] = ()) -> None:
+        size = len(run)
+        late: list[tuple[Subscriber, int]] = []
+        gone: list[Subscriber] = []
+        send = _done(results) if results else self._pages.sender(run, len(stream.current))
+        for subscriber in stream.current:
+            try:
+                sent = send(subscriber.socket)
+            except OSError as error:
+                if error.errno not in NOT_NOW:
+                    gone.append(subscriber)
+                sent = 0
+            subscriber.bytes += sent
+            if sent != size:
+                late.append((subscriber, size - sent))
+        if late or stream.ring.cursors:
+            stream.ring.append(run, count)
+        else:
+            stream.ring.skip(count)
+        for subscriber, unsent in late:
+            self._put_behind(subscriber).rewind(unsent)
+        for subscriber in gone:
+            self.disconnect(subscriber)
+        if self.store.torn > MAX_TORN_BYTES:
+            self._reclaim_torn()
+
+    def _reclaim_torn(self) -> None:
+        """Disconnect subscribers of the user that holds the most of torn records."""
+        while self.store.torn > MAX_TORN_BYTES:
+            by_user: Counter[int] = Counter()
+            for each in self.subscribers.values():
+                by_user[each.peer.uid] += math.ceil(each.torn_share)
+            uid, held = by_user.most_common(1)[0]
+            mine = (each for each in self.subscribers.values() if each.peer.uid == uid)
+            largest = max(mine, key=lambda each: each.torn_share)
+            self._log.warning(
+                "connection ended: %s: stopped reading in the middle of a record; %d bytes of such "
+                "records are kept for uid %d, and the limit of all users together is %d",
+                largest.peer,
+                held,
+                uid,
+                MAX_TORN_BYTES,
+            )
+            self.disconnect(largest)
+
+    def _put_behind(self, subscriber: Subscriber) -> Cursor:
+        subscriber.reading.stream.mark_behind(subscriber)
+        cursor = subscriber.reading.fall_behind()
+        self._wait(subscriber)
+        return cursor
+
+    def _catch_up(self, subscriber: Subscriber, cursor: Cursor) -> None:
+        try:
+            sent = subscriber.socket.sendmsg(cursor.buffers())
+        except OSError as error:
+            if error.errno not in NOT_NOW:
+                self.disconnect(subscriber)
+                return
+            sent = 0
+        subscriber.bytes += sent
+        cursor.advance(sent)
+        if not cursor.finished:
+            return
+        if subscriber.following is not None:
+            self.quota.release(subscriber.peer.uid, subscriber.reading.charge)
+            self._streams.leave(subscriber.go_on(subscriber.following))
+            self._request_work(subscriber)
+        elif cursor.stopped:
+            self._discard_input(subscriber)
+            self.disconnect(subscriber)
+        else:
+            subscriber.reading.catch_up()
+            subscriber.reading.stream.current.add(subscriber)
+            self._wait(subscriber)
+
+    def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
+        """Have a request read or handled, now or later, if there is one and it may be handled.
+
+        One request at a time: the next one is handled when the last one is in force.
+        """
+        if subscriber.following is None and (readable or subscriber.request.is_complete()):
+            subscriber.waiting = True
+            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
+                return
+        self._wait(subscriber)
+
+    def _take_request(self, number: int) -> None:
+        """Read from a subscriber unless a request is complete; handle one request at most."""
+        subscriber = self.subscribers[number]
+        subscriber.waiting = False
+        try:
+            if not subscriber.request.is_complete() and not self._read(subscriber):
+                return
+            line = subscriber.request.next_line()
+        except (subscription_request.RequestError, QuotaError) as error:
+            self._refuse_request(subscriber, error)
+        else:
+            if line is not None:
+                self.quota.release(subscriber.peer.uid, len(line) + 1)
+                self._handle_request(subscriber, line)
+        self._request_work(subscriber)
+
+    def _read(self, subscriber: Subscriber) -> bool:
+        """Read what a subscriber has written; return whether it is still connected.
+
+        Raises:
+            QuotaError: its user has too much unfinished.
+        """
+        try:
+            data = ancillary.receive(subscriber.socket, subscriber.request.room)
+        except OSError as error:
+            if error.errno in NOT_NOW:
+                return True
+            self.disconnect(subscriber)
+            return False
+        subscriber.listening = bool(data)
+        if not subscriber.ending:
+            self.quota.charge(subscriber.peer.uid, len(data))
+            subscriber.request.feed(data)
+        return True
+
+    def _discard_input(self, subscriber: Subscriber) -> None:
+        """Read what a subscriber has written after a request that was refused.
+
+        A connection that is closed with unread data makes the peer's next read fail.
+        """
+        with contextlib.suppress(OSError):
+            ancillary.receive(subscriber.socket, subscription_request.MAX_SIZE)
+
+    def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
+        try:
+            self._change(subscriber, subscription_request.parse(line))
+        except (subscription_request.RequestError, QuotaError) as error:
+            self._refuse_request(subscriber, error)
+
+    def _refuse_request(self, subscriber: Subscriber, error: ValueError) -> None:
+        """Announce an error at the end of what the subscriber has yet to get, and end there."""
+        self.quota.release(subscriber.peer.uid, len(subscriber.request))
+        subscriber.request.clear()
+        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
+        sentence = (
+            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
+        )
+        # It may quote the request, and waits in memory for a subscriber that does not read.
+        cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
+
+    def _change(self, subscriber: Subscriber, request: subscription_request.Request) -> None:
+        """Let another filter follow the one in force.
+
+        Raises:
+            QuotaError: the user has too many filters.
+        """
+        charge = request.charge
+        self.quota.charge(subscriber.peer.uid, charge)
+        self._fdstore.keep_request(subscriber.id, request.line)
+        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
+        cursor.stop()
+        wanted = request.filter if request.filter.patterns else None
+        view = View(wanted, self._rules.allowed(subscriber.peer))
+        subscriber.following = Reading(self._streams.of(view), charge)
+        subscriber.following.fall_behind().insert(request.answer)
+
+    def _wait(self, subscriber: Subscriber) -> None:
+        """Have the loop report what can be done now.
+
+        Nothing is read while a request waits or is not in force yet.
+        """
+        busy = subscriber.following is not None or subscriber.waiting
+        reads = subscriber.listening and not busy
+        writes = subscriber.reading.cursor is not None
+        self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
+
+
+def _done(results: Sequence[int]) -> Callable[[socket.socket], int]:
+    """In place of sends that were made: returns or raises with each call what the next one did."""
+    rest = iter(results)
+
+    def send(_connection: socket.socket) -> int:
+        result = next(rest)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    return send

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one daemon process hands over to the next."""

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests of subscribers: how they are read, checked and charged.
+
+The filter that a request asks for stays in memory for as long as it is in force, and so does the
+request itself, in the file descriptor store. Both are charged to the user, and so is the answer,
+which may wait for a subscriber that does not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from notif_relay import records
+from notif_relayd.records.filters import Filter, FilterError
+
+MAX_SIZE = 64 * 1024
+"""Bytes of the longest request line, its newline included."""
+
+PAGE_SIZE = 4096
+"""Bytes that a memfd grows by."""
+
+OVERHEAD = 2048
+"""Bytes charged for a filter beside what grows with it: the stream that it needs."""
+
+
+class RequestError(ValueError):
+    """A request that cannot be granted; the message is a sentence for the subscriber."""
+
+
+class RequestBuffer:
+    """What a subscriber has written and the relay has not handled, at most `MAX_SIZE` bytes."""
+
+    __slots__ = ("_data", "_searched")
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._searched = 0
+        """Bytes at the beginning that hold no newline, so that none is looked at twice."""
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be added."""
+        return MAX_SIZE - len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read."""
+        self._data += data
+
+    def clear(self) -> None:
+        """Drop the content."""
+        self._data = bytearray()
+        self._searched = 0
+
+    def is_complete(self) -> bool:
+        """Return whether `next_line` would return a line or raise an error."""
+        return self._find() >= 0 or not self.room
+
+    def next_line(self) -> bytes | None:
+        """Remove and return the first line, without its newline; None if it is not complete.
+
+        Raises:
+            RequestError: it is too long.
+        """
+        end = self._find()
+        if end >= 0:
+            line = bytes(self._data[:end])
+            del self._data[: end + 1]
+            self._searched = 0
+            return line
+        if not self.room:
+            raise RequestError(f"The request is longer than {MAX_SIZE} bytes.")
+        return None
+
+    def save(self) -> bytes:
+        """Return the content."""
+        return bytes(self._data)
+
+    def _find(self) -> int:
+        found = self._data.find(b"\n", self._searched)
+        if found < 0:
+            self._searched = len(self._data)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A valid request."""
+
+    filter: Filter
+    asked: dict[str, list[str]]
+    """The filter as it was written, for the answer."""
+
+    @property
+    def line(self) -> bytes:
+        """The request in its shortest form, for the file descriptor store."""
+        return msgspec.json.encode({"filter": self.asked})
+
+    @property
+    def charge(self) -> int:
+        """Bytes to charge: an upper bound for the filter, the stored request and the answer."""
+        size = len(self.line)
+        return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + OVERHEAD
+
+    @property
+    def answer(self) -> bytes:
+        """The record that tells the subscriber what is in force from there on."""
+        return records.subscribed(self.asked)
+
+
+def parse(line: bytes) -> Request:
+    """Parse a request line.
+
+    Raises:
+        RequestError: it is not a valid request.
+    """
+    try:
+        asked = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RequestError("The request is not JSON.") from None
+    if not isinstance(asked, dict) or list(asked) != ["filter"]:
+        raise RequestError('The request is not of the form {"filter": {...}}.')
+    try:
+        return Request(Filter.parse(asked["filter"]), asked["filter"])
+    except FilterError as error:
+        raise RequestError(str(error)) from None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service manager: descriptor store, notifications, watchdog and idle exit."""

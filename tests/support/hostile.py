@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that misbehave; each runs until it is killed.
+
+Tests check that peers beside them lose nothing, and bench/hostile.py measures how long these have
+to wait. Each program gets the paths of the public and the private socket, and prints a line as
+soon as its attack has begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE
+from support.running import DEADLINE, RunningRelay, Subscriber, first_line
+
+# BURST: after so many requests of usual cost, those of the user are limited to their share.
+_BEGINNING = f"""
+import contextlib, itertools, json, selectors, socket, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+public, ingest = sys.argv[1:]
+control = public.replace("notifications.sock", "control.sock")
+BURST = {int(BURST / (MIN_COST - SHARE * INTERVAL)) + 50}
+"""
+
+_FUNCTIONS = """
+def connect(path):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    return sock
+
+def begun():
+    print("begun", flush=True)
+
+def ask(client, *globs):
+    client.sendall(json.dumps({"filter": {"event_type": globs}}).encode() + b"\\n")
+
+def produce(event_type, payload=""):
+    record = {"event_type": event_type, "priority": "INFO", "payload": payload}
+    producer.sendall(json.dumps(record).encode() + b"\\n")
+
+"""
+
+PROGRAMS = {
+    "requests never finished": """
+clients = [connect(public) for _ in range(50)]
+for client in clients:
+    client.sendall(b'{"filter": {"event_type": ["' + b"x" * 60_000)
+begun()
+sys.stdin.read()
+""",
+    "a flood of requests": """
+client = connect(public)
+stream = client.makefile("rb")
+for number in itertools.count():
+    ask(client, f"never.{number}")
+    stream.readline()
+    if number == BURST:
+        begun()
+""",
+    "data without end from a subscriber": """
+for number in itertools.count():
+    with connect(public) as client, contextlib.suppress(OSError):
+        while True:
+            client.sendall(b"x" * 10_000)
+    if number == 3:
+        begun()
+    time.sleep(0.01)
+""",
+    "one byte a second": """
+clients = [connect(ingest) for _ in range(50)]
+begun()
+while True:
+    for client in clients:
+        client.sendall(b"x")
+    time.sleep(1)
+""",
+    "a line without end": """
+client = connect(ingest)
+client.sendall(b"x" * 2_000_000)
+begun()
+while True:
+    client.sendall(b"x" * 65536)
+""",
+    "garbage": """
+client = connect(ingest)
+client.sendall(b"garbage\\n" * 1000)
+begun()
+while True:
+    client.sendall(b"garbage\\n" * 1000)
+""",
+    "connections without end": """
+for number in itertools.count():
+    with contextlib.suppress(OSError):
+        connect(public if number % 2 else ingest).close()
+    if number == 5000:
+        begun()
+""",
+    "all the descriptors": """
+import os, resource, struct
+first = connect(public)
+relay, _, _ = struct.unpack("3i", first.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+limit = len(os.listdir(f"/proc/{relay}/fd")) + 20
+resource.prlimit(relay, resource.RLIMIT_NOFILE, (limit, limit))
+clients = [connect(number % 2 and public or ingest) for number in range(100)]
+begun()
+while True:
+    clients.pop(0).close()
+    clients.append(connect(public))
+    time.sleep(0.1)
+""",
+    "all the memory it can get": """
+held = []
+for _ in range(300):
+    with contextlib.suppress(OSError):
+        client = connect(ingest)
+        client.settimeout(1)
+        held.append(client)
+        client.sendall(b"x" * (1024 * 1024 - 1))
+for _ in range(300):
+    with contextlib.suppress(OSError):
+        client = connect(public)
+        held.append(client)
+        client.sendall(b"x" * 65_000)
+time.sleep(1)  # until that has been read
+begun()
+sys.stdin.read()
+""",
+    "the largest filters": """
+def start(number):
+    globs = [(f"{number}.{part}" + "*\u0101" * 128)[:256] for part in range(55)]
+    wanted = dict.fromkeys(("event_type", "priority", "publisher_id"), globs)
+    request = json.dumps({"filter": wanted}, ensure_ascii=False, separators=(",", ":")).encode()
+    assert 60_000 < len(request) < 65_536
+    client = connect(public)
+    client.sendall(request + b"\\n")
+    return client
+
+clients = [start(number) for number in range(300)]
+begun()
+for number in itertools.count(len(clients)):
+    clients.pop(0).close()
+    clients.append(start(number))
+    time.sleep(0.05)
+""",
+    "filter changes on 500 connections": """
+clients = selectors.DefaultSelector()
+for number in range(500):
+    client = connect(public)
+    clients.register(client, selectors.EVENT_READ)
+    ask(client, f"never.{number}")
+answers = 0
+while True:
+    for key, _ in clients.select():
+        if b"notif_relayd.subscribed" in key.fileobj.recv(65_536):
+            answers += 1
+            ask(key.fileobj, f"never.{answers}.{key.fd}")
+            if answers == BURST:
+                begun()
+""",
+    "requests byte by byte": """
+def start():
+    client = connect(public)
+    client.sendall(b'{"filter": {"event_type": ["' + b"x" * 50_000)
+    client.setblocking(False)
+    return client
+
+clients = [start() for _ in range(50)]
+burst_ends = time.monotonic() + 3
+while True:
+    if burst_ends and time.monotonic() > burst_ends:
+        burst_ends = None
+        begun()
+    for place, client in enumerate(clients):
+        try:
+            client.send(b"x")
+        except BlockingIOError:
+            pass
+        except OSError:
+            clients[place] = start()
+""",
+    "one filter that changes beside many": """
+others = [connect(public) for _ in range(300)]
+for number, client in enumerate(others):
+    ask(client, f"never.{number}", f"*never*{number}")
+for client in others:
+    client.recv(65_536)
+producer = connect(ingest)
+client = connect(public)
+client.settimeout(0.001)
+ask(client, "never")
+answers = 0
+for number in itertools.count():
+    produce(f"hostile.{number}")
+    with contextlib.suppress(TimeoutError):
+        if b"notif_relayd.subscribed" in client.recv(65_536):
+            answers += 1
+            ask(client, f"never.{number}")
+            if answers == BURST - len(others):
+                begun()
+""",
+    "passed descriptors": """
+from support.passing import lingering, pass_on
+for number, path in enumerate(itertools.cycle((public, ingest, control))):
+    # EPERM where the kernel refuses descriptors.
+    with lingering() as passed, connect(path) as client, contextlib.suppress(PermissionError):
+        pass_on(client, b"x", passed)
+    if number == 10:
+        begun()
+    time.sleep(0.02)
+""",
+    "event types of 1 MB": """
+with_filter = connect(public)
+ask(with_filter, "never.*", "*never*")
+producer = connect(ingest)
+for number in itertools.count():
+    produce(f"hostile.{number}." + "x" * 1_000_000)
+    if number == 100:
+        begun()
+    if number > 100:
+        time.sleep(0.2)
+""",
+    "stops in the middle of long records": """
+producer = connect(ingest)
+clients = []
+for number in itertools.count():
+    clients.append(connect(public))
+    produce("hostile", "x" * 1_000_000)
+    if number == 100:
+        begun()
+    if number > 100:
+        clients.pop(0).close()
+        time.sleep(0.2)
+""",
+    "forged records of the relay": """
+gap = '{"event_type": "notif_relayd.gap", "priority": "WARN", "payload": %s}'
+forged = '{"event_type": %s, "priority": "ERROR", "payload": {}, "event_type": %s}'
+payloads = ["null", "[]", '{"dropped": -1, "reason": "congestion"}', '{"dropped": "1"}']
+names = [r'"notif_relayd.error"', r'"\\u006eotif_relayd.gap"', '"other"']
+lines = [gap % payload for payload in payloads]
+lines += [forged % pair for pair in itertools.permutations(names, 2)]
+producer = connect(ingest)
+for number in itertools.count():
+    producer.sendall("\\n".join(lines + [""]).encode())
+    if number == 20:
+        begun()
+""",
+    "silent clients of the control socket": """
+clients = [connect(control) for _ in range(40)]
+begun()
+while True:
+    clients.pop(0).close()
+    clients.append(connect(control))
+    time.sleep(0.01)
+""",
+    "a name with escapes": """
+import ctypes
+PR_SET_NAME = 15
+ctypes.CDLL(None).prctl(PR_SET_NAME, b"\\x1b[31m\\nERROR")
+producer = connect(ingest)
+for number in itertools.count():
+    producer.sendall(b"garbage\\n" * 10)
+    connect(public).close()
+    if number == 100:
+        begun()
+    time.sleep(0.01)
+""",
+}
+"""By what they do."""
+
+RECORDS_TOO = {
+    "one filter that changes beside many",
+    "event types of 1 MB",
+    "stops in the middle of long records",
+}
+"""Programs that send records, too, whose event types begin with ``hostile``."""
+
+
+@contextlib.contextmanager
+def subscribed_beside(what: str, relay: RunningRelay) -> Iterator[Subscriber]:
+    """Yield a subscriber that gets every ``test.*`` and no record of such a program.
+
+    It has a filter only if that is necessary, because the relay serves it faster without.
+    """
+    with relay.subscribe() as subscriber:
+        if what in RECORDS_TOO:
+            subscriber.socket.sendall(json.dumps({"filter": {"event_type": ["test.*"]}}).encode())
+            subscriber.socket.sendall(b"\n")
+            assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+        yield subscriber
+
+
+@contextlib.contextmanager
+def misbehaving(what: str, public: Path, ingest: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run such a program, from when it has begun until the end of the block."""
+    program = _BEGINNING + _FUNCTIONS + PROGRAMS[what]
+    command = [sys.executable, "-c", program, str(public), str(ingest)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first_line(process) == "begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=DEADLINE)

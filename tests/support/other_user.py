@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of other users, and a relay that they may connect to; only for root."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.running import RunningRelay, running_relay
+
+OTHERS = """
+import os, socket, sys, threading
+path, uid, groups = sys.argv[1], int(sys.argv[2]), list(map(int, sys.argv[3].split(",")))
+os.setgroups(groups[1:])
+os.setresgid(groups[0], groups[0], groups[0])
+os.setresuid(uid, uid, uid)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(path)
+    print("connected", flush=True)
+    writer = threading.Thread(target=lambda: sock.sendall(sys.stdin.buffer.read()), daemon=True)
+    writer.start()
+    sock.settimeout(30)
+    while data := sock.recv(65536):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+"""
+
+
+class OtherUser:
+    """A process of another user, connected to a socket; it sends what it is given at the end."""
+
+    def __init__(self, path: Path, uid: int, *groups: int) -> None:
+        ids = ",".join(map(str, groups or (uid,)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHERS, str(path), str(uid), ids],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> OtherUser:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"connected\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> bytes:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def write(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.close()
+        self.process.stdin = None
+
+
+@contextlib.contextmanager
+def open_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    """A relay whose sockets every user may connect to."""
+    directory.chmod(0o755)
+    modes = [f"--relayd-{name}_mode=0666" for name in ("public", "ingest")]
+    with running_relay(directory, *modes, *arguments) as relay:
+        yield relay

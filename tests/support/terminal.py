@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A terminal for a program to run in: keys are pressed, and the screen is read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping
+
+from support.running import DEADLINE, kill
+
+RIGHT, LEFT, TAB, CTRL_C = b"\x1b[C", b"\x1b[D", b"\t", b"\x03"
+
+CONTROL = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[=>])")
+"""Colours, cursor movements and modes."""
+
+HOME = "\x1b[H"
+"""What a program that draws the whole screen anew sends first."""
+
+
+class Terminal:
+    """A program in a terminal of this size, which is the program's controlling one.
+
+    Its `last_words` are what it writes last of each screen, for one that draws it anew each time.
+    """
+
+    def __init__(
+        self,
+        *command: str,
+        lines: int = 40,
+        columns: int = 120,
+        last_words: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+        self._settings = termios.tcgetattr(self._slave)
+        self._name = os.ttyname(self._slave)
+        self._output = b""
+        self._last_words = last_words
+        # A session's leader that opens a terminal has it as its controlling one from then on.
+        self._process = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', self._name, *command],
+            start_new_session=True,
+            env={
+                **{key: value for key, value in os.environ.items() if key != "NO_COLOR"},
+                "TERM": "xterm-256color",
+                "LC_ALL": "C.UTF-8",
+                **(environment or {}),
+            },
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kill(self._process)
+        os.close(self._master)
+        os.close(self._slave)
+
+    @property
+    def output(self) -> str:
+        """All that was written so far."""
+        return self._output.decode(errors="replace")
+
+    @property
+    def screen(self) -> str:
+        """What is to be seen: the last whole screen that was drawn."""
+        screens = [each for each in self.output.split(HOME) if self._last_words in each]
+        return CONTROL.sub("", screens[-1]) if screens else ""
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait until the screen shows it; what was found."""
+        deadline = time.monotonic() + DEADLINE
+        while (found := re.search(pattern, self.screen)) is None:
+            assert self._read(deadline), f"no {pattern!r} in:\n{self.screen}"
+        return found.group()
+
+    def finish(self) -> int:
+        """Wait for the program to end; its exit status."""
+        deadline = time.monotonic() + DEADLINE
+        while self._process.poll() is None:
+            assert self._read(min(deadline, time.monotonic() + 0.05)) or (
+                time.monotonic() < deadline
+            ), self.screen
+        while self._read(time.monotonic()):
+            pass
+        return self._process.returncode
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def is_as_before(self) -> bool:
+        """Whether the terminal echoes, shows its cursor and its first screen as it did."""
+        return termios.tcgetattr(self._slave) == self._settings and all(
+            self.output.rfind(undone) >= self.output.rfind(done)
+            for done, undone in (("\x1b[?25l", "\x1b[?25h"), ("\x1b[?1049h", "\x1b[?1049l"))
+        )
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
+        if ready:
+            self._output += os.read(self._master, 65536)
+        return bool(ready)
