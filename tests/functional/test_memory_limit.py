@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
 from notif_relayd.fanout.shared_pages import LARGE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
-from notif_relayd.records.subscription_request import MAX_SIZE
 from support import descriptors
 from support.managing import ManagedRelay
 from support.memory_limit import memory_cgroup
@@ -77,7 +77,7 @@ def fill(relay: ManagedRelay, stack: contextlib.ExitStack) -> None:
     """Reach every limit: connections, torn and unfinished records, requests, ring and sockets."""
     torn = MAX_TORN_BYTES // len(LONG) + 5
     partial = MAX_PARTIAL_BYTES // len(LONG) + 5
-    requests = MAX_FILTER_BYTES // (MAX_SIZE - 1000) - 3
+    requests = MAX_FILTER_BYTES // (MAX_REQUEST_SIZE - 1000) - 3
     producers = connections(stack, relay, "producers", MAX_CONNECTIONS)
     for number in range(1, torn + 1):
         connections(stack, relay, "subscribers", number)
@@ -92,7 +92,7 @@ def fill(relay: ManagedRelay, stack: contextlib.ExitStack) -> None:
     fill_sockets(relay, producers[0])
     fill_ring(relay, producers[0])
     for each in subscribers[:requests]:
-        each.sendall(b"x" * (MAX_SIZE - 1000))
+        each.sendall(b"x" * (MAX_REQUEST_SIZE - 1000))
     # The last of them: requests of one user are read in turn.
     asking = subscribers[requests]
     asking.sendall(json.dumps({"filter": {"event_type": ["a"]}}).encode() + b"\n")

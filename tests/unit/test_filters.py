@@ -15,14 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from notif_relay.request import MAX_COMPILED, MAX_PATTERN_SIZE, MAX_PATTERNS
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.records.filters import (
     EVERYTHING,
     KEYS,
-    MAX_COMPILED,
-    MAX_PATTERN_SIZE,
-    MAX_PATTERNS,
     Filter,
     FilterError,
     View,

@@ -3,7 +3,8 @@
 
 import pytest
 
-from notif_relayd.records.subscription_request import MAX_SIZE, RequestBuffer, RequestError
+from notif_relay.request import MAX_REQUEST_SIZE
+from notif_relayd.records.subscription_request import RequestBuffer, RequestError
 
 
 def test_a_request_is_searched_once_for_its_end() -> None:
@@ -21,7 +22,7 @@ def test_a_request_is_searched_once_for_its_end() -> None:
 
 def test_a_request_without_end_is_an_error_at_the_limit() -> None:
     buffer = RequestBuffer()
-    buffer.feed(b"x" * (MAX_SIZE - 1))
+    buffer.feed(b"x" * (MAX_REQUEST_SIZE - 1))
     assert not buffer.is_complete()
     assert buffer.room == 1
     buffer.feed(b"x")

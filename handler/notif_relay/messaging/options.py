@@ -3,7 +3,7 @@
 
 A driver registers them when it is created, not at import; oslo.config's generator obtains them
 from ``list_opts``. All errors in a path that can be detected are reported here, with the name of
-the option. A failure to connect cannot be told from a relay that is not running yet.
+the option, because a failure to connect looks like a relay that is not running yet.
 """
 
 import os

@@ -9,7 +9,7 @@ strings of a message at once.
 Masking also converts values that are not plain JSON, and its result depends on the version of
 oslo.utils. This module does not repeat these conversions. Masking treats each item of a
 dictionary independently. Therefore items that contain a name or an unusual value are passed to
-``mask_dict_password``, and all others are left as they are, which is what it would return.
+``mask_dict_password``; it would return all others unchanged, so they are not passed to it.
 """
 
 import datetime as dt

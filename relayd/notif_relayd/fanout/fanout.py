@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
+from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
@@ -471,7 +472,7 @@ class Fanout:
         A connection that is closed with unread data makes the peer's next read fail.
         """
         with contextlib.suppress(OSError):
-            ancillary.receive(subscriber.socket, subscription_request.MAX_SIZE)
+            ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)
 
     def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
         try:

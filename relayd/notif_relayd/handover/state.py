@@ -23,9 +23,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter, FilterError, View
-from notif_relayd.records.subscription_request import MAX_SIZE
 
 VERSION = 2
 
@@ -315,7 +315,7 @@ def _check(state: State) -> None:
     numbers = _check_chunks(fanout)
     for subscriber in fanout.subscribers:
         readings = subscriber.readings
-        _require(len(subscriber.request) <= MAX_SIZE, "a request is too long")
+        _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "a request is too long")
         _require(all(each.charge >= 0 for each in readings), "a charge is negative")
         for reading in readings:
             _require(0 <= reading.stream < len(fanout.streams), "a stream is missing")

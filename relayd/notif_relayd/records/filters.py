@@ -29,19 +29,11 @@ import sys
 from collections.abc import Mapping
 
 from notif_relay.records import GAP
+from notif_relay.request import MAX_COMPILED, MAX_PATTERN_SIZE, MAX_PATTERNS
 from notif_relayd.records.validator import RoutingKey
 
 KEYS = ("event_type", "priority", "publisher_id")
 """The keys of a filter, in the order of the fields in a kind."""
-
-MAX_PATTERNS = 64
-"""Patterns for one key."""
-
-MAX_PATTERN_SIZE = 256
-"""Characters of one pattern."""
-
-MAX_COMPILED = 128
-"""Characters of all patterns of a filter together that have a ``?`` or a ``[``; they take 2 ms."""
 
 MAX_COMPARED = 2 * MAX_PATTERN_SIZE
 """Characters of a field that patterns are compared with.

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 import msgspec
 
 from notif_relay import records
+from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
-
-MAX_SIZE = 64 * 1024
-"""Bytes of the longest request line, its newline included."""
 
 PAGE_SIZE = 4096
 """Bytes that a memfd grows by."""
@@ -30,7 +28,7 @@ class RequestError(ValueError):
 
 
 class RequestBuffer:
-    """What a subscriber has written and the relay has not handled, at most `MAX_SIZE` bytes."""
+    """Unhandled input of a subscriber, at most `MAX_REQUEST_SIZE` bytes."""
 
     __slots__ = ("_data", "_searched")
 
@@ -45,7 +43,7 @@ class RequestBuffer:
     @property
     def room(self) -> int:
         """Bytes that may be added."""
-        return MAX_SIZE - len(self._data)
+        return MAX_REQUEST_SIZE - len(self._data)
 
     def feed(self, data: bytes) -> None:
         """Add what was read."""
@@ -73,7 +71,7 @@ class RequestBuffer:
             self._searched = 0
             return line
         if not self.room:
-            raise RequestError(f"The request is longer than {MAX_SIZE} bytes.")
+            raise RequestError(f"The request is longer than {MAX_REQUEST_SIZE} bytes.")
         return None
 
     def save(self) -> bytes:

@@ -33,10 +33,10 @@ from dataclasses import dataclass, field
 
 from systemd import daemon
 
+from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.handover.state import State, StateError, decode
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import Loop
-from notif_relayd.records.subscription_request import MAX_SIZE
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
 LOG = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class FdStore:
     def request_of(self, number: int) -> bytes:
         """Return the stored request of a subscriber; empty if it has made none."""
         fd = self._requests.get(number)
-        return b"" if fd is None else os.pread(fd, MAX_SIZE, 0)
+        return b"" if fd is None else os.pread(fd, MAX_REQUEST_SIZE, 0)
 
     def keep_request(self, number: int, request: bytes) -> None:
         """Replace what is stored as the subscriber's last request.
