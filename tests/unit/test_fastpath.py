@@ -349,7 +349,7 @@ class Relaying:
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
-        limits = ConnectionLimits("room", 1000, 1000, 1e9)
+        limits = ConnectionLimits("room", 1000, 1000, 10**9)
         about = (self.loop, log, self._ids, descriptors, limits)
         self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
         self.intake = Intake(*about, LIMIT, self.fanout.publish)
@@ -367,7 +367,7 @@ class Relaying:
     def subscribe(self) -> socket.socket:
         """One that is current, and has read the word that something may be missing."""
         ours, theirs = self._pair()
-        self.fanout.adopt(next(self._ids), ours, None)
+        self.fanout.adopt(next(self._ids), ours, b"")
         while not self.fanout.drained:
             self.loop.run_once()
         assert b"relay_restarted" in read(theirs)
@@ -467,10 +467,12 @@ def test_batch_for_many_subscribers_is_shared(
     assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
-    monkeypatch.setattr(
-        "notif_relayd.fanout.shared_pages.os.sendfile",
-        lambda *a: (shared.append(a[0]), sendfile(*a))[1],
-    )
+
+    def counted(out: int, file: int, offset: int, size: int) -> int:
+        shared.append(out)
+        return sendfile(out, file, offset, size)
+
+    monkeypatch.setattr("notif_relayd.fanout.shared_pages.os.sendfile", counted)
     for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)
         assert relaying.run_once()
