@@ -62,7 +62,7 @@ def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
     return make
 
 
-def test_a_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
+def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
     paced = schedule()
     assert not paced.pacer.enter(1000, 1)
     assert paced.served == [1]
@@ -78,7 +78,7 @@ def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) 
 
 
 @pytest.mark.parametrize("cost", [0.0, MIN_COST, 0.001, 0.02])
-def test_requests_of_a_user_take_their_share(
+def test_requests_of_a_user_keep_to_their_share(
     schedule: Callable[..., Schedule], cost: float
 ) -> None:
     paced = schedule(cost)
@@ -100,7 +100,7 @@ def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
     assert paced.served == [0, 1, 100, 200]
 
 
-def test_a_user_without_a_share_holds_no_other_up(schedule: Callable[..., Schedule]) -> None:
+def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule]) -> None:
     paced = schedule(cost=2 * BURST)
     for number in range(3):
         paced.pacer.enter(1000, number)
@@ -113,7 +113,7 @@ def test_a_user_without_a_share_holds_no_other_up(schedule: Callable[..., Schedu
     assert paced.served[:3] == [0, 100, 1]
 
 
-def test_a_subscriber_that_left_is_not_served(schedule: Callable[..., Schedule]) -> None:
+def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]) -> None:
     paced = schedule()
     for number in range(3):
         paced.pacer.enter(1000, number)
