@@ -23,7 +23,7 @@ from support.running import Subscriber, connect, record, wait_until
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
 PACKAGERS_DIRECTORIES = (
-    *("ansible", "debian", "devstack", "docs", "etc", "packaging"),
+    *("debian", "devstack", "docs", "etc", "packaging"),
     *("systemd", "tests"),
 )
 COMPILED = f"notif_relayd/_native{sysconfig.get_config_var('EXT_SUFFIX')}"

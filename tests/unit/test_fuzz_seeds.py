@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FUZZ = Path(__file__).parents[2] / "fuzz"
+FUZZ = Path(__file__).parents[1] / "fuzz"
 TARGETS = runpy.run_path(str(FUZZ / "targets.py"))["TARGETS"]
 SEEDS = sorted((FUZZ / "seeds").glob("*/*"))
 
