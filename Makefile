@@ -41,7 +41,7 @@ help:
 venv: .venv/.made ## everything for development, into .venv
 
 demo: .venv/.made ## real notifications from two services to two subscribers, in 15 seconds
-	@.venv/bin/python demo/run.py
+	@.venv/bin/python docs/examples/demo/run.py
 
 # For one of the examples, and half a gigabyte that only this wants.
 test: DEB_PACKAGES += golang-go
@@ -71,7 +71,7 @@ lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, and what Ansible chec
 	@$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror \
 		$(addprefix -I,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')) \
 		relayd/notif_relayd/*.cpp
-	@LC_ALL=C.UTF-8 .venv/bin/ansible-playbook --syntax-check -i compute, ansible/relay.yml >/dev/null
+	@LC_ALL=C.UTF-8 .venv/bin/ansible-playbook --syntax-check -i compute, packaging/ansible/relay.yml >/dev/null
 
 bench: .venv/.made $(LOAD) ## the relay beside its peers, and what its parts cost; QUICK=1, CHECK=1
 	@bench/install-peers.sh || true
@@ -91,7 +91,7 @@ bench/build/%: bench/%.c | packages
 fuzz: .venv/.made ## hostile records, requests and state, SECONDS=60 for each
 	@$(call extra,fuzz,atheris)
 	@for each in records requests state; do \
-		.venv/bin/python fuzz/run.py $$each --seconds $(or $(SECONDS),60) || exit 1; done
+		.venv/bin/python tests/fuzz/run.py $$each --seconds $(or $(SECONDS),60) || exit 1; done
 
 soak: .venv/.made ## churn, slow readers and restarts for MINUTES=10; draws soak.png
 	@$(call extra,bench,matplotlib)

@@ -24,7 +24,7 @@ class Demo:
     def __init__(self, directory: Path, path: str) -> None:
         self._directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "demo/run.py"],
+            [sys.executable, "docs/examples/demo/run.py"],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": os.fspath(directory), "PATH": path},
             stdout=subprocess.PIPE,
@@ -78,7 +78,9 @@ def test_it_shows_the_way_of_a_few_hundred_notifications(directory: Path) -> Non
     assert "| records_dropped   | 0" in output
 
 
-@pytest.mark.parametrize("moment", ["1.", "2.", "3.", "$ python demo/services.py", "5."])
+@pytest.mark.parametrize(
+    "moment", ["1.", "2.", "3.", "$ python docs/examples/demo/services.py", "5."]
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_at_any_moment_it_leaves_nothing(
     directory: Path, moment: str, number: signal.Signals

@@ -129,12 +129,12 @@ def lines(draw: st.DrawFn) -> bytes:
 @given(lines())
 @example(f'{{"publisher_id":{"1" * 5000},"event_type":"a","priority":"b"}}\n'.encode())
 @example(b'{"event_type":"a","priority":"b","x":"\\ud800","event_type":"c"}\n')
-def test_the_relay_and_the_library_read_a_record_alike(line: bytes) -> None:
+def test_relay_and_library_agree_on_every_record(line: bytes) -> None:
     assert_agreement(line)
 
 
 @given(strings(KEYS), strings(EVENT_TYPES), st.booleans())
-def test_a_key_after_the_payload_counts_for_both(key: str, value: str, nested: bool) -> None:
+def test_key_after_the_payload_is_read_by_both(key: str, value: str, nested: bool) -> None:
     more = f', "more": {{{key}: {value}}}' if nested else f", {key}: {value}"
     line = (LOG_DRIVER % (MESSAGE_ID, "a.b", more)).encode("utf-8", "surrogatepass")
     assert_agreement(line)
@@ -147,7 +147,7 @@ def test_a_key_after_the_payload_counts_for_both(key: str, value: str, nested: b
     "spelling", ["notif_relayd.", r"\u006eotif_relayd.", r"notif_relayd\u002E"]
 )
 @pytest.mark.parametrize("more", ["", r', "x": "\ud800"', ', "x": ' + "1" * 5000])
-def test_a_forged_event_type_is_rejected_wherever_it_stands(
+def test_forged_event_type_is_rejected_in_any_place(
     other: str, own: str, key: str, spelling: str, more: str
 ) -> None:
     payload = '"payload": {"dropped": 1, "reason": "relay_restarted"}'
@@ -159,7 +159,7 @@ def test_a_forged_event_type_is_rejected_wherever_it_stands(
 
 
 @pytest.mark.parametrize("end", ['"event_type": "last"', r'"event\u005ftype": "last"'])
-def test_the_last_event_type_counts_after_the_payload(end: str) -> None:
+def test_last_duplicate_event_type_is_used(end: str) -> None:
     line = (LOG_DRIVER % (MESSAGE_ID, "first", f", {end}")).encode()
     assert check(line).routing_keys == [("last", "INFO", "p")]
     assert Notification(line).event_type == "last"

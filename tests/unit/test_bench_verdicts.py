@@ -19,7 +19,7 @@ def only(found: list[Verdict], what: str, case: str, than: str) -> Verdict:
     return one
 
 
-def test_the_best_peer_is_the_one_that_is_best_in_most_rounds() -> None:
+def test_best_peer_is_best_in_most_rounds() -> None:
     fanout = {
         "10": {
             "notif-relayd": rates(100, 100, 100),
@@ -33,7 +33,7 @@ def test_the_best_peer_is_the_one_that_is_best_in_most_rounds() -> None:
     assert verdict.ratio == 2.0
 
 
-def test_the_limit_is_no_peer() -> None:
+def test_limit_is_not_a_peer() -> None:
     fanout = {
         "1": {
             "notif-relayd": rates(100),
@@ -48,18 +48,18 @@ def test_the_limit_is_no_peer() -> None:
     assert only(found, "processor time", "1 to 1", "C limit").ratio == 0.5
 
 
-def test_a_peer_that_failed_in_a_round_is_not_compared_with() -> None:
+def test_failed_peer_is_not_compared() -> None:
     found = {"100": {"notif-relayd": rates(3, 3), "Redis": rates(6), "asyncio": rates(1, 1)}}
     assert column(found, "100", "Redis", "rate") == []
     verdict = only(verdicts({"fanout": found}), "records a second", "1 to 100", "best peer")
     assert verdict.ratios == [3.0, 3.0]
 
 
-def test_without_any_peer_there_is_nothing_to_be_reached() -> None:
+def test_no_goals_without_peers() -> None:
     assert verdicts({"fanout": {"1": {"notif-relayd": rates(1)}}}) == []
 
 
-def test_at_a_hundred_subscribers_three_times_the_best_peer_must_be_reached() -> None:
+def test_goal_for_100_subscribers_is_three_times_best_peer() -> None:
     found = {"100": {"notif-relayd": rates(290), "Redis": rates(100)}}
     verdict = only(verdicts({"fanout": found}), "records a second", "1 to 100", "best peer")
     assert not verdict.reached
@@ -68,7 +68,7 @@ def test_at_a_hundred_subscribers_three_times_the_best_peer_must_be_reached() ->
     assert verdict.reached
 
 
-def test_less_latency_is_better() -> None:
+def test_lower_latency_is_better() -> None:
     found = {
         "50 at 1000": {
             "notif-relayd": [{"p50": 50.0, "p99": 200.0}],
@@ -82,7 +82,7 @@ def test_less_latency_is_better() -> None:
     assert not only(all_of_it, "latency p99", "1 to 50, 1000 a second", "best peer").reached
 
 
-def test_growth_compares_the_many_with_the_few() -> None:
+def test_growth_compares_many_with_few() -> None:
     producers = {"8": {"notif-relayd": rates(100)}, "512": {"notif-relayd": rates(69)}}
     stalled = {"0": {"notif-relayd": rates(100)}, "1000": {"notif-relayd": rates(91)}}
     few, many = verdicts({"producers": producers, "stalled": stalled})
@@ -90,7 +90,7 @@ def test_growth_compares_the_many_with_the_few() -> None:
     assert (many.ratio, many.reached) == (0.91, True)
 
 
-def test_memory_may_grow_by_the_ring_and_a_little_for_each_connection() -> None:
+def test_memory_goal_is_ring_plus_a_share_per_connection() -> None:
     def memory(most: float) -> dict[str, dict[str, list[dict[str, float]]]]:
         return {
             "0": {"notif-relayd": [{"idle": 30.0, "most": 31.0}]},
@@ -103,14 +103,14 @@ def test_memory_may_grow_by_the_ring_and_a_little_for_each_connection() -> None:
     ]
 
 
-def test_a_step_back_is_more_than_a_quarter_of_what_it_was() -> None:
+def test_regression_is_more_than_a_quarter() -> None:
     verdict = Verdict("processor time", "1 to 1", "C limit", [0.5, 0.4, 0.6], None)
     assert steps_back([verdict], {}) == []
     assert steps_back([verdict], {verdict.key: 0.66}) == []
     assert steps_back([verdict], {verdict.key: 0.67}) == [(verdict, 0.67)]
 
 
-def test_the_table_says_what_is_not_reached() -> None:
+def test_table_marks_goals_that_are_missed() -> None:
     good = Verdict("start-up", "first record", "its imports", [0.5, 1.5, 1.0], 0.67)
     bad = Verdict("throughput", "512 producers", "8 producers", [0.4], 0.7)
     told = Verdict("cost of emitting", "RelayHandler", "SysLogHandler", [2.0], None)
@@ -125,7 +125,7 @@ def test_the_table_says_what_is_not_reached() -> None:
 
 
 @pytest.mark.parametrize("name", ["fanout", "stalled"])
-def test_all_that_was_measured_is_in_a_table_with_its_medians(name: str) -> None:
+def test_table_has_the_median_of_each_measurement(name: str) -> None:
     rounds = [
         {"rate": rate, "cpu_each": 1.0, "own_cpu": 0.5, "seconds": 1.0, "lost": 0}
         for rate in (1000.0, 3000.0, 2000.0)

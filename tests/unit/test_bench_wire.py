@@ -17,7 +17,7 @@ LONG = record(8192)
 
 
 @pytest.mark.parametrize("size", [700, 1024, 8192])
-def test_a_record_has_the_size_asked_for_and_the_fields_of_a_notification(size: int) -> None:
+def test_record_has_requested_size_and_notification_fields(size: int) -> None:
     made = record(size)
     assert len(made) == size
     assert made.endswith(b"}\n")
@@ -33,14 +33,14 @@ def test_a_record_has_the_size_asked_for_and_the_fields_of_a_notification(size: 
     assert made.count(STAMP.encode()) == 1
 
 
-def test_a_record_that_would_be_too_small_says_how_much_it_takes() -> None:
+def test_too_small_record_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"takes \d+ bytes at least"):
         record(300)
 
 
 @pytest.mark.parametrize("protocol", [wire.plain, wire.redis, wire.nats, wire.mqtt, wire.zeromq])
 @pytest.mark.parametrize("carried", [RECORD, LONG])
-def test_what_arrives_ends_in_a_newline_and_has_the_record_once(
+def test_delivery_has_the_record_once_and_a_newline(
     protocol: Callable[[bytes], wire.Wire], carried: bytes
 ) -> None:
     spoken = protocol(carried)
@@ -65,7 +65,7 @@ def resp(data: bytes) -> list[bytes]:
     return found
 
 
-def test_redis_is_told_in_arrays_of_bulk_strings() -> None:
+def test_redis_commands_are_arrays_of_bulk_strings() -> None:
     spoken = wire.redis(RECORD)
     assert resp(spoken.sent) == [b"PUBLISH", b"n", RECORD]
     assert resp(spoken.arrives) == [b"message", b"n", RECORD]
@@ -74,7 +74,7 @@ def test_redis_is_told_in_arrays_of_bulk_strings() -> None:
     assert spoken.subscriber_answer in answer
 
 
-def test_nats_is_told_the_length_of_the_payload_which_a_line_ends() -> None:
+def test_nats_publish_has_length_and_final_newline() -> None:
     spoken = wire.nats(RECORD)
     assert spoken.sent == b"PUB n 1024\r\n" + RECORD + b"\r\n"
     assert spoken.arrives == b"MSG n 1 1024\r\n" + RECORD + b"\r\n"
@@ -100,13 +100,13 @@ def mqtt(data: bytes) -> tuple[int, bytes, bytes]:
 
 
 @pytest.mark.parametrize("carried", [RECORD, LONG, record(20_000)])
-def test_mqtt_publishes_with_the_lowest_quality_of_service(carried: bytes) -> None:
+def test_mqtt_publishes_with_qos_0(carried: bytes) -> None:
     kind, body, rest = mqtt(wire.mqtt(carried).sent)
     assert (kind, rest) == (0x30, b"")
     assert body == b"\x00\x01n" + carried
 
 
-def test_mqtt_connects_without_a_name_and_subscribes_after_that() -> None:
+def test_mqtt_connects_then_subscribes() -> None:
     spoken = wire.mqtt(RECORD)
     kind, body, rest = mqtt(spoken.subscriber_hello)
     assert kind == 0x10
@@ -126,7 +126,7 @@ def zmtp(data: bytes) -> tuple[int, bytes, bytes]:
 
 
 @pytest.mark.parametrize("carried", [RECORD, LONG])
-def test_zeromq_gets_a_record_as_one_message_with_a_long_size(carried: bytes) -> None:
+def test_zeromq_record_is_one_message_with_long_size(carried: bytes) -> None:
     spoken = wire.zeromq(carried)
     assert zmtp(spoken.sent) == (0, carried, b"")
     assert spoken.sent[0] == 0x02
@@ -134,9 +134,7 @@ def test_zeromq_gets_a_record_as_one_message_with_a_long_size(carried: bytes) ->
 
 
 @pytest.mark.parametrize(("side", "socket_type"), [("producer", b"PUB"), ("subscriber", b"SUB")])
-def test_zeromq_is_greeted_without_security_and_told_the_type_of_the_socket(
-    side: str, socket_type: bytes
-) -> None:
+def test_zeromq_greeting_uses_null_security(side: str, socket_type: bytes) -> None:
     hello: bytes = getattr(wire.zeromq(RECORD), f"{side}_hello")
     greeting, command = hello[:64], hello[64:]
     assert (greeting[0], greeting[9]) == (0xFF, 0x7F)
@@ -148,5 +146,5 @@ def test_zeromq_is_greeted_without_security_and_told_the_type_of_the_socket(
     assert body == b"\x05READY\x0bSocket-Type" + struct.pack(">I", 3) + socket_type
 
 
-def test_zeromq_is_asked_for_everything_in_a_message_of_its_own() -> None:
+def test_zeromq_subscription_is_a_message_of_its_own() -> None:
     assert zmtp(wire.zeromq(RECORD).subscriber_request) == (0, b"\x01", b"")

@@ -18,7 +18,7 @@ def peer(pid: int = 1, uid: int = 1000) -> Peer:
     return Peer(pid, uid, uid, "test")
 
 
-def test_who_comes_back_after_leaving_is_a_reconnect_and_a_second_connection_is_none() -> None:
+def test_reconnect_needs_an_earlier_disconnect() -> None:
     admission = Admission(LIMITS)
     assert admission.refusal(peer(1)) is None
     assert admission.refusal(peer(1)) is None
@@ -30,7 +30,7 @@ def test_who_comes_back_after_leaving_is_a_reconnect_and_a_second_connection_is_
     assert (admission.counts.accepted, admission.counts.reconnected) == (4, 1)
 
 
-def test_a_process_that_left_once_reconnects_once() -> None:
+def test_one_disconnect_allows_one_reconnect() -> None:
     counts = ConnectionStats()
     counts.leave(peer())
     counts.leave(peer())
@@ -39,14 +39,14 @@ def test_a_process_that_left_once_reconnects_once() -> None:
     assert counts.reconnected == 1
 
 
-def test_processes_that_cannot_be_told_apart_are_not_taken_for_one() -> None:
+def test_unknown_pids_are_never_reconnects() -> None:
     counts = ConnectionStats()
     counts.leave(peer(0))
     counts.come(peer(0))
     assert counts.reconnected == 0
 
 
-def test_the_latest_that_left_are_remembered_and_no_more() -> None:
+def test_number_of_remembered_pids_is_bounded() -> None:
     counts = ConnectionStats()
     counts.leave(peer(1))
     counts.leave(peer(2))
@@ -59,7 +59,7 @@ def test_the_latest_that_left_are_remembered_and_no_more() -> None:
     assert counts.reconnected == 1
 
 
-def test_each_refusal_counts_under_its_reason() -> None:
+def test_refusals_are_counted_by_reason() -> None:
     admission = Admission(LIMITS)
     for pid in (1, 2, 3):
         admission.refusal(peer(pid))
@@ -78,13 +78,13 @@ def test_each_refusal_counts_under_its_reason() -> None:
     assert admission.counts.accepted == 3
 
 
-def test_who_was_let_in_by_another_relay_was_kept_and_not_accepted() -> None:
+def test_inherited_connection_counts_as_kept() -> None:
     admission = Admission(LIMITS)
     admission.enter(peer())
     assert (admission.counts.accepted, admission.counts.kept) == (0, 1)
 
 
-def test_the_numbers_go_on_and_all_reasons_are_there() -> None:
+def test_restored_statistics_have_every_reason() -> None:
     counts, heir = ConnectionStats(), ConnectionStats()
     counts.accepted, counts.reconnected, counts.kept = 5, 3, 2
     counts.refused[Refusal.FULL] = 7

@@ -53,7 +53,7 @@ def run(directory: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("where", HANGING)
-def test_an_endless_wait_fails_and_the_next_test_runs(where: str, tmp_path: Path) -> None:
+def test_deadline_fails_one_test_and_the_next_runs(where: str, tmp_path: Path) -> None:
     called = "hang()" if where == "test" else "pass"
     text = f"{HANGING[where]}\ndef test_hang(hang):\n    {called}\n\ndef test_next():\n    pass\n"
     output = run(tmp_path, text)
@@ -62,7 +62,7 @@ def test_an_endless_wait_fails_and_the_next_test_runs(where: str, tmp_path: Path
     assert "1 passed" in output or "2 passed, 1 error" in output
 
 
-def test_a_thread_that_is_left_fails_its_test(tmp_path: Path) -> None:
+def test_leftover_thread_fails_the_test(tmp_path: Path) -> None:
     text = """
 deadlines.JOIN_TIMEOUT = 0.1
 

@@ -23,7 +23,7 @@ from support.running import Subscriber, connect, record, wait_until
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
 PACKAGERS_DIRECTORIES = (
-    *("ansible", "debian", "devstack", "docs", "etc", "packaging"),
+    *("debian", "devstack", "docs", "etc", "packaging"),
     *("systemd", "tests"),
 )
 COMPILED = f"notif_relayd/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -67,14 +67,14 @@ def sources(package: str) -> set[str]:
     }
 
 
-def test_both_are_made_and_nothing_else(dist: Path, wheel: Path) -> None:
+def test_dist_makes_sdist_and_wheel_only(dist: Path, wheel: Path) -> None:
     assert set(dist.iterdir()) == {wheel, dist / f"notif_relayd-{__version__}.tar.gz"}
     # For this Python and this machine, since a part of it is compiled.
     assert sysconfig.get_config_var("SOABI").split("-")[1] in wheel.name
     assert os.uname().machine in wheel.name
 
 
-def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_has_the_packages_and_nothing_else(wheel: Path) -> None:
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -90,7 +90,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     )
 
 
-def test_the_wheel_tells_its_programs_its_drivers_and_its_options(wheel: Path) -> None:
+def test_wheel_declares_all_entry_points(wheel: Path) -> None:
     told = configparser.ConfigParser(delimiters=["="])
     with zipfile.ZipFile(wheel) as archive:
         told.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
@@ -102,13 +102,18 @@ def test_the_wheel_tells_its_programs_its_drivers_and_its_options(wheel: Path) -
     }
 
 
-def test_the_wheel_alone_can_be_installed_and_imported_without_anything_else(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_wheel_imports_without_other_packages(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        python,
+    ]
     subprocess.run([*pip, "install", "--quiet", "--no-index", wheel], check=True)
     listed = subprocess.run(
         [*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True
@@ -122,7 +127,7 @@ def test_the_wheel_alone_can_be_installed_and_imported_without_anything_else(
     assert "pip install 'notif-relayd[daemon]'" in daemon.stderr
 
 
-def test_a_relay_that_was_built_without_a_compiler_says_so_and_relays(tmp_path: Path) -> None:
+def test_relay_works_without_the_compiled_module(tmp_path: Path) -> None:
     make_dist(tmp_path, CC="/bin/false", CXX="/bin/false")
     [wheel] = tmp_path.glob("*.whl")
     unpacked = tmp_path / "unpacked"
@@ -150,7 +155,7 @@ def test_a_relay_that_was_built_without_a_compiler_says_so_and_relays(tmp_path: 
             relay.terminate()
 
 
-def test_the_sources_hold_all_that_a_packager_needs_and_nothing_that_was_built(dist: Path) -> None:
+def test_sdist_has_all_sources_and_nothing_built(dist: Path) -> None:
     top = f"notif_relayd-{__version__}/"
     with tarfile.open(dist / f"notif_relayd-{__version__}.tar.gz") as archive:
         names = {each.name.removeprefix(top) for each in archive if each.isfile()}

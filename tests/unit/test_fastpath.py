@@ -99,7 +99,7 @@ def world() -> Iterator[World]:
         yield World(stack, 2)
 
 
-def test_a_good_run_goes_to_everybody_in_one_call(world: World) -> None:
+def test_good_batch_is_sent_to_all_in_one_call(world: World) -> None:
     world.producer.send(GOOD * 3)
     before = time.monotonic()
     awake, happened, relayed = world.wait(seconds=-1.0)
@@ -144,7 +144,7 @@ lines = st.one_of(
 
 
 @given(run=st.lists(lines, min_size=1, max_size=9).map(b"".join), cut=st.integers(0, 3))
-def test_it_relays_what_is_plain_and_nothing_else(run: bytes, cut: int) -> None:
+def test_only_plain_records_are_relayed(run: bytes, cut: int) -> None:
     run = run[: len(run) - cut] or b"x"
     plain = _native.routing_keys_of(run, Validator(LIMIT).rules)
     with contextlib.ExitStack() as stack:
@@ -158,7 +158,7 @@ def test_it_relays_what_is_plain_and_nothing_else(run: bytes, cut: int) -> None:
         assert world.got() == [run if plain else b""]
 
 
-def test_what_a_send_did_is_told_for_each_socket() -> None:
+def test_result_of_each_send_is_returned() -> None:
     with contextlib.ExitStack() as stack:
         world = World(stack, 4)
         full, partly, gone, _ = (ours for ours, _ in world.subscribers)
@@ -177,7 +177,7 @@ def test_what_a_send_did_is_told_for_each_socket() -> None:
         assert gone.fileno() >= 0
 
 
-def test_a_long_run_is_left_to_better_ways(world: World) -> None:
+def test_long_batch_is_not_sent(world: World) -> None:
     world.producer.send(GOOD)
     _, _, relayed = world.wait(most=len(GOOD))
     assert relayed == ("the producer", GOOD, [KIND], [])
@@ -186,14 +186,14 @@ def test_a_long_run_is_left_to_better_ways(world: World) -> None:
     assert world.got() == [GOOD] * 2
 
 
-def test_no_more_is_read_than_is_asked_for(world: World) -> None:
+def test_read_size_is_kept(world: World) -> None:
     world.producer.send(GOOD * 2)
     assert world.wait(read_size=len(GOOD))[2][1] == GOOD
     assert world.wait(read_size=len(GOOD) - 1)[2][1:] == (GOOD[:-1], [], [])
     assert world.wait()[2][1:] == (b"\n", [], [])
 
 
-def test_whatever_else_happens_is_told_as_epoll_tells_it_and_nothing_is_read(
+def test_other_events_are_returned_and_nothing_is_read(
     world: World,
 ) -> None:
     ours, theirs = world.subscribers[0]
@@ -215,7 +215,7 @@ def test_whatever_else_happens_is_told_as_epoll_tells_it_and_nothing_is_read(
     assert world.got() == [b""] * 2
 
 
-def test_a_producer_of_which_nothing_comes_is_left_to_be_read_again(world: World) -> None:
+def test_spurious_event_is_passed_on(world: World) -> None:
     """One that has shut its own direction down: the end of what it sends, and no hangup."""
     world.producer.shutdown(socket.SHUT_WR)
     assert world.wait()[1:] == ([(world.server.fileno(), READ)], None)
@@ -228,7 +228,7 @@ def test_a_producer_of_which_nothing_comes_is_left_to_be_read_again(world: World
         assert world.wait(producers={eventfd: "no socket"})[1] == [(eventfd, READ)]
 
 
-def test_it_waits_as_long_as_it_is_told(world: World) -> None:
+def test_timeout_is_kept(world: World) -> None:
     for seconds in (0.0, 0.01, 0.0101):
         before = time.monotonic()
         awake, happened, relayed = world.wait(seconds=seconds)
@@ -250,7 +250,7 @@ def _no_alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-def test_a_signal_ends_the_wait_and_its_handler_may_raise(world: World) -> None:
+def test_signal_ends_the_wait_and_may_raise(world: World) -> None:
     def handle(_number: int, _frame: FrameType | None) -> None:
         raise InterruptedError("by the test")
 
@@ -288,7 +288,7 @@ def test_a_signal_ends_the_wait_and_its_handler_may_raise(world: World) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_before_anything_is_done(
+def test_bad_arguments_are_refused_without_effect(
     world: World, wrong: dict[str, Any], error: type[Exception]
 ) -> None:
     world.producer.send(GOOD)
@@ -298,13 +298,13 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert world.got() == [b""] * 2
 
 
-def test_a_descriptor_that_is_no_socket_or_closed_is_an_error_like_others(world: World) -> None:
+def test_bad_descriptor_is_reported_as_send_error(world: World) -> None:
     world.producer.send(GOOD)
     results = world.wait(sockets=[world.epoll.fileno(), 10**6])[2][3]
     assert results == [-errno.ENOTSOCK, -errno.EBADF]
 
 
-def test_nothing_is_left_of_any_call(world: World) -> None:
+def test_no_reference_is_leaked(world: World) -> None:
     producer = object()
     bad = b'{"event_type": "notif_relayd.x", "priority": "b"}\n'
     others = b'{"event_type": "x", "priority": "b"}\n{"event_type": "\\udc00", "priority": "b"}\n'
@@ -349,7 +349,7 @@ class Relaying:
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
-        limits = ConnectionLimits("room", 1000, 1000, 1e9)
+        limits = ConnectionLimits("room", 1000, 1000, 10**9)
         about = (self.loop, log, self._ids, descriptors, limits)
         self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
         self.intake = Intake(*about, LIMIT, self.fanout.publish)
@@ -367,7 +367,7 @@ class Relaying:
     def subscribe(self) -> socket.socket:
         """One that is current, and has read the word that something may be missing."""
         ours, theirs = self._pair()
-        self.fanout.adopt(next(self._ids), ours, None)
+        self.fanout.adopt(next(self._ids), ours, b"")
         while not self.fanout.drained:
             self.loop.run_once()
         assert b"relay_restarted" in read(theirs)
@@ -393,7 +393,7 @@ def relaying() -> Iterator[Relaying]:
         yield Relaying(stack)
 
 
-def test_the_books_are_the_same_as_by_the_usual_way(relaying: Relaying) -> None:
+def test_figures_equal_those_of_the_usual_path(relaying: Relaying) -> None:
     producer, theirs = relaying.produce()
     subscribers = [relaying.subscribe() for _ in range(3)]
     before = relaying.fanout.bytes_delivered
@@ -412,14 +412,14 @@ def test_the_books_are_the_same_as_by_the_usual_way(relaying: Relaying) -> None:
     assert relaying.fanout.discarded == 0
 
 
-def test_without_subscribers_records_are_discarded(relaying: Relaying) -> None:
+def test_records_without_subscribers_are_discarded(relaying: Relaying) -> None:
     _, theirs = relaying.produce()
     theirs.send(GOOD)
     assert relaying.run_once()
     assert (relaying.fanout.discarded, relaying.intake.received) == (1, 1)
 
 
-def test_who_has_asked_for_some_records_gets_those(relaying: Relaying) -> None:
+def test_filtered_subscriber_gets_matching_records(relaying: Relaying) -> None:
     _, theirs = relaying.produce()
     everything, some = relaying.subscribe(), relaying.subscribe()
     some.send(b'{"filter": {"event_type": ["c.*"]}}\n')
@@ -433,7 +433,7 @@ def test_who_has_asked_for_some_records_gets_those(relaying: Relaying) -> None:
     assert (read(everything), read(some)) == (GOOD + other, other)
 
 
-def test_a_socket_that_is_full_puts_its_subscriber_behind_and_one_that_is_gone_ends_it(
+def test_full_socket_is_behind_and_closed_one_is_removed(
     relaying: Relaying,
 ) -> None:
     _, theirs = relaying.produce()
@@ -457,7 +457,7 @@ def test_a_socket_that_is_full_puts_its_subscriber_behind_and_one_that_is_gone_e
     assert read(quick) == GOOD
 
 
-def test_a_run_for_many_is_shared_and_not_copied_for_each(
+def test_batch_for_many_subscribers_is_shared(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subscribers = [relaying.subscribe() for _ in range(MANY)]
@@ -467,10 +467,12 @@ def test_a_run_for_many_is_shared_and_not_copied_for_each(
     assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
-    monkeypatch.setattr(
-        "notif_relayd.fanout.shared_pages.os.sendfile",
-        lambda *a: (shared.append(a[0]), sendfile(*a))[1],
-    )
+
+    def counted(out: int, file: int, offset: int, size: int) -> int:
+        shared.append(out)
+        return sendfile(out, file, offset, size)
+
+    monkeypatch.setattr("notif_relayd.fanout.shared_pages.os.sendfile", counted)
     for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)
         assert relaying.run_once()
@@ -478,7 +480,7 @@ def test_a_run_for_many_is_shared_and_not_copied_for_each(
         assert [read(each) for each in subscribers] == [GOOD * number] * MANY
 
 
-def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
+def test_only_steady_producers_use_the_fast_path(
     relaying: Relaying,
 ) -> None:
     producer, theirs = relaying.produce()
@@ -516,7 +518,7 @@ def test_only_who_is_trusted_and_between_two_records_is_read_by_the_quick_way(
     assert not steady
 
 
-def test_a_number_that_has_become_somebody_elses_is_not_read_for_its_predecessor(
+def test_reused_descriptor_is_not_read_for_old_producer(
     relaying: Relaying,
 ) -> None:
     producer, theirs = relaying.produce()

@@ -70,7 +70,7 @@ def passes(
         ({"event_type": ["*"], "priority": ["DEBUG"], "publisher_id": ["*:host-1"]}, False),
     ],
 )
-def test_any_pattern_of_each_key_has_to_match(asked: dict[str, Any], passing: bool) -> None:
+def test_one_pattern_of_each_key_must_match(asked: dict[str, Any], passing: bool) -> None:
     assert passes(asked, publisher_id="nova-compute:host-1") is passing
 
 
@@ -110,7 +110,7 @@ def test_order_of_patterns_does_not_matter() -> None:
         ),
     ],
 )
-def test_invalid_filter_is_refused_in_one_sentence(asked: object, words: str) -> None:
+def test_invalid_filter_is_refused(asked: object, words: str) -> None:
     with pytest.raises(FilterError, match=words):
         Filter.parse(asked)
 

@@ -20,9 +20,7 @@ places = st.lists(st.integers(min_value=0, max_value=10_000))
 
 
 @given(stream=streams, places=places)
-def test_what_comes_out_is_the_stream_up_to_its_last_newline(
-    stream: bytes, places: list[int]
-) -> None:
+def test_output_is_the_stream_up_to_its_last_newline(stream: bytes, places: list[int]) -> None:
     splitter = Framer(limit=1000)
     out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
     assert out == stream[: stream.rfind(b"\n") + 1]
@@ -31,9 +29,7 @@ def test_what_comes_out_is_the_stream_up_to_its_last_newline(
 
 
 @given(stream=streams, places=places, limit=st.integers(min_value=2, max_value=8))
-def test_a_line_is_given_up_only_when_it_is_too_long_and_never_a_part_of_it_comes_out(
-    stream: bytes, places: list[int], limit: int
-) -> None:
+def test_too_long_line_is_skipped_as_a_whole(stream: bytes, places: list[int], limit: int) -> None:
     splitter = Framer(limit)
     out = b"".join(splitter.feed(piece) for piece in cut(stream, places))
     whole = stream.split(b"\n")[:-1]
@@ -48,7 +44,7 @@ def test_a_line_is_given_up_only_when_it_is_too_long_and_never_a_part_of_it_come
     assert splitter.given_up == given_up_whole + (unfinished >= limit)
 
 
-def test_an_endless_line_costs_no_more_memory_than_the_limit() -> None:
+def test_endless_line_takes_bounded_memory() -> None:
     splitter = Framer(limit=100)
     for _ in range(1000):
         assert splitter.feed(b"x" * 60) == b""
@@ -57,7 +53,7 @@ def test_an_endless_line_costs_no_more_memory_than_the_limit() -> None:
     assert splitter.feed(b"end\ngood\n") == b"good\n"
 
 
-def test_the_longest_line_comes_out_in_however_many_pieces() -> None:
+def test_longest_line_is_accepted_in_any_pieces() -> None:
     line = b"x" * 99 + b"\n"
     splitter = Framer(limit=100)
     assert [splitter.feed(line[i : i + 1]) for i in range(100)] == [b""] * 99 + [line]

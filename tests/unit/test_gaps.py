@@ -7,7 +7,7 @@ from notif_relay.records import GapReport
 from notif_relayd.records.gaps import END, ProducerGaps
 
 
-def test_gap_records_are_added_up_by_reason() -> None:
+def test_gap_records_are_summed_by_reason() -> None:
     losses = ProducerGaps()
     losses.note(
         [
@@ -21,13 +21,13 @@ def test_gap_records_are_added_up_by_reason() -> None:
     assert losses.unknown == {"relay_restarted": 1}
 
 
-def test_no_sum_becomes_too_large_to_be_saved_or_shown() -> None:
+def test_sums_stay_exact_as_a_double() -> None:
     losses = ProducerGaps()
     losses.note([GapReport(END - 1, "relay_restarted"), GapReport(3, "relay_restarted")])
     assert losses.dropped == {"relay_restarted": 2}
 
 
-def test_the_sums_go_on_without_reasons_that_are_unknown_here() -> None:
+def test_restored_sums_ignore_unknown_reasons() -> None:
     losses, heir = ProducerGaps(), ProducerGaps()
     losses.note([GapReport(3, "relay_restarted"), GapReport(None, "producer_congested")])
     saved = losses.save()

@@ -41,7 +41,7 @@ def logger(handler: RelayHandler) -> logging.Logger:
     return logger
 
 
-def test_the_library_imports_nothing_but_the_standard_library() -> None:
+def test_library_imports_only_the_standard_library() -> None:
     package = Path(notif_relay.__file__).parent.parent
     result = subprocess.run(
         [sys.executable, "-S", "-c", MODULES],
@@ -53,12 +53,12 @@ def test_the_library_imports_nothing_but_the_standard_library() -> None:
     assert result.stdout == ""
 
 
-def test_the_library_exports_what_it_promises() -> None:
+def test_library_exports_its_public_names() -> None:
     assert {"RelayHandler", "HandlerStats", "__version__"} <= set(notif_relay.__all__)
     assert all(hasattr(notif_relay, name) for name in notif_relay.__all__)
 
 
-def test_a_bad_argument_is_an_error_that_names_it_and_leaves_no_handler_behind() -> None:
+def test_bad_argument_is_named_and_leaves_no_handler() -> None:
     logging.shutdown()
     with pytest.raises(ValueError, match="max_wait"):
         RelayHandler(max_wait=-1)
@@ -66,16 +66,16 @@ def test_a_bad_argument_is_an_error_that_names_it_and_leaves_no_handler_behind()
     logging.shutdown()
 
 
-def test_a_new_handler_has_done_nothing(handler: RelayHandler) -> None:
+def test_statistics_start_at_zero(handler: RelayHandler) -> None:
     assert handler.stats() == HandlerStats(sent=0, dropped=0, reconnects=0, connected=False)
 
 
-def test_stats_cannot_be_changed(handler: RelayHandler) -> None:
+def test_statistics_are_read_only(handler: RelayHandler) -> None:
     with pytest.raises(AttributeError):
         handler.stats().sent = 1  # type: ignore[misc]
 
 
-def test_a_missing_relay_is_silent(
+def test_missing_relay_causes_no_error(
     handler: RelayHandler, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger.warning("{}")
@@ -83,7 +83,7 @@ def test_a_missing_relay_is_silent(
     assert capsys.readouterr().err == ""
 
 
-def test_a_record_too_large_is_reported_as_logging_reports_errors(
+def test_oversized_record_is_reported_by_logging(
     handler: RelayHandler, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger.warning("x" * 1048576)
@@ -92,7 +92,7 @@ def test_a_record_too_large_is_reported_as_logging_reports_errors(
 
 
 @pytest.mark.parametrize("message", ["%d", "\ud83d", "{} %s %s"])
-def test_a_message_that_cannot_be_made_is_reported_and_not_raised(
+def test_formatting_error_is_reported_not_raised(
     message: str, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("x",) if "%" in message else ()
@@ -100,7 +100,7 @@ def test_a_message_that_cannot_be_made_is_reported_and_not_raised(
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
-def test_errors_are_silent_when_logging_is_told_so(
+def test_errors_are_silent_without_raise_exceptions(
     handler: RelayHandler,
     logger: logging.Logger,
     capsys: pytest.CaptureFixture[str],
@@ -112,7 +112,7 @@ def test_errors_are_silent_when_logging_is_told_so(
     assert handler.stats().dropped == 1
 
 
-def test_a_handler_below_its_level_or_filtered_drops_nothing(
+def test_filtered_record_is_not_counted_as_dropped(
     handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.setLevel(logging.ERROR)
@@ -125,5 +125,5 @@ def test_a_handler_below_its_level_or_filtered_drops_nothing(
     assert handler.stats().dropped == 1
 
 
-def test_its_representation_says_where_it_sends(handler: RelayHandler, tmp_path: Path) -> None:
+def test_repr_shows_the_path(handler: RelayHandler, tmp_path: Path) -> None:
     assert repr(handler) == f"<RelayHandler {tmp_path}/none (NOTSET)>"

@@ -47,7 +47,7 @@ def log_through(handler: logging.Handler) -> Iterator[logging.Logger]:
 @pytest.mark.parametrize(
     "error", [OSError(105, "no buffer"), ValueError("\x1b[31m"), SystemExit(1)]
 )
-def test_failing_handler_does_not_end_the_log(
+def test_failing_handler_does_not_stop_the_log(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = Lines(error)
@@ -82,7 +82,7 @@ def test_control_characters_are_escaped(text: str) -> None:
     assert handler.lines[0] == handler.lines[1] != text
 
 
-def test_argument_that_cannot_be_shown_is_told() -> None:
+def test_argument_without_text_is_reported() -> None:
     class Odd:
         def __str__(self) -> str:
             raise RuntimeError("odd")

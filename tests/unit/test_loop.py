@@ -27,7 +27,7 @@ def pipes() -> Iterator[list[tuple[int, int]]]:
         os.close(fd)
 
 
-def test_a_callback_gets_what_happened(loop: Loop, pipes: list[tuple[int, int]]) -> None:
+def test_callback_gets_the_events(loop: Loop, pipes: list[tuple[int, int]]) -> None:
     (reader, writer), _, _ = pipes
     seen: list[tuple[str, int]] = []
     loop.watch(reader, READ, lambda events: seen.append(("reader", events)))
@@ -44,9 +44,7 @@ def test_a_callback_gets_what_happened(loop: Loop, pipes: list[tuple[int, int]])
     assert seen[2:] == [("writer", WRITE)]
 
 
-def test_who_waits_for_nothing_is_told_of_a_hangup_once(
-    loop: Loop, pipes: list[tuple[int, int]]
-) -> None:
+def test_paused_descriptor_reports_hangup_once(loop: Loop, pipes: list[tuple[int, int]]) -> None:
     (reader, writer), _, _ = pipes
     seen: list[int] = []
     loop.watch(reader, READ, seen.append)
@@ -67,7 +65,7 @@ def test_who_waits_for_nothing_is_told_of_a_hangup_once(
     assert seen[1:] == [events | READ]
 
 
-def test_an_event_is_not_for_whoever_has_got_the_number_since(
+def test_event_is_not_delivered_to_a_reused_descriptor(
     loop: Loop, pipes: list[tuple[int, int]]
 ) -> None:
     """Two are ready; whichever comes first closes the other, whose number is given away again."""
@@ -92,9 +90,7 @@ def test_an_event_is_not_for_whoever_has_got_the_number_since(
     assert calls == ["the first", "the successor"]
 
 
-def test_who_asked_for_it_is_served_out_of_turn_and_nobody_else(
-    loop: Loop, pipes: list[tuple[int, int]]
-) -> None:
+def test_only_urgent_descriptors_are_served_early(loop: Loop, pipes: list[tuple[int, int]]) -> None:
     seen: list[str] = []
     (reader, writer), (other, _), _ = pipes
 
@@ -125,9 +121,7 @@ def test_who_asked_for_it_is_served_out_of_turn_and_nobody_else(
     assert seen[3:] == ["other"]
 
 
-def test_a_hangup_is_told_to_one_who_asked_for_nothing(
-    loop: Loop, pipes: list[tuple[int, int]]
-) -> None:
+def test_hangup_is_reported_without_other_events(loop: Loop, pipes: list[tuple[int, int]]) -> None:
     (reader, writer), _, _ = pipes
     seen: list[int] = []
     loop.watch(reader, 0, seen.append)
@@ -136,7 +130,7 @@ def test_a_hangup_is_told_to_one_who_asked_for_nothing(
     assert seen[0] & HANGUP
 
 
-def test_deadlines_are_kept_in_their_order(loop: Loop) -> None:
+def test_deadlines_are_called_in_order(loop: Loop) -> None:
     calls: list[str] = []
     loop.call_in(0.02, lambda: calls.append("later"))
     loop.call_in(0.01, lambda: calls.append("sooner"))
@@ -146,7 +140,7 @@ def test_deadlines_are_kept_in_their_order(loop: Loop) -> None:
     assert calls == ["now", "sooner", "later"]
 
 
-def test_a_deadline_may_set_the_next_one(loop: Loop) -> None:
+def test_deadline_may_schedule_another(loop: Loop) -> None:
     calls: list[int] = []
 
     def again() -> None:
@@ -160,7 +154,7 @@ def test_a_deadline_may_set_the_next_one(loop: Loop) -> None:
     assert calls == [1, 1, 1]
 
 
-def test_a_turn_begins_when_the_sleep_is_over(loop: Loop) -> None:
+def test_iteration_starts_after_the_wait(loop: Loop) -> None:
     called: list[float] = []
     asleep = time.monotonic()
     loop.call_in(0.01, lambda: called.append(time.monotonic()))

@@ -11,7 +11,7 @@ from notif_relayd.handover.state import LoopLatencyState
 from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
 
 
-def test_the_bounds_double_from_50_microseconds_to_most_of_a_second() -> None:
+def test_bounds_double_from_50_us_to_800_ms() -> None:
     assert BOUNDS[0] == 50e-6
     assert all(2 * low == high for low, high in itertools.pairwise(BOUNDS))
     assert 0.5 < BOUNDS[-1] < 1
@@ -28,16 +28,14 @@ def test_the_bounds_double_from_50_microseconds_to_most_of_a_second() -> None:
         (3600.0, len(BOUNDS)),
     ],
 )
-def test_a_turn_counts_for_the_first_bound_that_it_does_not_exceed(
-    seconds: float, place: int
-) -> None:
+def test_duration_is_counted_in_the_first_fitting_bucket(seconds: float, place: int) -> None:
     turns = LoopLatency()
     turns.add(seconds)
     assert [n for n, count in enumerate(turns.counts) if count] == [place]
     assert (sum(turns.counts), turns.seconds) == (1, seconds)
 
 
-def test_a_histogram_goes_on_and_one_with_other_bounds_does_not() -> None:
+def test_histogram_with_other_bounds_is_not_restored() -> None:
     turns, heir = LoopLatency(), LoopLatency()
     turns.add(0.01)
     heir.restore(turns.save())

@@ -49,7 +49,7 @@ def python_of_version(path: Path, *version: int) -> Path:
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 25)])
-def test_an_old_python_is_refused_in_one_line(directory: Path, version: tuple[int, ...]) -> None:
+def test_old_python_is_refused_in_one_line(directory: Path, version: tuple[int, ...]) -> None:
     python = python_of_version(directory / "python", *version)
     made = make(directory, "venv", f"PYTHON={python}", "DEB_PACKAGES=none-of-this-name")
     assert made.returncode != 0
@@ -59,7 +59,7 @@ def test_an_old_python_is_refused_in_one_line(directory: Path, version: tuple[in
     assert not (directory / ".venv").exists()
 
 
-def test_a_newer_python_is_accepted(directory: Path) -> None:
+def test_newer_python_is_accepted(directory: Path) -> None:
     python = python_of_version(directory / "python", 3, 100, 0)
     assert make(directory, "supported", f"PYTHON={python}").returncode == 0
 

@@ -6,7 +6,7 @@ import pytest
 from notif_relayd.access.quota import Quota, QuotaError
 
 
-def test_a_user_may_have_its_limit_and_no_more() -> None:
+def test_user_limit_is_enforced() -> None:
     quota = Quota("max_things", 100, 1000)
     quota.charge(1, 60)
     quota.charge(1, 40)
@@ -18,7 +18,7 @@ def test_a_user_may_have_its_limit_and_no_more() -> None:
     assert quota.charged == 200
 
 
-def test_all_users_together_have_a_limit() -> None:
+def test_total_limit_is_enforced() -> None:
     quota = Quota("max_things", 100, 250)
     quota.charge(1, 100)
     quota.charge(2, 100)
@@ -27,7 +27,7 @@ def test_all_users_together_have_a_limit() -> None:
     quota.charge(3, 50)
 
 
-def test_a_refused_charge_leaves_nothing() -> None:
+def test_refused_charge_changes_nothing() -> None:
     quota = Quota("max_things", 100, 1000)
     for uid in range(1000):
         with pytest.raises(QuotaError):

@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_a_kind_is_said_once_an_interval_with_the_number_held_back(
+def test_repeated_warning_is_logged_once_per_interval(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
@@ -33,7 +33,7 @@ def test_a_kind_is_said_once_an_interval_with_the_number_held_back(
     ]
 
 
-def test_one_kind_does_not_hold_back_another(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_limited_independently(caplog: pytest.LogCaptureFixture) -> None:
     log = RateLimitedLog(logging.getLogger("test"), Clock())
     log.warning("rejected %d", 1)
     log.warning("refused %d", 1)

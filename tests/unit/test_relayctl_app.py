@@ -26,7 +26,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
-    *(Relayctl().command_manager.find_command([name])[0].example for name in COMMANDS),
+    *(vars(Relayctl().command_manager.find_command([name])[0])["example"] for name in COMMANDS),
 ]
 
 NOBODYS = 2**31 - 7
@@ -45,7 +45,7 @@ NOBODYS = 2**31 - 7
         (["--runtime-dir"], "--runtime-dir: expected one argument"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_exit_status_1(
+def test_wrong_argument_is_one_line_and_status_1(
     capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
 ) -> None:
     assert main(arguments) == 1
@@ -58,7 +58,7 @@ def test_a_wrong_argument_is_one_line_and_exit_status_1(
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]])
-def test_help_lists_the_commands_and_so_does_no_command(
+def test_help_and_no_command_list_the_commands(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(arguments) == 0
@@ -80,7 +80,7 @@ def test_each_command_has_help_with_an_example(
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_what_readme_and_the_help_tell_to_type_is_understood(line: str) -> None:
+def test_documented_command_lines_are_accepted(line: str) -> None:
     words = shlex.split(line, comments=True)
     for operator in {"|", ">"} & set(words):
         words = words[: words.index(operator)]
@@ -89,7 +89,7 @@ def test_what_readme_and_the_help_tell_to_type_is_understood(line: str) -> None:
     command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits where it is not
 
 
-def test_bash_can_read_what_completes_all_commands_and_their_options(
+def test_bash_completion_covers_all_commands_and_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["complete"]) == 0
@@ -100,7 +100,7 @@ def test_bash_can_read_what_completes_all_commands_and_their_options(
     assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 
-def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"relayctl {__version__}\n"
 
@@ -109,14 +109,12 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
     ("seconds", "text"),
     [(0.999, "0:00:00"), (3661.0, "1:01:01"), (3 * 86400 + 59.9, "3 days, 0:00:59")],
 )
-def test_a_duration_is_readable_for_people_and_exact_for_machines(
-    seconds: float, text: str
-) -> None:
+def test_duration_is_readable_in_tables_exact_in_json(seconds: float, text: str) -> None:
     duration: FormattableColumn[float] = Duration(seconds)
     assert duration.human_readable() == text
     assert duration.machine_readable() == seconds
 
 
-def test_a_user_or_group_without_a_name_is_shown_as_its_number() -> None:
+def test_unknown_user_or_group_is_shown_as_number() -> None:
     assert user_name(0) == pwd.getpwuid(0).pw_name
     assert user_name(NOBODYS) == group_name(NOBODYS) == str(NOBODYS)

@@ -58,16 +58,14 @@ def examined(conf: str, logging: str = SAMPLE) -> list[Finding]:
 @example(service.SECTION, {"driver": "messagingv2", "transport_url": "rabbit://u:p[]@h//"})
 @example(service.SECTION, {"driver": "routing", "routing_config": "/a\0b"})
 @example("DEFAULT", {"notification_driver": "log", "log_config_append": "/a\0b"})
-def test_any_value_in_a_services_configuration_comes_to_rows(
-    section: str, values: dict[str, str]
-) -> None:
+def test_any_service_option_value_gives_findings(section: str, values: dict[str, str]) -> None:
     lines = [f"[{section}]", *(f"{key} = {value}" for key, value in values.items())]
     assert examined("\n".join(lines))
 
 
 @given(st.dictionaries(st.sampled_from(LOGGING_LINES), VALUES, max_size=3))
 @example(dict.fromkeys(LOGGING_LINES[-3:], "%"))
-def test_any_value_in_a_logging_file_comes_to_rows(values: dict[int, str]) -> None:
+def test_any_logging_file_value_gives_findings(values: dict[int, str]) -> None:
     lines = SAMPLE.splitlines()
     for number, value in values.items():
         lines[number] = f"{lines[number].partition(' = ')[0]} = {value}"
@@ -76,7 +74,7 @@ def test_any_value_in_a_logging_file_comes_to_rows(values: dict[int, str]) -> No
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_come_to_rows(content: bytes) -> None:
+def test_any_configuration_bytes_give_findings(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "service.conf")
         path.write_bytes(content)
@@ -87,9 +85,7 @@ def test_any_bytes_come_to_rows(content: bytes) -> None:
 @pytest.mark.parametrize(
     "option", ["[oslo_messaging_notifications]\nsock_path", "[relayd]\ncontrol_path"]
 )
-def test_a_path_that_no_socket_can_have_is_a_failure_of_the_relays_configuration(
-    tmp_path: Path, option: str, path: str
-) -> None:
+def test_impossible_socket_path_is_a_failed_check(tmp_path: Path, option: str, path: str) -> None:
     conf = tmp_path / "relayd.conf"
     conf.write_text(f"{option} = {path}\n")
     host = found(paths.RUNTIME_DIR, f"{paths.RUNTIME_DIR}/control.sock", os.fspath(conf))
@@ -98,12 +94,12 @@ def test_a_path_that_no_socket_can_have_is_a_failure_of_the_relays_configuration
 
 
 @pytest.mark.parametrize("user", ["", "-1", "4294967295", "\0", "9" * 30, "\udcff", "nobody\n"])
-def test_a_user_that_cannot_be_is_a_lookup_error(user: str) -> None:
+def test_impossible_user_is_a_lookup_error(user: str) -> None:
     with pytest.raises(LookupError, match="there is no user"):
         account(user)
 
 
-def test_an_account_has_the_groups_of_a_login() -> None:
+def test_account_has_its_login_groups() -> None:
     entry = pwd.getpwuid(0)
     assert account("0") == account(entry.pw_name)
     assert entry.pw_gid in account("0").groups

@@ -53,23 +53,23 @@ def _five_hours_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (7, "7"),
     ],
 )
-def test_short_begins_with_the_local_time(timestamp: object, shown: str) -> None:
+def test_short_format_starts_with_local_time(timestamp: object, shown: str) -> None:
     assert named("short")(record(timestamp=timestamp)).startswith(f"{shown} WARN ")
 
 
-def test_short_is_one_line_with_the_payload_as_json() -> None:
+def test_short_format_is_one_line_with_json_payload() -> None:
     assert named("short")(record()).endswith(
         " WARN  compute.host-1 compute.instance.update "
         '{"uuid": "i-1", "fixed_ips": [{"address": "10.0.0.1"}], "n": 3, "on": true}'
     )
 
 
-def test_json_is_the_record_as_it_came() -> None:
+def test_json_format_is_the_record_unchanged() -> None:
     came = b'{"event_type":"x" , "priority":"INFO", "n":1e3, "name":"h\xc3\xb8st"}\n'
     assert named("json")(came).encode() + b"\n" == came
 
 
-def test_pretty_json_is_the_same_json_over_many_lines() -> None:
+def test_pretty_json_is_equal_json() -> None:
     shown = named("json-pretty")(record(payload={"name": "høst"}))
     assert json.loads(shown) == {**NOTIFICATION, "payload": {"name": "høst"}}
     assert '\n    "name": "høst"\n' in shown
@@ -88,7 +88,7 @@ def test_pretty_json_is_the_same_json_over_many_lines() -> None:
         ("{payload[fixed_ips][7]} {payload[fixed_ips][x]} {payload[n][0]}", "- - -"),
     ],
 )
-def test_a_template_shows_fields_and_what_is_in_them(template: str, shown: str) -> None:
+def test_template_shows_nested_fields(template: str, shown: str) -> None:
     assert named(template)(record()) == shown
 
 
@@ -108,12 +108,12 @@ def test_a_template_shows_fields_and_what_is_in_them(template: str, shown: str) 
         "{event_type:9999999999999999999999}",
     ],
 )
-def test_a_template_that_cannot_work_is_refused_before_any_record(template: str) -> None:
+def test_invalid_template_is_refused_at_start(template: str) -> None:
     with pytest.raises(CtlError, match=r"the template .* cannot be used: "):
         named(template)
 
 
-def test_a_name_that_is_no_format_is_told_what_there_is() -> None:
+def test_unknown_format_error_lists_the_formats() -> None:
     with pytest.raises(CtlError, match=r"no format 'jsn'.* short, json, json-pretty"):
         named("jsn")
 
@@ -123,7 +123,7 @@ def test_a_name_that_is_no_format_is_told_what_there_is() -> None:
 )
 @pytest.mark.parametrize("value", [HOSTILE, {HOSTILE: [HOSTILE]}], ids=["text", "nested"])
 @pytest.mark.parametrize("form", ["short", "json-pretty", "template"])
-def test_nothing_in_a_record_can_control_the_terminal(form: str, field: str, value: object) -> None:
+def test_control_characters_are_escaped(form: str, field: str, value: object) -> None:
     template = "{event_type} {priority} {publisher_id} {payload} {timestamp}"
     shown = named(template if form == "template" else form)(record(**{field: value}))
     lines = shown.split("\n")
@@ -139,9 +139,7 @@ def test_nothing_in_a_record_can_control_the_terminal(form: str, field: str, val
         (None, "-- gap: an unknown number dropped (slow_subscriber) --"),
     ],
 )
-def test_a_gap_is_a_line_of_its_own_for_people_and_a_record_for_programs(
-    dropped: int | None, shown: str
-) -> None:
+def test_gap_is_a_line_in_text_and_a_record_in_json(dropped: int | None, shown: str) -> None:
     gap = records.gap(dropped, "slow_subscriber")
     assert named("short")(gap) == named("{event_type}")(gap) == shown
     assert named("json")(gap).encode() + b"\n" == gap
@@ -149,7 +147,7 @@ def test_a_gap_is_a_line_of_its_own_for_people_and_a_record_for_programs(
 
 
 @pytest.mark.parametrize("payload", [None, [], {}, HOSTILE, {"dropped": HOSTILE, "reason": [7]}])
-def test_a_gap_that_somebody_made_up_is_shown_all_the_same(payload: object) -> None:
+def test_forged_gap_is_shown(payload: object) -> None:
     assert named("short")(record(event_type=records.GAP, payload=payload)).isprintable()
 
 
@@ -161,14 +159,14 @@ NESTED = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(list(NOTIFICATION)) | st.text(), NESTED))
-def test_no_record_is_too_odd_to_be_shown(fields: dict[str, object]) -> None:
+def test_any_record_can_be_shown(fields: dict[str, object]) -> None:
     odd = json.dumps(fields).encode() + b"\n"
     for form in ("short", "json-pretty", "{event_type:>9} {payload[a][0]}"):
         assert all(line.isprintable() for line in named(form)(odd).split("\n"))
 
 
 @pytest.mark.parametrize("payload", ["9" * 10_000, "[" * 990 + "]" * 990], ids=["digits", "depth"])
-def test_what_python_refuses_is_shown_as_it_came(payload: str) -> None:
+def test_undecodable_record_is_shown_unchanged(payload: str) -> None:
     odd = record(payload="HERE").replace(b'"HERE"', payload.encode())
     for form in ("short", "json-pretty", "{payload}"):
         assert payload in named(form)(odd).replace(" ", "").replace("\n", "")

@@ -54,7 +54,7 @@ def shown(frame: Frame, lines: int | None = None) -> str:
     return out.getvalue()
 
 
-def test_a_rate_is_what_was_added_divided_by_the_time_between() -> None:
+def test_rate_is_increase_divided_by_time() -> None:
     before = Sample(10.0, status(count=100), [producer(1, 50)], [subscriber(2, 60)])
     now = Sample(12.0, status(count=300), [producer(1, 70)], [subscriber(2, 160, lag=9)])
     traffic = between(before, now)
@@ -65,14 +65,14 @@ def test_a_rate_is_what_was_added_divided_by_the_time_between() -> None:
     assert traffic.subscribers == [(2, 202, "jq", root, 50.0, 500.0, 9, 4)]
 
 
-def test_a_connection_made_in_between_began_at_nothing() -> None:
+def test_new_connection_counts_from_zero() -> None:
     before = Sample(10.0, status(), [], [subscriber(1, 8)])
     traffic = between(before, Sample(11.0, status(), [producer(2, 30)], []))
     assert [each.records_rate for each in traffic.producers] == [30.0]
     assert traffic.subscribers == []
 
 
-def test_a_daemon_that_was_restarted_has_no_rates_yet() -> None:
+def test_restarted_daemon_has_no_rates_yet() -> None:
     now = Sample(11.0, status(pid=8, count=3), [producer(1, 3)], [])
     for before in (None, Sample(10.0, status(pid=7, count=100), [producer(1, 50)], [])):
         traffic = between(before, now)
@@ -80,7 +80,7 @@ def test_a_daemon_that_was_restarted_has_no_rates_yet() -> None:
         assert traffic.producers[0].records_rate is None
 
 
-def test_rows_are_sorted_with_the_unknown_as_least() -> None:
+def test_unknown_values_sort_lowest() -> None:
     rows = [(1, 2.0), (2, None), (3, 5.0)]
     order = Order(("id", "rate"), "rate")
     assert [row[0] for row in order.apply(rows)] == [3, 1, 2]
@@ -88,7 +88,7 @@ def test_rows_are_sorted_with_the_unknown_as_least() -> None:
     assert [row[0] for row in order.apply(rows)] == [2, 1, 3]
 
 
-def test_keys_are_for_the_table_that_tab_has_chosen() -> None:
+def test_keys_act_on_the_selected_table() -> None:
     view = View()
     producers, subscribers = view.orders
     for key in (RIGHT, RIGHT, "r", TAB, LEFT, "x"):
@@ -111,9 +111,7 @@ def test_keys_are_for_the_table_that_tab_has_chosen() -> None:
         ([b""], [QUIT]),
     ],
 )
-def test_keys_come_whole_however_the_terminal_sends_them(
-    pieces: list[bytes], keys: list[str]
-) -> None:
+def test_split_escape_sequences_are_joined(pieces: list[bytes], keys: list[str]) -> None:
     reading, writing = os.pipe()
     read = []
     with open(reading, "rb"), open(writing, "wb", buffering=0) as terminal:
@@ -127,7 +125,7 @@ def test_keys_come_whole_however_the_terminal_sends_them(
     assert read == keys
 
 
-def test_nothing_that_a_process_calls_itself_controls_the_terminal_or_the_colours() -> None:
+def test_process_name_cannot_control_the_terminal() -> None:
     now = Sample(1.0, status(), [producer(1, 0, "\x1b[2J[red]x")], [])
     frame = Frame(between(None, now), [("\x1b[2J[bold]y", 1.0)], None, None, View())
     for text in (shown(frame), shown(frame, lines=40)):
@@ -137,12 +135,12 @@ def test_nothing_that_a_process_calls_itself_controls_the_terminal_or_the_colour
 
 
 @pytest.mark.parametrize(("ring", "filled"), [(0, 0), (512, 15), (1024, 30), (5000, 30)])
-def test_the_ring_is_a_bar_as_full_as_it_is(ring: int, filled: int) -> None:
+def test_ring_usage_is_shown_as_a_bar(ring: int, filled: int) -> None:
     frame = Frame(between(None, Sample(1.0, status(ring=ring), [], [])), [], None, None, View())
     assert f"[{'#' * filled}{' ' * (30 - filled)}]" in shown(frame)
 
 
-def test_many_rows_are_all_on_a_page_and_leave_the_screen_its_other_tables() -> None:
+def test_many_rows_leave_room_for_the_other_tables() -> None:
     crowd = [producer(number, 0, f"nova-{number}.") for number in range(200)]
     frame = Frame(between(None, Sample(1.0, status(), crowd, [])), [], None, None, View())
     text = shown(frame)

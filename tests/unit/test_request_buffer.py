@@ -7,7 +7,7 @@ from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.subscription_request import RequestBuffer, RequestError
 
 
-def test_a_request_is_searched_once_for_its_end() -> None:
+def test_each_byte_is_searched_once() -> None:
     buffer = RequestBuffer()
     for _ in range(100):
         buffer.feed(b"x")
@@ -20,7 +20,7 @@ def test_a_request_is_searched_once_for_its_end() -> None:
     assert len(buffer) == 0
 
 
-def test_a_request_without_end_is_an_error_at_the_limit() -> None:
+def test_endless_request_is_an_error_at_the_limit() -> None:
     buffer = RequestBuffer()
     buffer.feed(b"x" * (MAX_REQUEST_SIZE - 1))
     assert not buffer.is_complete()

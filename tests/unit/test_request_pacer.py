@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +21,11 @@ class Schedule:
         cost: seconds of processor time that a request takes.
     """
 
-    def __init__(self, cost: float = 0.0) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0) -> None:
         self.now = 1000.0
         self.used = 0.0
+        clocks = SimpleNamespace(monotonic=lambda: self.now, thread_time=lambda: self.used)
+        monkeypatch.setattr(request_pacer, "time", clocks)
         self.served: list[int] = []
         self.cost = cost
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
@@ -51,18 +54,10 @@ class Schedule:
 
 @pytest.fixture
 def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
-    def make(cost: float = 0.0) -> Schedule:
-        clocks = SimpleNamespace(monotonic=lambda: made.now, thread_time=lambda: made.used)
-        monkeypatch.setattr(request_pacer, "time", clocks)
-        made = Schedule.__new__(Schedule)
-        made.now, made.used = 1000.0, 0.0
-        made.__init__(cost)  # type: ignore[misc]
-        return made
-
-    return make
+    return partial(Schedule, monkeypatch)
 
 
-def test_a_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
+def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
     paced = schedule()
     assert not paced.pacer.enter(1000, 1)
     assert paced.served == [1]
@@ -78,7 +73,7 @@ def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) 
 
 
 @pytest.mark.parametrize("cost", [0.0, MIN_COST, 0.001, 0.02])
-def test_requests_of_a_user_take_their_share(
+def test_requests_of_a_user_keep_to_their_share(
     schedule: Callable[..., Schedule], cost: float
 ) -> None:
     paced = schedule(cost)
@@ -100,7 +95,7 @@ def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
     assert paced.served == [0, 1, 100, 200]
 
 
-def test_a_user_without_a_share_holds_no_other_up(schedule: Callable[..., Schedule]) -> None:
+def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule]) -> None:
     paced = schedule(cost=2 * BURST)
     for number in range(3):
         paced.pacer.enter(1000, number)
@@ -113,7 +108,7 @@ def test_a_user_without_a_share_holds_no_other_up(schedule: Callable[..., Schedu
     assert paced.served[:3] == [0, 100, 1]
 
 
-def test_a_subscriber_that_left_is_not_served(schedule: Callable[..., Schedule]) -> None:
+def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]) -> None:
     paced = schedule()
     for number in range(3):
         paced.pacer.enter(1000, number)

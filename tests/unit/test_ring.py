@@ -32,7 +32,7 @@ def drain(cursor: Cursor, step: int = 10**9) -> bytes:
     return out
 
 
-def test_a_new_cursor_stands_at_the_end() -> None:
+def test_new_cursor_is_at_the_end() -> None:
     ring = Ring(Store(10_000))
     ring.append(b"old\n", 1)
     cursor = Cursor(ring, gap)
@@ -43,7 +43,7 @@ def test_a_new_cursor_stands_at_the_end() -> None:
     assert drain(cursor) == b"new\n"
 
 
-def test_a_cursor_rewinds_over_what_the_socket_did_not_take() -> None:
+def test_cursor_rewinds_over_unsent_bytes() -> None:
     ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
@@ -54,7 +54,7 @@ def test_a_cursor_rewinds_over_what_the_socket_did_not_take() -> None:
     assert drain(cursor) == b"two\n"
 
 
-def test_the_rest_of_a_torn_record_comes_before_the_gap() -> None:
+def test_torn_record_is_completed_before_the_gap() -> None:
     ring = Ring(Store(2 * CHUNK_OVERHEAD + 30))
     ring.append(b"one\ntwo\nthree\n", 3)
     cursor = Cursor(ring, gap)
@@ -67,7 +67,7 @@ def test_the_rest_of_a_torn_record_comes_before_the_gap() -> None:
     assert cursor.announced == 4
 
 
-def test_a_gap_that_grows_while_it_is_announced_is_announced_twice_and_adds_up() -> None:
+def test_growing_gap_is_announced_twice_and_adds_up() -> None:
     ring = Ring(Store(CHUNK_OVERHEAD))
     ring.append(b"0\n", 1)
     cursor = Cursor(ring, gap)
@@ -80,7 +80,7 @@ def test_a_gap_that_grows_while_it_is_announced_is_announced_twice_and_adds_up()
     assert cursor.announced == 2
 
 
-def test_a_record_is_inserted_between_two_others_and_tears_neither() -> None:
+def test_inserted_record_is_between_whole_records() -> None:
     ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
@@ -91,7 +91,7 @@ def test_a_record_is_inserted_between_two_others_and_tears_neither() -> None:
     assert drain(cursor) == b"another\n"
 
 
-def test_nothing_follows_a_last_record() -> None:
+def test_no_record_follows_the_last_one() -> None:
     ring = Ring(Store(10_000))
     ring.append(b"one\ntwo\n", 2)
     cursor = Cursor(ring, gap)
@@ -103,7 +103,7 @@ def test_nothing_follows_a_last_record() -> None:
     assert cursor.lost == 0
 
 
-def test_rings_together_keep_to_the_limit_however_small_the_chunks_are() -> None:
+def test_limit_holds_for_all_rings_and_small_chunks() -> None:
     store = Store(100 * (CHUNK_OVERHEAD + 2))
     one, two = Ring(store), Ring(store)
     for _ in range(1000):
@@ -116,7 +116,7 @@ def test_rings_together_keep_to_the_limit_however_small_the_chunks_are() -> None
     assert two.next_seq - two.first_seq == 1
 
 
-def test_small_chunks_take_no_more_memory_than_they_are_charged_for() -> None:
+def test_chunk_charge_covers_its_memory() -> None:
     store = Store(1 << 30)
     ring = Ring(store)
     cursor = Cursor(ring, gap)
@@ -132,7 +132,7 @@ def test_small_chunks_take_no_more_memory_than_they_are_charged_for() -> None:
     assert taken <= store.size
 
 
-def test_a_ring_keeps_nothing_once_nobody_is_behind() -> None:
+def test_ring_is_empty_when_no_cursor_is_behind() -> None:
     store = Store(10_000)
     ring = Ring(store)
     cursors = [Cursor(ring, gap), Cursor(ring, gap)]
@@ -144,7 +144,7 @@ def test_a_ring_keeps_nothing_once_nobody_is_behind() -> None:
     assert ring.first_seq == ring.next_seq == 1
 
 
-def test_a_cursor_that_is_stopped_gets_what_was_there_and_no_more() -> None:
+def test_stopped_cursor_gets_no_later_records() -> None:
     ring = Ring(Store(10_000))
     cursor, other = Cursor(ring, gap), Cursor(ring, gap)
     ring.append(b"one\n", 1)
@@ -155,7 +155,7 @@ def test_a_cursor_that_is_stopped_gets_what_was_there_and_no_more() -> None:
     assert drain(other) == b"one\ntwo\n"
 
 
-def test_a_stopped_cursor_s_gap_does_not_count_what_came_after() -> None:
+def test_stopped_cursor_gap_excludes_later_records() -> None:
     ring = Ring(Store(CHUNK_OVERHEAD))
     cursor = Cursor(ring, gap)
     for number in range(3):
@@ -167,7 +167,7 @@ def test_a_stopped_cursor_s_gap_does_not_count_what_came_after() -> None:
     assert cursor.position == 3
 
 
-def test_the_newest_chunk_is_kept_even_if_it_is_larger_than_the_limit() -> None:
+def test_newest_chunk_is_kept_even_above_the_limit() -> None:
     ring = Ring(Store(10))
     ring.append(b"old\n", 1)
     ring.append(b"x" * 100 + b"\n", 1)
@@ -175,7 +175,7 @@ def test_the_newest_chunk_is_kept_even_if_it_is_larger_than_the_limit() -> None:
     assert ring.next_seq == 2
 
 
-def test_a_smaller_limit_holds_from_the_next_record_on() -> None:
+def test_lower_limit_applies_to_the_next_record() -> None:
     store = Store(10_000)
     ring = Ring(store)
     for _ in range(10):
@@ -200,7 +200,7 @@ def test_stalled_cursors_keep_no_chunk_alive() -> None:
     assert all(drain(cursor).startswith(b"lf\n") for cursor in cursors)
 
 
-def test_what_is_kept_of_torn_records_is_known_until_it_is_out_or_unwanted() -> None:
+def test_torn_bytes_are_counted_until_released() -> None:
     store = Store(2 * CHUNK_OVERHEAD + 30)
     ring = Ring(store)
     ring.append(b"one\ntwo\nthree\n", 3)
@@ -221,7 +221,7 @@ def test_what_is_kept_of_torn_records_is_known_until_it_is_out_or_unwanted() -> 
     assert store.torn == 0
 
 
-def test_a_torn_record_is_shared_by_all_who_stopped_in_it() -> None:
+def test_torn_record_is_shared_by_its_cursors() -> None:
     store = Store(2 * CHUNK_OVERHEAD)
     ring = Ring(store)
     ring.append(b"first\nsecond\n", 2)
@@ -236,7 +236,7 @@ def test_a_torn_record_is_shared_by_all_who_stopped_in_it() -> None:
     assert store.torn == 0
 
 
-def test_one_step_is_bounded() -> None:
+def test_step_size_is_bounded() -> None:
     ring = Ring(Store(10**9))
     cursor = Cursor(ring, gap)
     for _ in range(1000):
@@ -321,7 +321,7 @@ TestSubscribers = Subscribers.TestCase
 
 
 @given(data=st.data())
-def test_a_chunk_knows_its_boundaries(data: st.DataObject) -> None:
+def test_chunk_knows_record_boundaries(data: st.DataObject) -> None:
     ring = Ring(Store(10**9))
     number = data.draw(st.integers(1, 20))
     ring.append(lines(0, number), number)

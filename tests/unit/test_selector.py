@@ -48,7 +48,7 @@ def expected(members: dict[str, View], routing_keys: list[RoutingKey]) -> dict[s
         ("port.start", False),
     ],
 )
-def test_view_is_what_is_asked_for_and_any_rule_allows(event_type: str, passes: bool) -> None:
+def test_view_is_request_and_any_allowed_filter(event_type: str, passes: bool) -> None:
     asked = Filter.parse({"event_type": ["*.start"]})
     rules = allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]})
     selector: Selector[str] = Selector()

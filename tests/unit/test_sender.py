@@ -48,18 +48,18 @@ def attempts() -> Iterator[Attempts]:
 
 
 @pytest.mark.parametrize("path", [b"/run/ingest.sock", 3, None])
-def test_a_path_of_a_wrong_type_is_refused(path: str) -> None:
+def test_wrong_type_of_path_is_refused(path: str) -> None:
     with pytest.raises(TypeError, match="path must be"):
         Sender(path)
 
 
 @pytest.mark.parametrize("path", ["", "\0abstract", "/run/a\0b"])
-def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+def test_path_without_file_name_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="path must be"):
         Sender(path)
 
 
-def test_a_path_may_be_as_long_as_the_kernel_allows_and_no_longer(tmp_path: Path) -> None:
+def test_path_length_is_limited_by_the_kernel(tmp_path: Path) -> None:
     assert Sender("/" + "x" * (MAX_PATH_SIZE - 1)).path.endswith("x")
     with pytest.raises(ValueError, match="path must be at most 107 bytes"):
         Sender("/" + "x" * MAX_PATH_SIZE)
@@ -68,37 +68,35 @@ def test_a_path_may_be_as_long_as_the_kernel_allows_and_no_longer(tmp_path: Path
         Sender("/" + "ä" * (MAX_PATH_SIZE // 2 + 1))
 
 
-def test_a_relative_path_stays_what_it_was_when_the_directory_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Sender(Path("ingest.sock")).path == os.fspath(tmp_path / "ingest.sock")
 
 
 @pytest.mark.parametrize("max_wait", [-0.001, math.nan, math.inf])
-def test_a_max_wait_that_is_no_time_is_refused(max_wait: float) -> None:
+def test_invalid_max_wait_is_refused(max_wait: float) -> None:
     with pytest.raises(ValueError, match="max_wait must be"):
         Sender(max_wait=max_wait)
 
 
-def test_a_max_wait_of_a_wrong_type_is_refused() -> None:
+def test_wrong_type_of_max_wait_is_refused() -> None:
     with pytest.raises(TypeError, match="max_wait must be"):
         Sender(max_wait="0.01")  # type: ignore[arg-type]
 
 
-def test_a_max_record_size_below_the_smallest_record_is_refused() -> None:
+def test_too_small_max_record_size_is_refused() -> None:
     Sender(max_record_size=MIN_RECORD_SIZE)
     with pytest.raises(ValueError, match="max_record_size must be at least 32 bytes"):
         Sender(max_record_size=MIN_RECORD_SIZE - 1)
 
 
 @pytest.mark.parametrize("max_record_size", [1e6, "1048576", None])
-def test_a_max_record_size_of_a_wrong_type_is_refused(max_record_size: int) -> None:
+def test_wrong_type_of_max_record_size_is_refused(max_record_size: int) -> None:
     with pytest.raises(TypeError, match="max_record_size must be"):
         Sender(max_record_size=max_record_size)
 
 
-def test_a_record_over_the_limit_is_refused_and_counted(tmp_path: Path) -> None:
+def test_oversized_record_is_refused_and_counted(tmp_path: Path) -> None:
     sender = Sender(tmp_path / "none", max_record_size=100)
     with pytest.raises(RecordTooLarge, match=r"101 bytes.*100 bytes") as caught:
         sender.send("x" * 100)
@@ -107,7 +105,7 @@ def test_a_record_over_the_limit_is_refused_and_counted(tmp_path: Path) -> None:
     assert (sender.sent, sender.dropped) == (0, 1)
 
 
-def test_the_limit_counts_bytes_and_the_newline_once(tmp_path: Path) -> None:
+def test_size_limit_counts_bytes_and_one_newline(tmp_path: Path) -> None:
     clock = Clock()
     sender = Sender(tmp_path / "none", max_record_size=100, clock=clock)
     for fitting in ("x" * 99, "x" * 99 + "\n", "ä" * 49):
@@ -118,14 +116,14 @@ def test_the_limit_counts_bytes_and_the_newline_once(tmp_path: Path) -> None:
     assert sender.dropped == 4
 
 
-def test_what_is_no_utf8_is_refused_and_counted(tmp_path: Path) -> None:
+def test_invalid_utf8_is_refused_and_counted(tmp_path: Path) -> None:
     sender = Sender(tmp_path / "none")
     with pytest.raises(UnicodeEncodeError):
         sender.send('{"half": "\ud83d"}')
     assert sender.dropped == 1
 
 
-def test_without_a_relay_every_record_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_records_without_a_relay_are_counted_as_dropped(tmp_path: Path) -> None:
     sender = Sender(tmp_path / "none")
     for _ in range(10):
         sender.send("{}")
@@ -133,9 +131,7 @@ def test_without_a_relay_every_record_is_dropped_and_counted(tmp_path: Path) -> 
     assert not sender.connected
 
 
-def test_attempts_to_connect_grow_rarer_until_there_is_one_a_second(
-    tmp_path: Path, attempts: Attempts
-) -> None:
+def test_connect_backoff_grows_to_one_second(tmp_path: Path, attempts: Attempts) -> None:
     sender = Sender(tmp_path / "none", clock=attempts.clock)
     tick = 1 / 64
     for _ in range(300):
@@ -146,9 +142,7 @@ def test_attempts_to_connect_grow_rarer_until_there_is_one_a_second(
     assert sender.dropped == 300
 
 
-def test_after_a_long_silence_attempts_are_frequent_again(
-    tmp_path: Path, attempts: Attempts
-) -> None:
+def test_backoff_resets_after_a_long_silence(tmp_path: Path, attempts: Attempts) -> None:
     sender = Sender(tmp_path / "none", clock=attempts.clock)
     for moment in (0.0, 0.15, 0.4, 60.0, 60.15):
         attempts.clock.now = moment
@@ -156,7 +150,7 @@ def test_after_a_long_silence_attempts_are_frequent_again(
     assert attempts.times == [0.0, 0.15, 0.4, 60.0, 60.15]
 
 
-def test_closing_does_not_make_attempts_more_frequent(tmp_path: Path, attempts: Attempts) -> None:
+def test_close_does_not_reset_the_backoff(tmp_path: Path, attempts: Attempts) -> None:
     sender = Sender(tmp_path / "none", clock=attempts.clock)
     for _ in range(3):
         sender.send("{}")
@@ -165,7 +159,7 @@ def test_closing_does_not_make_attempts_more_frequent(tmp_path: Path, attempts: 
     assert attempts.times == [0.0]
 
 
-def test_nothing_is_tried_before_there_is_a_record(tmp_path: Path, attempts: Attempts) -> None:
+def test_no_connect_before_the_first_record(tmp_path: Path, attempts: Attempts) -> None:
     sender = Sender(tmp_path / "none", clock=attempts.clock)
     sender.flush()
     sender.close()

@@ -64,7 +64,7 @@ steps = st.tuples(sizes, st.lists(st.integers(0, 300_000), min_size=SOCKETS, max
 
 
 @given(steps=st.lists(steps, max_size=6))
-def test_what_a_socket_holds_is_not_touched_by_later_runs(
+def test_queued_data_is_not_changed_by_later_batches(
     steps: list[tuple[int, list[int]]],
 ) -> None:
     """Sockets read now and then, so that some hold old runs, or parts of them."""
@@ -89,7 +89,7 @@ def test_what_a_socket_holds_is_not_touched_by_later_runs(
     ("size", "sockets", "shared"),
     [(LARGE, MANY, True), (LARGE - 1, MANY, False), (LARGE, MANY - 1, False)],
 )
-def test_only_a_large_run_for_many_is_shared(size: int, sockets: int, shared: bool) -> None:
+def test_only_large_batches_for_many_are_shared(size: int, sockets: int, shared: bool) -> None:
     pages = SharedPages()
     assert pages.usable
     send = pages.sender(run_of(size, 1), sockets)
@@ -100,7 +100,7 @@ def test_only_a_large_run_for_many_is_shared(size: int, sockets: int, shared: bo
         assert read(theirs) == (run_of(size, 2) if shared else run_of(size, 1))
 
 
-def test_a_full_socket_and_one_whose_reader_has_gone_fail_as_they_do_for_a_copy() -> None:
+def test_send_errors_equal_those_of_a_copy() -> None:
     pages = SharedPages()
     run = run_of(1_000_000, 1)
     with pairs(2) as [(full, _), (left, reader)]:
@@ -113,7 +113,7 @@ def test_a_full_socket_and_one_whose_reader_has_gone_fail_as_they_do_for_a_copy(
             send(left)
 
 
-def test_without_a_descriptor_for_it_nothing_is_shared_and_it_is_said(
+def test_missing_descriptor_disables_sharing_with_a_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -127,7 +127,7 @@ def test_without_a_descriptor_for_it_nothing_is_shared_and_it_is_said(
         assert read(theirs) == run_of(LARGE, 1)
 
 
-def test_a_run_that_the_file_does_not_take_is_copied() -> None:
+def test_batch_is_copied_when_the_file_cannot_grow() -> None:
     pages = SharedPages()
     with limited(resource.RLIMIT_FSIZE, 8192):
         send = pages.sender(run_of(LARGE, 1), MANY)
@@ -136,7 +136,7 @@ def test_a_run_that_the_file_does_not_take_is_copied() -> None:
         assert read(theirs) == run_of(LARGE, 1)
 
 
-def test_the_file_is_closed_with_its_owner() -> None:
+def test_file_is_closed_with_its_owner() -> None:
     before = os.listdir("/proc/self/fd")
     pages = SharedPages()
     assert len(os.listdir("/proc/self/fd")) == len(before) + 1

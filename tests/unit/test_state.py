@@ -111,7 +111,7 @@ def encoded(state: State) -> bytes:
     return b"".join(encode(state))
 
 
-def test_what_is_encoded_is_decoded() -> None:
+def test_decode_reverses_encode() -> None:
     assert decode(encoded(example())) == example()
 
 
@@ -131,12 +131,12 @@ def test_fields_with_defaults_are_kept() -> None:
     assert decode(encoded(state)) == state
 
 
-def test_state_of_relays_that_ran_can_be_read_and_is_the_same_afterwards() -> None:
+def test_state_of_simulated_relays_survives_a_round_trip() -> None:
     for each in simulated_states():
         assert encoded(decode(each)) == each
 
 
-def test_fields_that_a_newer_relay_has_are_no_obstacle() -> None:
+def test_unknown_fields_are_ignored() -> None:
     raw = unpack(encoded(example()))
     by_name = {"TORN", "event_type", "publisher_id"}
     for each in list(every_mapping(raw)):
@@ -165,7 +165,11 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         return found
 
     def put(**fields: Any) -> Callable[[object], None]:
-        return lambda thing: [setattr(thing, *item) for item in fields.items()] and None
+        def change(thing: object) -> None:
+            for name, value in fields.items():
+                setattr(thing, name, value)
+
+        return change
 
     yield "same id", lambda s: put(id=3)(first(s))
     yield "impossible id", lambda s: put(id=0)(first(s))
@@ -253,7 +257,7 @@ def test_state_that_is_cut_off_anywhere_is_refused() -> None:
 
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_what_is_accepted_can_be_gone_on_with_and_only_whole_lines_come_out(
+def test_accepted_state_gives_whole_records_only(
     data: st.DataObject,
 ) -> None:
     """State of relays that ran, with some of it changed; most of it is refused, and not all."""
@@ -271,7 +275,7 @@ def go_on(state: State) -> None:
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(loop, notify, 0, [], {})
         log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
-        limits = ConnectionLimits("room", 1000, 1000, 1e9)
+        limits = ConnectionLimits("room", 1000, 1000, 10**9)
         fanout = Fanout(loop, log, ids, descriptors, limits, Policy(), 2000, 1 << 20)
         intake = Intake(loop, log, ids, descriptors, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
@@ -317,7 +321,7 @@ def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) ->
 
 def change(thing: Any, data: st.DataObject) -> None:
     """Put something else somewhere in it."""
-    places = [
+    places: list[tuple[Any, Any]] = [
         (each, key)
         for each in [*every_mapping(thing), *every_list(thing)]
         for key in (each if isinstance(each, dict) else range(len(each)))

@@ -22,7 +22,7 @@ def streams() -> Streams:
     return Streams(Store(1000))
 
 
-def test_equal_views_have_one_stream_until_its_last_member_leaves(streams: Streams) -> None:
+def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
     stream = streams.of(view("a.*"))
     assert streams.of(view("a.*")) is stream
     other = streams.of(view("b"))
@@ -36,7 +36,7 @@ def test_equal_views_have_one_stream_until_its_last_member_leaves(streams: Strea
     assert streams.of(view("a.*")) is not stream
 
 
-def test_those_without_members_go_when_it_is_said(streams: Streams) -> None:
+def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
     stream, everything = streams.of(view("a.*")), streams.of(EVERYTHING)
     streams.of(view("b"))
     Reading(stream)
@@ -47,7 +47,7 @@ def test_those_without_members_go_when_it_is_said(streams: Streams) -> None:
     assert list(streams.select(KINDS)) == [(stream, [0, 2])]
 
 
-def test_records_are_chosen_for_those_who_do_not_want_all(streams: Streams) -> None:
+def test_filtered_streams_get_matching_records(streams: Streams) -> None:
     assert list(streams.select(KINDS)) == []
     streams.of(EVERYTHING)
     assert list(streams.select(KINDS)) == []
@@ -56,7 +56,7 @@ def test_records_are_chosen_for_those_who_do_not_want_all(streams: Streams) -> N
     assert dict(streams.select(KINDS)) == {some: [0, 2], one: [1]}
 
 
-def test_who_goes_while_others_are_served_is_left_out(streams: Streams) -> None:
+def test_stream_that_ends_during_selection_is_skipped(streams: Streams) -> None:
     for pattern in ("a.*", "b"):
         Reading(streams.of(view(pattern)))
     chosen = streams.select(KINDS)

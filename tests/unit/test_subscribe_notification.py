@@ -72,12 +72,12 @@ def notifications(draw: st.DrawFn) -> bytes:
 
 
 @given(notifications())
-def test_the_event_type_is_the_one_that_decoding_gives(record: bytes) -> None:
+def test_event_type_equals_that_of_decoding(record: bytes) -> None:
     assert Notification(record).event_type == json.loads(record)["event_type"]
 
 
 @given(UUIDS, TEXT, TEXT, VALUES)
-def test_the_event_type_of_the_log_driver_s_shape_is_the_one_that_decoding_gives(
+def test_fast_event_type_equals_that_of_decoding(
     message_id: str, publisher: str, event_type: str, payload: object
 ) -> None:
     values = (message_id, publisher, event_type, "INFO", payload, "2026-01-31 12:00:00.5")
@@ -86,7 +86,7 @@ def test_the_event_type_of_the_log_driver_s_shape_is_the_one_that_decoding_gives
 
 
 @given(st.text(alphabet='{}[]":, \\aevntyp_', min_size=36, max_size=36))
-def test_no_message_id_hides_where_the_event_type_is(message_id: str) -> None:
+def test_message_id_cannot_hide_the_event_type(message_id: str) -> None:
     """Written as it is: what is JSON all the same, among it a nested object, must not mislead."""
     record = (
         f'{{"message_id": "{message_id}", "publisher_id": "p", "event_type": "inner",'
@@ -101,7 +101,7 @@ def test_no_message_id_hides_where_the_event_type_is(message_id: str) -> None:
             assert Notification(text).event_type == fields["event_type"]
 
 
-def test_an_event_type_within_the_payload_is_not_the_record_s() -> None:
+def test_event_type_in_the_payload_is_not_the_record_s() -> None:
     """A payload may look like the end of the log driver's head, at the very place of it."""
     before = '{"message_id": "", "payload": {"x": "'
     record = (
@@ -113,7 +113,7 @@ def test_an_event_type_within_the_payload_is_not_the_record_s() -> None:
     assert Notification(record).event_type == "outer"
 
 
-def test_the_log_driver_s_shape_is_not_decoded_for_its_event_type() -> None:
+def test_log_driver_record_is_not_decoded_for_event_type() -> None:
     whole = json.dumps(
         {
             "message_id": str(uuid.uuid4()),
@@ -126,7 +126,7 @@ def test_the_log_driver_s_shape_is_not_decoded_for_its_event_type() -> None:
     assert Notification(whole[:-8]).event_type == "compute.instance.update"  # no JSON any more
 
 
-def test_all_six_fields_are_there() -> None:
+def test_all_six_fields_are_present() -> None:
     raw = (
         b'{"message_id": "8b5c1f0e-6a0f-4d6e-9d53-1f5a3f0d2c11", "publisher_id": "nova:h",'
         b' "event_type": "a.b", "priority": "ERROR", "payload": {"n": [1]},'
@@ -145,7 +145,7 @@ def test_all_six_fields_are_there() -> None:
     assert repr(notification) == f"<Notification a.b, {len(raw)} bytes>"
 
 
-def test_what_a_service_left_out_is_empty() -> None:
+def test_missing_field_is_empty() -> None:
     notification = Notification(b'{"event_type": "a", "priority": "INFO", "publisher_id": 7}\n')
     assert (notification.message_id, notification.publisher_id) == ("", "")
     assert notification.payload is None
@@ -165,7 +165,7 @@ def test_what_a_service_left_out_is_empty() -> None:
         (1738324800, None),
     ],
 )
-def test_a_timestamp_is_utc_or_none(text: object, expected: str | None) -> None:
+def test_timestamp_is_utc_or_none(text: object, expected: str | None) -> None:
     record = json.dumps({"event_type": "a", "priority": "INFO", "timestamp": text}).encode()
     moment = Notification(record + b"\n").timestamp
     assert (moment and moment.isoformat()) == expected
@@ -173,7 +173,7 @@ def test_a_timestamp_is_utc_or_none(text: object, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize("dropped", [12, None])
-def test_a_gap_is_a_notification_that_says_how_much_is_missing(dropped: int | None) -> None:
+def test_gap_is_a_notification_with_a_count(dropped: int | None) -> None:
     gap = Gap(records.gap(dropped, "slow_subscriber"))
     assert isinstance(gap, Notification)
     assert (gap.dropped, gap.reason) == (dropped, "slow_subscriber")
@@ -190,7 +190,7 @@ OWN = [
 
 
 @pytest.mark.parametrize("record", OWN, ids=lambda record: Notification(record).event_type)
-def test_a_record_of_the_relay_is_recognised(record: bytes) -> None:
+def test_record_of_the_relay_is_recognised(record: bytes) -> None:
     event_type = Notification(record).event_type
     assert own_event_type(record) == event_type
     respelled = json.dumps(dict(reversed(json.loads(record).items())), separators=(",", ":"))
@@ -216,7 +216,7 @@ def test_a_record_of_the_relay_is_recognised(record: bytes) -> None:
     ],
     ids=range(12),
 )
-def test_a_record_that_resembles_one_of_the_relay_is_not(record: bytes) -> None:
+def test_lookalike_of_a_relay_record_is_not_one(record: bytes) -> None:
     assert own_event_type(record) == ""
 
 
@@ -228,8 +228,8 @@ def read(line: str) -> GapReport | None:
 
 
 @pytest.mark.parametrize("dropped", [0, 3, records.MAX_DROPPED, None])
-def test_a_gap_is_recognised_by_its_content(dropped: int | None) -> None:
-    payload = {"more": [{}], "reason": "any", "dropped": dropped}
+def test_gap_is_recognised_by_its_content(dropped: int | None) -> None:
+    payload: dict[str, object] = {"more": [{}], "reason": "any", "dropped": dropped}
     assert read(GAP % json.dumps(payload)) == (dropped, "any")
 
 
@@ -247,7 +247,7 @@ def test_a_gap_is_recognised_by_its_content(dropped: int | None) -> None:
         json.dumps({"dropped": 1, "reason": "x" * records.MAX_GAP_SIZE}),
     ],
 )
-def test_a_malformed_gap_record_is_a_plain_notification(payload: str) -> None:
+def test_malformed_gap_record_is_a_plain_notification(payload: str) -> None:
     assert read(GAP % payload) is None
     assert own_event_type((GAP % payload).encode()) == ""
 
@@ -261,7 +261,7 @@ def test_every_gap_of_the_library_is_short_enough(
     assert read_gap(len(gap), decode_pairs(gap)) == (records.MAX_DROPPED, "producer_congested")
 
 
-def test_a_huge_integer_is_a_float_and_its_neighbours_are_as_ever() -> None:
+def test_huge_integer_is_a_float_and_others_are_unchanged() -> None:
     record = b'{"event_type":"e","priority":"p","publisher_id":%s,"payload":[%s,7]}\n'
     huge = b"1" * 5000
     notification = Notification(record % (huge, huge))
@@ -279,7 +279,7 @@ def test_a_huge_integer_is_a_float_and_its_neighbours_are_as_ever() -> None:
     ],
     ids=["deep", "torn", "torn within a character", "no object"],
 )
-def test_a_record_that_cannot_be_decoded_has_no_fields(record: bytes) -> None:
+def test_undecodable_record_has_no_fields(record: bytes) -> None:
     notification = Notification(record)
     with pytest.raises(UnreadableRecord, match=f"cannot decode a record of {len(record)} bytes"):
         notification.payload  # noqa: B018

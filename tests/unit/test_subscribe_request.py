@@ -14,11 +14,11 @@ from notif_relay.request import Patterns, filter_request
 from notif_relayd.records import subscription_request
 
 
-def test_without_patterns_everything_is_asked_for() -> None:
+def test_request_without_patterns_is_unfiltered() -> None:
     assert json.loads(filter_request(None, None, None)) == {"filter": {}}
 
 
-def test_one_string_is_one_pattern_and_any_iterable_gives_several() -> None:
+def test_string_is_one_pattern_and_iterable_is_several() -> None:
     request = filter_request("a.*", iter(["ERROR", "warn"]), ("x:*", "é"))
     assert request.endswith(b"\n")
     assert json.loads(request) == {
@@ -41,26 +41,24 @@ def test_one_string_is_one_pattern_and_any_iterable_gives_several() -> None:
         ("\ud800", "surrogate"),
     ],
 )
-def test_what_the_relay_would_refuse_is_refused_before_it_is_asked(
-    patterns: Patterns, says: str
-) -> None:
+def test_refused_request_is_refused_before_sending(patterns: Patterns, says: str) -> None:
     with pytest.raises(BadFilter, match=says):
         filter_request(patterns, None, None)
 
 
-def test_a_priority_is_measured_in_upper_case() -> None:
+def test_priority_size_is_measured_in_upper_case() -> None:
     for pattern in ("ŉ" * 129, "ŉ" * 64 + "?"):
         with pytest.raises(BadFilter, match="characters"):
             filter_request(None, pattern, None)
         assert filter_request(None, pattern[1:], None)
 
 
-def test_a_bad_filter_is_an_error_of_the_library_and_a_value_error() -> None:
+def test_bad_filter_is_a_relay_error_and_a_value_error() -> None:
     assert issubclass(BadFilter, RelayError)
     assert issubclass(BadFilter, ValueError)
 
 
-def test_a_request_line_is_at_most_64_kib_long() -> None:
+def test_request_line_is_at_most_64_kib_long() -> None:
     most = ["\U0001f600" * 256] * 63
     assert len(filter_request(most, None, None)) <= 64 * 1024
     with pytest.raises(BadFilter, match="the filter takes 6"):
@@ -75,7 +73,7 @@ PATTERNS = st.one_of(
 
 
 @given(PATTERNS, PATTERNS, PATTERNS)
-def test_the_relay_takes_every_request_that_is_made(
+def test_relay_accepts_every_request_of_the_library(
     event_type: Patterns, priority: Patterns, publisher_id: Patterns
 ) -> None:
     try:

@@ -45,9 +45,7 @@ def numbers(stream: Stream, data: bytes) -> list[object]:
     ),
     st.lists(st.integers(1, 400)),
 )
-def test_however_the_bytes_come_the_records_are_the_same(
-    lines: list[bytes], sizes: list[int]
-) -> None:
+def test_records_do_not_depend_on_read_sizes(lines: list[bytes], sizes: list[int]) -> None:
     data = ANSWER + b"".join(lines)
     stream = Stream("/the/socket", None)
     read: list[bytes] = []
@@ -60,7 +58,7 @@ def test_however_the_bytes_come_the_records_are_the_same(
     assert read == lines
 
 
-def test_a_record_in_many_pieces_is_put_together() -> None:
+def test_record_in_many_pieces_is_joined() -> None:
     stream = flowing()
     long = record(payload="x" * 1_000_000)
     for start in range(0, len(long) - 1, 1000):
@@ -68,14 +66,14 @@ def test_a_record_in_many_pieces_is_put_together() -> None:
     assert raws(stream, long[-1:]) == [long]
 
 
-def test_what_comes_before_the_answer_is_not_shown() -> None:
+def test_records_before_the_answer_are_not_shown() -> None:
     stream = Stream("/the/socket", None)
     early = record(number=1) + records.gap(5, "slow_subscriber")
     assert numbers(stream, early + ANSWER + record(number=2)) == [2]
     assert numbers(stream, record(number=3)) == [3]
 
 
-def test_a_new_connection_begins_with_one_gap_and_nothing_that_was_not_asked_for() -> None:
+def test_reconnect_starts_with_one_gap_and_filtered_records() -> None:
     stream = flowing()
     assert numbers(stream, record(number=1) + record(number=2)[:9]) == [1]
     stream.end()
@@ -86,7 +84,7 @@ def test_a_new_connection_begins_with_one_gap_and_nothing_that_was_not_asked_for
     assert numbers(stream, record(number=5)) == [5]
 
 
-def test_a_gap_is_told_once_however_many_connections_came_to_nothing() -> None:
+def test_failed_reconnects_cause_one_gap() -> None:
     stream = flowing()
     stream.end()
     stream.end()
@@ -98,24 +96,24 @@ def test_a_gap_is_told_once_however_many_connections_came_to_nothing() -> None:
     assert (gap.dropped, gap.reason) == (None, "relay_restarted")
 
 
-def test_a_connection_that_never_flowed_owes_no_gap() -> None:
+def test_connection_without_records_causes_no_gap() -> None:
     stream = Stream("/the/socket", None)
     assert raws(stream, record()) == []
     stream.end()
     assert raws(stream, ANSWER) == []
 
 
-def test_an_error_instead_of_the_answer_is_about_the_filter() -> None:
+def test_error_answer_is_a_filter_error() -> None:
     with pytest.raises(BadFilter, match=r"^A sentence\.$"):
         Stream("/the/socket", None).receive(record() + records.error("A sentence."))
 
 
-def test_a_full_relay_is_not_available() -> None:
+def test_full_relay_is_unavailable() -> None:
     with pytest.raises(RelayUnavailable, match="/the/socket: This relay takes no more"):
         Stream("/the/socket", None).receive(records.error(FULL))
 
 
-def test_what_a_killed_relay_left_of_a_record_is_not_shown() -> None:
+def test_partial_record_of_a_killed_relay_is_not_shown() -> None:
     stream = flowing()
     gap = records.gap(None, "relay_restarted")
     assert numbers(stream, record(number=1) + record(number=2)[:-9] + b"\n" + gap) == [1, "gap"]
@@ -123,7 +121,7 @@ def test_what_a_killed_relay_left_of_a_record_is_not_shown() -> None:
     assert numbers(stream, record(number=4) + gap) == [4, "gap"]
 
 
-def test_gaps_go_to_the_callback_at_their_place_in_the_stream() -> None:
+def test_callback_gets_gaps_in_stream_order() -> None:
     seen: list[object] = []
     stream = flowing(lambda gap: seen.append(gap.dropped))
     data = record(number=1) + records.gap(7, "slow_subscriber") + record(number=2)
@@ -132,7 +130,7 @@ def test_gaps_go_to_the_callback_at_their_place_in_the_stream() -> None:
     assert seen == [1, 7, 2]
 
 
-def test_a_callback_that_raises_loses_nothing_of_the_rest() -> None:
+def test_raising_callback_loses_no_later_record() -> None:
     def refuse(gap: Gap) -> None:
         raise LookupError(gap.dropped)
 
@@ -155,7 +153,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
 @pytest.mark.parametrize("reason", ["relay_restarted", "slow_subscriber"])
-def test_an_odd_record_takes_no_neighbour_along(odd: bytes, reason: records.GapReason) -> None:
+def test_odd_record_does_not_affect_its_neighbours(odd: bytes, reason: records.GapReason) -> None:
     stream = flowing()
     gap = records.gap(3, reason)
     before, after = record(number=1), record(number=2)
@@ -165,11 +163,11 @@ def test_an_odd_record_takes_no_neighbour_along(odd: bytes, reason: records.GapR
 
 
 @pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
-def test_an_odd_record_is_not_taken_for_the_answer(odd: bytes) -> None:
+def test_odd_record_is_not_taken_for_the_answer(odd: bytes) -> None:
     assert raws(Stream("/the/socket", None), odd + ANSWER + odd) == [odd]
 
 
-def test_a_record_torn_within_a_character_is_not_shown() -> None:
+def test_record_torn_in_a_character_is_not_shown() -> None:
     torn = record(name="h\xf8st").replace(b"\\u00f8", b"\xc3\xb8")
     torn = torn[: torn.index(b"\xc3") + 1] + b"\n"
     gap = records.gap(None, "relay_restarted")
@@ -177,7 +175,7 @@ def test_a_record_torn_within_a_character_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
-def test_a_gap_is_found_in_any_spelling_and_in_any_pieces(size: int) -> None:
+def test_gap_is_found_in_any_spelling_and_pieces(size: int) -> None:
     stream = flowing()
     gap = b'{"payload":{"reason":"relay_restarted","dropped":7},"priority":"w","event_type":"%s"}\n'
     spellings = (b"notif_relayd.gap", rb"\u006eotif_relayd.gap", rb"notif_relayd\u002Egap")

@@ -11,7 +11,7 @@ from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.records.filters import EVERYTHING
 
 
-def test_going_through_those_who_are_current_does_not_depend_on_how_many_were() -> None:
+def test_cost_of_current_set_ignores_past_size() -> None:
     stream = Stream(EVERYTHING, Store(1000))
     first, *others = cast("list[Subscriber]", [object() for _ in range(1000)])
     stream.current.update((first, *others))

@@ -53,7 +53,7 @@ GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
         b'{"event_type":"a","priority":"b","payload":"'.ljust(LIMIT - 3, b"x") + b'"}',
     ],
 )
-def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
+def test_valid_record_is_unchanged(line: bytes) -> None:
     assert judged(line + b"\n") == (line + b"\n", 1, [])
     neighbours = GOOD + b"\n" + line + b"\n" + GOOD + b"\n"
     assert judged(neighbours) == (neighbours, 3, [])
@@ -99,13 +99,13 @@ def test_a_well_formed_record_is_taken_as_it_is(line: bytes) -> None:
         (b'{"event_type":"a","priority":"b","x":"'.ljust(LIMIT - 2, b"x") + b'"}', Reason.TOO_LONG),
     ],
 )
-def test_a_bad_line_is_rejected_and_its_neighbours_are_not(line: bytes, reason: Reason) -> None:
+def test_bad_line_is_rejected_and_its_neighbours_are_kept(line: bytes, reason: Reason) -> None:
     good = GOOD + b"\n"
     assert judged(line + b"\n") == (b"", 0, [reason])
     assert judged(good + line + b"\n" + good) == (good * 2, 2, [reason])
 
 
-def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -> None:
+def test_split_and_joined_objects_are_both_rejected() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
     verdict = check(lines)
     assert (verdict.records, verdict.routing_keys) == (b"", [])
@@ -113,18 +113,18 @@ def test_an_object_on_two_lines_and_two_on_one_do_not_make_up_for_each_other() -
 
 
 @pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
-def test_the_fields_that_a_filter_asks_for_are_decoded(more: bytes) -> None:
+def test_filterable_fields_are_decoded(more: bytes) -> None:
     line = b'{"priority":"INFO","publisher_id":"p.\\u00e4","event_type":"e"%s}\n' % more
     assert check(line).routing_keys == [("e", "INFO", "p.ä")]
 
 
 @pytest.mark.parametrize("publisher_id", ["null", "5", '["nova"]', '{"a":1}', "true"])
-def test_a_publisher_that_is_no_string_is_an_empty_one(publisher_id: str) -> None:
+def test_publisher_that_is_not_a_string_is_empty(publisher_id: str) -> None:
     line = f'{{"event_type":"e","publisher_id":{publisher_id},"priority":"INFO"}}\n'
     assert check(line.encode()).routing_keys == [("e", "INFO", "")]
 
 
-def test_deep_nesting_is_no_crash() -> None:
+def test_deep_nesting_does_not_crash() -> None:
     deep = b'{"event_type":"a","priority":"b","payload":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
     assert check(deep, 10**6).rejected == [Reason.NOT_JSON]
 
@@ -160,7 +160,7 @@ lines = (
 
 
 @given(st.lists(lines, max_size=6))
-def test_the_verdict_on_a_run_is_the_verdict_on_each_of_its_lines(run: list[bytes]) -> None:
+def test_batch_verdict_equals_that_of_each_line(run: list[bytes]) -> None:
     good = [line for line in run if is_well_formed(line)]
     verdict = check(b"".join(line + b"\n" for line in run), 10**6)
     assert verdict.records == b"".join(line + b"\n" for line in good)
@@ -176,7 +176,7 @@ GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,
 @pytest.mark.parametrize(
     "beside", [b"", b"garbage\n", b'{"event_type":"x","priority":"\\ud800"}\n']
 )
-def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
+def test_gap_records_are_reported(beside: bytes) -> None:
     first, second = GAP % (b"1", b"relay_restarted"), GAP % (b"null", b"producer_congested")
     verdict = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
     assert verdict.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
@@ -202,7 +202,7 @@ def test_gap_records_are_pointed_out_among_the_others(beside: bytes) -> None:
         b'{"event_type":"\\u006eotif_relayd.gap","priority":"b","payload":{"dropped":1}}\n',
     ],
 )
-def test_a_malformed_gap_record_is_rejected(line: bytes) -> None:
+def test_malformed_gap_record_is_rejected(line: bytes) -> None:
     assert check(line) == Verdict(b"", [], [Reason.MALFORMED_GAP], [])
     assert judged(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
 
@@ -216,25 +216,25 @@ def test_a_malformed_gap_record_is_rejected(line: bytes) -> None:
         (b'1e999,"publisher_id":"p"', ("a", "b", "p")),
     ],
 )
-def test_a_huge_number_as_publisher_is_relayed(publisher: bytes, kind: RoutingKey) -> None:
+def test_huge_number_as_publisher_is_relayed(publisher: bytes, kind: RoutingKey) -> None:
     line = b'{"event_type":"a","priority":"b","publisher_id":%s}\n' % publisher
     assert check(line).routing_keys == [kind]
     assert judged(line.replace(b"}\n", b"\n")) == (b"", 0, [Reason.NOT_JSON])
 
 
 @pytest.mark.parametrize("field", ["event_type", "priority"])
-def test_a_huge_number_as_a_required_field_is_rejected(field: str) -> None:
+def test_huge_number_as_required_field_is_rejected(field: str) -> None:
     fields = f'"event_type":"a","priority":"b","{field}":{"9" * 500}'
     assert judged(f"{{{fields}}}\n".encode()) == (b"", 0, [Reason.NOT_A_NOTIFICATION])
 
 
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
-def test_no_gap_is_pointed_out_where_somebody_poses_as_the_relay(own: str) -> None:
+def test_forged_gap_of_the_relay_is_not_reported(own: str) -> None:
     line = GOOD.replace(b"a.b", own.encode()) + b"\n"
     assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
 
 
-def test_a_name_that_has_the_relays_in_it_is_somebody_elses() -> None:
+def test_event_type_with_reserved_infix_is_accepted() -> None:
     line = GOOD.replace(b"a.b", b"x.notif_relayd.error") + b"\n"
     assert judged(line + GOOD + b"\n") == (line + GOOD + b"\n", 2, [])
 
@@ -248,14 +248,14 @@ RECORD = (
 
 
 @pytest.mark.parametrize("times", [1, 2, 100])
-def test_what_services_send_is_plain(times: int) -> None:
+def test_records_of_services_are_plain(times: int) -> None:
     routing_keys = plain(RECORD * times)
     assert routing_keys == [("a.b", "INFO", "nova-compute:h\u00f6st")] * times
     assert len(set(map(id, routing_keys))) == 1
     assert routing_keys == check(RECORD * times).routing_keys
 
 
-def test_kinds_are_told_apart_however_many_there_are() -> None:
+def test_many_routing_keys_are_distinguished() -> None:
     numbers = [*range(20), *range(20), 5, 5, 6, 5]
     fields = [(f"a{n % 3}", f"b{n // 3 % 3}", f"c{n // 9}") for n in numbers]
     line = '{"event_type":"%s","priority":"%s","publisher_id":"%s"}\n'
@@ -284,13 +284,13 @@ def nested(depth: int) -> bytes:
     ],
     ids=lambda line: line[:60],
 )
-def test_what_is_not_plain_may_be_good_all_the_same(line: bytes) -> None:
+def test_valid_record_need_not_be_plain(line: bytes) -> None:
     for run in (line, RECORD + line, line + RECORD):
         assert plain(run, 10**6) == []
         assert len(check(run, 10**6).routing_keys) == run.count(b"\n")
 
 
-def test_what_is_as_deep_or_as_large_as_a_plain_record_may_be_is_one() -> None:
+def test_plain_record_at_the_depth_and_size_limits() -> None:
     long = b'{"event_type":"a","priority":"b","x":"'.ljust(128 * 1024 - 3, b"x") + b'"}\n'
     for line in (nested(63), long):
         assert len(plain(line * 2, 10**6)) == 2
@@ -308,7 +308,7 @@ def test_what_is_as_deep_or_as_large_as_a_plain_record_may_be_is_one() -> None:
         ('"event_type":"a"', '"event_type":[]', None),
     ],
 )
-def test_of_a_key_that_is_there_twice_the_last_counts_and_each_must_be_good(
+def test_duplicate_key_uses_the_last_and_checks_each(
     first: str, last: str, kind: RoutingKey | None
 ) -> None:
     fields = '"event_type":"a","priority":"b","publisher_id":"p"'
@@ -317,7 +317,7 @@ def test_of_a_key_that_is_there_twice_the_last_counts_and_each_must_be_good(
     assert plain(line) == check(line).routing_keys
 
 
-def test_what_is_behind_the_last_line_is_not_taken_for_a_part_of_it() -> None:
+def test_bytes_after_the_last_line_are_not_used() -> None:
     """Whatever its distance from the end is, and what is read there."""
     for size in range(45, 200):
         line = b'{"event_type": "a.b", "priority": "INFO"'.ljust(size) + b"}\n"
@@ -340,16 +340,16 @@ def test_what_is_behind_the_last_line_is_not_taken_for_a_part_of_it() -> None:
         (b"x\n", [b"x", 1.5]),
     ],
 )
-def test_the_compiled_part_refuses_what_it_cannot_read(lines: Any, rules: Any) -> None:
+def test_compiled_module_refuses_unreadable_input(lines: Any, rules: Any) -> None:
     with pytest.raises(TypeError):
         routing_keys_of(lines, rules)
 
 
 @pytest.mark.parametrize("lines", [b"", b"\n", b"{", b"{\n{", b"{}", b"x", GOOD, b"\n" + GOOD])
-def test_what_is_no_run_of_whole_lines_has_no_plain_records(lines: bytes) -> None:
+def test_partial_lines_have_no_plain_records(lines: bytes) -> None:
     assert plain(lines) == []
 
 
 @pytest.mark.parametrize(("limit", "count"), [(-1, 0), (0, 0), (len(GOOD), 0), (len(GOOD) + 1, 1)])
-def test_a_plain_record_is_as_long_as_the_limit_at_most(limit: int, count: int) -> None:
+def test_plain_record_keeps_to_the_size_limit(limit: int, count: int) -> None:
     assert len(plain(GOOD + b"\n", limit)) == count

@@ -62,7 +62,7 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
     }
     command: list[str | Path] = [
         *(CHECKOUT / ".venv/bin/python", "-m", "ansible", "playbook", "-i", "compute,"),
-        *("-e", json.dumps(here | variables), CHECKOUT / "ansible/relay.yml"),
+        *("-e", json.dumps(here | variables), CHECKOUT / "packaging/ansible/relay.yml"),
     ]
     settings = {
         "ANSIBLE_HOME": "/run/ansible",

@@ -25,7 +25,7 @@ from notif_relayctl.errors import CtlError
 from notif_relayd.control.report import Status
 
 DEMO = Path(os.path.relpath(Path(__file__).parent))
-LOGGING_SAMPLE = DEMO.parent / "etc/notif-relayd/logging.conf"
+LOGGING_SAMPLE = Path(os.path.relpath(Path(__file__).parents[3] / "etc/notif-relayd/logging.conf"))
 
 SAMPLES = ("compute.instance.create.end", "port.create.end", "volume.attach.end")
 """Event types of the records shown; the last has a password."""
