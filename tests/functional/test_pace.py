@@ -22,6 +22,7 @@ import pytest
 from notif_relayd.access import request_pacer
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.control import server
 from notif_relayd.control.server import ControlServer
 from notif_relayd.fanout.fanout import Fanout
@@ -50,8 +51,8 @@ class LoopLatency:
         self.listener.listen(1024)
         self.limits = ConnectionLimits("room", max_connections=room, per_user=room, rate=10_000)
         self.notify = NotifySocket(None)
-        self.store = FdStore(self.loop, self.notify, 0, (), {})
-        self.ids = itertools.count()
+        store = FdStore(self.loop, self.notify, 0, (), {})
+        self.context = Context(self.loop, THROTTLE, itertools.count(), store)
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout | ControlServer] = []
 
@@ -60,15 +61,13 @@ class LoopLatency:
         publish: Callable[[bytes, list[RoutingKey]], float] = lambda *_: 0.0,
         limit: int = 1 << 20,
     ) -> Intake:
-        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.limits, limit, publish)
+        intake = Intake(self.context, self.limits, limit, publish)
         self.inside.append(intake)
         intake.listen(self.listener)
         return intake
 
     def fanout(self) -> Fanout:
-        limits = 1 << 20, 1 << 20
-        about = self.loop, THROTTLE, self.ids, self.store
-        fanout = Fanout(*about, self.limits, Policy([]), *limits)
+        fanout = Fanout(self.context, self.limits, Policy([]), 1 << 20, 1 << 20)
         self.inside.append(fanout)
         fanout.listen(self.listener)
         return fanout

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from notif_relayd import _native
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.fanout.shared_pages import LARGE, MANY
 from notif_relayd.fastpath import FastPath
@@ -350,9 +351,9 @@ class Relaying:
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
-        about = (self.loop, log, self._ids, descriptors, limits)
-        self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
-        self.intake = Intake(*about, LIMIT, self.fanout.publish)
+        context = Context(self.loop, log, self._ids, descriptors)
+        self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20)
+        self.intake = Intake(context, limits, LIMIT, self.fanout.publish)
         self.loop.wait = FastPath(self.intake, self.fanout).wait
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("nothing happens"))
         stack.callback(self.fanout.close)

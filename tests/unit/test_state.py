@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.handover.state import (
     ChunkState,
@@ -276,8 +277,9 @@ def go_on(state: State) -> None:
         descriptors = FdStore(loop, notify, 0, [], {})
         log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
-        fanout = Fanout(loop, log, ids, descriptors, limits, Policy(), 2000, 1 << 20)
-        intake = Intake(loop, log, ids, descriptors, limits, 300, fanout.publish)
+        context = Context(loop, log, ids, descriptors)
+        fanout = Fanout(context, limits, Policy(), 2000, 1 << 20)
+        intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
         for each in (*state.intake.producers, *state.fanout.subscribers):

@@ -28,7 +28,7 @@ from notif_relayd.errors import StartError
 from notif_relayd.net.listeners import Listener, SocketPlan, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Limits, Relay
+from notif_relayd.relay import Limits, Manager, Relay, Sockets
 from notif_relayd.systemd import fdstore
 from notif_relayd.systemd.environment import number
 from notif_relayd.systemd.sdnotify import NotifySocket
@@ -256,17 +256,15 @@ def _relay(
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
+        sockets = Sockets(**{name: listener.socket for name, listener in listeners.items()})
+        capacity = _store_capacity() if held and notify.there else 0
         relay = Relay(
             limits,
-            RateLimitedLog(LOG),
+            settings.rules,
+            sockets,
+            Manager(notify, capacity, inherited),
             signals,
-            public=listeners["public"].socket,
-            ingest=listeners["ingest"].socket,
-            control=listeners["control"].socket,
-            notify=notify,
-            rules=settings.rules,
-            capacity=_store_capacity() if held and notify.there else 0,
-            inherited=inherited,
+            RateLimitedLog(LOG),
         )
         LOG.info(
             "relaying from %s to %s",

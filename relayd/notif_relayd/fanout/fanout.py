@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
@@ -27,6 +27,7 @@ from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
+from notif_relayd.context import Context
 from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
@@ -34,14 +35,13 @@ from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
 from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
-from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
-from notif_relayd.systemd.fdstore import SUBSCRIBER, FdStore
+from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
 
@@ -60,24 +60,18 @@ class Fanout:
     """All subscribers, and the streams that they read.
 
     Args:
-        loop: says whose socket takes data again.
-        log: where the door reports whom it has refused.
-        ids: numbers for connections.
-        descriptors: keeps connections for the next relay.
-        limits: who may read.
-        rules: who may read what.
+        context: the loop, the log and the store of descriptors.
+        limits: which processes may connect, and how many.
+        policy: which subscribers may read which records.
         ring_size: bytes kept for subscribers that fall behind.
         max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
     """
 
     def __init__(
         self,
-        loop: Loop,
-        log: RateLimitedLog,
-        ids: Iterator[int],
-        fdstore: FdStore,
+        context: Context,
         limits: ConnectionLimits,
-        rules: Policy,
+        policy: Policy,
         ring_size: int,
         max_filter_bytes_per_user: int,
     ) -> None:
@@ -92,16 +86,16 @@ class Fanout:
         self._delivered_before = 0
         self._dropped_before = 0
         self._bytes_before = 0
-        self._loop = loop
-        self._log = log
-        self._ids = ids
-        self._rules = rules
-        self._fdstore = fdstore
+        self._loop = context.loop
+        self._log = context.log
+        self._ids = context.ids
+        self._policy = policy
+        self._fdstore = context.fdstore
         self._streams = Streams(self.store)
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(loop, self._take_request)
+        self._pacer = RequestPacer(context.loop, self._take_request)
 
     @property
     def delivered(self) -> int:
@@ -260,7 +254,7 @@ class Fanout:
 
     def _may_see(self, who: SubscriberState, streams: Mapping[int, Stream]) -> bool:
         """Whether that is still what it may see."""
-        allowed = self._rules.allowed(who.peer)
+        allowed = self._policy.allowed(who.peer)
         return all(streams[each.stream].view.allowed == allowed for each in who.readings)
 
     def adopt(self, number: int, connection: socket.socket, request: bytes) -> None:
@@ -332,7 +326,7 @@ class Fanout:
 
     def _stream_of(self, peer: Peer) -> Stream:
         """What it reads as long as it has not asked for anything."""
-        return self._streams.of(View(None, self._rules.allowed(peer)))
+        return self._streams.of(View(None, self._policy.allowed(peer)))
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:
@@ -503,7 +497,7 @@ class Fanout:
         cursor = subscriber.reading.cursor or self._put_behind(subscriber)
         cursor.stop()
         wanted = request.filter if request.filter.patterns else None
-        view = View(wanted, self._rules.allowed(subscriber.peer))
+        view = View(wanted, self._policy.allowed(subscriber.peer))
         subscriber.following = Reading(self._streams.of(view), charge)
         subscriber.following.fall_behind().insert(request.answer)
 

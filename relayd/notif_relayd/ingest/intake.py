@@ -10,22 +10,22 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.token_bucket import TokenBuckets
+from notif_relayd.context import Context
 from notif_relayd.handover.state import IntakeState, ProducerState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import NOT_NOW, NOTHING, READ, Loop
-from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
-from notif_relayd.systemd.fdstore import PRODUCER, FdStore
+from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
 
@@ -111,11 +111,8 @@ class Intake:
     """All producers.
 
     Args:
-        loop: says which of them has data.
-        log: where rejected records are reported.
-        ids: numbers for connections.
-        descriptors: keeps connections for the next relay.
-        limits: who may send.
+        context: the loop, the log and the store of descriptors.
+        limits: which processes may connect, and how many.
         max_record_size: bytes of the longest record.
         publish: gets every run of good records, and the kind of each; returns the processor time,
             in seconds, that a producer can make expensive.
@@ -123,10 +120,7 @@ class Intake:
 
     def __init__(
         self,
-        loop: Loop,
-        log: RateLimitedLog,
-        ids: Iterator[int],
-        fdstore: FdStore,
+        context: Context,
         limits: ConnectionLimits,
         max_record_size: int,
         publish: Callable[[bytes, list[RoutingKey]], float],
@@ -140,10 +134,10 @@ class Intake:
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self.producer_gaps = ProducerGaps()
-        self._loop = loop
-        self._log = log
-        self._ids = ids
-        self._fdstore = fdstore
+        self._loop = context.loop
+        self._log = context.log
+        self._ids = context.ids
+        self._fdstore = context.fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
         self._publish = publish
