@@ -326,7 +326,7 @@ class Fanout:
     def _refuse(self, connection: socket.socket, reason: str) -> None:
         # In a flood the reason is mostly the same: the record is then made once.
         if reason != self._refusal[0]:
-            self._refusal = reason, records.error(f"{records.FULL}: {reason}.")
+            self._refusal = reason, records.error(f"{records.TOO_MANY_SUBSCRIBERS}: {reason}.")
         with contextlib.suppress(OSError):
             connection.send(self._refusal[1])
 
