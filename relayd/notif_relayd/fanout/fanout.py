@@ -101,7 +101,7 @@ class Fanout:
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(loop, self._take_request)
+        self._pacer = RequestPacer(loop.call_in, self._take_request)
 
     @property
     def delivered(self) -> int:
