@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -29,8 +28,7 @@ class Schedule:
         self.served: list[int] = []
         self.cost = cost
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
-        loop: Any = self
-        self.pacer = RequestPacer(loop, self._serve)
+        self.pacer = RequestPacer(self.call_in, self._serve)
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         assert seconds >= 0

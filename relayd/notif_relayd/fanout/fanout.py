@@ -95,7 +95,7 @@ class Fanout:
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(context.loop, self._take_request)
+        self._pacer = RequestPacer(context.loop.call_in, self._take_request)
 
     @property
     def delivered(self) -> int:
@@ -320,7 +320,7 @@ class Fanout:
     def _refuse(self, connection: socket.socket, reason: str) -> None:
         # In a flood the reason is mostly the same: the record is then made once.
         if reason != self._refusal[0]:
-            self._refusal = reason, records.error(f"{records.FULL}: {reason}.")
+            self._refusal = reason, records.error(f"{records.TOO_MANY_SUBSCRIBERS}: {reason}.")
         with contextlib.suppress(OSError):
             connection.send(self._refusal[1])
 
