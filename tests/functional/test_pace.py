@@ -362,9 +362,9 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
     monkeypatch.setattr(request_pacer, "time", clock)
     pauses: list[tuple[float, Callable[[], None]]] = []
-    turns.fanout()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
+    turns.fanout()
     clients = [turns.connect() for _ in range(3)]
     for each in clients:
         each.setblocking(False)
@@ -445,14 +445,14 @@ def test_answers_to_one_user_take_a_share_of_the_time(
         clock.used += server.BURST + server.SHARE  # a second's share more than it may have
         return 1
 
+    pauses: list[tuple[float, Callable[[], None]]] = []
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
     asking = ControlServer(turns.loop, THROTTLE, {"status": status})
     turns.inside.append(asking)
     asking.listen(turns.listener)
     client = turns.connect()
     client.sendall(b'{"method": "status"}\n' * 2)
-    pauses: list[tuple[float, Callable[[], None]]] = []
-    wake = partial(turns.loop.call_in, 0, lambda: None)
-    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
 
     def answers() -> int:
         for _ in range(5):
