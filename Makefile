@@ -120,10 +120,9 @@ install: ## units, users, runtime directory, samples and man pages; takes DESTDI
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
-	@for each in prometheus grafana textfile; do \
+	@for each in prometheus grafana; do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
-	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' $(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd*.service \
-		$(DESTDIR)$(PREFIX)/share/notif-relayd/textfile/*.service
+	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' $(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd*.service
 	@install -m 644 systemd/sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	@install -m 644 systemd/tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
