@@ -43,8 +43,6 @@ venv: .venv/.made ## everything for development, into .venv
 demo: .venv/.made ## real notifications from two services to two subscribers, in 15 seconds
 	@.venv/bin/python docs/examples/demo/run.py
 
-# For one of the examples, and half a gigabyte that only this wants.
-test: DEB_PACKAGES += golang-go
 test: .venv/.made .promtool/promtool $(LOAD) ## unit, functional and systemd tests (the last as root only)
 	@echo "Running the tests for 5 to 10 minutes; those in tests/systemd boot a container for 2 of them"
 	@.venv/bin/python -m $(PYTEST)
