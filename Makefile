@@ -33,7 +33,7 @@ PYTEST ?= pytest -q -n 2 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb test-confined upgradable clean supported packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -60,12 +60,14 @@ test-oldest: .venvs/oldest/.made ## what oslo.messaging loads, on the oldest one
 
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
 
-lint: DEB_PACKAGES += shellcheck
-lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, and what Ansible checks without a host
+lint: DEB_PACKAGES += apparmor shellcheck
+lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, AppArmor's parser and Ansible's syntax check
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 	@shellcheck $(SCRIPTS)
+	@apparmor_parser --kernel-features /etc/apparmor.d/abi/3.0 --skip-kernel-load --skip-cache \
+		debian/apparmor/notif-relayd
 	@$(CXX) -fsyntax-only -std=c++17 -Wall -Wextra -Werror \
 		$(addprefix -I,$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')) \
 		relayd/notif_relayd/*.cpp
@@ -175,13 +177,9 @@ deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; ch
 		{ cat .debian/log >&2; exit 1; }
 
 test-deb: $(ROOTS)/container.made upgradable ## those packages installed, upgraded under load and purged, with a real systemd
-	@packaging/test.sh container $(CURDIR)/$(ROOTS)/container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+	@packaging/test.sh $(CURDIR)/$(ROOTS)/container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
 
-test-confined: $(ROOTS)/machine.made upgradable ## those packages in an emulated machine, whose kernel has AppArmor
-	@$(MAKE) --no-print-directory packages DEB_PACKAGES="qemu-system-x86 e2fsprogs"
-	@packaging/test.sh machine $(CURDIR)/$(ROOTS)/machine $(CURDIR)/.debian/old $(CURDIR)/.debian/new
-
-# The version that it upgrades to differs in nothing but its number.
+# The packages to upgrade to differ from the first ones only in their version.
 upgradable:
 	@rm -rf .debian/old .debian/new
 	@$(MAKE) --no-print-directory deb DIST=.debian/old
