@@ -22,11 +22,11 @@ BINDIR ?=
 SUITES ?= tests/unit tests/functional
 PYTHONS ?= $(shell seq -f 3.%.0f 10 29)
 
-# The Debian release that packages are built for: this host's, or Debian 12 where it is no Debian.
-SUITE ?= $(or $(shell . /etc/os-release && [ "$$ID" = debian ] && echo "$$VERSION_CODENAME"),bookworm)
+# The Debian release that packages are built for: the first one that has python3-msgspec.
+SUITE ?= trixie
 ROOTS = .debian/$(SUITE)
 
-# Two at a time: much of a test's time is waiting. A file stays together, as the container does.
+# loadfile: the tests of a file run in one process and share the file's fixtures, such as the container.
 PYTEST ?= pytest -q -n 2 --dist loadfile
 
 # What generates load, and what costs least under it.
@@ -158,37 +158,32 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## sdist and wheel
 		$(BUILD) build_wheel "$$work" ) 9<pyproject.toml >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
-# In a root of its own, so that what is asked for is what debian/control says, and nothing comes to
-# this host but mmdebstrap. It has the unified cgroup hierarchy, since systemd-nspawn of Debian 12 fails
-# with the older ones inside a container. Debian 12 has no python3-msgspec: it is made first, once.
-deb: $(ROOTS)/build.made .venv/.made ## Debian packages for SUITE, into dist; checked by lintian; as root only
+# Build in a separate Debian root directory: only what debian/control lists is available, and the host
+# needs no package but mmdebstrap. systemd-nspawn of Debian 12 needs the unified cgroup hierarchy to work
+# inside a container.
+deb: $(ROOTS)/build.made .venv/.made ## build Debian packages for SUITE in dist and check them with lintian; requires root
 	@echo "Building the packages for $(SUITE); log: .debian/log"
-	@rm -rf .debian/in && mkdir -p .debian/in .debian/msgspec $(DIST)
-	@[ $(SUITE) != bookworm ] || { ls .debian/msgspec/*.tar.gz >/dev/null 2>&1 || .venv/bin/pip download \
-		--quiet --no-deps --disable-pip-version-check --no-binary :all: --no-build-isolation \
-		--require-hashes -d .debian/msgspec -r packaging/python-msgspec/requirements.txt; \
-		cp .debian/msgspec/*.tar.gz .debian/in; }
+	@rm -rf .debian/in && mkdir -p .debian/in $(DIST)
 	@$(MAKE) --no-print-directory dist DIST=.debian/in
-	@cp -r packaging/python-msgspec packaging/build.sh .debian/in
+	@cp packaging/build.sh .debian/in
 	@env -i PATH="$$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes \
 		systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
 		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
 		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }
 
-test-deb: $(ROOTS)/container.made upgradable ## those packages installed, upgraded under load and purged, with a real systemd
+test-deb: $(ROOTS)/container.made upgradable ## install, upgrade under load and purge the packages in a container; requires root
 	@packaging/test.sh $(CURDIR)/$(ROOTS)/container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
 
 # The packages to upgrade to differ from the first ones only in their version.
 upgradable:
 	@rm -rf .debian/old .debian/new
 	@$(MAKE) --no-print-directory deb DIST=.debian/old
-	@mkdir -p .debian/new && cp .debian/old/python3-msgspec_* .debian/new 2>/dev/null || true
 	@$(MAKE) --no-print-directory deb DIST=.debian/new DEB_VERSION=$$(sed -n '1s/.*(\(.*\)).*/\1+upgrade/p' debian/changelog)
 
 $(ROOTS)/%.made: debian/control packaging/root.sh
 	@$(MAKE) --no-print-directory packages DEB_PACKAGES="mmdebstrap systemd-container"
-	@echo "Installing Debian ($(SUITE)) into $(@D)/$*, which takes a minute or two"
+	@echo "Installing Debian ($(SUITE)) into $(@D)/$*, which takes one to two minutes"
 	@mkdir -p $(@D)
 	@packaging/root.sh $(SUITE) $(@D)/$* $*
 	@touch $@

@@ -71,7 +71,8 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
     }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if variables["notif_relayd_install"] == "pip":
-        environment |= VARIABLES
+        # Debian's packages are present, but not the metadata of all requirements, such as tzdata's.
+        environment |= VARIABLES | {"PIP_NO_DEPS": "yes"}
     return subprocess.run(
         command,
         env=environment | settings,
