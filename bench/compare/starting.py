@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long the first record waits that starts the relay, beside what importing its libraries takes.
 
-The sockets are bound here and handed over as systemd does it (sd_listen_fds(3)); a subscriber and a
-producer are connected and the record is written before the relay is started, as it is when their
+The sockets are bound here and handed over as systemd does it (sd_listen_fds(3)); a subscriber and
+a producer are connected and the record is written before the relay is started, as it is when their
 connections are what starts it.
 """
 
