@@ -101,7 +101,8 @@ class Relay:
     ) -> None:
         inherited = manager.inherited
         self._signals = signals
-        self._loop = Loop()
+        fast_path = fastpath.load()
+        self._loop = Loop(fast_path)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
         self._fdstore = FdStore(
@@ -118,7 +119,8 @@ class Relay:
         self._intake = Intake(
             context, limits.producers, limits.max_record_size, self._fanout.publish
         )
-        fastpath.use(self._loop, self._intake, self._fanout)
+        if fast_path is not None:
+            fast_path.connect(self._intake, self._fanout)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,

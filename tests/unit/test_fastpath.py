@@ -346,7 +346,8 @@ class Relaying:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self.loop = stack.enter_context(contextlib.closing(Loop()))
+        fast_path = FastPath()
+        self.loop = stack.enter_context(contextlib.closing(Loop(fast_path)))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
@@ -354,7 +355,7 @@ class Relaying:
         context = Context(self.loop, log, self._ids, descriptors)
         self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20)
         self.intake = Intake(context, limits, LIMIT, self.fanout.publish)
-        self.loop.wait = FastPath(self.intake, self.fanout).wait
+        fast_path.connect(self.intake, self.fanout)
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("nothing happens"))
         stack.callback(self.fanout.close)
         stack.callback(self.intake.close)
@@ -463,8 +464,8 @@ def test_batch_for_many_subscribers_is_shared(
 ) -> None:
     subscribers = [relaying.subscribe() for _ in range(MANY)]
     _, theirs = relaying.produce()
-    sockets, most = relaying.fanout.fast_recipients(MANY)
-    assert (len(sockets), most) == (MANY, LARGE)
+    recipients, threshold = relaying.fanout.fast_recipients(MANY)
+    assert (len(recipients), threshold) == (MANY, LARGE)
     assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile

@@ -14,11 +14,10 @@ filters of others.
 import contextlib
 import logging
 import math
-import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
@@ -124,29 +123,36 @@ class Fanout:
             self._loop, self._log, listener, self.admission, self._welcome, self._refuse
         )
 
-    def fast_recipients(self, most: int) -> tuple[list[int], int]:
-        """Sockets that get every record at once, unless they are more than `most`; none then.
-
-        Returns:
-            Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
-            from which on that is not the best way to do it.
-        """
-        stream = self._streams.unfiltered
-        if stream is None or len(stream.current) > most:
-            return [], 0
-        sockets = [each.socket.fileno() for each in stream.current]
-        return sockets, self._pages.threshold(len(sockets))
-
-    def publish(
-        self, run: bytes, routing_keys: list[RoutingKey], results: Sequence[int] = ()
-    ) -> float:
-        """Give records to everybody who wants them; nothing is kept when there is nobody.
+    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], int]:
+        """Return the subscribers to which the fast path sends each batch before `publish`.
 
         Args:
-            run: the records.
-            routing_keys: the kind of each.
-            results: what became of it, if the sockets that `prompt` named have got it just now: the
-                bytes that each of them took, or below zero the number of its error.
+            limit: the number of subscribers that the fast path can serve.
+
+        Returns:
+            The current subscribers of the unfiltered stream, none if they are more than `limit`;
+            and the size of a batch, in bytes, from which on the fast path must not send it.
+        """
+        stream = self._streams.unfiltered
+        if stream is None or len(stream.current) > limit:
+            return [], 0
+        return list(stream.current.values()), self._pages.threshold(len(stream.current))
+
+    def publish(
+        self,
+        batch: bytes,
+        routing_keys: list[RoutingKey],
+        recipients: Sequence[Subscriber] = (),
+        results: Sequence[int] = (),
+    ) -> float:
+        """Send records to the subscribers that read them; without subscribers, discard them.
+
+        Args:
+            batch: the records.
+            routing_keys: one for each record.
+            recipients: what `fast_recipients` returned just before the fast path sent the batch.
+            results: for each recipient the bytes that its socket took, or the negative error
+                number; empty if the fast path did not send the batch.
 
         Returns:
             Processor time, in seconds, to match values of fields that are not remembered with
@@ -155,12 +161,16 @@ class Fanout:
         if not self.subscribers:
             self.discarded += len(routing_keys)
             return 0.0
-        if self._streams.unfiltered is not None:
-            self._send(self._streams.unfiltered, run, len(routing_keys), results)
+        unfiltered = self._streams.unfiltered
+        if unfiltered is not None:
+            if results:
+                self._note_sends(unfiltered, batch, len(routing_keys), recipients, results)
+            else:
+                self._send(unfiltered, batch, len(routing_keys))
         before = self._streams.seconds
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
-            lines = lines or list(split(run))
+            lines = lines or list(split(batch))
             some = [lines[place] for place in places]
             self._send(stream, b"".join(some), len(some))
         return self._streams.seconds - before
@@ -313,7 +323,7 @@ class Fanout:
             self._streams.leave(stream)
             raise
         self.subscribers[number] = subscriber
-        stream.current.add(subscriber)
+        stream.mark_current(subscriber)
         self._fdstore.keep_subscriber(number, connection)
         return subscriber
 
@@ -339,12 +349,13 @@ class Fanout:
         if events & WRITE and subscriber.reading.cursor is not None:
             self._catch_up(subscriber, subscriber.reading.cursor)
 
-    def _send(self, stream: Stream, run: bytes, count: int, results: Sequence[int] = ()) -> None:
-        size = len(run)
+    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
+        """Send `count` records to the current subscribers of a stream."""
+        size = len(batch)
         late: list[tuple[Subscriber, int]] = []
         gone: list[Subscriber] = []
-        send = _done(results) if results else self._pages.sender(run, len(stream.current))
-        for subscriber in stream.current:
+        send = self._pages.sender(batch, len(stream.current))
+        for subscriber in stream.current.values():
             try:
                 sent = send(subscriber.socket)
             except OSError as error:
@@ -354,8 +365,49 @@ class Fanout:
             subscriber.bytes += sent
             if sent != size:
                 late.append((subscriber, size - sent))
+        self._finish(stream, batch, count, late, gone)
+
+    def _note_sends(
+        self,
+        stream: Stream,
+        batch: bytes,
+        count: int,
+        recipients: Iterable[Subscriber],
+        results: Iterable[int],
+    ) -> None:
+        """Do what `_send` does after its sends, for sends of the fast path."""
+        size = len(batch)
+        late: list[tuple[Subscriber, int]] = []
+        gone: list[Subscriber] = []
+        for subscriber, result in zip(recipients, results, strict=True):
+            if result < 0 and -result not in NOT_NOW:
+                gone.append(subscriber)
+            sent = max(0, result)
+            subscriber.bytes += sent
+            if sent != size:
+                late.append((subscriber, size - sent))
+        self._finish(stream, batch, count, late, gone)
+
+    def _finish(
+        self,
+        stream: Stream,
+        batch: bytes,
+        count: int,
+        late: Iterable[tuple[Subscriber, int]],
+        gone: Iterable[Subscriber],
+    ) -> None:
+        """Keep a batch in the ring if a subscriber has yet to get a part of it.
+
+        Args:
+            stream: the stream that the batch was sent to.
+            batch: the records.
+            count: the number of records.
+            late: current subscribers whose sockets did not take all of it, and the bytes that are
+                missing.
+            gone: those of them whose connection has failed.
+        """
         if late or stream.ring.cursors:
-            stream.ring.append(run, count)
+            stream.ring.append(batch, count)
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
@@ -411,7 +463,7 @@ class Fanout:
             self.disconnect(subscriber)
         else:
             subscriber.reading.catch_up()
-            subscriber.reading.stream.current.add(subscriber)
+            subscriber.reading.stream.mark_current(subscriber)
             self._wait(subscriber)
 
     def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
@@ -510,16 +562,3 @@ class Fanout:
         reads = subscriber.listening and not busy
         writes = subscriber.reading.cursor is not None
         self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
-
-
-def _done(results: Sequence[int]) -> Callable[[socket.socket], int]:
-    """In place of sends that were made: returns or raises with each call what the next one did."""
-    rest = iter(results)
-
-    def send(_connection: socket.socket) -> int:
-        result = next(rest)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return result
-
-    return send

@@ -35,19 +35,25 @@ class Stream:
         """Subscribers that read it or are about to."""
         self.ended = False
         """Whether its last member has left it."""
-        self.current: set[Subscriber] = set()
-        """Those of them that have everything; `mark_behind` takes one out."""
+        self.current: dict[int, Subscriber] = {}
+        """Its current subscribers by connection number, in the order in which they became current.
+
+        `mark_current` adds one and `mark_behind` removes one."""
+
+    def mark_current(self, subscriber: Subscriber) -> None:
+        """Add a subscriber to the current ones."""
+        self.current[subscriber.id] = subscriber
 
     def mark_behind(self, subscriber: Subscriber) -> None:
-        """It has everything no longer, if it had.
+        """Remove a subscriber from the current ones, if present.
 
-        Every run goes through all who are current, and CPython goes through all the room that a
-        set ever needed. So what is left moves into a smaller one each time it is half as many.
+        Every batch iterates over the current subscribers, and CPython iterates over all slots that
+        a dict has ever needed. So the remaining ones are copied each time their number has halved.
         """
-        self.current.discard(subscriber)
-        left = len(self.current)
-        if not left & (left - 1):
-            self.current = set(self.current)
+        self.current.pop(subscriber.id, None)
+        count = len(self.current)
+        if not count & (count - 1):
+            self.current = dict(self.current)
 
     def save(self) -> StreamState:
         """What it lets through, and how far it is; the ring's chunks are saved with the store."""
