@@ -15,7 +15,6 @@ import contextlib
 import logging
 import math
 import socket
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
-from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
+from notif_relayd.fanout.ring import Cursor, Store, TornRecord
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
@@ -211,8 +210,11 @@ class Fanout:
         streams = {}
         for number in sorted(saved.streams_in_use):
             streams[number] = self._streams.of(saved.streams[number].view())
-            streams[number].ring.next_seq = saved.streams[number].next_seq
-        chunks = self._restore_chunks(saved.chunks, streams)
+            streams[number].ring.restore(saved.streams[number].next_seq)
+        rings = {number: stream.ring for number, stream in streams.items()}
+        chunks = self.store.restore(
+            [(rings.get(each.stream), each.data, each.count) for each in saved.chunks]
+        )
         torn_records = [TornRecord(each.data) for each in saved.torn]
         for who in saved.subscribers:
             connection = connections.get(who.id)
@@ -234,24 +236,6 @@ class Fanout:
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
             self._request_work(subscriber)
-
-    def _restore_chunks(
-        self, saved: Sequence[ChunkState], streams: Mapping[int, Stream]
-    ) -> list[Chunk | None]:
-        """Fill the rings; return the chunks, and `None` for those of streams without a reader."""
-        for each in saved:
-            if each.stream in streams:
-                streams[each.stream].ring.next_seq -= each.count
-        # The limit, which may be lower now, applies again when every subscriber has its place.
-        limit, self.store.limit = self.store.limit, sys.maxsize
-        chunks: list[Chunk | None] = []
-        for each in saved:
-            stream = streams.get(each.stream)
-            if stream is not None:
-                stream.ring.append(each.data, each.count)
-            chunks.append(None if stream is None else stream.ring.newest)
-        self.store.limit = limit
-        return chunks
 
     def _can_charge(self, who: SubscriberState) -> bool:
         """Charge what the subscriber has; return whether its user may have that much."""
@@ -285,16 +269,14 @@ class Fanout:
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.stream.mark_behind(subscriber)
+        # Before the subscriber leaves its streams: these figures are derived from its cursors.
         self._delivered_before += subscriber.delivered
         self._dropped_before += subscriber.dropped
         self._bytes_before += subscriber.bytes
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.catch_up()
-                self._streams.leave(reading.stream)
+        for reading in subscriber.readings:
+            reading.stream.mark_behind(subscriber)
+            reading.catch_up()
+            self._streams.leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
         self._pacer.leave(subscriber.peer.uid, subscriber.id)

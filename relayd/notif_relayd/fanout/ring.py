@@ -131,16 +131,33 @@ class Store:
         """Bytes beside those, of torn records; each counts once, however many cursors hold it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
 
-    def keep(self, chunk: Chunk, ring: Ring) -> None:
-        """Take the newest chunk, which stays; old ones go until the limit holds again."""
+    def add(self, chunk: Chunk, ring: Ring) -> None:
+        """Charge a new chunk; old chunks are not evicted before `shrink`."""
         self._chunks[chunk] = ring
         self.size += chunk.charge
-        self.shrink()
 
     def shrink(self) -> None:
         """Let the oldest chunks go until the limit holds."""
         while self.size > self.limit and len(self._chunks) > 1:
             next(iter(self._chunks.values())).evict()
+
+    def restore(self, saved: Sequence[tuple[Ring | None, bytes, int]]) -> list[Chunk | None]:
+        """Put saved chunks into rings that are restored and still empty.
+
+        The limit, which may be lower than when the chunks were saved, does not apply yet: call
+        `shrink` when all cursors have their places.
+
+        Args:
+            saved: for each chunk, the oldest first: its ring, its records and their number. The
+                ring is `None` if no subscriber reads it; the chunk is dropped then.
+
+        Returns:
+            The chunks, in the same order, and `None` for each that was dropped.
+        """
+        for ring, _, count in saved:
+            if ring is not None:
+                ring.next_seq -= count
+        return [None if ring is None else ring.add(data, count) for ring, data, count in saved]
 
     def release(self, chunk: Chunk) -> None:
         """The chunk has left its ring."""
@@ -181,7 +198,12 @@ class Ring:
         return self.next_seq if self.oldest is None else self.oldest.first
 
     def append(self, data: bytes, count: int) -> None:
-        """Keep `count` whole records for those who are behind."""
+        """Keep `count` whole records for the cursors; evict old chunks if the store is full."""
+        self.add(data, count)
+        self.store.shrink()
+
+    def add(self, data: bytes, count: int) -> Chunk:
+        """Keep `count` whole records; the store's limit applies with the next `Store.shrink`."""
         chunk = Chunk(data, count, self.next_seq)
         self.next_seq += count
         if self.newest is None:
@@ -189,7 +211,12 @@ class Ring:
         else:
             self.newest.next = chunk
         self.newest = chunk
-        self.store.keep(chunk, self)
+        self.store.add(chunk, self)
+        return chunk
+
+    def restore(self, next_seq: int) -> None:
+        """Set the number of the next record; `Store.restore` adds the chunks before it."""
+        self.next_seq = next_seq
 
     def skip(self, count: int) -> None:
         """Count records that nobody needs to have kept, because nobody is behind."""

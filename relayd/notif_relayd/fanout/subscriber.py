@@ -225,6 +225,11 @@ class Subscriber:
         return left.stream
 
     @property
+    def readings(self) -> list[Reading]:
+        """Both, or one."""
+        return [self.reading] if self.following is None else [self.reading, self.following]
+
+    @property
     def charge(self) -> int:
         """Bytes charged to the user for filters and unfinished requests."""
         following = self.following.charge if self.following else 0
