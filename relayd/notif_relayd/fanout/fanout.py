@@ -20,22 +20,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
-from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
+from notif_relayd.fanout.request_handler import RequestHandler, discard_input
 from notif_relayd.fanout.ring import Cursor, Store, TornRecord
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
+from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
-from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
@@ -46,9 +43,6 @@ LOG = logging.getLogger(__name__)
 MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records, of all users together: records that have left the ring, but not for those
 subscribers that stopped reading in the middle of them."""
-
-MAX_SENTENCE = 512
-"""Characters of an error that a subscriber reads; the rest is cut off."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
@@ -93,7 +87,9 @@ class Fanout:
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(context.loop.call_in, self._take_request)
+        self._requests = RequestHandler(
+            context, policy, self._streams, self.quota, self.subscribers, self.disconnect
+        )
 
     @property
     def delivered(self) -> int:
@@ -225,7 +221,7 @@ class Fanout:
                 subscriber.restore(who, streams, chunks, torn_records)
                 if subscriber.reading.cursor is not None:
                     stream.mark_behind(subscriber)
-                self._wait(subscriber)
+                self._update_events(subscriber)
             else:
                 self._delivered_before += who.delivered
                 self._dropped_before += who.dropped
@@ -235,7 +231,7 @@ class Fanout:
         self._streams.tidy()
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
-            self._request_work(subscriber)
+            self._requests.schedule(subscriber)
 
     def _can_charge(self, who: SubscriberState) -> bool:
         """Charge what the subscriber has; return whether its user may have that much."""
@@ -261,11 +257,12 @@ class Fanout:
         self.admission.enter(peer)
         subscriber = self._admit(number, connection, peer, self._stream_of(peer))
         lost = b"\n" + records.gap(None, "relay_restarted")
-        self._put_behind(subscriber).insert(lost)
+        subscriber.fall_behind().insert(lost)
         self.unknown_gaps += 1
         if request:
             # At once and not paced: until then records would go out that the filter excludes.
-            self._handle_request(subscriber, request)
+            self._requests.handle(subscriber, request)
+        self._update_events(subscriber)
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
@@ -279,8 +276,7 @@ class Fanout:
             self._streams.leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
-        self._pacer.leave(subscriber.peer.uid, subscriber.id)
-        self.quota.release(subscriber.peer.uid, subscriber.charge)
+        self._requests.forget(subscriber)
         self.admission.leave(subscriber.peer)
         self._fdstore.close_connection(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
@@ -325,7 +321,7 @@ class Fanout:
             self.disconnect(subscriber)
             return
         if events & READ and not subscriber.waiting:
-            self._request_work(subscriber, readable=True)
+            self._requests.schedule(subscriber, readable=True)
             if subscriber.id not in self.subscribers:
                 return
         if events & WRITE and subscriber.reading.cursor is not None:
@@ -393,7 +389,8 @@ class Fanout:
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
-            self._put_behind(subscriber).rewind(unsent)
+            subscriber.fall_behind().rewind(unsent)
+            self._update_events(subscriber)
         for subscriber in gone:
             self.disconnect(subscriber)
         if self.store.torn > MAX_TORN_BYTES:
@@ -418,12 +415,6 @@ class Fanout:
             )
             self.disconnect(largest)
 
-    def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        subscriber.reading.stream.mark_behind(subscriber)
-        cursor = subscriber.reading.fall_behind()
-        self._wait(subscriber)
-        return cursor
-
     def _catch_up(self, subscriber: Subscriber, cursor: Cursor) -> None:
         try:
             sent = subscriber.socket.sendmsg(cursor.buffers())
@@ -437,110 +428,13 @@ class Fanout:
         if not cursor.finished:
             return
         if subscriber.following is not None:
-            self.quota.release(subscriber.peer.uid, subscriber.reading.charge)
-            self._streams.leave(subscriber.go_on(subscriber.following))
-            self._request_work(subscriber)
+            self._requests.finish_change(subscriber, subscriber.following)
         elif cursor.stopped:
-            self._discard_input(subscriber)
+            discard_input(subscriber)
             self.disconnect(subscriber)
         else:
-            subscriber.reading.catch_up()
-            subscriber.reading.stream.mark_current(subscriber)
-            self._wait(subscriber)
+            subscriber.catch_up()
+            self._update_events(subscriber)
 
-    def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
-        """Have a request read or handled, now or later, if there is one and it may be handled.
-
-        One request at a time: the next one is handled when the last one is in force.
-        """
-        if subscriber.following is None and (readable or subscriber.request.is_complete()):
-            subscriber.waiting = True
-            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
-                return
-        self._wait(subscriber)
-
-    def _take_request(self, number: int) -> None:
-        """Read from a subscriber unless a request is complete; handle one request at most."""
-        subscriber = self.subscribers[number]
-        subscriber.waiting = False
-        try:
-            if not subscriber.request.is_complete() and not self._read(subscriber):
-                return
-            line = subscriber.request.next_line()
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-        else:
-            if line is not None:
-                self.quota.release(subscriber.peer.uid, len(line) + 1)
-                self._handle_request(subscriber, line)
-        self._request_work(subscriber)
-
-    def _read(self, subscriber: Subscriber) -> bool:
-        """Read what a subscriber has written; return whether it is still connected.
-
-        Raises:
-            QuotaError: its user has too much unfinished.
-        """
-        try:
-            data = ancillary.receive(subscriber.socket, subscriber.request.room)
-        except OSError as error:
-            if error.errno in NOT_NOW:
-                return True
-            self.disconnect(subscriber)
-            return False
-        subscriber.listening = bool(data)
-        if not subscriber.ending:
-            self.quota.charge(subscriber.peer.uid, len(data))
-            subscriber.request.feed(data)
-        return True
-
-    def _discard_input(self, subscriber: Subscriber) -> None:
-        """Read what a subscriber has written after a request that was refused.
-
-        A connection that is closed with unread data makes the peer's next read fail.
-        """
-        with contextlib.suppress(OSError):
-            ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)
-
-    def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
-        try:
-            self._change(subscriber, subscription_request.parse(line))
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-
-    def _refuse_request(self, subscriber: Subscriber, error: ValueError) -> None:
-        """Announce an error at the end of what the subscriber has yet to get, and end there."""
-        self.quota.release(subscriber.peer.uid, len(subscriber.request))
-        subscriber.request.clear()
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        sentence = (
-            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
-        )
-        # It may quote the request, and waits in memory for a subscriber that does not read.
-        cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
-
-    def _change(self, subscriber: Subscriber, request: subscription_request.Request) -> None:
-        """Let another filter follow the one in force.
-
-        Raises:
-            QuotaError: the user has too many filters.
-        """
-        charge = request.charge
-        self.quota.charge(subscriber.peer.uid, charge)
-        self._fdstore.keep_request(subscriber.id, request.line)
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        cursor.stop()
-        wanted = request.filter if request.filter.patterns else None
-        view = View(wanted, self._policy.allowed(subscriber.peer))
-        subscriber.following = Reading(self._streams.of(view), charge)
-        subscriber.following.fall_behind().insert(request.answer)
-
-    def _wait(self, subscriber: Subscriber) -> None:
-        """Have the loop report what can be done now.
-
-        Nothing is read while a request waits or is not in force yet.
-        """
-        busy = subscriber.following is not None or subscriber.waiting
-        reads = subscriber.listening and not busy
-        writes = subscriber.reading.cursor is not None
-        self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
+    def _update_events(self, subscriber: Subscriber) -> None:
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from notif_relay import records
 from notif_relayd.fanout.ring import Chunk, Cursor, Ring, Store, TornRecord
 from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
+from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import RequestBuffer
@@ -214,6 +215,24 @@ class Subscriber:
         self.bytes = saved.bytes
         self._delivered_before = saved.delivered - self.delivered
         self._dropped_before = saved.dropped - self.dropped
+
+    @property
+    def events(self) -> int:
+        """The events to watch for: input unless a request is in progress, room if it is behind."""
+        busy = self.following is not None or self.waiting
+        reads = self.listening and not busy
+        writes = self.reading.cursor is not None
+        return reads * READ | writes * WRITE
+
+    def fall_behind(self) -> Cursor:
+        """Leave the current subscribers of the stream and take a place at the end of its ring."""
+        self.reading.stream.mark_behind(self)
+        return self.reading.fall_behind()
+
+    def catch_up(self) -> None:
+        """Join the current subscribers of the stream; all records before its end were sent."""
+        self.reading.catch_up()
+        self.reading.stream.mark_current(self)
 
     def go_on(self, following: Reading) -> Stream:
         """Read another stream from now on; the one that it leaves."""
