@@ -12,7 +12,8 @@ that call is not there, because it could not be compiled when the relay was inst
 import logging
 
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.producer import READ_SIZE
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import Events
 

@@ -164,6 +164,7 @@ class Simulation:
             "control.report.os": SimpleNamespace(getpid=lambda: 1),
             "ingest.intake.RUN_SIZE": 1500,
             "ingest.intake.READ_SIZE": 1000,
+            "ingest.producer.READ_SIZE": 1000,
             "fastpath.READ_SIZE": 1000,
             "fastpath.WHY_NOT": "" if self._compiled else "no compiler",
             "fastpath._native": self.shortcut,

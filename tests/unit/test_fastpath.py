@@ -30,7 +30,8 @@ from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.fanout.shared_pages import LARGE, MANY
 from notif_relayd.fastpath import FastPath
-from notif_relayd.ingest.intake import READ_SIZE, Intake, Producer
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.producer import READ_SIZE, Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import Validator
@@ -498,7 +499,7 @@ def test_only_steady_producers_use_the_fast_path(
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
     # After a rest it is read in small pieces, and trusted again when that went well for a while.
-    while producer.resting:
+    while producer.paused:
         relaying.run_once()
     times = 0
     while not steady:

@@ -24,8 +24,9 @@ from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
+from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.request_handler import RequestHandler, discard_input
-from notif_relayd.fanout.ring import Cursor, Store, TornRecord
+from notif_relayd.fanout.ring import Cursor, Store
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber

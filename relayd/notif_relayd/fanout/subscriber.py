@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
-from notif_relayd.fanout.ring import Chunk, Cursor, Ring, Store, TornRecord
+from notif_relayd.fanout.chunk import Chunk, TornRecord
+from notif_relayd.fanout.ring import Cursor, Ring, Store
 from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
 from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
