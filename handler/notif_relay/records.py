@@ -26,7 +26,7 @@ ERROR = EVENT_TYPE_PREFIX + "error"
 PUBLISHER_ID_PREFIX = "notif-relayd."
 """Prefix of the ``publisher_id``; the host name follows."""
 
-FULL = "This relay takes no more subscribers"
+TOO_MANY_SUBSCRIBERS = "This relay takes no more subscribers"
 """Start of the error message when ``max_subscribers`` is reached.
 
 Part of the wire format: it distinguishes this error from an invalid request.

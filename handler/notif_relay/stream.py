@@ -109,7 +109,7 @@ class Stream:
         return False
 
     def _error(self, message: str) -> RelayError:
-        if message.startswith(records.FULL):
+        if message.startswith(records.TOO_MANY_SUBSCRIBERS):
             return RelayUnavailable(self._path, message)
         return BadFilter(message)
 

@@ -13,7 +13,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from notif_relay.connection import connect_error
+from notif_relay.errors import PermissionDenied
 from notif_relayctl.accounts import Account, group_name, this_process, user_name
+from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 
 SUBSCRIBE, PRODUCE, STATUS = "subscribe", "produce", "status"
 
@@ -95,6 +98,19 @@ def may(path: str, account: Account, need: int) -> bool:
     theirs = [allowed for tag, allowed, gid in entries if _is_group(tag) and gid in account.groups]
     others = [allowed for tag, allowed, _ in entries if tag == _OTHERS]
     return any(allowed & need == need for allowed in theirs or others)
+
+
+def connect_failure(path: str, error: OSError) -> CtlError:
+    """Return relayctl's error for a failed attempt to connect to the socket at `path`.
+
+    Returns:
+        `NotAllowedError` if this user may not connect, `NotRunningError` if no process listens on
+        the socket, `CtlError` for any other error.
+    """
+    failure = connect_error(path, error)
+    if isinstance(failure, PermissionDenied):
+        return NotAllowedError(not_allowed(path))
+    return CtlError(str(failure)) if failure.running else NotRunningError(str(failure))
 
 
 def not_allowed(path: str) -> str:

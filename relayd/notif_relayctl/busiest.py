@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from notif_relayctl.access import not_allowed
+from notif_relayctl.access import connect_failure
 
 WINDOW = 10
 """Counts, one for each frame, over which a rate is averaged: a rare type is not to flicker."""
@@ -61,8 +61,7 @@ class Busiest:
             public.connect(path)
         except OSError as error:
             public.close()
-            refused = isinstance(error, PermissionError)
-            self.problem = not_allowed(path) if refused else f"{path}: {error.strerror}"
+            self.problem = str(connect_failure(path, error))
         else:
             self.problem = None
             self._socket = public

@@ -14,8 +14,8 @@ from typing import TypeVar
 import msgspec
 
 from notif_relay import paths
-from notif_relayctl.access import not_allowed
-from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
+from notif_relayctl.access import connect_failure
+from notif_relayctl.errors import CtlError, NotRunningError
 
 ANSWER_TIME = 5.0
 """Seconds for the whole of a question and its answer; the daemon needs about a millisecond."""
@@ -48,17 +48,16 @@ def ask(path: str, method: str, kind: type[T], **parameters: object) -> T:
                 + ("; is it of another version?" if "no method" in answer.error else "")
             )
         return msgspec.json.decode(answer.result, type=kind)
-    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        raise NotRunningError(_not_running(path)) from None
-    except PermissionError:
-        raise NotAllowedError(not_allowed(path)) from None
     except (TimeoutError, BlockingIOError):  # The latter: it does not even accept.
         raise CtlError(
             f"the daemon behind {path} does not answer within {ANSWER_TIME:.0f} seconds: "
             f"see whether it is stopped or overloaded"
         ) from None
     except OSError as error:
-        raise CtlError(f"{path} cannot be asked: {error.strerror or error}") from None
+        failure = connect_failure(path, error)
+        if isinstance(failure, NotRunningError):
+            failure = NotRunningError(_not_running(path))
+        raise failure from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CtlError(
             f"the answer from {path} cannot be understood: {error}; "

@@ -18,9 +18,9 @@ from notif_relay import paths
 from notif_relay.connection import Connection
 from notif_relay.errors import RecordTooLarge
 from notif_relay.sender import Sender
-from notif_relayctl.access import not_allowed
+from notif_relayctl.access import connect_failure
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
+from notif_relayctl.errors import CtlError
 
 PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
 """What oslo.messaging's Notifier has a method for."""
@@ -129,14 +129,9 @@ def undelivered(where: str, path: str) -> CtlError:
     """Why the socket at `path` did not take what was sent, after waiting for `SEND_TIMEOUT`."""
     try:
         Connection(path).close()
-    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        return NotRunningError(
-            f"{where}not sent, the relay is not running: nobody listens on {path}"
-        )
-    except PermissionError:
-        return NotAllowedError(f"{where}not sent: {not_allowed(path)}")
     except OSError as error:
-        return CtlError(f"{where}not sent: {path} cannot be connected to: {error.strerror}")
+        failure = connect_failure(path, error)
+        return type(failure)(f"{where}not sent: {failure}")
     return CtlError(
         f"{where}not sent: the relay behind {path} takes no more for {SEND_TIMEOUT:.0f} seconds or "
         f"has hung up; see whether it is stopped, overloaded, or has too many producers"

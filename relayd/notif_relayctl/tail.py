@@ -15,6 +15,7 @@ from typing import TextIO
 
 import notif_relay
 from notif_relay import paths
+from notif_relay.connection import connect_error
 from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable
 from notif_relay.notification import Gap, Notification
 from notif_relayctl.command import CtlCommand, number, seconds
@@ -94,7 +95,7 @@ class Tail(CtlCommand):
         ):
             if not os.path.exists(path):
                 # A relay that is away is waited for. One that was never there may be a mistake.
-                raise NotRunningError(f"no relay at {path}: there is no such socket")
+                raise connect_error(path, FileNotFoundError())
             if not notifications.connected:
                 self.app.stderr.write(f"relayctl: waiting for a relay at {printable(path)}\n")
             for notification in notifications:

@@ -12,9 +12,10 @@ that call is not there, because it could not be compiled when the relay was inst
 import logging
 
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.producer import READ_SIZE
 from notif_relayd.net import ancillary
-from notif_relayd.net.loop import Events, Loop
+from notif_relayd.net.loop import Events
 
 try:
     from notif_relayd import _native
@@ -27,42 +28,47 @@ LOG = logging.getLogger(__name__)
 
 
 class FastPath:
-    """Waits in place of the loop, and relays records meanwhile.
+    """Waits in place of the loop, and relays records meanwhile."""
 
-    Args:
-        intake: where records come from.
-        fanout: where they go to.
-    """
-
-    def __init__(self, intake: Intake, fanout: Fanout) -> None:
+    def connect(self, intake: Intake, fanout: Fanout) -> None:
+        """Set where records come from and where they go; to be called before the first wait."""
         self._intake = intake
         self._fanout = fanout
         self._rules = intake.validator.rules
         self._peek = not ancillary.kernel_refuses()
 
     def wait(self, epoll: int, seconds: float) -> tuple[float, Events]:
-        """See `Loop.wait`; nothing that was read may be waiting to be handed on.
+        """See `Waiter.wait`; the intake must hold no lines that are not published.
 
         Raises:
             OSError: there is no such epoll.
         """
-        sockets, most = self._fanout.fast_recipients(_native.MOST_SOCKETS)
-        awake, happened, relayed = _native.wait(
-            epoll, seconds, self._intake.steady, READ_SIZE, self._rules, sockets, most, self._peek
+        recipients, threshold = self._fanout.fast_recipients(_native.MOST_SOCKETS)
+        awake, events, relayed = _native.wait(
+            epoll,
+            seconds,
+            self._intake.steady,
+            READ_SIZE,
+            self._rules,
+            [each.socket.fileno() for each in recipients],
+            threshold,
+            self._peek,
         )
         if relayed is not None:
-            producer, run, routing_keys, results = relayed
+            producer, batch, routing_keys, results = relayed
             if routing_keys:
-                self._intake.note(producer, len(run), len(routing_keys))
-                self._intake.account(producer, self._fanout.publish(run, routing_keys, results))
+                self._intake.note(producer, len(batch), len(routing_keys))
+                self._intake.account(
+                    producer, self._fanout.publish(batch, routing_keys, recipients, results)
+                )
             else:
-                self._intake.take(producer, run)
-        return awake, happened
+                self._intake.take(producer, batch)
+        return awake, events
 
 
-def use(loop: Loop, intake: Intake, fanout: Fanout) -> None:
-    """Let the loop wait that way, if it can."""
+def load() -> FastPath | None:
+    """Return the fast path, or `None` if it was not compiled."""
     if WHY_NOT:
         LOG.info("records take longer: there is no compiled part: %s", WHY_NOT)
-    else:
-        loop.wait = FastPath(intake, fanout).wait
+        return None
+    return FastPath()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from notif_relayd import fastpath
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
@@ -54,67 +55,79 @@ class Limits:
     """Seconds without any connection after which the relay ends; none or 0 for never."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The listening sockets."""
+
+    public: socket.socket
+    """For subscribers."""
+    ingest: socket.socket
+    """For producers."""
+    control: socket.socket
+    """For relayctl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The service manager."""
+
+    notify: NotifySocket
+    capacity: int
+    """Number of descriptors that it keeps for the next process; 0 if it keeps none."""
+    inherited: Inherited
+    """What the process before this one left with it."""
+
+
 class Relay:
-    """Serves three listening sockets until it is told to stop.
+    """Serves three listening sockets until a signal says stop.
 
     Args:
         limits: what it may use.
-        log: where it warns of peers that misbehave.
+        policy: which subscribers may read which records.
+        sockets: the listening sockets; they are closed by the caller.
+        manager: the service manager.
         signals: tells when to stop and when to reload.
-        public: listening socket for subscribers.
-        ingest: listening socket for producers.
-        control: listening socket for relayctl.
-        notify: the service manager.
-        rules: who may read what.
-        capacity: descriptors that the service manager keeps.
-        inherited: what a relay before this one has left.
+        log: for warnings about peers that misbehave.
     """
 
     def __init__(
         self,
         limits: Limits,
-        log: RateLimitedLog,
+        policy: Policy,
+        sockets: Sockets,
+        manager: Manager,
         signals: Signals,
-        public: socket.socket,
-        ingest: socket.socket,
-        control: socket.socket,
-        notify: NotifySocket,
-        rules: Policy,
-        capacity: int,
-        inherited: Inherited,
+        log: RateLimitedLog,
     ) -> None:
+        inherited = manager.inherited
         self._signals = signals
-        self._loop = Loop()
+        fast_path = fastpath.load()
+        self._loop = Loop(fast_path)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
-        self._fdstore = FdStore(self._loop, notify, capacity, inherited.names, inherited.requests)
+        self._fdstore = FdStore(
+            self._loop, manager.notify, manager.capacity, inherited.names, inherited.requests
+        )
+        context = Context(self._loop, log, self._ids, self._fdstore)
         self._fanout = Fanout(
-            self._loop,
-            log,
-            self._ids,
-            self._fdstore,
+            context,
             limits.subscribers,
-            rules,
+            policy,
             limits.ring_size,
             limits.max_filter_bytes_per_user,
         )
         self._intake = Intake(
-            self._loop,
-            log,
-            self._ids,
-            self._fdstore,
-            limits.producers,
-            limits.max_record_size,
-            self._fanout.publish,
+            context, limits.producers, limits.max_record_size, self._fanout.publish
         )
-        fastpath.use(self._loop, self._intake, self._fanout)
+        if fast_path is not None:
+            fast_path.connect(self._intake, self._fanout)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,
             self._fanout,
             self._latency,
-            printable_path(public.getsockname()),
-            printable_path(ingest.getsockname()),
+            printable_path(sockets.public.getsockname()),
+            printable_path(sockets.ingest.getsockname()),
         )
         self._control = ControlServer(
             self._loop,
@@ -130,11 +143,11 @@ class Relay:
         self._take_over(inherited)
         # Subscribers first: records that wait already are for those who wait already.
         self._acceptors = [
-            self._fanout.listen(public),
-            self._intake.listen(ingest),
-            self._control.listen(control),
+            self._fanout.listen(sockets.public),
+            self._intake.listen(sockets.ingest),
+            self._control.listen(sockets.control),
         ]
-        self._watchdog = Watchdog(self._loop, notify, self._counts)
+        self._watchdog = Watchdog(self._loop, manager.notify, self._counts)
         self._idle_timer = IdleTimer(self._loop, self._has_connections, limits.idle_timeout or 0.0)
 
     def run(self) -> None:

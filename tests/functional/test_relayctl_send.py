@@ -99,7 +99,7 @@ def test_a_payload_that_makes_too_long_a_record_is_refused(relay: RunningRelay) 
 
 def test_without_a_relay_it_fails(directory: Path) -> None:
     done = relayctl(directory, "send", "--event-type", "test")
-    assert_refused(done, 3, "not sent", "not running", f"{directory}/ingest.sock")
+    assert_refused(done, 3, "not sent", f"{directory}/ingest.sock: the socket does not exist")
 
 
 def test_it_starts_a_relay_that_is_started_by_its_socket(directory: Path) -> None:

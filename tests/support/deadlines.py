@@ -92,7 +92,7 @@ def _deadline(item: pytest.Item, phase: str) -> Iterator[None]:
     seconds = float(marker.args[0] if marker else item.config.getini("phase_deadline"))
 
     def expire(_signal: int, _frame: FrameType | None) -> None:
-        faulthandler.dump_traceback(sys.__stderr__)
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
         pytest.fail(f"the {phase} did not end within {seconds:g} s")
 
     if threading.current_thread() is not threading.main_thread():

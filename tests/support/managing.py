@@ -44,7 +44,6 @@ class ManagedRelay(RunningRelay):
         self.ingest = directory / "ingest.sock"
         self.control = directory / "control.sock"
         self.log = directory / "relay.log"
-        self.process = None
         self.room = room
         self.stored: dict[str, tuple[int, ...]] = {}
         """The descriptors in the store, by name."""
@@ -133,7 +132,7 @@ class ManagedRelay(RunningRelay):
 
     def close(self) -> None:
         """Kill the relay, end the thread and close all descriptors, also after a failed start."""
-        if self.process is not None:
+        if hasattr(self, "process"):  # a relay was started
             kill(self.process)
         self.go_on()
         self._notify.shutdown(socket.SHUT_RDWR)

@@ -42,8 +42,8 @@ def notify(ingest: str, log_file: str, number: int) -> None:
     notifier = oslo_messaging.Notifier(transport, "compute.host-1", driver="log", topics=["t"])
     logger = logging.getLogger("oslo.messaging.notification")
     handler = RelayHandler(ingest, max_wait=DEADLINE)
-    for each in (handler, logging.FileHandler(log_file)):
-        logger.addHandler(each)
+    for destination in (handler, logging.FileHandler(log_file)):
+        logger.addHandler(destination)
     logger.setLevel(logging.INFO)
     for each in range(number):
         payload = {"instance_id": each, "host": "hôst", "admin_password": "secret", "n": [each] * 3}

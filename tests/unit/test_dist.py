@@ -106,7 +106,14 @@ def test_wheel_imports_without_other_packages(wheel: Path, tmp_path: Path) -> No
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        python,
+    ]
     subprocess.run([*pip, "install", "--quiet", "--no-index", wheel], check=True)
     listed = subprocess.run(
         [*pip, "list", "--format=freeze"], capture_output=True, text=True, check=True

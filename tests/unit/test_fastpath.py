@@ -26,10 +26,12 @@ from hypothesis import strategies as st
 from notif_relayd import _native
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.fanout.shared_pages import LARGE, MANY
 from notif_relayd.fastpath import FastPath
-from notif_relayd.ingest.intake import READ_SIZE, Intake, Producer
+from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.producer import READ_SIZE, Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import Validator
@@ -345,15 +347,16 @@ class Relaying:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self.loop = stack.enter_context(contextlib.closing(Loop()))
+        fast_path = FastPath()
+        self.loop = stack.enter_context(contextlib.closing(Loop(fast_path)))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
-        limits = ConnectionLimits("room", 1000, 1000, 1e9)
-        about = (self.loop, log, self._ids, descriptors, limits)
-        self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
-        self.intake = Intake(*about, LIMIT, self.fanout.publish)
-        self.loop.wait = FastPath(self.intake, self.fanout).wait
+        limits = ConnectionLimits("room", 1000, 1000, 10**9)
+        context = Context(self.loop, log, self._ids, descriptors)
+        self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20)
+        self.intake = Intake(context, limits, LIMIT, self.fanout.publish)
+        fast_path.connect(self.intake, self.fanout)
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("nothing happens"))
         stack.callback(self.fanout.close)
         stack.callback(self.intake.close)
@@ -367,7 +370,7 @@ class Relaying:
     def subscribe(self) -> socket.socket:
         """One that is current, and has read the word that something may be missing."""
         ours, theirs = self._pair()
-        self.fanout.adopt(next(self._ids), ours, None)
+        self.fanout.adopt(next(self._ids), ours, b"")
         while not self.fanout.drained:
             self.loop.run_once()
         assert b"relay_restarted" in read(theirs)
@@ -462,15 +465,17 @@ def test_batch_for_many_subscribers_is_shared(
 ) -> None:
     subscribers = [relaying.subscribe() for _ in range(MANY)]
     _, theirs = relaying.produce()
-    sockets, most = relaying.fanout.fast_recipients(MANY)
-    assert (len(sockets), most) == (MANY, LARGE)
+    recipients, threshold = relaying.fanout.fast_recipients(MANY)
+    assert (len(recipients), threshold) == (MANY, LARGE)
     assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
-    monkeypatch.setattr(
-        "notif_relayd.fanout.shared_pages.os.sendfile",
-        lambda *a: (shared.append(a[0]), sendfile(*a))[1],
-    )
+
+    def counted(out: int, file: int, offset: int, size: int) -> int:
+        shared.append(out)
+        return sendfile(out, file, offset, size)
+
+    monkeypatch.setattr("notif_relayd.fanout.shared_pages.os.sendfile", counted)
     for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
         theirs.send(GOOD * number)
         assert relaying.run_once()
@@ -494,7 +499,7 @@ def test_only_steady_producers_use_the_fast_path(
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
     # After a rest it is read in small pieces, and trusted again when that went well for a while.
-    while producer.resting:
+    while producer.paused:
         relaying.run_once()
     times = 0
     while not steady:

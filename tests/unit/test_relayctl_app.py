@@ -26,7 +26,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
-    *(Relayctl().command_manager.find_command([name])[0].example for name in COMMANDS),
+    *(vars(Relayctl().command_manager.find_command([name])[0])["example"] for name in COMMANDS),
 ]
 
 NOBODYS = 2**31 - 7

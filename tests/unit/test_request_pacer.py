@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -20,14 +20,15 @@ class Schedule:
         cost: seconds of processor time that a request takes.
     """
 
-    def __init__(self, cost: float = 0.0) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0) -> None:
         self.now = 1000.0
         self.used = 0.0
+        clocks = SimpleNamespace(monotonic=lambda: self.now, thread_time=lambda: self.used)
+        monkeypatch.setattr(request_pacer, "time", clocks)
         self.served: list[int] = []
         self.cost = cost
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
-        loop: Any = self
-        self.pacer = RequestPacer(loop, self._serve)
+        self.pacer = RequestPacer(self.call_in, self._serve)
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         assert seconds >= 0
@@ -51,15 +52,7 @@ class Schedule:
 
 @pytest.fixture
 def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
-    def make(cost: float = 0.0) -> Schedule:
-        clocks = SimpleNamespace(monotonic=lambda: made.now, thread_time=lambda: made.used)
-        monkeypatch.setattr(request_pacer, "time", clocks)
-        made = Schedule.__new__(Schedule)
-        made.now, made.used = 1000.0, 0.0
-        made.__init__(cost)  # type: ignore[misc]
-        return made
-
-    return make
+    return partial(Schedule, monkeypatch)
 
 
 def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:

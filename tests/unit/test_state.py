@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.handover.state import (
     ChunkState,
@@ -165,7 +166,11 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         return found
 
     def put(**fields: Any) -> Callable[[object], None]:
-        return lambda thing: [setattr(thing, *item) for item in fields.items()] and None
+        def change(thing: object) -> None:
+            for name, value in fields.items():
+                setattr(thing, name, value)
+
+        return change
 
     yield "same id", lambda s: put(id=3)(first(s))
     yield "impossible id", lambda s: put(id=0)(first(s))
@@ -271,9 +276,10 @@ def go_on(state: State) -> None:
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(loop, notify, 0, [], {})
         log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
-        limits = ConnectionLimits("room", 1000, 1000, 1e9)
-        fanout = Fanout(loop, log, ids, descriptors, limits, Policy(), 2000, 1 << 20)
-        intake = Intake(loop, log, ids, descriptors, limits, 300, fanout.publish)
+        limits = ConnectionLimits("room", 1000, 1000, 10**9)
+        context = Context(loop, log, ids, descriptors)
+        fanout = Fanout(context, limits, Policy(), 2000, 1 << 20)
+        intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
         for each in (*state.intake.producers, *state.fanout.subscribers):
@@ -317,7 +323,7 @@ def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) ->
 
 def change(thing: Any, data: st.DataObject) -> None:
     """Put something else somewhere in it."""
-    places = [
+    places: list[tuple[Any, Any]] = [
         (each, key)
         for each in [*every_mapping(thing), *every_list(thing)]
         for key in (each if isinstance(each, dict) else range(len(each)))

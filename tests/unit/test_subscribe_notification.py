@@ -229,7 +229,7 @@ def read(line: str) -> GapReport | None:
 
 @pytest.mark.parametrize("dropped", [0, 3, records.MAX_DROPPED, None])
 def test_gap_is_recognised_by_its_content(dropped: int | None) -> None:
-    payload = {"more": [{}], "reason": "any", "dropped": dropped}
+    payload: dict[str, object] = {"more": [{}], "reason": "any", "dropped": dropped}
     assert read(GAP % json.dumps(payload)) == (dropped, "any")
 
 

@@ -29,7 +29,7 @@ from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
 from notif_relayd.daemon.main import CONFIG_FILE, PROGRAM
 from notif_relayd.errors import StartError
-from notif_relayd.net.listeners import Access, SocketPlan
+from notif_relayd.settings import Access, SocketPlan
 
 FLAGS = 3
 """The column in /proc/net/unix."""

@@ -51,7 +51,7 @@ def examine(host: Host) -> Iterator[Finding]:
             "see the relay's log, and whether it is stopped or overloaded",
         )
     except RelayUnavailable as error:
-        full = error.reason.startswith(records.FULL)
+        full = error.reason.startswith(records.TOO_MANY_SUBSCRIBERS)
         advice = "raise max_subscribers, or end some with relayctl disconnect"
         yield Finding(CHECK, FAILED, str(error), advice if full else host.start)
     except ValueError as error:

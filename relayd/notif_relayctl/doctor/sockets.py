@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from notif_relay.connection import Connection
-from notif_relayctl.access import ENTER, WRITE, may
+from notif_relayctl.access import ENTER, WRITE, connect_failure, may
 from notif_relayctl.accounts import Account, account, group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host, RelaySocket
@@ -181,12 +181,12 @@ def _unlisted(host: Host, path: str, check: str, connecting: bool) -> Finding:
         if connecting:
             Connection(path).close()
             return Finding(check, OK, f"somebody listens on {path}")
-    except PermissionError:
-        return Finding(check, SKIPPED, f"nobody is known to listen on {path}", AS_ROOT)
-    except BlockingIOError:
-        return Finding(check, FAILED, f"who listens on {path} accepts nobody", "restart the relay")
-    except OSError:
-        pass
+    except OSError as error:
+        failure = connect_failure(path, error)
+        if isinstance(failure, NotAllowedError):
+            return Finding(check, SKIPPED, f"nobody is known to listen on {path}", AS_ROOT)
+        if not isinstance(failure, NotRunningError):
+            return Finding(check, FAILED, str(failure), "restart the relay")
     return Finding(check, FAILED, f"nobody listens on {path}{where}", host.start)
 
 

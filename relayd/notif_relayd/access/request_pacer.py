@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from notif_relayd.access.token_bucket import TokenBuckets
-from notif_relayd.net.loop import Loop
 
 INTERVAL = 0.002
 """Minimum interval, in seconds, between two requests.
@@ -33,12 +32,14 @@ MIN_COST = 0.0001
 """Seconds of processor time charged for a request at least: what a usual one takes, with the
 system calls around it."""
 
+CallIn = Callable[[float, Callable[[], None]], None]
+
 
 class RequestPacer:
     """Calls `serve` for subscribers, as often as their users' shares allow.
 
     Args:
-        loop: for requests that have to wait.
+        call_in: calls a function after a delay in seconds, in the event loop.
         serve: called with a subscriber's number; reads and handles one request at most.
         share: of the loop's processor time, for the requests of one user.
         burst: seconds of it that the requests of one user may take at once.
@@ -46,12 +47,12 @@ class RequestPacer:
 
     def __init__(
         self,
-        loop: Loop,
+        call_in: CallIn,
         serve: Callable[[int], None],
         share: float = SHARE,
         burst: float = BURST,
     ) -> None:
-        self._loop = loop
+        self._call_in = call_in
         self._serve = serve
         self._share = share
         self._burst = burst
@@ -119,4 +120,4 @@ class RequestPacer:
         """Call `_next` at that moment, unless it is called before anyway."""
         if self._due is None or moment < self._due:
             self._due = moment
-            self._loop.call_in(max(0.0, moment - now), self._next)
+            self._call_in(max(0.0, moment - now), self._next)

@@ -89,7 +89,7 @@ class ControlServer:
         self._methods = methods
         self._admission = Admission(LIMITS)
         self._clients: dict[int, _Client] = {}
-        self._pacer = RequestPacer(loop, self._answer, SHARE, BURST)
+        self._pacer = RequestPacer(loop.call_in, self._answer, SHARE, BURST)
 
     def listen(self, listener: socket.socket) -> Acceptor:
         """Answer whoever comes through `listener`."""

@@ -22,13 +22,15 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
+from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon import options
 from notif_relayd.daemon.log_queue import LogQueue
 from notif_relayd.errors import StartError
-from notif_relayd.net.listeners import Listener, SocketPlan, adopt, bind, passed
+from notif_relayd.net.listeners import Listener, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Limits, Relay
+from notif_relayd.relay import Limits, Manager, Relay, Sockets
+from notif_relayd.settings import SocketPlan
 from notif_relayd.systemd import fdstore
 from notif_relayd.systemd.environment import number
 from notif_relayd.systemd.sdnotify import NotifySocket
@@ -166,11 +168,11 @@ def _listen(
     for name, fd in passed():
         if name in plans:
             plan = plans.pop(name)
-            hold(plan, adopt(fd, plan))
+            hold(plan, adopt(fd, plan, socket_owner(plan)))
         else:
             others.append((name, fd))
     for plan in (*plans.values(), settings.control):
-        hold(plan, bind(plan))
+        hold(plan, bind(plan, socket_owner(plan)))
     return listeners, fdstore.inherit(others)
 
 
@@ -256,17 +258,15 @@ def _relay(
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
+        sockets = Sockets(**{name: listener.socket for name, listener in listeners.items()})
+        capacity = _store_capacity() if held and notify.there else 0
         relay = Relay(
             limits,
-            RateLimitedLog(LOG),
+            settings.rules,
+            sockets,
+            Manager(notify, capacity, inherited),
             signals,
-            public=listeners["public"].socket,
-            ingest=listeners["ingest"].socket,
-            control=listeners["control"].socket,
-            notify=notify,
-            rules=settings.rules,
-            capacity=_store_capacity() if held and notify.there else 0,
-            inherited=inherited,
+            RateLimitedLog(LOG),
         )
         LOG.info(
             "relaying from %s to %s",

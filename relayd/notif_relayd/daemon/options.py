@@ -17,9 +17,9 @@ from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.access.admission import BURST_SECONDS, Allowed, ConnectionLimits
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.errors import StartError
-from notif_relayd.net.listeners import Access, SocketPlan
 from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.relay import Limits
+from notif_relayd.settings import Access, SocketPlan
 
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"

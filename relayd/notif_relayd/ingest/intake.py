@@ -10,27 +10,25 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.token_bucket import TokenBuckets
+from notif_relayd.context import Context
 from notif_relayd.handover.state import IntakeState, ProducerState
+from notif_relayd.ingest.producer import READ_SIZE, Producer
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import NOT_NOW, NOTHING, READ, Loop
-from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records.framing import Framer, split
+from notif_relayd.records.framing import split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
-from notif_relayd.systemd.fdstore import PRODUCER, FdStore
+from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
-
-READ_SIZE = 96 * 1024
-"""Bytes asked of a socket at once: of records of 1 KiB, all that Linux lets a producer's hold."""
 
 SUSPECT_READ_SIZE = 128
 """Likewise, of a producer some of whose records were just rejected.
@@ -71,51 +69,12 @@ LAST_READS = 64
 """Reads from each producer when the relay stops: far more than a socket's buffer holds."""
 
 
-class Producer:
-    """One connection to the private socket, and what came from it."""
-
-    __slots__ = (
-        "bytes",
-        "held",
-        "id",
-        "peer",
-        "read_size",
-        "records",
-        "rejected",
-        "resting",
-        "since",
-        "socket",
-        "splitter",
-    )
-
-    def __init__(
-        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
-    ) -> None:
-        self.id = number
-        self.socket = connection
-        self.peer = peer
-        self.splitter = Framer(max_record_size)
-        self.since = time.monotonic()
-        self.records = 0
-        self.bytes = 0
-        self.rejected = 0
-        self.held = 0
-        """Bytes of an unfinished record."""
-        self.read_size = READ_SIZE
-        """Bytes to ask for next time."""
-        self.resting = False
-        """Whether that is not yet."""
-
-
 class Intake:
     """All producers.
 
     Args:
-        loop: says which of them has data.
-        log: where rejected records are reported.
-        ids: numbers for connections.
-        descriptors: keeps connections for the next relay.
-        limits: who may send.
+        context: the loop, the log and the store of descriptors.
+        limits: which processes may connect, and how many.
         max_record_size: bytes of the longest record.
         publish: gets every run of good records, and the kind of each; returns the processor time,
             in seconds, that a producer can make expensive.
@@ -123,10 +82,7 @@ class Intake:
 
     def __init__(
         self,
-        loop: Loop,
-        log: RateLimitedLog,
-        ids: Iterator[int],
-        fdstore: FdStore,
+        context: Context,
         limits: ConnectionLimits,
         max_record_size: int,
         publish: Callable[[bytes, list[RoutingKey]], float],
@@ -140,10 +96,10 @@ class Intake:
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self.producer_gaps = ProducerGaps()
-        self._loop = loop
-        self._log = log
-        self._ids = ids
-        self._fdstore = fdstore
+        self._loop = context.loop
+        self._log = context.log
+        self._ids = context.ids
+        self._fdstore = context.fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
         self._publish = publish
@@ -276,7 +232,7 @@ class Intake:
                     each.bytes,
                     each.records,
                     each.rejected,
-                    *each.splitter.save(),
+                    *each.framer.save(),
                 )
                 for each in self.producers.values()
             ],
@@ -300,7 +256,7 @@ class Intake:
                 producer.bytes = each.bytes
                 producer.records = each.records
                 producer.rejected = each.rejected
-                producer.splitter.restore(each.rest, each.skipping)
+                producer.framer.restore(each.rest, each.skipping)
                 self._account_partial(producer)
             elif each.rest:
                 self.rejected[Reason.TORN] += 1
@@ -317,7 +273,7 @@ class Intake:
         self.steady.pop(producer.socket.fileno(), None)
         self._held -= producer.held
         del self.producers[producer.id]
-        if producer.splitter.torn:
+        if producer.framer.torn:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
@@ -369,7 +325,7 @@ class Intake:
         if producer.read_size < READ_SIZE:
             producer.read_size = min(2 * producer.read_size, READ_SIZE)
             self._update_steady(producer)
-        lines = producer.splitter.feed(data)
+        lines = producer.framer.feed(data)
         if lines is not data:
             self._account_partial(producer)
         if lines:
@@ -385,21 +341,21 @@ class Intake:
 
     def _update_steady(self, producer: Producer) -> None:
         """See whether it is steady."""
-        if producer.read_size == READ_SIZE and not producer.splitter.within:
+        if producer.read_size == READ_SIZE and not producer.framer.within:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
 
     def _account_partial(self, producer: Producer) -> None:
         """Take note of what has become of an unfinished record."""
-        splitter = producer.splitter
-        self._held += splitter.held - producer.held
-        producer.held = splitter.held
-        if splitter.skipping:
+        framer = producer.framer
+        self._held += framer.held - producer.held
+        producer.held = framer.held
+        if framer.skipping:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
-        if splitter.given_up:
-            splitter.given_up = 0
+        if framer.given_up:
+            framer.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
         if self._held > MAX_PARTIAL_BYTES:
             self._reclaim_partial()
@@ -414,7 +370,7 @@ class Intake:
         longest = max(mine, key=lambda each: each.held)
         self._held -= longest.held
         longest.held = 0
-        longest.splitter.skip()
+        longest.framer.skip()
         self._reject(longest, [Reason.NO_ROOM])
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
@@ -431,13 +387,13 @@ class Intake:
 
     def _rest(self, producer: Producer, seconds: float) -> None:
         """Do not read a producer for so many seconds, if it is still connected."""
-        if producer.id in self.producers and not producer.resting:
-            producer.resting = True
+        if producer.id in self.producers and not producer.paused:
+            producer.paused = True
             self._loop.change(producer.socket.fileno(), NOTHING)
             self._loop.call_in(seconds, partial(self._rested, producer))
 
     def _rested(self, producer: Producer) -> None:
-        producer.resting = False
+        producer.paused = False
         if producer.id in self.producers:
             self._loop.change(producer.socket.fileno(), READ)
 

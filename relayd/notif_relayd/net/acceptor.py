@@ -13,8 +13,8 @@ import errno
 import socket
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from notif_relayd.access.admission import Admission
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -38,6 +38,27 @@ connections that are all refused takes 8 s.
 _BUSY = OSError(errno.EBUSY, "file descriptors that peers have passed are being closed")
 
 
+class Admission(Protocol):
+    """Decides which connections are accepted, and counts them."""
+
+    def take_token(self, uid: int, /) -> str | None:
+        """Take one token from the user's rate limit.
+
+        Returns:
+            The reason for a refusal if no token is left; `None` otherwise.
+        """
+
+    def refusal(self, peer: Peer, /) -> str | None:
+        """Admit a peer and count its connection, unless it is refused.
+
+        Returns:
+            The reason for a refusal; `None` if the peer is admitted.
+        """
+
+    def leave(self, peer: Peer, /) -> None:
+        """Stop counting a connection that `refusal` admitted."""
+
+
 class Acceptor:
     """One listening socket.
 
@@ -45,7 +66,7 @@ class Acceptor:
         loop: calls the door when somebody knocks.
         log: where it complains.
         listener: the listening socket; the door makes it non-blocking.
-        admission: says who may come in.
+        admission: decides which connections are accepted.
         welcome: gets every connection, non-blocking, with the peer's identity.
         refuse: gets the connections that may not come in, and why; they are closed afterwards.
     """

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 
 from systemd import daemon
 
-from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.errors import StartError
 from notif_relayd.escaping import printable
 from notif_relayd.net import ancillary
 from notif_relayd.peer import peer_of
+from notif_relayd.settings import SocketPlan
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn."""
@@ -40,27 +40,6 @@ DEFAULT_MODE = 0o660
 
 LOCK_FILE = ".notif-relayd.lock"
 """Beside a socket, while it is bound or removed; mode 0600."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may connect, as far as the configuration says; `None` leaves it as it comes."""
-
-    mode: int | None = None
-    user: str | None = None
-    group: str | None = None
-    usual_group: str | None = None
-    """The group for a socket bound here when none is configured and this one exists."""
-
-
-@dataclass(frozen=True, slots=True)
-class SocketPlan:
-    """One of the relay's sockets, as it should be."""
-
-    name: str
-    """In systemd's limits its FileDescriptorName=, and the prefix of its options."""
-    path: str
-    access: Access
 
 
 @dataclass(slots=True)
@@ -113,8 +92,13 @@ def passed() -> list[tuple[str, int]]:
     return [(name, fd) for fd, name in named.items()]
 
 
-def adopt(fd: int, plan: SocketPlan) -> Listener:
-    """Take over a socket that systemd holds.
+def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
+    """Take over a listening socket that systemd passed.
+
+    Args:
+        fd: the passed descriptor.
+        plan: the configuration of the socket.
+        owner: user ID and group ID for the socket file; -1 leaves one unchanged.
 
     Raises:
         StartError: it is no listening stream socket, or may not be given what is configured.
@@ -129,14 +113,18 @@ def adopt(fd: int, plan: SocketPlan) -> Listener:
     ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
     with _blaming(plan, path):
-        _chown(path, _user_id(plan), _group_id(plan))
+        _chown(path, *owner)
         if access.mode is not None:
             os.chmod(path, access.mode)
     return Listener(sock, file=None)
 
 
-def bind(plan: SocketPlan) -> Listener:
-    """Bind and listen; replace a file that nobody listens on.
+def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
+    """Bind a socket and listen on it; replace a socket file on which no process listens.
+
+    Args:
+        plan: the configuration of the socket.
+        owner: user ID and group ID for the socket file; -1 leaves one unchanged.
 
     Raises:
         StartError: somebody listens there, or the path, user or group cannot be used.
@@ -144,7 +132,6 @@ def bind(plan: SocketPlan) -> Listener:
     path = plan.path
     if len(os.fsencode(path)) > MAX_PATH:
         raise StartError(f"{path} is longer than {MAX_PATH} bytes: use a shorter {plan.name} path")
-    uid, gid = _user_id(plan), _group_id(plan)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         ancillary.refuse(sock)
@@ -154,7 +141,7 @@ def bind(plan: SocketPlan) -> Listener:
             with _umask(0o777 & ~mode):
                 sock.bind(path)
             file = _identity(path)
-            _chown(path, uid, gid)
+            _chown(path, *owner)
             remark = _usual_group(path, plan)
             sock.listen(BACKLOG)
     except BaseException:
@@ -204,16 +191,6 @@ def _usual_group(path: str, plan: SocketPlan) -> str:
         f"{path} is open to the daemon's own group only, because the group {group} {reason}: "
         f"see to that, or set [relayd] {plan.name}_group"
     )
-
-
-def _user_id(plan: SocketPlan) -> int:
-    user = plan.access.user
-    return -1 if user is None else user_id(f"[relayd] {plan.name}_user", user)
-
-
-def _group_id(plan: SocketPlan) -> int:
-    group = plan.access.group
-    return -1 if group is None else group_id(f"[relayd] {plan.name}_group", group)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to the private socket."""
+
+import socket
+import time
+
+from notif_relayd.peer import Peer
+from notif_relayd.records.framing import Framer
+
+READ_SIZE = 96 * 1024
+"""Bytes of one read: with records of 1 KiB all that Linux lets a producer's socket hold."""
+
+
+class Producer:
+    """A process that writes notifications.
+
+    Args:
+        number: the number of the connection.
+        connection: a non-blocking socket.
+        peer: the process that connected.
+        max_record_size: bytes of the longest record, its newline included.
+    """
+
+    __slots__ = (
+        "bytes",
+        "framer",
+        "held",
+        "id",
+        "paused",
+        "peer",
+        "read_size",
+        "records",
+        "rejected",
+        "since",
+        "socket",
+    )
+
+    def __init__(
+        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
+    ) -> None:
+        self.id = number
+        self.socket = connection
+        self.peer = peer
+        self.framer = Framer(max_record_size)
+        self.since = time.monotonic()
+        """When it connected, by the monotonic clock."""
+        self.records = 0
+        """Valid records that were read."""
+        self.bytes = 0
+        """Bytes that were read."""
+        self.rejected = 0
+        """Records that were rejected."""
+        self.held = 0
+        """Bytes of its partial record that count for the limit of all producers."""
+        self.read_size = READ_SIZE
+        """Bytes of the next read; less than `READ_SIZE` if the producer is suspect."""
+        self.paused = False
+        """Whether the relay does not read from it for now."""
