@@ -17,8 +17,8 @@ from itertools import chain, groupby, starmap
 from notif_relayd.access.admission import Admission, ConnectionLimits
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.context import Context
-from notif_relayd.handover.state import IntakeState, ProducerState
 from notif_relayd.ingest.producer import READ_SIZE, Producer
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
@@ -253,12 +253,12 @@ class Intake:
                 self.admission.enter(each.peer)
                 producer = self._admit(each.id, connections[each.id], each.peer)
                 producer.since = each.since
-                producer.bytes = each.bytes
+                producer.bytes = each.bytes_read
                 producer.records = each.records
                 producer.rejected = each.rejected
-                producer.framer.restore(each.rest, each.skipping)
+                producer.framer.restore(each.partial, each.skipping)
                 self._account_partial(producer)
-            elif each.rest:
+            elif each.partial:
                 self.rejected[Reason.TORN] += 1
 
     def adopt(self, number: int, connection: socket.socket) -> None:
