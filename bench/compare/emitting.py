@@ -41,7 +41,7 @@ from notif_relay import RelayHandler
 from notif_relay.messaging.options import GROUP, list_opts
 
 LINE, NOTIFICATION = "a line", "a notification"
-ALONE = "RelayHandler, nobody woken"
+ALONE = "RelayHandler, no reader woken"
 LINES, NOTIFICATIONS, CONFIRMED = 5000, 500, 200
 """Calls per round; fewer if they wait for RabbitMQ."""
 

@@ -193,7 +193,7 @@ class Relay:
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
-            self._latency.restore(inherited.state.turns)
+            self._latency.restore(inherited.state.latency)
             LOG.info("went on with %d producers and %d subscribers", *self._counts()[:2])
         # The relay of the others was killed, or another one than this knew what they may see.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())

@@ -26,8 +26,8 @@ from notif_relayd.control import server
 from notif_relayd.control.server import ControlServer
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.ingest import intake
-from notif_relayd.ingest.intake import Intake
-from notif_relayd.ingest.producer import READ_SIZE, Producer
+from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
 from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -243,7 +243,7 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
         each.sendall(sent)
     turns.run_once()
     assert reading.received == 40 * 60
-    assert max(runs) < intake.RUN_SIZE + READ_SIZE
+    assert max(runs) < intake.BATCH_SIZE + READ_SIZE
     assert 40 * len(sent) - got - all_there_is(subscriber) <= 2 * max(runs)
     assert not fanout.dropped
 

@@ -29,8 +29,8 @@ from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.fanout.shared_pages import LARGE, MANY
 from notif_relayd.fastpath import FastPath
-from notif_relayd.ingest.intake import Intake
-from notif_relayd.ingest.producer import READ_SIZE, Producer
+from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.producer import Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import Validator
@@ -86,7 +86,7 @@ class World:
             "read_size": READ_SIZE,
             "rules": Validator(LIMIT).rules,
             "sockets": [ours.fileno() for ours, _ in self.subscribers],
-            "most": ALL,
+            "threshold": ALL,
             "peek": False,
         }
         return _native.wait(*{**given, **other}.values())
@@ -181,10 +181,10 @@ def test_result_of_each_send_is_returned() -> None:
 
 def test_long_batch_is_not_sent(world: World) -> None:
     world.producer.send(GOOD)
-    _, _, relayed = world.wait(most=len(GOOD))
+    _, _, relayed = world.wait(threshold=len(GOOD))
     assert relayed == ("the producer", GOOD, [KIND], [])
     world.producer.send(GOOD)
-    assert world.wait(most=len(GOOD) + 1)[2][3] == [len(GOOD)] * 2
+    assert world.wait(threshold=len(GOOD) + 1)[2][3] == [len(GOOD)] * 2
     assert world.got() == [GOOD] * 2
 
 
@@ -286,7 +286,7 @@ def test_signal_ends_the_wait_and_may_raise(world: World) -> None:
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
         ({"sockets": [1] * (_native.MOST_SOCKETS + 1)}, ValueError),
-        ({"most": 1.5}, TypeError),
+        ({"threshold": 1.5}, TypeError),
     ],
     ids=str,
 )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 from collections import Counter
 
-from notif_relayd.handover.state import ConnectionStatsState
+import msgspec
+
 from notif_relayd.peer import Peer
 
 REMEMBERED = 4096
@@ -28,6 +29,16 @@ class Refusal(str, enum.Enum):
     PER_USER = "per_user"
     FULL = "full"
     RATE = "rate"
+
+
+class ConnectionStatsState(msgspec.Struct):
+    """Saved connection statistics."""
+
+    accepted: int
+    reconnected: int
+    kept: int
+    refused: dict[str, int]
+    """Refused connections, by the value of the `Refusal`."""
 
 
 class ConnectionStats:

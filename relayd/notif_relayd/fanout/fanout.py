@@ -27,10 +27,15 @@ from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.request_handler import RequestHandler, discard_input
 from notif_relayd.fanout.ring import Cursor, Store
+from notif_relayd.fanout.saved_state import (
+    ChunkState,
+    FanoutState,
+    SubscriberState,
+    TornRecordState,
+)
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
-from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
 from notif_relayd.peer import Peer, peer_of
@@ -227,7 +232,7 @@ class Fanout:
             else:
                 self._delivered_before += who.delivered
                 self._dropped_before += who.dropped
-                self._bytes_before += who.bytes
+                self._bytes_before += who.bytes_sent
         for stream in streams.values():
             stream.ring.tidy()
         self._streams.tidy()

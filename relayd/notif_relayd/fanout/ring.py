@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from notif_relayd.fanout.chunk import Chunk, TornRecord
-from notif_relayd.handover.state import CursorState
+from notif_relayd.fanout.saved_state import CursorState
 
 MAX_BUFFERS = 64
 """Chunks given to one sendmsg(2) at most (the kernel's own limit, IOV_MAX, is 1024)."""
@@ -230,7 +230,7 @@ class Cursor:
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
             self._chunk = None
-        self._next, self._until, self._rest = saved.next, saved.until, saved.rest
+        self._next, self._until, self._rest = saved.next, saved.until, saved.inserted
         if saved.torn is not None:
             self._hold(torn_records[saved.torn], saved.torn_sent)
         if saved.chunk is not None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from notif_relay import records
 from notif_relayd.fanout.chunk import Chunk, TornRecord
 from notif_relayd.fanout.ring import Cursor, Ring, Store
-from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
+from notif_relayd.fanout.saved_state import ReadingState, StreamState, SubscriberState
 from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import View
@@ -213,7 +213,7 @@ class Subscriber:
         self.since = saved.since
         self.request.feed(saved.request)
         self.listening = saved.listening
-        self.bytes = saved.bytes
+        self.bytes = saved.bytes_sent
         self._delivered_before = saved.delivered - self.delivered
         self._dropped_before = saved.dropped - self.dropped
 

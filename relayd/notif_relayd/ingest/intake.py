@@ -17,19 +17,22 @@ from itertools import chain, groupby, starmap
 from notif_relayd.access.admission import Admission
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.context import Context
-from notif_relayd.handover.state import IntakeState, ProducerState
-from notif_relayd.ingest.producer import READ_SIZE, Producer
+from notif_relayd.ingest.producer import Producer
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records.framing import split
+from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
 from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
+
+READ_SIZE = 96 * 1024
+"""Bytes of one read: with records of 1 KiB all that Linux lets a producer's socket hold."""
 
 SUSPECT_READ_SIZE = 128
 """Likewise, of a producer some of whose records were just rejected.
@@ -55,7 +58,7 @@ EXPENSIVE_SHARE = 0.05
 EXPENSIVE_BURST = 0.05
 """Seconds of it that one user may use at once."""
 
-RUN_SIZE = 64 * 1024
+BATCH_SIZE = 64 * 1024
 """Bytes collected within a turn before they go on without waiting for its end.
 
 With one more read it is less than a subscriber's socket holds. So one that reads as fast as
@@ -87,6 +90,8 @@ class Intake:
         limits: ConnectionLimits,
         max_record_size: int,
         publish: Callable[[bytes, list[RoutingKey]], float],
+        read_size: int = READ_SIZE,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.admission = Admission(limits)
         self.producers: dict[int, Producer] = {}
@@ -97,13 +102,18 @@ class Intake:
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self.producer_gaps = ProducerGaps()
+        self.read_size = read_size
+        """Bytes of one read from a producer that is not suspect."""
         self._loop = context.loop
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
+        self.rules = self.validator.rules
+        """What a plain valid record is, for the fast path."""
         self._publish = publish
+        self._batch_size = batch_size
         self._pieces: list[tuple[Producer, bytes]] = []
         """Lines that this turn has brought, and from whom."""
         self._size = 0
@@ -125,7 +135,7 @@ class Intake:
         pieces, self._pieces, self._size = self._pieces, [], 0
         # Together with lines that are likely to be rejected, or whose values are expensive, all
         # would have to wait for these.
-        for trusted, some in groupby(pieces, _is_trusted):
+        for trusted, some in groupby(pieces, self._is_trusted):
             group = list(some)
             if trusted and len(group) > 1:
                 self._flush_together(group)
@@ -254,12 +264,12 @@ class Intake:
                 self.admission.enter(each.peer)
                 producer = self._admit(each.id, connections[each.id], each.peer)
                 producer.since = each.since
-                producer.bytes = each.bytes
+                producer.bytes = each.bytes_read
                 producer.records = each.records
                 producer.rejected = each.rejected
-                producer.framer.restore(each.rest, each.skipping)
+                producer.framer.restore(each.partial, each.skipping)
                 self._account_partial(producer)
-            elif each.rest:
+            elif each.partial:
                 self.rejected[Reason.TORN] += 1
 
     def adopt(self, number: int, connection: socket.socket) -> None:
@@ -285,7 +295,8 @@ class Intake:
         LOG.debug("producer connected: %s", peer)
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
-        producer = Producer(number, connection, peer, self._max_record_size)
+        framer = Framer(self._max_record_size)
+        producer = Producer(number, connection, peer, framer, self.read_size)
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         if peer.uid in self._expensive:
@@ -299,7 +310,7 @@ class Intake:
         if not events & READ:
             # It has gone while it rests, which is told once. What it has sent is read afterwards.
             return False
-        if self._size >= RUN_SIZE:
+        if self._size >= self._batch_size:
             self.flush()
             # Whom an earlier run has put behind may have read it by now.
             self._loop.serve_urgent()
@@ -323,8 +334,8 @@ class Intake:
         """Keep what was read until the end of the turn."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
-        if producer.read_size < READ_SIZE:
-            producer.read_size = min(2 * producer.read_size, READ_SIZE)
+        if producer.read_size < self.read_size:
+            producer.read_size = min(2 * producer.read_size, self.read_size)
             self._update_steady(producer)
         lines = producer.framer.feed(data)
         if lines is not data:
@@ -333,16 +344,16 @@ class Intake:
             self._pieces.append((producer, lines))
             self._size += len(lines)
 
-    def note(self, producer: Producer, size: int, count: int) -> None:
+    def count(self, producer: Producer, size: int, records: int) -> None:
         """Count good records that were read, and have gone on, without the intake."""
         producer.bytes += size
-        producer.records += count
+        producer.records += records
         self.bytes_received += size
-        self.received += count
+        self.received += records
 
     def _update_steady(self, producer: Producer) -> None:
         """See whether it is steady."""
-        if producer.read_size == READ_SIZE and not producer.framer.within:
+        if producer.read_size == self.read_size and not producer.framer.within:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
@@ -398,9 +409,8 @@ class Intake:
         if producer.id in self.producers:
             self._loop.change(producer.socket.fileno(), READ)
 
-
-def _is_trusted(piece: tuple[Producer, bytes]) -> bool:
-    return piece[0].read_size == READ_SIZE
+    def _is_trusted(self, piece: tuple[Producer, bytes]) -> bool:
+        return piece[0].read_size == self.read_size
 
 
 def _joined(judged: Iterable[tuple[bytes, list[RoutingKey]]]) -> tuple[bytes, list[RoutingKey]]:

@@ -7,9 +7,6 @@ import time
 from notif_relayd.peer import Peer
 from notif_relayd.records.framing import Framer
 
-READ_SIZE = 96 * 1024
-"""Bytes of one read: with records of 1 KiB all that Linux lets a producer's socket hold."""
-
 
 class Producer:
     """A process that writes notifications.
@@ -18,7 +15,8 @@ class Producer:
         number: the number of the connection.
         connection: a non-blocking socket.
         peer: the process that connected.
-        max_record_size: bytes of the longest record, its newline included.
+        framer: cuts what it sends into lines.
+        read_size: bytes of the next read.
     """
 
     __slots__ = (
@@ -36,12 +34,17 @@ class Producer:
     )
 
     def __init__(
-        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
+        self,
+        number: int,
+        connection: socket.socket,
+        peer: Peer,
+        framer: Framer,
+        read_size: int,
     ) -> None:
         self.id = number
         self.socket = connection
         self.peer = peer
-        self.framer = Framer(max_record_size)
+        self.framer = framer
         self.since = time.monotonic()
         """When it connected, by the monotonic clock."""
         self.records = 0
@@ -52,7 +55,7 @@ class Producer:
         """Records that were rejected."""
         self.held = 0
         """Bytes of its partial record that count for the limit of all producers."""
-        self.read_size = READ_SIZE
-        """Bytes of the next read; less than `READ_SIZE` if the producer is suspect."""
+        self.read_size = read_size
+        """Bytes of the next read; less than usual if the producer is suspect."""
         self.paused = False
         """Whether the relay does not read from it for now."""
