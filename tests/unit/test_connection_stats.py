@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 from notif_relayd.access.admission import Admission
-from notif_relayd.access.connection_stats import REMEMBERED, ConnectionStats, Refusal
+from notif_relayd.access.connection_stats import MAX_REMEMBERED, ConnectionStats, Refusal
 from notif_relayd.peer import Peer
 from notif_relayd.settings import AllowList, ConnectionLimits
 
@@ -33,30 +33,30 @@ def test_reconnect_needs_an_earlier_disconnect() -> None:
 
 def test_one_disconnect_allows_one_reconnect() -> None:
     counts = ConnectionStats()
-    counts.leave(peer())
-    counts.leave(peer())
-    counts.come(peer())
-    counts.come(peer())
+    counts.disconnected(peer())
+    counts.disconnected(peer())
+    counts.connected(peer())
+    counts.connected(peer())
     assert counts.reconnected == 1
 
 
 def test_unknown_pids_are_never_reconnects() -> None:
     counts = ConnectionStats()
-    counts.leave(peer(0))
-    counts.come(peer(0))
+    counts.disconnected(peer(0))
+    counts.connected(peer(0))
     assert counts.reconnected == 0
 
 
 def test_number_of_remembered_pids_is_bounded() -> None:
     counts = ConnectionStats()
-    counts.leave(peer(1))
-    counts.leave(peer(2))
-    counts.leave(peer(1))
-    for pid in range(3, REMEMBERED + 2):
-        counts.leave(peer(pid))
-    counts.come(peer(2))
+    counts.disconnected(peer(1))
+    counts.disconnected(peer(2))
+    counts.disconnected(peer(1))
+    for pid in range(3, MAX_REMEMBERED + 2):
+        counts.disconnected(peer(pid))
+    counts.connected(peer(2))
     assert counts.reconnected == 0
-    counts.come(peer(1))
+    counts.connected(peer(1))
     assert counts.reconnected == 1
 
 
