@@ -7,10 +7,11 @@ import dataclasses
 
 import pytest
 
-from notif_relayd.access.admission import BURST_SECONDS, Admission, Allowed, ConnectionLimits
+from notif_relayd.access.admission import BURST_SECONDS, Admission
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter
+from notif_relayd.settings import AllowList, ConnectionLimits
 
 LIMITS = ConnectionLimits(
     "max_subscribers", max_connections=5, per_user=3, rate=1000, socket="public"
@@ -99,7 +100,7 @@ def test_idle_users_take_no_memory() -> None:
     ],
 )
 def test_allow_list_admits_users_group_members_and_root(who: Peer, may: bool) -> None:
-    allowed = Allowed(frozenset({7}), frozenset({70}))
+    allowed = AllowList(frozenset({7}), frozenset({70}))
     admission = Admission(dataclasses.replace(LIMITS, allowed=allowed))
     refusal = admission.refusal(who)
     assert (refusal is None) == may

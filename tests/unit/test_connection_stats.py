@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from notif_relayd.access.admission import Admission, Allowed, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.connection_stats import REMEMBERED, ConnectionStats, Refusal
 from notif_relayd.peer import Peer
+from notif_relayd.settings import AllowList, ConnectionLimits
 
 LIMITS = ConnectionLimits(
     "max_subscribers", max_connections=3, per_user=2, rate=1000, socket="public"
@@ -65,7 +66,7 @@ def test_refusals_are_counted_by_reason() -> None:
         admission.refusal(peer(pid))
     admission.refusal(peer(4, 1001))
     admission.refusal(peer(5, 1002))
-    admission.limits = dataclasses.replace(LIMITS, rate=0, allowed=Allowed(frozenset({7})))
+    admission.limits = dataclasses.replace(LIMITS, rate=0, allowed=AllowList(frozenset({7})))
     admission.refusal(peer(6))
     assert admission.take_token(1003) is None
     assert admission.take_token(1003) is not None

@@ -10,45 +10,14 @@ it does not matter any more, so the memory for it is bounded by the connections 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from notif_relayd.access.connection_stats import ConnectionStats, Refusal
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.peer import Peer
+from notif_relayd.settings import ConnectionLimits
 
 BURST_SECONDS = 40.0
 """A user may connect this many seconds' worth at once."""
-
-ROOT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The only ones that may connect; root always may."""
-
-    users: frozenset[int] = frozenset()
-    groups: frozenset[int] = frozenset()
-
-    def __contains__(self, peer: Peer) -> bool:
-        return peer.uid == ROOT or peer.uid in self.users or bool(peer.groups & self.groups)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What holds for one socket. In messages the names are those of the options."""
-
-    name: str
-    """Of the option for `room`."""
-    max_connections: int
-    """Connections at once."""
-    per_user: int
-    """Connections of one user at once."""
-    rate: int
-    """Connections of one user a second."""
-    socket: str = ""
-    """Prefix of the options that say who is allowed."""
-    allowed: Allowed | None = None
-    """`None` for everybody that the socket's file lets in."""
 
 
 class Admission:
@@ -80,7 +49,7 @@ class Admission:
             return f"uid {uid} has max_connections_per_user = {limits.per_user} already"
         if self._connections.total() >= limits.max_connections:
             self.counts.refused[Refusal.FULL] += 1
-            return f"there are {limits.name} = {limits.max_connections} already"
+            return f"there are {limits.option} = {limits.max_connections} already"
         self._connections[uid] += 1
         self.counts.come(peer)
         return None

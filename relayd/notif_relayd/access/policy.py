@@ -10,8 +10,7 @@ everything, as everywhere.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from notif_relayd.access.admission import ROOT
-from notif_relayd.peer import Peer
+from notif_relayd.peer import ROOT_UID, Peer
 from notif_relayd.records.filters import Filter
 
 
@@ -31,6 +30,6 @@ class Policy:
 
     def allowed(self, peer: Peer) -> frozenset[Filter] | None:
         """What the peer may see: what any of these lets through; `None` for everything."""
-        if not self.rules or peer.uid == ROOT:
+        if not self.rules or peer.uid == ROOT_UID:
             return None
         return frozenset(each.lets_through for each in self.rules if each.group in peer.groups)

@@ -30,21 +30,13 @@ from notif_relayd.handover.inherit import Inherited, inherit
 from notif_relayd.net.listeners import Listener, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Limits, Manager, Relay, Sockets
-from notif_relayd.settings import SocketPlan
+from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM, Limits, SocketPlan
 from notif_relayd.systemd import fdstore
 from notif_relayd.systemd.environment import number
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
-
-PROGRAM = "notif-relayd"
-
-CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
-"""Read when it is there and no --config-file is given."""
-
-CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
-"""Likewise, without --config-dir."""
 
 STDERR = 2
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
@@ -42,6 +42,7 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
