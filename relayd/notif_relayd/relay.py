@@ -20,6 +20,7 @@ from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
 from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import State, encode
 from notif_relayd.ingest.intake import Intake
 from notif_relayd.net import ancillary
@@ -29,7 +30,7 @@ from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.peer import peer_of
 from notif_relayd.settings import Limits
-from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore, Inherited
+from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore
 from notif_relayd.systemd.idle_timer import IdleTimer
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd.systemd.watchdog import Watchdog

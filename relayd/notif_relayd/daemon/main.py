@@ -26,6 +26,7 @@ from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon import options
 from notif_relayd.daemon.log_queue import LogQueue
 from notif_relayd.errors import StartError
+from notif_relayd.handover.inherit import Inherited, inherit
 from notif_relayd.net.listeners import Listener, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
@@ -148,7 +149,7 @@ def _stderr_is_the_journal() -> bool:
 
 def _listen(
     stack: contextlib.ExitStack, settings: options.Settings
-) -> tuple[dict[str, Listener], fdstore.Inherited]:
+) -> tuple[dict[str, Listener], Inherited]:
     listeners: dict[str, Listener] = {}
 
     def hold(plan: SocketPlan, listener: Listener) -> None:
@@ -165,7 +166,7 @@ def _listen(
             others.append((name, fd))
     for plan in (*plans.values(), settings.control):
         hold(plan, bind(plan, socket_owner(plan)))
-    return listeners, fdstore.inherit(others)
+    return listeners, inherit(others)
 
 
 @contextlib.contextmanager
@@ -215,7 +216,7 @@ def _serve(
     conf: cfg.ConfigOpts,
     settings: options.Settings,
     listeners: dict[str, Listener],
-    inherited: fdstore.Inherited,
+    inherited: Inherited,
 ) -> bool:
     """Relay until it is over; whether the log took everything."""
     writer = LogQueue()
@@ -237,7 +238,7 @@ def _relay(
     conf: cfg.ConfigOpts,
     settings: options.Settings,
     listeners: dict[str, Listener],
-    inherited: fdstore.Inherited,
+    inherited: Inherited,
     writer: LogQueue,
 ) -> None:
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
