@@ -49,17 +49,17 @@ def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -
     (package / "_native.cpp").touch()
     done = compare(f"other={tmp_path}")
     assert done.returncode != 0
-    assert "other: nothing is compiled there" in done.stderr
+    assert "other: the compiled module is missing" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("Kafka",), "There is no Kafka; there are notif-relayd, C limit,"),
-        (("other=/nowhere",), "other: /nowhere/handler is no directory."),
-        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be more than 0, and finite"),
-        (("notif-relayd", "--seconds", "inf"), "--rate and --seconds must be more than 0"),
-        (("notif-relayd", "--seconds", "nan"), "--rate and --seconds must be more than 0"),
+        (("Kafka",), "Unknown relay Kafka: use notif-relayd, C limit,"),
+        (("other=/nowhere",), "other: /nowhere/handler is not a directory."),
+        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be positive and finite"),
+        (("notif-relayd", "--seconds", "inf"), "--rate and --seconds must be positive"),
+        (("notif-relayd", "--seconds", "nan"), "--rate and --seconds must be positive"),
         ((), "the following arguments are required: RELAY"),
     ],
 )

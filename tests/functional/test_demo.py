@@ -70,7 +70,7 @@ def test_it_shows_the_way_of_a_few_hundred_notifications(directory: Path) -> Non
         exit_status, output, complaints = running.finish()
         assert (exit_status, complaints) == (0, "")
         assert running.remains() == []
-    assert "has read all 300, the same" in output
+    assert "has received all 300 notifications" in output
     for event_type in ("compute.instance.create.end", "volume.attach.end", "port.create.end"):
         assert f'"event_type": "{event_type}"' in " ".join(output.split())
     assert '"auth_password": "***"' in " ".join(output.split())
@@ -117,7 +117,7 @@ def test_a_relay_that_cannot_start_is_quoted(directory: Path) -> None:
     with demo(too_long) as running:
         exit_status, _, complaints = running.finish()
         assert exit_status == 1
-        assert complaints.startswith("The demonstration failed: the relay has ended: ")
+        assert complaints.startswith("The demonstration failed: the relay has exited: ")
         assert "use a shorter public path" in complaints
         assert running.remains() == []
 
@@ -125,9 +125,9 @@ def test_a_relay_that_cannot_start_is_quoted(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("filtered", "complaint"),
     [
-        ("head -n 100", "nc has read 100 of 300 notifications"),
-        ("sed -u s/web-7/web-8/", "nc and subscriber.py have not read the same"),
-        ("sed -u p", "nc and subscriber.py have not read the same"),
+        ("head -n 100", "nc has received 100 of 300 notifications"),
+        ("sed -u s/web-7/web-8/", "nc and subscriber.py have not received the same"),
+        ("sed -u p", "nc and subscriber.py have not received the same"),
     ],
 )
 def test_a_subscriber_that_does_not_get_everything_as_it_was_is_noticed(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from notif_relayd.fanout.fanout import MAX_SENTENCE, MAX_TORN_BYTES
+from notif_relayd.fanout.fanout import MAX_TORN_BYTES
+from notif_relayd.fanout.request_handler import MAX_ERROR_LENGTH
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support.other_user import OtherUser, open_relay
 from support.records import is_gap, record
@@ -109,7 +110,7 @@ def test_filters_of_one_user_are_bounded(directory: Path) -> None:
                 break
             granted += 1
             assert granted < 100
-        assert answer["payload"] == f"uid {os.getuid()} has {FILTERS} = {limit} bytes already."
+        assert answer["payload"] == f"uid {os.getuid()} has reached {FILTERS} = {limit} bytes."
         assert subscriber.read_to_end() == b""
         assert granted >= 2
         relay.wait_status(subscribers=granted)
@@ -170,7 +171,7 @@ def test_filters_over_the_limit_are_not_restored(
         end(relay)
         relay.wait_status(subscribers=1)
         for each in subscribers[1:]:
-            assert f"has {FILTERS} = {limit} bytes already." in each.read_to_end().decode()
+            assert f"has reached {FILTERS} = {limit} bytes." in each.read_to_end().decode()
 
 
 def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:
@@ -198,4 +199,4 @@ def test_an_error_does_not_quote_a_whole_request(relay: RunningRelay) -> None:
         answer = ask(subscriber, {"\x00" * 10_000: ["a"]})
         assert answer["event_type"] == "notif_relayd.error"
         assert answer["payload"].startswith("There is no key '\\x00")
-        assert len(answer["payload"]) == MAX_SENTENCE
+        assert len(answer["payload"]) == MAX_ERROR_LENGTH

@@ -9,7 +9,6 @@ CHECKOUT = Path(__file__).parents[2]
 UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
-    "share/notif-relayd/textfile/notif-relayd-textfile.service": "relayctl",
 }
 """Those that start a program."""
 
@@ -36,8 +35,6 @@ def test_everything_lands_below_the_prefix_and_samples_in_etc(tmp_path: Path) ->
         "usr/lib/tmpfiles.d/notif-relayd.conf",
         "usr/share/notif-relayd/grafana/notif-relayd.json",
         "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
-        "usr/share/notif-relayd/textfile/notif-relayd-textfile.service",
-        "usr/share/notif-relayd/textfile/notif-relayd-textfile.timer",
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from compare import table
-from compare.verdicts import Verdict, column, steps_back, verdicts
+from compare.verdicts import Verdict, column, regressions, verdicts
 
 
 def rates(*each: float) -> list[dict[str, float]]:
@@ -105,9 +105,9 @@ def test_memory_goal_is_ring_plus_a_share_per_connection() -> None:
 
 def test_regression_is_more_than_a_quarter() -> None:
     verdict = Verdict("processor time", "1 to 1", "C limit", [0.5, 0.4, 0.6], None)
-    assert steps_back([verdict], {}) == []
-    assert steps_back([verdict], {verdict.key: 0.66}) == []
-    assert steps_back([verdict], {verdict.key: 0.67}) == [(verdict, 0.67)]
+    assert regressions([verdict], {}) == []
+    assert regressions([verdict], {verdict.key: 0.66}) == []
+    assert regressions([verdict], {verdict.key: 0.67}) == [(verdict, 0.67)]
 
 
 def test_table_marks_goals_that_are_missed() -> None:

@@ -34,7 +34,7 @@ def test_record_has_requested_size_and_notification_fields(size: int) -> None:
 
 
 def test_too_small_record_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"takes \d+ bytes at least"):
+    with pytest.raises(ValueError, match=r"has at least \d+ bytes"):
         record(300)
 
 

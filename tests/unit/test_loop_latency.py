@@ -7,8 +7,7 @@ import itertools
 
 import pytest
 
-from notif_relayd.handover.state import LoopLatencyState
-from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency, LoopLatencyState
 
 
 def test_bounds_double_from_50_us_to_800_ms() -> None:

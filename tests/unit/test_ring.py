@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from notif_relayd.fanout.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring, Store
+from notif_relayd.fanout.chunk import CHUNK_OVERHEAD, Chunk
+from notif_relayd.fanout.ring import MAX_BUFFERS, Cursor, Ring, Store
 
 
 def gap(lost: int) -> bytes:

@@ -14,33 +14,35 @@ filters of others.
 import contextlib
 import logging
 import math
-import os
 import socket
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
-from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
-from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
-from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
+from notif_relayd.fanout.chunk import TornRecord
+from notif_relayd.fanout.request_handler import RequestHandler, discard_input
+from notif_relayd.fanout.ring import Cursor, Store
+from notif_relayd.fanout.saved_state import (
+    ChunkState,
+    FanoutState,
+    SubscriberState,
+    TornRecordState,
+)
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
-from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
-from notif_relayd.net import ancillary
+from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
@@ -48,9 +50,6 @@ LOG = logging.getLogger(__name__)
 MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records, of all users together: records that have left the ring, but not for those
 subscribers that stopped reading in the middle of them."""
-
-MAX_SENTENCE = 512
-"""Characters of an error that a subscriber reads; the rest is cut off."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
@@ -95,7 +94,9 @@ class Fanout:
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(context.loop.call_in, self._take_request)
+        self._requests = RequestHandler(
+            context, policy, self._streams, self.quota, self.subscribers, self.disconnect
+        )
 
     @property
     def delivered(self) -> int:
@@ -124,29 +125,36 @@ class Fanout:
             self._loop, self._log, listener, self.admission, self._welcome, self._refuse
         )
 
-    def fast_recipients(self, most: int) -> tuple[list[int], int]:
-        """Sockets that get every record at once, unless they are more than `most`; none then.
-
-        Returns:
-            Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
-            from which on that is not the best way to do it.
-        """
-        stream = self._streams.unfiltered
-        if stream is None or len(stream.current) > most:
-            return [], 0
-        sockets = [each.socket.fileno() for each in stream.current]
-        return sockets, self._pages.threshold(len(sockets))
-
-    def publish(
-        self, run: bytes, routing_keys: list[RoutingKey], results: Sequence[int] = ()
-    ) -> float:
-        """Give records to everybody who wants them; nothing is kept when there is nobody.
+    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], int]:
+        """Return the subscribers to which the fast path sends each batch before `publish`.
 
         Args:
-            run: the records.
-            routing_keys: the kind of each.
-            results: what became of it, if the sockets that `prompt` named have got it just now: the
-                bytes that each of them took, or below zero the number of its error.
+            limit: the number of subscribers that the fast path can serve.
+
+        Returns:
+            The current subscribers of the unfiltered stream, none if they are more than `limit`;
+            and the size of a batch, in bytes, from which on the fast path must not send it.
+        """
+        stream = self._streams.unfiltered
+        if stream is None or len(stream.current) > limit:
+            return [], 0
+        return list(stream.current.values()), self._pages.threshold(len(stream.current))
+
+    def publish(
+        self,
+        batch: bytes,
+        routing_keys: list[RoutingKey],
+        recipients: Sequence[Subscriber] = (),
+        results: Sequence[int] = (),
+    ) -> float:
+        """Send records to the subscribers that read them; without subscribers, discard them.
+
+        Args:
+            batch: the records.
+            routing_keys: one for each record.
+            recipients: what `fast_recipients` returned just before the fast path sent the batch.
+            results: for each recipient the bytes that its socket took, or the negative error
+                number; empty if the fast path did not send the batch.
 
         Returns:
             Processor time, in seconds, to match values of fields that are not remembered with
@@ -155,12 +163,16 @@ class Fanout:
         if not self.subscribers:
             self.discarded += len(routing_keys)
             return 0.0
-        if self._streams.unfiltered is not None:
-            self._send(self._streams.unfiltered, run, len(routing_keys), results)
+        unfiltered = self._streams.unfiltered
+        if unfiltered is not None:
+            if results:
+                self._note_sends(unfiltered, batch, len(routing_keys), recipients, results)
+            else:
+                self._send(unfiltered, batch, len(routing_keys))
         before = self._streams.seconds
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
-            lines = lines or list(split(run))
+            lines = lines or list(split(batch))
             some = [lines[place] for place in places]
             self._send(stream, b"".join(some), len(some))
         return self._streams.seconds - before
@@ -201,8 +213,11 @@ class Fanout:
         streams = {}
         for number in sorted(saved.streams_in_use):
             streams[number] = self._streams.of(saved.streams[number].view())
-            streams[number].ring.next_seq = saved.streams[number].next_seq
-        chunks = self._restore_chunks(saved.chunks, streams)
+            streams[number].ring.restore(saved.streams[number].next_seq)
+        rings = {number: stream.ring for number, stream in streams.items()}
+        chunks = self.store.restore(
+            [(rings.get(each.stream), each.data, each.count) for each in saved.chunks]
+        )
         torn_records = [TornRecord(each.data) for each in saved.torn]
         for who in saved.subscribers:
             connection = connections.get(who.id)
@@ -213,35 +228,17 @@ class Fanout:
                 subscriber.restore(who, streams, chunks, torn_records)
                 if subscriber.reading.cursor is not None:
                     stream.mark_behind(subscriber)
-                self._wait(subscriber)
+                self._update_events(subscriber)
             else:
                 self._delivered_before += who.delivered
                 self._dropped_before += who.dropped
-                self._bytes_before += who.bytes
+                self._bytes_before += who.bytes_sent
         for stream in streams.values():
             stream.ring.tidy()
         self._streams.tidy()
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
-            self._request_work(subscriber)
-
-    def _restore_chunks(
-        self, saved: Sequence[ChunkState], streams: Mapping[int, Stream]
-    ) -> list[Chunk | None]:
-        """Fill the rings; return the chunks, and `None` for those of streams without a reader."""
-        for each in saved:
-            if each.stream in streams:
-                streams[each.stream].ring.next_seq -= each.count
-        # The limit, which may be lower now, applies again when every subscriber has its place.
-        limit, self.store.limit = self.store.limit, sys.maxsize
-        chunks: list[Chunk | None] = []
-        for each in saved:
-            stream = streams.get(each.stream)
-            if stream is not None:
-                stream.ring.append(each.data, each.count)
-            chunks.append(None if stream is None else stream.ring.newest)
-        self.store.limit = limit
-        return chunks
+            self._requests.schedule(subscriber)
 
     def _can_charge(self, who: SubscriberState) -> bool:
         """Charge what the subscriber has; return whether its user may have that much."""
@@ -267,28 +264,26 @@ class Fanout:
         self.admission.enter(peer)
         subscriber = self._admit(number, connection, peer, self._stream_of(peer))
         lost = b"\n" + records.gap(None, "relay_restarted")
-        self._put_behind(subscriber).insert(lost)
+        subscriber.fall_behind().insert(lost)
         self.unknown_gaps += 1
         if request:
             # At once and not paced: until then records would go out that the filter excludes.
-            self._handle_request(subscriber, request)
+            self._requests.handle(subscriber, request)
+        self._update_events(subscriber)
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.stream.mark_behind(subscriber)
+        # Before the subscriber leaves its streams: these figures are derived from its cursors.
         self._delivered_before += subscriber.delivered
         self._dropped_before += subscriber.dropped
         self._bytes_before += subscriber.bytes
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.catch_up()
-                self._streams.leave(reading.stream)
+        for reading in subscriber.readings:
+            reading.stream.mark_behind(subscriber)
+            reading.catch_up()
+            self._streams.leave(reading.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
-        self._pacer.leave(subscriber.peer.uid, subscriber.id)
-        self.quota.release(subscriber.peer.uid, subscriber.charge)
+        self._requests.forget(subscriber)
         self.admission.leave(subscriber.peer)
         self._fdstore.close_connection(SUBSCRIBER, subscriber.id, subscriber.socket)
         LOG.debug("subscriber left: %s", subscriber.peer)
@@ -313,7 +308,7 @@ class Fanout:
             self._streams.leave(stream)
             raise
         self.subscribers[number] = subscriber
-        stream.current.add(subscriber)
+        stream.mark_current(subscriber)
         self._fdstore.keep_subscriber(number, connection)
         return subscriber
 
@@ -333,18 +328,19 @@ class Fanout:
             self.disconnect(subscriber)
             return
         if events & READ and not subscriber.waiting:
-            self._request_work(subscriber, readable=True)
+            self._requests.schedule(subscriber, readable=True)
             if subscriber.id not in self.subscribers:
                 return
         if events & WRITE and subscriber.reading.cursor is not None:
             self._catch_up(subscriber, subscriber.reading.cursor)
 
-    def _send(self, stream: Stream, run: bytes, count: int, results: Sequence[int] = ()) -> None:
-        size = len(run)
+    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
+        """Send `count` records to the current subscribers of a stream."""
+        size = len(batch)
         late: list[tuple[Subscriber, int]] = []
         gone: list[Subscriber] = []
-        send = _done(results) if results else self._pages.sender(run, len(stream.current))
-        for subscriber in stream.current:
+        send = self._pages.sender(batch, len(stream.current))
+        for subscriber in stream.current.values():
             try:
                 sent = send(subscriber.socket)
             except OSError as error:
@@ -354,12 +350,54 @@ class Fanout:
             subscriber.bytes += sent
             if sent != size:
                 late.append((subscriber, size - sent))
+        self._finish(stream, batch, count, late, gone)
+
+    def _note_sends(
+        self,
+        stream: Stream,
+        batch: bytes,
+        count: int,
+        recipients: Iterable[Subscriber],
+        results: Iterable[int],
+    ) -> None:
+        """Do what `_send` does after its sends, for sends of the fast path."""
+        size = len(batch)
+        late: list[tuple[Subscriber, int]] = []
+        gone: list[Subscriber] = []
+        for subscriber, result in zip(recipients, results, strict=True):
+            if result < 0 and -result not in NOT_NOW:
+                gone.append(subscriber)
+            sent = max(0, result)
+            subscriber.bytes += sent
+            if sent != size:
+                late.append((subscriber, size - sent))
+        self._finish(stream, batch, count, late, gone)
+
+    def _finish(
+        self,
+        stream: Stream,
+        batch: bytes,
+        count: int,
+        late: Iterable[tuple[Subscriber, int]],
+        gone: Iterable[Subscriber],
+    ) -> None:
+        """Keep a batch in the ring if a subscriber has yet to get a part of it.
+
+        Args:
+            stream: the stream that the batch was sent to.
+            batch: the records.
+            count: the number of records.
+            late: current subscribers whose sockets did not take all of it, and the bytes that are
+                missing.
+            gone: those of them whose connection has failed.
+        """
         if late or stream.ring.cursors:
-            stream.ring.append(run, count)
+            stream.ring.append(batch, count)
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
-            self._put_behind(subscriber).rewind(unsent)
+            subscriber.fall_behind().rewind(unsent)
+            self._update_events(subscriber)
         for subscriber in gone:
             self.disconnect(subscriber)
         if self.store.torn > MAX_TORN_BYTES:
@@ -384,12 +422,6 @@ class Fanout:
             )
             self.disconnect(largest)
 
-    def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        subscriber.reading.stream.mark_behind(subscriber)
-        cursor = subscriber.reading.fall_behind()
-        self._wait(subscriber)
-        return cursor
-
     def _catch_up(self, subscriber: Subscriber, cursor: Cursor) -> None:
         try:
             sent = subscriber.socket.sendmsg(cursor.buffers())
@@ -403,123 +435,13 @@ class Fanout:
         if not cursor.finished:
             return
         if subscriber.following is not None:
-            self.quota.release(subscriber.peer.uid, subscriber.reading.charge)
-            self._streams.leave(subscriber.go_on(subscriber.following))
-            self._request_work(subscriber)
+            self._requests.finish_change(subscriber, subscriber.following)
         elif cursor.stopped:
-            self._discard_input(subscriber)
+            discard_input(subscriber)
             self.disconnect(subscriber)
         else:
-            subscriber.reading.catch_up()
-            subscriber.reading.stream.current.add(subscriber)
-            self._wait(subscriber)
+            subscriber.catch_up()
+            self._update_events(subscriber)
 
-    def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
-        """Have a request read or handled, now or later, if there is one and it may be handled.
-
-        One request at a time: the next one is handled when the last one is in force.
-        """
-        if subscriber.following is None and (readable or subscriber.request.is_complete()):
-            subscriber.waiting = True
-            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
-                return
-        self._wait(subscriber)
-
-    def _take_request(self, number: int) -> None:
-        """Read from a subscriber unless a request is complete; handle one request at most."""
-        subscriber = self.subscribers[number]
-        subscriber.waiting = False
-        try:
-            if not subscriber.request.is_complete() and not self._read(subscriber):
-                return
-            line = subscriber.request.next_line()
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-        else:
-            if line is not None:
-                self.quota.release(subscriber.peer.uid, len(line) + 1)
-                self._handle_request(subscriber, line)
-        self._request_work(subscriber)
-
-    def _read(self, subscriber: Subscriber) -> bool:
-        """Read what a subscriber has written; return whether it is still connected.
-
-        Raises:
-            QuotaError: its user has too much unfinished.
-        """
-        try:
-            data = ancillary.receive(subscriber.socket, subscriber.request.room)
-        except OSError as error:
-            if error.errno in NOT_NOW:
-                return True
-            self.disconnect(subscriber)
-            return False
-        subscriber.listening = bool(data)
-        if not subscriber.ending:
-            self.quota.charge(subscriber.peer.uid, len(data))
-            subscriber.request.feed(data)
-        return True
-
-    def _discard_input(self, subscriber: Subscriber) -> None:
-        """Read what a subscriber has written after a request that was refused.
-
-        A connection that is closed with unread data makes the peer's next read fail.
-        """
-        with contextlib.suppress(OSError):
-            ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)
-
-    def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
-        try:
-            self._change(subscriber, subscription_request.parse(line))
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-
-    def _refuse_request(self, subscriber: Subscriber, error: ValueError) -> None:
-        """Announce an error at the end of what the subscriber has yet to get, and end there."""
-        self.quota.release(subscriber.peer.uid, len(subscriber.request))
-        subscriber.request.clear()
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        sentence = (
-            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
-        )
-        # It may quote the request, and waits in memory for a subscriber that does not read.
-        cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
-
-    def _change(self, subscriber: Subscriber, request: subscription_request.Request) -> None:
-        """Let another filter follow the one in force.
-
-        Raises:
-            QuotaError: the user has too many filters.
-        """
-        charge = request.charge
-        self.quota.charge(subscriber.peer.uid, charge)
-        self._fdstore.keep_request(subscriber.id, request.line)
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        cursor.stop()
-        wanted = request.filter if request.filter.patterns else None
-        view = View(wanted, self._policy.allowed(subscriber.peer))
-        subscriber.following = Reading(self._streams.of(view), charge)
-        subscriber.following.fall_behind().insert(request.answer)
-
-    def _wait(self, subscriber: Subscriber) -> None:
-        """Have the loop report what can be done now.
-
-        Nothing is read while a request waits or is not in force yet.
-        """
-        busy = subscriber.following is not None or subscriber.waiting
-        reads = subscriber.listening and not busy
-        writes = subscriber.reading.cursor is not None
-        self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
-
-
-def _done(results: Sequence[int]) -> Callable[[socket.socket], int]:
-    """In place of sends that were made: returns or raises with each call what the next one did."""
-    rest = iter(results)
-
-    def send(_connection: socket.socket) -> int:
-        result = next(rest)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return result
-
-    return send
+    def _update_events(self, subscriber: Subscriber) -> None:
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)

@@ -20,103 +20,17 @@ O(buffers sent).
 
 from __future__ import annotations
 
-import bisect
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from notif_relayd.handover.state import CursorState
-from notif_relayd.records.framing import split
-
-CHUNK_OVERHEAD = 448
-"""Bytes charged for a chunk beside its records: what CPython takes for the objects, rounded up.
-
-Without it a ring of tiny records would take several times its limit.
-"""
-
-BYTES_TO_A_HOLE = 32
-"""Of so many bytes one more is charged, for what malloc(3) cannot use between chunks that come and
-go: 1 to 3 per cent, by malloc_stats(3) of a relay with a full ring."""
+from notif_relayd.fanout.chunk import Chunk, TornRecord
+from notif_relayd.fanout.saved_state import CursorState
 
 MAX_BUFFERS = 64
 """Chunks given to one sendmsg(2) at most (the kernel's own limit, IOV_MAX, is 1024)."""
 
 MAX_STEP = 512 * 1024
 """Bytes given to one sendmsg(2) before no further chunk is added: twice a socket's buffer."""
-
-
-class TornRecord:
-    """A record that has left the ring after some subscribers had got a part of it.
-
-    Args:
-        data: the whole record.
-    """
-
-    __slots__ = ("data", "holders")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.holders = 0
-        """Cursors that have yet to send the end of it."""
-
-    @property
-    def share(self) -> float:
-        """Bytes of it for each holder."""
-        return len(self.data) / self.holders
-
-
-class Chunk:
-    """Whole records as they came, and the number of the first."""
-
-    __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
-
-    def __init__(self, data: bytes, count: int, first: int) -> None:
-        self.data = data
-        self.count = count
-        self.first = first
-        self.next: Chunk | None = None
-        self.cursors: set[Cursor] = set()
-        self._ends: list[int] | None = None
-        self._torn: dict[int, TornRecord] | None = None
-        """By the place where they end; made when it is needed, since most chunks have none."""
-
-    @property
-    def charge(self) -> int:
-        """Bytes that the chunk counts for in the ring's limit."""
-        size = len(self.data)
-        return size + size // BYTES_TO_A_HOLE + CHUNK_OVERHEAD
-
-    def _find_ends(self) -> list[int]:
-        # Once for all cursors: needed only where a socket stopped in the middle of a chunk.
-        if self._ends is None:
-            self._ends = list(itertools.accumulate(map(len, split(self.data))))
-        return self._ends
-
-    def boundary(self, offset: int) -> int:
-        """Where the record ends that the byte before `offset` belongs to."""
-        if offset in (0, len(self.data)):
-            return offset
-        ends = self._find_ends()
-        return ends[bisect.bisect_left(ends, offset)]
-
-    def torn_record(self, offset: int) -> tuple[TornRecord, int]:
-        """Return the record that `offset` lies within, and the bytes of it before `offset`."""
-        end = self.boundary(offset)
-        before = self.whole_before(offset)
-        start = self._find_ends()[before - 1] if before else 0
-        if self._torn is None:
-            self._torn = {}
-        if end not in self._torn:
-            self._torn[end] = TornRecord(self.data[start:end])
-        return self._torn[end], offset - start
-
-    def whole_before(self, offset: int) -> int:
-        """How many records end at `offset` or before it."""
-        if offset == len(self.data):
-            return self.count
-        if offset == 0:
-            return 0
-        return bisect.bisect_right(self._find_ends(), offset)
 
 
 class Store:
@@ -131,16 +45,33 @@ class Store:
         """Bytes beside those, of torn records; each counts once, however many cursors hold it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
 
-    def keep(self, chunk: Chunk, ring: Ring) -> None:
-        """Take the newest chunk, which stays; old ones go until the limit holds again."""
+    def add(self, chunk: Chunk, ring: Ring) -> None:
+        """Charge a new chunk; old chunks are not evicted before `shrink`."""
         self._chunks[chunk] = ring
         self.size += chunk.charge
-        self.shrink()
 
     def shrink(self) -> None:
         """Let the oldest chunks go until the limit holds."""
         while self.size > self.limit and len(self._chunks) > 1:
             next(iter(self._chunks.values())).evict()
+
+    def restore(self, saved: Sequence[tuple[Ring | None, bytes, int]]) -> list[Chunk | None]:
+        """Put saved chunks into rings that are restored and still empty.
+
+        The limit, which may be lower than when the chunks were saved, does not apply yet: call
+        `shrink` when all cursors have their places.
+
+        Args:
+            saved: for each chunk, the oldest first: its ring, its records and their number. The
+                ring is `None` if no subscriber reads it; the chunk is dropped then.
+
+        Returns:
+            The chunks, in the same order, and `None` for each that was dropped.
+        """
+        for ring, _, count in saved:
+            if ring is not None:
+                ring.next_seq -= count
+        return [None if ring is None else ring.add(data, count) for ring, data, count in saved]
 
     def release(self, chunk: Chunk) -> None:
         """The chunk has left its ring."""
@@ -181,7 +112,12 @@ class Ring:
         return self.next_seq if self.oldest is None else self.oldest.first
 
     def append(self, data: bytes, count: int) -> None:
-        """Keep `count` whole records for those who are behind."""
+        """Keep `count` whole records for the cursors; evict old chunks if the store is full."""
+        self.add(data, count)
+        self.store.shrink()
+
+    def add(self, data: bytes, count: int) -> Chunk:
+        """Keep `count` whole records; the store's limit applies with the next `Store.shrink`."""
         chunk = Chunk(data, count, self.next_seq)
         self.next_seq += count
         if self.newest is None:
@@ -189,7 +125,12 @@ class Ring:
         else:
             self.newest.next = chunk
         self.newest = chunk
-        self.store.keep(chunk, self)
+        self.store.add(chunk, self)
+        return chunk
+
+    def restore(self, next_seq: int) -> None:
+        """Set the number of the next record; `Store.restore` adds the chunks before it."""
+        self.next_seq = next_seq
 
     def skip(self, count: int) -> None:
         """Count records that nobody needs to have kept, because nobody is behind."""
@@ -289,7 +230,7 @@ class Cursor:
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
             self._chunk = None
-        self._next, self._until, self._rest = saved.next, saved.until, saved.rest
+        self._next, self._until, self._rest = saved.next, saved.until, saved.inserted
         if saved.torn is not None:
             self._hold(torn_records[saved.torn], saved.torn_sent)
         if saved.chunk is not None:

@@ -16,8 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
-from notif_relayd.fanout.ring import Chunk, Cursor, Ring, Store, TornRecord
-from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
+from notif_relayd.fanout.chunk import Chunk, TornRecord
+from notif_relayd.fanout.ring import Cursor, Ring, Store
+from notif_relayd.fanout.saved_state import ReadingState, StreamState, SubscriberState
+from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import RequestBuffer
@@ -35,19 +37,25 @@ class Stream:
         """Subscribers that read it or are about to."""
         self.ended = False
         """Whether its last member has left it."""
-        self.current: set[Subscriber] = set()
-        """Those of them that have everything; `mark_behind` takes one out."""
+        self.current: dict[int, Subscriber] = {}
+        """Its current subscribers by connection number, in the order in which they became current.
+
+        `mark_current` adds one and `mark_behind` removes one."""
+
+    def mark_current(self, subscriber: Subscriber) -> None:
+        """Add a subscriber to the current ones."""
+        self.current[subscriber.id] = subscriber
 
     def mark_behind(self, subscriber: Subscriber) -> None:
-        """It has everything no longer, if it had.
+        """Remove a subscriber from the current ones, if present.
 
-        Every run goes through all who are current, and CPython goes through all the room that a
-        set ever needed. So what is left moves into a smaller one each time it is half as many.
+        Every batch iterates over the current subscribers, and CPython iterates over all slots that
+        a dict has ever needed. So the remaining ones are copied each time their number has halved.
         """
-        self.current.discard(subscriber)
-        left = len(self.current)
-        if not left & (left - 1):
-            self.current = set(self.current)
+        self.current.pop(subscriber.id, None)
+        count = len(self.current)
+        if not count & (count - 1):
+            self.current = dict(self.current)
 
     def save(self) -> StreamState:
         """What it lets through, and how far it is; the ring's chunks are saved with the store."""
@@ -205,9 +213,27 @@ class Subscriber:
         self.since = saved.since
         self.request.feed(saved.request)
         self.listening = saved.listening
-        self.bytes = saved.bytes
+        self.bytes = saved.bytes_sent
         self._delivered_before = saved.delivered - self.delivered
         self._dropped_before = saved.dropped - self.dropped
+
+    @property
+    def events(self) -> int:
+        """The events to watch for: input unless a request is in progress, room if it is behind."""
+        busy = self.following is not None or self.waiting
+        reads = self.listening and not busy
+        writes = self.reading.cursor is not None
+        return reads * READ | writes * WRITE
+
+    def fall_behind(self) -> Cursor:
+        """Leave the current subscribers of the stream and take a place at the end of its ring."""
+        self.reading.stream.mark_behind(self)
+        return self.reading.fall_behind()
+
+    def catch_up(self) -> None:
+        """Join the current subscribers of the stream; all records before its end were sent."""
+        self.reading.catch_up()
+        self.reading.stream.mark_current(self)
 
     def go_on(self, following: Reading) -> Stream:
         """Read another stream from now on; the one that it leaves."""
@@ -217,6 +243,11 @@ class Subscriber:
         left.catch_up()
         self.reading, self.following = following, None
         return left.stream
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Both, or one."""
+        return [self.reading] if self.following is None else [self.reading, self.following]
 
     @property
     def charge(self) -> int:

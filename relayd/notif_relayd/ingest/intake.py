@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.context import Context
-from notif_relayd.handover.state import IntakeState, ProducerState
+from notif_relayd.ingest.producer import Producer
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
@@ -25,12 +26,13 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
 
 READ_SIZE = 96 * 1024
-"""Bytes asked of a socket at once: of records of 1 KiB, all that Linux lets a producer's hold."""
+"""Bytes of one read: with records of 1 KiB all that Linux lets a producer's socket hold."""
 
 SUSPECT_READ_SIZE = 128
 """Likewise, of a producer some of whose records were just rejected.
@@ -56,7 +58,7 @@ EXPENSIVE_SHARE = 0.05
 EXPENSIVE_BURST = 0.05
 """Seconds of it that one user may use at once."""
 
-RUN_SIZE = 64 * 1024
+BATCH_SIZE = 64 * 1024
 """Bytes collected within a turn before they go on without waiting for its end.
 
 With one more read it is less than a subscriber's socket holds. So one that reads as fast as
@@ -69,42 +71,6 @@ MAX_PARTIAL_BYTES = 32 * 1024 * 1024
 
 LAST_READS = 64
 """Reads from each producer when the relay stops: far more than a socket's buffer holds."""
-
-
-class Producer:
-    """One connection to the private socket, and what came from it."""
-
-    __slots__ = (
-        "bytes",
-        "held",
-        "id",
-        "peer",
-        "read_size",
-        "records",
-        "rejected",
-        "resting",
-        "since",
-        "socket",
-        "splitter",
-    )
-
-    def __init__(
-        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
-    ) -> None:
-        self.id = number
-        self.socket = connection
-        self.peer = peer
-        self.splitter = Framer(max_record_size)
-        self.since = time.monotonic()
-        self.records = 0
-        self.bytes = 0
-        self.rejected = 0
-        self.held = 0
-        """Bytes of an unfinished record."""
-        self.read_size = READ_SIZE
-        """Bytes to ask for next time."""
-        self.resting = False
-        """Whether that is not yet."""
 
 
 class Intake:
@@ -124,6 +90,8 @@ class Intake:
         limits: ConnectionLimits,
         max_record_size: int,
         publish: Callable[[bytes, list[RoutingKey]], float],
+        read_size: int = READ_SIZE,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.admission = Admission(limits)
         self.producers: dict[int, Producer] = {}
@@ -134,13 +102,18 @@ class Intake:
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self.producer_gaps = ProducerGaps()
+        self.read_size = read_size
+        """Bytes of one read from a producer that is not suspect."""
         self._loop = context.loop
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
+        self.rules = self.validator.rules
+        """What a plain valid record is, for the fast path."""
         self._publish = publish
+        self._batch_size = batch_size
         self._pieces: list[tuple[Producer, bytes]] = []
         """Lines that this turn has brought, and from whom."""
         self._size = 0
@@ -162,7 +135,7 @@ class Intake:
         pieces, self._pieces, self._size = self._pieces, [], 0
         # Together with lines that are likely to be rejected, or whose values are expensive, all
         # would have to wait for these.
-        for trusted, some in groupby(pieces, _is_trusted):
+        for trusted, some in groupby(pieces, self._is_trusted):
             group = list(some)
             if trusted and len(group) > 1:
                 self._flush_together(group)
@@ -270,7 +243,7 @@ class Intake:
                     each.bytes,
                     each.records,
                     each.rejected,
-                    *each.splitter.save(),
+                    *each.framer.save(),
                 )
                 for each in self.producers.values()
             ],
@@ -291,12 +264,12 @@ class Intake:
                 self.admission.enter(each.peer)
                 producer = self._admit(each.id, connections[each.id], each.peer)
                 producer.since = each.since
-                producer.bytes = each.bytes
+                producer.bytes = each.bytes_read
                 producer.records = each.records
                 producer.rejected = each.rejected
-                producer.splitter.restore(each.rest, each.skipping)
+                producer.framer.restore(each.partial, each.skipping)
                 self._account_partial(producer)
-            elif each.rest:
+            elif each.partial:
                 self.rejected[Reason.TORN] += 1
 
     def adopt(self, number: int, connection: socket.socket) -> None:
@@ -311,7 +284,7 @@ class Intake:
         self.steady.pop(producer.socket.fileno(), None)
         self._held -= producer.held
         del self.producers[producer.id]
-        if producer.splitter.torn:
+        if producer.framer.torn:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
@@ -322,7 +295,8 @@ class Intake:
         LOG.debug("producer connected: %s", peer)
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
-        producer = Producer(number, connection, peer, self._max_record_size)
+        framer = Framer(self._max_record_size)
+        producer = Producer(number, connection, peer, framer, self.read_size)
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         if peer.uid in self._expensive:
@@ -336,7 +310,7 @@ class Intake:
         if not events & READ:
             # It has gone while it rests, which is told once. What it has sent is read afterwards.
             return False
-        if self._size >= RUN_SIZE:
+        if self._size >= self._batch_size:
             self.flush()
             # Whom an earlier run has put behind may have read it by now.
             self._loop.serve_urgent()
@@ -360,40 +334,40 @@ class Intake:
         """Keep what was read until the end of the turn."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
-        if producer.read_size < READ_SIZE:
-            producer.read_size = min(2 * producer.read_size, READ_SIZE)
+        if producer.read_size < self.read_size:
+            producer.read_size = min(2 * producer.read_size, self.read_size)
             self._update_steady(producer)
-        lines = producer.splitter.feed(data)
+        lines = producer.framer.feed(data)
         if lines is not data:
             self._account_partial(producer)
         if lines:
             self._pieces.append((producer, lines))
             self._size += len(lines)
 
-    def note(self, producer: Producer, size: int, count: int) -> None:
+    def count(self, producer: Producer, size: int, records: int) -> None:
         """Count good records that were read, and have gone on, without the intake."""
         producer.bytes += size
-        producer.records += count
+        producer.records += records
         self.bytes_received += size
-        self.received += count
+        self.received += records
 
     def _update_steady(self, producer: Producer) -> None:
         """See whether it is steady."""
-        if producer.read_size == READ_SIZE and not producer.splitter.within:
+        if producer.read_size == self.read_size and not producer.framer.within:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
 
     def _account_partial(self, producer: Producer) -> None:
         """Take note of what has become of an unfinished record."""
-        splitter = producer.splitter
-        self._held += splitter.held - producer.held
-        producer.held = splitter.held
-        if splitter.skipping:
+        framer = producer.framer
+        self._held += framer.held - producer.held
+        producer.held = framer.held
+        if framer.skipping:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
-        if splitter.given_up:
-            splitter.given_up = 0
+        if framer.given_up:
+            framer.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
         if self._held > MAX_PARTIAL_BYTES:
             self._reclaim_partial()
@@ -408,7 +382,7 @@ class Intake:
         longest = max(mine, key=lambda each: each.held)
         self._held -= longest.held
         longest.held = 0
-        longest.splitter.skip()
+        longest.framer.skip()
         self._reject(longest, [Reason.NO_ROOM])
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
@@ -425,19 +399,18 @@ class Intake:
 
     def _rest(self, producer: Producer, seconds: float) -> None:
         """Do not read a producer for so many seconds, if it is still connected."""
-        if producer.id in self.producers and not producer.resting:
-            producer.resting = True
+        if producer.id in self.producers and not producer.paused:
+            producer.paused = True
             self._loop.change(producer.socket.fileno(), NOTHING)
             self._loop.call_in(seconds, partial(self._rested, producer))
 
     def _rested(self, producer: Producer) -> None:
-        producer.resting = False
+        producer.paused = False
         if producer.id in self.producers:
             self._loop.change(producer.socket.fileno(), READ)
 
-
-def _is_trusted(piece: tuple[Producer, bytes]) -> bool:
-    return piece[0].read_size == READ_SIZE
+    def _is_trusted(self, piece: tuple[Producer, bytes]) -> bool:
+        return piece[0].read_size == self.read_size
 
 
 def _joined(judged: Iterable[tuple[bytes, list[RoutingKey]]]) -> tuple[bytes, list[RoutingKey]]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter as a service under its unit's hardening, and the timer for node_exporter."""
+"""The exporter as a service, with the sandbox of its unit."""
 
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,6 @@ import pytest
 from machine import DEADLINE, Journal, needs_loopback, relays, run, show, states, systemctl
 
 EXPORTER = "notif-relayd-exporter.service"
-TEXTFILE = "notif-relayd-textfile"
-
-COLLECTED = Path("/var/lib/prometheus/node-exporter")
-UNITS = Path("/run/systemd/system")
 
 
 @pytest.fixture
@@ -22,22 +17,6 @@ def exporter() -> Iterator[str]:
     systemctl("start", EXPORTER)
     yield "http://127.0.0.1:9856/metrics"
     systemctl("stop", EXPORTER)
-
-
-@pytest.fixture
-def textfile() -> Iterator[Path]:
-    """The file that is written, after an operator has copied the units."""
-    COLLECTED.mkdir(parents=True)
-    for suffix in ("service", "timer"):
-        unit = f"{TEXTFILE}.{suffix}"
-        shutil.copy(f"/usr/local/share/notif-relayd/textfile/{unit}", UNITS / unit)
-    systemctl("daemon-reload")
-    yield COLLECTED / "notif-relayd.prom"
-    systemctl("stop", f"{TEXTFILE}.timer", f"{TEXTFILE}.service")
-    for suffix in ("service", "timer"):
-        (UNITS / f"{TEXTFILE}.{suffix}").unlink()
-    systemctl("daemon-reload")
-    shutil.rmtree(COLLECTED.parent)
 
 
 def scrape(url: str) -> list[str]:
@@ -79,9 +58,8 @@ def test_the_exporter_is_not_enabled_and_the_relay_does_not_bring_it() -> None:
     assert show("ActiveState", EXPORTER) == "inactive"
 
 
-def test_systemd_has_no_complaint_about_the_units(textfile: Path) -> None:
-    units = (EXPORTER, f"{TEXTFILE}.service", f"{TEXTFILE}.timer")
-    verified = run("systemd-analyze", "verify", *units)
+def test_systemd_has_no_complaint_about_the_unit() -> None:
+    verified = run("systemd-analyze", "verify", EXPORTER)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
@@ -89,16 +67,3 @@ def test_the_exporter_is_exposed_as_little_as_one_with_a_port_can_be() -> None:
     # In tenths: 1.0 of 10, of which the port, and that users may be seen, are most.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=10", EXPORTER)
     assert scored.returncode == 0, scored.stdout
-
-
-def test_the_timer_has_the_file_written_again_and_again(textfile: Path, journal: Journal) -> None:
-    systemctl("start", f"{TEXTFILE}.timer")
-    journal.entry(MESSAGE="Finished", UNIT=f"{TEXTFILE}.service")
-    assert "notif_relayd_up 0.0\n" in textfile.read_text()
-    assert states() == ("inactive", "active", "active")
-    assert relays()
-    systemctl("start", f"{TEXTFILE}.service")
-    assert "notif_relayd_records_received_total 1.0\n" in textfile.read_text()
-    assert show("NextElapseUSecMonotonic", f"{TEXTFILE}.timer") not in ("", "infinity")
-    assert textfile.stat().st_mode & 0o777 == 0o644
-    assert [each.name for each in COLLECTED.iterdir()] == ["notif-relayd.prom"]

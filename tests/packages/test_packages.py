@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from installing import NEW, OLD, apt, msgspec, package
+from installing import NEW, OLD, apt, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
 from support.load import load
@@ -78,7 +78,7 @@ def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
 
 
 def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> None:
-    apt("install", package(OLD, "notif-relayd"), *msgspec(OLD))
+    apt("install", package(OLD, "notif-relayd"))
     assert run("dpkg", "--audit").stdout == ""
     python("import notif_relayd._native")
     assert states() == ("inactive", "active", "active")

@@ -61,7 +61,7 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
         "ansible_become": False,  # There is no sudo.
     }
     command: list[str | Path] = [
-        *(CHECKOUT / ".venv/bin/python", "-m", "ansible", "playbook", "-i", "compute,"),
+        *("ansible-playbook", "-i", "compute,"),
         *("-e", json.dumps(here | variables), CHECKOUT / "packaging/ansible/relay.yml"),
     ]
     settings = {
@@ -71,7 +71,8 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
     }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if variables["notif_relayd_install"] == "pip":
-        environment |= VARIABLES
+        # Debian's packages are present, but not the metadata of all requirements, such as tzdata's.
+        environment |= VARIABLES | {"PIP_NO_DEPS": "yes"}
     return subprocess.run(
         command,
         env=environment | settings,
@@ -187,7 +188,7 @@ def test_with_pip_it_is_the_same_without_a_package() -> None:
     assert removed.returncode == 0, removed.stderr
     for each in (VENV, NOVA):
         make_environment(each)
-    with requirements_at_hand():
+    with requirements_at_hand(Path("/usr/lib/python3/dist-packages")):
         copy_checkout(Path("/run/sources"))
         made = subprocess.run(
             ["python3", "-m", "pip", "wheel", "--no-deps", "-w", WHEELS, "/run/sources"],
