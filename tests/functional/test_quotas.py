@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from notif_relayd.fanout.fanout import MAX_SENTENCE, MAX_TORN_BYTES
+from notif_relayd.fanout.fanout import MAX_TORN_BYTES
+from notif_relayd.fanout.request_handler import MAX_ERROR_LENGTH
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support.managing import ManagedRelay, managed_relay
 from support.operating import needs_root
@@ -197,4 +198,4 @@ def test_an_error_does_not_quote_a_whole_request(relay: RunningRelay) -> None:
         answer = ask(subscriber, {"\x00" * 10_000: ["a"]})
         assert answer["event_type"] == "notif_relayd.error"
         assert answer["payload"].startswith("There is no key '\\x00")
-        assert len(answer["payload"]) == MAX_SENTENCE
+        assert len(answer["payload"]) == MAX_ERROR_LENGTH
