@@ -13,13 +13,14 @@ import time
 from dataclasses import dataclass
 
 from notif_relayd import fastpath
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
 from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import State, encode
 from notif_relayd.ingest.intake import Intake
 from notif_relayd.net import ancillary
@@ -28,7 +29,8 @@ from notif_relayd.net.loop_latency import LoopLatency
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.peer import peer_of
-from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore, Inherited
+from notif_relayd.settings import Limits
+from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore
 from notif_relayd.systemd.idle_timer import IdleTimer
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd.systemd.watchdog import Watchdog
@@ -37,22 +39,6 @@ LOG = logging.getLogger(__name__)
 
 DRAIN_TIME = 2.0
 """Seconds that subscribers get to take what is left when the relay stops."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the relay may use."""
-
-    ring_size: int
-    """Bytes."""
-    max_record_size: int
-    """Bytes, the newline included."""
-    producers: ConnectionLimits
-    subscribers: ConnectionLimits
-    max_filter_bytes_per_user: int
-    """Bytes of filters and unfinished requests of one user's subscribers."""
-    idle_timeout: float | None = None
-    """Seconds without any connection after which the relay ends; none or 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)

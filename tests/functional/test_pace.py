@@ -20,7 +20,6 @@ from types import SimpleNamespace
 import pytest
 
 from notif_relayd.access import request_pacer
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.control import server
@@ -34,6 +33,7 @@ from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import validator
 from notif_relayd.records.validator import Reason, RoutingKey
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from support.running import connect, record

@@ -109,7 +109,7 @@ def test_filters_of_one_user_are_bounded(directory: Path) -> None:
                 break
             granted += 1
             assert granted < 100
-        assert answer["payload"] == f"uid {os.getuid()} has {FILTERS} = {limit} bytes already."
+        assert answer["payload"] == f"uid {os.getuid()} has reached {FILTERS} = {limit} bytes."
         assert subscriber.rest() == b""
         assert granted >= 2
         relay.wait_status(subscribers=granted)
@@ -170,7 +170,7 @@ def test_filters_over_the_limit_are_not_restored(
         end(relay)
         relay.wait_status(subscribers=1)
         for each in subscribers[1:]:
-            assert f"has {FILTERS} = {limit} bytes already." in each.rest().decode()
+            assert f"has reached {FILTERS} = {limit} bytes." in each.rest().decode()
 
 
 def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:

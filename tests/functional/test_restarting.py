@@ -321,7 +321,7 @@ def test_a_record_whose_beginning_went_with_a_crash_is_rejected(relay: ManagedRe
     ("content", "why"),
     [
         (b"", "cannot be read"),
-        (b"no state at all", "cut off"),
+        (b"no state at all", "truncated"),
         (b"\x00\x00\x00\x0a\x81\xa7version\x63", "version 99"),
     ],
 )

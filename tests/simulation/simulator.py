@@ -23,14 +23,15 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import StateError, decode
 from notif_relayd.ingest.intake import Intake
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import subscription_request
-from notif_relayd.relay import Limits, Manager, Relay, Sockets
-from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER, Inherited
+from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.settings import ConnectionLimits, Limits
+from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 from simulation.kernel import (
     Bell,
     End,

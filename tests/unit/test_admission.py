@@ -7,10 +7,11 @@ import dataclasses
 
 import pytest
 
-from notif_relayd.access.admission import BURST_SECONDS, Admission, Allowed, ConnectionLimits
+from notif_relayd.access.admission import BURST_SECONDS, Admission
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter
+from notif_relayd.settings import AllowList, ConnectionLimits
 
 LIMITS = ConnectionLimits(
     "max_subscribers", max_connections=5, per_user=3, rate=1000, socket="public"
@@ -33,7 +34,7 @@ def test_connection_limit_counts_current_connections() -> None:
     admission = Admission(LIMITS)
     inside = [peer(uid) for uid in range(5)]
     assert [admission.refusal(each) for each in inside] == [None] * 5
-    assert admission.refusal(peer(5)) == "there are max_subscribers = 5 already"
+    assert admission.refusal(peer(5)) == "max_subscribers = 5 is reached"
     admission.leave(inside[0])
     assert admission.refusal(peer(5)) is None
     assert admission.refusal(peer(6)) is not None
@@ -42,7 +43,7 @@ def test_connection_limit_counts_current_connections() -> None:
 def test_limit_per_user_leaves_room_for_others() -> None:
     admission = Admission(LIMITS)
     assert [admission.refusal(peer()) for _ in range(3)] == [None] * 3
-    assert admission.refusal(peer()) == "uid 1000 has max_connections_per_user = 3 already"
+    assert admission.refusal(peer()) == "uid 1000 has reached max_connections_per_user = 3"
     assert admission.refusal(peer(1001)) is None
     admission.leave(peer())
     assert admission.refusal(peer()) is None
@@ -64,7 +65,7 @@ def test_connection_rate_allows_a_burst_only() -> None:
     burst = int(2 * BURST_SECONDS)
     assert [admission.take_token(1000) for _ in range(burst)] == [None] * burst
     assert admission.take_token(1000) == (
-        "uid 1000 connects more often than max_connection_rate = 2/s"
+        "uid 1000 exceeds max_connection_rate = 2 connections per second"
     )
     assert admission.take_token(1001) is None
     clock.now += 0.5
@@ -99,12 +100,12 @@ def test_idle_users_take_no_memory() -> None:
     ],
 )
 def test_allow_list_admits_users_group_members_and_root(who: Peer, may: bool) -> None:
-    allowed = Allowed(frozenset({7}), frozenset({70}))
+    allowed = AllowList(frozenset({7}), frozenset({70}))
     admission = Admission(dataclasses.replace(LIMITS, allowed=allowed))
     refusal = admission.refusal(who)
     assert (refusal is None) == may
     if refusal is not None:
-        assert refusal == f"uid {who.uid} is not of public_allow_users or public_allow_groups"
+        assert refusal == f"uid {who.uid} is not in public_allow_users or public_allow_groups"
 
 
 def test_changed_limits_apply_to_new_connections() -> None:

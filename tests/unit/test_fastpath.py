@@ -24,7 +24,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relayd import _native
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
@@ -35,6 +34,7 @@ from notif_relayd.ingest.producer import Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import Validator
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.connection_stats import ConnectionStatsState
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
@@ -41,6 +40,7 @@ from notif_relayd.net.loop_latency import LoopLatencyState
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer
 from notif_relayd.records.gaps import ProducerGapsState
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from simulation.simulator import Simulation

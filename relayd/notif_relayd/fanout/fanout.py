@@ -19,7 +19,7 @@ from functools import partial
 from operator import attrgetter
 
 from notif_relay import records
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
@@ -43,6 +43,7 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
 
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.context import Context
 from notif_relayd.ingest.producer import Producer
@@ -26,6 +26,7 @@ from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
