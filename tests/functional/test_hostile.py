@@ -51,8 +51,8 @@ def number_in_unit(pattern: str) -> int:
 
 
 def test_memory_listed_in_the_unit_adds_up_to_its_limit() -> None:
-    buffers = number_in_unit(r"Beside these (\d+) MiB")
-    total = number_in_unit(r"^# That is (\d+) MiB")
+    buffers = number_in_unit(r"buffer shares: (\d+) MiB")
+    total = number_in_unit(r"^# The total is (\d+) MiB")
     assert sum(documented_memory().values()) + buffers == total
     assert total < number_in_unit(r"^MemoryMax=(\d+)G$") * 1024
 
