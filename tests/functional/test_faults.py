@@ -120,7 +120,7 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
         *(sys.executable, "-c", program),
     ]
     said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    assert "records are copied for each: [Errno 1]" in said.stderr
+    assert "records are copied for each subscriber: [Errno 1]" in said.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ring and its cursors: whole lines, exact gaps, bounded memory."""
+"""The ring and its cursors: whole lines, exact gaps and bounded memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def gap(lost: int) -> bytes:
 
 
 def lines(first: int, number: int, width: int = 1) -> bytes:
-    """Numbered records, filled up with dots."""
+    """Return numbered records, padded with dots to `width` bytes."""
     return b"".join((b"%d" % n).ljust(width, b".") + b"\n" for n in range(first, first + number))
 
 
 def drain(cursor: Cursor, step: int = 10**9) -> bytes:
-    """Send all there is, at most `step` bytes a time."""
+    """Read a cursor to its end, at most `step` bytes at a time, and return the data."""
     out = b""
     while not cursor.finished:
         waiting = b"".join(cursor.buffers())
@@ -247,10 +247,10 @@ def test_step_size_is_bounded() -> None:
 
 @settings(max_examples=200, stateful_step_count=60)
 class Subscribers(RuleBasedStateMachine):
-    """Any schedule of appends and partial sends: the books balance to the record.
+    """Any sequence of appends and partial sends loses no record without a gap.
 
-    Subscribers 0 and 1 share a ring, subscriber 2 has another in the same store. What each has
-    read, with every gap replaced by the records that it stands for, is its ring's whole sequence.
+    Subscribers 0 and 1 share a ring; subscriber 2 has another ring in the same store. The records
+    that a subscriber has read, together with those that its gaps announce, are all of its ring.
     """
 
     @initialize(limit=st.integers(min_value=0, max_value=4 * (CHUNK_OVERHEAD + 40)))
@@ -262,32 +262,32 @@ class Subscribers(RuleBasedStateMachine):
         self.read = [b""] * 3
         self.inserted = [0] * 3
 
-    @rule(who=st.integers(0, 2), number=st.integers(1, 6), width=st.integers(1, 30))
-    def append(self, who: int, number: int, width: int) -> None:
-        ring = self.rings[who]
+    @rule(subscriber=st.integers(0, 2), number=st.integers(1, 6), width=st.integers(1, 30))
+    def append(self, subscriber: int, number: int, width: int) -> None:
+        ring = self.rings[subscriber]
         ring.append(lines(ring.next_seq, number, width), number)
 
-    @rule(who=st.integers(0, 2), size=st.integers(0, 200))
-    def send(self, who: int, size: int) -> None:
-        waiting = b"".join(self.cursors[who].buffers())
-        self.read[who] += waiting[:size]
-        self.cursors[who].advance(min(size, len(waiting)))
+    @rule(subscriber=st.integers(0, 2), size=st.integers(0, 200))
+    def send(self, subscriber: int, size: int) -> None:
+        waiting = b"".join(self.cursors[subscriber].buffers())
+        self.read[subscriber] += waiting[:size]
+        self.cursors[subscriber].advance(min(size, len(waiting)))
 
-    @rule(who=st.integers(0, 2))
-    def insert(self, who: int) -> None:
-        self.cursors[who].insert(b"answer\n")
-        self.inserted[who] += 1
+    @rule(subscriber=st.integers(0, 2))
+    def insert(self, subscriber: int) -> None:
+        self.cursors[subscriber].insert(b"answer\n")
+        self.inserted[subscriber] += 1
 
-    @rule(who=st.integers(0, 2))
-    def stop(self, who: int) -> None:
-        if not self.cursors[who].stopped:
-            self.cursors[who].stop()
+    @rule(subscriber=st.integers(0, 2))
+    def stop(self, subscriber: int) -> None:
+        if not self.cursors[subscriber].stopped:
+            self.cursors[subscriber].stop()
 
     @invariant()
-    def every_line_is_whole_and_every_missing_one_accounted_for(self) -> None:
-        for who in range(3) if hasattr(self, "cursors") else ():
+    def lines_are_whole_and_gaps_are_announced(self) -> None:
+        for subscriber in range(3) if hasattr(self, "cursors") else ():
             expected, dropped, answers = 0, 0, 0
-            for line in self.read[who].split(b"\n")[:-1]:
+            for line in self.read[subscriber].split(b"\n")[:-1]:
                 word = line.rstrip(b".")
                 if word.startswith(b"gap "):
                     expected += int(word[4:])
@@ -297,22 +297,22 @@ class Subscribers(RuleBasedStateMachine):
                 else:
                     assert int(word) == expected
                     expected += 1
-            assert expected <= self.cursors[who].end
-            assert dropped <= self.cursors[who].announced
-            assert answers <= self.inserted[who]
+            assert expected <= self.cursors[subscriber].end
+            assert dropped <= self.cursors[subscriber].announced
+            assert answers <= self.inserted[subscriber]
 
     def teardown(self) -> None:
-        for who in range(3) if hasattr(self, "cursors") else ():
-            cursor = self.cursors[who]
-            self.read[who] += drain(cursor, step=7)
+        for subscriber in range(3) if hasattr(self, "cursors") else ():
+            cursor = self.cursors[subscriber]
+            self.read[subscriber] += drain(cursor, step=7)
             assert cursor.position == cursor.end
-            out = self.read[who].split(b"\n")[:-1]
+            out = self.read[subscriber].split(b"\n")[:-1]
             gaps = sum(int(line[4:]) for line in out if line.startswith(b"gap "))
             records = sum(line[:1].isdigit() for line in out)
             assert gaps == cursor.announced
-            assert out.count(b"answer") == self.inserted[who]
+            assert out.count(b"answer") == self.inserted[subscriber]
             assert records + gaps == cursor.end
-        self.every_line_is_whole_and_every_missing_one_accounted_for()
+        self.lines_are_whole_and_gaps_are_announced()
         for cursor in getattr(self, "cursors", []):
             cursor.detach()
         assert not hasattr(self, "store") or self.store.size == 0
