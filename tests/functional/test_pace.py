@@ -25,7 +25,7 @@ from notif_relayd.context import Context
 from notif_relayd.control import server
 from notif_relayd.control.server import ControlServer
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.ingest import intake
+from notif_relayd.ingest import expensive_time, intake
 from notif_relayd.ingest.intake import READ_SIZE, Intake
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
@@ -327,7 +327,7 @@ def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
         turns.run_once()
         assert reading.received == number + 1
     ((seconds, rested),) = rests
-    assert seconds == intake.REST
+    assert seconds == intake.REJECT_PAUSE
     rested()
     for _ in range(5):
         wake()
@@ -405,11 +405,11 @@ def test_expensive_values_make_their_user_wait(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     owed = 0.1
-    cost = intake.EXPENSIVE_BURST + owed
+    cost = expensive_time.EXPENSIVE_BURST + owed
     times = iter([0.0, cost])
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     clock.thread_time = lambda: next(times, cost)
-    monkeypatch.setattr(intake, "time", clock)
+    monkeypatch.setattr(expensive_time, "time", clock)
     monkeypatch.setattr(validator, "time", clock)
     costs = iter([cost] if what == "values" else [])
     sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
@@ -425,7 +425,7 @@ def test_expensive_values_make_their_user_wait(
     turns.run_once()
     assert reading.received == 1
     [(seconds, resume)] = pauses
-    assert seconds == pytest.approx(owed / intake.EXPENSIVE_SHARE)
+    assert seconds == pytest.approx(owed / expensive_time.EXPENSIVE_SHARE)
     clock.now += 1.01 * seconds
     resume()
     wake()
