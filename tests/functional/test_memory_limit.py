@@ -136,7 +136,7 @@ def test_all_limits_at_once_fit_into_the_unit_s_memory(
             before = relay.status()
             relay.restart()
             after = relay.status()
-            assert "nothing else" not in relay.log.read_text()
+            assert "without saved state" not in relay.log.read_text()
             for name in ("producers", "subscribers", "ring_bytes", "records_received"):
                 assert after[name] == before[name], name
         assert group.kills == 0

@@ -284,7 +284,7 @@ def test_after_a_crash_everybody_is_connected_and_told(relay: ManagedRelay) -> N
             assert answer["event_type"] == "notif_relayd.subscribed"
             assert answer["payload"] == {"event_type": ["b"]}
             assert choosy.line() == record("b", number=3)
-        relay.wait_logged("and nothing else")
+        relay.wait_logged("without saved state")
 
 
 def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> None:
