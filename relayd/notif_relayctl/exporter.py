@@ -22,10 +22,10 @@ MAX_PORT = 65535
 
 
 class Exporter(CtlCommand):
-    """Serve the relay's figures to Prometheus over HTTP, on /metrics.
+    """Serve the metrics of the relay to Prometheus over HTTP.
 
-    Where the relay does not run, notif_relayd_up is 0 and nothing else is told. To ask does not
-    start it.
+    The path is /metrics. While the relay is not running, notif_relayd_up is 0 and no other metric
+    is present. A request does not start the relay.
     """
 
     example = "relayctl exporter --listen [::1]:9856"

@@ -19,9 +19,9 @@ def add_per_connection(parser: argparse.ArgumentParser) -> None:
 
 
 class ShowMetrics(CtlCommand):
-    """Print the relay's figures in the text format of Prometheus.
+    """Print the metrics in the text format of Prometheus.
 
-    The same over HTTP is what relayctl exporter serves.
+    relayctl exporter serves the same text over HTTP.
     """
 
     example = "relayctl metrics --output /var/lib/prometheus/node-exporter/notif-relayd.prom"

@@ -32,9 +32,9 @@ PAGE_WIDTH = 120
 
 
 class Top(Question):
-    """Show on a live screen what comes in and goes out, and who sends and reads it.
+    """Show rates, connections and event types continuously.
 
-    It subscribes as well, to count event types, and so is one of the subscribers that it shows.
+    To count event types, it subscribes, and is therefore one of the subscribers that it shows.
     """
 
     example = "relayctl top -n 1 --batch"

@@ -17,7 +17,7 @@ from compare.load import LoadError, Measured, Work
 from compare.notification import record
 from compare.peers import ALTERNATIVES, LIMIT, RELAY, Peer, running
 from notif_relay import records
-from support.running import DEADLINE
+from support.waiting import TIMEOUT
 
 WHILE_JOINING = 100
 """Records after which everybody has joined."""
@@ -75,7 +75,7 @@ class Repeater:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(path)
             listener.listen()
-            listener.settimeout(DEADLINE)
+            listener.settimeout(TIMEOUT)
             self._listeners.append(listener)
         self._change = change
         self._piece = piece

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, wait_until
+from support.waiting import TIMEOUT, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ class Demo:
 
     def finish(self) -> tuple[int, str, str]:
         """Exit status, output and complaints, once it is over."""
-        output, complaints = self.process.communicate(timeout=DEADLINE)
+        output, complaints = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode, output, complaints
 
     def remains(self) -> list[str]:
@@ -100,7 +100,7 @@ def test_it_ends_quietly_when_nobody_looks_on(directory: Path) -> None:
         running.process.stdout.close()
         assert running.process.stderr is not None
         assert running.process.stderr.read() == ""
-        assert running.process.wait(DEADLINE) == 141
+        assert running.process.wait(TIMEOUT) == 141
         assert running.remains() == []
 
 

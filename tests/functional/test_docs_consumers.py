@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, RunningRelay, record, wait_until
+from support.records import record
+from support.relay import RunningRelay
+from support.waiting import TIMEOUT, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -19,7 +21,7 @@ def compiled(compiler: list[str], source: str, into: Path) -> list[str]:
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"{compiler[0]} is not installed")
     program = into / "consumer"
-    subprocess.run([*compiler, "-o", program, EXAMPLES / source], check=True, timeout=DEADLINE)
+    subprocess.run([*compiler, "-o", program, EXAMPLES / source], check=True, timeout=TIMEOUT)
     return [str(program)]
 
 

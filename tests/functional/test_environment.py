@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, RunningRelay, record
+from support.records import record
+from support.relay import RunningRelay
+from support.waiting import TIMEOUT
 
 AS_SYSTEMD = """
 import os, sys
@@ -47,7 +49,7 @@ def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
         yield relay
         if relay.process.poll() is None:
             relay.process.terminate()
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
         assert "Traceback" not in relay.log.read_text()
     finally:
         relay.process.kill()
@@ -83,7 +85,7 @@ def test_short_watchdog_leaves_the_relay_asleep(directory: Path) -> None:
     path = directory / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(os.fspath(path))
-        manager.settimeout(DEADLINE)
+        manager.settimeout(TIMEOUT)
         with relay_with(directory, WATCHDOG_USEC="1", NOTIFY_SOCKET=os.fspath(path)) as relay:
             for _ in range(3):
                 while manager.recv(4096) != b"WATCHDOG=1":
@@ -123,7 +125,7 @@ def test_odd_descriptors_end_the_start_with_one_line(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert ended.returncode == 1

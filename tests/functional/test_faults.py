@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.fanout.shared_pages import MIN_SHARED_SOCKETS
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, connect, wait_until
+from support.records import numbered_record
+from support.relay import RunningRelay, connect
+from support.waiting import TIMEOUT, wait_until
 
 NUMBER = 3000
 
@@ -51,7 +52,7 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it sleeps")
     finally:
         strace.terminate()
-        strace.communicate(timeout=DEADLINE)
+        strace.communicate(timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +77,11 @@ def test_a_call_that_fails_for_now_loses_nothing(
     with relay.subscribe() as one, relay.subscribe() as other, relay.produce() as producer:
         relay.wait_status(producers=1)
         with failing(relay, call, error, when):
-            expected = [numbered(number) for number in range(NUMBER)]
+            expected = [numbered_record(number) for number in range(NUMBER)]
             # Read only when everything is sent, so that they fall behind and catch up, too.
             sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
             sending.start()
-            sending.join(DEADLINE)
+            sending.join(TIMEOUT)
             assert one.lines(NUMBER) == expected
             assert other.lines(NUMBER) == expected
         status = relay.status()
@@ -94,7 +95,7 @@ def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
     relay: RunningRelay, error: str, when: str
 ) -> None:
     """What many subscribers get at once goes by a call of its own."""
-    expected = [numbered(number, size=8192) for number in range(200)]
+    expected = [numbered_record(number, size=8192) for number in range(200)]
     with contextlib.ExitStack() as stack:
         subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MIN_SHARED_SOCKETS)]
         producer = stack.enter_context(relay.produce())
@@ -103,7 +104,7 @@ def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
             sending.start()
             for subscriber in subscribers:
                 assert subscriber.lines(len(expected)) == expected
-            sending.join(DEADLINE)
+            sending.join(TIMEOUT)
         assert relay.status()["records_dropped"] == 0
 
 
@@ -118,7 +119,7 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
         *("-e", "trace=sendfile", "-e", "inject=sendfile:error=EPERM"),
         *(sys.executable, "-c", program),
     ]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     assert "records are copied for each: [Errno 1]" in said.stderr
 
 
@@ -138,12 +139,12 @@ def test_a_connection_that_cannot_be_taken_disturbs_nobody(
         relay.wait_status(producers=1)
         with failing(relay, call, error, "1"):
             with contextlib.suppress(OSError), relay.produce() as another:
-                another.sendall(numbered(0))
-            producer.sendall(numbered(1))
+                another.sendall(numbered_record(0))
+            producer.sendall(numbered_record(1))
             lines = [subscriber.line()]
-            if lines == [numbered(0)]:
+            if lines == [numbered_record(0)]:
                 lines.append(subscriber.line())
-            assert lines[-1] == numbered(1)
+            assert lines[-1] == numbered_record(1)
         wait_until(lambda: relay.status()["producers"] == 1, "the door is open")
         assert relay.stop() == 0
 
@@ -153,7 +154,7 @@ def test_an_error_that_nobody_expects_ends_the_relay_and_is_in_the_log(
 ) -> None:
     with contextlib.suppress(OSError), failing(relay, "epoll_wait", "ENOSYS", "1"):
         connect(relay.public).close()
-        assert relay.process.wait(DEADLINE) == 1
+        assert relay.process.wait(TIMEOUT) == 1
         log = relay.log.read_text()
         assert "ended by an error that should not have happened" in log
         assert "Function not implemented" in log

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.producing import numbered
-from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
+from support.records import is_gap, numbered_record, record
+from support.relay import RunningRelay, Subscriber, running_relay
 
 MIB = 1024 * 1024
 
@@ -48,7 +48,7 @@ def test_only_what_matches_comes(relay: RunningRelay) -> None:
         matching = [line for line in lines if b"compute" in line and b"INFO" not in line]
         assert all_.lines(len(lines)) == lines
         assert some.lines(len(matching)) == matching
-        rows = sorted(row["records"] for row in relay.ask("subscribers"))
+        rows = sorted(row["records"] for row in relay.request("subscribers"))
         assert rows == [len(matching), len(lines)]
 
 
@@ -127,16 +127,16 @@ def test_who_is_behind_gets_the_rest_of_what_it_wanted_before_the_answer(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
-        before = [numbered(number) for number in range(3000)]
+        before = [numbered_record(number) for number in range(3000)]
         producer.sendall(b"".join(before))
         relay.wait_status(records_received=3000)
-        assert relay.ask("subscribers")[0]["lag"] > 0
+        assert relay.request("subscribers")[0]["lag"] > 0
         ask(subscriber, event_type=["wanted"])
         ask(subscriber, event_type=["wanted", "as well"])
         assert subscriber.lines(3000) == before
         assert answered(subscriber) == {"event_type": ["wanted"]}
         assert answered(subscriber) == {"event_type": ["wanted", "as well"]}
-        producer.sendall(numbered(1) + record("as well"))
+        producer.sendall(numbered_record(1) + record("as well"))
         assert subscriber.line() == record("as well")
         relay.wait_status(ring_bytes=0, records_dropped=0, records_delivered=3001)
 
@@ -184,7 +184,7 @@ def test_a_filter_does_not_take_the_memory_of_others(directory: Path) -> None:
             producer.sendall(record("a", payload="x" * 900))
         relay.wait_status(records_received=10_000)
         assert relay.status()["ring_bytes"] <= limit
-        rows = relay.ask("subscribers")
+        rows = relay.request("subscribers")
         assert all(row["records"] + row["lag"] + row["dropped"] == 10_000 for row in rows)
 
 
@@ -209,12 +209,12 @@ def test_a_connection_can_be_ended_by_its_id(
     relay: RunningRelay, connections: tuple[Subscriber, Any]
 ) -> None:
     subscriber, producer = connections
-    [first] = relay.ask("subscribers")
-    [second] = relay.ask("producers")
+    [first] = relay.request("subscribers")
+    [second] = relay.request("producers")
     assert first["id"] != second["id"]
-    assert relay.ask("disconnect", id=first["id"]).startswith("subscriber pid ")
-    assert subscriber.rest() == b""
-    assert relay.ask("disconnect", id=second["id"]).startswith("producer pid ")
+    assert relay.request("disconnect", id=first["id"]).startswith("subscriber pid ")
+    assert subscriber.read_to_end() == b""
+    assert relay.request("disconnect", id=second["id"]).startswith("producer pid ")
     assert producer.recv(1) == b""
     relay.wait_status(subscribers=0, producers=0)
 
@@ -231,4 +231,4 @@ def test_a_connection_can_be_ended_by_its_id(
 def test_a_request_about_no_connection_is_refused(
     relay: RunningRelay, request_: dict[str, object], words: str
 ) -> None:
-    assert words in relay.ask_anything(request_)["error"]
+    assert words in relay.request_raw(request_)["error"]

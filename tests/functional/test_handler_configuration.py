@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts
+from support.private_socket import PrivateSocket
+from support.scripts import Scripts
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 DEFAULT_PATH = "/run/notif-relayd/ingest.sock"
@@ -54,7 +55,7 @@ def test_a_service_with_the_sample_file_relays_every_notification_and_logs_the_r
 ) -> None:
     script = scripts.run("-W", "ignore", "-c", SERVICE, sample, directory / "file")
     with private.accept() as incoming:
-        stream = incoming.rest()
+        stream = incoming.read_to_end()
     assert stream == (directory / "file").read_bytes()
     records = [json.loads(line) for line in stream.splitlines()]
     priorities = [record["priority"] for record in records]
@@ -84,9 +85,9 @@ def test_loading_the_file_again_closes_the_old_handler(
 ) -> None:
     script = scripts.run("-c", LOADED_TWICE, sample)
     with private.accept() as incoming:
-        assert incoming.rest() == b"first\n"
+        assert incoming.read_to_end() == b"first\n"
     with private.accept() as incoming:
-        assert incoming.rest() == b"second\n"
+        assert incoming.read_to_end() == b"second\n"
     script.finish()
 
 
@@ -142,5 +143,5 @@ logger.info("from a dictionary")
 def test_a_dictionary_configures_it_too(scripts: Scripts, private: PrivateSocket) -> None:
     script = scripts.run("-c", FROM_DICT, private.path)
     with private.accept() as incoming:
-        assert incoming.rest() == b"from a dictionary\n"
+        assert incoming.read_to_end() == b"from a dictionary\n"
     script.finish()

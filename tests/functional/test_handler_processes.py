@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts, explained, room
-from support.running import DEADLINE
+from support.private_socket import PrivateSocket, kernel_capacity
+from support.records import check_gaps
+from support.scripts import Scripts
+from support.waiting import TIMEOUT
 
 
 def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
@@ -19,13 +21,13 @@ def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
 
     def read(number: int) -> None:
         with private.accept() as incoming:
-            streams[number] = incoming.rest()
+            streams[number] = incoming.read_to_end()
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     return streams
 
 
@@ -69,7 +71,7 @@ def test_eight_processes_at_once_tear_no_line_and_keep_their_order(
         lines = stream.splitlines(keepends=True)
         records = [json.loads(line) for line in lines]
         assert len({fields["process"] for fields in records if "process" in fields}) == 1
-        told, present, _ = explained(lines)
+        told, present, _ = check_gaps(lines)
         # What was dropped last has been told by the flush, if the socket took it.
         assert told <= 10_000
         whole += present
@@ -203,16 +205,16 @@ def test_what_the_parent_owes_is_not_sent_by_the_child(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run(
-        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, room(private) * 3 // 2
+        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, kernel_capacity(private) * 3 // 2
     )
     with private.accept() as parent, private.accept() as child:
-        assert child.rest() == b'{"child": 1}\n'
+        assert child.read_to_end() == b'{"child": 1}\n'
         assert script.line() == "child 1 0 0"
-        data = parent.take()
+        data = parent.read_available()
         assert not data.endswith(b"\n")
-        script.go_on()
-        lines = (data + parent.rest()).splitlines(keepends=True)
-    assert explained(lines) == (4, 3, False)
+        script.proceed()
+        lines = (data + parent.read_to_end()).splitlines(keepends=True)
+    assert check_gaps(lines) == (4, 3, False)
     assert script.finish() == "parent 3 1 0\n"
 
 
@@ -286,13 +288,13 @@ sys.stdin.readline()
 def test_at_exit_the_rest_and_the_gap_record_still_go_out(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
-    script = scripts.run("-c", AT_EXIT, private.path, room(private) * 3 // 2)
+    script = scripts.run("-c", AT_EXIT, private.path, kernel_capacity(private) * 3 // 2)
     assert script.line() == "before exit 1 1 0"
     with private.accept() as incoming:
-        data = incoming.take()
-        script.go_on()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    assert explained(lines) == (3, 2, False)
+        data = incoming.read_available()
+        script.proceed()
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    assert check_gaps(lines) == (3, 2, False)
     assert script.finish() == ""
 
 

@@ -13,13 +13,14 @@ import pytest
 
 from notif_relay import HandlerStats, RelayHandler
 from notif_relay.records import MAX_RECORD_SIZE
-from support.listening import PrivateSocket, notification
-from support.running import DEADLINE
+from support.private_socket import PrivateSocket
+from support.records import numbered_text
+from support.waiting import TIMEOUT
 
 
 @pytest.fixture
 def handler(private: PrivateSocket) -> Iterator[RelayHandler]:
-    handler = RelayHandler(private.path, max_wait=DEADLINE)
+    handler = RelayHandler(private.path, max_wait=TIMEOUT)
     yield handler
     handler.close()
 
@@ -91,7 +92,7 @@ def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_
     thread.start()
     with private.accept() as incoming:
         assert [len(incoming.line()) for _ in range(4)] == [32, 100_000, MAX_RECORD_SIZE, 50]
-    thread.join(DEADLINE)
+    thread.join(TIMEOUT)
     assert handler.stats() == HandlerStats(sent=4, dropped=1, reconnects=0, connected=True)
 
 
@@ -114,7 +115,7 @@ def test_threads_share_a_handler_without_tearing_each_others_records(
             assert fields["x"] == "x" * (fields["number"] * 37)
             numbers[fields["thread"]].append(fields["number"])
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     assert all(received == list(range(each)) for received in numbers.values())
     assert handler.stats().sent == number_of_threads * each
 
@@ -123,7 +124,7 @@ def test_the_connection_is_made_with_the_first_record_and_not_before(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.flush()
-    assert private.nobody_waits()
+    assert not private.has_pending()
     logger.info("{}")
     assert handler.stats().connected
     private.accept().close()
@@ -133,10 +134,10 @@ def test_after_close_a_record_connects_again(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     for number in range(3):
-        logger.info(notification(number))
+        logger.info(numbered_text(number))
         with private.accept() as incoming:
             assert json.loads(incoming.line())["number"] == number
             handler.close()
             handler.close()
-            assert incoming.rest() == b""
+            assert incoming.read_to_end() == b""
     assert handler.stats() == HandlerStats(sent=3, dropped=0, reconnects=2, connected=False)

@@ -16,26 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from support.managing import managed_relay
-from support.operating import needs_root
-from support.running import (
-    DEADLINE,
-    RunningRelay,
-    Subscriber,
-    connect,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
+from support.relayctl import needs_root
+from support.service_manager import managed_relay
+from support.waiting import TIMEOUT, wait_until
 
 FILTER = b'{"filter": {"priority": ["ERROR"]}}\n'
 
 
 def test_a_relay_that_nobody_is_connected_to_ends(directory: Path) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
-        assert relay.process.wait(DEADLINE) == 0
-        assert relay.told("STOPPING=1")
+        assert relay.process.wait(TIMEOUT) == 0
+        assert relay.has_notified("STOPPING=1")
         relay.wait_logged("stopped")
 
 
@@ -44,7 +37,7 @@ def test_a_single_connection_keeps_it(directory: Path, socket_name: str) -> None
     with managed_relay(directory, "--relayd-idle_timeout", "0.2") as relay:
         with connect(getattr(relay, socket_name)), pytest.raises(subprocess.TimeoutExpired):
             relay.process.wait(1)
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 def test_the_time_begins_anew_with_every_connection(directory: Path) -> None:
@@ -53,7 +46,7 @@ def test_the_time_begins_anew_with_every_connection(directory: Path) -> None:
         while time.monotonic() < started + 3:
             relay.status()
         assert relay.process.poll() is None
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 def test_it_stays_unless_told_otherwise(directory: Path) -> None:
@@ -82,14 +75,14 @@ def reloaded(directory: Path, before: float, after: float) -> Iterator[RunningRe
 
 def test_a_reload_changes_the_time(directory: Path) -> None:
     with reloaded(directory, before=0, after=0.1) as relay:
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 def test_a_time_that_is_made_longer_is_waited_for(directory: Path) -> None:
     with reloaded(directory, before=2, after=4) as relay:
         with pytest.raises(subprocess.TimeoutExpired):
             relay.process.wait(2.5)
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
@@ -140,7 +133,7 @@ def test_no_connection_is_lost_around_the_end(directory: Path) -> None:
 
 def test_a_record_sent_as_the_relay_ends_arrives(directory: Path) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
         with Subscriber(relay.public) as subscriber, connect(relay.ingest) as producer:
             producer.sendall(record())
             relay.start_on_demand()

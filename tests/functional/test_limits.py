@@ -19,18 +19,12 @@ import pytest
 
 from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.peer import peer_of
-from support.managing import ManagedRelay, managed_relay
-from support.operating import needs_root
 from support.other_user import OtherUser, open_relay
-from support.running import (
-    RunningRelay,
-    Subscriber,
-    connect,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay, managed_relay
+from support.waiting import wait_until
 
 
 def refusal(line: bytes) -> str:
@@ -51,7 +45,7 @@ def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directo
                 "This relay takes no more subscribers: "
                 f"uid {os.getuid()} has reached max_connections_per_user = 2."
             )
-            assert third.rest() == b""
+            assert third.read_to_end() == b""
         relay.wait_logged("max_connections_per_user = 2")
         assert re.search(
             rf"connection to {relay.public} refused: pid {os.getpid()} \(.*, uid {os.getuid()}\): "
@@ -140,9 +134,9 @@ def test_a_list_that_gets_shorter_ends_connections_at_the_next_restart(directory
         relay.ingest.chmod(0o666)
         with OtherUser(relay.ingest, 1), OtherUser(relay.ingest, 65534):
             relay.wait_status(producers=2)
-            relay.change("--relayd-ingest_allow_users=nobody")
+            relay.set_arguments("--relayd-ingest_allow_users=nobody")
             relay.restart()
-            assert [each["uid"] for each in relay.ask("producers")] == [65534]
+            assert [each["uid"] for each in relay.request("producers")] == [65534]
             wait_until(lambda: len(relay.stored) == 1, "nothing is kept of the other")
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, Subscriber, connect, run_daemon, wait_until
+from support.records import numbered_record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon
+from support.waiting import TIMEOUT, wait_until
 
 NUMBER = 500
 
@@ -30,7 +31,7 @@ def relay_with_stderr(
         command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(os.fspath(directory / "notify.sock"))
-        notify.settimeout(DEADLINE)
+        notify.settimeout(TIMEOUT)
         process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -58,13 +59,13 @@ def assert_relays(directory: Path) -> None:
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
         with connect(directory / "ingest.sock") as producer:
             for number in range(NUMBER):
-                producer.sendall(b"no record\n" + numbered(number, 200))
-                assert subscriber.line() == numbered(number, 200)
+                producer.sendall(b"no record\n" + numbered_record(number, 200))
+                assert subscriber.line() == numbered_record(number, 200)
 
 
 def assert_stops(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE) == 0
+    assert process.wait(TIMEOUT) == 0
 
 
 def full_pipe() -> tuple[int, int]:

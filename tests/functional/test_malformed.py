@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import notif_relay
-from support.running import DEADLINE, RunningRelay, record, running_relay
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.waiting import TIMEOUT
 
 MIB = 1024 * 1024
 
@@ -68,7 +70,7 @@ def test_bad_lines_between_good_ones_are_counted_and_the_good_ones_arrive(
         assert [line for line in got if b"the same" in line] == ours
         assert [line for line in got if b"another" in line] == theirs
         relay.wait_status(records_received=40, records_rejected=20 * number)
-        rejected = [row["rejected"] for row in relay.ask("producers")]
+        rejected = [row["rejected"] for row in relay.request("producers")]
         assert sorted(rejected) == [0, 20 * number]
     relay.wait_logged("rejected")
 
@@ -141,14 +143,14 @@ def test_readers_are_told_the_gaps_that_are_counted(relay: RunningRelay) -> None
     with (
         notif_relay.subscribe(
             relay.public,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             on_gap=lambda gap: told.append((gap.dropped, gap.reason)),
         ) as subscriber,
         relay.produce() as producer,
     ):
         producer.sendall("".join(sent).encode() + record(number=1))
         assert next(subscriber).raw == record(number=1)
-    found = relay.ask("metrics")
+    found = relay.request("metrics")
     assert told == [(3, "producer_congested"), (4, "relay_restarted"), (None, "relay_restarted")]
     assert found["dropped"]["producer_congested"] == 3
     assert found["dropped"]["relay_restarted"] == 4
@@ -175,9 +177,9 @@ def test_a_forging_producer_does_not_keep_a_subscriber_out(relay: RunningRelay) 
         try:
             for _ in range(20):
                 with notif_relay.subscribe(
-                    relay.public, event_type="never.*", timeout=DEADLINE, reconnect=False
+                    relay.public, event_type="never.*", timeout=TIMEOUT, reconnect=False
                 ) as subscriber:
                     assert subscriber.connected
         finally:
             stop.set()
-        producing.result(DEADLINE)
+        producing.result(TIMEOUT)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from support import descriptors
-from support.managing import managed_relay
-from support.running import connect, record, running_relay
+from support.records import record
+from support.relay import connect, running_relay
+from support.service_manager import managed_relay
 
-MORE_THAN_USUAL = descriptors.USUAL + 100
+MORE_THAN_USUAL = descriptors.USUAL_LIMIT + 100
 
 
 def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_failed_start_leaves_nothing_behind(directory: Path) -> None:
 def usual_limit() -> Iterator[None]:
     """This process has the usual limit of descriptors, and so has what it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL, hard), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL_LIMIT, hard), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

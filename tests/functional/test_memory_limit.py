@@ -17,10 +17,11 @@ from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
 from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support import descriptors
-from support.managing import ManagedRelay
 from support.memory_limit import memory_cgroup
-from support.operating import needs_root
-from support.running import connect, record
+from support.records import record
+from support.relay import connect
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 

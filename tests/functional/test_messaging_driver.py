@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from stevedore.dispatch import DispatchExtensionManager
 
-from support.listening import Incoming, PrivateSocket, Scripts, explained
-from support.running import DEADLINE, RunningRelay, quiet_environment
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import check_gaps
+from support.relay import RunningRelay, quiet_environment
+from support.scripts import Scripts
+from support.waiting import TIMEOUT
 
 PATCH = """
 import warnings
@@ -67,8 +70,8 @@ def run(scripts: Scripts, program: str, *arguments: object) -> Any:
     return scripts.run("-W", "ignore", "-c", program, *arguments)
 
 
-def received(incoming: Incoming) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in incoming.rest().splitlines()]
+def received(incoming: ProducerConnection) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in incoming.read_to_end().splitlines()]
 
 
 ALL_PRIORITIES = (
@@ -123,7 +126,7 @@ def test_beside_other_drivers_it_sends_what_the_log_driver_logs(
     )
     script = run(scripts, BESIDE_OTHERS, config, directory / "log")
     with private.accept() as incoming:
-        assert incoming.rest() == (directory / "log").read_bytes()
+        assert incoming.read_to_end() == (directory / "log").read_bytes()
     assert script.finish() == "2\n"
 
 
@@ -177,7 +180,7 @@ def test_all_notifiers_of_a_process_share_one_connection(
     with private.accept() as incoming:
         publishers = [each["publisher_id"] for each in received(incoming)]
     assert script.finish() == ""
-    assert private.nobody_waits()
+    assert not private.has_pending()
     api = [f"nova-api:{number}" for number in range(3)]
     assert publishers == ["nova-compute:host-1", *api, "nova-compute:host-1"]
 
@@ -205,7 +208,7 @@ def test_the_connection_ends_with_the_last_notifier_and_a_new_one_makes_its_own(
     with private.accept() as incoming:
         assert len(received(incoming)) == 2
     assert script.line() == "gone"
-    script.go_on()
+    script.proceed()
     with private.accept() as incoming:
         assert [each["publisher_id"] for each in received(incoming)] == ["new"]
     script.finish()
@@ -307,7 +310,7 @@ def test_a_socket_that_the_service_may_not_write_to_is_a_warning_and_no_more(
         script.line()
     )
     assert script.line() == "still running"
-    assert private.nobody_waits()
+    assert not private.has_pending()
 
 
 TOO_LARGE = (
@@ -357,10 +360,10 @@ def test_at_exit_the_subscribers_are_still_told_what_was_dropped(
     script = run(scripts, AT_EXIT, config)
     number = int(script.line())
     with private.accept() as incoming:
-        data = incoming.take()
-        script.go_on()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    told, present, unknown = explained(lines)
+        data = incoming.read_available()
+        script.proceed()
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    told, present, unknown = check_gaps(lines)
     assert (told, unknown) == (number, False)
     assert number - present in {1, 2}  # the first may have been half sent, and finished
     assert script.finish() == ""
@@ -498,7 +501,7 @@ def test_the_send_notification_script_takes_it_as_a_driver(
             env=quiet_environment(),
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             check=False,
         )
         assert (done.returncode, done.stdout) == (0, "")
@@ -518,7 +521,7 @@ def test_the_options_appear_in_a_generated_sample_with_their_help() -> None:
         env=quiet_environment(),
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=True,
     )
     assert "[oslo_messaging_notifications]" in done.stdout

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import Scripts
-from support.running import RunningRelay, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.scripts import Scripts
+from support.waiting import wait_until
 
 PATCH = """
 import warnings

@@ -19,19 +19,27 @@ import pytest
 from notif_relay import records
 from notif_relay.messaging import subscriber as subscriber_module
 from notif_relay.messaging.listener import MAX_UNHANDLED
-from support.consuming import Endpoint, left_open, listening, notifier, transport_to
-from support.listening import Incoming, PrivateSocket, Scripts
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+from support.messaging import (
+    Endpoint,
+    make_notifier,
+    running_listener,
+    threads_and_descriptors,
+    transport_to,
+)
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import numbered_record, record
+from support.relay import RunningRelay, connect, running_relay
+from support.scripts import Scripts
+from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    before = left_open()
+    before = threads_and_descriptors()
     yield
-    assert left_open() <= before
+    assert threads_and_descriptors() <= before
 
 
 @contextlib.contextmanager
@@ -59,18 +67,18 @@ def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
         listener = oslo_messaging.get_notification_listener(
             transport, [oslo_messaging.Target(topic="t")], [endpoint], executor="threading"
         )
-        before = left_open()
+        before = threads_and_descriptors()
         with relay.produce() as producer:
             for number in range(3):
                 listener.start()
                 producer.sendall(record(payload=number))
-                assert endpoint.next().payload == number
+                assert endpoint.next_notification().payload == number
                 listener.stop()
                 listener.wait()
                 relay.wait_status(subscribers=0)
                 producer.sendall(record(payload="nobody is to get this"))
                 relay.wait_status(records_received=2 * (number + 1))
-        assert left_open() <= before
+        assert threads_and_descriptors() <= before
     assert endpoint.calls.empty()
 
 
@@ -78,10 +86,10 @@ def test_cleaning_up_the_transport_stops_its_listeners_and_disconnects(
     relay: RunningRelay, nothing_left: None
 ) -> None:
     endpoint = Endpoint("info")
-    with transport_to(relay.public) as transport, listening(transport, endpoint):
-        emit = notifier(transport)
+    with transport_to(relay.public) as transport, running_listener(transport, endpoint):
+        emit = make_notifier(transport)
         emit.info({}, "event", 1)
-        assert endpoint.next().payload == 1
+        assert endpoint.next_notification().payload == 1
         transport.cleanup()
         # The notifier keeps the transport; it could send again.
         relay.wait_status(subscribers=0, producers=0)
@@ -94,12 +102,14 @@ def test_a_listener_waits_for_a_relay_and_says_so_once(
     caplog.set_level(logging.INFO)
     endpoint = Endpoint("info", "warn")
     public = directory / "notifications.sock"
-    with transport_to(public) as transport, listening(transport, endpoint):
+    with transport_to(public) as transport, running_listener(transport, endpoint):
         wait_until(lambda: messages(caplog), "it says so")
         with running_relay(directory) as relay, relay.produce() as producer:
             wait_until(lambda: len(messages(caplog)) > 1, "it has come")
             producer.sendall(record(payload=1))
-            assert endpoint.next().payload == 1  # and no gap before: nothing was promised
+            assert (
+                endpoint.next_notification().payload == 1
+            )  # and no gap before: nothing was promised
             assert messages(caplog) == [
                 f"no connection to the relay at {public}: the socket does not exist; is"
                 " notif-relayd installed and running?; retrying",
@@ -115,17 +125,17 @@ def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:
             transport = stack.enter_context(transport_to(relay.public))
-            stack.enter_context(listening(transport, endpoint))
+            stack.enter_context(running_listener(transport, endpoint))
             with relay.produce() as producer:
                 producer.sendall(record(payload=1))
-                assert endpoint.next().payload == 1
+                assert endpoint.next_notification().payload == 1
         with next_relay(directory) as relay:
-            gap = endpoint.next()
+            gap = endpoint.next_notification()
             assert (gap.priority, gap.event_type) == ("warn", "notif_relayd.gap")
             assert gap.payload == {"dropped": None, "reason": "relay_restarted"}
             with relay.produce() as producer:
                 producer.sendall(record(payload=2))
-                assert endpoint.next().payload == 2
+                assert endpoint.next_notification().payload == 2
         stack.close()
     away, lost, *others = messages(caplog, logging.WARNING)
     assert away.startswith(f"no connection to the relay at {relay.public}: ")
@@ -141,9 +151,9 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
     gate = threading.Event()
 
     class Busy(Endpoint):
-        def take(self, priority: str, *call: Any) -> None:
-            super().take(priority, *call)
-            gate.wait(DEADLINE)
+        def receive(self, priority: str, *call: Any) -> None:
+            super().receive(priority, *call)
+            gate.wait(TIMEOUT)
 
     endpoint = Busy("info")
     with contextlib.ExitStack() as stack:
@@ -156,8 +166,8 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
         listener.start()
         if state == "busy":
             with relay.produce() as producer:
-                producer.sendall(b"".join(map(numbered, range(2 * MAX_UNHANDLED))))
-                endpoint.next()
+                producer.sendall(b"".join(map(numbered_record, range(2 * MAX_UNHANDLED))))
+                endpoint.next_notification()
                 relay.wait_status(records_received=2 * MAX_UNHANDLED)
         listener.stop()
         assert not [each for each in threading.enumerate() if each.name == "notif_relay listener"]
@@ -171,28 +181,28 @@ def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_i
     sent, gate = 20_000, threading.Event()
 
     class Slow(Endpoint):
-        def take(self, priority: str, *call: Any) -> None:
-            gate.wait(DEADLINE)
-            super().take(priority, *call)
+        def receive(self, priority: str, *call: Any) -> None:
+            gate.wait(TIMEOUT)
+            super().receive(priority, *call)
 
     slow, taking_gaps = Slow("info"), Slow("warn")
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
         transport_to(relay.public) as transport,
-        listening(transport, slow, taking_gaps),
+        running_listener(transport, slow, taking_gaps),
         relay.produce() as producer,
     ):
         for number in range(sent):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
         relay.wait_status(records_received=sent)
         dropped = relay.status()["records_dropped"]
         assert dropped > sent - 4 * MIB // 1024
         gate.set()
         for _ in range(sent - dropped):
-            slow.next()
+            slow.next_notification()
         told = 0
         while told < dropped:
-            gap = taking_gaps.next()
+            gap = taking_gaps.next_notification()
             assert gap.payload["reason"] == "slow_subscriber"
             told += gap.payload["dropped"]
         assert told == dropped
@@ -206,11 +216,11 @@ def test_a_gap_is_in_the_log_of_a_consumer_that_takes_no_warnings(
     endpoint = Endpoint("info")
     with (
         transport_to(relay.public) as transport,
-        listening(transport, endpoint),
+        running_listener(transport, endpoint),
         relay.produce() as producer,
     ):
         producer.sendall(records.gap(7, "producer_congested") + record(payload=1))
-        assert endpoint.next().payload == 1
+        assert endpoint.next_notification().payload == 1
     assert messages(caplog) == ["7 notifications were lost: producer_congested"]
 
 
@@ -235,7 +245,7 @@ def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
         as_nobody() as name,
         transport_to(relay.public) as transport,
         pytest.raises(oslo_messaging.MessagingException) as raised,
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
     sentence = str(raised.value)
@@ -254,22 +264,24 @@ def test_who_may_not_read_any_more_is_told_so_and_goes_on_when_it_is_put_right(
             relay.public.chmod(0o666)
             with as_nobody():
                 transport = stack.enter_context(transport_to(relay.public))
-                stack.enter_context(listening(transport, endpoint))
+                stack.enter_context(running_listener(transport, endpoint))
         with next_relay(directory) as relay:
             relay.public.chmod(0)
             with as_nobody():
                 wait_until(lambda: "usermod -aG" in caplog.text, "it says what is wrong")
                 assert endpoint.calls.empty()
             # Root again, which may.
-            assert endpoint.next().event_type == "notif_relayd.gap"
+            assert endpoint.next_notification().event_type == "notif_relayd.gap"
         stack.close()
     assert len([each for each in messages(caplog) if "usermod -aG" in each]) == 1
 
 
 @contextlib.contextmanager
-def answering(public: Path, answers: Callable[[], bytes]) -> Iterator[queue.Queue[Incoming]]:
+def answering(
+    public: Path, answers: Callable[[], bytes]
+) -> Iterator[queue.Queue[ProducerConnection]]:
     """A relay as no real one is: takes each subscriber's request, and answers as it likes."""
-    subscribers: queue.Queue[Incoming] = queue.Queue()
+    subscribers: queue.Queue[ProducerConnection] = queue.Queue()
     with PrivateSocket(public) as private:
 
         def serve() -> None:
@@ -297,7 +309,7 @@ def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
         answering(public, lambda: records.error("There is no such thing.")),
         transport_to(public) as transport,
         pytest.raises(oslo_messaging.MessagingException, match="There is no such thing"),
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
     assert messages(caplog) == ["Cannot listen for notifications: There is no such thing."]
@@ -311,9 +323,9 @@ def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
     with (
         answering(public, answers.pop) as subscribers,
         transport_to(public) as transport,
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
-        subscribers.get(timeout=DEADLINE).close()
+        subscribers.get(timeout=TIMEOUT).close()
         wait_until(lambda: messages(caplog, logging.ERROR), "it says so")
     assert messages(caplog, logging.ERROR) == [
         "Stopped listening for notifications: There is no such thing."
@@ -331,7 +343,7 @@ def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
         PrivateSocket(public),
         transport_to(public) as transport,
         pytest.raises(oslo_messaging.MessagingException, match=f"{public} does not answer"),
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
 
@@ -357,13 +369,13 @@ def test_what_is_no_notification_is_left_out_and_logged(
     with (
         answering(public, lambda: records.subscribed({})) as subscribers,
         transport_to(public) as transport,
-        listening(transport, endpoint),
+        running_listener(transport, endpoint),
     ):
-        incoming = subscribers.get(timeout=DEADLINE)
+        incoming = subscribers.get(timeout=TIMEOUT)
         incoming.socket.sendall(b"".join(junk + unusual) + records.error("No.") + later + odd)
-        payloads = [endpoint.next().payload for _ in unusual]
+        payloads = [endpoint.next_notification().payload for _ in unusual]
         assert payloads == [{}, {"dropped": "many", "reason": 5}, float("inf")]
-        got = endpoint.next()
+        got = endpoint.next_notification()
         assert (got.payload, got.context) == (1, {})
         incoming.close()
     assert len(
@@ -375,7 +387,6 @@ def test_what_is_no_notification_is_left_out_and_logged(
 NEVER_STOPPED = """
 import sys
 import oslo_messaging
-from support.consuming import Endpoint, configuration
 transport = oslo_messaging.get_notification_transport(configuration(), url="unix://" + sys.argv[1])
 listener = oslo_messaging.get_notification_listener(
     transport, [oslo_messaging.Target(topic="t")], [Endpoint()], executor="threading"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 
-from support.listening import Scripts
-from support.running import RunningRelay
+from support.relay import RunningRelay
+from support.scripts import Scripts
 
 RUN = """
 import json

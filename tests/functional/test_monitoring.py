@@ -12,9 +12,9 @@ import pytest
 import yaml
 from prometheus_client import Metric
 
-from support.operating import relayctl
-from support.running import RunningRelay
-from support.scraping import CHECKOUT, families, names, needs_promtool, promtool
+from support.prometheus import CHECKOUT, families, family_names, needs_promtool, promtool
+from support.relay import RunningRelay
+from support.relayctl import relayctl
 
 DASHBOARD = CHECKOUT / "etc/grafana/notif-relayd.json"
 RULES = CHECKOUT / "etc/prometheus/notif-relayd.rules.yml"
@@ -95,9 +95,9 @@ def entries() -> Iterator[tuple[str, str]]:
 def test_the_page_explains_each_metric_once_with_type_and_labels(told: list[Metric]) -> None:
     explained = dict(entries())
     assert len(explained) == len(list(entries()))
-    assert explained.keys() == names(told)
+    assert explained.keys() == family_names(told)
     for family in told:
-        (name,) = names([family])
+        (name,) = family_names([family])
         kind, *_ = explained[name].split(",")
         assert kind == family.type, name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -107,7 +107,7 @@ def test_the_page_explains_each_metric_once_with_type_and_labels(told: list[Metr
 
 def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metric]) -> None:
     text = PAGE.read_text()
-    assert set(NAME.findall(text)) <= series(told) | names(told)
+    assert set(NAME.findall(text)) <= series(told) | family_names(told)
     reasons = {
         value
         for family in told

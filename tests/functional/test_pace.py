@@ -36,7 +36,8 @@ from notif_relayd.records.validator import Reason, RoutingKey
 from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
-from support.running import connect, record
+from support.records import record
+from support.relay import connect
 
 THROTTLE = RateLimitedLog(logging.getLogger(__name__))
 

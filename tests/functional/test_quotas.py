@@ -15,10 +15,11 @@ import pytest
 from notif_relayd.fanout.fanout import MAX_TORN_BYTES
 from notif_relayd.fanout.request_handler import MAX_ERROR_LENGTH
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
-from support.managing import ManagedRelay, managed_relay
-from support.operating import needs_root
 from support.other_user import OtherUser, open_relay
-from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
+from support.records import is_gap, record
+from support.relay import RunningRelay, Subscriber, running_relay
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay, managed_relay
 
 LONG = record(payload="x" * 1_000_000)
 
@@ -54,7 +55,7 @@ def test_torn_records_are_reclaimed_from_the_user_with_most(directory: Path) -> 
             assert subscriber.line() == LONG
             stack.enter_context(relay.subscribe())
         relay.wait_logged(r"records are kept for uid 0, and the limit of all users")
-        left = [each["uid"] for each in relay.ask("subscribers")]
+        left = [each["uid"] for each in relay.request("subscribers")]
         assert 1234 in left
         assert left.count(0) < count
         assert relay.peak_memory() < 256 << 20
@@ -73,7 +74,7 @@ def test_unfinished_records_are_rejected_of_the_user_with_most(directory: Path) 
             for _ in range(MAX_PARTIAL_BYTES // size + 5):
                 stack.enter_context(relay.produce()).sendall(b"x" * size)
             relay.wait_logged("unfinished records")
-            rejected = {each["uid"]: each["rejected"] for each in relay.ask("producers")}
+            rejected = {each["uid"]: each["rejected"] for each in relay.request("producers")}
             assert rejected[1234] == 0
             with relay.subscribe() as subscriber:
                 modest.write(whole[-10:])
@@ -110,7 +111,7 @@ def test_filters_of_one_user_are_bounded(directory: Path) -> None:
             granted += 1
             assert granted < 100
         assert answer["payload"] == f"uid {os.getuid()} has reached {FILTERS} = {limit} bytes."
-        assert subscriber.rest() == b""
+        assert subscriber.read_to_end() == b""
         assert granted >= 2
         relay.wait_status(subscribers=granted)
 
@@ -166,11 +167,11 @@ def test_filters_over_the_limit_are_not_restored(
         for number, each in enumerate(subscribers):
             assert ask(each, largest_filter(number))["event_type"] == "notif_relayd.subscribed"
         limit = 2 << 20  # for one of them
-        relay.change(f"--relayd-{FILTERS}", str(limit))
+        relay.set_arguments(f"--relayd-{FILTERS}", str(limit))
         end(relay)
         relay.wait_status(subscribers=1)
         for each in subscribers[1:]:
-            assert f"has reached {FILTERS} = {limit} bytes." in each.rest().decode()
+            assert f"has reached {FILTERS} = {limit} bytes." in each.read_to_end().decode()
 
 
 def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from notif_relayctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
-from support.listening import Incoming, PrivateSocket
-from support.running import record
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import record
 
-Connected = tuple[Busiest, Incoming]
+Connected = tuple[Busiest, ProducerConnection]
 
 
 @pytest.fixture

@@ -23,16 +23,17 @@ import yaml
 
 from notif_relayctl.access import ACL, refusal
 from notif_relayctl.accounts import Account
-from support.listening import PrivateSocket
-from support.operating import (
-    AS_NOBODY,
+from support.private_socket import PrivateSocket
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import (
     RELAYCTL,
+    RELAYCTL_AS_NOBODY,
     needs_root,
     relayctl,
     relayctl_as_nobody,
     run,
 )
-from support.running import DEADLINE, RunningRelay, connect, running_relay
+from support.waiting import TIMEOUT
 
 Row = dict[str, str]
 
@@ -241,7 +242,7 @@ def test_the_files_of_a_relay_that_was_killed_are_stale(
     relay: RunningRelay, arguments: tuple[str, ...]
 ) -> None:
     relay.process.kill()
-    relay.process.wait(DEADLINE)
+    relay.process.wait(TIMEOUT)
     assert relay.public.is_socket()
     rows = examine(relay.directory, *arguments)
     for name in ("public", "ingest"):
@@ -258,8 +259,8 @@ def test_looking_connects_to_neither_socket_that_would_start_the_relay(directory
         PrivateSocket(directory / "ingest.sock") as ingest,
     ):
         rows = examine(directory, "--no-round-trip")
-        assert public.nobody_waits()
-        assert ingest.nobody_waits()
+        assert not public.has_pending()
+        assert not ingest.has_pending()
     for name in ("public", "ingest"):
         assert the(rows, f"listening {name}")["result"] == "ok"
 
@@ -449,8 +450,10 @@ def test_a_user_that_is_none_is_a_failure(relay: RunningRelay, user: str) -> Non
 @needs_root
 def test_who_has_not_logged_in_again_since_joining_is_told_to(open_relay: RunningRelay) -> None:
     shutil.chown(open_relay.public, group=65534)
-    before_joining = AS_NOBODY.replace("setresgid(65534, 65534, 65534)", "setresgid(1, 1, 1)")
-    assert before_joining != AS_NOBODY
+    before_joining = RELAYCTL_AS_NOBODY.replace(
+        "setresgid(65534, 65534, 65534)", "setresgid(1, 1, 1)"
+    )
+    assert before_joining != RELAYCTL_AS_NOBODY
     directory = os.fspath(open_relay.directory)
     command = ("--runtime-dir", directory, "doctor", "-f", "json")
     rows = rows_of(run(sys.executable, "-c", before_joining, *command))

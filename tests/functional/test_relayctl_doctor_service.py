@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket
-from support.operating import needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, quiet_environment
+from support.private_socket import PrivateSocket
+from support.relay import quiet_environment
+from support.relayctl import needs_root, relayctl, relayctl_as_nobody
+from support.waiting import TIMEOUT
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 
@@ -332,7 +333,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         subprocess.run(
             [sys.executable, "-c", SERVICE, *confs],
             stdout=sys.stderr,
-            timeout=4 * DEADLINE,
+            timeout=4 * TIMEOUT,
             check=True,
             env=quiet_environment(),
         )
@@ -380,7 +381,7 @@ def received(private: PrivateSocket) -> bytes:
     with contextlib.suppress(BlockingIOError):
         while True:
             with private.accept() as incoming:
-                came += incoming.rest()
+                came += incoming.read_to_end()
     return came
 
 

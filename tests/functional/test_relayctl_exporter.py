@@ -22,9 +22,11 @@ from prometheus_client.core import Metric
 
 from notif_relayctl.exposition import RelayCollector
 from notif_relayctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
-from support.operating import RELAYCTL, assert_refused, listening, relayctl
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
-from support.scraping import needs_promtool, promtool, samples
+from support.prometheus import needs_promtool, promtool, samples
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.relayctl import RELAYCTL, assert_error, bind_listener, relayctl
+from support.waiting import TIMEOUT, wait_until
 
 UP = ("notif_relayd_up",)
 
@@ -38,7 +40,7 @@ class Exporter:
     log: Path
 
     def scrape(self) -> str:
-        with urllib.request.urlopen(self.url, timeout=DEADLINE) as answer:
+        with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:
             assert answer.status == 200
             return str(answer.read().decode())
 
@@ -113,15 +115,15 @@ def test_prometheus_may_ask_for_openmetrics_and_for_compression(relay: RunningRe
             exporter.url,
             headers={"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"},
         )
-        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
             assert answer.headers["Content-Encoding"] == "gzip"
 
 
 def test_a_relay_that_is_away_is_up_0_and_is_not_started(directory: Path) -> None:
     with (
-        listening(directory / "notifications.sock") as public,
-        listening(directory / "ingest.sock") as ingest,
+        bind_listener(directory / "notifications.sock") as public,
+        bind_listener(directory / "ingest.sock") as ingest,
         exporting(directory) as exporter,
     ):
         assert samples(exporter.scrape()) == {UP: 0}
@@ -158,7 +160,7 @@ def test_a_relay_that_refuses_is_up_0_with_the_reason_in_the_log(relay: RunningR
 def test_there_is_nothing_but_the_metrics(relay: RunningRelay, path: str) -> None:
     with exporting(relay.directory) as exporter:
         with pytest.raises(urllib.error.HTTPError, match="404") as error:
-            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=DEADLINE)
+            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=TIMEOUT)
         with error.value:
             assert error.value.read() == b"The metrics are at /metrics.\n"
 
@@ -166,9 +168,9 @@ def test_there_is_nothing_but_the_metrics(relay: RunningRelay, path: str) -> Non
 def test_clients_that_say_nothing_or_leave_hold_up_nobody(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
         for _ in range(20):
-            silent = stack.enter_context(socket.create_connection(exporter.address, DEADLINE))
+            silent = stack.enter_context(socket.create_connection(exporter.address, TIMEOUT))
             silent.sendall(b"GET /met")
-        with socket.create_connection(exporter.address, DEADLINE) as leaving:
+        with socket.create_connection(exporter.address, TIMEOUT) as leaving:
             leaving.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         assert samples(exporter.scrape())[UP] == 1
@@ -185,7 +187,7 @@ def test_more_scrapes_at_once_than_the_relay_answers_are_answered_all(relay: Run
         for each in threads:
             each.start()
         for each in threads:
-            each.join(DEADLINE)
+            each.join(TIMEOUT)
     assert found == [1.0] * 40
 
 
@@ -193,7 +195,7 @@ def test_sigterm_ends_it_well(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter:
         exporter.scrape()
         exporter.process.send_signal(signal.SIGTERM)
-        assert exporter.process.wait(DEADLINE) == 0
+        assert exporter.process.wait(TIMEOUT) == 0
         assert exporter.log.read_text() == "the relay answers\n"
 
 
@@ -201,7 +203,7 @@ def test_the_service_manager_is_told_that_it_is_ready(relay: RunningRelay) -> No
     path = os.fspath(relay.directory / "manager.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
-        manager.settimeout(DEADLINE)
+        manager.settimeout(TIMEOUT)
         with exporting(relay.directory, NOTIFY_SOCKET=path):
             assert manager.recv(4096) == b"READY=1"
 
@@ -224,14 +226,14 @@ def test_the_service_manager_is_told_that_it_is_ready(relay: RunningRelay) -> No
 def test_an_address_that_cannot_be_listened_on_is_one_line(
     directory: Path, listen: str, complaint: str
 ) -> None:
-    assert_refused(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
+    assert_error(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
 
 
 def test_an_address_that_is_taken_is_one_line(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"127.0.0.1:{server.getsockname()[1]}"
         done = relayctl(directory, "exporter", "--listen", listen)
-    assert_refused(done, 1, "127.0.0.1", "Address already in use")
+    assert_error(done, 1, "127.0.0.1", "Address already in use")
 
 
 def closed(client: socket.socket) -> bool:
@@ -248,7 +250,7 @@ def closed(client: socket.socket) -> bool:
 def test_request_has_one_deadline_however_slowly_it_comes(relay: RunningRelay) -> None:
     with (
         exporting(relay.directory) as exporter,
-        socket.create_connection(exporter.address, DEADLINE) as slow,
+        socket.create_connection(exporter.address, TIMEOUT) as slow,
     ):
         slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
 
@@ -265,7 +267,7 @@ def test_oldest_of_many_connections_makes_room(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
         slow = []
         for _ in range(3 * MAX_CONNECTIONS):
-            slow.append(stack.enter_context(socket.create_connection(exporter.address, DEADLINE)))
+            slow.append(stack.enter_context(socket.create_connection(exporter.address, TIMEOUT)))
             slow[-1].sendall(b"GET /met")
         assert samples(exporter.scrape())[UP] == 1
         wait_until(lambda: all(map(closed, slow[:MAX_CONNECTIONS])), "the oldest are closed")
@@ -283,7 +285,7 @@ GET = b"GET /metrics HTTP/1.1\r\n"
 def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: bytes) -> None:
     with (
         exporting(relay.directory) as exporter,
-        socket.create_connection(exporter.address, DEADLINE) as client,
+        socket.create_connection(exporter.address, TIMEOUT) as client,
     ):
         client.sendall(request_)
         with client.makefile("rb") as answer:
@@ -295,7 +297,7 @@ def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: byte
 def test_answer_of_another_version_is_up_0_with_the_reason(
     relay: RunningRelay, tmp_path: Path
 ) -> None:
-    metrics = relay.ask("metrics")
+    metrics = relay.request("metrics")
     metrics["turn_bounds"].pop()
     answer = json.dumps({"result": metrics}).encode() + b"\n"
 
@@ -305,12 +307,12 @@ def test_answer_of_another_version_is_up_0_with_the_reason(
                 client.recv(4096)
                 client.sendall(answer)
 
-    with listening(tmp_path / "control.sock") as control, exporting(tmp_path) as exporter:
+    with bind_listener(tmp_path / "control.sock") as control, exporting(tmp_path) as exporter:
         thread = threading.Thread(target=serve, args=(control,))
         thread.start()
         for _ in range(2):
             assert samples(exporter.scrape()) == {UP: 0}
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         (line,) = exporter.log.read_text().splitlines()
     assert "is the daemon of another version?" in line
 
@@ -327,11 +329,11 @@ def test_unexpected_error_is_status_500_and_told_once(tmp_path: Path) -> None:
         try:
             for _ in range(3):
                 with pytest.raises(urllib.error.HTTPError, match="500") as error:
-                    urllib.request.urlopen(server.url, timeout=DEADLINE)
+                    urllib.request.urlopen(server.url, timeout=TIMEOUT)
                 error.value.close()
         finally:
             server.shutdown()
-            thread.join(DEADLINE)
+            thread.join(TIMEOUT)
     assert log.getvalue().count("\n") == 1
     assert "RuntimeError" in log.getvalue()
     assert "\x1b" not in log.getvalue()

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from notif_relay import records
-from support.operating import RELAYCTL, listening, relayctl
-from support.running import DEADLINE, RunningRelay, connect, record
+from support.records import record
+from support.relay import RunningRelay, connect
+from support.relayctl import RELAYCTL, bind_listener, relayctl
 from support.terminal import Terminal
+from support.waiting import TIMEOUT
 
 HOSTILE = "\x1b]0;pwn\x07\x1b[2J\n\r\x9b31m\u202e"
 HUGE = 10**300
@@ -96,7 +98,7 @@ def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[No
                 connection.sendall(answer)
 
     path = directory / "control.sock"
-    with listening(path) as listener:
+    with bind_listener(path) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
@@ -104,7 +106,7 @@ def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[No
         finally:
             with contextlib.closing(connect(path)):
                 pass  # which ends it
-            thread.join(DEADLINE)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
 
 
@@ -187,7 +189,7 @@ def test_no_argument_controls_the_terminal(directory: Path) -> None:
 
 def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
     """Something answers one subscriber on the public socket, and hangs up."""
-    listener = listening(directory / "notifications.sock")
+    listener = bind_listener(directory / "notifications.sock")
 
     def serve() -> None:
         with listener:
@@ -218,7 +220,7 @@ def test_no_line_ends_tail_or_controls_the_terminal(directory: Path, form: str) 
         record("the last"),
     )
     done = relayctl(directory, "tail", "--no-reconnect", "-o", form)
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert all(line.isprintable() for line in done.stdout.split("\n"))
@@ -231,17 +233,17 @@ def test_json_in_a_pipe_is_the_very_bytes_even_of_a_torn_record(directory: Path)
     done = subprocess.run(
         [RELAYCTL, "--runtime-dir", directory, "tail", "--no-reconnect", "-o", "json"],
         capture_output=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=False,
     )
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.stdout == torn + record()
 
 
 def test_an_error_of_a_false_relay_is_escaped(directory: Path) -> None:
     serving = public_lines(directory, records.error(HOSTILE))
     done = relayctl(directory, "tail")
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.returncode == 1
     assert done.stderr[:-1].isprintable()
     assert "pwn" in done.stderr

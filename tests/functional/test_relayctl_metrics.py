@@ -15,10 +15,12 @@ import pytest
 
 from notif_relay import records
 from notif_relay.version import __version__
-from support.managing import managed_relay
-from support.operating import answering, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
-from support.scraping import Samples, needs_promtool, promtool, samples
+from support.prometheus import Samples, needs_promtool, promtool, samples
+from support.records import record
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import answer_once, assert_error, needs_root, relayctl, relayctl_as_nobody
+from support.service_manager import managed_relay
+from support.waiting import TIMEOUT, wait_until
 
 PREFIX = "notif_relayd_"
 
@@ -78,7 +80,7 @@ def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
             producer.sendall(record(payload="x" * 1000))
         relay.wait_status(records_received=sent)
         found = figures(relay)
-        (status,) = relay.ask("subscribers")
+        (status,) = relay.request("subscribers")
     assert found["subscribers_behind",] == 1
     assert found["max_lag_records",] == status["lag"] > 0
     assert found["records_dropped_total", "slow_subscriber"] == status["dropped"] > 0
@@ -210,14 +212,14 @@ def test_promtool_accepts_it(relay: RunningRelay) -> None:
 
 def test_a_relay_that_is_not_there_is_told_as_for_the_status(directory: Path) -> None:
     done = relayctl(directory, "metrics")
-    assert_refused(done, 3, "the daemon is not running")
+    assert_error(done, 3, "the daemon is not running")
     assert done.stdout == ""
 
 
 @needs_root
 def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
-    assert_refused(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
+    assert_error(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
 
 
 @pytest.mark.parametrize(
@@ -231,16 +233,16 @@ def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
     ],
 )
 def test_an_answer_that_is_none_is_one_line(directory: Path, answer: bytes, complaint: str) -> None:
-    with answering(directory / "control.sock", answer + b"\n"):
-        assert_refused(relayctl(directory, "metrics"), 1, complaint)
+    with answer_once(directory / "control.sock", answer + b"\n"):
+        assert_error(relayctl(directory, "metrics"), 1, complaint)
 
 
 def test_a_relay_of_a_newer_version_may_tell_more(relay: RunningRelay) -> None:
-    answer = relay.ask_anything({"method": "metrics"})
+    answer = relay.request_raw({"method": "metrics"})
     answer["result"]["more"] = answer["result"]["status"]["more"] = {"to": "tell"}
     elsewhere = relay.directory / "elsewhere"
     elsewhere.mkdir()
-    with answering(elsewhere / "control.sock", json.dumps(answer).encode() + b"\n"):
+    with answer_once(elsewhere / "control.sock", json.dumps(answer).encode() + b"\n"):
         assert relayctl(elsewhere, "metrics").returncode == 0
 
 
@@ -260,7 +262,7 @@ def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
     for _ in range(3):
         assert metrics(relay, "--output", os.fspath(target)) == ""
     over.set()
-    looking.join(DEADLINE)
+    looking.join(TIMEOUT)
     assert ends == {f"{PREFIX}turn_duration_seconds_sum"}
     assert target.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
@@ -269,12 +271,12 @@ def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
 def test_a_file_says_that_the_relay_is_not_there(directory: Path) -> None:
     target = directory / "relay.prom"
     done = relayctl(directory, "metrics", "-o", os.fspath(target))
-    assert_refused(done, 3, "the daemon is not running")
+    assert_error(done, 3, "the daemon is not running")
     assert samples(target.read_text()) == {(f"{PREFIX}up",): 0}
 
 
 def test_a_file_that_cannot_be_written_is_one_line(relay: RunningRelay) -> None:
     path = relay.directory / "missing" / "relay.prom"
     done = relayctl(relay.directory, "metrics", "-o", os.fspath(path))
-    assert_refused(done, 1, f"{path} cannot be written: No such file or directory")
+    assert_error(done, 1, f"{path} cannot be written: No such file or directory")
     wait_until(lambda: relay.status()["pid"] == relay.process.pid, "it still answers")

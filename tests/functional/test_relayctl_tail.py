@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from notif_relay import records
-from support.operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 from support.terminal import CTRL_C, Terminal
+from support.waiting import TIMEOUT, wait_until
 
 
 def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[str]:
@@ -28,7 +30,7 @@ def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[st
 def wait_subscribed(relay: RunningRelay) -> None:
     """Wait until somebody has subscribed and was answered, so that it misses nothing."""
     wait_until(
-        lambda: any(each["bytes"] for each in relay.ask("subscribers")), "tail has subscribed"
+        lambda: any(each["bytes"] for each in relay.request("subscribers")), "tail has subscribed"
     )
 
 
@@ -42,7 +44,7 @@ def tailing(
         stderr=subprocess.PIPE,
         env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
     )
-    patience = threading.Timer(DEADLINE, process.kill)  # so that no read waits for ever
+    patience = threading.Timer(TIMEOUT, process.kill)  # so that no read waits for ever
     patience.start()
     with process:
         try:
@@ -60,7 +62,7 @@ def line(process: subprocess.Popen[bytes]) -> str:
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     """Wait for the end: the exit status, and what else was written."""
-    out, complaint = process.communicate(timeout=DEADLINE)
+    out, complaint = process.communicate(timeout=TIMEOUT)
     return process.returncode, out.decode(), complaint.decode()
 
 
@@ -154,7 +156,7 @@ def test_a_reader_that_has_left_ends_it_without_a_word(relay: RunningRelay) -> N
         assert process.stderr is not None
         process.stdout.close()
         send(relay, record())
-        assert process.wait(DEADLINE) == 141
+        assert process.wait(TIMEOUT) == 141
         assert process.stderr.read() == b""
 
 
@@ -185,7 +187,7 @@ def test_without_reconnecting_it_ends_with_the_relay(relay: RunningRelay) -> Non
 
 def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningRelay) -> None:
     relay.process.kill()
-    relay.process.wait(DEADLINE)
+    relay.process.wait(TIMEOUT)
     assert relay.public.is_socket()
     with subprocess.Popen(
         command(relay, "-n", "1", "-o", "json"),
@@ -201,7 +203,7 @@ def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningR
             with running_relay(relay.directory) as again:
                 wait_subscribed(again)
                 send(again, record("after"))
-                out, more = process.communicate(timeout=DEADLINE)
+                out, more = process.communicate(timeout=TIMEOUT)
         finally:
             process.kill()
     assert (out.encode(), more) == (record("after"), "")
@@ -210,7 +212,7 @@ def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningR
 @pytest.mark.parametrize("options", [[], ["--no-reconnect"]])
 def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) -> None:
     done = relayctl(directory, "tail", *options)
-    assert_refused(done, 3, f" relay at {directory}/notifications.sock: ")
+    assert_error(done, 3, f" relay at {directory}/notifications.sock: ")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) ->
 def test_a_wrong_argument_is_one_line(
     relay: RunningRelay, arguments: list[str], complaint: str
 ) -> None:
-    assert_refused(relayctl(relay.directory, "tail", *arguments), 1, complaint)
+    assert_error(relayctl(relay.directory, "tail", *arguments), 1, complaint)
 
 
 @needs_root
@@ -235,7 +237,7 @@ def test_who_may_not_subscribe_is_told_so(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     relay.public.chmod(0o600)
     done = relayctl_as_nobody(relay.directory, "tail")
-    assert_refused(done, 4, f"may not connect to {relay.public}")
+    assert_error(done, 4, f"may not connect to {relay.public}")
 
 
 @contextlib.contextmanager
@@ -305,4 +307,4 @@ def test_ctrl_c_in_a_terminal_ends_it_without_a_word(relay: RunningRelay) -> Non
         terminal.press(CTRL_C)
         assert terminal.finish() == 130
         assert terminal.output in ("", "^C")
-        assert terminal.is_as_before()
+        assert terminal.is_restored()

@@ -13,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from support.operating import (
-    RELAYCTL,
-    assert_refused,
-    needs_root,
-    relayctl,
-    relayctl_as_nobody,
-)
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.records import record
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 from support.terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
+from support.waiting import TIMEOUT
 
 
 @contextlib.contextmanager
@@ -42,13 +38,13 @@ def traffic(relay: RunningRelay) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
 
 
 def top(relay: RunningRelay, *arguments: str) -> Terminal:
     return Terminal(
         *(RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "top", "-d", "0.1", *arguments),
-        last_words="r reverse",
+        last_text="r reverse",
     )
 
 
@@ -91,7 +87,7 @@ def test_the_screen_lives_and_q_ends_it(relay: RunningRelay) -> None:
         terminal.wait_for(r"producers: 0")
         terminal.press(b"q")
         assert terminal.finish() == 0
-        assert terminal.is_as_before()
+        assert terminal.is_restored()
 
 
 def test_keys_choose_the_table_the_column_and_the_order(relay: RunningRelay) -> None:
@@ -126,7 +122,7 @@ def test_a_signal_ends_it_without_a_word_and_the_terminal_is_as_before(
         else:
             terminal.signal(number)
         assert terminal.finish() == 128 + number
-        assert terminal.is_as_before()
+        assert terminal.is_restored()
         assert "Traceback" not in terminal.output
         assert "relayctl:" not in terminal.output
 
@@ -149,11 +145,11 @@ def test_it_goes_on_when_the_relay_is_restarted(directory: Path) -> None:
 
 
 def test_without_a_terminal_it_says_what_there_is_instead(relay: RunningRelay) -> None:
-    assert_refused(relayctl(relay.directory, "top"), 1, "terminal", "--batch")
+    assert_error(relayctl(relay.directory, "top"), 1, "terminal", "--batch")
 
 
 def test_without_a_relay_it_ends_like_the_other_commands(directory: Path) -> None:
-    assert_refused(relayctl(directory, "top", "--batch"), 3, "not running")
+    assert_error(relayctl(directory, "top", "--batch"), 3, "not running")
 
 
 @needs_root

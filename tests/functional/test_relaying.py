@@ -4,7 +4,9 @@
 import socket
 from pathlib import Path
 
-from support.running import RunningRelay, Subscriber, connect, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, running_relay
+from support.waiting import wait_until
 
 
 def test_a_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) -> None:
@@ -37,7 +39,7 @@ def test_nothing_is_kept_that_nobody_waits_for(relay: RunningRelay) -> None:
         assert relay.status()["ring_bytes"] > 500_000
         assert len(slow.lines(1000)) == 1000
         relay.wait_status(records_delivered=1000, ring_bytes=0)
-        assert relay.ask("subscribers")[0]["lag"] == 0
+        assert relay.request("subscribers")[0]["lag"] == 0
 
 
 def test_a_subscriber_may_shut_its_own_direction_down_and_reads_on(relay: RunningRelay) -> None:
@@ -83,10 +85,10 @@ def test_producers_and_subscribers_are_listed_with_who_they_are(relay: RunningRe
     with relay.subscribe(), relay.produce() as producer:
         producer.sendall(record() * 7 + b"\n")
         relay.wait_status(records_received=7)
-        [row] = relay.ask("producers")
+        [row] = relay.request("producers")
         assert (row["records"], row["rejected"], row["uid"]) == (7, 1, 0)
         assert row["bytes"] == 7 * len(record()) + 1
-        [row] = relay.ask("subscribers")
+        [row] = relay.request("subscribers")
         assert (row["records"], row["lag"], row["dropped"]) == (7, 0, 0)
         with open("/proc/self/comm") as comm:
             assert row["command"] == comm.read().strip()
@@ -114,7 +116,7 @@ def test_requests_that_cannot_be_met_are_answered_and_the_connection_closed(
             assert set(answer) == {
                 *("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
             }
-            assert subscriber.rest() == b""
+            assert subscriber.read_to_end() == b""
     relay.wait_status(subscribers=0)
 
 
@@ -122,11 +124,11 @@ def test_an_answer_does_not_tear_a_record_that_is_half_sent(relay: RunningRelay)
     big = record(payload="x" * 900_000)
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(big)
-        wait_until(lambda: relay.ask("subscribers")[0]["lag"] == 1, "a record is half sent")
+        wait_until(lambda: relay.request("subscribers")[0]["lag"] == 1, "a record is half sent")
         subscriber.socket.sendall(b"?\n")
         assert subscriber.line() == big
         assert subscriber.notification()["event_type"] == "notif_relayd.error"
-        assert subscriber.rest() == b""
+        assert subscriber.read_to_end() == b""
 
 
 def test_one_too_many_is_told_and_let_go(directory: Path) -> None:
@@ -134,7 +136,7 @@ def test_one_too_many_is_told_and_let_go(directory: Path) -> None:
     with running_relay(directory, *limits) as relay:
         with relay.subscribe(), Subscriber(relay.public) as second:
             assert "max_subscribers = 1" in second.notification()["payload"]
-            assert second.rest() == b""
+            assert second.read_to_end() == b""
         with relay.produce() as first:
             relay.wait_status(producers=1, subscribers=0)
             with connect(relay.ingest) as second_producer:

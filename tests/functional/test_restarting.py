@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from support.bookkeeping import load
-from support.managing import ManagedRelay, close_all, managed_relay
-from support.producing import numbered
-from support.running import Subscriber, is_gap, kill, record, wait_until
+from support.load import load
+from support.records import is_gap, numbered_record, record
+from support.relay import Subscriber
+from support.service_manager import ManagedRelay, close_all, managed_relay
+from support.waiting import kill, wait_until
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_the_figures_go_on_after_a_restart(relay: ManagedRelay) -> None:
             another.line()
         subscriber.line()
         relay.wait_status(subscribers=2, producers=1, records_received=7, records_rejected=1)
-        before = relay.status(), relay.ask("producers"), relay.ask("subscribers")
+        before = relay.status(), relay.request("producers"), relay.request("subscribers")
         relay.restart()
-        after = relay.status(), relay.ask("producers"), relay.ask("subscribers")
+        after = relay.status(), relay.request("producers"), relay.request("subscribers")
     for status in (before[0], after[0]):
         del status["pid"], status["uptime_seconds"]
     for each in (*before[1], *before[2]):
@@ -76,7 +77,7 @@ def test_no_connection_gets_the_number_of_another_after_a_restart(relay: Managed
         relay.wait_status(producers=1)
         relay.restart()
         with relay.subscribe():
-            assert [each["id"] for each in relay.ask("subscribers")] == [1, 3]
+            assert [each["id"] for each in relay.request("subscribers")] == [1, 3]
 
 
 def test_records_and_requests_half_received_are_completed_after_a_restart(
@@ -86,7 +87,7 @@ def test_records_and_requests_half_received_are_completed_after_a_restart(
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(line[:20])
         subscriber.socket.sendall(request[:20])
-        wait_until(lambda: relay.ask("producers")[0]["bytes"] == 20, "half a record is there")
+        wait_until(lambda: relay.request("producers")[0]["bytes"] == 20, "half a record is there")
         relay.restart()
         subscriber.socket.sendall(request[20:])
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
@@ -122,16 +123,19 @@ def test_who_is_behind_gets_everything_the_ring_still_has_after_a_restart(
         relay.produce() as producer,
     ):
         for number in range(total):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
             if number == total // 2:
                 relay.restart()
         relay.wait_status(records_received=total)
-        before = [relay.status()["ring_bytes"], *(each["lag"] for each in relay.ask("subscribers"))]
+        before = [
+            relay.status()["ring_bytes"],
+            *(each["lag"] for each in relay.request("subscribers")),
+        ]
         assert all(before)
         relay.restart()
         assert before == [
             relay.status()["ring_bytes"],
-            *(each["lag"] for each in relay.ask("subscribers")),
+            *(each["lag"] for each in relay.request("subscribers")),
         ]
         told = 0
         for subscriber in (slow, slow_too):
@@ -144,7 +148,7 @@ def test_who_is_behind_gets_everything_the_ring_still_has_after_a_restart(
                     told += payload["dropped"]
                     expected += payload["dropped"]
                 else:
-                    assert line == numbered(expected)
+                    assert line == numbered_record(expected)
                     expected += 1
             assert expected == total
             assert bool(told) == (ring_size < total * 1024)
@@ -158,13 +162,13 @@ def test_a_smaller_ring_after_a_restart_costs_the_slow_and_tells_them(directory:
         relay.produce() as producer,
     ):
         for number in range(4000):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
         relay.wait_status(records_received=4000)
-        relay.change("--relayd-ring_size", str(1 << 20))
+        relay.set_arguments("--relayd-ring_size", str(1 << 20))
         relay.restart()
         assert relay.status()["ring_bytes"] <= 1 << 20
         lines = []
-        while not lines or lines[-1] != numbered(3999):
+        while not lines or lines[-1] != numbered_record(3999):
             lines.append(slow.line())
         (gap,) = filter(is_gap, lines)
         assert len(lines) - 1 + json.loads(gap)["payload"]["dropped"] == 4000
@@ -176,7 +180,7 @@ def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
     """Behind, it has yet to get what came before it asked."""
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for number in range(2000):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
         relay.wait_status(records_received=2000)
         ask_for(subscriber, event_type=["wanted"])
         producer.sendall(record("other") + record("wanted"))
@@ -184,7 +188,7 @@ def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
         relay.restart()
         producer.sendall(record("other") + record("wanted", number=2))
         lines = subscriber.lines(2000)
-        assert lines == [numbered(number) for number in range(2000)]
+        assert lines == [numbered_record(number) for number in range(2000)]
         kinds = [subscriber.notification()["event_type"] for _ in range(3)]
         if kinds[0] == "other":  # it came before the request was read
             kinds = [kinds[2], subscriber.notification()["event_type"], "wanted"]
@@ -207,10 +211,10 @@ def test_requests_that_wait_for_their_turn_are_answered_after_a_restart(
 
 def test_refused_request_amid_a_backlog_outlives_a_restart(relay: ManagedRelay) -> None:
     total = 3000
-    sent = [numbered(number, 700) for number in range(total)]
+    sent = [numbered_record(number, 700) for number in range(total)]
 
     def lag() -> int:
-        lag = relay.ask("subscribers")[0]["lag"]
+        lag = relay.request("subscribers")[0]["lag"]
         assert isinstance(lag, int)
         return lag
 
@@ -230,7 +234,7 @@ def test_refused_request_amid_a_backlog_outlives_a_restart(relay: ManagedRelay) 
         wait_until(lambda: not lag(), "the request is refused")
         relay.restart()
         assert slow.lines(total) == sent
-        *records, answer = (head + refused.rest()).splitlines(keepends=True)
+        *records, answer = (head + refused.read_to_end()).splitlines(keepends=True)
         assert records == sent[: len(records)]
         assert json.loads(answer)["event_type"] == "notif_relayd.error"
 
@@ -253,7 +257,7 @@ def test_who_leaves_while_there_is_no_relay_is_accounted_for(relay: ManagedRelay
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record() + b"half")
         subscriber.line()
-        wait_until(lambda: relay.ask("producers")[0]["bytes"] > len(record()), "it is there")
+        wait_until(lambda: relay.request("producers")[0]["bytes"] > len(record()), "it is there")
         assert relay.stop() == 0
     # As systemd would with FDPOLL=1.
     for name in ("p2", "s1"):
@@ -291,7 +295,7 @@ def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> 
     with relay.subscribe() as slow, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         for number in range(2000):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
         relay.wait_status(records_received=2000)
         relay.kill()
         producer.sendall(record("after"))
@@ -299,9 +303,9 @@ def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> 
         while not lines or lines[-1] != record("after"):
             lines.append(slow.line())
         *whole, torn, gap, _ = lines
-        assert whole == [numbered(number) for number in range(len(whole))]
+        assert whole == [numbered_record(number) for number in range(len(whole))]
         assert 0 < len(torn) < 1024
-        assert numbered(len(whole)).startswith(torn[:-1])
+        assert numbered_record(len(whole)).startswith(torn[:-1])
         assert is_gap(gap)
 
 
@@ -309,7 +313,7 @@ def test_a_record_whose_beginning_went_with_a_crash_is_rejected(relay: ManagedRe
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         producer.sendall(record()[:20])
-        wait_until(lambda: relay.ask("producers")[0]["bytes"] == 20, "half a record is there")
+        wait_until(lambda: relay.request("producers")[0]["bytes"] == 20, "half a record is there")
         relay.kill()
         producer.sendall(record()[20:] + record("whole"))
         subscriber.lines(2)
@@ -386,16 +390,16 @@ def test_nothing_is_left_in_the_store_by_those_who_have_left(relay: ManagedRelay
 def test_a_connection_that_the_relay_ends_is_over_at_once(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
-        relay.ask("disconnect", id=1)
-        assert subscriber.rest() == b""
-        relay.ask("disconnect", id=2)
+        relay.request("disconnect", id=1)
+        assert subscriber.read_to_end() == b""
+        relay.request("disconnect", id=2)
         with pytest.raises(BrokenPipeError):
             producer.sendall(record())
         relay.wait_stored()
 
 
 def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(directory: Path) -> None:
-    with managed_relay(directory, room=4) as relay, relay.produce() as producer:
+    with managed_relay(directory, fdstore_max=4) as relay, relay.produce() as producer:
         subscribers = [relay.subscribe() for _ in range(4)]
         relay.wait_stored("p1", "s2")  # and there must be room for the state
         relay.wait_logged("FileDescriptorStoreMax=")
@@ -404,7 +408,7 @@ def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(director
         assert relay.log.read_text().count("FileDescriptorStoreMax=") == 1
         producer.sendall(record())
         assert subscribers[0].line() == record()
-        assert [each.rest() for each in subscribers[1:]] == [b"", b"", b""]
+        assert [each.read_to_end() for each in subscribers[1:]] == [b"", b"", b""]
         for each in subscribers:
             each.close()
 
@@ -412,21 +416,21 @@ def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(director
 def test_who_has_a_filter_that_does_not_fit_is_not_carried_over_without_it(
     directory: Path,
 ) -> None:
-    with managed_relay(directory, room=3) as relay, relay.produce():
+    with managed_relay(directory, fdstore_max=3) as relay, relay.produce():
         relay.wait_status(producers=1)
         with filtered(relay, priority=["ERROR"]) as subscriber:
             relay.wait_stored("p1")
             relay.kill()
-            assert subscriber.rest() == b""
+            assert subscriber.read_to_end() == b""
 
 
 def test_connection_is_never_stored_without_its_filter(relay: ManagedRelay) -> None:
     """The service manager is slow, so that the crash comes when it has part of the messages."""
-    relay.pause()
+    relay.pause_reading()
     with contextlib.ExitStack() as stack:
         subscribers = [stack.enter_context(filtered(relay, priority=["ERROR"])) for _ in range(30)]
         kill(relay.process)
-        relay.go_on()
+        relay.resume_reading()
         relay.start()
         kept = relay.status()["subscribers"]
         assert kept > 0
@@ -434,12 +438,12 @@ def test_connection_is_never_stored_without_its_filter(relay: ManagedRelay) -> N
             producer.sendall(record() + record(priority="ERROR"))
             relay.wait_status(records_received=2)
         relay.wait_status(records_delivered=kept)
-        relay.stop_for_good()
-        assert record() not in b"".join(each.rest() for each in subscribers)
+        relay.stop_and_clear()
+        assert record() not in b"".join(each.read_to_end() for each in subscribers)
 
 
 def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRelay) -> None:
-    relay.pause()
+    relay.pause_reading()
     with contextlib.ExitStack() as stack:
         producers = [stack.enter_context(relay.produce()) for _ in range(50)]
         subscriber = stack.enter_context(relay.subscribe())
@@ -447,7 +451,7 @@ def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRela
             producer.sendall(record(number=number))
             assert subscriber.line() == record(number=number)
         assert len(relay.stored) <= 1  # of a message that was being waited for
-        relay.go_on()
+        relay.resume_reading()
         wait_until(lambda: len(relay.stored) == 51, "all are stored")
         relay.kill()
         subscriber.lines(2)
@@ -458,8 +462,8 @@ def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRela
 def test_stop_and_start_leave_nothing_behind(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce():
         relay.wait_stored("s1", "p2")
-        relay.stop_for_good()
-        assert subscriber.rest() == b""
+        relay.stop_and_clear()
+        assert subscriber.read_to_end() == b""
         relay.start()
         assert relay.status()["subscribers"] == 0
         with relay.subscribe(), relay.produce() as producer:
@@ -475,11 +479,11 @@ def test_the_books_balance_over_restarts_under_load(relay: ManagedRelay) -> None
             relay.restart()
         produced = running.finish()
     assert relay.status()["records_received"] == sum(each.sent for each in produced)
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 0
-        assert books.received == sum(each.sent for each in produced)
-        assert books.missing == books.announced == sum(each.dropped for each in produced)
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
 def test_every_loss_is_told_over_crashes_under_load(relay: ManagedRelay) -> None:
@@ -490,7 +494,7 @@ def test_every_loss_is_told_over_crashes_under_load(relay: ManagedRelay) -> None
             relay.kill()
         produced = running.finish()
     attempts = sum(each.attempts for each in produced)
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 5
-        assert books.received + books.missing == attempts
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 5
+        assert checker.received + checker.missing == attempts

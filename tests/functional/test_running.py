@@ -14,17 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from support.producing import numbered
-from support.running import (
-    DEADLINE,
-    RunningRelay,
-    connect,
-    pid_in,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import numbered_record, record
+from support.relay import RunningRelay, connect, run_daemon, running_relay
+from support.waiting import TIMEOUT, read_pid, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -33,8 +25,8 @@ def test_a_signal_ends_it_with_status_0_and_its_sockets_removed(
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce():
         relay.process.send_signal(number)
-        assert relay.process.wait(DEADLINE) == 0
-        assert subscriber.rest() == b""
+        assert relay.process.wait(TIMEOUT) == 0
+        assert subscriber.read_to_end() == b""
     assert sorted(each.name for each in relay.directory.iterdir()) == ["notify.sock", "relay.log"]
 
 
@@ -43,22 +35,22 @@ def test_what_was_sent_before_the_end_still_arrives(relay: RunningRelay) -> None
     number = 5000
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for each in range(number):
-            producer.sendall(numbered(each))
+            producer.sendall(numbered_record(each))
         relay.wait_status(records_received=number)
         relay.process.send_signal(signal.SIGSTOP)
-        producer.sendall(numbered(number))
+        producer.sendall(numbered_record(number))
         relay.process.send_signal(signal.SIGTERM)
         relay.process.send_signal(signal.SIGCONT)
-        lines = subscriber.rest().splitlines(keepends=True)
-        assert lines == [numbered(each) for each in range(number + 1)]
-        assert relay.process.wait(DEADLINE) == 0
+        lines = subscriber.read_to_end().splitlines(keepends=True)
+        assert lines == [numbered_record(each) for each in range(number + 1)]
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 def test_a_subscriber_that_takes_nothing_does_not_keep_it_from_ending(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe(), relay.produce() as producer:
-        producer.sendall(numbered(1, 500_000) * 4)
+        producer.sendall(numbered_record(1, 500_000) * 4)
         relay.wait_status(records_received=4)
         assert relay.stop() == 0
 
@@ -128,8 +120,8 @@ def test_it_goes_to_the_background_and_keeps_a_pidfile(directory: Path) -> None:
         *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
         *("--daemonize", "--pidfile", os.fspath(pidfile), "--log-file", os.fspath(log)),
     ]
-    subprocess.run(command, check=True, timeout=DEADLINE, stdin=subprocess.DEVNULL)
-    pid = pid_in(pidfile)
+    subprocess.run(command, check=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
+    pid = read_pid(pidfile)
     try:
         with connect(directory / "notifications.sock") as subscriber:
             with connect(directory / "control.sock") as control:
@@ -160,8 +152,8 @@ def test_a_pidfile_left_by_a_dead_daemon_is_replaced(directory: Path, left: str)
         *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
         *("--daemonize", "--pidfile", os.fspath(pidfile)),
     ]
-    subprocess.run(command, check=True, timeout=DEADLINE)
-    pid = pid_in(pidfile, left)
+    subprocess.run(command, check=True, timeout=TIMEOUT)
+    pid = read_pid(pidfile, left)
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
 

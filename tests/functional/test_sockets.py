@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.net.listeners import LOCK_FILE
-from support.running import DEADLINE, RunningRelay, record, run_daemon, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, run_daemon, running_relay
+from support.waiting import TIMEOUT, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
@@ -65,7 +67,7 @@ def test_a_socket_is_never_more_open_than_in_the_end(directory: Path) -> None:
         wait_until((directory / "control.sock").exists, "the last socket is there")
     finally:
         relay.terminate()
-        relay.wait(DEADLINE)
+        relay.wait(TIMEOUT)
     wait_until(lambda: "+++" in trace.read_text(), "the trace is complete")
     calls = [line.partition("(") for line in trace.read_text().splitlines()]
     calls = calls[next(i for i, call in enumerate(calls) if "notifications.sock" in call[2]) - 1 :]
@@ -141,7 +143,7 @@ def test_two_instances_that_start_at_once_do_not_take_each_other_s_sockets(
     finally:
         for each in both:
             each.terminate()
-            each.communicate(timeout=DEADLINE)
+            each.communicate(timeout=TIMEOUT)
 
 
 def test_a_file_in_the_way_is_left_alone(directory: Path) -> None:
@@ -159,7 +161,7 @@ def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory:
     names = {"public": directory / "held-public.sock", "ingest": directory / "held-ingest.sock"}
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind(os.fspath(directory / "notify.sock"))
-    ready.settimeout(DEADLINE)
+    ready.settimeout(TIMEOUT)
     process = subprocess.Popen(
         [
             "systemd-socket-activate",
@@ -189,7 +191,7 @@ def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory:
         assert relay.status()["public_socket"] == str(relay.public)
     finally:
         process.terminate()
-        process.wait(DEADLINE)
+        process.wait(TIMEOUT)
         ready.close()
     assert all(path.exists() for path in names.values())
     assert not (directory / "control.sock").exists()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from notif_relay import __version__
-from support.running import DEADLINE, quiet_environment, run_daemon, running_relay
+from support.relay import quiet_environment, run_daemon, running_relay
+from support.waiting import TIMEOUT
 
 DIRECTORY = "DIRECTORY"
 
@@ -162,4 +163,4 @@ def test_too_few_descriptors_for_the_limits_are_warned_of(directory: Path) -> No
         assert re.search(r"Max open files +300 +300", limits)
     finally:
         relay.terminate()
-        relay.communicate(timeout=DEADLINE)
+        relay.communicate(timeout=TIMEOUT)

@@ -29,10 +29,12 @@ from notif_relay import (
     records,
     subscribe,
 )
-from support.listening import PrivateSocket, Scripts
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
-from support.subscribing import number, open_sockets
+from support.descriptors import open_sockets
+from support.private_socket import PrivateSocket
+from support.records import numbered_record, record, record_number
+from support.relay import RunningRelay, running_relay
+from support.scripts import Scripts
+from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
 
@@ -60,7 +62,7 @@ def in_thread(target: Callable[[], object]) -> Iterator[int | None]:
     try:
         yield thread.ident
     finally:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
 
 
@@ -74,9 +76,9 @@ def test_what_is_emitted_once_a_subscriber_is_there_is_read(relay: RunningRelay)
     with relay.produce() as producer:
         for each in range(200):
             wanted = None if each % 2 else "wanted.*"
-            with subscribe(relay.public, event_type=wanted, timeout=DEADLINE) as subscriber:
+            with subscribe(relay.public, event_type=wanted, timeout=TIMEOUT) as subscriber:
                 producer.sendall(record("wanted.event", number=each))
-                assert number(next(subscriber)) == each
+                assert record_number(next(subscriber)) == each
 
 
 def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) -> None:
@@ -86,7 +88,7 @@ def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) ->
             event_type=["compute.*", "port.*"],
             priority="error",
             publisher_id="a:*",
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
         ) as subscriber,
         relay.produce() as producer,
     ):
@@ -113,11 +115,11 @@ def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stay
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:
             subscriber = stack.enter_context(
-                subscribe(relay.public, event_type="a", timeout=DEADLINE, on_gap=on_gap)
+                subscribe(relay.public, event_type="a", timeout=TIMEOUT, on_gap=on_gap)
             )
             with relay.produce() as producer:
                 producer.sendall(record("b", number=1) + record("a", number=2))
-                assert number(next(subscriber)) == 2
+                assert record_number(next(subscriber)) == 2
         with next_relay(directory) as relay, relay.produce() as noise:
             stop = threading.Event()
 
@@ -140,7 +142,7 @@ def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stay
                     gap = next(subscriber)
                     assert isinstance(gap, Gap)
                     gaps.append(gap)
-                assert number(next(subscriber)) == 4
+                assert record_number(next(subscriber)) == 4
     assert [(gap.dropped, gap.reason) for gap in gaps] == [(None, "relay_restarted")]
 
 
@@ -148,12 +150,12 @@ def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> No
     sent = 20_000
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
-        subscribe(relay.public, timeout=DEADLINE) as subscriber,
+        subscribe(relay.public, timeout=TIMEOUT) as subscriber,
         relay.produce() as producer,
     ):
         expected = gaps = 0
         for each in range(sent):
-            producer.sendall(numbered(each))
+            producer.sendall(numbered_record(each))
         relay.wait_status(records_received=sent)
         while expected < sent:
             notification = next(subscriber)
@@ -163,7 +165,7 @@ def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> No
                 expected += notification.dropped
                 gaps += 1
             else:
-                assert number(notification) == expected
+                assert record_number(notification) == expected
                 expected += 1
         assert expected == sent
         assert gaps
@@ -171,7 +173,7 @@ def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> No
 
 
 def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path, no_socket_left: None) -> None:
-    with subscribe(directory / "notifications.sock", timeout=DEADLINE) as subscriber:
+    with subscribe(directory / "notifications.sock", timeout=TIMEOUT) as subscriber:
         read: list[Notification] = []
         with in_thread(lambda: read.append(next(subscriber))), running_relay(directory) as relay:
             relay.wait_status(subscribers=1)
@@ -215,7 +217,7 @@ def test_nothing_in_time_is_an_error_after_which_one_can_go_on(
                 next(subscriber)
             producer.sendall(record(number=each))
             relay.wait_status(records_delivered=each + 1)
-            assert number(next(subscriber)) == each
+            assert record_number(next(subscriber)) == each
 
 
 def test_nothing_in_time_while_there_is_no_relay_does_not_keep_it_from_connecting(
@@ -245,7 +247,7 @@ def test_a_relay_that_does_not_answer_is_given_up_in_time(
         subscribe(silent.path, timeout=0.05)
 
 
-@pytest.mark.parametrize("timeout", [None, DEADLINE])
+@pytest.mark.parametrize("timeout", [None, TIMEOUT])
 def test_another_thread_can_close_a_reader_that_waits_for_a_notification(
     relay: RunningRelay, no_socket_left: None, timeout: float | None
 ) -> None:
@@ -312,7 +314,7 @@ def test_an_exception_from_a_signal_handler_costs_the_connection_and_a_gap_tells
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with subscribe(relay.public, timeout=DEADLINE) as subscriber, relay.produce() as producer:
+    with subscribe(relay.public, timeout=TIMEOUT) as subscriber, relay.produce() as producer:
         with interrupting(interrupt), pytest.raises(KeyboardInterrupt):
             next(subscriber)
         gap = next(subscriber)
@@ -342,11 +344,11 @@ def test_many_threads_read_what_each_has_asked_for(
 
     def follow(subscriber: Subscriber, which: int) -> None:
         with subscriber:
-            read[which] = [number(n) for n in itertools.islice(subscriber, each_gets)]
+            read[which] = [record_number(n) for n in itertools.islice(subscriber, each_gets)]
 
     with contextlib.ExitStack() as stack:
         for which in range(threads):
-            subscriber = subscribe(relay.public, event_type=f"kind.{which}", timeout=DEADLINE)
+            subscriber = subscribe(relay.public, event_type=f"kind.{which}", timeout=TIMEOUT)
             stack.enter_context(in_thread(functools.partial(follow, subscriber, which)))
         with relay.produce() as producer:
             for each in range(threads * each_gets):
@@ -363,7 +365,7 @@ def test_threads_that_share_a_subscriber_get_each_notification_once(
     with subscribe(relay.public) as subscriber, contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(
-                in_thread(lambda: taken.extend(number(n) for n in subscriber)),
+                in_thread(lambda: taken.extend(record_number(n) for n in subscriber)),
             )
         with relay.produce() as producer:
             for each in range(sent):
@@ -381,7 +383,7 @@ def test_a_full_relay_is_tried_again_until_it_has_room(
         for _ in range(100):  # the relay may hang up before it was asked for anything
             with pytest.raises(RelayUnavailable, match="max_subscribers = 1"):
                 subscribe(relay.public, event_type="a", reconnect=False)
-        with subscribe(relay.public, event_type="a", timeout=DEADLINE) as second:
+        with subscribe(relay.public, event_type="a", timeout=TIMEOUT) as second:
             read: list[Notification] = []
             with in_thread(lambda: read.append(next(second))), relay.produce() as producer:
                 first.close()

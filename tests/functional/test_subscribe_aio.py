@@ -14,10 +14,11 @@ import pytest
 
 from notif_relay import BadFilter, Gap, Notification, RelayUnavailable, records
 from notif_relay.aio import Subscriber, subscribe
-from support.listening import PrivateSocket
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, record, running_relay
-from support.subscribing import number, open_sockets
+from support.descriptors import open_sockets
+from support.private_socket import PrivateSocket
+from support.records import numbered_record, record, record_number
+from support.relay import RunningRelay, running_relay
+from support.waiting import TIMEOUT
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -26,7 +27,7 @@ def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
         async def whole() -> None:
-            await asyncio.wait_for(test(**fixtures), DEADLINE)
+            await asyncio.wait_for(test(**fixtures), TIMEOUT)
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         before = open_sockets()
@@ -47,7 +48,7 @@ async def test_what_matches_is_read_once_the_subscriber_is_entered(relay: Runnin
         for each in range(100):
             async with subscribe(relay.public, event_type="a.*") as subscriber:
                 producer.sendall(record("b.x") + record("a.x", number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
@@ -55,7 +56,7 @@ async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> 
     async def read() -> list[int]:
         found = []
         async for notification in subscribe(relay.public):
-            found.append(number(notification))
+            found.append(record_number(notification))
             if len(found) == 1000:
                 break
         return found
@@ -64,7 +65,7 @@ async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> 
     while relay.status()["bytes_delivered"] == 0:  # its answer
         await asyncio.sleep(0)
     with relay.produce() as producer:
-        await meanwhile(producer.sendall, b"".join(map(numbered, range(1000))))
+        await meanwhile(producer.sendall, b"".join(map(numbered_record, range(1000))))
         assert await reader == list(range(1000))
 
 
@@ -81,7 +82,9 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
             while len(read) < sent:
                 # A few at a time, so that there is often nothing to read yet.
                 if emitted <= len(read) and emitted < sent:
-                    producer.sendall(b"".join(numbered(emitted + each, 200) for each in range(3)))
+                    producer.sendall(
+                        b"".join(numbered_record(emitted + each, 200) for each in range(3))
+                    )
                     emitted += 3
                 task = asyncio.ensure_future(subscriber.__anext__())
                 turns = (turns + 1) % 12
@@ -89,7 +92,7 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
                     await asyncio.sleep(0)
                 task.cancel()
                 try:
-                    read.append(number(await task))
+                    read.append(record_number(await task))
                 except asyncio.CancelledError:
                     cancelled += 1
     assert read == list(range(sent))
@@ -122,7 +125,7 @@ async def test_a_task_cancelled_with_the_data_at_hand_leaves_them_to_the_next(
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
             subscriber.close()
 
 
@@ -145,7 +148,7 @@ async def test_a_timeout_from_outside_can_be_followed_by_more(relay: RunningRela
                 with pytest.raises(asyncio.TimeoutError):
                     await asyncio.wait_for(subscriber.__anext__(), 0.01)
                 producer.sendall(record(number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
@@ -156,7 +159,7 @@ async def test_nothing_in_time_is_an_error_after_which_one_can_go_on(relay: Runn
                 with pytest.raises(TimeoutError, match=r"for 0\.05 s"):
                     await subscriber.__anext__()
                 producer.sendall(record(number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
@@ -181,7 +184,7 @@ async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filte
             )
             with relay.produce() as producer:
                 producer.sendall(record("b", number=1) + record("a", number=2))
-                assert number(await subscriber.__anext__()) == 2
+                assert record_number(await subscriber.__anext__()) == 2
         (directory / "notify.sock").unlink()
         with running_relay(directory) as relay:
             task = asyncio.ensure_future(subscriber.__anext__())
@@ -195,7 +198,7 @@ async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filte
                     assert isinstance(gap, Gap)
                     gaps.append(gap)
                     task = asyncio.ensure_future(subscriber.__anext__())
-                assert number(await task) == 4
+                assert record_number(await task) == 4
     assert [(gap.dropped, gap.reason) for gap in gaps] == [(None, "relay_restarted")]
 
 
@@ -243,7 +246,7 @@ async def test_others_have_their_turn_however_much_there_is_to_read(relay: Runni
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             for each in range(4000):
-                producer.sendall(numbered(each))
+                producer.sendall(numbered_record(each))
         turns = 0
 
         async def others() -> None:
@@ -254,7 +257,7 @@ async def test_others_have_their_turn_however_much_there_is_to_read(relay: Runni
 
         task = asyncio.ensure_future(others())
         for each in range(4000):
-            assert number(await subscriber.__anext__()) == each
+            assert record_number(await subscriber.__anext__()) == each
         assert turns >= 4000 * 1024 // (64 * 1024)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -271,7 +274,7 @@ async def test_two_tasks_cannot_wait_for_the_same_notification(relay: RunningRel
             await subscriber.__anext__()
         with relay.produce() as producer:
             producer.sendall(record(number=1))
-            assert number(await first) == 1
+            assert record_number(await first) == 1
 
 
 @asynchronous

@@ -11,8 +11,8 @@ import pytest
 from installing import NEW, OLD, apt, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
-from support.bookkeeping import load
-from support.running import pid_in
+from support.load import load
+from support.waiting import read_pid
 
 PYTHON = "/usr/bin/python3"
 """Debian's own, which sees what is installed and nothing of the checkout."""
@@ -110,7 +110,7 @@ def test_the_daemon_goes_to_the_background_with_debians_python_daemon(tmp_path: 
     started = run("/usr/bin/notif-relayd", *options)
     assert started.returncode == 0, started.stderr
     with connect(str(tmp_path / "notifications.sock")):
-        os.kill(pid_in(pid), 15)
+        os.kill(read_pid(pid), 15)
 
 
 def test_an_upgrade_under_load_loses_no_record_and_no_connection() -> None:
@@ -125,11 +125,11 @@ def test_an_upgrade_under_load_loses_no_record_and_no_connection() -> None:
     assert show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT) == sockets
     assert version("notif-relayd") == version("python3-notif-relay")
     assert version("notif-relayd").endswith("+upgrade")
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 0
-        assert books.received == sum(each.sent for each in produced)
-        assert books.missing == books.announced == sum(each.dropped for each in produced)
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
 def test_an_upgrade_does_not_start_a_relay_that_does_not_run() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import kill
+from support.waiting import kill
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from notif_relay.version import __version__
-from support.running import Subscriber, connect, record, wait_until
+from support.records import record
+from support.relay import Subscriber, connect
+from support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"

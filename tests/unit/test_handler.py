@@ -18,7 +18,7 @@ from notif_relay import HandlerStats, RelayHandler
 MODULES = """
 import sys
 before = set(sys.modules)
-import notif_relay
+from notif_relay import *
 for name in set(sys.modules) - before:
     top = name.partition(".")[0]
     if top not in sys.stdlib_module_names and top != "notif_relay":
@@ -51,6 +51,20 @@ def test_library_imports_only_the_standard_library() -> None:
         check=True,
     )
     assert result.stdout == ""
+
+
+def test_library_imports_a_module_when_it_is_used() -> None:
+    code = "import sys, notif_relay; print(*(m for m in sys.modules if 'notif_relay.' in m))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["notif_relay.version"]
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'notif_relay' has no attribute 'RelayHandle'"):
+        vars(notif_relay)["__getattr__"]("RelayHandle")
+    assert set(notif_relay.__all__) <= set(dir(notif_relay))
 
 
 def test_library_exports_its_public_names() -> None:

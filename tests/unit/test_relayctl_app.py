@@ -7,6 +7,7 @@ import pwd
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,21 @@ from cliff.columns import FormattableColumn
 from notif_relay import __version__
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.command_table import COMMANDS
 from notif_relayctl.commands import Duration
 
-COMMANDS = [
+NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
     *("metrics", "exporter", "complete"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
+CLASSES = {name: entry.load() for name, entry in Relayctl().command_manager}
+
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
-    *(vars(Relayctl().command_manager.find_command([name])[0])["example"] for name in COMMANDS),
+    *(CLASSES[name].example for name in NAMES),
 ]
 
 NOBODYS = 2**31 - 7
@@ -57,17 +61,41 @@ def test_wrong_argument_is_one_line_and_status_1(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("name", "summary"), [(each, COMMANDS[each][1]) for each in COMMANDS])
+def test_summary_is_the_first_line_of_the_help(name: str, summary: str) -> None:
+    assert (CLASSES[name].__doc__ or "").partition("\n")[0] == f"{summary}."
+
+
+def test_status_imports_no_other_command() -> None:
+    code = (
+        "import sys; from notif_relayctl.app import main; "
+        "main(['--runtime-dir', '/nonexistent', 'status']); "
+        "print(*(name for name in sys.modules if name.startswith('notif_relay')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(result.stdout.split())
+    assert "notif_relayctl.commands" in loaded
+    assert {name for name in loaded if name.startswith("notif_relayd.")} == {
+        "notif_relayd.control",
+        "notif_relayd.control.schema",
+        "notif_relayd.escaping",
+    }
+    assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
+
+
 @pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]])
 def test_help_and_no_command_list_the_commands(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert set(COMMANDS) <= {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    assert set(NAMES) <= {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     assert err == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES)
 @pytest.mark.parametrize("form", ["{} --help", "{} --flavour -h", "help {}", "--help {}"])
 def test_each_command_has_help_with_an_example(
     capsys: pytest.CaptureFixture[str], command: str, form: str
@@ -96,7 +124,7 @@ def test_bash_completion_covers_all_commands_and_options(
     script = capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
-    assert {*COMMANDS, "watch", "help"} == set(names)
+    assert {*NAMES, "watch", "help"} == set(names)
     assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 

@@ -22,7 +22,7 @@ from machine import (
     systemctl,
 )
 
-from support.bookkeeping import Load, Produced, load
+from support.load import Load, ProducerTotals, load
 
 PRODUCERS, SUBSCRIBERS = 4, 20
 RATE = 10_000
@@ -39,7 +39,7 @@ def wait_for_stored(number: int) -> None:
         assert time.monotonic() < end, stored
 
 
-def interrupted(how: object) -> tuple[Load, list[Produced]]:
+def interrupted(how: object) -> tuple[Load, list[ProducerTotals]]:
     """What became of a load that was interrupted so often."""
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
@@ -62,21 +62,21 @@ def test_twenty_restarts_under_load_lose_no_record_and_no_connection() -> None:
     # On a machine with more to do the subscribers are behind, by more than the usual ring holds.
     configure("[relayd]", f"ring_size = {128 * 1024 * 1024}")
     running, produced = interrupted(lambda: systemctl("restart", SERVICE))
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 0
-        assert books.received == sum(each.sent for each in produced)
-        assert books.missing == books.announced == sum(each.dropped for each in produced)
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
 def test_twenty_crashes_under_load_lose_no_connection_and_no_loss_is_silent() -> None:
     drop_in("RestartSec=100ms")
     running, produced = interrupted(kill)
     attempts = sum(each.attempts for each in produced)
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == TIMES
-        assert books.received + books.missing == attempts
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == TIMES
+        assert checker.received + checker.missing == attempts
 
 
 def test_stop_and_start_leave_nothing_in_the_store() -> None:
