@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import Metric
 
-from notif_relayctl.exposition import RelayCollector
-from notif_relayctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from notif_relayctl.prometheus.exposition import RelayCollector
+from notif_relayctl.prometheus.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
 from support.prometheus import needs_promtool, promtool, samples
 from support.records import record
 from support.relay import RunningRelay, running_relay
