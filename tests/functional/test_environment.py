@@ -70,18 +70,18 @@ def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
         ("NOTIFY_SOCKET", "relative"),
     ],
 )
-def test_odd_variable_is_logged_and_ignored(directory: Path, name: str, value: str) -> None:
+def test_invalid_variable_is_logged_and_ignored(directory: Path, name: str, value: str) -> None:
     with relay_with(directory, **{name: value}) as relay:
         relay.wait_logged(f"{name}={value} is ")
 
 
 @pytest.mark.parametrize("value", ["18446744073709551615", "0", ""])
-def test_no_watchdog_is_not_an_error(directory: Path, value: str) -> None:
+def test_disabled_watchdog_is_accepted(directory: Path, value: str) -> None:
     with relay_with(directory, WATCHDOG_USEC=value) as relay:
         assert "WATCHDOG_USEC" not in relay.log.read_text()
 
 
-def test_short_watchdog_leaves_the_relay_asleep(directory: Path) -> None:
+def test_short_watchdog_interval_causes_few_wakeups(directory: Path) -> None:
     path = directory / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(os.fspath(path))
@@ -117,7 +117,7 @@ def test_short_watchdog_leaves_the_relay_asleep(directory: Path) -> None:
         {"LISTEN_FDS": "0", "LISTEN_FDNAMES": "a:b:c"},
     ],
 )
-def test_odd_descriptors_end_the_start_with_one_line(
+def test_invalid_passed_descriptors_are_a_one_line_error(
     directory: Path, environment: dict[str, str]
 ) -> None:
     ended = subprocess.run(
@@ -135,7 +135,7 @@ def test_odd_descriptors_end_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_directory_that_is_not_utf8(directory: Path, locale: str) -> None:
+def test_runtime_directory_may_be_invalid_utf8(directory: Path, locale: str) -> None:
     path = os.fsencode(directory) + b"/\xff\xfe"
     os.mkdir(path)
     with relay_with(Path(os.fsdecode(path)), LC_ALL=locale, LANG=locale) as relay:

@@ -71,7 +71,7 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         ("epoll_wait", "EINTR", "1+3"),
     ],
 )
-def test_a_call_that_fails_for_now_loses_nothing(
+def test_temporary_call_failure_loses_no_record(
     relay: RunningRelay, call: str, error: str, when: str
 ) -> None:
     with relay.subscribe() as one, relay.subscribe() as other, relay.produce() as producer:
@@ -91,9 +91,7 @@ def test_a_call_that_fails_for_now_loses_nothing(
 
 
 @pytest.mark.parametrize(("error", "when"), [("EAGAIN", "1+2"), ("ENOMEM", "2+3")])
-def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
-    relay: RunningRelay, error: str, when: str
-) -> None:
+def test_sendfile_failure_loses_no_record(relay: RunningRelay, error: str, when: str) -> None:
     """What many subscribers get at once goes by a call of its own."""
     expected = [numbered_record(number, size=8192) for number in range(200)]
     with contextlib.ExitStack() as stack:
@@ -108,7 +106,7 @@ def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
         assert relay.status()["records_dropped"] == 0
 
 
-def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> None:
+def test_records_are_copied_where_sendfile_is_forbidden(tmp_path: Path) -> None:
     """As in a sandbox that does not know the call."""
     program = (
         "import logging; logging.basicConfig(level=logging.INFO);"
@@ -131,7 +129,7 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
         ("epoll_ctl", "ENOSPC"),
     ],
 )
-def test_a_connection_that_cannot_be_taken_disturbs_nobody(
+def test_accept_failure_does_not_disturb_other_peers(
     relay: RunningRelay, call: str, error: str
 ) -> None:
     """The first one fails; the door opens again by itself."""
@@ -149,7 +147,7 @@ def test_a_connection_that_cannot_be_taken_disturbs_nobody(
         assert relay.stop() == 0
 
 
-def test_an_error_that_nobody_expects_ends_the_relay_and_is_in_the_log(
+def test_unexpected_error_is_logged_and_ends_the_relay(
     relay: RunningRelay,
 ) -> None:
     with contextlib.suppress(OSError), failing(relay, "epoll_wait", "ENOSYS", "1"):

@@ -65,7 +65,7 @@ class Schedule:
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, min_size=15, max_size=60))
-def test_lines_are_whole_and_gap_records_account_for_what_is_missing(
+def test_lines_are_whole_and_gaps_account_for_the_missing(
     directory: Path, steps: list[tuple[str, int]]
 ) -> None:
     with PrivateSocket(directory / "ingest.sock") as private:

@@ -50,7 +50,7 @@ log.getLogger("nova.compute").debug("too much detail")
 """
 
 
-def test_a_service_with_the_sample_file_relays_every_notification_and_logs_the_rest(
+def test_sample_file_relays_notifications_and_logs_the_rest(
     scripts: Scripts, private: PrivateSocket, sample: Path, directory: Path
 ) -> None:
     script = scripts.run("-W", "ignore", "-c", SERVICE, sample, directory / "file")
@@ -80,7 +80,7 @@ logging.getLogger("oslo.messaging.notification.volume.create").info("second")
 """
 
 
-def test_loading_the_file_again_closes_the_old_handler(
+def test_reloading_the_file_closes_the_old_handler(
     scripts: Scripts, private: PrivateSocket, sample: Path
 ) -> None:
     script = scripts.run("-c", LOADED_TWICE, sample)
@@ -110,7 +110,7 @@ except (TypeError, ValueError) as error:
         ('("/run/ingest.sock", 0.01, 3)', "max_record_size"),
     ],
 )
-def test_a_mistake_in_the_file_shows_when_it_is_loaded(
+def test_invalid_argument_is_an_error_at_load_time(
     scripts: Scripts, private: PrivateSocket, sample: Path, args: str, argument: str
 ) -> None:
     sample.write_text(sample.read_text().replace(f'("{private.path}",)', args))
@@ -140,7 +140,7 @@ logger.info("from a dictionary")
 """
 
 
-def test_a_dictionary_configures_it_too(scripts: Scripts, private: PrivateSocket) -> None:
+def test_handler_is_configured_from_a_dictionary(scripts: Scripts, private: PrivateSocket) -> None:
     script = scripts.run("-c", FROM_DICT, private.path)
     with private.accept() as incoming:
         assert incoming.read_to_end() == b"from a dictionary\n"

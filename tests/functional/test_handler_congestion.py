@@ -69,9 +69,7 @@ def begin_a_record(private: PrivateSocket, sender: Sender) -> int:
     return 1
 
 
-def test_the_number_dropped_is_told_right_before_the_next_record(
-    private: PrivateSocket, sender: Sender
-) -> None:
+def test_gap_record_precedes_the_next_record(private: PrivateSocket, sender: Sender) -> None:
     first = fill(sender)
     for number in range(first + 1, first + 10):
         sender.send(numbered_text(number))
@@ -91,7 +89,7 @@ def test_the_number_dropped_is_told_right_before_the_next_record(
     assert (sender.sent, sender.dropped) == (first + 2, 10)
 
 
-def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> None:
+def test_congested_socket_is_waited_for_once(private: PrivateSocket) -> None:
     sender = Sender(private.path, max_wait=0.001)
     fill(sender)
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
@@ -104,7 +102,7 @@ def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> N
     assert waits < 100
 
 
-def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
+def test_partly_drained_socket_is_not_waited_for_again(
     private: PrivateSocket,
 ) -> None:
     size = 1 << 24
@@ -121,7 +119,7 @@ def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
     sender.close()
 
 
-def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
+def test_socket_is_non_blocking_after_a_successful_wait(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -141,7 +139,7 @@ def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
         assert sender.connects == 1
 
 
-def test_the_congestion_lasts_until_most_of_the_buffer_is_free(
+def test_congestion_lasts_until_most_of_the_buffer_is_free(
     private: PrivateSocket, sender: Sender
 ) -> None:
     records = fill(sender)
@@ -153,7 +151,7 @@ def test_the_congestion_lasts_until_most_of_the_buffer_is_free(
     assert 0.6 * records < read / 4096 < 0.95 * records
 
 
-def test_a_record_waits_for_a_socket_that_is_read_in_time(
+def test_record_is_sent_if_the_socket_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     clock.hurry = False
@@ -170,7 +168,7 @@ def test_a_record_waits_for_a_socket_that_is_read_in_time(
     assert (sender.sent, sender.dropped) == (20, 0)
 
 
-def test_a_half_sent_record_is_finished_before_anything_else(
+def test_partial_record_is_finished_before_other_records(
     private: PrivateSocket, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -186,7 +184,7 @@ def test_a_half_sent_record_is_finished_before_anything_else(
     assert check_gaps(lines) == (begun + 3, begun + 2, False)
 
 
-def test_flush_waits_for_a_socket_that_is_read_in_time(
+def test_flush_succeeds_if_the_socket_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -200,7 +198,7 @@ def test_flush_waits_for_a_socket_that_is_read_in_time(
     assert (sender.sent, sender.dropped) == (begun + 1, 0)
 
 
-def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
+def test_close_sends_the_remainder_and_the_gap_record(
     private: PrivateSocket, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -214,7 +212,7 @@ def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
     assert (sender.sent, sender.dropped) == (begun + 1, 1)
 
 
-def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
+def test_close_drops_the_partial_record_if_the_socket_is_full(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -253,7 +251,7 @@ def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Producer
     sender.close()
 
 
-def test_a_half_sent_gap_record_is_finished_before_anything_else(
+def test_partial_gap_record_is_finished_before_other_records(
     half_a_gap_record: tuple[Sender, ProducerConnection],
 ) -> None:
     sender, incoming = half_a_gap_record
@@ -264,7 +262,7 @@ def test_a_half_sent_gap_record_is_finished_before_anything_else(
     assert (sender.sent, sender.dropped) == (2, 2)
 
 
-def test_the_number_of_a_half_sent_gap_record_is_lost_with_its_connection(
+def test_count_of_a_partial_gap_record_is_lost_on_disconnect(
     private: PrivateSocket, half_a_gap_record: tuple[Sender, ProducerConnection]
 ) -> None:
     sender, incoming = half_a_gap_record
@@ -277,7 +275,7 @@ def test_the_number_of_a_half_sent_gap_record_is_lost_with_its_connection(
         assert incoming_again.line() == b"next\n"
 
 
-def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
+def test_signal_handler_does_not_write_into_a_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     lines: list[bytes] = []
@@ -316,7 +314,7 @@ def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
     assert check_gaps(lines) == (number + 3, number + 2, False)
 
 
-def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
+def test_signal_handler_may_log_at_any_time(private: PrivateSocket) -> None:
     sender = Sender(private.path, max_wait=TIMEOUT)
     stream = bytearray()
     by_handler = by_others = 0
@@ -350,7 +348,7 @@ def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
     assert len(lines) == sender.sent + len(gaps)
 
 
-def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(
+def test_exception_during_send_drops_the_partial_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     def interrupt() -> None:
@@ -372,7 +370,7 @@ def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(
         assert json.loads(incoming.line())["number"] == number + 1
 
 
-def test_an_exception_from_outside_ends_a_flush_as_well(
+def test_exception_during_flush_drops_the_partial_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     def interrupt() -> None:

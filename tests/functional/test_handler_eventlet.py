@@ -54,7 +54,7 @@ print(stats.sent, stats.dropped)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_green_threads_share_a_handler_without_tearing_each_others_records(
+def test_green_threads_share_a_handler(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
     # 80 MB: the socket fills up again and again, and is waited for.
@@ -95,7 +95,7 @@ logger.info(json.dumps({"number": number}))
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_full_socket_never_switches_green_threads_within_a_record(
+def test_full_socket_does_not_switch_green_threads(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
     script = scripts.run("-c", ORDERS[order] + NOBODY_READS, private.path, 0.01)
@@ -125,6 +125,6 @@ print(handler.stats().dropped)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_without_a_relay_records_are_dropped(scripts: Scripts, directory: Path, order: str) -> None:
+def test_records_are_dropped_without_a_relay(scripts: Scripts, directory: Path, order: str) -> None:
     script = scripts.run("-c", ORDERS[order] + NO_RELAY, directory / "none", 0.01)
     assert script.finish() == "1000\n"

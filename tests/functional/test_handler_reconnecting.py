@@ -44,7 +44,7 @@ def sender(path: Path, clock: Clock) -> Iterator[Sender]:
     sender.close()
 
 
-def test_when_the_relay_comes_the_records_missed_are_told_before_the_next_one(
+def test_gap_record_counts_records_dropped_without_relay(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     for number in range(5):
@@ -62,7 +62,7 @@ def test_when_the_relay_comes_the_records_missed_are_told_before_the_next_one(
     assert (sender.sent, sender.dropped, sender.connects) == (1, 6, 1)
 
 
-def test_a_relay_that_had_read_all_and_comes_back_at_once_misses_nothing(
+def test_relay_that_had_read_everything_misses_nothing(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     for number in range(3):
@@ -75,7 +75,7 @@ def test_a_relay_that_had_read_all_and_comes_back_at_once_misses_nothing(
     assert (sender.sent, sender.dropped, sender.connects) == (3, 0, 3)
 
 
-def test_records_that_a_relay_left_unread_are_told_without_a_number(
+def test_gap_has_no_count_if_the_relay_left_records_unread(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path) as private:
@@ -94,7 +94,7 @@ def test_records_that_a_relay_left_unread_are_told_without_a_number(
     assert (sender.sent, sender.dropped) == (4, 0)
 
 
-def test_records_that_waited_for_a_relay_to_be_let_in_are_told_without_a_number(
+def test_gap_has_no_count_if_the_relay_never_accepted(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path):
@@ -107,7 +107,7 @@ def test_records_that_waited_for_a_relay_to_be_let_in_are_told_without_a_number(
             assert json.loads(incoming.line())["number"] == 1
 
 
-def test_a_half_sent_record_is_void_when_its_connection_ends(
+def test_partial_record_is_dropped_when_the_connection_ends(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path) as private:
@@ -126,7 +126,7 @@ def test_a_half_sent_record_is_void_when_its_connection_ends(
     assert (sender.sent, sender.dropped) == (number, 1)
 
 
-def test_a_relay_that_hangs_up_on_everyone_is_not_asked_more_often_than_a_missing_one(
+def test_backoff_applies_to_a_relay_that_disconnects(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     connected_at = []
@@ -143,9 +143,7 @@ def test_a_relay_that_hangs_up_on_everyone_is_not_asked_more_often_than_a_missin
     assert connected_at == [0, 7, 20, 46, 98, 162, 226, 290]
 
 
-def test_a_full_backlog_is_a_failed_attempt_and_not_waited_for(
-    path: Path, clock: Clock, sender: Sender
-) -> None:
+def test_full_backlog_is_a_failed_attempt(path: Path, clock: Clock, sender: Sender) -> None:
     with PrivateSocket(path, backlog=0) as private:
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(os.fspath(path))
@@ -157,7 +155,7 @@ def test_a_full_backlog_is_a_failed_attempt_and_not_waited_for(
         assert (sender.connected, sender.sent) == (True, 1)
 
 
-def test_close_tells_a_relay_that_has_come_meanwhile_what_it_missed(
+def test_close_sends_the_gap_record_to_a_new_relay(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     sender.send("{}")
@@ -169,7 +167,7 @@ def test_close_tells_a_relay_that_has_come_meanwhile_what_it_missed(
             assert incoming.read_to_end() == b""
 
 
-def test_a_file_that_replaces_the_socket_is_no_relay(
+def test_regular_file_in_place_of_the_socket_is_untouched(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     path.write_text("untouched")
@@ -199,7 +197,7 @@ sender.close()
 """
 
 
-def test_a_descriptor_closed_and_used_again_is_left_alone(path: Path, directory: Path) -> None:
+def test_reused_descriptor_is_left_alone(path: Path, directory: Path) -> None:
     with PrivateSocket(path) as private, Scripts() as scripts:
         script = scripts.run("-c", CLOSED_BEHIND_ITS_BACK, path, directory / "innocent")
         for record in (b"0\n", b"1\n"):

@@ -32,7 +32,7 @@ def logger(handler: RelayHandler) -> logging.Logger:
     return logger
 
 
-def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
+def test_message_arrives_unchanged_plus_newline(
     private: PrivateSocket, logger: logging.Logger
 ) -> None:
     message = '{ "event_type": "a",\t"priority" :"INFO", "payload": "100 % \\n ä \U0001f600" }\r'
@@ -56,7 +56,7 @@ def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
         ("\n", b"\n"),
     ],
 )
-def test_a_newline_in_white_space_cannot_end_a_record(
+def test_newline_in_white_space_does_not_end_a_record(
     private: PrivateSocket, logger: logging.Logger, message: str, record: bytes
 ) -> None:
     logger.info(message)
@@ -66,7 +66,7 @@ def test_a_newline_in_white_space_cannot_end_a_record(
         assert incoming.line() == b"next\n"
 
 
-def test_a_formatter_is_not_used(
+def test_formatter_is_ignored(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -75,7 +75,7 @@ def test_a_formatter_is_not_used(
         assert incoming.line() == b"{}\n"
 
 
-def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_does_too(
+def test_only_records_over_the_limit_are_dropped(
     private: PrivateSocket,
     handler: RelayHandler,
     logger: logging.Logger,
@@ -96,7 +96,7 @@ def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_
     assert handler.stats() == HandlerStats(sent=4, dropped=1, reconnects=0, connected=True)
 
 
-def test_threads_share_a_handler_without_tearing_each_others_records(
+def test_threads_share_a_handler(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     number_of_threads, each = 8, 400
@@ -120,7 +120,7 @@ def test_threads_share_a_handler_without_tearing_each_others_records(
     assert handler.stats().sent == number_of_threads * each
 
 
-def test_the_connection_is_made_with_the_first_record_and_not_before(
+def test_first_record_opens_the_connection(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.flush()
@@ -130,7 +130,7 @@ def test_the_connection_is_made_with_the_first_record_and_not_before(
     private.accept().close()
 
 
-def test_after_close_a_record_connects_again(
+def test_record_after_close_reconnects(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     for number in range(3):

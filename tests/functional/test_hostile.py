@@ -30,7 +30,7 @@ MEMORY = sum(documented_memory().values()) << 20
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
-def test_a_well_behaved_pair_loses_nothing_beside_it(relay: RunningRelay, what: str) -> None:
+def test_hostile_program_does_not_affect_other_peers(relay: RunningRelay, what: str) -> None:
     with subscribe_beside(what, relay) as subscriber, relay.produce() as producer:
         with hostile_program(what, relay.public, relay.ingest) as process:
             for number in range(RECORDS):
@@ -57,7 +57,7 @@ def test_memory_listed_in_the_unit_adds_up_to_its_limit() -> None:
     assert total < number_in_unit(r"^MemoryMax=(\d+)G$") * 1024
 
 
-def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Path) -> None:
+def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
     """Subscribers stall within a record, the ring is full, and so are the other limits."""
     long = record(payload="x" * 60_000)
     with (
@@ -73,7 +73,7 @@ def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Pat
         assert relay.peak_memory() < MEMORY
 
 
-def test_the_log_names_who_it_was(relay: RunningRelay) -> None:
+def test_log_identifies_the_misbehaving_producer(relay: RunningRelay) -> None:
     with hostile_program("garbage", relay.public, relay.ingest) as process:
         relay.wait_status(producers=1)
         (producer,) = relay.request("producers")
@@ -93,7 +93,7 @@ sys.stdin.read()
 """
 
 
-def test_name_of_a_process_is_escaped(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", NAMED, relay.ingest], stdin=subprocess.PIPE
     ) as process:

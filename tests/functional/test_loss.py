@@ -48,7 +48,7 @@ class Tally:
             self.got += 1
 
 
-def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory: Path) -> None:
+def test_slow_subscribers_records_and_gaps_add_up(directory: Path) -> None:
     sent = 20_000
     tally = Tally()
     with (
@@ -72,7 +72,7 @@ def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory:
         assert (row["records"], row["dropped"], row["lag"]) == (tally.got, tally.dropped, 0)
 
 
-def test_what_a_subscriber_missed_is_counted_though_it_left_without_being_told(
+def test_drops_of_a_subscriber_that_left_are_counted(
     directory: Path,
 ) -> None:
     with running_relay(directory, "--relayd-ring_size", str(MIB)) as relay:
@@ -89,7 +89,7 @@ def test_what_a_subscriber_missed_is_counted_though_it_left_without_being_told(
         assert status["records_delivered"] == row["records"]
 
 
-def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: Path) -> None:
+def test_healthy_subscriber_beside_200_stalled_gets_500_mb(directory: Path) -> None:
     size, total = 8192, 500 * 1000 * 1000
     number = total // size + 1
     # At this rate the default lasts for a fifth of a second: a busy machine's hiccup is no loss.
@@ -138,7 +138,7 @@ def read_what_is_there(sock: socket.socket) -> list[bytes]:
     return data.splitlines(keepends=True)
 
 
-def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Path) -> None:
+def test_records_of_eight_producers_keep_their_order(directory: Path) -> None:
     number = 5000
     # Ten processes on few processors: everything fits into the ring, however late the reader is.
     enough = ("--relayd-ring_size", str(100 * MIB))
@@ -161,7 +161,7 @@ def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Pa
         assert relay.status()["records_dropped"] == 0
 
 
-def test_what_is_read_equals_the_log_file_byte_for_byte(directory: Path) -> None:
+def test_relayed_records_equal_the_log_file(directory: Path) -> None:
     """100,000 notifications of the real log driver, as fast as one process emits them."""
     number = 100_000
     log = directory / "notifications.log"

@@ -20,7 +20,7 @@ from support.service_manager import managed_relay
 MORE_THAN_USUAL = descriptors.USUAL_LIMIT + 100
 
 
-def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
+def test_relay_raises_its_descriptor_limit(directory: Path) -> None:
     descriptors.require(MORE_THAN_USUAL + 100)
     limits = [
         f"--relayd-{name}=4096" for name in ("max_connections_per_user", "max_connection_rate")
@@ -32,7 +32,7 @@ def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
         assert {each.recv(4096) for each in many} == {record()}
 
 
-def test_a_failed_start_leaves_nothing_behind(directory: Path) -> None:
+def test_failed_start_leaves_nothing_behind(directory: Path) -> None:
     threads, files = threading.enumerate(), os.listdir("/proc/self/fd")
     with (
         pytest.raises(AssertionError, match="no-such-option"),
@@ -52,7 +52,7 @@ def usual_limit() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_restart_works_with_the_usual_limit(usual_limit: None, directory: Path) -> None:
+def test_restart_works_with_the_default_limit(usual_limit: None, directory: Path) -> None:
     with managed_relay(directory) as relay, connect(relay.public) as subscriber:
         relay.wait_status(subscribers=1)
         relay.restart()

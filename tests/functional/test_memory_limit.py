@@ -119,7 +119,7 @@ def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
 
 
 @needs_root
-def test_all_limits_at_once_fit_into_the_unit_s_memory(
+def test_all_limits_together_stay_below_memory_max(
     directory: Path, peers: contextlib.ExitStack
 ) -> None:
     descriptors.require(9 * MAX_CONNECTIONS)
@@ -137,7 +137,7 @@ def test_all_limits_at_once_fit_into_the_unit_s_memory(
             before = relay.status()
             relay.restart()
             after = relay.status()
-            assert "nothing else" not in relay.log.read_text()
+            assert "without saved state" not in relay.log.read_text()
             for name in ("producers", "subscribers", "ring_bytes", "records_received"):
                 assert after[name] == before[name], name
         assert group.kills == 0

@@ -36,7 +36,7 @@ def block(language: str) -> str:
     return textwrap.dedent(found[1])
 
 
-def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> None:
+def test_example_prints_the_documented_output(relay: RunningRelay) -> None:
     configuration = relay.directory / "consumer.conf"
     configured = block("ini").replace("/run/notif-relayd/notifications.sock", str(relay.public))
     assert str(relay.public) in configured

@@ -83,7 +83,7 @@ application = swift.filter_factory(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FILTERS)
-def test_what_a_service_notifies_reaches_subscribers_and_consumers(
+def test_service_notifications_reach_all_readers(
     scripts: Scripts, relay: RunningRelay, name: str, way: str
 ) -> None:
     code, event_types = FILTERS[name]
@@ -144,9 +144,7 @@ print(json.dumps(report))
 """
 
 
-def test_osprofiler_collects_a_trace_that_it_notifies(
-    scripts: Scripts, relay: RunningRelay
-) -> None:
+def test_osprofiler_collects_its_own_trace(scripts: Scripts, relay: RunningRelay) -> None:
     script = scripts.run("-W", "ignore", "-c", TRACE, relay.public)
     wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
     script.proceed()

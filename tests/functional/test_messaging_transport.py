@@ -48,7 +48,7 @@ class AsServicesDo(oslo_messaging.NoOpSerializer):
 
 @pytest.mark.parametrize("serializer", [None, AsServicesDo()], ids=["object", "dictionary"])
 @pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
-def test_a_listener_is_given_what_the_notifier_was_and_its_context(
+def test_listener_gets_notification_and_context(
     transport: oslo_messaging.NotificationTransport,
     endpoint: Endpoint,
     driver: str,
@@ -70,7 +70,7 @@ def test_a_listener_is_given_what_the_notifier_was_and_its_context(
     assert (got.context["user"], got.context["request_id"]) == ("alice", "req-1")
 
 
-def test_a_plain_subscriber_reads_the_notification_as_it_was_made_and_where_it_belongs(
+def test_subscriber_gets_notification_topic_and_context(
     relay: RunningRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_impl_test, "NOTIFICATIONS", [])
@@ -87,7 +87,7 @@ def test_a_plain_subscriber_reads_the_notification_as_it_was_made_and_where_it_b
     assert full["_context"]["user"] == "alice"
 
 
-def test_no_subscriber_sees_a_secret_of_payload_or_context(
+def test_secrets_in_payload_and_context_are_masked(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     message = {
@@ -123,7 +123,7 @@ def test_all_seven_priorities_arrive(
     assert len(PRIORITIES) == 7
 
 
-def test_only_priorities_that_endpoints_take_leave_the_relay(
+def test_only_priorities_of_endpoints_are_requested(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     endpoint, other = Endpoint("error"), Endpoint("audit")
@@ -138,7 +138,7 @@ def test_only_priorities_that_endpoints_take_leave_the_relay(
         assert relay.status()["records_delivered"] == before + 2
 
 
-def test_a_listener_without_endpoints_gets_nothing(
+def test_listener_without_endpoints_gets_nothing(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     with running_listener(transport):
@@ -148,7 +148,7 @@ def test_a_listener_without_endpoints_gets_nothing(
         assert relay.status()["records_delivered"] == before
 
 
-def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
+def test_listener_gets_its_topics_and_records_without_topic(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     both, one, dotted = Endpoint("info"), Endpoint("info"), Endpoint("info")
@@ -178,7 +178,7 @@ def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
         handler.close()
 
 
-def test_a_notifier_with_two_topics_sends_one_record_for_each(
+def test_notifier_sends_one_record_per_topic(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     with relay.subscribe() as subscriber:
@@ -188,7 +188,7 @@ def test_a_notifier_with_two_topics_sends_one_record_for_each(
     assert first == second
 
 
-def test_exchanges_make_no_difference(
+def test_exchange_is_ignored(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     target = oslo_messaging.Target(topic="notifications", exchange="nova")
@@ -205,7 +205,7 @@ def test_exchanges_make_no_difference(
 
 
 @pytest.mark.parametrize("pools", [(None, None), ("pool", "pool"), ("pool", "other")])
-def test_every_listener_has_its_own_copy_whatever_its_pool(
+def test_every_listener_gets_a_copy_in_any_pool(
     transport: oslo_messaging.NotificationTransport, pools: tuple[str | None, str | None]
 ) -> None:
     first, second = Endpoint("info"), Endpoint("info")
@@ -219,7 +219,7 @@ def test_every_listener_has_its_own_copy_whatever_its_pool(
         assert first.next_payloads(25) == second.next_payloads(25) == list(range(25))
 
 
-def test_an_endpoint_with_a_filter_is_only_given_what_matches(
+def test_endpoint_filter_is_applied(
     transport: oslo_messaging.NotificationTransport,
 ) -> None:
     by_type, by_context, everything = Endpoint("info"), Endpoint("info"), Endpoint("info")
@@ -249,7 +249,7 @@ def test_an_endpoint_with_a_filter_is_only_given_what_matches(
     assert by_context.calls.empty()
 
 
-def test_batches_are_full_and_the_last_one_comes_in_time(
+def test_last_batch_arrives_after_the_timeout(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     with running_listener(transport, endpoint, batch_size=5, batch_timeout=0.2):
@@ -267,7 +267,7 @@ def test_batches_are_full_and_the_last_one_comes_in_time(
     assert sorted(each.payload for batch in batches for each in batch) == [*sent, 12]
 
 
-def test_without_a_timeout_a_batch_is_complete_or_comes_when_the_listener_stops(
+def test_stop_delivers_an_incomplete_batch(
     relay: RunningRelay,
     transport: oslo_messaging.NotificationTransport,
     caplog: pytest.LogCaptureFixture,
@@ -288,7 +288,7 @@ def test_without_a_timeout_a_batch_is_complete_or_comes_when_the_listener_stops(
     assert endpoint.calls.empty()
 
 
-def test_an_endpoint_that_raises_ends_neither_a_batch_nor_the_listener(
+def test_endpoint_exception_does_not_stop_the_listener(
     transport: oslo_messaging.NotificationTransport,
 ) -> None:
     class Failing(Endpoint):
@@ -303,7 +303,7 @@ def test_an_endpoint_that_raises_ends_neither_a_batch_nor_the_listener(
         assert failing.next_payloads(600) == sorted([*range(300), *range(300)])
 
 
-def test_requeueing_is_refused(
+def test_requeue_is_refused(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     with (
@@ -315,7 +315,7 @@ def test_requeueing_is_refused(
         transport._require_driver_features(requeue=True)  # noqa: SLF001
 
 
-def test_a_listener_that_was_refused_can_be_stopped(
+def test_refused_listener_can_be_stopped(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     target = oslo_messaging.Target(topic="notifications")
@@ -346,7 +346,7 @@ def test_remote_procedure_calls_are_refused(relay: RunningRelay) -> None:
 
 
 @pytest.mark.parametrize("retry", [None, -1, 0, 3])
-def test_without_a_relay_nothing_waits_whatever_retry_says_and_the_loss_is_told(
+def test_missing_relay_drops_without_retry_and_reports_a_gap(
     directory: Path, retry: int | None
 ) -> None:
     endpoint = Endpoint("info", "warn")
@@ -368,7 +368,7 @@ def test_without_a_relay_nothing_waits_whatever_retry_says_and_the_loss_is_told(
     assert gap.payload["dropped"] >= 3
 
 
-def test_a_notification_that_is_too_large_is_logged_and_others_go_on(
+def test_oversized_notification_is_logged_and_dropped(
     transport: oslo_messaging.NotificationTransport,
     endpoint: Endpoint,
     caplog: pytest.LogCaptureFixture,
@@ -405,7 +405,7 @@ def test_threads_share_a_transport(
     assert relay.status()["records_rejected"] == 0
 
 
-def test_a_forked_process_sends_as_well(
+def test_forked_process_sends(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     with running_listener(transport, endpoint):
@@ -420,7 +420,7 @@ def test_a_forked_process_sends_as_well(
         assert endpoint.next_payloads(3) == ["before", "child", "parent"]
 
 
-def test_the_private_socket_may_be_elsewhere(directory: Path) -> None:
+def test_ingest_path_names_another_private_socket(directory: Path) -> None:
     with PrivateSocket(directory / "elsewhere") as private:
         conf = configuration()
         with transport_to(directory / "notifications.sock", conf):
@@ -432,7 +432,7 @@ def test_the_private_socket_may_be_elsewhere(directory: Path) -> None:
                 assert json.loads(incoming.line())["payload"] == 1
 
 
-def test_a_transport_that_is_only_listened_on_needs_no_private_socket(
+def test_listening_needs_no_private_socket(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = Endpoint("info")

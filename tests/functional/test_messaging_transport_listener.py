@@ -59,9 +59,7 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> lis
     ]
 
 
-def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
-    relay: RunningRelay, nothing_left: None
-) -> None:
+def test_restarted_listener_leaves_nothing_behind(relay: RunningRelay, nothing_left: None) -> None:
     endpoint = Endpoint("info")
     with transport_to(relay.public) as transport:
         listener = oslo_messaging.get_notification_listener(
@@ -82,9 +80,7 @@ def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
     assert endpoint.calls.empty()
 
 
-def test_cleaning_up_the_transport_stops_its_listeners_and_disconnects(
-    relay: RunningRelay, nothing_left: None
-) -> None:
+def test_transport_cleanup_stops_its_listeners(relay: RunningRelay, nothing_left: None) -> None:
     endpoint = Endpoint("info")
     with transport_to(relay.public) as transport, running_listener(transport, endpoint):
         emit = make_notifier(transport)
@@ -96,7 +92,7 @@ def test_cleaning_up_the_transport_stops_its_listeners_and_disconnects(
         transport.cleanup()
 
 
-def test_a_listener_waits_for_a_relay_and_says_so_once(
+def test_listener_waits_for_a_relay_and_logs_it_once(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -118,7 +114,7 @@ def test_a_listener_waits_for_a_relay_and_says_so_once(
     assert endpoint.calls.empty()
 
 
-def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
+def test_restart_of_the_relay_is_a_gap(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
@@ -145,7 +141,7 @@ def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
 
 
 @pytest.mark.parametrize("state", ["connected", "without a relay", "busy"])
-def test_a_listener_can_be_stopped_whatever_it_waits_for(
+def test_listener_can_be_stopped_in_any_state(
     directory: Path, nothing_left: None, state: str
 ) -> None:
     gate = threading.Event()
@@ -175,7 +171,7 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
         listener.wait()
 
 
-def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_its_loss(
+def test_records_of_a_slow_endpoint_stay_in_the_relay(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent, gate = 20_000, threading.Event()
@@ -210,7 +206,7 @@ def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_i
         assert slow.calls.empty()
 
 
-def test_a_gap_is_in_the_log_of_a_consumer_that_takes_no_warnings(
+def test_gap_is_logged_without_a_warn_endpoint(
     relay: RunningRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = Endpoint("info")
@@ -236,7 +232,7 @@ def as_nobody() -> Iterator[str]:
         os.seteuid(user)
 
 
-def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
+def test_denied_permission_is_an_error_at_start(
     relay: RunningRelay, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     relay.directory.chmod(0o755)
@@ -254,7 +250,7 @@ def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
     assert messages(caplog) == [f"Cannot listen for notifications: {sentence}"]
 
 
-def test_who_may_not_read_any_more_is_told_so_and_goes_on_when_it_is_put_right(
+def test_later_denied_permission_is_logged_until_granted(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
@@ -301,7 +297,7 @@ def answering(
                 subscribers.get().close()
 
 
-def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
+def test_refused_filter_is_an_error_at_start(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     public = directory / "notifications.sock"
@@ -315,7 +311,7 @@ def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
     assert messages(caplog) == ["Cannot listen for notifications: There is no such thing."]
 
 
-def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
+def test_later_refused_filter_is_logged_as_error(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     public = directory / "notifications.sock"
@@ -332,7 +328,7 @@ def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
     ]
 
 
-def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
+def test_silent_relay_is_an_error_at_start(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     nothing_left: None,
@@ -348,7 +344,7 @@ def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
         pass
 
 
-def test_what_is_no_notification_is_left_out_and_logged(
+def test_unreadable_records_are_logged_and_skipped(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint()
@@ -396,7 +392,7 @@ print("listening", flush=True)
 """
 
 
-def test_a_consumer_that_never_stops_its_listener_can_end(
+def test_process_exits_with_a_running_listener(
     relay: RunningRelay, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), os.pathsep)

@@ -133,7 +133,7 @@ def test_old_kernel_passing_peer_is_disconnected(
 
 
 @pytest.mark.parametrize("name", SOCKETS)
-def test_old_kernel_peer_may_hang_up_at_once(old_kernel: RunningRelay, name: str) -> None:
+def test_old_kernel_peer_may_disconnect_at_once(old_kernel: RunningRelay, name: str) -> None:
     before = idle_descriptors(old_kernel)
     with lingering_socket() as passed:
         with connect(getattr(old_kernel, name)) as peer:
@@ -155,7 +155,7 @@ def waiting_closer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         relay.close()
 
 
-def test_old_kernel_thread_that_waits_stops_new_connections_only(
+def test_old_kernel_closing_thread_blocks_only_new_peers(
     waiting_closer: RunningRelay,
 ) -> None:
     relay = waiting_closer
@@ -169,7 +169,7 @@ def test_old_kernel_thread_that_waits_stops_new_connections_only(
         assert relay.stop() == 0
 
 
-def test_old_kernel_records_before_descriptors_count(old_kernel: RunningRelay) -> None:
+def test_old_kernel_records_before_descriptors_are_relayed(old_kernel: RunningRelay) -> None:
     with old_kernel.subscribe() as subscriber, old_kernel.produce() as producer:
         producer.sendall(record(number=1))
         assert subscriber.line() == record(number=1)
@@ -217,7 +217,7 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
         assert old_kernel.process.wait(TIMEOUT) == 0
 
 
-def test_old_kernel_stop_does_not_wait_for_what_is_not_stored(
+def test_old_kernel_stop_does_not_wait_for_unstored_peers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store is full, and the relay does not read a subscriber whose request waits."""
@@ -232,7 +232,7 @@ def test_old_kernel_stop_does_not_wait_for_what_is_not_stored(
             assert relay.stop() == 0
 
 
-def test_descriptors_passed_before_the_start(directory: Path) -> None:
+def test_descriptors_passed_before_the_start_are_closed(directory: Path) -> None:
     with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
         assert relay.stop() == 0
         for path in (relay.public, relay.ingest):
@@ -247,7 +247,7 @@ def test_descriptors_passed_before_the_start(directory: Path) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("end", [ManagedRelay.restart, ManagedRelay.kill])
-def test_descriptors_passed_to_an_older_relay(
+def test_descriptors_passed_to_an_older_relay_are_closed(
     directory: Path, end: Callable[[ManagedRelay], None]
 ) -> None:
     """Its connections, which did not refuse them, are in the descriptor store."""
@@ -272,7 +272,7 @@ def test_descriptors_passed_to_an_older_relay(
 
 
 @needs_kernel
-def test_connection_of_an_older_relay_refuses_from_then_on(directory: Path) -> None:
+def test_restored_connection_refuses_descriptors(directory: Path) -> None:
     with managed_relay(directory) as relay, connect(relay.ingest) as producer:
         relay.wait_status(producers=1)
         wait_until(lambda: relay.stored, "it is stored")

@@ -39,7 +39,7 @@ STATUS_KEYS = [
 ]
 
 
-def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: RunningRelay) -> None:
+def test_status_in_json_equals_the_daemons_status(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record() * 3 + b"garbage\n")
         relay.wait_status(records_rejected=1)
@@ -57,7 +57,7 @@ def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: Runn
     assert status["public_socket"] == os.fspath(relay.public)
 
 
-def test_the_other_formats_tell_the_same(relay: RunningRelay) -> None:
+def test_other_formats_show_the_same_values(relay: RunningRelay) -> None:
     pid = relay.process.pid
 
     def show(form: str) -> str:
@@ -71,7 +71,7 @@ def test_the_other_formats_tell_the_same(relay: RunningRelay) -> None:
     assert re.search(rf"^\| pid +\| {pid} +\|$", show("table"), re.MULTILINE)
 
 
-def test_a_table_shows_times_as_people_read_them(relay: RunningRelay) -> None:
+def test_table_shows_times_as_hours_minutes_seconds(relay: RunningRelay) -> None:
     with relay.subscribe():
         status = relayctl(relay.directory, "status").stdout
         subscribers = relayctl(relay.directory, "subscribers").stdout
@@ -79,7 +79,7 @@ def test_a_table_shows_times_as_people_read_them(relay: RunningRelay) -> None:
     assert re.search(r" \| \d:\d\d:\d\d +\| ", subscribers)
 
 
-def test_the_options_may_follow_the_command_and_name_the_control_socket_alone(
+def test_control_path_may_follow_the_command(
     directory: Path,
 ) -> None:
     elsewhere = directory / "elsewhere.sock"
@@ -89,7 +89,7 @@ def test_the_options_may_follow_the_command_and_name_the_control_socket_alone(
         assert done.stdout == f"{relay.process.pid}\n"
 
 
-def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
+def test_producers_lists_one_row_per_producer(relay: RunningRelay) -> None:
     with relay.produce() as producer, relay.produce():
         producer.sendall(record() * 4 + b"garbage\n")
         relay.wait_status(records_rejected=1, producers=2)
@@ -106,7 +106,7 @@ def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
     assert rows[1] == {**who, "records": 0, "bytes": 0, "rejected": 0}
 
 
-def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> None:
+def test_subscribers_lists_one_row_per_subscriber(directory: Path) -> None:
     sent = 2000
     with (
         running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
@@ -133,7 +133,7 @@ def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["producers", "subscribers"])
-def test_a_connection_is_ended_by_its_id(relay: RunningRelay, kind: str) -> None:
+def test_disconnect_ends_the_connection_with_the_id(relay: RunningRelay, kind: str) -> None:
     path = relay.ingest if kind == "producers" else relay.public
     with connect(path) as ended, connect(path) as stays:
         relay.wait_status(**{kind: 2})
@@ -148,16 +148,16 @@ def test_a_connection_is_ended_by_its_id(relay: RunningRelay, kind: str) -> None
             stays.recv(1)
 
 
-def test_an_id_that_no_connection_has_is_told(relay: RunningRelay) -> None:
+def test_disconnect_of_an_unknown_id_is_an_error(relay: RunningRelay) -> None:
     assert_error(relayctl(relay.directory, "disconnect", "4711"), 1, "4711")
 
 
-def test_an_unknown_column_is_an_error_that_lists_the_columns(relay: RunningRelay) -> None:
+def test_unknown_column_error_lists_the_columns(relay: RunningRelay) -> None:
     done = relayctl(relay.directory, "subscribers", "-c", "colour")
     assert_error(done, 1, "colour", "connected_seconds")
 
 
-def test_without_a_relay_it_says_that_the_sockets_are_not_there(directory: Path) -> None:
+def test_missing_relay_error_names_the_missing_sockets(directory: Path) -> None:
     done = relayctl(directory, "status")
     assert_error(
         done,
@@ -168,7 +168,7 @@ def test_without_a_relay_it_says_that_the_sockets_are_not_there(directory: Path)
     )
 
 
-def test_asking_touches_neither_of_the_sockets_that_would_start_the_relay(directory: Path) -> None:
+def test_queries_do_not_connect_to_activating_sockets(directory: Path) -> None:
     with (
         bind_listener(directory / "notifications.sock") as public,
         bind_listener(directory / "ingest.sock") as ingest,
@@ -182,7 +182,7 @@ def test_asking_touches_neither_of_the_sockets_that_would_start_the_relay(direct
                 listener.accept()
 
 
-def test_a_relay_that_was_killed_is_not_running(relay: RunningRelay) -> None:
+def test_killed_relay_is_reported_as_not_running(relay: RunningRelay) -> None:
     relay.process.kill()
     relay.process.wait(TIMEOUT)
     assert relay.control.is_socket()
@@ -190,7 +190,7 @@ def test_a_relay_that_was_killed_is_not_running(relay: RunningRelay) -> None:
 
 
 @needs_root
-def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay) -> None:
+def test_denied_permission_error_names_the_group_to_join(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in (0, 65534))
     os.chown(relay.control, -1, group.gr_gid)
@@ -205,7 +205,7 @@ def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay
 @pytest.mark.parametrize(
     ("group", "mode"), [(0, 0o660), (1, 0o600)], ids=["root's group", "no group"]
 )
-def test_where_no_group_may_ask_nobody_is_told_to_join_one(
+def test_denied_permission_error_suggests_root_without_group(
     relay: RunningRelay, group: int, mode: int
 ) -> None:
     relay.directory.chmod(0o755)
@@ -217,12 +217,12 @@ def test_where_no_group_may_ask_nobody_is_told_to_join_one(
 
 
 @needs_root
-def test_a_closed_directory_is_a_refusal_too(relay: RunningRelay) -> None:
+def test_inaccessible_directory_is_denied_permission(relay: RunningRelay) -> None:
     done = relayctl_as_nobody(relay.directory, "status")
     assert_error(done, 4, f"you may not enter {relay.directory}")
 
 
-def test_a_relay_that_does_not_answer_is_given_up(relay: RunningRelay) -> None:
+def test_unresponsive_relay_is_an_error_after_5_seconds(relay: RunningRelay) -> None:
     relay.process.send_signal(signal.SIGSTOP)
     assert_error(relayctl(relay.directory, "status"), 1, "does not answer within 5 seconds")
 
@@ -242,19 +242,19 @@ def test_a_relay_that_does_not_answer_is_given_up(relay: RunningRelay) -> None:
         ("subscribers", b'{"error": "not today"}\n', "refuses: not today"),
     ],
 )
-def test_an_answer_that_is_none_is_one_line(
+def test_invalid_answer_is_a_one_line_error(
     directory: Path, command: str, answer: bytes, complaint: str
 ) -> None:
     with answer_once(directory / "control.sock", answer):
         assert_error(relayctl(directory, command), 1, complaint)
 
 
-def test_an_answer_without_an_end_is_not_read_for_ever(directory: Path) -> None:
+def test_endless_answer_is_an_error(directory: Path) -> None:
     with answer_once(directory / "control.sock", b"x" * 65536, times=1024):
         assert_error(relayctl(directory, "status"), 1, "cannot be understood")
 
 
-def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
+def test_unknown_fields_of_a_newer_daemon_are_ignored(directory: Path) -> None:
     producer = {
         "id": 5,
         "pid": 7,
@@ -269,7 +269,7 @@ def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
     assert done.stdout == f"5 7 nova {pwd.getpwuid(0).pw_name} 1.5 1 2 3\n"
 
 
-def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     named = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\nroot');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
@@ -286,9 +286,7 @@ def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningR
 @pytest.mark.parametrize(
     ("command", "exit_status"), [("status", 141), ("subscribers", 141), ("help", 0)]
 )
-def test_a_reader_that_has_left_is_no_error_to_talk_about(
-    relay: RunningRelay, command: str, exit_status: int
-) -> None:
+def test_closed_stdout_prints_no_error(relay: RunningRelay, command: str, exit_status: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -305,7 +303,7 @@ def test_a_reader_that_has_left_is_no_error_to_talk_about(
     assert done.returncode == exit_status
 
 
-def test_a_full_disk_is_told(relay: RunningRelay) -> None:
+def test_full_disk_is_an_error(relay: RunningRelay) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "status"],
@@ -318,7 +316,7 @@ def test_a_full_disk_is_told(relay: RunningRelay) -> None:
     assert_error(done, 1, os.strerror(28))
 
 
-def test_ctrl_c_ends_it_without_a_word(directory: Path) -> None:
+def test_ctrl_c_ends_it_without_output(directory: Path) -> None:
     with (
         bind_listener(directory / "control.sock") as listener,
         subprocess.Popen(

@@ -148,7 +148,7 @@ def test_no_error_controls_the_terminal(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("number", [HUGE, -HUGE, 2**63, -(2**63)], ids="{:.0e}".format)
-def test_no_number_is_a_traceback(directory: Path, command: list[str], number: int) -> None:
+def test_no_number_causes_a_traceback(directory: Path, command: list[str], number: int) -> None:
     def replaced(value: object) -> object:
         match value:
             case dict():
@@ -166,7 +166,7 @@ def test_no_number_is_a_traceback(directory: Path, command: list[str], number: i
 
 @pytest.mark.parametrize("path", ["/x\0y", "x" * 5000, "", "\0"], ids=repr)
 @pytest.mark.parametrize("command", [["doctor"], ["top", "-n", "1", "--batch", "-d", "0.01"]])
-def test_no_path_is_a_traceback(directory: Path, command: list[str], path: str) -> None:
+def test_no_path_causes_a_traceback(directory: Path, command: list[str], path: str) -> None:
     status = {**STATUS, "public_socket": path, "ingest_socket": path}
     with impersonating(directory, {**ANSWERS, "status": {"result": status}}):
         assert_harmless(relayctl(directory, *command))
@@ -204,7 +204,7 @@ def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
 
 
 @pytest.mark.parametrize("form", ["short", "json-pretty", "{event_type} {payload}"])
-def test_no_line_ends_tail_or_controls_the_terminal(directory: Path, form: str) -> None:
+def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, form: str) -> None:
     gap = b'{"event_type":"notif_relayd.gap","priority":"W","payload":%s}\n'
     serving = public_lines(
         directory,
@@ -227,7 +227,7 @@ def test_no_line_ends_tail_or_controls_the_terminal(directory: Path, form: str) 
     assert "the last" in done.stdout
 
 
-def test_json_in_a_pipe_is_the_very_bytes_even_of_a_torn_record(directory: Path) -> None:
+def test_json_in_a_pipe_is_byte_for_byte(directory: Path) -> None:
     torn = b'{"event_type":"torn\xc3\n'
     serving = public_lines(directory, records.subscribed({}), torn + record())
     done = subprocess.run(
@@ -240,7 +240,7 @@ def test_json_in_a_pipe_is_the_very_bytes_even_of_a_torn_record(directory: Path)
     assert done.stdout == torn + record()
 
 
-def test_an_error_of_a_false_relay_is_escaped(directory: Path) -> None:
+def test_error_of_a_hostile_relay_is_escaped(directory: Path) -> None:
     serving = public_lines(directory, records.error(HOSTILE))
     done = relayctl(directory, "tail")
     serving.join(TIMEOUT)

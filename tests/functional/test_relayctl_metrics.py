@@ -39,7 +39,7 @@ def figures(relay: RunningRelay, *arguments: str) -> Samples:
     }
 
 
-def test_what_comes_in_and_goes_out_is_told(relay: RunningRelay) -> None:
+def test_input_and_output_are_counted(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(record() * 2)
         relay.wait_status(records_discarded=2)
@@ -69,7 +69,7 @@ def test_what_comes_in_and_goes_out_is_told(relay: RunningRelay) -> None:
     assert found["ring_limit_bytes",] == relay.status()["ring_limit_bytes"]
 
 
-def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
+def test_slow_subscriber_is_counted(directory: Path) -> None:
     sent = 2000
     with (
         running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
@@ -87,7 +87,7 @@ def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
     assert 900_000 < found["ring_bytes",] <= found["ring_limit_bytes",] == 1024 * 1024
 
 
-def test_what_producers_have_dropped_is_told_by_their_reason(relay: RunningRelay) -> None:
+def test_producers_drops_are_counted_by_reason(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(records.gap(3, "producer_congested") + record())
         producer.sendall(records.gap(4, "relay_restarted"))
@@ -102,7 +102,7 @@ def test_what_producers_have_dropped_is_told_by_their_reason(relay: RunningRelay
     assert found["unknown_gaps_total", "relay_restarted"] == 0
 
 
-def test_connections_refused_and_made_again_are_told(directory: Path) -> None:
+def test_refused_and_repeated_connections_are_counted(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-max_subscribers", "1") as relay,
         relay.subscribe() as first,
@@ -120,7 +120,7 @@ def test_connections_refused_and_made_again_are_told(directory: Path) -> None:
     assert found["reconnects_total", "ingest"] == 0
 
 
-def test_each_turn_of_the_loop_is_in_the_histogram(relay: RunningRelay) -> None:
+def test_each_loop_iteration_is_in_the_histogram(relay: RunningRelay) -> None:
     name = "turn_duration_seconds"
     with relay.subscribe() as subscriber, relay.produce() as producer:
         before = figures(relay)
@@ -136,7 +136,7 @@ def test_each_turn_of_the_loop_is_in_the_histogram(relay: RunningRelay) -> None:
     assert buckets[-1] == after[f"{name}_count",]
 
 
-def test_counters_go_on_after_a_restart_and_begin_again_after_a_crash(directory: Path) -> None:
+def test_counters_survive_a_restart_but_not_a_crash(directory: Path) -> None:
     with (
         managed_relay(directory) as relay,
         relay.subscribe() as subscriber,
@@ -163,7 +163,7 @@ def test_counters_go_on_after_a_restart_and_begin_again_after_a_crash(directory:
     assert {key[1]: crashed[key] for key in kept} == {"public": 1, "ingest": 1}
 
 
-def test_series_do_not_grow_with_what_is_connected_unless_that_is_asked_for(
+def test_per_connection_series_are_optional(
     relay: RunningRelay,
 ) -> None:
     before = figures(relay).keys()
@@ -186,7 +186,7 @@ def test_series_do_not_grow_with_what_is_connected_unless_that_is_asked_for(
     assert len(found.keys() - before) == 3 + 2 * 4
 
 
-def test_a_process_with_an_evil_name_adds_no_line(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     named = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b\"\\n\\\\');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
@@ -203,21 +203,21 @@ def test_a_process_with_an_evil_name_adds_no_line(relay: RunningRelay) -> None:
 
 
 @needs_promtool
-def test_promtool_accepts_it(relay: RunningRelay) -> None:
+def test_promtool_accepts_the_metrics(relay: RunningRelay) -> None:
     with relay.subscribe(), relay.produce():
         relay.wait_status(producers=1)
         text = metrics(relay, "--per-connection")
     assert promtool("check", "metrics", stdin=text) == ""
 
 
-def test_a_relay_that_is_not_there_is_told_as_for_the_status(directory: Path) -> None:
+def test_missing_relay_is_an_error(directory: Path) -> None:
     done = relayctl(directory, "metrics")
     assert_error(done, 3, "the daemon is not running")
     assert done.stdout == ""
 
 
 @needs_root
-def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
+def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     assert_error(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
 
@@ -232,12 +232,12 @@ def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
         (b"", "cannot be understood"),
     ],
 )
-def test_an_answer_that_is_none_is_one_line(directory: Path, answer: bytes, complaint: str) -> None:
+def test_invalid_answer_is_a_one_line_error(directory: Path, answer: bytes, complaint: str) -> None:
     with answer_once(directory / "control.sock", answer + b"\n"):
         assert_error(relayctl(directory, "metrics"), 1, complaint)
 
 
-def test_a_relay_of_a_newer_version_may_tell_more(relay: RunningRelay) -> None:
+def test_unknown_fields_of_a_newer_relay_are_ignored(relay: RunningRelay) -> None:
     answer = relay.request_raw({"method": "metrics"})
     answer["result"]["more"] = answer["result"]["status"]["more"] = {"to": "tell"}
     elsewhere = relay.directory / "elsewhere"
@@ -246,7 +246,7 @@ def test_a_relay_of_a_newer_version_may_tell_more(relay: RunningRelay) -> None:
         assert relayctl(elsewhere, "metrics").returncode == 0
 
 
-def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
+def test_output_file_is_replaced_atomically(relay: RunningRelay) -> None:
     """Whoever looks at any moment finds a whole one, and for everybody to read."""
     target = relay.directory / "relay.prom"
     target.write_text(metrics(relay))
@@ -268,14 +268,14 @@ def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
 
 
-def test_a_file_says_that_the_relay_is_not_there(directory: Path) -> None:
+def test_output_file_reports_a_missing_relay(directory: Path) -> None:
     target = directory / "relay.prom"
     done = relayctl(directory, "metrics", "-o", os.fspath(target))
     assert_error(done, 3, "the daemon is not running")
     assert samples(target.read_text()) == {(f"{PREFIX}up",): 0}
 
 
-def test_a_file_that_cannot_be_written_is_one_line(relay: RunningRelay) -> None:
+def test_unwritable_output_file_is_a_one_line_error(relay: RunningRelay) -> None:
     path = relay.directory / "missing" / "relay.prom"
     done = relayctl(relay.directory, "metrics", "-o", os.fspath(path))
     assert_error(done, 1, f"{path} cannot be written: No such file or directory")

@@ -42,7 +42,7 @@ def memfd(content: bytes) -> int:
     return fd
 
 
-def test_everybody_stays_connected_over_a_restart(relay: ManagedRelay) -> None:
+def test_connections_survive_a_restart(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for number in range(3):
             producer.sendall(record(number=number))
@@ -52,7 +52,7 @@ def test_everybody_stays_connected_over_a_restart(relay: ManagedRelay) -> None:
         assert subscriber.line() == record(number=3)
 
 
-def test_the_figures_go_on_after_a_restart(relay: ManagedRelay) -> None:
+def test_counters_survive_a_restart(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, filtered(relay, priority=["ERROR"]), relay.produce() as p:
         p.sendall(record() * 5 + b"garbage\n" + record(priority="ERROR") + b"half")
         subscriber.lines(6)
@@ -72,7 +72,7 @@ def test_the_figures_go_on_after_a_restart(relay: ManagedRelay) -> None:
     assert after[0]["records_delivered"] == 6 + 1 + 1 + 1
 
 
-def test_no_connection_gets_the_number_of_another_after_a_restart(relay: ManagedRelay) -> None:
+def test_connection_ids_are_not_reused_after_a_restart(relay: ManagedRelay) -> None:
     with relay.subscribe(), relay.produce():
         relay.wait_status(producers=1)
         relay.restart()
@@ -80,7 +80,7 @@ def test_no_connection_gets_the_number_of_another_after_a_restart(relay: Managed
             assert [each["id"] for each in relay.request("subscribers")] == [1, 3]
 
 
-def test_records_and_requests_half_received_are_completed_after_a_restart(
+def test_partial_records_and_requests_survive_a_restart(
     relay: ManagedRelay,
 ) -> None:
     line, request = record("wanted"), b'{"filter": {"event_type": ["wanted"]}}\n'
@@ -95,7 +95,7 @@ def test_records_and_requests_half_received_are_completed_after_a_restart(
         assert subscriber.lines(2) == [line, line]
 
 
-def test_a_line_given_up_as_too_long_is_skipped_to_its_end_after_a_restart(
+def test_oversized_line_is_skipped_across_a_restart(
     directory: Path,
 ) -> None:
     with (
@@ -112,9 +112,7 @@ def test_a_line_given_up_as_too_long_is_skipped_to_its_end_after_a_restart(
 
 
 @pytest.mark.parametrize("ring_size", [1 << 24, 1 << 20])
-def test_who_is_behind_gets_everything_the_ring_still_has_after_a_restart(
-    directory: Path, ring_size: int
-) -> None:
+def test_backlog_survives_a_restart(directory: Path, ring_size: int) -> None:
     total = 4000
     with (
         managed_relay(directory, "--relayd-ring_size", str(ring_size)) as relay,
@@ -155,7 +153,7 @@ def test_who_is_behind_gets_everything_the_ring_still_has_after_a_restart(
         relay.wait_status(ring_bytes=0, records_dropped=told)
 
 
-def test_a_smaller_ring_after_a_restart_costs_the_slow_and_tells_them(directory: Path) -> None:
+def test_smaller_ring_after_a_restart_causes_a_gap(directory: Path) -> None:
     with (
         managed_relay(directory) as relay,
         Subscriber(relay.public) as slow,
@@ -174,7 +172,7 @@ def test_a_smaller_ring_after_a_restart_costs_the_slow_and_tells_them(directory:
         assert len(lines) - 1 + json.loads(gap)["payload"]["dropped"] == 4000
 
 
-def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
+def test_pending_filter_survives_a_restart(
     relay: ManagedRelay,
 ) -> None:
     """Behind, it has yet to get what came before it asked."""
@@ -195,7 +193,7 @@ def test_a_filter_that_waits_for_its_turn_comes_into_force_after_a_restart(
         assert kinds == ["notif_relayd.subscribed", "wanted", "wanted"]
 
 
-def test_requests_that_wait_for_their_turn_are_answered_after_a_restart(
+def test_pending_requests_are_answered_after_a_restart(
     relay: ManagedRelay,
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
@@ -209,7 +207,7 @@ def test_requests_that_wait_for_their_turn_are_answered_after_a_restart(
         assert subscriber.line() == record("49")
 
 
-def test_refused_request_amid_a_backlog_outlives_a_restart(relay: ManagedRelay) -> None:
+def test_refused_request_in_a_backlog_survives_a_restart(relay: ManagedRelay) -> None:
     total = 3000
     sent = [numbered_record(number, 700) for number in range(total)]
 
@@ -239,7 +237,7 @@ def test_refused_request_amid_a_backlog_outlives_a_restart(relay: ManagedRelay) 
         assert json.loads(answer)["event_type"] == "notif_relayd.error"
 
 
-def test_what_a_producer_sent_before_it_hung_up_arrives_after_a_restart(
+def test_records_sent_between_two_relays_arrive(
     relay: ManagedRelay,
 ) -> None:
     with relay.subscribe() as subscriber:
@@ -253,7 +251,7 @@ def test_what_a_producer_sent_before_it_hung_up_arrives_after_a_restart(
         relay.wait_stored("s1")
 
 
-def test_who_leaves_while_there_is_no_relay_is_accounted_for(relay: ManagedRelay) -> None:
+def test_disconnects_between_two_relays_are_counted(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record() + b"half")
         subscriber.line()
@@ -268,7 +266,7 @@ def test_who_leaves_while_there_is_no_relay_is_accounted_for(relay: ManagedRelay
     )
 
 
-def test_after_a_crash_everybody_is_connected_and_told(relay: ManagedRelay) -> None:
+def test_subscribers_get_a_gap_after_a_crash(relay: ManagedRelay) -> None:
     with relay.subscribe() as plain, relay.produce() as producer:
         with filtered(relay, event_type=["b"]) as choosy:
             relay.wait_stored("p2", "s1", "s3")
@@ -288,10 +286,10 @@ def test_after_a_crash_everybody_is_connected_and_told(relay: ManagedRelay) -> N
             assert answer["event_type"] == "notif_relayd.subscribed"
             assert answer["payload"] == {"event_type": ["b"]}
             assert choosy.line() == record("b", number=3)
-        relay.wait_logged("and nothing else")
+        relay.wait_logged("without saved state")
 
 
-def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> None:
+def test_record_torn_by_a_crash_ends_with_a_newline(relay: ManagedRelay) -> None:
     with relay.subscribe() as slow, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         for number in range(2000):
@@ -309,7 +307,7 @@ def test_a_record_torn_by_a_crash_is_ended_by_a_newline(relay: ManagedRelay) -> 
         assert is_gap(gap)
 
 
-def test_a_record_whose_beginning_went_with_a_crash_is_rejected(relay: ManagedRelay) -> None:
+def test_tail_of_a_record_lost_in_a_crash_is_rejected(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         producer.sendall(record()[:20])
@@ -329,7 +327,7 @@ def test_a_record_whose_beginning_went_with_a_crash_is_rejected(relay: ManagedRe
         (b"\x00\x00\x00\x0a\x81\xa7version\x63", "version 99"),
     ],
 )
-def test_a_state_that_cannot_be_read_is_logged_and_as_none(
+def test_unreadable_state_is_logged_and_ignored(
     relay: ManagedRelay, content: bytes, why: str
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
@@ -346,7 +344,7 @@ def test_a_state_that_cannot_be_read_is_logged_and_as_none(
         relay.wait_stored("s1", "p2")
 
 
-def test_a_state_is_used_once(relay: ManagedRelay) -> None:
+def test_state_is_used_once(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce():
         relay.wait_stored("s1", "p2")
         relay.restart()
@@ -356,7 +354,7 @@ def test_a_state_is_used_once(relay: ManagedRelay) -> None:
         assert is_gap(subscriber.line())
 
 
-def test_what_does_not_belong_into_the_store_harms_nobody(relay: ManagedRelay) -> None:
+def test_foreign_descriptors_in_the_store_are_ignored(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         assert relay.stop() == 0
@@ -377,7 +375,7 @@ def test_what_does_not_belong_into_the_store_harms_nobody(relay: ManagedRelay) -
         assert relay.status()["subscribers"] == 1
 
 
-def test_nothing_is_left_in_the_store_by_those_who_have_left(relay: ManagedRelay) -> None:
+def test_store_keeps_nothing_of_closed_connections(relay: ManagedRelay) -> None:
     for _ in range(3):
         with filtered(relay, priority=["ERROR"]), relay.produce():
             relay.wait_status(producers=1)
@@ -387,7 +385,7 @@ def test_nothing_is_left_in_the_store_by_those_who_have_left(relay: ManagedRelay
         relay.wait_stored()
 
 
-def test_a_connection_that_the_relay_ends_is_over_at_once(relay: ManagedRelay) -> None:
+def test_disconnect_ends_a_stored_connection(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         relay.request("disconnect", id=1)
@@ -398,7 +396,7 @@ def test_a_connection_that_the_relay_ends_is_over_at_once(relay: ManagedRelay) -
         relay.wait_stored()
 
 
-def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(directory: Path) -> None:
+def test_full_store_is_logged_once(directory: Path) -> None:
     with managed_relay(directory, fdstore_max=4) as relay, relay.produce() as producer:
         subscribers = [relay.subscribe() for _ in range(4)]
         relay.wait_stored("p1", "s2")  # and there must be room for the state
@@ -413,7 +411,7 @@ def test_a_full_store_is_told_once_and_costs_only_those_that_do_not_fit(director
             each.close()
 
 
-def test_who_has_a_filter_that_does_not_fit_is_not_carried_over_without_it(
+def test_connection_is_not_restored_without_its_filter(
     directory: Path,
 ) -> None:
     with managed_relay(directory, fdstore_max=3) as relay, relay.produce():
@@ -442,7 +440,7 @@ def test_connection_is_never_stored_without_its_filter(relay: ManagedRelay) -> N
         assert record() not in b"".join(each.read_to_end() for each in subscribers)
 
 
-def test_a_service_manager_that_does_not_read_holds_nobody_up(relay: ManagedRelay) -> None:
+def test_blocked_service_manager_does_not_block_the_relay(relay: ManagedRelay) -> None:
     relay.pause_reading()
     with contextlib.ExitStack() as stack:
         producers = [stack.enter_context(relay.produce()) for _ in range(50)]
@@ -471,7 +469,7 @@ def test_stop_and_start_leave_nothing_behind(relay: ManagedRelay) -> None:
     relay.wait_stored()
 
 
-def test_the_books_balance_over_restarts_under_load(relay: ManagedRelay) -> None:
+def test_restarts_under_load_lose_no_record(relay: ManagedRelay) -> None:
     with load(relay.public, relay.ingest, subscribers=5) as running:
         running.produce(4, rate=1000)
         for _ in range(5):
@@ -486,7 +484,7 @@ def test_the_books_balance_over_restarts_under_load(relay: ManagedRelay) -> None
         assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
-def test_every_loss_is_told_over_crashes_under_load(relay: ManagedRelay) -> None:
+def test_crashes_under_load_lose_no_record_silently(relay: ManagedRelay) -> None:
     with load(relay.public, relay.ingest, subscribers=5) as running:
         running.produce(4, rate=1000)
         for _ in range(5):

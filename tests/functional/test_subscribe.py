@@ -72,7 +72,7 @@ def waits_in(function: str, thread: int | None) -> bool:
     return frame is not None and frame.f_code.co_name == function
 
 
-def test_what_is_emitted_once_a_subscriber_is_there_is_read(relay: RunningRelay) -> None:
+def test_record_sent_after_subscribe_is_read(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         for each in range(200):
             wanted = None if each % 2 else "wanted.*"
@@ -81,7 +81,7 @@ def test_what_is_emitted_once_a_subscriber_is_there_is_read(relay: RunningRelay)
                 assert record_number(next(subscriber)) == each
 
 
-def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) -> None:
+def test_only_matching_records_are_read(relay: RunningRelay, no_socket_left: None) -> None:
     with (
         subscribe(
             relay.public,
@@ -107,7 +107,7 @@ def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) ->
 
 
 @pytest.mark.parametrize("to_callback", [False, True])
-def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stays(
+def test_reconnect_is_one_gap_and_keeps_the_filter(
     directory: Path, no_socket_left: None, to_callback: bool
 ) -> None:
     gaps: list[Gap] = []
@@ -146,7 +146,7 @@ def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stay
     assert [(gap.dropped, gap.reason) for gap in gaps] == [(None, "relay_restarted")]
 
 
-def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> None:
+def test_slow_reader_gets_the_exact_number_of_drops(directory: Path) -> None:
     sent = 20_000
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
@@ -172,7 +172,7 @@ def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> No
         assert relay.status()["records_dropped"] > 10_000
 
 
-def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path, no_socket_left: None) -> None:
+def test_missing_relay_is_waited_for(directory: Path, no_socket_left: None) -> None:
     with subscribe(directory / "notifications.sock", timeout=TIMEOUT) as subscriber:
         read: list[Notification] = []
         with in_thread(lambda: read.append(next(subscriber))), running_relay(directory) as relay:
@@ -184,7 +184,7 @@ def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path, no_socket_
     assert [each.event_type for each in read] == ["first"]  # and no gap: nothing was promised
 
 
-def test_without_reconnecting_a_missing_relay_is_an_error(directory: Path) -> None:
+def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> None:
     path = directory / "notifications.sock"
     with pytest.raises(RelayUnavailable, match=f"relay at {path}: the socket does not exist"):
         subscribe(path, reconnect=False)
@@ -194,7 +194,7 @@ def test_without_reconnecting_a_missing_relay_is_an_error(directory: Path) -> No
         subscribe(path, reconnect=False)
 
 
-def test_without_reconnecting_the_end_of_the_relay_is_an_error_once(
+def test_end_of_relay_is_one_error_without_reconnect(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     subscriber = subscribe(relay.public, reconnect=False)
@@ -208,9 +208,7 @@ def test_without_reconnecting_the_end_of_the_relay_is_an_error_once(
     assert list(subscriber) == []
 
 
-def test_nothing_in_time_is_an_error_after_which_one_can_go_on(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
+def test_reading_continues_after_a_timeout(relay: RunningRelay, no_socket_left: None) -> None:
     with subscribe(relay.public, timeout=0.05) as subscriber, relay.produce() as producer:
         for each in range(3):
             with pytest.raises(TimeoutError, match=r"for 0\.05 s"):
@@ -220,7 +218,7 @@ def test_nothing_in_time_is_an_error_after_which_one_can_go_on(
             assert record_number(next(subscriber)) == each
 
 
-def test_nothing_in_time_while_there_is_no_relay_does_not_keep_it_from_connecting(
+def test_short_timeouts_do_not_prevent_the_connection(
     directory: Path,
 ) -> None:
     path = directory / "notifications.sock"
@@ -237,9 +235,7 @@ def test_nothing_in_time_while_there_is_no_relay_does_not_keep_it_from_connectin
             wait_until(connected, "it has connected")
 
 
-def test_a_relay_that_does_not_answer_is_given_up_in_time(
-    directory: Path, no_socket_left: None
-) -> None:
+def test_unresponsive_relay_is_a_timeout(directory: Path, no_socket_left: None) -> None:
     with (
         PrivateSocket(directory / "notifications.sock") as silent,
         pytest.raises(TimeoutError),
@@ -248,7 +244,7 @@ def test_a_relay_that_does_not_answer_is_given_up_in_time(
 
 
 @pytest.mark.parametrize("timeout", [None, TIMEOUT])
-def test_another_thread_can_close_a_reader_that_waits_for_a_notification(
+def test_another_thread_can_close_a_waiting_reader(
     relay: RunningRelay, no_socket_left: None, timeout: float | None
 ) -> None:
     for _ in range(20):
@@ -273,7 +269,7 @@ def test_closing_at_any_moment_ends_the_iteration(
             assert list(subscriber) == []
 
 
-def test_another_thread_can_close_a_reader_that_waits_for_the_relay(directory: Path) -> None:
+def test_another_thread_can_close_a_connecting_reader(directory: Path) -> None:
     subscriber = subscribe(directory / "notifications.sock")
     ended: list[object] = []
     with in_thread(lambda: ended.append(list(subscriber))) as reader:
@@ -300,7 +296,7 @@ def interrupting(handler: Callable[..., object]) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_signal_handler_can_close_the_reader_that_it_interrupts(
+def test_signal_handler_can_close_the_interrupted_reader(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     subscriber = subscribe(relay.public)
@@ -308,7 +304,7 @@ def test_a_signal_handler_can_close_the_reader_that_it_interrupts(
         assert list(subscriber) == []
 
 
-def test_an_exception_from_a_signal_handler_costs_the_connection_and_a_gap_tells(
+def test_exception_in_a_signal_handler_causes_a_gap(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -324,7 +320,7 @@ def test_an_exception_from_a_signal_handler_costs_the_connection_and_a_gap_tells
         assert next(subscriber).event_type == "after"
 
 
-def test_a_loop_that_is_left_leaves_no_socket_and_no_warning(
+def test_abandoned_loop_leaves_no_socket_and_no_warning(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     with relay.produce() as producer:
@@ -336,9 +332,7 @@ def test_a_loop_that_is_left_leaves_no_socket_and_no_warning(
             del subscriber
 
 
-def test_many_threads_read_what_each_has_asked_for(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
+def test_threads_read_with_their_own_filters(relay: RunningRelay, no_socket_left: None) -> None:
     threads, each_gets = 16, 300
     read: dict[int, list[int]] = {}
 
@@ -357,7 +351,7 @@ def test_many_threads_read_what_each_has_asked_for(
         assert read[which] == list(range(which, threads * each_gets, threads))
 
 
-def test_threads_that_share_a_subscriber_get_each_notification_once(
+def test_threads_sharing_a_subscriber_read_each_record_once(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     sent = 5000
@@ -375,9 +369,7 @@ def test_threads_that_share_a_subscriber_get_each_notification_once(
     assert sorted(taken) == list(range(sent))
 
 
-def test_a_full_relay_is_tried_again_until_it_has_room(
-    directory: Path, no_socket_left: None
-) -> None:
+def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
     with running_relay(directory, "--relayd-max_subscribers", "1") as relay:
         first = subscribe(relay.public)
         for _ in range(100):  # the relay may hang up before it was asked for anything
@@ -392,7 +384,7 @@ def test_a_full_relay_is_tried_again_until_it_has_room(
             assert read[0].event_type == "a"
 
 
-def test_what_the_relay_says_of_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
+def test_relays_error_about_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
     """Only a relay of another version has something to say, so the test plays one."""
     with PrivateSocket(directory / "notifications.sock") as other:
 
@@ -405,7 +397,7 @@ def test_what_the_relay_says_of_a_filter_is_raised(directory: Path, no_socket_le
             subscribe(other.path, event_type="a")
 
 
-def test_who_may_not_read_is_told_which_group_to_join(relay: RunningRelay) -> None:
+def test_denied_permission_error_names_the_group_to_join(relay: RunningRelay) -> None:
     os.chmod(relay.directory, 0o711)
     os.chmod(relay.public, 0)
     user = os.geteuid()
@@ -421,7 +413,7 @@ def test_who_may_not_read_is_told_which_group_to_join(relay: RunningRelay) -> No
     assert f"usermod -aG {relay.public.group()} {name}" in str(raised.value)
 
 
-def test_a_subscriber_without_a_sensible_timeout_or_path_is_refused(directory: Path) -> None:
+def test_invalid_timeout_or_path_is_refused(directory: Path) -> None:
     with pytest.raises(ValueError, match="timeout must be"):
         subscribe(directory / "socket", timeout=0)
     with pytest.raises(ValueError, match="path must be"):
@@ -453,7 +445,7 @@ print(*(notification.event_type for notification in read))
 """
 
 
-def test_green_threads_read_and_let_the_others_run(relay: RunningRelay) -> None:
+def test_green_threads_read_without_blocking_others(relay: RunningRelay) -> None:
     with Scripts() as scripts:
         script = scripts.run("-c", GREEN, relay.public)
         assert script.line() == "waiting"
@@ -462,7 +454,7 @@ def test_green_threads_read_and_let_the_others_run(relay: RunningRelay) -> None:
             assert script.finish() == "green also.green\n"
 
 
-def test_the_readme_s_way_to_read_from_python_works(directory: Path) -> None:
+def test_readme_example_works(directory: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     [example] = re.findall(r"^```python\n(from notif_relay .*?)^```$", readme, re.DOTALL | re.M)
     code = example.replace(

@@ -43,7 +43,7 @@ async def meanwhile(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 @asynchronous
-async def test_what_matches_is_read_once_the_subscriber_is_entered(relay: RunningRelay) -> None:
+async def test_matching_records_are_read_after_entering(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         for each in range(100):
             async with subscribe(relay.public, event_type="a.*") as subscriber:
@@ -52,7 +52,7 @@ async def test_what_matches_is_read_once_the_subscriber_is_entered(relay: Runnin
 
 
 @asynchronous
-async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> None:
+async def test_iteration_works_without_async_with(relay: RunningRelay) -> None:
     async def read() -> list[int]:
         found = []
         async for notification in subscribe(relay.public):
@@ -70,7 +70,7 @@ async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> 
 
 
 @asynchronous
-async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: RunningRelay) -> None:
+async def test_cancelled_tasks_lose_no_notification(relay: RunningRelay) -> None:
     """Cancelled after each number of turns of the event loop, while records keep coming."""
     sent = 3000
     read: list[int] = []
@@ -100,7 +100,7 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
 
 
 @asynchronous
-async def test_a_task_cancelled_with_the_data_at_hand_leaves_them_to_the_next(
+async def test_cancellation_after_data_arrived_loses_nothing(
     directory: Path,
 ) -> None:
     """The socket can be read, the task is told so, and is cancelled before it runs again.
@@ -130,7 +130,7 @@ async def test_a_task_cancelled_with_the_data_at_hand_leaves_them_to_the_next(
 
 
 @asynchronous
-async def test_nothing_is_left_wherever_connecting_is_cancelled(relay: RunningRelay) -> None:
+async def test_cancelled_connect_leaves_nothing_behind(relay: RunningRelay) -> None:
     for turns in range(30):
         task = asyncio.ensure_future(subscribe(relay.public, event_type="a").__aenter__())
         for _ in range(turns):
@@ -141,7 +141,7 @@ async def test_nothing_is_left_wherever_connecting_is_cancelled(relay: RunningRe
 
 
 @asynchronous
-async def test_a_timeout_from_outside_can_be_followed_by_more(relay: RunningRelay) -> None:
+async def test_reading_continues_after_wait_for_timeout(relay: RunningRelay) -> None:
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             for each in range(5):
@@ -152,7 +152,7 @@ async def test_a_timeout_from_outside_can_be_followed_by_more(relay: RunningRela
 
 
 @asynchronous
-async def test_nothing_in_time_is_an_error_after_which_one_can_go_on(relay: RunningRelay) -> None:
+async def test_reading_continues_after_a_timeout(relay: RunningRelay) -> None:
     async with subscribe(relay.public, timeout=0.05) as subscriber:
         with relay.produce() as producer:
             for each in range(3):
@@ -163,7 +163,7 @@ async def test_nothing_in_time_is_an_error_after_which_one_can_go_on(relay: Runn
 
 
 @asynchronous
-async def test_a_relay_that_does_not_answer_is_given_up_in_time(directory: Path) -> None:
+async def test_unresponsive_relay_is_a_timeout(directory: Path) -> None:
     with PrivateSocket(directory / "notifications.sock") as silent, pytest.raises(TimeoutError):
         async with subscribe(silent.path, timeout=0.05):
             pass
@@ -171,7 +171,7 @@ async def test_a_relay_that_does_not_answer_is_given_up_in_time(directory: Path)
 
 @pytest.mark.parametrize("to_callback", [False, True])
 @asynchronous
-async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stays(
+async def test_reconnect_is_one_gap_and_keeps_the_filter(
     directory: Path, to_callback: bool
 ) -> None:
     gaps: list[Gap] = []
@@ -203,7 +203,7 @@ async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filte
 
 
 @asynchronous
-async def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path) -> None:
+async def test_missing_relay_is_waited_for(directory: Path) -> None:
     async with subscribe(directory / "notifications.sock") as subscriber:
         task = asyncio.ensure_future(subscriber.__anext__())
         await asyncio.sleep(0)
@@ -215,7 +215,7 @@ async def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path) -> N
 
 
 @asynchronous
-async def test_without_reconnecting_a_relay_that_is_not_there_is_an_error(directory: Path) -> None:
+async def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> None:
     path = directory / "notifications.sock"
     with pytest.raises(RelayUnavailable, match="the socket does not exist"):
         async with subscribe(path, reconnect=False):
@@ -230,7 +230,7 @@ async def test_without_reconnecting_a_relay_that_is_not_there_is_an_error(direct
 
 @pytest.mark.parametrize("there", [True, False])
 @asynchronous
-async def test_another_task_can_close_a_reader_that_waits(relay: RunningRelay, there: bool) -> None:
+async def test_another_task_can_close_a_waiting_reader(relay: RunningRelay, there: bool) -> None:
     path = relay.public if there else relay.directory / "none"
     subscriber = subscribe(path)
     ended = asyncio.ensure_future(_all(subscriber))
@@ -242,7 +242,7 @@ async def test_another_task_can_close_a_reader_that_waits(relay: RunningRelay, t
 
 
 @asynchronous
-async def test_others_have_their_turn_however_much_there_is_to_read(relay: RunningRelay) -> None:
+async def test_other_tasks_run_while_records_are_read(relay: RunningRelay) -> None:
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             for each in range(4000):
@@ -278,7 +278,7 @@ async def test_two_tasks_cannot_wait_for_the_same_notification(relay: RunningRel
 
 
 @asynchronous
-async def test_a_filter_that_cannot_be_right_is_refused_at_once(relay: RunningRelay) -> None:
+async def test_invalid_filter_is_refused_at_once(relay: RunningRelay) -> None:
     with pytest.raises(BadFilter):
         subscribe(relay.public, event_type=[])
 

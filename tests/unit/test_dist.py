@@ -146,7 +146,7 @@ def test_relay_works_without_the_compiled_module(tmp_path: Path) -> None:
         subprocess.Popen(command, env=environment, stderr=stderr) as relay,
     ):
         try:
-            wait_until(lambda: "no compiled part" in log.read_text(), "the relay logs it")
+            wait_until(lambda: "fast path is missing" in log.read_text(), "the relay logs it")
             with (
                 Subscriber(tmp_path / "notifications.sock") as subscriber,
                 connect(tmp_path / "ingest.sock") as producer,

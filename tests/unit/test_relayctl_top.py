@@ -10,10 +10,10 @@ import pwd
 import pytest
 from rich.console import Console
 
-from notif_relayctl.keys import LEFT, QUIT, RIGHT, TAB, Keys
-from notif_relayctl.screen import page, whole_screen
-from notif_relayctl.traffic import Sample, between
-from notif_relayctl.view import Frame, Order, View
+from notif_relayctl.top.keys import LEFT, QUIT, RIGHT, TAB, Keys
+from notif_relayctl.top.screen import page, whole_screen
+from notif_relayctl.top.traffic import Sample, between
+from notif_relayctl.top.view import Frame, Order, View
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 

@@ -201,7 +201,7 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     assert run("make", "-C", os.fspath(CHECKOUT), "install").returncode == 0
 
 
-def test_the_tutorial_works_from_its_first_line_to_its_last(host: Path) -> None:
+def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
     output, second = "", None
     with Terminal(host) as terminal:
         for block in doc_blocks.tutorial():
@@ -230,7 +230,7 @@ def test_the_tutorial_works_from_its_first_line_to_its_last(host: Path) -> None:
                     pytest.fail(f"nobody knows what to do with {block}")
 
 
-def test_the_readme_works_from_its_first_line_to_its_last(host: Path) -> None:
+def test_readme_works_from_first_to_last_line(host: Path) -> None:
     installed = Path(PLACE).exists()
     with Terminal(host) as terminal:
         terminal.type("mkdir bin && ln -s /opt/stack/data/venv/bin/pip bin && PATH=$PWD/bin:$PATH")
