@@ -9,10 +9,8 @@ that a turn of the loop carries as much as there is, and not that turns are many
 import itertools
 import logging
 import socket
-import time
 from dataclasses import dataclass
 
-from notif_relayd import fastpath
 from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
@@ -20,10 +18,12 @@ from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
 from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.fastpath import FastPath
 from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import State, encode
-from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.intake import BATCH_SIZE, READ_SIZE, Intake
 from notif_relayd.net import ancillary
+from notif_relayd.net.kernel import SYSTEM, Kernel
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.loop_latency import LoopLatency
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -64,6 +64,19 @@ class Manager:
     """What the process before this one left with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The operating system below the relay; a simulation replaces all of it."""
+
+    signals: Signals
+    fast_path: FastPath | None = None
+    kernel: Kernel = SYSTEM
+    read_size: int = READ_SIZE
+    """Bytes of one read from a producer."""
+    batch_size: int = BATCH_SIZE
+    """Bytes that are collected before they are published within an iteration."""
+
+
 class Relay:
     """Serves three listening sockets until a signal says stop.
 
@@ -72,7 +85,7 @@ class Relay:
         policy: which subscribers may read which records.
         sockets: the listening sockets; they are closed by the caller.
         manager: the service manager.
-        signals: tells when to stop and when to reload.
+        platform: the operating system below the relay.
         log: for warnings about peers that misbehave.
     """
 
@@ -82,13 +95,13 @@ class Relay:
         policy: Policy,
         sockets: Sockets,
         manager: Manager,
-        signals: Signals,
+        platform: Platform,
         log: RateLimitedLog,
     ) -> None:
         inherited = manager.inherited
-        self._signals = signals
-        fast_path = fastpath.load()
-        self._loop = Loop(fast_path)
+        self._signals = signals = platform.signals
+        self._monotonic = platform.kernel.monotonic
+        self._loop = Loop(platform.fast_path, platform.kernel)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
         self._fdstore = FdStore(
@@ -103,10 +116,15 @@ class Relay:
             limits.max_filter_bytes_per_user,
         )
         self._intake = Intake(
-            context, limits.producers, limits.max_record_size, self._fanout.publish
+            context,
+            limits.producers,
+            limits.max_record_size,
+            self._fanout.publish,
+            platform.read_size,
+            platform.batch_size,
         )
-        if fast_path is not None:
-            fast_path.connect(self._intake, self._fanout)
+        if platform.fast_path is not None:
+            platform.fast_path.connect(self._intake, self._fanout)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,
@@ -114,6 +132,7 @@ class Relay:
             self._latency,
             printable_path(sockets.public.getsockname()),
             printable_path(sockets.ingest.getsockname()),
+            platform.kernel,
         )
         self._control = ControlServer(
             self._loop,
@@ -161,7 +180,7 @@ class Relay:
     def _run_once(self) -> None:
         awake = self._loop.run_once()
         self._intake.flush()
-        self._latency.add(time.monotonic() - awake)
+        self._latency.add(self._monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
         """End the connection with that number; what it was."""
@@ -218,7 +237,7 @@ class Relay:
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
-            if not ancillary.protect(connection):
+            if not self._loop.kernel.protect(connection):
                 ancillary.discard(connection)
                 self._fdstore.close_connection(kind, number, connection)
             elif admission.allows(peer):

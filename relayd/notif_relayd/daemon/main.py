@@ -22,6 +22,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
+from notif_relayd import fastpath
 from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon import options
 from notif_relayd.daemon.log_queue import LogQueue
@@ -30,7 +31,7 @@ from notif_relayd.handover.inherit import Inherited, inherit
 from notif_relayd.net.listeners import Listener, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.relay import Manager, Platform, Relay, Sockets
 from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM, Limits, SocketPlan
 from notif_relayd.systemd import fdstore
 from notif_relayd.systemd.environment import number
@@ -258,7 +259,7 @@ def _relay(
             settings.rules,
             sockets,
             Manager(notify, capacity, inherited),
-            signals,
+            Platform(signals, fastpath.load()),
             RateLimitedLog(LOG),
         )
         LOG.info(

@@ -5,7 +5,8 @@ A stream ends when its last member leaves it. Nothing here knows of sockets; the
 subscriber in a stream is the business of its ring.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.subscriber import Stream
@@ -19,14 +20,15 @@ class Streams:
 
     Args:
         store: where their rings keep records.
+        thread_time: returns the processor time of the thread in seconds.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, thread_time: Callable[[], float] = time.thread_time) -> None:
         self.unfiltered: Stream | None = None
         """The unfiltered stream, while it has members."""
         self._store = store
         self._by_view: dict[View, Stream] = {}
-        self._selector: Selector[Stream] = Selector()
+        self._selector: Selector[Stream] = Selector(thread_time)
         self._filtered = 0
 
     def __iter__(self) -> Iterator[Stream]:

@@ -12,7 +12,6 @@ Figures are derived from positions, because counting would cost every send.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
@@ -156,11 +155,13 @@ class Subscriber:
         "waiting",
     )
 
-    def __init__(self, number: int, connection: socket.socket, peer: Peer, stream: Stream) -> None:
+    def __init__(
+        self, number: int, connection: socket.socket, peer: Peer, stream: Stream, since: float
+    ) -> None:
         self.id = number
         self.socket = connection
         self.peer = peer
-        self.since = time.monotonic()
+        self.since = since
         self.reading = Reading(stream)
         """What it reads now."""
         self.following: Reading | None = None

@@ -8,7 +8,6 @@ made once, the sends that it saves are made once for every subscriber.
 
 import logging
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,7 +18,6 @@ from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.context import Context
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
-from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
@@ -93,7 +91,7 @@ class Intake:
         read_size: int = READ_SIZE,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, context.loop.kernel.monotonic)
         self.producers: dict[int, Producer] = {}
         """By the number of the connection."""
         self.steady: dict[int, Producer] = {}
@@ -105,11 +103,13 @@ class Intake:
         self.read_size = read_size
         """Bytes of one read from a producer that is not suspect."""
         self._loop = context.loop
+        self._receive = context.loop.kernel.receive
+        self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
         self._max_record_size = max_record_size
-        self.validator = Validator(max_record_size)
+        self.validator = Validator(max_record_size, context.loop.kernel.thread_time)
         self.rules = self.validator.rules
         """What a plain valid record is, for the fast path."""
         self._publish = publish
@@ -118,7 +118,7 @@ class Intake:
         """Lines that this turn has brought, and from whom."""
         self._size = 0
         self._held = 0
-        self._expensive_time = TokenBuckets(time.monotonic)
+        self._expensive_time = TokenBuckets(context.loop.kernel.monotonic)
         self._expensive: set[int] = set()
         """Users that have not all of their share of it."""
 
@@ -296,7 +296,7 @@ class Intake:
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
         framer = Framer(self._max_record_size)
-        producer = Producer(number, connection, peer, framer, self.read_size)
+        producer = Producer(number, connection, peer, framer, self.read_size, self._monotonic())
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         if peer.uid in self._expensive:
@@ -317,7 +317,7 @@ class Intake:
         if self._expensive and self._must_wait(producer):
             return False
         try:
-            data = ancillary.receive(producer.socket, producer.read_size)
+            data = self._receive(producer.socket, producer.read_size)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return False
