@@ -61,10 +61,11 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
 
 lint: DEB_PACKAGES += apparmor shellcheck
-lint: .venv/.made ## ruff, mypy, shellcheck, the compiler, AppArmor's parser and Ansible's syntax check
+lint: .venv/.made ## ruff, mypy, import-linter, shellcheck, the compiler, AppArmor's parser and Ansible's syntax check
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
+	@out=$$(.venv/bin/lint-imports --no-logo) || { echo "$$out" >&2; exit 1; }
 	@shellcheck $(SCRIPTS)
 	@apparmor_parser --kernel-features /etc/apparmor.d/abi/3.0 --skip-kernel-load --skip-cache \
 		debian/apparmor/notif-relayd
@@ -191,7 +192,7 @@ $(ROOTS)/%.made: debian/control packaging/root.sh
 	@touch $@
 
 clean: ## remove everything that make has created
-	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis build bench/build dist docs/build *.egg-info \
+	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build bench/build dist docs/build *.egg-info \
 		relayd/notif_relayd/*.so
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayd.fanout.shared_pages import MANY
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SOCKETS
 from support.producing import numbered
 from support.running import DEADLINE, RunningRelay, connect, wait_until
 
@@ -96,7 +96,7 @@ def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
     """What many subscribers get at once goes by a call of its own."""
     expected = [numbered(number, size=8192) for number in range(200)]
     with contextlib.ExitStack() as stack:
-        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MANY)]
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MIN_SHARED_SOCKETS)]
         producer = stack.enter_context(relay.produce())
         with failing(relay, "sendfile", error, when):
             sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))

@@ -14,7 +14,7 @@ import pytest
 
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
-from notif_relayd.fanout.shared_pages import LARGE
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support import descriptors
 from support.managing import ManagedRelay
@@ -110,7 +110,7 @@ def fill_ring(relay: ManagedRelay, producer: socket.socket) -> None:
 
 def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
     """Send in batches that are too small to be shared by all subscribers."""
-    few = SHORT * (LARGE // len(SHORT) // 2)
+    few = SHORT * (MIN_SHARED_SIZE // len(SHORT) // 2)
     received = relay.status()["records_received"]
     for sent in range(1, 300_000 // len(few)):
         producer.sendall(few)

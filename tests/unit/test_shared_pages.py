@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd.fanout.shared_pages import LARGE, MANY, SharedPages
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE, MIN_SHARED_SOCKETS, SharedPages
 
 SOCKETS = 3
 ALL = 1 << 20
@@ -59,7 +59,9 @@ def run_of(size: int, seed: int) -> bytes:
 
 
 # Around a page's end, in several rounds of the kernel's pipe (64 KiB), more than a socket takes.
-sizes = st.sampled_from([LARGE, LARGE + 1, 5 * 4096 - 1, 65536, 65537, 200_000, 500_000])
+sizes = st.sampled_from(
+    [MIN_SHARED_SIZE, MIN_SHARED_SIZE + 1, 5 * 4096 - 1, 65536, 65537, 200_000, 500_000]
+)
 steps = st.tuples(sizes, st.lists(st.integers(0, 300_000), min_size=SOCKETS, max_size=SOCKETS))
 
 
@@ -74,7 +76,7 @@ def test_queued_data_is_not_changed_by_later_batches(
     with pairs(SOCKETS) as sockets:
         for number, (size, reads) in enumerate(steps):
             run = run_of(size, number)
-            send = pages.sender(run, MANY)
+            send = pages.sender(run, MIN_SHARED_SOCKETS)
             for each, (ours, _) in enumerate(sockets):
                 with contextlib.suppress(BlockingIOError):
                     taken[each] += run[: send(ours)]
@@ -87,14 +89,18 @@ def test_queued_data_is_not_changed_by_later_batches(
 
 @pytest.mark.parametrize(
     ("size", "sockets", "shared"),
-    [(LARGE, MANY, True), (LARGE - 1, MANY, False), (LARGE, MANY - 1, False)],
+    [
+        (MIN_SHARED_SIZE, MIN_SHARED_SOCKETS, True),
+        (MIN_SHARED_SIZE - 1, MIN_SHARED_SOCKETS, False),
+        (MIN_SHARED_SIZE, MIN_SHARED_SOCKETS - 1, False),
+    ],
 )
 def test_only_large_batches_for_many_are_shared(size: int, sockets: int, shared: bool) -> None:
     pages = SharedPages()
     assert pages.usable
     send = pages.sender(run_of(size, 1), sockets)
     # What is shared is in the file, until the next run is.
-    pages.sender(run_of(LARGE, 2), MANY)
+    pages.sender(run_of(MIN_SHARED_SIZE, 2), MIN_SHARED_SOCKETS)
     with pairs(1) as [(ours, theirs)]:
         send(ours)
         assert read(theirs) == (run_of(size, 2) if shared else run_of(size, 1))
@@ -104,7 +110,7 @@ def test_send_errors_equal_those_of_a_copy() -> None:
     pages = SharedPages()
     run = run_of(1_000_000, 1)
     with pairs(2) as [(full, _), (left, reader)]:
-        send = pages.sender(run, MANY)
+        send = pages.sender(run, MIN_SHARED_SOCKETS)
         assert send(full) < len(run)
         with pytest.raises(BlockingIOError):
             send(full)
@@ -120,20 +126,20 @@ def test_missing_descriptor_disables_sharing_with_a_log(
     with limited(resource.RLIMIT_NOFILE, 0):
         pages = SharedPages()
     assert not pages.usable
-    assert "sockets cannot share memory here" in caplog.text
+    assert "cannot share memory between sockets" in caplog.text
     assert "Too many open files" in caplog.text
     with pairs(1) as [(ours, theirs)]:
-        assert pages.sender(run_of(LARGE, 1), MANY)(ours) == LARGE
-        assert read(theirs) == run_of(LARGE, 1)
+        assert pages.sender(run_of(MIN_SHARED_SIZE, 1), MIN_SHARED_SOCKETS)(ours) == MIN_SHARED_SIZE
+        assert read(theirs) == run_of(MIN_SHARED_SIZE, 1)
 
 
 def test_batch_is_copied_when_the_file_cannot_grow() -> None:
     pages = SharedPages()
     with limited(resource.RLIMIT_FSIZE, 8192):
-        send = pages.sender(run_of(LARGE, 1), MANY)
+        send = pages.sender(run_of(MIN_SHARED_SIZE, 1), MIN_SHARED_SOCKETS)
     with pairs(1) as [(ours, theirs)]:
-        assert send(ours) == LARGE
-        assert read(theirs) == run_of(LARGE, 1)
+        assert send(ours) == MIN_SHARED_SIZE
+        assert read(theirs) == run_of(MIN_SHARED_SIZE, 1)
 
 
 def test_file_is_closed_with_its_owner() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading
+from notif_relayd.fanout.subscriber import Subscription
 from notif_relayd.records.filters import EVERYTHING, Filter, View
 
 KINDS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
@@ -28,7 +28,7 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
     other = streams.of(view("b"))
     assert list(streams) == [stream, other]
     for _ in range(2):
-        Reading(stream)
+        Subscription(stream)
     streams.leave(stream)
     assert list(streams) == [stream, other]
     streams.leave(stream)
@@ -39,9 +39,9 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
 def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
     stream, everything = streams.of(view("a.*")), streams.of(EVERYTHING)
     streams.of(view("b"))
-    Reading(stream)
+    Subscription(stream)
     assert streams.unfiltered is everything
-    streams.tidy()
+    streams.end_unused()
     assert list(streams) == [stream]
     assert streams.unfiltered is None
     assert list(streams.select(KINDS)) == [(stream, [0, 2])]
@@ -58,7 +58,7 @@ def test_filtered_streams_get_matching_records(streams: Streams) -> None:
 
 def test_stream_that_ends_during_selection_is_skipped(streams: Streams) -> None:
     for pattern in ("a.*", "b"):
-        Reading(streams.of(view(pattern)))
+        Subscription(streams.of(view(pattern)))
     chosen = streams.select(KINDS)
     first, _ = next(chosen)
     for each in list(streams):

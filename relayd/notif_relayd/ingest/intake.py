@@ -288,7 +288,7 @@ class Intake:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
-        LOG.debug("producer left: %s", producer.peer)
+        LOG.debug("producer disconnected: %s", producer.peer)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
         self._admit(next(self._ids), connection, peer)
