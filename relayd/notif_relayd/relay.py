@@ -9,8 +9,10 @@ that a turn of the loop carries as much as there is, and not that turns are many
 import itertools
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from notif_relayd import fastpath
 from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
@@ -69,7 +71,8 @@ class Platform:
     """The operating system below the relay; a simulation replaces all of it."""
 
     signals: Signals
-    fast_path: FastPath | None = None
+    load_fast_path: Callable[[], FastPath | None] = fastpath.load
+    """Returns `None` if the fast path was not compiled."""
     kernel: Kernel = SYSTEM
     read_size: int = READ_SIZE
     """Bytes of one read from a producer."""
@@ -101,7 +104,8 @@ class Relay:
         inherited = manager.inherited
         self._signals = signals = platform.signals
         self._monotonic = platform.kernel.monotonic
-        self._loop = Loop(platform.fast_path, platform.kernel)
+        fast_path = platform.load_fast_path()
+        self._loop = Loop(fast_path, platform.kernel)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
         self._fdstore = FdStore(
@@ -123,8 +127,8 @@ class Relay:
             platform.read_size,
             platform.batch_size,
         )
-        if platform.fast_path is not None:
-            platform.fast_path.connect(self._intake, self._fanout)
+        if fast_path is not None:
+            fast_path.connect(self._intake, self._fanout)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,6 @@ from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
 from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
-from notif_relayd.records import validator
 from notif_relayd.records.validator import Reason, RoutingKey
 from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
@@ -113,6 +113,14 @@ def others(directory: Path, loop: Loop) -> Iterator[LoopLatency]:
     turns.close()
 
 
+def use_clock(turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    """Give the clocks in `clock` to the parts of the relay that are made from now on."""
+    clocks = {
+        name: vars(clock)[name] for name in ("monotonic", "thread_time") if hasattr(clock, name)
+    }
+    monkeypatch.setattr(turns.loop, "kernel", replace(turns.loop.kernel, **clocks))
+
+
 def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: LoopLatency) -> None:
     waiting = turns.intake()
     turns.connect(acceptor.MAX_ACCEPTS + 10)
@@ -128,7 +136,7 @@ def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
     """At the same moments for all sockets, so that fewer records have to wait."""
     breaks: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
-    monkeypatch.setattr(acceptor, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     turns.limits = ConnectionLimits("room", max_connections=2, per_user=2, rate=10_000)
     waiting = turns.intake()
     call_in = turns.loop.call_in
@@ -361,7 +369,7 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
-    monkeypatch.setattr(request_pacer, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     pauses: list[tuple[float, Callable[[], None]]] = []
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
@@ -409,8 +417,7 @@ def test_expensive_values_make_their_user_wait(
     times = iter([0.0, cost])
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     clock.thread_time = lambda: next(times, cost)
-    monkeypatch.setattr(intake, "time", clock)
-    monkeypatch.setattr(validator, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     costs = iter([cost] if what == "values" else [])
     sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
     reading = turns.intake(lambda *_: next(costs, 0.0))
@@ -440,7 +447,7 @@ def test_answers_to_one_user_take_a_share_of_the_time(
     clock = SimpleNamespace(
         monotonic=lambda: clock.now, thread_time=lambda: clock.used, now=1000.0, used=0.0
     )
-    monkeypatch.setattr(request_pacer, "time", clock)
+    use_clock(turns, monkeypatch, clock)
 
     def status() -> int:
         clock.used += server.BURST + server.SHARE  # a second's share more than it may have

@@ -347,7 +347,7 @@ class Relaying:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        fast_path = FastPath()
+        fast_path = FastPath(_native)
         self.loop = stack.enter_context(contextlib.closing(Loop(fast_path)))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})

@@ -22,7 +22,6 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
-from notif_relayd import fastpath
 from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon import options
 from notif_relayd.daemon.log_queue import LogQueue
@@ -259,7 +258,7 @@ def _relay(
             settings.rules,
             sockets,
             Manager(notify, capacity, inherited),
-            Platform(signals, fastpath.load()),
+            Platform(signals),
             RateLimitedLog(LOG),
         )
         LOG.info(

@@ -163,6 +163,7 @@ class Subscriber:
         connection: a non-blocking socket.
         peer: the process that connected.
         stream: the stream that it reads until it requests another one.
+        since: time of the connect, by the monotonic clock.
     """
 
     __slots__ = (
