@@ -215,11 +215,15 @@ class Simulation:
                 mine: Any = {PRODUCER: inherited.producers, SUBSCRIBER: inherited.subscribers}
                 mine[name[0]][int(name[1:])] = Socket(self._kernel, self._observer, description)
         ends: dict[int, End] = {n: s.description for n, s in inherited.subscribers.items()}  # type: ignore[attr-defined]
+        # The relay was killed while it replaced the request: it ends the connection later.
+        interrupted = {
+            ends[n] for n, request in filters.items() if request[:1] == b"!" and n in ends
+        }
         for number, request in filters.items():
             with contextlib.suppress(subscription_request.RequestError, KeyError):
                 kept[ends[number]] = FILTERS.index(subscription_request.parse(request).asked)
         if inherited.state is None:
-            self._books.killed(kept, not self._faulty)
+            self._books.killed(kept, not self._faulty, interrupted)
         producers = [each.description for each in inherited.producers.values()]  # type: ignore[attr-defined]
         self._books.keep_only(producers, list(ends.values()), kept)
         return inherited
