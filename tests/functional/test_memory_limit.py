@@ -17,10 +17,11 @@ from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
 from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support import descriptors
-from support.managing import ManagedRelay
 from support.memory_limit import memory_cgroup
-from support.operating import needs_root
-from support.running import connect, record
+from support.records import record
+from support.relay import connect
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 
@@ -118,7 +119,7 @@ def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
 
 
 @needs_root
-def test_all_limits_at_once_fit_into_the_unit_s_memory(
+def test_all_limits_together_stay_below_memory_max(
     directory: Path, peers: contextlib.ExitStack
 ) -> None:
     descriptors.require(9 * MAX_CONNECTIONS)
@@ -136,7 +137,7 @@ def test_all_limits_at_once_fit_into_the_unit_s_memory(
             before = relay.status()
             relay.restart()
             after = relay.status()
-            assert "nothing else" not in relay.log.read_text()
+            assert "without saved state" not in relay.log.read_text()
             for name in ("producers", "subscribers", "ring_bytes", "records_received"):
                 assert after[name] == before[name], name
         assert group.kills == 0
