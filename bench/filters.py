@@ -33,7 +33,9 @@ from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.records.filters import Filter, View
 from support import descriptors
-from support.running import RunningRelay, Subscriber, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, Subscriber, running_relay
+from support.waiting import wait_until
 
 MIN_THROUGHPUT = 0.8
 """Minimum ratio of the throughput with ten filtered subscribers to the throughput without them."""

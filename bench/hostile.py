@@ -22,8 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import descriptors
-from support.hostile import PROGRAMS, misbehaving, subscribed_beside
-from support.running import Subscriber, record, running_relay
+from support.hostile import PROGRAMS, hostile_program, subscribe_beside
+from support.records import record
+from support.relay import Subscriber, running_relay
 
 LIMITS = {"median": 3.0, "p99": 2.0}
 """Maximum ratio of the latency with a misbehaving program to the latency without it."""
@@ -57,11 +58,11 @@ def measure(what: str, calls: int) -> tuple[dict[str, float], dict[str, float]]:
     with (
         tempfile.TemporaryDirectory() as directory,
         running_relay(Path(directory)) as relay,
-        subscribed_beside(what, relay) as subscriber,
+        subscribe_beside(what, relay) as subscriber,
         relay.produce() as producer,
     ):
         alone = latency(subscriber, producer, calls)
-        with misbehaving(what, relay.public, relay.ingest) as process:
+        with hostile_program(what, relay.public, relay.ingest) as process:
             os.sched_setaffinity(process.pid, OTHERS)
             return alone, latency(subscriber, producer, calls)
 

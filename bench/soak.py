@@ -29,8 +29,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import descriptors
-from support.bookkeeping import Books, Load, Produced, load
-from support.managing import ManagedRelay
+from support.load import Load, ProducerTotals, StreamChecker, load
+from support.service_manager import ManagedRelay
 
 WARM_UP = 0.2
 RESTARTS = 6
@@ -119,14 +119,17 @@ def soak(relay: ManagedRelay, running: Load, seconds: float) -> Iterator[Sample]
         if restarted < RESTARTS and now >= WARM_UP * seconds * (restarted + 1) / RESTARTS:
             relay.restart()
             restarted += 1
-        before, read = read, running.books[0].received
+        before, read = read, running.checkers[0].received
         last = sample(relay, since, last, read - before)
         yield last
         time.sleep(1)
 
 
 def complaints(
-    samples: list[Sample], produced: list[Produced], books: list[Books], relay: ManagedRelay
+    samples: list[Sample],
+    produced: list[ProducerTotals],
+    books: list[StreamChecker],
+    relay: ManagedRelay,
 ) -> Iterator[str]:
     """Yield the faults."""
     steady = samples[int(len(samples) * WARM_UP) + 1 :]
@@ -153,7 +156,7 @@ def complaints(
         yield f"in the store at the end: {sorted(relay.stored)}"
     sent = sum(each.sent for each in produced)
     for each in books:
-        yield from each.wrong
+        yield from each.errors
         if each.received + each.announced < sent:
             yield f"{sent} sent, but {each.received} received and {each.announced} announced"
     print(f"records     {sent} sent, to each of {len(books)} subscribers")
@@ -197,7 +200,7 @@ def main() -> int:
         produced = running.finish()
         relay.wait_status(subscribers=0, producers=0)
         relay.wait_stored()
-        wrong = list(complaints(samples, produced, running.books, relay))
+        wrong = list(complaints(samples, produced, running.checkers, relay))
     print(f"connections {trouble.connections} of short duration, {RESTARTS} restarts")
     plot(samples, asked.plot)
     print(f"See {asked.plot}")

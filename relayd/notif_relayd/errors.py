@@ -35,7 +35,7 @@ def usage_errors(make_error: Callable[[str], Exception]) -> Iterator[None]:
     except SystemExit as exiting:
         if not exiting.code:
             raise
-        # argparse prints the usage and "PROGRAM: error: MESSAGE", oslo.config prints a message only.
+        # argparse prints the usage and "PROGRAM: error: MESSAGE", oslo.config only a message.
         last_line = printed.getvalue().strip().rpartition("\n")[2]
         _, found, message = last_line.partition(": error: ")
         raise make_error(message if found else last_line) from None

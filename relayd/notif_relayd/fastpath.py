@@ -130,6 +130,6 @@ class FastPath:
 def load() -> FastPath | None:
     """Return a fast path, or `None` if the module was not compiled."""
     if WHY_NOT:
-        LOG.info("records take longer: there is no compiled part: %s", WHY_NOT)
+        LOG.info("the compiled fast path is missing, records take longer: %s", WHY_NOT)
         return None
     return FastPath()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay: the parts put together, and how it starts, turns and stops.
+"""The relay: creates and connects its parts, runs the loop and stops.
 
-Data flows one way: a producer's bytes are read and split (intake, splitter), judged (validator),
-kept for the slow (ring) and sent (fanout). One thread does it all, because what makes it fast is
-that a turn of the loop carries as much as there is, and not that turns are many.
+Data flows one way: read and frame (intake, framing), validate (validator), keep for slow
+subscribers (ring), send (fanout). One thread does all of it. An iteration of the loop handles all
+data that has arrived, so under load many records share the cost of an iteration.
 """
 
 import itertools
@@ -38,7 +38,7 @@ from notif_relayd.systemd.watchdog import Watchdog
 LOG = logging.getLogger(__name__)
 
 DRAIN_TIME = 2.0
-"""Seconds that subscribers get to take what is left when the relay stops."""
+"""Seconds for which subscribers that are behind are served at most when the relay stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Relay:
     """Serves three listening sockets until a signal says stop.
 
     Args:
-        limits: what it may use.
+        limits: the resources that the relay may use.
         policy: which subscribers may read which records.
         sockets: the listening sockets; they are closed by the caller.
         manager: the service manager.
-        signals: tells when to stop and when to reload.
+        signals: receives the signals to stop and to reload.
         log: for warnings about peers that misbehave.
     """
 
@@ -127,7 +127,8 @@ class Relay:
             },
         )
         self._take_over(inherited)
-        # Subscribers first: records that wait already are for those who wait already.
+        # Subscribers first: records that are in producers' sockets already are then sent to the
+        # subscribers that are waiting already.
         self._acceptors = [
             self._fanout.listen(sockets.public),
             self._intake.listen(sockets.ingest),
@@ -137,7 +138,7 @@ class Relay:
         self._idle_timer = IdleTimer(self._loop, self._has_connections, limits.idle_timeout or 0.0)
 
     def run(self) -> None:
-        """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
+        """Relay until a signal says stop or the idle timeout is over; then stop."""
         self._watchdog.ready()
         self._idle_timer.look()
         while not (self._signals.stop or self._idle_timer.over):
@@ -150,7 +151,7 @@ class Relay:
         self._stop()
 
     def apply(self, limits: Limits) -> None:
-        """Use new limits from now on; `max_record_size` stays what it was at the start."""
+        """Apply new limits; a change of `max_record_size` needs a restart."""
         self._intake.admission.limits = limits.producers
         self._fanout.admission.limits = limits.subscribers
         self._fanout.store.limit = limits.ring_size
@@ -164,7 +165,11 @@ class Relay:
         self._latency.add(time.monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
-        """End the connection with that number; what it was."""
+        """End a connection for relayctl; return a description of it.
+
+        Raises:
+            LookupError: no connection has this number.
+        """
         producer = self._intake.producers.get(number)
         if producer is not None:
             self._intake.disconnect(producer)
@@ -188,15 +193,16 @@ class Relay:
         )
 
     def _take_over(self, inherited: Inherited) -> None:
-        """Go on with everybody whose connection was kept."""
+        """Continue with the connections that the service manager has kept."""
         producers = self._still_allowed(PRODUCER, inherited.producers, self._intake.admission)
         subscribers = self._still_allowed(SUBSCRIBER, inherited.subscribers, self._fanout.admission)
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
             self._latency.restore(inherited.state.latency)
-            LOG.info("went on with %d producers and %d subscribers", *self._counts()[:2])
-        # The relay of the others was killed, or another one than this knew what they may see.
+            LOG.info("restored %d producers and %d subscribers", *self._counts()[:2])
+        # These connections are not in the state: the process before this one was killed, or the
+        # access rules have changed.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
         unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
         for number in unknown_producers:
@@ -205,8 +211,8 @@ class Relay:
             self._fanout.adopt(number, subscribers[number], self._fdstore.request_of(number))
         if unknown_producers or unknown_subscribers:
             LOG.warning(
-                "took over the connections of %d producers and %d subscribers, and nothing else; "
-                "what was under way is lost",
+                "took over %d producers and %d subscribers without saved state; records in transit "
+                "are lost",
                 len(unknown_producers),
                 len(unknown_subscribers),
             )
@@ -214,7 +220,7 @@ class Relay:
     def _still_allowed(
         self, kind: str, connections: dict[int, socket.socket], admission: Admission
     ) -> dict[int, socket.socket]:
-        """Those that may connect with what is configured now; the others are let go."""
+        """Return the connections that the configuration still allows; close the others."""
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
@@ -224,16 +230,17 @@ class Relay:
             elif admission.allows(peer):
                 allowed[number] = connection
             else:
-                LOG.warning("connection ended: %s: may not connect any more", peer)
+                LOG.warning("connection ended: %s: no longer allowed to connect", peer)
                 self._fdstore.close_connection(kind, number, connection)
         return allowed
 
     def _stop(self) -> None:
-        # Who has not been let in yet stays in systemd's socket, for the next daemon.
+        # Connections that were not accepted yet stay in systemd's sockets for the next process.
         for acceptor in self._acceptors:
             acceptor.close()
         self._control.close()
         if not self._fdstore.usable:
+            # Nothing is kept for a successor, so all that producers have sent is relayed now.
             self._intake.drain()
             self._intake.close()
         expired = []
@@ -243,7 +250,8 @@ class Relay:
         if self._fdstore.usable:
             self._intake.drain()
             self._fdstore.leave(encode(self._save()))
-            # The kernel closes them when the process has ended: then no passed descriptor lingers.
+            # The kernel closes the connections when the process exits. To close them here could
+            # take long if a peer has passed file descriptors; see `net.ancillary`.
             for producer in self._intake.producers.values():
                 producer.socket.detach()
             for subscriber in self._fanout.subscribers.values():

@@ -18,7 +18,7 @@ def compare(*arguments: str, place: Path = ROOT) -> subprocess.CompletedProcess[
     )
 
 
-def test_relays_are_compared_with_the_first_one() -> None:
+def test_ratios_refer_to_the_first_relay() -> None:
     done = compare("notif-relayd", f"other={ROOT}", "asyncio", "--seconds", "0.3")
     assert done.returncode == 0, done.stderr
     _, *lines = done.stdout.splitlines()
@@ -32,7 +32,7 @@ def test_relays_are_compared_with_the_first_one() -> None:
 
 
 @pytest.mark.parametrize("path", ["{}", "."])
-def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_path: Path) -> None:
+def test_relay_of_the_named_checkout_is_started(path: str, tmp_path: Path) -> None:
     (tmp_path / "handler").mkdir()
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
@@ -42,7 +42,7 @@ def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_p
     assert "does not listen: another one" in done.stderr
 
 
-def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -> None:
+def test_checkout_without_compiled_module_is_refused(tmp_path: Path) -> None:
     (tmp_path / "handler").mkdir()
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -
         ((), "the following arguments are required: RELAY"),
     ],
 )
-def test_what_cannot_be_compared_is_said(arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_argument_is_reported(arguments: tuple[str, ...], said: str) -> None:
     done = compare(*arguments)
     assert done.returncode != 0
     assert said in done.stderr

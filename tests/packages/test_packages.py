@@ -11,8 +11,8 @@ import pytest
 from installing import NEW, OLD, apt, package
 from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
-from support.bookkeeping import load
-from support.running import pid_in
+from support.load import load
+from support.waiting import read_pid
 
 PYTHON = "/usr/bin/python3"
 """Debian's own, which sees what is installed and nothing of the checkout."""
@@ -68,7 +68,7 @@ def before() -> set[str]:
     return related_files()
 
 
-def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
+def test_library_package_provides_the_messaging_drivers() -> None:
     apt("install", package(OLD, "python3-notif-relay"))
     assert python(LOAD_DRIVERS).split() == [
         "notif_relay.messaging.driver",
@@ -77,7 +77,7 @@ def test_the_library_alone_brings_the_drivers_of_oslo_messaging() -> None:
     assert run("python3", "-I", "-c", "import notif_relayd").returncode != 0
 
 
-def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> None:
+def test_installed_relay_listens_before_the_first_connection() -> None:
     apt("install", package(OLD, "notif-relayd"))
     assert run("dpkg", "--audit").stdout == ""
     python("import notif_relayd._native")
@@ -89,7 +89,7 @@ def test_installed_the_relay_listens_and_waits_for_the_first_connection() -> Non
     assert relays()
 
 
-def test_a_service_with_the_librarys_driver_is_heard() -> None:
+def test_service_with_the_librarys_driver_is_relayed() -> None:
     made = run("systemd-sysusers", "--inline", "u nova -", "m nova notif-producers")
     assert made.returncode == 0, made.stderr
     lines = ["[oslo_messaging_notifications]", "driver = unix", f"sock_path = {PUBLIC}", ""]
@@ -99,21 +99,21 @@ def test_a_service_with_the_librarys_driver_is_heard() -> None:
         assert b"compute.instance.create.end" in subscriber.makefile("rb").readline()
 
 
-def test_relayctl_and_its_metrics_work_with_what_debian_has() -> None:
+def test_relayctl_works_with_debians_libraries() -> None:
     assert "records_received" in run("relayctl", "status").stdout
     assert "notif_relayd_up 1" in run("relayctl", "metrics").stdout
 
 
-def test_the_daemon_goes_to_the_background_with_debians_python_daemon(tmp_path: Path) -> None:
+def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     options = ("--runtime-dir", str(tmp_path), "--pidfile", str(pid), "--daemonize")
     started = run("/usr/bin/notif-relayd", *options)
     assert started.returncode == 0, started.stderr
     with connect(str(tmp_path / "notifications.sock")):
-        os.kill(pid_in(pid), 15)
+        os.kill(read_pid(pid), 15)
 
 
-def test_an_upgrade_under_load_loses_no_record_and_no_connection() -> None:
+def test_upgrade_under_load_loses_no_record() -> None:
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         running.wait_received(BEFORE_AND_AFTER)
@@ -125,20 +125,20 @@ def test_an_upgrade_under_load_loses_no_record_and_no_connection() -> None:
     assert show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT) == sockets
     assert version("notif-relayd") == version("python3-notif-relay")
     assert version("notif-relayd").endswith("+upgrade")
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 0
-        assert books.received == sum(each.sent for each in produced)
-        assert books.missing == books.announced == sum(each.dropped for each in produced)
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
-def test_an_upgrade_does_not_start_a_relay_that_does_not_run() -> None:
+def test_upgrade_does_not_start_a_stopped_relay() -> None:
     run("systemctl", "stop", SERVICE)
     apt("install", "--reinstall", package(NEW, "notif-relayd"))
     assert states() == ("inactive", "active", "active")
 
 
-def test_removed_it_stops_and_keeps_its_configuration() -> None:
+def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
     apt("remove", "notif-relayd")
     assert states() == ("inactive", "inactive", "inactive")
@@ -146,7 +146,7 @@ def test_removed_it_stops_and_keeps_its_configuration() -> None:
     assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
 
 
-def test_purged_nothing_is_left_but_users(before: set[str]) -> None:
+def test_purge_leaves_only_users(before: set[str]) -> None:
     apt("purge", "notif-relayd", "python3-notif-relay")
     assert related_files() - before == set()
     assert run("getent", "group", "notif-producers").returncode == 0

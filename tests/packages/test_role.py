@@ -135,7 +135,7 @@ def host() -> Iterator[None]:
     systemctl("stop", UNIT.name)
 
 
-def test_the_playbook_installs_the_package_and_has_nova_relayed() -> None:
+def test_playbook_installs_the_package_and_relays_nova() -> None:
     start_nova("/usr/bin/python3")
     before = show("MainPID", UNIT.name)
     assert changed(play(WITH_PACKAGES))
@@ -146,11 +146,11 @@ def test_the_playbook_installs_the_package_and_has_nova_relayed() -> None:
     assert_relayed()
 
 
-def test_run_again_it_changes_nothing() -> None:
+def test_second_run_changes_nothing() -> None:
     assert changed(play(WITH_PACKAGES)) == 0
 
 
-def test_a_changed_option_restarts_a_relay_that_runs() -> None:
+def test_changed_option_restarts_a_running_relay() -> None:
     with connect(PUBLIC):
         before = show("MainPID")
         config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
@@ -172,7 +172,9 @@ def test_a_changed_option_restarts_a_relay_that_runs() -> None:
         ({"notif_relayd_service_configs": ["/etc/nova/none.conf"]}, "/etc/nova/none.conf"),
     ],
 )
-def test_a_mistake_is_said_and_changes_nothing(variables: dict[str, object], said: str) -> None:
+def test_invalid_variable_is_reported_and_changes_nothing(
+    variables: dict[str, object], said: str
+) -> None:
     config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
     before = CONFIGURATION.read_text(), NOVA_CONF.read_text()
     done = play(WITH_PACKAGES | {"notif_relayd_config": config} | variables)
@@ -183,7 +185,7 @@ def test_a_mistake_is_said_and_changes_nothing(variables: dict[str, object], sai
     assert run("getent", "passwd", "bob").stdout == ""
 
 
-def test_with_pip_it_is_the_same_without_a_package() -> None:
+def test_playbook_installs_with_pip() -> None:
     removed = run("apt-get", "-y", "purge", "notif-relayd", "python3-notif-relay")
     assert removed.returncode == 0, removed.stderr
     for each in (VENV, NOVA):

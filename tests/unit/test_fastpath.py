@@ -27,7 +27,7 @@ from notif_relayd import _native
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.fanout.shared_pages import LARGE, MANY
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE, MIN_SHARED_SOCKETS
 from notif_relayd.fastpath import FastPath
 from notif_relayd.ingest.intake import READ_SIZE, Intake
 from notif_relayd.ingest.producer import Producer
@@ -463,11 +463,11 @@ def test_full_socket_is_behind_and_closed_one_is_removed(
 def test_batch_for_many_subscribers_is_shared(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscribers = [relaying.subscribe() for _ in range(MANY)]
+    subscribers = [relaying.subscribe() for _ in range(MIN_SHARED_SOCKETS)]
     _, theirs = relaying.produce()
-    recipients, threshold = relaying.fanout.fast_recipients(MANY)
-    assert (len(recipients), threshold) == (MANY, LARGE)
-    assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
+    recipients, threshold = relaying.fanout.fast_recipients(MIN_SHARED_SOCKETS)
+    assert (len(recipients), threshold) == (MIN_SHARED_SOCKETS, MIN_SHARED_SIZE)
+    assert relaying.fanout.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
 
@@ -476,11 +476,11 @@ def test_batch_for_many_subscribers_is_shared(
         return sendfile(out, file, offset, size)
 
     monkeypatch.setattr("notif_relayd.fanout.shared_pages.os.sendfile", counted)
-    for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
+    for number, times in ((1, 0), (MIN_SHARED_SIZE // len(GOOD) + 1, MIN_SHARED_SOCKETS)):
         theirs.send(GOOD * number)
         assert relaying.run_once()
         assert len(shared) == times
-        assert [read(each) for each in subscribers] == [GOOD * number] * MANY
+        assert [read(each) for each in subscribers] == [GOOD * number] * MIN_SHARED_SOCKETS
 
 
 def test_only_steady_producers_use_the_fast_path(

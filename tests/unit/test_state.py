@@ -27,9 +27,9 @@ from notif_relayd.fanout.saved_state import (
     ChunkState,
     CursorState,
     FanoutState,
-    ReadingState,
     StreamState,
     SubscriberState,
+    SubscriptionState,
     TornRecordState,
 )
 from notif_relayd.handover.state import State, StateError, decode, encode
@@ -82,20 +82,22 @@ def example() -> State:
                 ChunkState(0, b"three\n", 1),
             ],
             [
-                SubscriberState(3, peer, 7.5, 70, 9, 0, b"", True, ReadingState(0, None), None),
+                SubscriberState(
+                    3, peer, 7.5, 70, 9, 0, b"", True, SubscriptionState(0, None), None
+                ),
                 SubscriberState(
                     *(4, peer, 7.5, 70, 9, 0, b'{"fil', True),
-                    ReadingState(0, CursorState(9, None, b"", 0, 5)),
+                    SubscriptionState(0, CursorState(9, None, b"", 0, 5)),
                     None,
                 ),
                 SubscriberState(
                     *(5, peer, 7.5, 70, 3, 2, b"", False),
-                    ReadingState(0, CursorState(4, 12, b"rest\n", None, 0)),
-                    ReadingState(1, CursorState(2, None, b"answer\n", None, 0)),
+                    SubscriptionState(0, CursorState(4, 12, b"rest\n", None, 0)),
+                    SubscriptionState(1, CursorState(2, None, b"answer\n", None, 0)),
                 ),
                 SubscriberState(
                     *(8, peer, 7.5, 70, 2, 0, b"", True),
-                    ReadingState(2, CursorState(1, None, b"gap\n", None, 0, 0, 2), 900),
+                    SubscriptionState(2, CursorState(1, None, b"gap\n", None, 0, 0, 2), 900),
                     None,
                 ),
             ],
@@ -157,7 +159,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         return state.intake.producers[0]
 
     def cursor(state: State, which: int = 1) -> CursorState:
-        found = state.fanout.subscribers[which].reading.cursor
+        found = state.fanout.subscribers[which].subscription.cursor
         assert found is not None
         return found
 
@@ -183,15 +185,15 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
     yield "within a record", lambda s: put(data=b"", count=0)(s.fanout.chunks[0])
     yield "wrong number of records", lambda s: put(count=1)(s.fanout.chunks[0])
     yield "more records than it has had", lambda s: put(next_seq=0)(s.fanout.streams[1])
-    yield "reads a missing stream", lambda s: put(stream=3)(s.fanout.subscribers[0].reading)
-    yield "reads a missing stream", lambda s: put(stream=-1)(s.fanout.subscribers[0].reading)
+    yield "reads a missing stream", lambda s: put(stream=3)(s.fanout.subscribers[0].subscription)
+    yield "reads a missing stream", lambda s: put(stream=-1)(s.fanout.subscribers[0].subscription)
     yield (
         "has no cursor",
-        lambda s: put(following=ReadingState(1, None))(s.fanout.subscribers[1]),
+        lambda s: put(pending=SubscriptionState(1, None))(s.fanout.subscribers[1]),
     )
     yield (
         "starts within a record",
-        lambda s: put(following=ReadingState(0, cursor(s)))(s.fanout.subscribers[1]),
+        lambda s: put(pending=SubscriptionState(0, cursor(s)))(s.fanout.subscribers[1]),
     )
     yield "ends within a chunk", lambda s: put(until=10)(cursor(s))
     yield "ends within a chunk", lambda s: put(until=-1)(cursor(s))
@@ -213,7 +215,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
     yield "outside its torn record", lambda s: put(torn_sent=5)(cursor(s, 3))
     yield "outside its torn record", lambda s: put(torn_sent=-1)(cursor(s, 3))
     yield "torn record does not end", lambda s: put(data=b"torn")(s.fanout.torn[0])
-    yield "filter is negative", lambda s: put(charge=-1)(s.fanout.subscribers[3].reading)
+    yield "filter is negative", lambda s: put(charge=-1)(s.fanout.subscribers[3].subscription)
     yield "subscriber is too long", lambda s: put(request=b"x" * 65537)(s.fanout.subscribers[3])
 
 
@@ -309,9 +311,9 @@ def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) ->
     whole = {b"published"}
     for chunk in fanout.chunks:
         whole.update(chunk.data.split(b"\n"))
-    for reading in (who.reading, who.following):
-        if reading is not None and reading.cursor is not None:
-            whole.update(reading.cursor.inserted.split(b"\n"))
+    for each in (who.subscription, who.pending):
+        if each is not None and each.cursor is not None:
+            whole.update(each.cursor.inserted.split(b"\n"))
     # The first may be the rest of one whose beginning the subscriber has.
     for line in got.split(b"\n")[1:-1]:
         assert line in whole or json.loads(line)["event_type"].startswith("notif_relayd.")

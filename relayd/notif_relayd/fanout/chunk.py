@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces that a ring consists of: chunks, and records that outlive their chunk."""
+"""The parts of a ring: chunks, and records that are kept after their chunk was evicted."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Protocol
 from notif_relayd.records.framing import split
 
 CHUNK_OVERHEAD = 448
-"""Bytes charged for a chunk beside its records: what CPython takes for the objects, rounded up.
+"""Bytes charged for a chunk in addition to its records: CPython's objects, rounded up.
 
-Without it a ring of tiny records would take several times its limit.
+Without this charge a ring of tiny records would take several times its limit.
 """
 
-BYTES_TO_A_HOLE = 32
-"""Of so many bytes one more is charged, for what malloc(3) cannot use between chunks that come and
-go: 1 to 3 per cent, by malloc_stats(3) of a relay with a full ring."""
+BYTES_PER_FRAGMENTATION_BYTE = 32
+"""One more byte is charged for so many bytes of records. malloc(3) cannot use 1 to 3 per cent of
+the memory between chunks that are allocated and freed, by malloc_stats(3) of a full ring."""
 
 
 class TornRecord:
-    """A record that has left the ring after some subscribers had got a part of it.
+    """A record that was evicted from the ring after a part of it had been sent.
 
     Args:
         data: the whole record.
@@ -32,23 +32,29 @@ class TornRecord:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.holders = 0
-        """Cursors that have yet to send the end of it."""
+        """Number of cursors that have yet to send the end of it."""
 
     @property
     def share(self) -> float:
-        """Bytes of it for each holder."""
+        """Bytes of the record divided by the number of its holders."""
         return len(self.data) / self.holders
 
 
 class Holder(Protocol):
-    """A cursor that stands in a chunk."""
+    """A cursor that is in a chunk."""
 
     def leave(self) -> None:
         """Leave the chunk, which is about to be evicted."""
 
 
 class Chunk:
-    """Whole records as they came, and the number of the first."""
+    """Whole records that were published together.
+
+    Args:
+        data: the records.
+        count: the number of records.
+        first: the sequence number of the first record.
+    """
 
     __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
 
@@ -57,32 +63,32 @@ class Chunk:
         self.count = count
         self.first = first
         self.next: Chunk | None = None
+        """The next newer chunk of the ring."""
         self.cursors: set[Holder] = set()
+        """The cursors that are in this chunk."""
         self._ends: list[int] | None = None
+        """Offsets at which records end; computed when a socket stops within the chunk."""
         self._torn: dict[int, TornRecord] | None = None
-        """By the place where they end; made when it is needed, since most chunks have none."""
+        """Torn records by the offset of their end; created when needed, as few chunks have any."""
 
     @property
     def charge(self) -> int:
-        """Bytes that the chunk counts for in the ring's limit."""
+        """Bytes that the chunk counts for in the limit of the store."""
         size = len(self.data)
-        return size + size // BYTES_TO_A_HOLE + CHUNK_OVERHEAD
-
-    def _find_ends(self) -> list[int]:
-        # Once for all cursors: needed only where a socket stopped in the middle of a chunk.
-        if self._ends is None:
-            self._ends = list(itertools.accumulate(map(len, split(self.data))))
-        return self._ends
+        return size + size // BYTES_PER_FRAGMENTATION_BYTE + CHUNK_OVERHEAD
 
     def boundary(self, offset: int) -> int:
-        """Where the record ends that the byte before `offset` belongs to."""
+        """Return the end of the record that contains the byte before `offset`."""
         if offset in (0, len(self.data)):
             return offset
         ends = self._find_ends()
         return ends[bisect.bisect_left(ends, offset)]
 
     def torn_record(self, offset: int) -> tuple[TornRecord, int]:
-        """Return the record that `offset` lies within, and the bytes of it before `offset`."""
+        """Return the record that `offset` is within, and the number of its bytes before `offset`.
+
+        All cursors in the same record get the same object.
+        """
         end = self.boundary(offset)
         before = self.whole_before(offset)
         start = self._find_ends()[before - 1] if before else 0
@@ -93,9 +99,14 @@ class Chunk:
         return self._torn[end], offset - start
 
     def whole_before(self, offset: int) -> int:
-        """How many records end at `offset` or before it."""
+        """Return the number of records that end at or before `offset`."""
         if offset == len(self.data):
             return self.count
         if offset == 0:
             return 0
         return bisect.bisect_right(self._find_ends(), offset)
+
+    def _find_ends(self) -> list[int]:
+        if self._ends is None:
+            self._ends = list(itertools.accumulate(map(len, split(self.data))))
+        return self._ends

@@ -18,7 +18,7 @@ from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading, Subscriber
+from notif_relayd.fanout.subscriber import Subscriber, Subscription
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import NOT_NOW
 from notif_relayd.records import subscription_request
@@ -68,7 +68,7 @@ class RequestHandler:
             subscriber: a connected subscriber.
             readable: whether its socket has data to read.
         """
-        if subscriber.following is None and (readable or subscriber.request.is_complete()):
+        if subscriber.pending is None and (readable or subscriber.request.is_complete()):
             subscriber.waiting = True
             if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
                 return
@@ -81,15 +81,15 @@ class RequestHandler:
         except (subscription_request.RequestError, QuotaError) as error:
             self._refuse(subscriber, error)
 
-    def finish_change(self, subscriber: Subscriber, following: Reading) -> None:
-        """Put a new filter in force; the subscriber has all records that the old one let through.
+    def finish_change(self, subscriber: Subscriber, pending: Subscription) -> None:
+        """Put a new filter in force.
 
         Args:
-            subscriber: a subscriber whose request was accepted.
-            following: its reading with the new filter.
+            subscriber: a subscriber that was sent all records of its current subscription.
+            pending: its pending subscription.
         """
-        self._quota.release(subscriber.peer.uid, subscriber.reading.charge)
-        self._streams.leave(subscriber.go_on(following))
+        self._quota.release(subscriber.peer.uid, subscriber.subscription.charge)
+        self._streams.leave(subscriber.switch(pending))
         self.schedule(subscriber)
 
     def forget(self, subscriber: Subscriber) -> None:
@@ -141,18 +141,18 @@ class RequestHandler:
         charge = request.charge
         self._quota.charge(subscriber.peer.uid, charge)
         self._fdstore.keep_request(subscriber.id, request.line)
-        cursor = subscriber.reading.cursor or subscriber.fall_behind()
+        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
         cursor.stop()
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
-        subscriber.following = Reading(self._streams.of(view), charge)
-        subscriber.following.fall_behind().insert(request.answer)
+        subscriber.pending = Subscription(self._streams.of(view), charge)
+        subscriber.pending.fall_behind().insert(request.answer)
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
         """Send the rest of the record in progress and then an error; then end the connection."""
         self._quota.release(subscriber.peer.uid, len(subscriber.request))
         subscriber.request.clear()
-        cursor = subscriber.reading.cursor or subscriber.fall_behind()
+        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
         sentence = (
             str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
         )

@@ -32,7 +32,7 @@ class CursorState(msgspec.Struct):
     """Bytes of the torn record that have been sent."""
 
 
-class ReadingState(msgspec.Struct):
+class SubscriptionState(msgspec.Struct):
     """A subscriber's position in a stream."""
 
     stream: int
@@ -57,19 +57,19 @@ class SubscriberState(msgspec.Struct, tag="subscriber"):
     """Requests, or the beginning of one, that have not been handled."""
     listening: bool
     """Whether the subscriber may send further requests."""
-    reading: ReadingState
-    following: ReadingState | None
-    """What the subscriber reads after `reading`, while a filter change is pending."""
+    subscription: SubscriptionState = msgspec.field(name="reading")
+    pending: SubscriptionState | None = msgspec.field(name="following")
+    """What the subscriber reads after `subscription`, while a filter change is pending."""
 
     @property
-    def readings(self) -> list[ReadingState]:
-        """`reading`, and `following` if there is one."""
-        return [self.reading] if self.following is None else [self.reading, self.following]
+    def subscriptions(self) -> list[SubscriptionState]:
+        """`subscription`, and `pending` if there is one."""
+        return [self.subscription] if self.pending is None else [self.subscription, self.pending]
 
     @property
     def charge(self) -> int:
         """Bytes charged to the user for filters and unfinished requests."""
-        return len(self.request) + sum(each.charge for each in self.readings)
+        return len(self.request) + sum(each.charge for each in self.subscriptions)
 
 
 class StreamState(msgspec.Struct, tag="stream"):
@@ -137,4 +137,4 @@ class FanoutState(msgspec.Struct):
     @property
     def streams_in_use(self) -> set[int]:
         """Indexes of the streams that at least one subscriber reads."""
-        return {reading.stream for each in self.subscribers for reading in each.readings}
+        return {part.stream for each in self.subscribers for part in each.subscriptions}

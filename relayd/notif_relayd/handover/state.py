@@ -168,19 +168,21 @@ def _check(state: State) -> None:
 def _check_subscriber(
     subscriber: SubscriberState, fanout: FanoutState, numbers: _SequenceNumbers
 ) -> None:
-    readings = subscriber.readings
+    subscriptions = subscriber.subscriptions
     _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
-    _require(all(each.charge >= 0 for each in readings), "charge for a filter is negative")
-    for reading in readings:
-        _require(0 <= reading.stream < len(fanout.streams), "subscriber reads a missing stream")
-        if reading.cursor is not None:
-            _check_cursor(reading.cursor, reading.stream, fanout, numbers)
+    _require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
+    for each in subscriptions:
+        _require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
+        if each.cursor is not None:
+            _check_cursor(each.cursor, each.stream, fanout, numbers)
     _require(
-        len(readings) == 1 or all(each.cursor is not None for each in readings),
+        len(subscriptions) == 1 or all(each.cursor is not None for each in subscriptions),
         "pending filter change has no cursor",
     )
     _require(
-        all(_is_at_boundary(each.cursor, fanout.chunks) for each in readings[1:] if each.cursor),
+        all(
+            _is_at_boundary(each.cursor, fanout.chunks) for each in subscriptions[1:] if each.cursor
+        ),
         "pending filter change starts within a record",
     )
 

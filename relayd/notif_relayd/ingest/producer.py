@@ -22,8 +22,8 @@ class Producer:
     __slots__ = (
         "bytes",
         "framer",
-        "held",
         "id",
+        "partial_size",
         "paused",
         "peer",
         "read_size",
@@ -53,7 +53,7 @@ class Producer:
         """Bytes that were read."""
         self.rejected = 0
         """Records that were rejected."""
-        self.held = 0
+        self.partial_size = 0
         """Bytes of its partial record that count for the limit of all producers."""
         self.read_size = read_size
         """Bytes of the next read; less than usual if the producer is suspect."""

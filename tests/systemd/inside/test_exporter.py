@@ -25,7 +25,7 @@ def scrape(url: str) -> list[str]:
         return [line for line in answer.read().decode().splitlines() if line[0] != "#"]
 
 
-def test_the_exporter_tells_of_a_relay_that_runs_and_does_not_start_one(exporter: str) -> None:
+def test_exporter_does_not_start_the_relay(exporter: str) -> None:
     assert scrape(exporter) == ["notif_relayd_up 0.0"]
     assert states() == ("inactive", "active", "active")
     assert relays()
@@ -34,14 +34,14 @@ def test_the_exporter_tells_of_a_relay_that_runs_and_does_not_start_one(exporter
     assert "notif_relayd_records_received_total 1.0" in told
 
 
-def test_the_exporter_outlives_the_relays_stop(exporter: str) -> None:
+def test_exporter_survives_a_stop_of_the_relay(exporter: str) -> None:
     assert relays()
     systemctl("stop", "notif-relayd.socket", "notif-relayd.service")
     assert scrape(exporter) == ["notif_relayd_up 0.0"]
     assert show("ActiveState", EXPORTER) == "active"
 
 
-def test_the_exporter_is_a_user_of_its_own_and_ends_well(exporter: str, journal: Journal) -> None:
+def test_exporter_runs_as_its_own_user_and_stops_cleanly(exporter: str, journal: Journal) -> None:
     pid = show("MainPID", EXPORTER)
     status = Path(f"/proc/{pid}/status").read_text()
     (user,) = (line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
@@ -52,18 +52,18 @@ def test_the_exporter_is_a_user_of_its_own_and_ends_well(exporter: str, journal:
     assert show("ExecMainStatus", EXPORTER) == "0"
 
 
-def test_the_exporter_is_not_enabled_and_the_relay_does_not_bring_it() -> None:
+def test_exporter_is_disabled_and_not_started_by_the_relay() -> None:
     assert relays()
     assert show("UnitFileState", EXPORTER) == "disabled"
     assert show("ActiveState", EXPORTER) == "inactive"
 
 
-def test_systemd_has_no_complaint_about_the_unit() -> None:
+def test_systemd_analyze_accepts_the_exporter_unit() -> None:
     verified = run("systemd-analyze", "verify", EXPORTER)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_the_exporter_is_exposed_as_little_as_one_with_a_port_can_be() -> None:
+def test_exporter_unit_has_exposure_of_at_most_1() -> None:
     # In tenths: 1.0 of 10, of which the port, and that users may be seen, are most.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=10", EXPORTER)
     assert scored.returncode == 0, scored.stdout

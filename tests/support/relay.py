@@ -1,80 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real relay for tests: the daemon as a process of its own, and plain sockets to it."""
+"""A relay for tests: the daemon in a process of its own, and plain sockets to it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from support.descriptors import with_usual_limit
-
-DEADLINE = 30.0
-"""Seconds after which a test gives up waiting: far more than anything takes."""
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that no descriptor announces."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {DEADLINE} s: {what}")
-        time.sleep(0.005)
-
-
-def kill(process: subprocess.Popen[Any]) -> None:
-    """Kill a process, which may be stopped or have ended, and wait until it is gone."""
-    process.kill()
-    process.wait(DEADLINE)
-
-
-def wait_readable(*files: socket.socket | IO[str]) -> None:
-    """Wait until one of these can be read from. Unlike select, poll takes any descriptor."""
-    poll = select.poll()
-    for file in files:
-        poll.register(file, select.POLLIN)
-    assert poll.poll(DEADLINE * 1000), f"nothing to read within {DEADLINE} s"
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the first line that a process writes to its standard output, within DEADLINE."""
-    assert process.stdout is not None
-    wait_readable(process.stdout)
-    return process.stdout.readline()
-
-
-def pid_in(pidfile: Path, left: str = "") -> int:
-    """What a daemon in the background writes there, perhaps after its command has ended.
-
-    The file is there before there is anything in it, or with what a dead daemon has left.
-    """
-    wait_until(lambda: pidfile.exists() and pidfile.read_text() not in ("", left), "a pidfile")
-    return int(pidfile.read_text())
+from support.waiting import TIMEOUT, kill, wait_until
 
 
 def connect(path: Path | str) -> socket.socket:
+    """Return a connection to a Unix socket, with TIMEOUT for each operation."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(DEADLINE)
+    sock.settimeout(TIMEOUT)
     sock.connect(os.fspath(path))
     return sock
-
-
-def record(event_type: str = "test.event", priority: str = "INFO", **fields: object) -> bytes:
-    """A well-formed record."""
-    return json.dumps({"event_type": event_type, "priority": priority, **fields}).encode() + b"\n"
-
-
-def is_gap(line: bytes) -> bool:
-    return b'"notif_relayd.gap"' in line and json.loads(line)["event_type"] == "notif_relayd.gap"
 
 
 class Subscriber:
@@ -105,16 +55,16 @@ class Subscriber:
         assert isinstance(notification, dict)
         return notification
 
-    def rest(self) -> bytes:
-        """Everything up to the end of the connection."""
+    def read_to_end(self) -> bytes:
+        """Return all data up to the end of the connection."""
         return self._stream.read()
 
 
 class RunningRelay:
-    """A relay in `directory`; usable once `wait_ready` has returned."""
+    """A relay whose runtime directory is `directory`; ready after `wait_ready`."""
 
     program: tuple[str, ...] = ("-m", "notif_relayd")
-    """Arguments of Python that run the daemon."""
+    """Arguments of the Python interpreter that run the daemon."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.directory = directory
@@ -140,32 +90,36 @@ class RunningRelay:
     def wait_ready(self) -> None:
         self.wait_notified("READY=1")
 
-    def wait_notified(self, text: str, patience: float = DEADLINE) -> str:
-        """Wait for a message to the service manager that has `text` in it."""
-        deadline = time.monotonic() + patience
-        while (left := deadline - time.monotonic()) > 0:
-            self._notify.settimeout(left)
+    def wait_notified(self, text: str, timeout: float = TIMEOUT) -> str:
+        """Wait for a message to the service manager that contains `text`, and return it."""
+        deadline = time.monotonic() + timeout
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._notify.settimeout(remaining)
             message = self._notify.recv(4096).decode()
             if text in message:
                 return message
-        raise TimeoutError(f"no {text} from the relay within {patience} s")
+        raise TimeoutError(f"no {text} from the relay within {timeout} s")
 
     def subscribe(self) -> Subscriber:
-        """A subscriber that gets whatever is sent from now on."""
+        """Return a subscriber that receives every record that is sent after this call."""
         before = self.status()["subscribers"]
         subscriber = Subscriber(self.public)
-        wait_until(lambda: self.status()["subscribers"] > before, "the subscriber is known")
+        wait_until(
+            lambda: self.status()["subscribers"] > before, "the relay has accepted the subscriber"
+        )
         return subscriber
 
     def produce(self) -> socket.socket:
         return connect(self.ingest)
 
-    def ask(self, method: str, **about: object) -> Any:
-        answer = self.ask_anything({"method": method, **about})
+    def request(self, method: str, **parameters: object) -> Any:
+        """Send a request to the control socket, and return the result, which is no error."""
+        answer = self.request_raw({"method": method, **parameters})
         assert "error" not in answer, answer
         return answer["result"]
 
-    def ask_anything(self, request: object) -> dict[str, Any]:
+    def request_raw(self, request: object) -> dict[str, Any]:
+        """Send any JSON value to the control socket, and return the answer."""
         with connect(self.control) as sock, sock.makefile("rwb") as stream:
             stream.write(json.dumps(request).encode() + b"\n")
             stream.flush()
@@ -174,7 +128,7 @@ class RunningRelay:
         return answer
 
     def status(self) -> dict[str, Any]:
-        status = self.ask("status")
+        status = self.request("status")
         assert isinstance(status, dict)
         return status
 
@@ -186,22 +140,22 @@ class RunningRelay:
         )
 
     def wait_logged(self, text: str) -> None:
-        """Wait until the log has this; it is written beside the relay."""
+        """Wait until the log, which a thread of the relay writes, contains `text`."""
         wait_until(lambda: text in self.log.read_text(), f"{text!r} is logged")
 
     def peak_memory(self) -> int:
-        """The most that was resident so far, in bytes."""
+        """Return the maximum resident set size of the relay so far, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = (each for each in status.splitlines() if each.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Terminate the relay with SIGTERM, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE)
+        return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
-        """Leave nothing behind, whatever has happened."""
+        """Kill the relay if it still runs, and copy its log to standard error."""
         kill(self.process)
         self._notify.close()
         sys.stderr.write(self.log.read_text())
@@ -209,6 +163,7 @@ class RunningRelay:
 
 @contextlib.contextmanager
 def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    """Run a relay that is ready, until the end of the block."""
     relay = RunningRelay(directory, *arguments)
     try:
         relay.wait_ready()
@@ -218,12 +173,15 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
 
 
 def quiet_environment() -> dict[str, str]:
-    """With eventlet, which only tests have installed, oslo.utils warns of it on Python 3.10."""
+    """Return an environment in which Python programs print no warnings.
+
+    With eventlet, which only tests install, oslo.utils warns about it on Python 3.10.
+    """
     return {**os.environ, "PYTHONWARNINGS": "ignore"}
 
 
-def run_daemon(*arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
-    """Run the daemon to its end, where it is expected to fail."""
+def run_daemon(*arguments: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that is expected to end by itself, and return its status and output."""
     return subprocess.run(
         [sys.executable, "-m", "notif_relayd", *arguments],
         capture_output=True,

@@ -19,9 +19,9 @@ def add_per_connection(parser: argparse.ArgumentParser) -> None:
 
 
 class ShowMetrics(CtlCommand):
-    """Print the relay's figures in the text format of Prometheus.
+    """Print the metrics in the text format of Prometheus.
 
-    The same over HTTP is what relayctl exporter serves.
+    relayctl exporter serves the same text over HTTP.
     """
 
     example = "relayctl metrics --output /var/lib/prometheus/node-exporter/notif-relayd.prom"
@@ -46,7 +46,7 @@ class ShowMetrics(CtlCommand):
                 write_to_textfile,
             )
 
-            from notif_relayctl.exposition import RelayCollector  # noqa: PLC0415
+            from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise not_installed(error) from None
         collector = RelayCollector(self.app.options.control_path, arguments.per_connection)

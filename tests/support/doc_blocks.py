@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of the documentation, in the order in which a reader comes upon them.
+"""The code blocks of the documentation, in their order, for the tests that execute them.
 
-Nothing is left out here: a block in a form that is not known would be one that nobody runs, and is
-an error.
+A block that the patterns here do not match is an error, because no test would execute it.
 """
 
 from __future__ import annotations
@@ -25,38 +24,41 @@ RST = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """What is to be typed, written or seen."""
+    """Commands to type, the content of a file, or expected output."""
 
     language: str
     text: str
     where: str
-    """A file, or a terminal other than the first; empty where it is not said."""
+    """Name of the file, or of a terminal other than the first; may be empty."""
 
     @property
     def lines(self) -> list[str]:
-        """The commands, without comments behind them."""
+        """The commands, without comments at the end of the line."""
         return [re.sub(r"\s{2,}#.*", "", line) for line in self.text.splitlines() if line.strip()]
 
 
 def tutorial() -> list[Block]:
-    """All of the tutorial."""
+    """Return all blocks of the tutorial."""
     page = (ROOT / "docs" / "tutorial.rst").read_text()
     blocks = [
         Block(each["language"], textwrap.dedent(each["text"]).strip() + "\n", each["caption"] or "")
         for each in RST.finditer(page)
     ]
     marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", page, re.MULTILINE)
-    assert len(blocks) == len(marked), "a block has a form that is not known"
+    assert len(blocks) == len(marked), "the pattern does not match every block"
     return blocks
 
 
 def readme() -> list[Block]:
-    """All of README.md. A file is the last one that the text before its block has named."""
+    """Return all blocks of README.md.
+
+    An `ini` block is the content of the file in /etc that the text names last before the block.
+    """
     page = (ROOT / "README.md").read_text()
     blocks = []
     for each in MARKDOWN.finditer(page):
         named = re.findall(r"`(/etc/[^`]+)`", page[: each.start()])
         where = named[-1] if each["language"] == "ini" else ""
         blocks.append(Block(each["language"], each["text"], where))
-    assert 2 * len(blocks) == page.count("```"), "a block has a form that is not known"
+    assert 2 * len(blocks) == page.count("```"), "the pattern does not match every block"
     return blocks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as Prometheus understands them, and Prometheus' own opinion of what we give it."""
+"""Parsing of Prometheus metrics, and checks of metrics and rules with promtool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.running import DEADLINE
+from support.waiting import TIMEOUT
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -22,19 +22,20 @@ PROMTOOL = shutil.which("promtool", path=f"{CHECKOUT}/.promtool:{os.environ['PAT
 REQUIRED = os.environ.get("NOTIF_RELAYD_PROMTOOL_TESTS") == "required"
 
 needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None and not REQUIRED, reason="there is no promtool; make test fetches it"
+    PROMTOOL is None and not REQUIRED, reason="promtool is missing; make test downloads it"
 )
 
 Samples = dict[tuple[str, ...], float]
-"""By name and, in the order of their names, the values of the labels."""
+"""Value by sample name and label values; the label values are in the order of the label names."""
 
 
 def families(text: str) -> list[Metric]:
+    """Parse the text format."""
     return list(text_string_to_metric_families(text))
 
 
 def samples(text: str) -> Samples:
-    """All samples, each of which is there only once."""
+    """Return all samples, and check that none occurs twice."""
     found = [
         ((sample.name, *(value for _, value in sorted(sample.labels.items()))), sample.value)
         for family in families(text)
@@ -45,21 +46,21 @@ def samples(text: str) -> Samples:
 
 
 def promtool(*arguments: str | os.PathLike[str], stdin: str = "") -> str:
-    """Run promtool, which has to be content; what it says."""
-    assert PROMTOOL is not None, "there is no promtool"
+    """Run promtool, which must succeed, and return its output."""
+    assert PROMTOOL is not None, "promtool is missing"
     done = subprocess.run(
         [PROMTOOL, *arguments],
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-def names(found: Iterable[Metric]) -> set[str]:
-    """The families' names as they stand in the text: a counter's with its ending."""
+def family_names(found: Iterable[Metric]) -> set[str]:
+    """Return the names of the families as in the text; those of counters end in `_total`."""
     return {each.name + {"counter": "_total"}.get(each.type, "") for each in found}
