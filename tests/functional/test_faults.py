@@ -154,5 +154,5 @@ def test_unexpected_error_is_logged_and_ends_the_relay(
         connect(relay.public).close()
         assert relay.process.wait(TIMEOUT) == 1
         log = relay.log.read_text()
-        assert "ended by an error that should not have happened" in log
+        assert "unhandled exception, exiting" in log
         assert "Function not implemented" in log

@@ -109,7 +109,7 @@ def test_dropped_log_lines_are_counted_in_the_log(
 
             def told() -> bool:
                 log.extend(os.read(reader, 1 << 20))
-                return b"lines of this log were dropped" in log
+                return b"log lines were dropped" in log
 
             wait_until(told, "the log tells that lines were dropped")
             assert b"relaying from" in log
