@@ -214,23 +214,20 @@ def test_only_steady_producers_use_the_fast_path(
     assert not steady
 
 
-def test_reused_descriptor_is_not_read_for_old_producer(
-    relay: PartialRelay,
-) -> None:
-    producer, client = relay.produce()
+def test_reused_descriptor_is_not_read_for_old_producer(relay: PartialRelay) -> None:
+    producer, _ = relay.produce()
     number = producer.socket.fileno()
     subscriber = relay.subscribe()
-    relay.intake.disconnect(producer)
-    client.close()
     with contextlib.ExitStack() as stack:
-        while (pair := connected_pair(stack))[0].fileno() != number:
-            pass
-        server, client = pair
-        seen: list[int] = []
-        relay.loop.watch(number, READ, seen.append)
+        server, client = connected_pair(stack)
+        relay.intake.disconnect(producer)
+        os.dup2(server.fileno(), number)
+        reused = stack.enter_context(socket.socket(fileno=number))
+        events: list[int] = []
+        relay.loop.watch(number, READ, events.append)
         client.send(RECORD)
         relay.run_once()
-        assert seen == [READ]
-        assert read_available(server) == RECORD
+        assert events == [READ]
+        assert read_available(reused) == RECORD
         relay.loop.forget(number)
     assert read_available(subscriber) == b""
