@@ -24,15 +24,21 @@ COMMANDS = {
     "complete": ("complete:Complete", "Print the bash completion of all commands and options"),
     "disconnect": ("commands:Disconnect", "End one connection; its program may connect again"),
     "doctor": ("doctor.command:Doctor", "Check the relay and its set-up, and suggest remedies"),
-    "exporter": ("exporter:Exporter", "Serve the metrics of the relay to Prometheus over HTTP"),
+    "exporter": (
+        "prometheus.exporter:Exporter",
+        "Serve the metrics of the relay to Prometheus over HTTP",
+    ),
     "help": ("command_table:Help", "Show the help of a command"),
-    "metrics": ("metrics:ShowMetrics", "Print the metrics in the text format of Prometheus"),
+    "metrics": (
+        "prometheus.metrics:ShowMetrics",
+        "Print the metrics in the text format of Prometheus",
+    ),
     "producers": ("commands:ListProducers", "List the connections of programs that send"),
     "send": ("send:Send", "Send notifications to the relay, as a service does"),
     "status": ("commands:ShowStatus", "Show the state and the counters of the relay"),
     "subscribers": ("commands:ListSubscribers", "List the connections of programs that read"),
     "tail": ("tail:Tail", "Show notifications as they arrive"),
-    "top": ("top:Top", "Show rates, connections and event types continuously"),
+    "top": ("top.command:Top", "Show rates, connections and event types continuously"),
     "watch": ("tail:Tail", "Show notifications as they arrive"),
 }
 """Module and class of each command below `PACKAGE`, and the first line of its help."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
+from notif_relayctl.top.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
 from support.private_socket import PrivateSocket, ProducerConnection
 from support.records import record
 

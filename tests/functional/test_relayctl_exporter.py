@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import Metric
 
-from notif_relayctl.exposition import RelayCollector
-from notif_relayctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from notif_relayctl.prometheus.exposition import RelayCollector
+from notif_relayctl.prometheus.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
 from support.prometheus import needs_promtool, promtool, samples
 from support.records import record
 from support.relay import RunningRelay, running_relay
@@ -177,18 +177,18 @@ def test_silent_and_closed_clients_block_no_scrape(relay: RunningRelay) -> None:
     assert "Traceback" not in exporter.log.read_text()
 
 
-def test_forty_concurrent_scrapes_are_answered(relay: RunningRelay) -> None:
+def test_as_many_concurrent_scrapes_as_allowed_are_answered(relay: RunningRelay) -> None:
     found: list[float] = []
     with exporting(relay.directory) as exporter:
         threads = [
             threading.Thread(target=lambda: found.append(samples(exporter.scrape())[UP]))
-            for _ in range(40)
+            for _ in range(MAX_CONNECTIONS)
         ]
         for each in threads:
             each.start()
         for each in threads:
             each.join(TIMEOUT)
-    assert found == [1.0] * 40
+    assert found == [1.0] * MAX_CONNECTIONS
 
 
 def test_sigterm_ends_it_with_status_0(relay: RunningRelay) -> None:

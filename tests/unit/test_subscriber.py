@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of those who read, where it can be looked at without a socket."""
+"""The current subscribers of a stream."""
 
 from __future__ import annotations
 

@@ -111,6 +111,11 @@ class RequestPacer:
         self._serve(number)
         self._buckets.take(uid, max(MIN_COST, time.thread_time() - before))
 
+    @property
+    def tracked_users(self) -> int:
+        """Number of users whose bucket is not full."""
+        return len(self._buckets)
+
     def _ready_at(self, uid: int, now: float) -> float:
         """Return the earliest time of the user's next request, which may be in the past."""
         available = self._buckets.available(uid, self._share, self._burst)

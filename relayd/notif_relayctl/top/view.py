@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from notif_relayctl import keys
-from notif_relayctl.traffic import Producer, Subscriber, Traffic
+from notif_relayctl.top import keys
+from notif_relayctl.top.traffic import Producer, Subscriber, Traffic
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 

@@ -46,7 +46,7 @@ class ShowMetrics(CtlCommand):
                 write_to_textfile,
             )
 
-            from notif_relayctl.exposition import RelayCollector  # noqa: PLC0415
+            from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise not_installed(error) from None
         collector = RelayCollector(self.app.options.control_path, arguments.per_connection)

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError, not_installed
-from notif_relayctl.metrics import add_per_connection
+from notif_relayctl.prometheus.metrics import add_per_connection
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
 DEFAULT_LISTEN = "127.0.0.1:9856"
@@ -46,8 +46,8 @@ class Exporter(CtlCommand):
     def take_action(self, arguments: argparse.Namespace) -> None:
         """Serve until a signal says that it is over."""
         try:
-            from notif_relayctl.exposition import RelayCollector  # noqa: PLC0415 - slow to import
-            from notif_relayctl.scraping import listen  # noqa: PLC0415
+            from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415 - slow to import
+            from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise not_installed(error) from None
         collector = RelayCollector(self.app.options.control_path, arguments.per_connection)

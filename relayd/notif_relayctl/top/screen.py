@@ -15,8 +15,8 @@ from rich.text import Text
 
 from notif_relayctl.durations import duration
 from notif_relayctl.formats import ABSENT
-from notif_relayctl.traffic import Rate
-from notif_relayctl.view import Frame, Order
+from notif_relayctl.top.traffic import Rate
+from notif_relayctl.top.view import Frame, Order
 from notif_relayd.escaping import printable
 
 KEYS = "q quit   tab other table   ←→ sort by column   r reverse"

@@ -23,7 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
-from notif_relayctl.exposition import RelayCollector
+from notif_relayctl.prometheus.exposition import RelayCollector
 from notif_relayd.escaping import printable
 
 PATH = "/metrics"

@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from notif_relayctl.busiest import Busiest
 from notif_relayctl.command import number, seconds
 from notif_relayctl.commands import Question
 from notif_relayctl.errors import CtlError, not_installed
-from notif_relayctl.keys import QUIT, Keys, unbuffered
-from notif_relayctl.traffic import Sample, between
-from notif_relayctl.view import Frame, View
+from notif_relayctl.top.busiest import Busiest
+from notif_relayctl.top.keys import QUIT, Keys, unbuffered
+from notif_relayctl.top.traffic import Sample, between
+from notif_relayctl.top.view import Frame, View
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 EVENT_TYPES = 10
@@ -69,7 +69,7 @@ class Top(Question):
             from rich.console import Console  # noqa: PLC0415 - slow to import
             from rich.live import Live  # noqa: PLC0415
 
-            from notif_relayctl.screen import page, whole_screen  # noqa: PLC0415
+            from notif_relayctl.top.screen import page, whole_screen  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise not_installed(error) from None
         terminal = sys.stdout.isatty()
