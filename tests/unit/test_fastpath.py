@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from notif_relayd import _native
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
