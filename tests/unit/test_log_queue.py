@@ -55,7 +55,7 @@ def test_failing_handler_does_not_stop_the_log(
         for text in ("one", "bad", "bad", "three", "four"):
             log.warning(text)
     assert handler.lines[:2] == ["one", "three"]
-    assert handler.lines[2].startswith("2 lines of this log were dropped")
+    assert handler.lines[2].startswith("2 log lines were dropped")
     assert handler.lines[3:] == ["four"]
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1
@@ -90,4 +90,4 @@ def test_argument_without_text_is_reported() -> None:
     handler = Lines()
     with log_through(handler) as log:
         log.warning("this is %s", Odd())
-    assert handler.lines == ["this is %s (its arguments cannot be shown: RuntimeError('odd'))"]
+    assert handler.lines == ["this is %s (cannot format its arguments: RuntimeError('odd'))"]

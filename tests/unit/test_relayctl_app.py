@@ -80,6 +80,7 @@ def test_status_imports_no_other_command() -> None:
     assert {name for name in loaded if name.startswith("notif_relayd.")} == {
         "notif_relayd.control",
         "notif_relayd.control.schema",
+        "notif_relayd.errors",
         "notif_relayd.escaping",
     }
     assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
