@@ -20,7 +20,6 @@ from notif_relayd.context import Context
 from notif_relayd.ingest.expensive_time import MIN_EXPENSIVE_TIME, ExpensiveTime
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
-from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
@@ -88,7 +87,7 @@ class Intake:
         read_size: int = READ_SIZE,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, context.loop.kernel.monotonic)
         self.producers: dict[int, Producer] = {}
         """By connection number."""
         self.steady: dict[int, Producer] = {}
@@ -102,11 +101,13 @@ class Intake:
         self.producer_gaps = ProducerGaps()
         self.read_size = read_size
         self._loop = context.loop
+        self._receive = context.loop.kernel.receive
+        self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
         self._max_record_size = max_record_size
-        self.validator = Validator(max_record_size)
+        self.validator = Validator(max_record_size, context.loop.kernel.thread_time)
         self.rules = self.validator.rules
         """What a plain valid record is, for the fast path."""
         self._publish = publish
@@ -117,7 +118,7 @@ class Intake:
         """Bytes of these lines."""
         self._partial_size = 0
         """Bytes of partial records of all producers."""
-        self._expensive_time = ExpensiveTime()
+        self._expensive_time = ExpensiveTime(context.loop.kernel.monotonic)
 
     def listen(self, listener: socket.socket) -> Acceptor:
         """Accept producers from a listening socket."""
@@ -181,22 +182,22 @@ class Intake:
         self, group: list[tuple[Producer, bytes]]
     ) -> tuple[bytes, list[RoutingKey]]:
         """Return the valid records of several producers, and their routing keys."""
-        verdict = self.validator.check(b"".join([lines for _, lines in group]))
+        verdict = self.validator.validate(b"".join([lines for _, lines in group]))
         if verdict.rejected:
             # The verdict does not name the producer, so the lines of each are validated again.
             return _join(starmap(self._validate, group))
-        self.producer_gaps.note(verdict.gaps)
+        self.producer_gaps.add(verdict.gaps)
         for producer, lines in group:
             producer.records += len(list(split(lines)))
         return verdict.records, verdict.routing_keys
 
     def _validate(self, producer: Producer, lines: bytes) -> tuple[bytes, list[RoutingKey]]:
         """Return the valid records of one producer, and their routing keys."""
-        verdict = self.validator.check(lines)
+        verdict = self.validator.validate(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
         if verdict.gaps:
-            self.producer_gaps.note(verdict.gaps)
+            self.producer_gaps.add(verdict.gaps)
         producer.records += len(verdict.routing_keys)
         return verdict.records, verdict.routing_keys
 
@@ -276,7 +277,7 @@ class Intake:
         self._partial_size -= producer.partial_size
         # Before `_reject`, which pauses a producer that is still connected.
         del self.producers[producer.id]
-        if producer.framer.torn:
+        if producer.framer.has_partial:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
@@ -288,7 +289,7 @@ class Intake:
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
         framer = Framer(self._max_record_size)
-        producer = Producer(number, connection, peer, framer, self.read_size)
+        producer = Producer(number, connection, peer, framer, self.read_size, self._monotonic())
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         if peer.uid in self._expensive_time.users:
@@ -315,7 +316,7 @@ class Intake:
                 self._pause(producer, seconds)
                 return False
         try:
-            data = ancillary.receive(producer.socket, producer.read_size)
+            data = self._receive(producer.socket, producer.read_size)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return False
@@ -358,7 +359,7 @@ class Intake:
 
     def _update_steady(self, producer: Producer) -> None:
         """Add a producer to the steady ones, or remove it."""
-        if producer.read_size == self.read_size and not producer.framer.within:
+        if producer.read_size == self.read_size and not producer.framer.within_line:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
@@ -366,13 +367,13 @@ class Intake:
     def _account_partial(self, producer: Producer) -> None:
         """Update what depends on the partial record of a producer."""
         framer = producer.framer
-        self._partial_size += framer.held - producer.partial_size
-        producer.partial_size = framer.held
+        self._partial_size += framer.partial_size - producer.partial_size
+        producer.partial_size = framer.partial_size
         if framer.skipping:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
-        if framer.given_up:
-            framer.given_up = 0
+        if framer.oversized:
+            framer.oversized = 0
             self._reject(producer, [Reason.TOO_LONG])
         if self._partial_size > MAX_PARTIAL_BYTES:
             self._reclaim_partial()

@@ -36,8 +36,8 @@ MAX_COMPARED = 2 * MAX_PATTERN_SIZE
 """Maximum number of characters of a field that patterns are compared with.
 
 Of a longer field, the first and the last `MAX_PATTERN_SIZE` characters are compared. A pattern
-without wildcards, or with a single star at its beginning or end, still gives the same result as with
-the whole field. Without this limit, one record could take seconds.
+without wildcards, or with a single star at its beginning or end, still gives the same result as
+with the whole field. Without this limit, one record could take seconds.
 """
 
 FILTER_COST = 2048
@@ -45,9 +45,9 @@ FILTER_COST = 2048
 patterns."""
 
 PATTERN_COST = 288
-"""Bytes charged for a pattern, in addition to its text: its entry in a dictionary that has just grown
-(120), its reference in the filter (8), and half of a bit set of 2048 filters (150), because only a
-pattern of at least two filters has a bit set of its own."""
+"""Bytes charged for a pattern, in addition to its text: its entry in a dictionary that has just
+grown (120), its reference in the filter (8), and half of a bit set of 2048 filters (150), because
+only a pattern of at least two filters has a bit set of its own."""
 
 SEARCH_COST = 2048
 """Bytes charged for a pattern that must be tried on each new value, instead of `PATTERN_COST`.

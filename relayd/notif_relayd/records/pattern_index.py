@@ -18,7 +18,7 @@ ANCHOR_SIZE = 3
 
 
 class PatternIndex:
-    """The patterns of all filters for one key. A set of filters is an integer with a bit for each."""
+    """The patterns of all filters for one key. Sets of filters are integers with a bit for each."""
 
     def __init__(self) -> None:
         self._any = 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat, takewhile
 from sys import getsizeof
@@ -41,20 +41,21 @@ secret, so a peer may choose filters whose bit sets have the same hash. This lim
 time of a look-up."""
 
 ENTRY_SIZE = 400
-"""Upper bound of the bytes of a remembered entry, without its characters and bits: the object headers
-of key and value (104), a tuple (56), and entries in two dictionaries that have just grown (120
-each)."""
+"""Upper bound of the bytes of a remembered entry, without its characters and bits: the object
+headers of key and value (104), a tuple (56), and entries in two dictionaries that have just grown
+(120 each)."""
 
 EVICTION_BATCH = 64
-"""Entries that are removed at a time: a dictionary finds its oldest entry by a walk over the slots of
-the entries that were removed before."""
+"""Entries that are removed at a time: a dictionary finds its oldest entry by a walk over the slots
+of the entries that were removed before."""
 
 SEARCHES_PER_MATCH = 4
 """Patterns that the index tries in the time that it takes to match one pattern directly."""
 
 SAMPLE = 16
-"""Number of records at the beginning of a batch that decide whether equal routing keys are looked up
-once. If many are equal, this takes a tenth of the time; otherwise, one and a half times as long."""
+"""Number of records at the beginning of a batch that decide whether equal routing keys are looked
+up once. If many are equal, this takes a tenth of the time; otherwise, it takes one and a half times
+as long."""
 
 GAP_BIT = 1
 """Bit of the filter that only gap records pass. A record with this bit passes every filter."""
@@ -105,8 +106,9 @@ class _Field(dict[str, int]):
     the first entries of `_older` have not occurred for the longest time.
     """
 
-    def __init__(self, key: str, slots: _Slots) -> None:
+    def __init__(self, key: str, slots: _Slots, thread_time: Callable[[], float]) -> None:
         self._key = key
+        self._thread_time = thread_time
         self._slots = slots
         self._index = PatternIndex()
         self._older: dict[str, tuple[int, int]] = {}
@@ -129,7 +131,7 @@ class _Field(dict[str, int]):
     def __missing__(self, value: str) -> int:
         if len(value) > MAX_COMPARED:
             return self[shortened(value)]
-        before = time.thread_time()
+        before = self._thread_time()
         text = comparable(self._key, value)
         known = self._older.pop(value, None)
         if known is None:
@@ -141,7 +143,7 @@ class _Field(dict[str, int]):
         self._size += _value_size(value, passed)
         if self._size > MAX_REMEMBERED_SIZE:
             self._evict()
-        self.seconds += time.thread_time() - before
+        self.seconds += self._thread_time() - before
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
@@ -245,11 +247,15 @@ def _numbers(bits: int) -> Iterator[int]:
 
 
 class Selector(Generic[T]):
-    """Finds the views that contain a record. Each view has a target, which is returned for it."""
+    """Finds the views that contain a record. Each view has a target, which is returned for it.
 
-    def __init__(self) -> None:
+    Args:
+        thread_time: returns the processor time of the thread in seconds.
+    """
+
+    def __init__(self, thread_time: Callable[[], float] = time.thread_time) -> None:
         self._slots = _Slots()
-        self._fields = tuple(_Field(key, self._slots) for key in KEYS)
+        self._fields = tuple(_Field(key, self._slots, thread_time) for key in KEYS)
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first filter gets `GAP_BIT`
 

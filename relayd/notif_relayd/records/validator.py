@@ -20,6 +20,7 @@ gap records with one event_type.
 
 import enum
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ from notif_relay.records import (
 from notif_relayd.records.framing import split
 
 RoutingKey = tuple[str, str, str]
-"""event_type, priority and publisher_id of a record; publisher_id is empty if it is not a string."""
+"""event_type, priority and publisher_id of a record; the last is empty if it is not a string."""
 
 try:
     from notif_relayd._native import routing_keys_of
@@ -92,9 +93,11 @@ class Validator:
 
     Args:
         limit: maximum size of a record in bytes, including its newline.
+        thread_time: returns the processor time of the thread in seconds.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, thread_time: Callable[[], float] = time.thread_time) -> None:
+        self._thread_time = thread_time
         self._limit = limit
         self.seconds = 0.0
         """Processor time, in seconds, of the lines that were decoded completely."""
@@ -111,8 +114,8 @@ class Validator:
                 # msgspec does not check the UTF-8 of fields that it skips.
                 if not lines.isascii():
                     lines.decode()
-                # Line by line: msgspec could decode the whole batch, but it would accept two objects
-                # on one line, and one object on two.
+                # Line by line: msgspec could decode the whole batch at once, but would accept two
+                # objects on one line, and one object on two.
                 routing_keys = list(map(_routing_key, map(_decode, split(lines))))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
@@ -147,9 +150,9 @@ class Validator:
             return Reason.NOT_UTF8
         result = _validate_quickly(line)
         if result is None:
-            before = time.thread_time()
+            before = self._thread_time()
             result = _validate_completely(line, gaps)
-            self.seconds += time.thread_time() - before
+            self.seconds += self._thread_time() - before
         return result
 
 
