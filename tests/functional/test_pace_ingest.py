@@ -180,11 +180,11 @@ def test_rejects_do_not_cause_rechecks_of_other_records(
     producers = [harness.connect() for _ in range(4)]
     harness.run_once()
     checked: list[bytes] = []
-    check = reading.validator.check
+    validate = reading.validator.validate
     monkeypatch.setattr(
         reading.validator,
-        "check",
-        lambda lines: (checked.append(lines), check(lines))[1],
+        "validate",
+        lambda lines: (checked.append(lines), validate(lines))[1],
     )
     good = record()
     for each in producers:
