@@ -50,10 +50,10 @@ def records(data: bytes) -> None:
     for start in range(0, len(stream), step):
         lines = splitter.feed(stream[start : start + step])
         if lines:
-            verdict = validator.check(lines)
+            verdict = validator.validate(lines)
             assert len(verdict.routing_keys) == verdict.records.count(b"\n")
             with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-                assert validator.check(lines) == verdict
+                assert validator.validate(lines) == verdict
             out += verdict.records
             rejected += len(verdict.rejected)
     *whole, tail = stream.split(b"\n")
@@ -65,7 +65,7 @@ def records(data: bytes) -> None:
     rest, skipping = splitter.save()
     assert rest == (b"" if skipping else tail)
     assert skipping == (len(tail) >= limit)
-    assert rejected + splitter.given_up - skipping == len(whole) - len(good)
+    assert rejected + splitter.oversized - skipping == len(whole) - len(good)
 
 
 def _is_record(line: bytes) -> bool:

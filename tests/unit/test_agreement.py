@@ -15,7 +15,7 @@ from notif_relay import Gap, Notification, records
 from notif_relay.records import own_event_type
 from notif_relay.stream import Stream
 from notif_relayd._native import routing_keys_of
-from notif_relayd.records.validator import Reason, Validator, Verdict
+from notif_relayd.records.validator import Reason, ValidatedBatch, Validator
 
 LIMIT = 1024 * 1024
 MESSAGE_ID = '"message_id": "00000000-0000-0000-0000-000000000000"'
@@ -25,12 +25,12 @@ LOG_DRIVER = (
 """A record in the shape whose event_type the library finds without decoding it."""
 
 
-def check(line: bytes) -> Verdict:
+def check(line: bytes) -> ValidatedBatch:
     """Return the verdict, and check that it is the same without the compiled module."""
     validator = Validator(LIMIT)
-    verdict = validator.check(line)
+    verdict = validator.validate(line)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert validator.check(line) == verdict
+        assert validator.validate(line) == verdict
     return verdict
 
 
@@ -155,7 +155,7 @@ def test_forged_event_type_is_rejected_in_any_place(
     forged, decoy = f'"{key}": "{spelling}{own}"', f'"event_type": "{other}"'
     for first, last in ((forged, decoy), (decoy, forged)):
         line = f'{{{MESSAGE_ID}, {first}, "priority": "WARN", {payload}, {last}{more}}}\n'.encode()
-        assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+        assert check(line) == ValidatedBatch(b"", [], [Reason.RESERVED], [])
         assert own_event_type(line) == ""
 
 

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relayd._native import routing_keys_of
-from notif_relayd.records.validator import Reason, RoutingKey, Validator, Verdict
+from notif_relayd.records.validator import Reason, RoutingKey, ValidatedBatch, Validator
 
 LIMIT = 4096
 
 
-def check(lines: bytes, limit: int = LIMIT) -> Verdict:
+def check(lines: bytes, limit: int = LIMIT) -> ValidatedBatch:
     """The verdict, which is the same without the compiled part."""
-    verdict = Validator(limit).check(lines)
+    verdict = Validator(limit).validate(lines)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert Validator(limit).check(lines) == verdict
+        assert Validator(limit).validate(lines) == verdict
     return verdict
 
 
@@ -203,7 +203,7 @@ def test_gap_records_are_reported(beside: bytes) -> None:
     ],
 )
 def test_malformed_gap_record_is_rejected(line: bytes) -> None:
-    assert check(line) == Verdict(b"", [], [Reason.MALFORMED_GAP], [])
+    assert check(line) == ValidatedBatch(b"", [], [Reason.MALFORMED_GAP], [])
     assert judged(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
 
 
@@ -231,7 +231,7 @@ def test_huge_number_as_required_field_is_rejected(field: str) -> None:
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
 def test_forged_gap_of_the_relay_is_not_reported(own: str) -> None:
     line = GOOD.replace(b"a.b", own.encode()) + b"\n"
-    assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+    assert check(line) == ValidatedBatch(b"", [], [Reason.RESERVED], [])
 
 
 def test_event_type_with_reserved_infix_is_accepted() -> None:
