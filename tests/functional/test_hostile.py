@@ -14,7 +14,7 @@ from support.hostile import PROGRAMS, hostile_program, subscribe_beside
 from support.records import record
 from support.relay import RunningRelay, running_relay
 
-RECORDS = 2000
+RECORDS = 1000
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 

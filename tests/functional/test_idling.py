@@ -151,7 +151,7 @@ def test_idle_relay_is_not_woken(directory: Path) -> None:
         wait_until_quiet(relay)
         pid = str(relay.process.pid)
         subprocess.run(
-            ["timeout", "--signal=INT", "10", "strace", "-c", "-f", "-o", calls, "-p", pid],
+            ["timeout", "--signal=INT", "5", "strace", "-c", "-f", "-o", calls, "-p", pid],
             check=False,
             capture_output=True,
         )

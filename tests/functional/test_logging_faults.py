@@ -18,7 +18,7 @@ from support.records import numbered_record
 from support.relay import RunningRelay, Subscriber, connect, run_daemon
 from support.waiting import TIMEOUT, wait_until
 
-NUMBER = 500
+NUMBER = 100
 
 
 @contextlib.contextmanager

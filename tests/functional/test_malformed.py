@@ -26,7 +26,7 @@ def sized(size: int, **fields: object) -> bytes:
 
 BAD = {
     "binary garbage": (bytes(range(256)) * 40 + b"\n", 41),
-    "no newline for 10 MiB": (b"x" * 10 * MIB + b"\n", 1),
+    "no newline for 3 MiB": (b"x" * 3 * MIB + b"\n", 1),
     "invalid UTF-8": (b'{"event_type":"a","priority":"b","payload":"\xc3\x28"}\n', 1),
     "arrays": (b"[1,2]\n[]\n[[{}]]\n", 3),
     "scalars": (b"1\nnull\ntrue\n", 3),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from notif_relayd import _native
 from notif_relayd.access.policy import Policy
 from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
@@ -37,7 +38,7 @@ class PartialRelay:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        fast_path = FastPath()
+        fast_path = FastPath(_native)
         self.loop = stack.enter_context(contextlib.closing(Loop(fast_path)))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})

@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd.access import request_pacer
 from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE, RequestPacer
 
 
@@ -17,19 +14,22 @@ class Schedule:
     """A simulated loop with a clock and a processor-time clock, and a pacer that uses them.
 
     Args:
-        monkeypatch: Replaces the clocks of the pacer.
         cost: Processor time of a request, in seconds.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0) -> None:
+    def __init__(self, cost: float = 0.0) -> None:
         self.now = 1000.0
         self.used = 0.0
-        clocks = SimpleNamespace(monotonic=lambda: self.now, thread_time=lambda: self.used)
-        monkeypatch.setattr(request_pacer, "time", clocks)
         self.served: list[int] = []
         self.cost = cost
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
-        self.pacer = RequestPacer(self.call_in, self._serve)
+        self.pacer = RequestPacer(self.call_in, self, self._serve)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.used
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         assert seconds >= 0
@@ -51,19 +51,14 @@ class Schedule:
         self.used += self.cost
 
 
-@pytest.fixture
-def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
-    return partial(Schedule, monkeypatch)
-
-
-def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule()
+def test_single_request_is_handled_at_once() -> None:
+    simulated = Schedule()
     assert not simulated.pacer.enter(1000, 1)
     assert simulated.served == [1]
 
 
-def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule()
+def test_requests_are_handled_at_an_interval() -> None:
+    simulated = Schedule()
     waits = [simulated.pacer.enter(1000, number) for number in range(4)]
     assert waits == [False, True, True, True]
     for number in range(1, 4):
@@ -72,10 +67,8 @@ def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) 
 
 
 @pytest.mark.parametrize("cost", [0.0, MIN_COST, 0.001, 0.02])
-def test_requests_of_a_user_keep_to_their_share(
-    schedule: Callable[..., Schedule], cost: float
-) -> None:
-    simulated = schedule(cost)
+def test_requests_of_a_user_keep_to_their_share(cost: float) -> None:
+    simulated = Schedule(cost)
     for number in range(10_000):
         simulated.pacer.enter(1000, number)
     simulated.advance(10.0)
@@ -84,8 +77,8 @@ def test_requests_of_a_user_keep_to_their_share(
     assert charged <= BURST + 10 * SHARE + max(cost, MIN_COST)
 
 
-def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule()
+def test_users_are_served_in_turn() -> None:
+    simulated = Schedule()
     for number in range(5):
         simulated.pacer.enter(1000, number)
     simulated.pacer.enter(1001, 100)
@@ -94,8 +87,8 @@ def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
     assert simulated.served == [0, 1, 100, 200]
 
 
-def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule(cost=2 * BURST)
+def test_exhausted_user_does_not_delay_others() -> None:
+    simulated = Schedule(cost=2 * BURST)
     for number in range(3):
         simulated.pacer.enter(1000, number)
     assert simulated.served == [0]
@@ -107,8 +100,8 @@ def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule])
     assert simulated.served[:3] == [0, 100, 1]
 
 
-def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule()
+def test_disconnected_subscriber_is_not_served() -> None:
+    simulated = Schedule()
     for number in range(3):
         simulated.pacer.enter(1000, number)
     simulated.pacer.leave(1000, 1)
@@ -119,8 +112,8 @@ def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]
     assert simulated.served == [0]
 
 
-def test_users_are_forgotten(schedule: Callable[..., Schedule]) -> None:
-    simulated = schedule()
+def test_users_are_forgotten() -> None:
+    simulated = Schedule()
     for uid in range(1000):
         simulated.pacer.enter(uid, uid)
         simulated.advance(1.0)

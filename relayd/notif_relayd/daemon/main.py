@@ -26,7 +26,7 @@ from notif_relayd.daemon.sockets import OpenSockets, open_sockets
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Manager, Relay
+from notif_relayd.relay import Manager, Platform, Relay
 from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM, Limits
 from notif_relayd.systemd.sdnotify import NotifySocket
 
@@ -112,7 +112,7 @@ def _relay(
             settings.policy,
             opened.sockets,
             Manager(notify, capacity, opened.inherited),
-            signals,
+            Platform(signals),
             RateLimitedLog(LOG),
         )
         LOG.info(
