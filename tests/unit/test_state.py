@@ -44,6 +44,7 @@ from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from simulation.simulator import Simulation
+from support.sockets import connected_pair
 
 GOLDEN = Path(__file__).with_name("state-2.bin")
 """Saved state of version 2, which every later relay must be able to read."""
@@ -292,11 +293,10 @@ def restore_and_publish(state: State) -> None:
         intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
-        for each in (*state.intake.producers, *state.fanout.subscribers):
-            client, server = (stack.enter_context(end) for end in socket.socketpair())
-            client.setblocking(False)
-            server.setblocking(False)
-            clients[each.id], servers[each.id] = client, server
+        ids_in_use = [each.id for each in state.intake.producers]
+        ids_in_use += [each.id for each in state.fanout.subscribers]
+        for number in ids_in_use:
+            clients[number], servers[number] = connected_pair(stack)
         intake.restore(state.intake, servers)
         fanout.restore(state.fanout, servers)
         fanout.publish(b"published\n", [("a.x", "INFO", "p1")])
