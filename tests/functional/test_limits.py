@@ -267,7 +267,7 @@ def test_changed_rules_apply_to_restored_connections(relay_with_rules: ManagedRe
         ("group = games", "", "has no group"),
         ("group = games", "group = no-such-group", "the group 'no-such-group' does not exist"),
         ("event_type = compute.*", f"event_type = {'x' * 300}", "longer than 256"),
-        ("event_type = compute.*, volume.*", "event_type =", "is no list of one or more"),
+        ("event_type = compute.*, volume.*", "event_type =", "is not a list of one or more"),
     ],
 )
 def test_invalid_rule_is_an_error(directory: Path, wrong: str, right: str, sentence: str) -> None:

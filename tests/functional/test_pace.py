@@ -289,10 +289,10 @@ def test_rejects_do_not_cause_rechecks_of_other_records(
     producers = [turns.connect() for _ in range(4)]
     turns.run_once()
     looked_at: list[bytes] = []
-    check = reading.validator.check
+    check = reading.validator.validate
     monkeypatch.setattr(
         reading.validator,
-        "check",
+        "validate",
         lambda lines: (looked_at.append(lines), check(lines))[1],
     )
     good = record()

@@ -84,7 +84,7 @@ class SelectorMachine(RuleBasedStateMachine):
         self.limits = pytest.MonkeyPatch()
         self.limits.setattr(module, "MAX_REMEMBERED_SIZE", 9000)
         self.limits.setattr(module, "MAX_TARGETS", 5)
-        self.limits.setattr(module, "EVICTED", 2)
+        self.limits.setattr(module, "EVICTION_BATCH", 2)
         self.selector: Selector[str] = Selector()
         self.members: dict[str, View] = {}
         self.number = 0

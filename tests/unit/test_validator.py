@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relayd._native import routing_keys_of
-from notif_relayd.records.validator import Reason, RoutingKey, Validator, Verdict
+from notif_relayd.records.validator import Reason, RoutingKey, ValidatedBatch, Validator
 
 LIMIT = 4096
 
 
-def check(lines: bytes, limit: int = LIMIT) -> Verdict:
-    """Return the verdict, and check that it is the same without the compiled module."""
-    verdict = Validator(limit).check(lines)
+def check(lines: bytes, limit: int = LIMIT) -> ValidatedBatch:
+    """Return the result, and check that it is the same without the compiled module."""
+    validated = Validator(limit).validate(lines)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert Validator(limit).check(lines) == verdict
-    return verdict
+        assert Validator(limit).validate(lines) == validated
+    return validated
 
 
 def plain(lines: bytes, limit: int = LIMIT) -> list[RoutingKey]:
@@ -30,8 +30,8 @@ def plain(lines: bytes, limit: int = LIMIT) -> list[RoutingKey]:
 
 def result(lines: bytes) -> tuple[bytes, int, list[Reason]]:
     """Return the accepted records, their number, and the reasons of the rejected ones."""
-    verdict = check(lines)
-    return verdict.records, len(verdict.routing_keys), verdict.rejected
+    validated = check(lines)
+    return validated.records, len(validated.routing_keys), validated.rejected
 
 
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
@@ -107,9 +107,9 @@ def test_bad_line_is_rejected_and_its_neighbours_are_kept(line: bytes, reason: R
 
 def test_split_and_joined_objects_are_both_rejected() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
-    verdict = check(lines)
-    assert (verdict.records, verdict.routing_keys) == (b"", [])
-    assert len(verdict.rejected) == 3
+    validated = check(lines)
+    assert (validated.records, validated.routing_keys) == (b"", [])
+    assert len(validated.rejected) == 3
 
 
 @pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
@@ -162,12 +162,12 @@ lines = (
 @given(st.lists(lines, max_size=6))
 def test_batch_verdict_equals_that_of_each_line(batch: list[bytes]) -> None:
     good = [line for line in batch if is_well_formed(line)]
-    verdict = check(b"".join(line + b"\n" for line in batch), 10**6)
-    assert verdict.records == b"".join(line + b"\n" for line in good)
-    assert [event_type for event_type, *_ in verdict.routing_keys] == [
+    validated = check(b"".join(line + b"\n" for line in batch), 10**6)
+    assert validated.records == b"".join(line + b"\n" for line in good)
+    assert [event_type for event_type, *_ in validated.routing_keys] == [
         json.loads(line)["event_type"] for line in good
     ]
-    assert len(verdict.rejected) == len(batch) - len(good)
+    assert len(validated.rejected) == len(batch) - len(good)
 
 
 GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,"reason":"%s"}}\n'
@@ -178,9 +178,9 @@ GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,
 )
 def test_gap_records_are_reported(beside: bytes) -> None:
     first, second = GAP % (b"1", b"relay_restarted"), GAP % (b"null", b"producer_congested")
-    verdict = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
-    assert verdict.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
-    assert verdict.records.count(b"notif_relayd.gap") == 2
+    validated = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
+    assert validated.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
+    assert validated.records.count(b"notif_relayd.gap") == 2
     assert check(GOOD + b"\n").gaps == []
 
 
@@ -203,7 +203,7 @@ def test_gap_records_are_reported(beside: bytes) -> None:
     ],
 )
 def test_malformed_gap_record_is_rejected(line: bytes) -> None:
-    assert check(line) == Verdict(b"", [], [Reason.MALFORMED_GAP], [])
+    assert check(line) == ValidatedBatch(b"", [], [Reason.MALFORMED_GAP], [])
     assert result(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
 
 
@@ -231,7 +231,7 @@ def test_huge_number_as_required_field_is_rejected(field: str) -> None:
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
 def test_forged_gap_of_the_relay_is_not_reported(own: str) -> None:
     line = GOOD.replace(b"a.b", own.encode()) + b"\n"
-    assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+    assert check(line) == ValidatedBatch(b"", [], [Reason.RESERVED], [])
 
 
 def test_event_type_with_reserved_infix_is_accepted() -> None:
