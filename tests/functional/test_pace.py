@@ -136,7 +136,7 @@ def test_accepting_pauses_after_each_refusal(
 ) -> None:
     """At the same moments for all sockets, so that fewer records have to wait."""
     breaks: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
+    clock = SimpleNamespace(monotonic=lambda: acceptor.REFUSAL_INTERVAL * 1000.25)
     use_clock(turns, monkeypatch, clock)
     turns.limits = ConnectionLimits("room", max_connections=2, per_user=2, rate=10_000)
     waiting = turns.intake()
@@ -151,7 +151,7 @@ def test_accepting_pauses_after_each_refusal(
         ended = [each for each in turns.opened[1:] if is_over(each)]
         assert len(ended) == sent_away
         assert len(waiting.producers) == 2
-    assert breaks == [pytest.approx(acceptor.BREAK * 0.75)] * 3
+    assert breaks == [pytest.approx(acceptor.REFUSAL_INTERVAL * 0.75)] * 3
 
 
 def is_over(connection: socket.socket) -> bool:

@@ -19,7 +19,7 @@ from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Subscriber, Subscription
-from notif_relayd.net.loop import NOT_NOW
+from notif_relayd.net.loop import TRANSIENT_ERRORS
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 
@@ -130,7 +130,7 @@ class RequestHandler:
         try:
             data = self._receive(subscriber.socket, subscriber.request.room)
         except OSError as error:
-            if error.errno in NOT_NOW:
+            if error.errno in TRANSIENT_ERRORS:
                 return True
             self._disconnect(subscriber)
             return False
