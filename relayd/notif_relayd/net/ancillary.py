@@ -45,8 +45,8 @@ MAX_DESCRIPTORS = 253
 """Maximum number of descriptors in one message: SCM_MAX_FD of the kernel."""
 
 MAX_CLOSING = 64
-"""Maximum number of connections that wait for the closing thread. While it is reached, no connection
-is accepted."""
+"""Maximum number of connections that wait for the closing thread; with more, no connection is
+accepted."""
 
 _READ_SIZE = 64 * 1024
 """Bytes of one read in the closing thread."""

@@ -112,8 +112,8 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     """
     if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=1):
         raise StartError(
-            f"the descriptor {plan.name!r} passed by systemd is not a listening Unix stream socket: "
-            f"set ListenStream= in its socket unit"
+            f"the descriptor {plan.name!r} passed by systemd is not a listening Unix stream "
+            f"socket: set ListenStream= in its socket unit"
         )
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
