@@ -157,7 +157,7 @@ class RequestHandler:
         subscriber.pending.fall_behind().insert(request.answer)
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
-        """Send the rest of the record in progress and then an error; then end the connection."""
+        """Send the remainder of the current record and an error, and then end the connection."""
         self._quota.release(subscriber.peer.uid, len(subscriber.request))
         subscriber.request.clear()
         cursor = subscriber.subscription.cursor or subscriber.fall_behind()
