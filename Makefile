@@ -26,8 +26,9 @@ PYTHONS ?= $(shell seq -f 3.%.0f 10 29)
 SUITE ?= trixie
 ROOTS = .debian/$(SUITE)
 
-# loadfile: the tests of a file run in one process and share the file's fixtures, such as the container.
-PYTEST ?= pytest -q -n 2 --dist loadfile
+# Three processes on two processors, because tests wait for about half of their time. loadfile: the tests of
+# a file run in one process and share the file's fixtures, such as the container.
+PYTEST ?= pytest -q -n 3 --dist loadfile
 
 # The load generator, and the fastest possible relay to compare with.
 LOAD = bench/build/load bench/build/limit

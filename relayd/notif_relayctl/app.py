@@ -8,8 +8,6 @@ through entry points, since nobody is to add any and a search costs every start.
 """
 
 import argparse
-import contextlib
-import io
 import os
 import signal
 import sys
@@ -23,6 +21,7 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
+from notif_relayd.errors import one_line, usage_errors
 from notif_relayd.escaping import printable
 
 BY_SIGNAL = 128
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         return status
     except CtlError as error:
         # It may quote arguments, records, or what something else than the relay has answered.
-        sys.stderr.write(f"{PROGRAM}: {printable(' '.join(str(error).split()))}\n")
+        sys.stderr.write(f"{PROGRAM}: {printable(one_line(error))}\n")
         return error.exit_status
     except KeyboardInterrupt as interrupt:
         # A command that has to tidy up makes one of another signal, with its number.
@@ -54,18 +53,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     relayctl = Relayctl()  # Commands write to the standard error that it finds now.
-    complaint = io.StringIO()
     try:
-        # Only here: a command's own messages would be lost, and kept in memory.
-        with contextlib.redirect_stderr(complaint):
+        # Not while the command runs: its own messages on standard error must be printed.
+        with usage_errors(lambda message: CtlError(f"{message}; see {PROGRAM} help")):
             command, parsed = relayctl.parse(arguments)
         return command.run(parsed)
-    except SystemExit as leaving:
-        if not leaving.code:
-            return 0
-        # argparse prints its usage before what is wrong.
-        wrong = complaint.getvalue().strip().rpartition("error: ")[2]
-        raise CtlError(f"{wrong}; see {PROGRAM} help") from None
+    except SystemExit as exiting:
+        if exiting.code:
+            raise
+        return 0
 
 
 class Relayctl(App):

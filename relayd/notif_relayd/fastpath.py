@@ -27,7 +27,7 @@ This module imports neither the intake nor the fan-out, and only the relay impor
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from notif_relayd.net import ancillary
@@ -89,8 +89,23 @@ class Sink(Protocol[_AnyRecipient]):
         """Publish a batch that has been sent to `recipients`, unless `results` is empty."""
 
 
+class Native(Protocol):
+    """The compiled module `_native`."""
+
+    MOST_SOCKETS: int
+    wait: Callable[..., tuple[float, Events, tuple[Any, bytes, list[RoutingKey], list[int]] | None]]
+
+
 class FastPath:
-    """A waiter for the loop that relays plain records while it waits."""
+    """A waiter for the loop that relays plain records while it waits.
+
+    Args:
+        native: the compiled module.
+    """
+
+    def __init__(self, native: Native) -> None:
+        self._wait = native.wait
+        self._max_recipients = native.MOST_SOCKETS
 
     def connect(self, source: Source[_Producer], sink: Sink[_AnyRecipient]) -> None:
         """Set the two ends; must be called before the loop waits for the first time."""
@@ -105,8 +120,8 @@ class FastPath:
             OSError: the descriptor is not an epoll.
         """
         source = self._source
-        recipients, threshold = self._sink.fast_recipients(_native.MOST_SOCKETS)
-        awake, events, relayed = _native.wait(
+        recipients, threshold = self._sink.fast_recipients(self._max_recipients)
+        awake, events, relayed = self._wait(
             epoll,
             seconds,
             source.steady,
@@ -132,4 +147,4 @@ def load() -> FastPath | None:
     if WHY_NOT:
         LOG.info("the compiled fast path is missing, records take longer: %s", WHY_NOT)
         return None
-    return FastPath()
+    return FastPath(_native)

@@ -9,7 +9,7 @@ data that has arrived, so under load many records share the cost of an iteration
 import itertools
 import logging
 import socket
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from notif_relayd import fastpath
@@ -20,10 +20,12 @@ from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
 from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.fastpath import FastPath
 from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import State, encode
-from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.intake import BATCH_SIZE, READ_SIZE, Intake
 from notif_relayd.net import ancillary
+from notif_relayd.net.kernel import SYSTEM, Kernel
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.loop_latency import LoopLatency
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -64,6 +66,20 @@ class Manager:
     """What the process before this one left with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The operating system below the relay; a simulation replaces all of it."""
+
+    signals: Signals
+    load_fast_path: Callable[[], FastPath | None] = fastpath.load
+    """Returns `None` if the fast path was not compiled."""
+    kernel: Kernel = SYSTEM
+    read_size: int = READ_SIZE
+    """Bytes of one read from a producer."""
+    batch_size: int = BATCH_SIZE
+    """Bytes that are collected before they are published within an iteration."""
+
+
 class Relay:
     """Serves three listening sockets until a signal says stop.
 
@@ -72,7 +88,7 @@ class Relay:
         policy: which subscribers may read which records.
         sockets: the listening sockets; they are closed by the caller.
         manager: the service manager.
-        signals: receives the signals to stop and to reload.
+        platform: the operating system below the relay.
         log: for warnings about peers that misbehave.
     """
 
@@ -82,13 +98,14 @@ class Relay:
         policy: Policy,
         sockets: Sockets,
         manager: Manager,
-        signals: Signals,
+        platform: Platform,
         log: RateLimitedLog,
     ) -> None:
         inherited = manager.inherited
-        self._signals = signals
-        fast_path = fastpath.load()
-        self._loop = Loop(fast_path)
+        self._signals = signals = platform.signals
+        self._monotonic = platform.kernel.monotonic
+        fast_path = platform.load_fast_path()
+        self._loop = Loop(fast_path, platform.kernel)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
         self._fdstore = FdStore(
@@ -103,7 +120,12 @@ class Relay:
             limits.max_filter_bytes_per_user,
         )
         self._intake = Intake(
-            context, limits.producers, limits.max_record_size, self._fanout.publish
+            context,
+            limits.producers,
+            limits.max_record_size,
+            self._fanout.publish,
+            platform.read_size,
+            platform.batch_size,
         )
         if fast_path is not None:
             fast_path.connect(self._intake, self._fanout)
@@ -114,6 +136,7 @@ class Relay:
             self._latency,
             printable_path(sockets.public.getsockname()),
             printable_path(sockets.ingest.getsockname()),
+            platform.kernel,
         )
         self._control = ControlServer(
             self._loop,
@@ -162,7 +185,7 @@ class Relay:
     def _run_once(self) -> None:
         awake = self._loop.run_once()
         self._intake.flush()
-        self._latency.add(time.monotonic() - awake)
+        self._latency.add(self._monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
         """End a connection for relayctl; return a description of it.
@@ -224,7 +247,7 @@ class Relay:
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
-            if not ancillary.protect(connection):
+            if not self._loop.kernel.protect(connection):
                 ancillary.discard(connection)
                 self._fdstore.close_connection(kind, number, connection)
             elif admission.allows(peer):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay or a socket in its place, for each test that wants one."""
+"""Fixtures of the functional tests: a directory, a relay, a private socket and scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.scripts import Scripts
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A short path, because a socket's path may have 107 bytes only."""
+    """Return a temporary directory with a short path: a socket's path has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="relay-") as path:
         yield Path(path)
 
@@ -29,13 +29,13 @@ def relay(directory: Path) -> Iterator[RunningRelay]:
 
 @pytest.fixture
 def private(directory: Path) -> Iterator[PrivateSocket]:
-    """A private socket that the test itself reads."""
+    """Return a private socket that the test itself reads."""
     with PrivateSocket(directory / "ingest.sock") as private:
         yield private
 
 
 @pytest.fixture
 def scripts() -> Iterator[Scripts]:
-    """Starts programs, and ends those that are left."""
+    """Return a starter of Python programs; programs that still run are killed afterwards."""
     with Scripts() as scripts:
         yield scripts

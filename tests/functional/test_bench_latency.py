@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of latencies record by record, with relays that are there without any peer."""
+"""Tests of bench/latency.py with relays that need no other software."""
 
 import re
 import subprocess
@@ -11,15 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def compare(*arguments: str, place: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_latency(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "bench" / "latency.py"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=place
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
 
 
 def test_ratios_refer_to_the_first_relay() -> None:
-    done = compare("notif-relayd", f"other={ROOT}", "asyncio", "--seconds", "0.3")
+    done = run_latency("notif-relayd", f"other={ROOT}", "asyncio", "--seconds", "0.3")
     assert done.returncode == 0, done.stderr
     _, *lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["notif-relayd", "other", "asyncio"]
@@ -37,7 +35,7 @@ def test_relay_of_the_named_checkout_is_started(path: str, tmp_path: Path) -> No
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise SystemExit('another one')")
-    done = compare(f"other={path.format(tmp_path)}", place=tmp_path)
+    done = run_latency(f"other={path.format(tmp_path)}", cwd=tmp_path)
     assert done.returncode != 0
     assert "does not listen: another one" in done.stderr
 
@@ -47,13 +45,13 @@ def test_checkout_without_compiled_module_is_refused(tmp_path: Path) -> None:
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
     (package / "_native.cpp").touch()
-    done = compare(f"other={tmp_path}")
+    done = run_latency(f"other={tmp_path}")
     assert done.returncode != 0
     assert "other: the compiled module is missing" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("Kafka",), "Unknown relay Kafka: use notif-relayd, C limit,"),
         (("other=/nowhere",), "other: /nowhere/handler is not a directory."),
@@ -63,8 +61,8 @@ def test_checkout_without_compiled_module_is_refused(tmp_path: Path) -> None:
         ((), "the following arguments are required: RELAY"),
     ],
 )
-def test_invalid_argument_is_reported(arguments: tuple[str, ...], said: str) -> None:
-    done = compare(*arguments)
+def test_invalid_argument_is_reported(arguments: tuple[str, ...], message: str) -> None:
+    done = run_latency(*arguments)
     assert done.returncode != 0
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

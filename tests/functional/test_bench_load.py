@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark's load, through real relays and through one that does what it should not."""
+"""Tests of the benchmark's load program with real relays and with a faulty one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from compare.peers import ALTERNATIVES, LIMIT, RELAY, Peer, running
 from notif_relay import records
 from support.waiting import TIMEOUT
 
-WHILE_JOINING = 100
-"""Records after which everybody has joined."""
+STARTUP_RECORDS = 100
+"""Number of records after which every producer and subscriber takes part."""
 
-COUNTED = Work(count=400, warm_up=0, window=64 * 1024)
+LOAD = Work(count=400, warm_up=0, window=64 * 1024)
 
 pytestmark = pytest.mark.skipif(
     not load.PROGRAM.exists(), reason="make bench/build/load has not been called"
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("peer", [RELAY, LIMIT, ALTERNATIVES[-1]], ids=lambda peer: peer.name)
 def test_every_subscriber_gets_every_record(peer: Peer) -> None:
-    # Long enough for the kernel to take note of processor time, which it does at each of its ticks.
-    work = replace(COUNTED, count=20_000, producers=3, subscribers=5)
+    # The kernel accounts for processor time at its ticks, so the load must last longer than one.
+    work = replace(LOAD, count=20_000, producers=3, subscribers=5)
     with running(peer) as relay:
         measured = relay.measure(work)
     assert measured.sent == work.count
@@ -47,15 +47,15 @@ def test_every_alternative_relays_the_load(peer: Peer) -> None:
     if peer.missing():
         pytest.skip(peer.missing())
     with running(peer) as relay:
-        measured = relay.measure(replace(COUNTED, size=8192, window=1 << 20, subscribers=3))
-    assert measured.delivered == COUNTED.count * 3
+        measured = relay.measure(replace(LOAD, size=8192, window=1 << 20, subscribers=3))
+    assert measured.delivered == LOAD.count * 3
     assert peer.version() != "?"
 
 
 def test_stalled_subscribers_are_not_counted() -> None:
     with running(RELAY) as relay:
-        measured = relay.measure(replace(COUNTED, stalled=3))
-    assert measured.delivered == COUNTED.count
+        measured = relay.measure(replace(LOAD, stalled=3))
+    assert measured.delivered == LOAD.count
 
 
 def test_every_record_at_a_rate_is_a_latency_sample() -> None:
@@ -66,7 +66,13 @@ def test_every_record_at_a_rate_is_a_latency_sample() -> None:
 
 
 class Repeater:
-    """A relay for one producer and one subscriber, which passes on what `change` makes of it."""
+    """A relay for one producer and one subscriber that forwards each line as `change` returns it.
+
+    Args:
+        directory: where the sockets are created.
+        change: called with each line and its number; returns the bytes to forward.
+        piece: maximum number of bytes for each send.
+    """
 
     def __init__(self, directory: Path, change: Callable[[bytes, int], bytes], piece: int) -> None:
         self._paths = [str(directory / name) for name in ("ingest", "public")]
@@ -118,15 +124,16 @@ def test_gap_records_are_counted_separately_however_split(
     def with_gaps(line: bytes, number: int) -> bytes:
         return records.gap(number, "slow_subscriber") * (number % 3) + line
 
-    measured = repeat(with_gaps, COUNTED, piece)
-    assert measured.delivered == COUNTED.count
-    # Two, none, one, two … from the second record on: the first is what it is joined with.
-    assert abs(measured.asides - COUNTED.count) <= 3
+    measured = repeat(with_gaps, LOAD, piece)
+    assert measured.delivered == LOAD.count
+    # From the second record on, 2, 0, 1, 2 … gap records are added. The first record only marks
+    # the start.
+    assert abs(measured.asides - LOAD.count) <= 3
 
 
 def test_missing_records_are_counted_as_lost(repeat: Callable[..., Measured]) -> None:
     def without_some(line: bytes, number: int) -> bytes:
-        return line if number % 10 != 5 or number < WHILE_JOINING else b""
+        return line if number % 10 != 5 or number < STARTUP_RECORDS else b""
 
     measured = repeat(without_some, Work(window=8 * 1024, warm_up=0, seconds=1.0))
     assert measured.lost > 0
@@ -136,10 +143,10 @@ def test_missing_records_are_counted_as_lost(repeat: Callable[..., Measured]) ->
 
 def test_unterminated_data_is_an_error(repeat: Callable[..., Measured]) -> None:
     with pytest.raises(LoadError, match="neither a record nor a line"):
-        repeat(lambda line, _: line.replace(b"\n", b" "), COUNTED)
+        repeat(lambda line, _: line.replace(b"\n", b" "), LOAD)
 
 
 def test_missing_relay_is_an_error(tmp_path: Path) -> None:
-    nobody = str(tmp_path / "nobody")
+    missing = str(tmp_path / "missing")
     with pytest.raises(LoadError, match="No such file"):
-        load.measure(wire.plain(record(1024)), nobody, nobody, 0, COUNTED)
+        load.measure(wire.plain(record(1024)), missing, missing, 0, LOAD)

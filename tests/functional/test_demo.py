@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration shows what it promises, notices what is wrong, and leaves nothing behind."""
+"""Tests of the demonstration: its output, its error detection and its cleanup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Demo:
-    """One run, whose temporary files, and processes, can be told from all others."""
+    """One run, identified by the value of TMPDIR in the environment of its processes."""
 
     def __init__(self, directory: Path, path: str) -> None:
         self._directory = directory
@@ -37,15 +37,15 @@ class Demo:
         for line in self.process.stdout:
             if text in line:
                 return
-        raise AssertionError(f"it never says {text!r}")
+        raise AssertionError(f"the output does not contain {text!r}")
 
     def finish(self) -> tuple[int, str, str]:
-        """Exit status, output and complaints, once it is over."""
-        output, complaints = self.process.communicate(timeout=TIMEOUT)
-        return self.process.returncode, output, complaints
+        """Wait for the end; return the exit status, stdout and stderr."""
+        output, errors = self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode, output, errors
 
     def remains(self) -> list[str]:
-        """What is left of it: files, and processes that have its temporary directory."""
+        """Return the remaining files, and the command lines of the remaining processes."""
         mark = b"TMPDIR=" + os.fsencode(self._directory)
         processes = []
         for environ in Path("/proc").glob("[0-9]*/environ"):
@@ -67,8 +67,8 @@ def demo(directory: Path, path: str | None = None) -> Iterator[Demo]:
 
 def test_demo_relays_300_notifications(directory: Path) -> None:
     with demo(directory) as running:
-        exit_status, output, complaints = running.finish()
-        assert (exit_status, complaints) == (0, "")
+        exit_status, output, errors = running.finish()
+        assert (exit_status, errors) == (0, "")
         assert running.remains() == []
     assert "has received all 300 notifications" in output
     for event_type in ("compute.instance.create.end", "volume.attach.end", "port.create.end"):
@@ -79,18 +79,18 @@ def test_demo_relays_300_notifications(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["1.", "2.", "3.", "$ python docs/examples/demo/services.py", "5."]
+    "step", ["1.", "2.", "3.", "$ python docs/examples/demo/services.py", "5."]
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_demo_removes_files_and_processes(
-    directory: Path, moment: str, number: signal.Signals
+    directory: Path, step: str, number: signal.Signals
 ) -> None:
     with demo(directory) as running:
-        running.wait_for(moment)
+        running.wait_for(step)
         running.process.send_signal(number)
-        exit_status, _, complaints = running.finish()
+        exit_status, _, errors = running.finish()
         assert exit_status == 130
-        assert complaints == "Interrupted; everything is stopped and removed.\n"
+        assert errors == "Interrupted; everything is stopped and removed.\n"
         assert running.remains() == []
 
 
@@ -106,8 +106,8 @@ def test_demo_exits_silently_when_stdout_is_closed(directory: Path) -> None:
 
 def test_missing_nc_is_reported(directory: Path) -> None:
     with demo(directory, path="") as running:
-        exit_status, _, complaints = running.finish()
-        assert (exit_status, complaints) == (1, "The demonstration failed: nc is not installed\n")
+        exit_status, _, errors = running.finish()
+        assert (exit_status, errors) == (1, "The demonstration failed: nc is not installed\n")
         assert running.remains() == []
 
 
@@ -115,15 +115,15 @@ def test_error_of_the_relay_is_quoted(directory: Path) -> None:
     too_long = directory / ("x" * 100)
     too_long.mkdir()
     with demo(too_long) as running:
-        exit_status, _, complaints = running.finish()
+        exit_status, _, errors = running.finish()
         assert exit_status == 1
-        assert complaints.startswith("The demonstration failed: the relay has exited: ")
-        assert "use a shorter public path" in complaints
+        assert errors.startswith("The demonstration failed: the relay has exited: ")
+        assert "use a shorter public path" in errors
         assert running.remains() == []
 
 
 @pytest.mark.parametrize(
-    ("filtered", "complaint"),
+    ("nc_filter", "error"),
     [
         ("head -n 100", "nc has received 100 of 300 notifications"),
         ("sed -u s/web-7/web-8/", "nc and subscriber.py have not received the same"),
@@ -131,13 +131,13 @@ def test_error_of_the_relay_is_quoted(directory: Path) -> None:
     ],
 )
 def test_missing_or_altered_records_are_detected(
-    directory: Path, tmp_path: Path, filtered: str, complaint: str
+    directory: Path, tmp_path: Path, nc_filter: str, error: str
 ) -> None:
     nc = tmp_path / "nc"
-    nc.write_text(f'#!/bin/sh\n/usr/bin/env PATH={os.environ["PATH"]} nc "$@" | {filtered}\n')
+    nc.write_text(f'#!/bin/sh\n/usr/bin/env PATH={os.environ["PATH"]} nc "$@" | {nc_filter}\n')
     nc.chmod(0o755)
     with demo(directory, path=f"{tmp_path}:{os.environ['PATH']}") as running:
-        exit_status, _, complaints = running.finish()
-        assert (exit_status, complaints) == (1, f"The demonstration failed: {complaint}\n")
-        # The wrapped nc is not the demonstration's own process, but ends with the relay.
-        wait_until(lambda: not running.remains(), "nothing is left")
+        exit_status, _, errors = running.finish()
+        assert (exit_status, errors) == (1, f"The demonstration failed: {error}\n")
+        # The wrapped nc is not a child of the demonstration; it ends when the relay disconnects it.
+        wait_until(lambda: not running.remains(), "all files and processes are gone")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links between files lead somewhere; within docs/ Sphinx sees to that."""
+"""Check the links of the Markdown files; Sphinx checks those in docs/."""
 
 from __future__ import annotations
 

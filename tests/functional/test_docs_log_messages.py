@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page about log messages has every message that the daemon has, and no other."""
+"""Check that the page about log messages lists exactly the daemon's messages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SOURCES = sorted((ROOT / "relayd" / "notif_relayd").rglob("*.py"))
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 BUILT_ELSEWHERE = {"_usual_group", "_notice"}
-"""Functions that make a message which is not written where it is logged."""
+"""Functions that return the format of a message, which is logged elsewhere."""
 
 
 def template(text: ast.expr) -> str:
-    """A constant as it is, and an f-string with %s for what it puts in."""
+    """Return the text of a string constant or f-string, with %s for each inserted value."""
     match text:
         case ast.Constant(value=str(constant)):
             return constant
@@ -43,7 +43,7 @@ def messages(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and is_logging(node):
             message = template(node.args[0])
-            assert message, f"a message that nobody can look up: {ast.unparse(node)}"
+            assert message, f"the message is not a literal: {ast.unparse(node)}"
             if message != "%s":
                 yield message
         elif isinstance(node, ast.FunctionDef) and node.name in BUILT_ELSEWHERE:

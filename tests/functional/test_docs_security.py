@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each protection that the security pages promise names tests, and these exist."""
+"""Check that each protection on the security pages names tests, and that these exist."""
 
 from __future__ import annotations
 

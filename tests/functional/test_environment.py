@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odd environment variables of a service manager: one clear line or a warning, no traceback."""
+"""Invalid environment variables of a service manager cause one error line or a warning."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, "-m", "notif_relayd", "--runtime-dir", sys.argv[1]])
 """
-"""Starts the daemon as the process that LISTEN_PID names."""
+"""Program that starts the daemon with LISTEN_PID set to its process ID."""
 
 
 @contextlib.contextmanager
 def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
-    """A relay with such an environment, which serves all the same."""
+    """Run a relay with these environment variables; check that it relays and stops cleanly."""
     relay = RunningRelay.__new__(RunningRelay)
     relay.public = directory / "notifications.sock"
     relay.ingest = directory / "ingest.sock"
@@ -103,7 +103,7 @@ def test_short_watchdog_interval_causes_few_wakeups(directory: Path) -> None:
             before = switches()
             for _ in range(3):
                 assert b"WATCHDOG=1" in manager.recv(4096)
-            # It sleeps between two of them, and is not woken a thousand times.
+            # A watchdog interval of 1 µs must not wake the relay thousands of times.
             assert switches() - before < 100
 
 
@@ -120,7 +120,7 @@ def test_short_watchdog_interval_causes_few_wakeups(directory: Path) -> None:
 def test_invalid_passed_descriptors_are_a_one_line_error(
     directory: Path, environment: dict[str, str]
 ) -> None:
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", AS_SYSTEMD, os.fspath(directory)],
         env={**os.environ, **environment},
         capture_output=True,
@@ -128,10 +128,10 @@ def test_invalid_passed_descriptors_are_a_one_line_error(
         timeout=TIMEOUT,
         check=False,
     )
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert "LISTEN_FDS=" in ended.stderr
-    assert "leave these variables to systemd" in ended.stderr
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "LISTEN_FDS=" in result.stderr
+    assert "leave these variables to systemd" in result.stderr
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real relay whose system calls fail, for real, as strace has them fail: nothing is lost.
+"""A real relay loses nothing when system calls fail; strace injects the errors.
 
-What a call may do that strace cannot cause, such as to take a part, is simulated in tests/unit.
+Effects that strace cannot cause, such as a partial send, are tested in tests/simulation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs st
 
 @contextlib.contextmanager
 def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[None]:
-    """Have some of the relay's calls fail."""
+    """Make calls of the relay fail.
+
+    Args:
+        relay: the relay to attach strace to.
+        call: name of the system call.
+        error: name of the error.
+        when: which calls fail; see `inject` in strace(1).
+    """
     log = relay.directory / "strace.log"
     strace = subprocess.Popen(
         [
@@ -40,16 +47,18 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
     )
     try:
         assert strace.stderr is not None
-        said = strace.stderr.readline()
-        if "Operation not permitted" in said:
+        done = strace.stderr.readline()
+        if "Operation not permitted" in done:
             pytest.skip("strace may not attach to another process here")
-        assert "attached" in said
+        assert "attached" in done
         yield
         assert f"{error} " in log.read_text()
         assert "(INJECTED)" in log.read_text()
-        # Let go in the middle of a call that is made to fail, it would fail for good (ENOSYS).
+        # If strace detached during a call that it makes fail, the call would end with ENOSYS.
         stat = Path(f"/proc/{relay.process.pid}/stat")
-        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it sleeps")
+        wait_until(
+            lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "the relay sleeps"
+        )
     finally:
         strace.terminate()
         strace.communicate(timeout=TIMEOUT)
@@ -67,7 +76,7 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         ("recvfrom", "EINTR", "1+2"),
         ("recvfrom", "EAGAIN", "1+2"),
         ("recvfrom", "ENOMEM", "1+3"),
-        # Not every other: that would be each of those that do not sleep, which no signal can end.
+        # Not 1+2: the failing calls would be those that do not sleep, which no signal interrupts.
         ("epoll_wait", "EINTR", "1+3"),
     ],
 )
@@ -78,7 +87,7 @@ def test_temporary_call_failure_loses_no_record(
         relay.wait_status(producers=1)
         with failing(relay, call, error, when):
             expected = [numbered_record(number) for number in range(NUMBER)]
-            # Read only when everything is sent, so that they fall behind and catch up, too.
+            # The subscribers read only after all records are sent, so they fall behind first.
             sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
             sending.start()
             sending.join(TIMEOUT)
@@ -92,7 +101,7 @@ def test_temporary_call_failure_loses_no_record(
 
 @pytest.mark.parametrize(("error", "when"), [("EAGAIN", "1+2"), ("ENOMEM", "2+3")])
 def test_sendfile_failure_loses_no_record(relay: RunningRelay, error: str, when: str) -> None:
-    """What many subscribers get at once goes by a call of its own."""
+    """Records for many subscribers at once are sent with sendfile()."""
     expected = [numbered_record(number, size=8192) for number in range(200)]
     with contextlib.ExitStack() as stack:
         subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MIN_SHARED_SOCKETS)]
@@ -107,7 +116,7 @@ def test_sendfile_failure_loses_no_record(relay: RunningRelay, error: str, when:
 
 
 def test_records_are_copied_where_sendfile_is_forbidden(tmp_path: Path) -> None:
-    """As in a sandbox that does not know the call."""
+    """A sandbox may forbid the call."""
     program = (
         "import logging; logging.basicConfig(level=logging.INFO);"
         "from notif_relayd.fanout.shared_pages import SharedPages; SharedPages()"
@@ -117,8 +126,8 @@ def test_records_are_copied_where_sendfile_is_forbidden(tmp_path: Path) -> None:
         *("-e", "trace=sendfile", "-e", "inject=sendfile:error=EPERM"),
         *(sys.executable, "-c", program),
     ]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    assert "records are copied for each: [Errno 1]" in said.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    assert "records are copied for each subscriber: [Errno 1]" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -132,7 +141,7 @@ def test_records_are_copied_where_sendfile_is_forbidden(tmp_path: Path) -> None:
 def test_accept_failure_does_not_disturb_other_peers(
     relay: RunningRelay, call: str, error: str
 ) -> None:
-    """The first one fails; the door opens again by itself."""
+    """The first call fails; the relay accepts connections again after a pause."""
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_status(producers=1)
         with failing(relay, call, error, "1"):
@@ -143,7 +152,7 @@ def test_accept_failure_does_not_disturb_other_peers(
             if lines == [numbered_record(0)]:
                 lines.append(subscriber.line())
             assert lines[-1] == numbered_record(1)
-        wait_until(lambda: relay.status()["producers"] == 1, "the door is open")
+        wait_until(lambda: relay.status()["producers"] == 1, "connections are accepted")
         assert relay.stop() == 0
 
 
@@ -154,5 +163,5 @@ def test_unexpected_error_is_logged_and_ends_the_relay(
         connect(relay.public).close()
         assert relay.process.wait(TIMEOUT) == 1
         log = relay.log.read_text()
-        assert "ended by an error that should not have happened" in log
+        assert "unhandled exception, exiting" in log
         assert "Function not implemented" in log

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscribers that ask for some records get those, all of them, from the answer on."""
+"""After the answer to its request, a subscriber gets all matching records and no others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.relay import RunningRelay, Subscriber, running_relay
 MIB = 1024 * 1024
 
 
-def ask(subscriber: Subscriber, **wanted: list[str]) -> None:
+def send_request(subscriber: Subscriber, **wanted: list[str]) -> None:
     subscriber.socket.sendall(json.dumps({"filter": wanted}).encode() + b"\n")
 
 
-def answered(subscriber: Subscriber) -> dict[str, Any]:
-    """Read up to the answer, which says what is in force."""
+def read_answer(subscriber: Subscriber) -> dict[str, Any]:
+    """Read up to the answer; return the filter that it states."""
     while True:
         notification = subscriber.notification()
         if notification["event_type"] == "notif_relayd.subscribed":
@@ -36,8 +36,8 @@ def answered(subscriber: Subscriber) -> dict[str, Any]:
 def test_only_matching_records_are_delivered(relay: RunningRelay) -> None:
     with relay.subscribe() as some, relay.subscribe() as all_, relay.produce() as producer:
         wanted = {"event_type": ["compute.*"], "priority": ["error", "WARN"]}
-        ask(some, **wanted)
-        assert answered(some) == wanted
+        send_request(some, **wanted)
+        assert read_answer(some) == wanted
         lines = [
             record(f"{service}.{number}", priority, number=number)
             for number in range(50)
@@ -63,8 +63,8 @@ def test_request_replaces_filter_and_empty_one_removes_it(
             ({"publisher_id": ["x"]}, []),
             ({"event_type": ["[bc]"]}, ["b", "c"]),
         ):
-            ask(subscriber, **wanted)
-            assert answered(subscriber) == wanted
+            send_request(subscriber, **wanted)
+            assert read_answer(subscriber) == wanted
             producer.sendall(record("a") + record("b") + record("c"))
             assert [subscriber.notification()["event_type"] for _ in expected] == expected
 
@@ -72,9 +72,9 @@ def test_request_replaces_filter_and_empty_one_removes_it(
 def test_requests_sent_at_once_are_answered_in_order(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for name in "abcd":
-            ask(subscriber, event_type=[name])
+            send_request(subscriber, event_type=[name])
         for name in "abcd":
-            assert answered(subscriber) == {"event_type": [name]}
+            assert read_answer(subscriber) == {"event_type": [name]}
         producer.sendall(record("a") + record("d"))
         assert subscriber.line() == record("d")
 
@@ -83,14 +83,14 @@ def test_request_may_arrive_byte_by_byte(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         for byte in b'{"filter": {"event_type": ["a"]}}\n':
             subscriber.socket.sendall(bytes([byte]))
-        assert answered(subscriber) == {"event_type": ["a"]}
+        assert read_answer(subscriber) == {"event_type": ["a"]}
 
 
 def test_request_of_maximum_size_is_accepted(relay: RunningRelay) -> None:
     request = b'{"filter": {}}'.ljust(64 * 1024 - 1) + b"\n"
     with relay.subscribe() as subscriber:
         subscriber.socket.sendall(request)
-        assert answered(subscriber) == {}
+        assert read_answer(subscriber) == {}
         subscriber.socket.sendall(b" " + request)
         assert "longer than 65536 bytes" in subscriber.notification()["payload"]
 
@@ -98,7 +98,7 @@ def test_request_of_maximum_size_is_accepted(relay: RunningRelay) -> None:
 def test_no_matching_record_is_missing_after_the_answer(
     relay: RunningRelay,
 ) -> None:
-    """Records flow all the time; numbers tell whether one is missing."""
+    """Records are sent continuously; their numbers show whether one is missing."""
     stop = threading.Event()
     with relay.produce() as producer:
 
@@ -113,8 +113,8 @@ def test_no_matching_record_is_missing_after_the_answer(
         try:
             for _ in range(50):
                 with Subscriber(relay.public) as subscriber:
-                    ask(subscriber, event_type=["kind.1"])
-                    answered(subscriber)
+                    send_request(subscriber, event_type=["kind.1"])
+                    read_answer(subscriber)
                     numbers = [subscriber.notification()["number"] for _ in range(30)]
                     assert numbers == list(range(numbers[0], numbers[0] + 90, 3))
                     assert numbers[0] % 3 == 1
@@ -131,11 +131,11 @@ def test_backlog_is_delivered_before_the_answer(
         producer.sendall(b"".join(before))
         relay.wait_status(records_received=3000)
         assert relay.request("subscribers")[0]["lag"] > 0
-        ask(subscriber, event_type=["wanted"])
-        ask(subscriber, event_type=["wanted", "as well"])
+        send_request(subscriber, event_type=["wanted"])
+        send_request(subscriber, event_type=["wanted", "as well"])
         assert subscriber.lines(3000) == before
-        assert answered(subscriber) == {"event_type": ["wanted"]}
-        assert answered(subscriber) == {"event_type": ["wanted", "as well"]}
+        assert read_answer(subscriber) == {"event_type": ["wanted"]}
+        assert read_answer(subscriber) == {"event_type": ["wanted", "as well"]}
         producer.sendall(numbered_record(1) + record("as well"))
         assert subscriber.line() == record("as well")
         relay.wait_status(ring_bytes=0, records_dropped=0, records_delivered=3001)
@@ -147,8 +147,8 @@ def test_gap_records_count_only_matching_records(directory: Path) -> None:
         relay.subscribe() as slow,
         relay.produce() as producer,
     ):
-        ask(slow, event_type=["wanted"])
-        answered(slow)
+        send_request(slow, event_type=["wanted"])
+        read_answer(slow)
         number = 20_000
         for each in range(number):
             kind = "wanted" if each % 4 == 0 else "other"
@@ -168,7 +168,7 @@ def test_gap_records_count_only_matching_records(directory: Path) -> None:
 
 
 def test_ring_size_limits_all_filters_together(directory: Path) -> None:
-    """Two that do not read, with filters of their own: the limit is for both together."""
+    """Two subscribers with different filters do not read; the limit applies to both together."""
     limit = 2 * MIB
     with (
         running_relay(directory, "--relayd-ring_size", str(limit)) as relay,
@@ -178,8 +178,8 @@ def test_ring_size_limits_all_filters_together(directory: Path) -> None:
         relay.produce() as producer,
     ):
         for subscriber, kind in ((one, "a"), (two, "[ab]")):
-            ask(subscriber, event_type=[kind])
-            answered(subscriber)
+            send_request(subscriber, event_type=[kind])
+            read_answer(subscriber)
         for _ in range(10_000):
             producer.sendall(record("a", payload="x" * 900))
         relay.wait_status(records_received=10_000)
@@ -191,8 +191,8 @@ def test_ring_size_limits_all_filters_together(directory: Path) -> None:
 def test_producers_gap_record_passes_every_filter(relay: RunningRelay) -> None:
     gap = record("notif_relayd.gap", "WARN", payload={"dropped": 3, "reason": "producer_congested"})
     with relay.subscribe() as subscriber, relay.produce() as producer:
-        ask(subscriber, event_type=["never"])
-        answered(subscriber)
+        send_request(subscriber, event_type=["never"])
+        read_answer(subscriber)
         producer.sendall(record() + gap)
         assert subscriber.line() == gap
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the relay does, and whenever: each line is whole, and gap records account for the rest.
+"""In any schedule of sender and relay, lines are whole and gap records account for missing ones.
 
-Random schedules of a producer that sends and a relay that reads a little, reads nothing, or ends
-its connection with or without having read all.
+Hypothesis generates schedules of a producer that sends and a relay that reads some bytes, reads
+nothing, or closes the connection with or without having read everything.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from notif_relay.sender import Sender
 from support.private_socket import PrivateSocket, ProducerConnection
 from support.records import check_gaps, numbered_text
 
-LARGEST = 1048576
+MAX_SIZE = 1048576
 
-WHAT = ["send"] * 12 + ["read"] * 4 + ["flush", "read all and end", "end"]
-SIZES = [60, 5_000, 70_000, 700_000, LARGEST]
-STEPS = st.tuples(st.sampled_from(WHAT), st.sampled_from(SIZES))
-TO_THE_END = [*[("read", 1 << 30), ("flush", 0)] * 10, ("send", 60), ("read", 1 << 30)]
+ACTIONS = ["send"] * 12 + ["read"] * 4 + ["flush", "read all and end", "end"]
+SIZES = [60, 5_000, 70_000, 700_000, MAX_SIZE]
+STEPS = st.tuples(st.sampled_from(ACTIONS), st.sampled_from(SIZES))
+FINAL_STEPS = [*[("read", 1 << 30), ("flush", 0)] * 10, ("send", 60), ("read", 1 << 30)]
 
 
 class Schedule:
-    """A sender, a relay that reads when told to, and the whole lines that it got."""
+    """A sender, a relay that reads on request, and the whole lines that the relay received."""
 
     def __init__(self, private: PrivateSocket) -> None:
         self.now = 0.0
@@ -37,8 +37,8 @@ class Schedule:
         self._accepted = 0
         self._data = b""
 
-    def take(self, step: str, value: int) -> None:
-        self.now += 10  # longer than any pause between attempts to connect
+    def run_step(self, step: str, value: int) -> None:
+        self.now += 10  # longer than the maximum backoff between attempts to connect
         if step == "send":
             self.sender.send(numbered_text(self.emitted, value))
             self.emitted += 1
@@ -57,7 +57,7 @@ class Schedule:
         if self._incoming is not None:
             self._incoming.close()
             self._incoming = None
-        # A torn line at the end of a connection is the relay's to reject.
+        # A real relay rejects the torn line at the end of a connection.
         lines = self._data.splitlines(keepends=True)
         self.lines += [line for line in lines if line.endswith(b"\n")]
         self._data = b""
@@ -70,14 +70,14 @@ def test_lines_are_whole_and_gaps_account_for_the_missing(
 ) -> None:
     with PrivateSocket(directory / "ingest.sock") as private:
         schedule = Schedule(private)
-        for step, value in steps + TO_THE_END:
-            schedule.take(step, value)
+        for step, value in steps + FINAL_STEPS:
+            schedule.run_step(step, value)
         schedule.end()
         schedule.sender.close()
     sender = schedule.sender
     assert sender.sent + sender.dropped == schedule.emitted
-    told, present, unknown = check_gaps(schedule.lines)
-    assert (told, unknown) == (schedule.emitted, False)
+    accounted, present, unknown = check_gaps(schedule.lines)
+    assert (accounted, unknown) == (schedule.emitted, False)
     stream = b"".join(schedule.lines)
     if b'"dropped": null' not in stream:
         assert present == sender.sent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler as services come by it: from configuration, under the real log driver."""
+"""The handler as services configure it, with oslo.messaging's log driver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_PATH = "/run/notif-relayd/ingest.sock"
 
 @pytest.fixture
 def sample(private: PrivateSocket, directory: Path) -> Path:
-    """The sample file, with the test's socket in it."""
+    """Return a copy of the sample file with the path of the test's socket."""
     text = SAMPLE.read_text()
     assert DEFAULT_PATH in text
     path = directory / "logging.conf"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private socket that is full: wait once, drop, tell how much, and never tear a line."""
+"""A full private socket: the sender waits once, drops, reports the number, tears no line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from support.private_socket import PrivateSocket, ProducerConnection, kernel_cap
 from support.records import check_gaps, numbered_text
 from support.waiting import TIMEOUT, wait_until
 
-LARGEST = 1048576
+MAX_SIZE = 1048576
 
 
 class Clock:
-    """Stands still, so that a wait ends when the socket takes data; in a hurry, it never waits."""
+    """A clock for the sender.
+
+    It stands still, so a wait ends only when the socket takes data. If `hurry` is set, each reading
+    exceeds the maximum wait, so the sender never waits.
+
+    Attributes:
+        interrupt: called once, at the next reading.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -43,7 +50,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sender(private: PrivateSocket, clock: Clock) -> Iterator[Sender]:
-    """In a hurry: a full socket is not waited for."""
+    """Return a sender that does not wait for a full socket."""
     clock.hurry = True
     sender = Sender(private.path, max_wait=TIMEOUT, max_record_size=1 << 24, clock=clock)
     yield sender
@@ -52,7 +59,7 @@ def sender(private: PrivateSocket, clock: Clock) -> Iterator[Sender]:
 
 
 def fill(sender: Sender) -> int:
-    """Send small records until one is dropped, and tell its number."""
+    """Send small records until one is dropped; return its number."""
     number = 0
     while not sender.dropped:
         sender.send(numbered_text(number, 4096))
@@ -60,8 +67,8 @@ def fill(sender: Sender) -> int:
     return number - 1
 
 
-def begin_a_record(private: PrivateSocket, sender: Sender) -> int:
-    """Send a record that goes out in half, and tell its number."""
+def send_partial_record(private: PrivateSocket, sender: Sender) -> int:
+    """Send a record of which the socket takes only a part; return its number."""
     size = kernel_capacity(private) * 3 // 2
     sender.send(numbered_text(0))
     sender.send(numbered_text(1, size))
@@ -98,7 +105,7 @@ def test_congested_socket_is_waited_for_once(private: PrivateSocket) -> None:
     waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
     sender.close()
     assert sender.dropped == 1001
-    # Each wait would have been one voluntary context switch; other reasons for one are rare.
+    # Each wait is one voluntary context switch; other causes are rare.
     assert waits < 100
 
 
@@ -122,10 +129,10 @@ def test_partly_drained_socket_is_not_waited_for_again(
 def test_socket_is_non_blocking_after_a_successful_wait(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     clock.hurry = False
     about_to_wait = threading.Event()
-    # The clock is read once for the deadline, and again when the socket turns out to be full.
+    # The sender reads the clock for the deadline, and again when the socket is full.
     clock.interrupt = lambda: setattr(clock, "interrupt", about_to_wait.set)
     thread = threading.Thread(target=sender.flush)
     thread.start()
@@ -158,7 +165,7 @@ def test_record_is_sent_if_the_socket_is_read_in_time(
 
     def send() -> None:
         for number in range(20):
-            sender.send(numbered_text(number, LARGEST))
+            sender.send(numbered_text(number, MAX_SIZE))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -171,7 +178,7 @@ def test_record_is_sent_if_the_socket_is_read_in_time(
 def test_partial_record_is_finished_before_other_records(
     private: PrivateSocket, sender: Sender
 ) -> None:
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     sender.send(numbered_text(begun + 1))
     assert (sender.sent, sender.dropped) == (begun, 1)
     with private.accept() as incoming:
@@ -187,7 +194,7 @@ def test_partial_record_is_finished_before_other_records(
 def test_flush_succeeds_if_the_socket_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     clock.hurry = False
     thread = threading.Thread(target=sender.flush)
     thread.start()
@@ -201,7 +208,7 @@ def test_flush_succeeds_if_the_socket_is_read_in_time(
 def test_close_sends_the_remainder_and_the_gap_record(
     private: PrivateSocket, sender: Sender
 ) -> None:
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     sender.send("{}")
     with private.accept() as incoming:
         data = incoming.read_available()
@@ -215,13 +222,13 @@ def test_close_sends_the_remainder_and_the_gap_record(
 def test_close_drops_the_partial_record_if_the_socket_is_full(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     sender.close()
     assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
     with private.accept() as incoming:
         torn = incoming.read_to_end()
     assert torn.count(b"\n") == begun
-    # Nothing of it goes out on the next connection.
+    # No part of the record is sent on the next connection.
     sender.send(numbered_text(begun + 1))
     with private.accept() as incoming:
         gap = json.loads(incoming.line())
@@ -230,11 +237,12 @@ def test_close_drops_the_partial_record_if_the_socket_is_full(
 
 
 @pytest.fixture
-def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, ProducerConnection]]:
-    """A sender whose gap record for one record is half sent, and what it is connected to.
+def partial_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, ProducerConnection]]:
+    """Return a sender with a partly sent gap record, and its connection.
 
-    The kernel takes as many bytes of one large record as of another. A record twice as long,
-    less a few bytes, leaves a rest that fits, and room for those few bytes of the gap record.
+    The kernel takes the same number of bytes of every large record. A record of twice that
+    length less 100 bytes therefore leaves a remainder that fits, and room for 100 bytes of the
+    gap record.
     """
     taken = kernel_capacity(private)
     now = 0.0
@@ -252,9 +260,9 @@ def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Producer
 
 
 def test_partial_gap_record_is_finished_before_other_records(
-    half_a_gap_record: tuple[Sender, ProducerConnection],
+    partial_gap_record: tuple[Sender, ProducerConnection],
 ) -> None:
-    sender, incoming = half_a_gap_record
+    sender, incoming = partial_gap_record
     sender.send("next")
     gaps = [json.loads(incoming.line())["payload"] for _ in range(2)]
     assert gaps == [{"dropped": 1, "reason": "producer_congested"}] * 2
@@ -263,9 +271,9 @@ def test_partial_gap_record_is_finished_before_other_records(
 
 
 def test_count_of_a_partial_gap_record_is_lost_on_disconnect(
-    private: PrivateSocket, half_a_gap_record: tuple[Sender, ProducerConnection]
+    private: PrivateSocket, partial_gap_record: tuple[Sender, ProducerConnection]
 ) -> None:
-    sender, incoming = half_a_gap_record
+    sender, incoming = partial_gap_record
     incoming.read_available()
     incoming.close()
     sender.send("next")
@@ -291,7 +299,7 @@ def test_signal_handler_does_not_write_into_a_record(
         sender.flush()
         sender.close()
 
-    def interrupt() -> None:  # nothing is read before this, so a record is half sent
+    def interrupt() -> None:  # the relay has read nothing yet, so the record is partly sent
         thread.start()
         signal.raise_signal(signal.SIGUSR1)
 
@@ -303,11 +311,11 @@ def test_signal_handler_does_not_write_into_a_record(
         clock.interrupt = interrupt
         while clock.interrupt is not None:
             number += 1
-            sender.send(numbered_text(number, LARGEST))
+            sender.send(numbered_text(number, MAX_SIZE))
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert (sender.sent, sender.dropped) == (number + 1, 1)
-    wait_until(lambda: len(lines) == number + 1, "all is read")
+    wait_until(lambda: len(lines) == number + 1, "all lines are read")
     sender.send(numbered_text(number + 2))
     sender.close()
     thread.join(TIMEOUT)
@@ -317,7 +325,7 @@ def test_signal_handler_does_not_write_into_a_record(
 def test_signal_handler_may_log_at_any_time(private: PrivateSocket) -> None:
     sender = Sender(private.path, max_wait=TIMEOUT)
     stream = bytearray()
-    by_handler = by_others = 0
+    by_handler = by_main = 0
 
     def read() -> None:
         with private.accept() as incoming:
@@ -334,7 +342,7 @@ def test_signal_handler_may_log_at_any_time(private: PrivateSocket) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     try:
         while by_handler < 200:
-            by_others += 1
+            by_main += 1
             sender.send("interrupted")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -343,7 +351,7 @@ def test_signal_handler_may_log_at_any_time(private: PrivateSocket) -> None:
     thread.join(TIMEOUT)
     lines = stream.splitlines(keepends=True)
     gaps = [json.loads(line)["payload"]["dropped"] for line in lines if b"notif_relayd.gap" in line]
-    assert sender.sent + sender.dropped == by_handler + by_others
+    assert sender.sent + sender.dropped == by_handler + by_main
     assert sum(gaps) == sender.dropped
     assert len(lines) == sender.sent + len(gaps)
 
@@ -357,10 +365,10 @@ def test_exception_during_send_drops_the_partial_record(
     sender.send(numbered_text(0))
     clock.interrupt = interrupt
     number = 0
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (which record is cut is the kernel's choice)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (the kernel determines the interrupted record)
         while True:
             number += 1
-            sender.send(numbered_text(number, LARGEST))
+            sender.send(numbered_text(number, MAX_SIZE))
     assert (sender.sent, sender.dropped, sender.connected) == (number, 1, False)
     with private.accept() as incoming:
         assert incoming.read_to_end().count(b"\n") == number
@@ -376,7 +384,7 @@ def test_exception_during_flush_drops_the_partial_record(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    begun = begin_a_record(private, sender)
+    begun = send_partial_record(private, sender)
     clock.interrupt = lambda: setattr(clock, "interrupt", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sender.flush()

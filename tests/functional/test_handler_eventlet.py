@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler in services that run on eventlet's green threads."""
+"""The handler in services that use eventlet's green threads."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ logger.addHandler(handler)
 """
 
 ORDERS = {
-    "patched before all": PATCH + IMPORT + SET_UP,
+    "patched first": PATCH + IMPORT + SET_UP,
     "patched after the import": IMPORT + PATCH + SET_UP,
-    "patched after the handler was made": IMPORT + SET_UP + PATCH,
+    "patched after the handler was created": IMPORT + SET_UP + PATCH,
 }
 
 GREEN_THREADS = """
@@ -57,7 +57,7 @@ print(stats.sent, stats.dropped)
 def test_green_threads_share_a_handler(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
-    # 80 MB: the socket fills up again and again, and is waited for.
+    # 80 MB in total, so the socket is full many times and the handler waits for it.
     script = scripts.run("-c", ORDERS[order] + GREEN_THREADS, private.path, 30)
     numbers: dict[int, list[int]] = {thread: [] for thread in range(20)}
     with private.accept() as incoming:
@@ -69,7 +69,7 @@ def test_green_threads_share_a_handler(
     assert script.finish() == "4000 0\n"
 
 
-NOBODY_READS = """
+WITHOUT_READER = """
 switches = 0
 
 def count_switches():
@@ -82,7 +82,7 @@ eventlet.spawn(count_switches)
 eventlet.sleep(0)
 number = 0
 before = switches
-while handler.stats().dropped < 3:  # the first of them waits
+while handler.stats().dropped < 3:  # only the first drop waits
     logger.info(json.dumps({"number": number, "x": "x" * 20_000}))
     number += 1
 assert switches == before, "a green thread ran while a record was logged"
@@ -98,15 +98,15 @@ logger.info(json.dumps({"number": number}))
 def test_full_socket_does_not_switch_green_threads(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
-    script = scripts.run("-c", ORDERS[order] + NOBODY_READS, private.path, 0.01)
+    script = scripts.run("-c", ORDERS[order] + WITHOUT_READER, private.path, 0.01)
     number = int(script.line())
     with private.accept() as incoming:
         data = incoming.read_available()
         script.proceed()
         lines = (data + incoming.read_to_end()).splitlines(keepends=True)
-    told, present, unknown = check_gaps(lines)
-    assert (told, unknown) == (number + 1, False)
-    assert number + 1 - present in {2, 3}  # the first dropped may have been half sent
+    accounted, present, unknown = check_gaps(lines)
+    assert (accounted, unknown) == (number + 1, False)
+    assert number + 1 - present in {2, 3}  # the first of the dropped records may be completed
     script.finish()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forks, many processes, and the end of one."""
+"""The handler in several processes, in forked processes, and at the exit of a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.waiting import TIMEOUT
 
 
 def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
-    """Read so many connections at once, each to its end; what came from each of them."""
+    """Read this number of connections concurrently to their ends; return the bytes of each."""
     streams = [b""] * connections
 
     def read(number: int) -> None:
@@ -40,21 +40,21 @@ logger = logging.getLogger("oslo.messaging.notification")
 logger.setLevel("DEBUG")
 logger.addHandler(handler)
 
-def show_stats(who):
+def show_stats(name):
     stats = handler.stats()
-    print(who, stats.sent, stats.dropped, stats.reconnects, flush=True)
+    print(name, stats.sent, stats.dropped, stats.reconnects, flush=True)
 """
 
 ONE_OF_EIGHT = (
     LOGGER
     + """
-which = int(sys.argv[2])
+index = int(sys.argv[2])
 for number in range(10_000):
     size = (number * 7919) % 4000
-    text = {"process": which, "number": number, "event_type": "e", "payload": "x" * size}
+    text = {"process": index, "number": number, "event_type": "e", "payload": "x" * size}
     logger.info(json.dumps(text))
 handler.flush()
-show_stats(which)
+show_stats(index)
 """
 )
 
@@ -63,19 +63,19 @@ def test_eight_processes_send_whole_lines_in_order(
     scripts: Scripts,
     private: PrivateSocket,
 ) -> None:
-    processes = [scripts.run("-c", ONE_OF_EIGHT, private.path, which) for which in range(8)]
+    processes = [scripts.run("-c", ONE_OF_EIGHT, private.path, index) for index in range(8)]
     streams = read_all(private, 8)
     outputs = [process.finish().split() for process in processes]
-    whole = 0
+    received = 0
     for stream in streams:
         lines = stream.splitlines(keepends=True)
         records = [json.loads(line) for line in lines]
         assert len({fields["process"] for fields in records if "process" in fields}) == 1
-        told, present, _ = check_gaps(lines)
-        # What was dropped last has been told by the flush, if the socket took it.
-        assert told <= 10_000
-        whole += present
-    assert whole == sum(int(sent) for _, sent, _, _ in outputs)
+        accounted, present, _ = check_gaps(lines)
+        # The flush sends the last gap record only if the socket takes it.
+        assert accounted <= 10_000
+        received += present
+    assert received == sum(int(sent) for _, sent, _, _ in outputs)
     assert sum(int(sent) + int(dropped) for _, sent, dropped, _ in outputs) == 80_000
 
 
@@ -111,11 +111,11 @@ FORKED_IN_C = FORKING.replace("os.fork()", "ctypes.PyDLL(None).fork()").replace(
 LOGGING_FIRST = FORKED_IN_C.replace('    show_stats("child")\n    logger', "    logger")
 
 
-@pytest.mark.parametrize("records_tell_their_process", [True, False])
+@pytest.mark.parametrize("records_have_process", [True, False])
 def test_fork_outside_python_is_detected(
-    scripts: Scripts, private: PrivateSocket, records_tell_their_process: bool
+    scripts: Scripts, private: PrivateSocket, records_have_process: bool
 ) -> None:
-    set_up = f"import logging\nlogging.logProcesses = {records_tell_their_process}\n"
+    set_up = f"import logging\nlogging.logProcesses = {records_have_process}\n"
     script = scripts.run("-c", set_up + LOGGING_FIRST, private.path)
     assert sorted(read_all(private, 2)) == [b"child 1\nchild 2\n", b"parent 1\nparent 2\n"]
     assert script.finish().splitlines() == ["child 2 0 0", "parent 2 0 0"]
@@ -130,7 +130,7 @@ def test_counters_start_at_zero_after_a_fork_outside_python(
 
 
 def test_records_of_another_process_are_sent(scripts: Scripts, private: PrivateSocket) -> None:
-    """As a QueueListener gets them from the processes that it serves."""
+    """A QueueListener receives such records from other processes."""
     made_elsewhere = LOGGER + (
         'record = logging.LogRecord("n", 20, "", 1, "from elsewhere", None, None)\n'
         "record.process = os.getppid()\n"
@@ -143,7 +143,7 @@ def test_records_of_another_process_are_sent(scripts: Scripts, private: PrivateS
     assert script.finish().splitlines() == ["all 2 0 0"]
 
 
-KEPT_OVER_A_FORK = (
+BUFFERED_OVER_FORK = (
     LOGGER
     + """
 import ctypes, logging.handlers
@@ -151,7 +151,7 @@ logger.info("parent 1")
 logger.removeHandler(handler)
 memory = logging.handlers.MemoryHandler(10, flushLevel=100, target=handler)
 logger.addHandler(memory)
-logger.info("made by the parent")  # with its process id
+logger.info("made by the parent")  # with the parent's process ID
 if not eval(sys.argv[2])():
     memory.flush()
     show_stats("child")
@@ -166,7 +166,7 @@ show_stats("parent")
 
 
 OLD_KERNEL = "import notif_relay.forks; notif_relay.forks.MADV_WIPEONFORK = 9999\n"
-"""No kernel knows this number."""
+"""Program text that selects an madvise() advice that no kernel supports."""
 
 
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
@@ -174,18 +174,18 @@ OLD_KERNEL = "import notif_relay.forks; notif_relay.forks.MADV_WIPEONFORK = 9999
 def test_child_never_sends_on_its_parents_connection(
     scripts: Scripts, private: PrivateSocket, fork: str, kernel: str
 ) -> None:
-    """Not even a log record that its parent made, which logging's MemoryHandler has kept."""
-    script = scripts.run("-c", kernel + KEPT_OVER_A_FORK, private.path, fork)
+    """This includes a record that the parent created and that logging's MemoryHandler kept."""
+    script = scripts.run("-c", kernel + BUFFERED_OVER_FORK, private.path, fork)
     assert sorted(read_all(private, 2)) == [b"made by the parent\n", b"parent 1\nparent 2\n"]
     assert script.finish().splitlines() == ["child 1 0 0", "parent 2 0 0"]
 
 
-FORKING_WITH_A_HALF_SENT_RECORD = (
+FORKING_WITH_PARTIAL_RECORD = (
     LOGGER.replace("sys.argv[1])", "sys.argv[1], 0, 1 << 24)")
     + """
 logger.info(json.dumps({"number": 0}))
-logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # goes out in half
-logger.info(json.dumps({"number": 2}))  # missed
+logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # partly sent
+logger.info(json.dumps({"number": 2}))  # dropped
 pid = os.fork()
 if not pid:
     logger.info(json.dumps({"child": 1}))
@@ -203,7 +203,7 @@ def test_child_does_not_send_the_parents_remainder(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run(
-        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, kernel_capacity(private) * 3 // 2
+        "-c", FORKING_WITH_PARTIAL_RECORD, private.path, kernel_capacity(private) * 3 // 2
     )
     with private.accept() as parent, private.accept() as child:
         assert child.read_to_end() == b'{"child": 1}\n'
@@ -263,7 +263,7 @@ if __name__ == "__main__":
 def test_multiprocessing_workers_have_their_own_connections(
     scripts: Scripts, private: PrivateSocket, directory: Path, method: str
 ) -> None:
-    # Spawned workers import the main module again: it must be a file.
+    # Spawned workers import the main module again, so it must be a file.
     (directory / "main.py").write_text(MULTIPROCESSING)
     script = scripts.run(directory / "main.py", private.path, method)
     streams = sorted(read_all(private, 2))
@@ -275,8 +275,8 @@ AT_EXIT = (
     LOGGER.replace("sys.argv[1])", "sys.argv[1], 0, 1 << 24)")
     + """
 logger.info(json.dumps({"number": 0}))
-logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # goes out in half
-logger.info(json.dumps({"number": 2}))  # missed
+logger.info(json.dumps({"number": 1, "payload": "x" * int(sys.argv[2])}))  # partly sent
+logger.info(json.dumps({"number": 2}))  # dropped
 show_stats("before exit")
 sys.stdin.readline()
 """

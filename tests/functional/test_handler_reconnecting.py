@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay that is not there, comes, goes, and comes back."""
+"""The sender with a relay that is missing, starts, stops and starts again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.scripts import Scripts
 
 
 class Clock:
-    """Stands still unless moved."""
+    """A clock that stands still unless the test sets it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,7 +50,7 @@ def test_gap_record_counts_records_dropped_without_relay(
     for number in range(5):
         sender.send(numbered_text(number))
     with PrivateSocket(path) as private:
-        clock.now = 0.05  # too early for another attempt
+        clock.now = 0.05  # before the next attempt to connect
         sender.send(numbered_text(5))
         assert not private.has_pending()
         clock.now = 0.125
@@ -88,7 +88,7 @@ def test_gap_has_no_count_if_the_relay_left_records_unread(
             gap = json.loads(incoming.line())
             assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
             assert json.loads(incoming.line())["number"] == 2
-            # Told once.
+            # The gap is reported once.
             sender.send(numbered_text(3))
             assert json.loads(incoming.line())["number"] == 3
     assert (sender.sent, sender.dropped) == (4, 0)
@@ -139,7 +139,8 @@ def test_backoff_applies_to_a_relay_that_disconnects(
                 connected_at.append(clock.now * 64)
                 private.accept().close()
             clock.now += 1 / 64
-    # A record or two later the loss is noticed; the pauses are those between failed attempts.
+    # The sender notices the disconnection one or two records later. The intervals are the backoff
+    # between failed attempts.
     assert connected_at == [0, 7, 20, 46, 98, 162, 226, 290]
 
 
@@ -176,19 +177,19 @@ def test_regular_file_in_place_of_the_socket_is_untouched(
     assert path.read_text() == "untouched"
 
 
-CLOSED_BEHIND_ITS_BACK = """
+CLOSED_BY_THE_PROCESS = """
 import os, sys
 from notif_relay.sender import Sender
 
-path, innocent = sys.argv[1:]
+path, other = sys.argv[1:]
 now = 0
 sender = Sender(path, clock=lambda: now)
-descriptor = os.open("/", os.O_RDONLY)  # the next number, so the sender's
+descriptor = os.open("/", os.O_RDONLY)  # the number that the sender's socket will get
 os.close(descriptor)
 sender.send("0")
-# As a process does that becomes a daemon; the next file gets the number.
+# A process that becomes a daemon closes its descriptors; the next file gets the number.
 os.closerange(3, 100)
-assert os.open(innocent, os.O_RDWR | os.O_CREAT) == descriptor
+assert os.open(other, os.O_RDWR | os.O_CREAT) == descriptor
 now = 10
 sender.send("1")
 os.write(descriptor, b"still open")
@@ -199,9 +200,9 @@ sender.close()
 
 def test_reused_descriptor_is_left_alone(path: Path, directory: Path) -> None:
     with PrivateSocket(path) as private, Scripts() as scripts:
-        script = scripts.run("-c", CLOSED_BEHIND_ITS_BACK, path, directory / "innocent")
+        script = scripts.run("-c", CLOSED_BY_THE_PROCESS, path, directory / "other")
         for record in (b"0\n", b"1\n"):
             with private.accept() as incoming:
                 assert incoming.read_to_end() == record
         assert script.finish() == "2 0 2\n"
-    assert (directory / "innocent").read_text() == "still open"
+    assert (directory / "other").read_text() == "still open"

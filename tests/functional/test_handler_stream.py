@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What arrives at the private socket while it takes all that is sent."""
+"""The bytes that the handler sends to a private socket that takes all of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that misbehave do not harm other peers; bench/hostile.py measures what these wait."""
+"""Hostile programs do not harm other peers; bench/hostile.py measures the delay they cause."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.hostile import PROGRAMS, hostile_program, subscribe_beside
 from support.records import record
 from support.relay import RunningRelay, running_relay
 
-RECORDS = 2000
+RECORDS = 1000
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 
 
 def documented_memory() -> dict[str, int]:
-    """Return what the process may take, in MiB, as the unit lists it beside MemoryMax=."""
+    """Return the parts of the process's maximum memory, in MiB, as listed above MemoryMax=."""
     listed = re.findall(r"^# {2,}(\d+) (?:MiB)? +(.*)$", UNIT.read_text(), re.MULTILINE)
     return {what: int(size) for size, what in listed}
 
@@ -58,7 +58,7 @@ def test_memory_listed_in_the_unit_adds_up_to_its_limit() -> None:
 
 
 def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
-    """Subscribers stall within a record, the ring is full, and so are the other limits."""
+    """Subscribers stall within a record, the ring is full, and the other limits are reached."""
     long = record(payload="x" * 60_000)
     with (
         running_relay(directory) as relay,
@@ -68,7 +68,7 @@ def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
         for _ in range(1000):
             producer.sendall(long)
         relay.wait_status(records_received=1000)
-        # The others have exceeded max_filter_bytes_per_user.
+        # The other subscribers have exceeded max_filter_bytes_per_user.
         relay.wait_status(subscribers=(8 << 20) // 65_000)
         assert relay.peak_memory() < MEMORY
 

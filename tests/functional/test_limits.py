@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits by user, lists of who may connect, and rules of who may see what."""
+"""Limits per user, lists of permitted users and groups, and access rules."""
 
 from __future__ import annotations
 
@@ -105,7 +105,10 @@ def test_reload_changes_limits(directory: Path) -> None:
     ):
         options.write_text("[relayd]\nmax_connections_per_user = 2\n")
         relay.process.send_signal(1)
-        wait_until(lambda: "configuration reloaded" in relay.log.read_text(), "it is reloaded")
+        wait_until(
+            lambda: "configuration reloaded" in relay.log.read_text(),
+            "the configuration is reloaded",
+        )
         with relay.subscribe():
             pass
 
@@ -137,7 +140,9 @@ def test_restart_disconnects_users_removed_from_the_list(directory: Path) -> Non
             relay.set_arguments("--relayd-ingest_allow_users=nobody")
             relay.restart()
             assert [each["uid"] for each in relay.request("producers")] == [65534]
-            wait_until(lambda: len(relay.stored) == 1, "nothing is kept of the other")
+            wait_until(
+                lambda: len(relay.stored) == 1, "the other connection is removed from the store"
+            )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ publisher_id = neutron*
 
 
 @pytest.fixture
-def ruled(directory: Path) -> Iterator[ManagedRelay]:
+def relay_with_rules(directory: Path) -> Iterator[ManagedRelay]:
     directory.chmod(0o755)
     rules = directory / "rules.conf"
     rules.write_text(RULES)
@@ -186,16 +191,16 @@ GAMES, MAIL = 60, 8
 
 
 @needs_root
-def test_subscribers_get_what_their_groups_rules_allow(ruled: ManagedRelay) -> None:
+def test_subscribers_get_what_their_groups_rules_allow(relay_with_rules: ManagedRelay) -> None:
     with (
-        ruled.subscribe() as root,
-        OtherUser(ruled.public, 1234, 1234, GAMES) as first,
-        OtherUser(ruled.public, 1235, MAIL) as second,
-        OtherUser(ruled.public, 1236, GAMES, MAIL) as both,
-        OtherUser(ruled.public, 1237) as none,
-        ruled.produce() as producer,
+        relay_with_rules.subscribe() as root,
+        OtherUser(relay_with_rules.public, 1234, 1234, GAMES) as first,
+        OtherUser(relay_with_rules.public, 1235, MAIL) as second,
+        OtherUser(relay_with_rules.public, 1236, GAMES, MAIL) as both,
+        OtherUser(relay_with_rules.public, 1237) as none,
+        relay_with_rules.produce() as producer,
     ):
-        ruled.wait_status(subscribers=5)
+        relay_with_rules.wait_status(subscribers=5)
         compute = record("compute.start", publisher_id="nova")
         port = record("port.start", publisher_id="neutron-1")
         other = record("image.start", publisher_id="glance")
@@ -211,8 +216,11 @@ def test_subscribers_get_what_their_groups_rules_allow(ruled: ManagedRelay) -> N
 
 
 @needs_root
-def test_filter_cannot_exceed_the_access_rules(ruled: ManagedRelay) -> None:
-    with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
+def test_filter_cannot_exceed_the_access_rules(relay_with_rules: ManagedRelay) -> None:
+    with (
+        OtherUser(relay_with_rules.public, 1234, GAMES) as first,
+        relay_with_rules.produce() as producer,
+    ):
         first.write(b'{"filter": {"event_type": ["*.start"]}}\n{"filter": {}}\n')
         assert b"notif_relayd.subscribed" in first.line()
         assert b"notif_relayd.subscribed" in first.line()
@@ -221,13 +229,16 @@ def test_filter_cannot_exceed_the_access_rules(ruled: ManagedRelay) -> None:
 
 
 @needs_root
-def test_rules_apply_after_a_restart_and_a_crash(ruled: ManagedRelay) -> None:
-    with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
-        ruled.wait_status(subscribers=1, producers=1)
-        ruled.restart()
+def test_rules_apply_after_a_restart_and_a_crash(relay_with_rules: ManagedRelay) -> None:
+    with (
+        OtherUser(relay_with_rules.public, 1234, GAMES) as first,
+        relay_with_rules.produce() as producer,
+    ):
+        relay_with_rules.wait_status(subscribers=1, producers=1)
+        relay_with_rules.restart()
         producer.sendall(record("port.end") + record("volume.end"))
         assert first.line() == record("volume.end")
-        ruled.kill()
+        relay_with_rules.kill()
         producer.sendall(record("port.end") + record("volume.end"))
         assert first.line() == b"\n"
         assert b"notif_relayd.gap" in first.line()
@@ -235,12 +246,15 @@ def test_rules_apply_after_a_restart_and_a_crash(ruled: ManagedRelay) -> None:
 
 
 @needs_root
-def test_changed_rules_apply_to_restored_connections(ruled: ManagedRelay) -> None:
-    with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
-        ruled.wait_status(subscribers=1, producers=1)
-        rules = ruled.directory / "rules.conf"
+def test_changed_rules_apply_to_restored_connections(relay_with_rules: ManagedRelay) -> None:
+    with (
+        OtherUser(relay_with_rules.public, 1234, GAMES) as first,
+        relay_with_rules.produce() as producer,
+    ):
+        relay_with_rules.wait_status(subscribers=1, producers=1)
+        rules = relay_with_rules.directory / "rules.conf"
         rules.write_text(RULES.replace("compute.*, volume.*", "port.*"))
-        ruled.restart()
+        relay_with_rules.restart()
         producer.sendall(record("volume.end") + record("port.end"))
         assert first.line() == b"\n"
         assert b"notif_relayd.gap" in first.line()
@@ -283,16 +297,16 @@ def test_longest_partial_records_are_rejected_at_the_limit(
 ) -> None:
     size = 1024 * 1024 - 1
     with contextlib.ExitStack() as stack:
-        modest = stack.enter_context(relay.produce())
-        modest.sendall(record()[:10])
-        greedy = [stack.enter_context(relay.produce()) for _ in range(70)]
-        for each in greedy:
+        small = stack.enter_context(relay.produce())
+        small.sendall(record()[:10])
+        large = [stack.enter_context(relay.produce()) for _ in range(70)]
+        for each in large:
             each.sendall(b"x" * size)
         relay.wait_status(bytes_received=10 + 70 * size, records_rejected=38)
         with relay.subscribe() as subscriber:
-            modest.sendall(record()[10:])
+            small.sendall(record()[10:])
             assert subscriber.line() == record()
-            greedy[0].sendall(b"\n" + record("after"))
+            large[0].sendall(b"\n" + record("after"))
             assert subscriber.line() == record("after")
 
 
@@ -313,7 +327,7 @@ def test_all_groups_are_known_for_a_peer_in_1000_groups(directory: Path) -> None
             assert "uid 1234 is not in" in refusal(refused.line())
 
 
-CHANGING = """
+GROUPS_CHANGED_LATER = """
 import os, socket, sys
 path, games = sys.argv[1], int(sys.argv[2])
 os.setgroups(range(10_000, 11_000))
@@ -330,11 +344,11 @@ sys.stdin.read()
 
 @needs_root
 def test_groups_are_those_at_connection_time(directory: Path) -> None:
-    """What /proc says later, of this process or of another with its number, grants nothing."""
+    """Groups that /proc shows later, for this process or another with its ID, grant nothing."""
     directory.chmod(0o755)
     with managed_relay(directory, "--relayd-ingest_allow_groups=games") as relay:
         assert relay.stop() == 0
-        command = [sys.executable, "-c", CHANGING, os.fspath(relay.ingest), str(GAMES)]
+        command = [sys.executable, "-c", GROUPS_CHANGED_LATER, os.fspath(relay.ingest), str(GAMES)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"connected\n"
@@ -344,7 +358,7 @@ def test_groups_are_those_at_connection_time(directory: Path) -> None:
 
 
 def test_no_group_is_assumed_without_kernel_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel does not tell them: lists and rules that name groups let nothing through."""
+    """On such a kernel, lists and rules that name groups permit nothing."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         monkeypatch.setattr("notif_relayd.peer._SO_PEERGROUPS", -1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever becomes of the log, records go on being relayed."""
+"""The relay keeps relaying records when its log cannot be written."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from support.records import numbered_record
 from support.relay import RunningRelay, Subscriber, connect, run_daemon
 from support.waiting import TIMEOUT, wait_until
 
-NUMBER = 500
+NUMBER = 100
 
 
 @contextlib.contextmanager
 def relay_with_stderr(
     directory: Path, stderr: int | None, *arguments: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A relay; `None` has its stderr closed."""
+    """Run a relay with this descriptor as its stderr; None closes stderr."""
     command = [sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)]
     if stderr is None:
         command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command]
@@ -53,7 +53,7 @@ def relay_with_stderr(
 
 
 def assert_relays(directory: Path) -> None:
-    """All records arrive, while the relay has something to say of those beside them."""
+    """Check that all records arrive while the relay logs rejected records between them."""
     with Subscriber(directory / "notifications.sock") as subscriber:
         subscriber.socket.sendall(b'{"filter": {}}\n')
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
@@ -101,17 +101,17 @@ def test_dropped_log_lines_are_counted_in_the_log(
     try:
         with relay_with_stderr(directory, writer, "--debug") as process:
             os.close(writer)
-            for _ in range(1100):  # Two lines of the log each, and room for a thousand.
+            for _ in range(1100):  # each logs two lines, and the queue holds 1000
                 with connect(directory / "notifications.sock") as subscriber:
                     assert subscriber.fileno() > 0
             assert_relays(directory)
             log = bytearray()
 
-            def told() -> bool:
+            def drop_is_logged() -> bool:
                 log.extend(os.read(reader, 1 << 20))
-                return b"lines of this log were dropped" in log
+                return b"log lines were dropped" in log
 
-            wait_until(told, "the log tells that lines were dropped")
+            wait_until(drop_is_logged, "the log reports dropped lines")
             assert b"relaying from" in log
             assert_stops(process)
     finally:
@@ -137,7 +137,7 @@ def test_closed_stderr_does_not_stop_the_relay(directory: Path) -> None:
 
 def test_missing_journal_does_not_stop_the_relay(directory: Path) -> None:
     if os.path.exists("/run/systemd/journal/socket"):
-        pytest.skip("there is a journal here")
+        pytest.skip("this host has a journal")
     with (directory / "stderr").open("wb") as stderr:
         stat = os.fstat(stderr.fileno())
         journal = f"{stat.st_dev}:{stat.st_ino}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who reads gets everything; who does not loses records, is told how many, and harms nobody."""
+"""A subscriber that reads gets all records; one that does not gets a gap and harms no other."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from support.waiting import TIMEOUT, wait_until
 MIB = 1024 * 1024
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
+def resident_memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
     with open(f"/proc/{pid}/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Tally:
-    """What a subscriber has read of numbered records, checked as it comes."""
+    """Count the numbered records and gaps of a subscriber, and check their order."""
 
     def __init__(self) -> None:
         self.got = 0
@@ -33,10 +33,10 @@ class Tally:
         self.gaps = 0
 
     @property
-    def next(self) -> int:
+    def expected(self) -> int:
         return self.got + self.dropped
 
-    def take(self, line: bytes) -> None:
+    def add(self, line: bytes) -> None:
         assert line.endswith(b"}\n")
         if is_gap(line):
             payload = json.loads(line)["payload"]
@@ -44,7 +44,7 @@ class Tally:
             self.dropped += payload["dropped"]
             self.gaps += 1
         else:
-            assert json.loads(line)["number"] == self.next
+            assert json.loads(line)["number"] == self.expected
             self.got += 1
 
 
@@ -59,13 +59,13 @@ def test_slow_subscribers_records_and_gaps_add_up(directory: Path) -> None:
         for number in range(sent):
             producer.sendall(numbered_record(number))
             if number % 1000 == 999:
-                # It wakes up now and then and reads a little, and its socket fills up again.
+                # Read a few records from time to time; the socket then fills up again.
                 relay.wait_status(records_received=number + 1)
                 for line in slow.lines(250):
-                    tally.take(line)
-        while tally.next < sent:
-            tally.take(slow.line())
-        assert tally.next == sent
+                    tally.add(line)
+        while tally.expected < sent:
+            tally.add(slow.line())
+        assert tally.expected == sent
         assert tally.gaps >= 2
         relay.wait_status(records_delivered=tally.got, records_dropped=tally.dropped)
         [row] = relay.request("subscribers")
@@ -92,41 +92,41 @@ def test_drops_of_a_subscriber_that_left_are_counted(
 def test_healthy_subscriber_beside_200_stalled_gets_500_mb(directory: Path) -> None:
     size, total = 8192, 500 * 1000 * 1000
     number = total // size + 1
-    # At this rate the default lasts for a fifth of a second: a busy machine's hiccup is no loss.
+    # At this rate the default ring lasts 0.2 s. A larger one prevents losses on a busy machine.
     ring = ("--relayd-ring_size", str(64 * MIB))
     with running_relay(directory, *ring) as relay, contextlib.ExitStack() as stack:
-        sleepers = [stack.enter_context(connect(relay.public)) for _ in range(200)]
+        stalled = [stack.enter_context(connect(relay.public)) for _ in range(200)]
         healthy = stack.enter_context(relay.subscribe()).socket
         relay.wait_status(subscribers=201)
-        before = most = resident(relay.process.pid)
+        before = peak = resident_memory(relay.process.pid)
         producer = start_process(emit, str(relay.ingest), 0, number, size)
-        # A reader that does little with what it gets, or it would be a slow one itself.
+        # The reader only computes a checksum; with more work it would itself be slow.
         got, checksum = 0, 0
         while got < number * size:
             data = healthy.recv(MIB)
             got += len(data)
             checksum = zlib.crc32(data, checksum)
-            most = max(most, resident(relay.process.pid))
+            peak = max(peak, resident_memory(relay.process.pid))
         producer.join(TIMEOUT)
         assert producer.exitcode == 0
         expected = 0
         for each in range(number):
             expected = zlib.crc32(numbered_record(each, size), expected)
         assert checksum == expected
-        assert most - before <= relay.status()["ring_limit_bytes"] + 20 * MIB
+        assert peak - before <= relay.status()["ring_limit_bytes"] + 20 * MIB
         rows = relay.request("subscribers")
         assert sorted(row["dropped"] > 0 for row in rows) == [False] + [True] * 200
         assert all(row["records"] + row["lag"] + row["dropped"] == number for row in rows)
-        # A sleeper that wakes gets whole records, a gap record, and what the ring holds.
-        lines = read_what_is_there(sleepers[0])
+        # A stalled subscriber that reads again gets whole records, a gap record and the ring.
+        lines = read_available_lines(stalled[0])
         numbers = [json.loads(line)["number"] for line in lines if not is_gap(line)]
         lost = [json.loads(line)["payload"]["dropped"] for line in lines if is_gap(line)]
         assert len(numbers) + sum(lost) == number
         assert numbers[-1] == number - 1
 
 
-def read_what_is_there(sock: socket.socket) -> list[bytes]:
-    """Read until a while passes without anything."""
+def read_available_lines(sock: socket.socket) -> list[bytes]:
+    """Read until no data arrives for two seconds; return the lines."""
     sock.settimeout(2)
     data = b""
     try:
@@ -140,9 +140,9 @@ def read_what_is_there(sock: socket.socket) -> list[bytes]:
 
 def test_records_of_eight_producers_keep_their_order(directory: Path) -> None:
     number = 5000
-    # Ten processes on few processors: everything fits into the ring, however late the reader is.
-    enough = ("--relayd-ring_size", str(100 * MIB))
-    with running_relay(directory, *enough) as relay, relay.subscribe() as subscriber:
+    # Ten processes share few processors; the ring holds all records however late the reader is.
+    large_ring = ("--relayd-ring_size", str(100 * MIB))
+    with running_relay(directory, *large_ring) as relay, relay.subscribe() as subscriber:
         producers = [
             start_process(emit, str(relay.ingest), each * number, number, 300 + 200 * each)
             for each in range(8)
@@ -156,13 +156,13 @@ def test_records_of_eight_producers_keep_their_order(directory: Path) -> None:
             producer.join(TIMEOUT)
             assert producer.exitcode == 0
         assert counts == [number] * 8
-        wait_until(lambda: relay.status()["producers"] == 0, "all have left")
+        wait_until(lambda: relay.status()["producers"] == 0, "all producers are disconnected")
         assert relay.status()["records_rejected"] == 0
         assert relay.status()["records_dropped"] == 0
 
 
 def test_relayed_records_equal_the_log_file(directory: Path) -> None:
-    """100,000 notifications of the real log driver, as fast as one process emits them."""
+    """One process emits 100,000 notifications with oslo.messaging's log driver at full speed."""
     number = 100_000
     log = directory / "notifications.log"
     with running_relay(directory) as relay, relay.subscribe() as subscriber:

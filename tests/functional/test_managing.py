@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relays of the tests work with the usual limit of descriptors, and leave nothing behind."""
+"""Tests of the relays that the tests start: descriptor limits and cleanup."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_failed_start_leaves_nothing_behind(directory: Path) -> None:
 
 @pytest.fixture
 def usual_limit() -> Iterator[None]:
-    """This process has the usual limit of descriptors, and so has what it starts."""
+    """Set the default descriptor limit for this process and the processes it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL_LIMIT, hard), hard))
     yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All limits reached at once, inside a control group with the memory limit of the unit."""
+"""Reach all limits at once inside a control group with the unit's MemoryMax=."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHORT = record(payload="x" * 1000)
 
 CONFIGURATION = f"""
 [relayd]
-# One user stands for all.
+# All connections of this test belong to one user.
 max_connections_per_user = {MAX_CONNECTIONS}
 max_connection_rate = 100000
 max_filter_bytes_per_user = {MAX_FILTER_BYTES}
@@ -62,7 +62,7 @@ def peers() -> Iterator[contextlib.ExitStack]:
 def connections(
     stack: contextlib.ExitStack, relay: ManagedRelay, kind: str, total: int
 ) -> list[socket.socket]:
-    """Connect until the relay has so many of a kind, a few at a time: the queue has an end."""
+    """Connect until the relay has `total` of a kind, in batches that fit into the backlog."""
     made: list[socket.socket] = []
     path = relay.ingest if kind == "producers" else relay.public
     while (count := relay.status()[kind]) < total:
@@ -75,7 +75,7 @@ def connections(
 
 
 def fill(relay: ManagedRelay, stack: contextlib.ExitStack) -> None:
-    """Reach every limit: connections, torn and unfinished records, requests, ring and sockets."""
+    """Reach every limit: connections, torn and partial records, requests, ring and sockets."""
     torn = MAX_TORN_BYTES // len(LONG) + 5
     partial = MAX_PARTIAL_BYTES // len(LONG) + 5
     requests = MAX_FILTER_BYTES // (MAX_REQUEST_SIZE - 1000) - 3
@@ -94,10 +94,10 @@ def fill(relay: ManagedRelay, stack: contextlib.ExitStack) -> None:
     fill_ring(relay, producers[0])
     for each in subscribers[:requests]:
         each.sendall(b"x" * (MAX_REQUEST_SIZE - 1000))
-    # The last of them: requests of one user are read in turn.
-    asking = subscribers[requests]
-    asking.sendall(json.dumps({"filter": {"event_type": ["a"]}}).encode() + b"\n")
-    stream = stack.enter_context(asking.makefile("rb"))
+    # The relay reads the requests of one user in turn, so this one is answered last.
+    last = subscribers[requests]
+    last.sendall(json.dumps({"filter": {"event_type": ["a"]}}).encode() + b"\n")
+    stream = stack.enter_context(last.makefile("rb"))
     assert any(b"notif_relayd.subscribed" in line for line in stream)
 
 
@@ -110,12 +110,12 @@ def fill_ring(relay: ManagedRelay, producer: socket.socket) -> None:
 
 
 def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
-    """Send in batches that are too small to be shared by all subscribers."""
-    few = SHORT * (MIN_SHARED_SIZE // len(SHORT) // 2)
+    """Send batches that are too small to be shared, so every socket holds a copy."""
+    batch = SHORT * (MIN_SHARED_SIZE // len(SHORT) // 2)
     received = relay.status()["records_received"]
-    for sent in range(1, 300_000 // len(few)):
-        producer.sendall(few)
-        relay.wait_status(records_received=received + sent * few.count(b"\n"))
+    for sent in range(1, 300_000 // len(batch)):
+        producer.sendall(batch)
+        relay.wait_status(records_received=received + sent * batch.count(b"\n"))
 
 
 @needs_root

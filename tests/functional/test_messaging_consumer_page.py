@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page for authors of a consumer: its example, with its line of configuration, works."""
+"""Run the example of the page about oslo.messaging consumers with its configuration."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "oslo-consumer.rst"
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no process behind, whatever happens in the block."""
+def killed_at_exit(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the process at the end of the block if it still runs."""
     with process:
         try:
             yield
@@ -30,7 +30,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def block(language: str) -> str:
-    """The first one in this language."""
+    """Return the first code block in this language."""
     found = re.search(rf"\.\. code-block:: {language}\n\n((?:(?:   .*)?\n)+)", PAGE.read_text())
     assert found is not None
     return textwrap.dedent(found[1])
@@ -47,10 +47,10 @@ def test_example_prints_the_documented_output(relay: RunningRelay) -> None:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    with ended(consumer), relay.produce() as producer:
-        wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
+    with killed_at_exit(consumer), relay.produce() as producer:
+        wait_until(lambda: relay.status()["bytes_delivered"], "the consumer has subscribed")
         assert consumer.stdout is not None
-        # One after the other: the example prints from several threads.
+        # The example prints from several threads, so send the next record after the output.
         producer.sendall(
             record("volume.create", payload="no") + record("compute.instance.create", payload="yes")
         )

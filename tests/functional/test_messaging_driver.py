@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``driver = unix`` as services come by it: through oslo.messaging, in processes of their own."""
+"""``driver = unix`` as services use it: through oslo.messaging, in separate processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SERVICE = IMPORT + SET_UP
 
 
 def configuration(directory: Path, *lines: str, drivers: tuple[str, ...] = ("unix",)) -> Path:
-    """A service's configuration file that sends to the relay in `directory`."""
+    """Write a service's configuration file; return its path."""
     path = directory / "service.conf"
     path.write_text(
         "\n".join(
@@ -142,7 +142,7 @@ for priority in ("info", "error"):
 
 @pytest.mark.skipif(
     signature(DispatchExtensionManager).parameters["invoke_args"].default is not None,
-    reason="with this stevedore the routing driver can make no driver at all",
+    reason="the routing driver cannot create drivers with this version of stevedore",
 )
 def test_routing_driver_selects_notifications(
     scripts: Scripts, private: PrivateSocket, directory: Path
@@ -285,7 +285,7 @@ def test_file_in_place_of_the_socket_is_a_warning(scripts: Scripts, config: Path
 
 
 AS_NOBODY = (
-    SERVICE  # as root, since nobody might not read where Python and its modules are
+    SERVICE  # as root: the user nobody may not be permitted to read Python's modules
     + """
 del notifier
 os.setgroups([])
@@ -297,7 +297,7 @@ notifier = Notifier(transport, "nobody")
 )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_denied_permission_is_a_warning(
     scripts: Scripts, private: PrivateSocket, directory: Path, config: Path
 ) -> None:
@@ -359,9 +359,9 @@ def test_gap_record_is_sent_at_exit(scripts: Scripts, private: PrivateSocket, co
         data = incoming.read_available()
         script.proceed()
         lines = (data + incoming.read_to_end()).splitlines(keepends=True)
-    told, present, unknown = check_gaps(lines)
-    assert (told, unknown) == (number, False)
-    assert number - present in {1, 2}  # the first may have been half sent, and finished
+    accounted, present, unknown = check_gaps(lines)
+    assert (accounted, unknown) == (number, False)
+    assert number - present in {1, 2}  # the first of the dropped records may be completed
     assert script.finish() == ""
 
 
@@ -380,9 +380,9 @@ print(notifier._driver_mgr.extensions[0].obj._producer.dropped)
 
 ORDERS = {
     "real threads": SERVICE,
-    "patched before all": PATCH + SERVICE,
+    "patched first": PATCH + SERVICE,
     "patched after the import": IMPORT + PATCH + SET_UP,
-    "patched after the notifier was made": SERVICE + PATCH,
+    "patched after the notifier was created": SERVICE + PATCH,
 }
 
 
@@ -392,16 +392,16 @@ def test_threads_of_any_kind_share_the_connection(
 ) -> None:
     script = run(scripts, ORDERS[order] + THREADS, config)
     numbers: dict[int, list[int]] = {thread: [] for thread in range(8)}
-    told = 0
+    dropped_count = 0
     with private.accept() as incoming:
         for each in received(incoming):
             payload = each["payload"]
-            if each["event_type"] == "notif_relayd.gap":  # where the machine has little time
-                told += payload["dropped"]
+            if each["event_type"] == "notif_relayd.gap":  # possible on a slow machine
+                dropped_count += payload["dropped"]
             else:
                 numbers[payload["thread"]].append(payload["number"])
-    assert script.finish() == f"{told}\n"
-    assert sum(map(len, numbers.values())) + told == 8 * 200
+    assert script.finish() == f"{dropped_count}\n"
+    assert sum(map(len, numbers.values())) + dropped_count == 8 * 200
     assert all(received == sorted(set(received)) for received in numbers.values())
 
 
@@ -417,9 +417,9 @@ def notify():
 thread = threading.Thread(target=notify, daemon=True)
 thread.start()
 for number in range(20):
-    pid = os.fork()  # in the middle of a notification, as like as not
+    pid = os.fork()  # probably while the thread sends a notification
     if not pid:
-        signal.alarm(10)  # ends a child that waits for its parent's thread
+        signal.alarm(10)  # kills a child that waits for a lock of the parent's thread
         notifier.info({}, "child", {"number": number})
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code of real services, as it is on PyPI: three notify, in each of the ways in, and one reads.
+"""Notifications of real services' code from PyPI: three WSGI filters, and osprofiler as a reader.
 
-The three are WSGI filters. Each runs in a process of its own, with its configuration in a file,
-around an application that stands for the service. What reads is osprofiler, which collects traces.
+Each filter runs in a process of its own, with a configuration file and a minimal application. It
+notifies by each of three paths. osprofiler collects traces by listening to notifications.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from support.relay import RunningRelay
 from support.scripts import Scripts
 from support.waiting import wait_until
 
-WAYS = {
+PATHS = {
     "the log driver and the handler": ("log", "fake://"),
     "driver = unix": ("unix", "fake://"),
     "the transport": ("messagingv2", "unix://{public}"),
@@ -81,14 +81,14 @@ application = swift.filter_factory(
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", FILTERS)
 def test_service_notifications_reach_all_readers(
-    scripts: Scripts, relay: RunningRelay, name: str, way: str
+    scripts: Scripts, relay: RunningRelay, name: str, path: str
 ) -> None:
     code, event_types = FILTERS[name]
     configuration = relay.directory / "service.conf"
-    driver, url = (each.format(public=relay.public) for each in WAYS[way])
+    driver, url = (each.format(public=relay.public) for each in PATHS[path])
     configuration.write_text(CONFIGURATION.format(driver=driver, url=url, public=relay.public))
     consumer = Endpoint("info")
     with (
@@ -108,7 +108,7 @@ def test_service_notifications_reach_all_readers(
     for fields, each in zip(read, notified, strict=True):
         assert each.payload == fields["payload"]
         assert each.metadata["message_id"] == fields["message_id"]
-        assert ("_topic" in fields) == (way == "the transport")
+        assert ("_topic" in fields) == (path == "the transport")
         assert "hidden" not in json.dumps(fields)
         assert "object" in json.dumps(each.payload)
     assert relay.status()["records_rejected"] == 0
@@ -146,7 +146,7 @@ print(json.dumps(report))
 
 def test_osprofiler_collects_its_own_trace(scripts: Scripts, relay: RunningRelay) -> None:
     script = scripts.run("-W", "ignore", "-c", TRACE, relay.public)
-    wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
+    wait_until(lambda: relay.status()["bytes_delivered"], "osprofiler has subscribed")
     script.proceed()
     report = json.loads(script.finish())
     (request,) = report["children"]

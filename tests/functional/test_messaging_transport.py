@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications of real notifiers, through a real relay, to real listeners of oslo.messaging."""
+"""Notifications from oslo.messaging's notifiers through a relay to oslo.messaging's listeners."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def endpoint() -> Endpoint:
     return Endpoint()
 
 
-class AsServicesDo(oslo_messaging.NoOpSerializer):
-    """Makes a dictionary of a request context, as nova's and others' serializers do."""
+class ContextSerializer(oslo_messaging.NoOpSerializer):
+    """Serialize a request context to a dictionary, as the serializers of nova and others do."""
 
     def serialize_context(self, ctxt: Any) -> Any:
         return ctxt.to_dict()
 
 
-@pytest.mark.parametrize("serializer", [None, AsServicesDo()], ids=["object", "dictionary"])
+@pytest.mark.parametrize("serializer", [None, ContextSerializer()], ids=["object", "dictionary"])
 @pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
 def test_listener_gets_notification_and_context(
     transport: oslo_messaging.NotificationTransport,
     endpoint: Endpoint,
     driver: str,
-    serializer: AsServicesDo | None,
+    serializer: ContextSerializer | None,
 ) -> None:
     context = RequestContext(user_id="alice", project_id="p", request_id="req-1")
     with running_listener(transport, endpoint):
@@ -101,7 +101,7 @@ def test_secrets_in_payload_and_context_are_masked(
     target = oslo_messaging.Target(topic="notifications.info")
     context = {"auth_token": "hidden", "user": "alice", "more": {"secret_uuid": "hidden"}}
     with relay.subscribe() as subscriber:
-        # Past the notifier, whose newer versions let no such context through.
+        # Newer versions of the notifier remove such a context, so bypass it.
         transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001
         line = subscriber.line()
     assert b"hidden" not in line
@@ -164,12 +164,12 @@ def test_listener_gets_its_topics_and_records_without_topic(
         ):
             for topic in ("a", "b", "a.b", "c", "a.info"):
                 make_notifier(transport, topic).info({}, "event", topic)
-            wait_until(lambda: relay.status()["records_received"] == 5, "they are relayed")
+            wait_until(lambda: relay.status()["records_received"] == 5, "all five are relayed")
             make_notifier(transport, driver="log").info({}, "event", "log")
             assert both.next_payloads(3) == ["a", "b", "log"]
             assert one.next_payloads(2) == ["a", "log"]
             assert dotted.next_payloads(2) == ["a.b", "log"]
-        # Now that the listeners' threads have ended, nothing more can come.
+        # The listeners' threads have ended, so no further notification can arrive.
         assert both.calls.empty()
         assert one.calls.empty()
         assert dotted.calls.empty()
@@ -222,21 +222,21 @@ def test_every_listener_gets_a_copy_in_any_pool(
 def test_endpoint_filter_is_applied(
     transport: oslo_messaging.NotificationTransport,
 ) -> None:
-    by_type, by_context, everything = Endpoint("info"), Endpoint("info"), Endpoint("info")
+    by_type, by_context, unfiltered = Endpoint("info"), Endpoint("info"), Endpoint("info")
     by_type.filter_rule = oslo_messaging.NotificationFilter(  # type: ignore[attr-defined]
         event_type=r"^compute\..*", publisher_id="^compute", payload={"state": "^active$"}
     )
     by_context.filter_rule = oslo_messaging.NotificationFilter(  # type: ignore[attr-defined]
         context={"user": "^alice$"}
     )
-    with running_listener(transport, by_type, by_context, everything):
+    with running_listener(transport, by_type, by_context, unfiltered):
         emit = make_notifier(transport)
         emit.info({}, "compute.update", {"state": "error", "n": 1})
         emit.info({}, "volume.update", {"state": "active", "n": 2})
         emit.info({}, "compute.update", {"state": "active", "n": 3})
         emit.info(RequestContext(user_id="bob"), "x", {"n": 4})
         emit.info(RequestContext(user_id="alice"), "x", {"n": 5})
-        assert sorted(everything.next_notification().payload["n"] for _ in range(5)) == [
+        assert sorted(unfiltered.next_notification().payload["n"] for _ in range(5)) == [
             1,
             2,
             3,
@@ -261,7 +261,7 @@ def test_last_batch_arrives_after_the_timeout(
         batches = []
         while sum(map(len, batches)) < 12:
             batches.append(endpoint.next_batch())
-        emit.info({}, "event", 12)  # after a timeout all goes on
+        emit.info({}, "event", 12)  # the listener continues after a timeout
         batches.append(endpoint.next_batch())
     assert max(map(len, batches)) <= 5
     assert sorted(each.payload for batch in batches for each in batch) == [*sent, 12]
@@ -282,8 +282,11 @@ def test_stop_delivers_an_incomplete_batch(
         relay.wait_status(records_received=12)
         with relay.produce() as producer:
             producer.sendall(records.gap(7, "producer_congested"))
-            # It is logged when it is read: then so is all before it.
-            wait_until(lambda: "7 notifications were lost" in caplog.text, "all is read")
+            # The listener logs the gap when it reads it, after all notifications before it.
+            wait_until(
+                lambda: "7 notifications were lost" in caplog.text,
+                "the listener has read everything",
+            )
     assert sorted(each.payload for each in endpoint.next_batch()) == [10, 11]
     assert endpoint.calls.empty()
 
@@ -298,7 +301,7 @@ def test_endpoint_exception_does_not_stop_the_listener(
 
     failing = Failing("info")
     with running_listener(transport, failing), running_listener(transport, failing, batch_size=1):
-        for number in range(300):  # more than may be unhandled at a time
+        for number in range(300):  # more than MAX_UNHANDLED
             make_notifier(transport).info({}, "event", number)
         assert failing.next_payloads(600) == sorted([*range(300), *range(300)])
 
@@ -329,7 +332,7 @@ def test_refused_listener_can_be_stopped(
 
 
 def test_remote_procedure_calls_are_refused(relay: RunningRelay) -> None:
-    # Some of the options of remote procedure calls are registered nowhere but there.
+    # Some options of remote procedure calls are registered only in the global configuration.
     transport = oslo_messaging.get_rpc_transport(cfg.CONF, url=f"unix://{relay.public}")
     target = oslo_messaging.Target(topic="topic", server="server")
     make_client = getattr(oslo_messaging, "get_rpc_client", oslo_messaging.RPCClient)
@@ -355,7 +358,7 @@ def test_missing_relay_drops_without_retry_and_reports_a_gap(
         for number in range(3):
             emit.info({}, "event", number)
         with running_relay(directory) as relay, running_listener(transport, endpoint):
-            # A connection is tried for anew only after a pause.
+            # The notifier attempts to connect again only after its backoff.
             wait_until(
                 lambda: emit.info({}, "event", 0) or relay.status()["records_received"],
                 "the notifier has found the relay",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transport in consumers and services that run on eventlet's green threads."""
+"""The transport in consumers and services that use eventlet's green threads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wait_for(number):
         while len(got) < number:
             eventlet.sleep(0.001)
 
-# The others are to have their turn, whatever the listener waits for.
+# Other green threads must run while the listener waits.
 ticks = 0
 
 def tick():
@@ -67,7 +67,7 @@ def others_run():
 eventlet.spawn(tick)
 """
 
-ORDERS = {"patched before all": PATCH + IMPORT, "patched after the import": IMPORT + PATCH}
+ORDERS = {"patched first": PATCH + IMPORT, "patched after the import": IMPORT + PATCH}
 
 NOTIFY_AND_LISTEN = """
 for make, endpoint, how in (
@@ -75,7 +75,7 @@ for make, endpoint, how in (
     (oslo_messaging.get_batch_notification_listener, BatchEndpoint(),
      {"batch_size": 7, "batch_timeout": 0.05}),
 ):
-    for executor in ("eventlet", None):  # None: oslo.messaging sees that it is patched
+    for executor in ("eventlet", None):  # None: oslo.messaging detects the patch
         listener = make(transport, targets, [endpoint], executor=executor, **how)
         for round in range(2):
             listener.start()
@@ -125,7 +125,7 @@ def test_green_listener_reconnects_to_the_relay(
     assert script.line() == "listening"
     for payload in ("first", "second"):
         with running_relay(directory) as relay, relay.produce() as producer:
-            wait_until(lambda: relay.status()["bytes_delivered"], "the listener has its answer")
+            wait_until(lambda: relay.status()["bytes_delivered"], "the listener has subscribed")
             producer.sendall(record(payload=payload))
             relay.wait_status(records_received=1)
             assert relay.stop() == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A listener's life: it starts and stops, the relay comes and goes, and every loss is told."""
+"""Start and stop of a listener, restarts of the relay, and reports of losses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
+def no_leaks() -> Iterator[None]:
     before = threads_and_descriptors()
     yield
     assert threads_and_descriptors() <= before
@@ -44,14 +44,14 @@ def nothing_left() -> Iterator[None]:
 
 @contextlib.contextmanager
 def next_relay(directory: Path) -> Iterator[RunningRelay]:
-    """Another relay, where one has been."""
+    """Run another relay in the directory of a relay that has ended."""
     (directory / "notify.sock").unlink()
     with running_relay(directory) as relay:
         yield relay
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What the package has logged so far."""
+    """Return the messages that the package has logged so far."""
     return [
         each.getMessage()
         for each in caplog.records
@@ -59,7 +59,7 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> lis
     ]
 
 
-def test_restarted_listener_leaves_nothing_behind(relay: RunningRelay, nothing_left: None) -> None:
+def test_restarted_listener_leaves_nothing_behind(relay: RunningRelay, no_leaks: None) -> None:
     endpoint = Endpoint("info")
     with transport_to(relay.public) as transport:
         listener = oslo_messaging.get_notification_listener(
@@ -74,38 +74,38 @@ def test_restarted_listener_leaves_nothing_behind(relay: RunningRelay, nothing_l
                 listener.stop()
                 listener.wait()
                 relay.wait_status(subscribers=0)
-                producer.sendall(record(payload="nobody is to get this"))
+                producer.sendall(record(payload="not for the stopped listener"))
                 relay.wait_status(records_received=2 * (number + 1))
         assert threads_and_descriptors() <= before
     assert endpoint.calls.empty()
 
 
-def test_transport_cleanup_stops_its_listeners(relay: RunningRelay, nothing_left: None) -> None:
+def test_transport_cleanup_stops_its_listeners(relay: RunningRelay, no_leaks: None) -> None:
     endpoint = Endpoint("info")
     with transport_to(relay.public) as transport, running_listener(transport, endpoint):
         emit = make_notifier(transport)
         emit.info({}, "event", 1)
         assert endpoint.next_notification().payload == 1
         transport.cleanup()
-        # The notifier keeps the transport; it could send again.
+        # The notifier still has the transport and could send again.
         relay.wait_status(subscribers=0, producers=0)
         transport.cleanup()
 
 
 def test_listener_waits_for_a_relay_and_logs_it_once(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     caplog.set_level(logging.INFO)
     endpoint = Endpoint("info", "warn")
     public = directory / "notifications.sock"
     with transport_to(public) as transport, running_listener(transport, endpoint):
-        wait_until(lambda: messages(caplog), "it says so")
+        wait_until(lambda: messages(caplog), "the listener logs that it waits")
         with running_relay(directory) as relay, relay.produce() as producer:
-            wait_until(lambda: len(messages(caplog)) > 1, "it has come")
+            wait_until(lambda: len(messages(caplog)) > 1, "the listener has connected")
             producer.sendall(record(payload=1))
             assert (
                 endpoint.next_notification().payload == 1
-            )  # and no gap before: nothing was promised
+            )  # without a gap: there was no connection before
             assert messages(caplog) == [
                 f"no connection to the relay at {public}: the socket does not exist; is"
                 " notif-relayd installed and running?; retrying",
@@ -115,7 +115,7 @@ def test_listener_waits_for_a_relay_and_logs_it_once(
 
 
 def test_restart_of_the_relay_is_a_gap(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
     with contextlib.ExitStack() as stack:
@@ -133,17 +133,15 @@ def test_restart_of_the_relay_is_a_gap(
                 producer.sendall(record(payload=2))
                 assert endpoint.next_notification().payload == 2
         stack.close()
-    away, lost, *others = messages(caplog, logging.WARNING)
-    assert away.startswith(f"no connection to the relay at {relay.public}: ")
+    disconnected, lost, *others = messages(caplog, logging.WARNING)
+    assert disconnected.startswith(f"no connection to the relay at {relay.public}: ")
     assert lost == "Some notifications were lost: relay_restarted"
-    # It lost the second relay before it was stopped, perhaps.
-    assert others in ([], [away])
+    # The second relay may have ended before the listener stopped.
+    assert others in ([], [disconnected])
 
 
 @pytest.mark.parametrize("state", ["connected", "without a relay", "busy"])
-def test_listener_can_be_stopped_in_any_state(
-    directory: Path, nothing_left: None, state: str
-) -> None:
+def test_listener_can_be_stopped_in_any_state(directory: Path, no_leaks: None, state: str) -> None:
     gate = threading.Event()
 
     class Busy(Endpoint):
@@ -196,12 +194,12 @@ def test_records_of_a_slow_endpoint_stay_in_the_relay(
         gate.set()
         for _ in range(sent - dropped):
             slow.next_notification()
-        told = 0
-        while told < dropped:
+        reported = 0
+        while reported < dropped:
             gap = taking_gaps.next_notification()
             assert gap.payload["reason"] == "slow_subscriber"
-            told += gap.payload["dropped"]
-        assert told == dropped
+            reported += gap.payload["dropped"]
+        assert reported == dropped
         assert f"{gap.payload['dropped']} notifications were lost" in caplog.text
         assert slow.calls.empty()
 
@@ -222,7 +220,7 @@ def test_gap_is_logged_without_a_warn_endpoint(
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[str]:
-    """Have this process be somebody who may not connect."""
+    """Run the block as a user without permission to connect; yield the user's name."""
     user = os.geteuid()
     try:
         if user == 0:
@@ -233,7 +231,7 @@ def as_nobody() -> Iterator[str]:
 
 
 def test_denied_permission_is_an_error_at_start(
-    relay: RunningRelay, caplog: pytest.LogCaptureFixture, nothing_left: None
+    relay: RunningRelay, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     relay.directory.chmod(0o755)
     relay.public.chmod(0)
@@ -251,7 +249,7 @@ def test_denied_permission_is_an_error_at_start(
 
 
 def test_later_denied_permission_is_logged_until_granted(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
     with contextlib.ExitStack() as stack:
@@ -264,9 +262,9 @@ def test_later_denied_permission_is_logged_until_granted(
         with next_relay(directory) as relay:
             relay.public.chmod(0)
             with as_nobody():
-                wait_until(lambda: "usermod -aG" in caplog.text, "it says what is wrong")
+                wait_until(lambda: "usermod -aG" in caplog.text, "the listener logs the reason")
                 assert endpoint.calls.empty()
-            # Root again, which may.
+            # The process is root again and may connect.
             assert endpoint.next_notification().event_type == "notif_relayd.gap"
         stack.close()
     assert len([each for each in messages(caplog) if "usermod -aG" in each]) == 1
@@ -276,7 +274,7 @@ def test_later_denied_permission_is_logged_until_granted(
 def answering(
     public: Path, answers: Callable[[], bytes]
 ) -> Iterator[queue.Queue[ProducerConnection]]:
-    """A relay as no real one is: takes each subscriber's request, and answers as it likes."""
+    """Run a fake relay that answers each subscriber's request with the result of `answers`."""
     subscribers: queue.Queue[ProducerConnection] = queue.Queue()
     with PrivateSocket(public) as private:
 
@@ -291,14 +289,14 @@ def answering(
         try:
             yield subscribers
         finally:
-            connect(public).close()  # a request that is none: the end
+            connect(public).close()  # a connection without a request ends the thread
             thread.join()
             while not subscribers.empty():
                 subscribers.get().close()
 
 
 def test_refused_filter_is_an_error_at_start(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     public = directory / "notifications.sock"
     with (
@@ -312,7 +310,7 @@ def test_refused_filter_is_an_error_at_start(
 
 
 def test_later_refused_filter_is_logged_as_error(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     public = directory / "notifications.sock"
     answers = [records.error("There is no such thing."), records.subscribed({})]
@@ -322,7 +320,7 @@ def test_later_refused_filter_is_logged_as_error(
         running_listener(transport, Endpoint()),
     ):
         subscribers.get(timeout=TIMEOUT).close()
-        wait_until(lambda: messages(caplog, logging.ERROR), "it says so")
+        wait_until(lambda: messages(caplog, logging.ERROR), "the listener logs an error")
     assert messages(caplog, logging.ERROR) == [
         "Stopped listening for notifications: There is no such thing."
     ]
@@ -331,7 +329,7 @@ def test_later_refused_filter_is_logged_as_error(
 def test_silent_relay_is_an_error_at_start(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
-    nothing_left: None,
+    no_leaks: None,
 ) -> None:
     monkeypatch.setattr(subscriber_module, "ANSWER_TIMEOUT", 0.05)
     public = directory / "notifications.sock"
@@ -345,11 +343,11 @@ def test_silent_relay_is_an_error_at_start(
 
 
 def test_unreadable_records_are_logged_and_skipped(
-    directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
+    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
     endpoint = Endpoint()
     public = directory / "notifications.sock"
-    junk = [
+    unreadable = [
         b'{"event_type": "torn", "prio\n',
         b"[1]\n",
         b'{"event_type": "e", "priority": 1}\n',
@@ -360,7 +358,7 @@ def test_unreadable_records_are_logged_and_skipped(
         record(records.GAP, payload={"dropped": "many", "reason": 5}),
         record(payload="HUGE").replace(b'"HUGE"', b"1" * 5000),
     ]
-    later = record("notif_relayd.later")  # of a relay that is newer than the library
+    later = record("notif_relayd.later")  # from a relay that is newer than the library
     odd = record(payload=1, _topic=[7], _context="none")
     with (
         answering(public, lambda: records.subscribed({})) as subscribers,
@@ -368,7 +366,7 @@ def test_unreadable_records_are_logged_and_skipped(
         running_listener(transport, endpoint),
     ):
         incoming = subscribers.get(timeout=TIMEOUT)
-        incoming.socket.sendall(b"".join(junk + unusual) + records.error("No.") + later + odd)
+        incoming.socket.sendall(b"".join(unreadable + unusual) + records.error("No.") + later + odd)
         payloads = [endpoint.next_notification().payload for _ in unusual]
         assert payloads == [{}, {"dropped": "many", "reason": 5}, float("inf")]
         got = endpoint.next_notification()
@@ -376,13 +374,14 @@ def test_unreadable_records_are_logged_and_skipped(
         incoming.close()
     assert len(
         [each for each in messages(caplog) if "Ignored an unreadable record" in each]
-    ) == len(junk)
+    ) == len(unreadable)
     assert endpoint.calls.empty()
 
 
 NEVER_STOPPED = """
 import sys
 import oslo_messaging
+from support.messaging import Endpoint, configuration
 transport = oslo_messaging.get_notification_transport(configuration(), url="unix://" + sys.argv[1])
 listener = oslo_messaging.get_notification_listener(
     transport, [oslo_messaging.Target(topic="t")], [Endpoint()], executor="threading"

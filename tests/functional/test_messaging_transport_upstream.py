@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What oslo.messaging itself tests of a transport for notifications, run as it is."""
+"""Run oslo.messaging's own functional tests of notification transports unchanged."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def test_upstream_tests_pass_except_shared_listeners(scripts: Scripts, relay: Ru
     run, skipped, failed = json.loads(script.finish())
     assert run >= 7
     assert skipped == 0
-    # It asks for each notification to reach one of two listeners. Here both have a copy.
+    # That test expects each notification to reach one of two listeners; here both get a copy.
     assert failed == ["test_multiple_servers"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which transport URLs there can be, and what is said of the others."""
+"""Valid transport URLs, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def transport(url: str) -> oslo_messaging.NotificationTransport:
 
 
 @pytest.mark.parametrize(
-    ("name", "written"),
+    ("name", "url"),
     [
         ("n.sock", "unix://{}/n.sock"),
         ("n.sock", "unix:{}/n.sock"),
@@ -31,9 +31,9 @@ def transport(url: str) -> oslo_messaging.NotificationTransport:
         ("n.sock", "unix://{}%2Fn.sock"),
     ],
 )
-def test_url_may_name_any_absolute_path(directory: Path, name: str, written: str) -> None:
+def test_url_may_name_any_absolute_path(directory: Path, name: str, url: str) -> None:
     public = directory / name
-    url = written.format(directory, directory.name)
+    url = url.format(directory, directory.name)
     endpoint = Endpoint("info")
     with (
         running_relay(directory, "--oslo_messaging_notifications-sock_path", str(public)) as relay,
@@ -83,10 +83,10 @@ def test_invalid_url_is_refused_with_a_reason(url: str, reason: str) -> None:
 
 
 def test_fragment_and_empty_query_are_ignored(directory: Path) -> None:
-    """A fragment and an empty query are gone before a driver is asked."""
+    """oslo.messaging removes a fragment and an empty query before the driver sees the URL."""
     with running_relay(directory):
-        for rest in ("#fragment", "?", "?novalue"):
+        for suffix in ("#fragment", "?", "?novalue"):
             with running_listener(
-                transport(f"unix://{directory}/notifications.sock{rest}"), Endpoint()
+                transport(f"unix://{directory}/notifications.sock{suffix}"), Endpoint()
             ):
                 pass

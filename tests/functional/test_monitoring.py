@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dashboard, alert rules and the page about metrics speak of what the relay really tells."""
+"""Check the dashboard, alert rules and metrics page against the relay's metrics."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ NAME = re.compile(r"\bnotif_relayd_[a-z_]+")
 
 
 @pytest.fixture
-def told(relay: RunningRelay) -> list[Metric]:
-    """All families that a relay with one producer and one subscriber tells."""
+def exported(relay: RunningRelay) -> list[Metric]:
+    """Return all metric families of a relay with one producer and one subscriber."""
     with relay.subscribe(), relay.produce():
         relay.wait_status(producers=1)
         return families(relayctl(relay.directory, "metrics", "--per-connection").stdout)
 
 
-def series(told: list[Metric]) -> set[str]:
-    """The names that an expression may use."""
-    return {sample.name for family in told for sample in family.samples}
+def series(exported: list[Metric]) -> set[str]:
+    """Return the names that an expression may use."""
+    return {sample.name for family in exported for sample in family.samples}
 
 
 def dashboard_expressions() -> list[str]:
-    """The dashboard's queries, as Grafana sends them."""
+    """Return the dashboard's queries with the variables that Grafana replaces."""
     board = json.loads(DASHBOARD.read_text())
     found = [each["expr"] for panel in board["panels"] for each in panel["targets"]]
     found.append(board["templating"]["list"][1]["query"]["query"])
@@ -55,8 +55,8 @@ def rule_expressions() -> list[str]:
     return [rule["expr"] for group in groups for rule in group["rules"]]
 
 
-def test_every_expression_uses_existing_metrics(told: list[Metric]) -> None:
-    known = series(told)
+def test_every_expression_uses_existing_metrics(exported: list[Metric]) -> None:
+    known = series(exported)
     for expression in [*dashboard_expressions(), *rule_expressions()]:
         used = set(NAME.findall(expression))
         assert used, expression
@@ -64,9 +64,9 @@ def test_every_expression_uses_existing_metrics(told: list[Metric]) -> None:
 
 
 def test_dashboard_and_alerts_use_existing_labels(
-    told: list[Metric],
+    exported: list[Metric],
 ) -> None:
-    known = {label for family in told for sample in family.samples for label in sample.labels}
+    known = {label for family in exported for sample in family.samples for label in sample.labels}
     used = set(re.findall(r"\{\{ ?\$?(?:labels\.)?(\w+) ?\}\}", DASHBOARD.read_text()))
     used |= set(re.findall(r"\$labels\.(\w+)", RULES.read_text()))
     assert used <= known | {"instance"}
@@ -87,30 +87,30 @@ def test_panels_do_not_overlap_and_have_descriptions() -> None:
         places |= place
 
 
-def entries() -> Iterator[tuple[str, str]]:
-    """Each metric that the page explains, and what it says in brackets."""
+def described_metrics() -> Iterator[tuple[str, str]]:
+    """Yield each metric that the page describes, and the text in its parentheses."""
     yield from re.findall(r"^``(notif_relayd_\w+)`` \((.*)\)$", PAGE.read_text(), re.MULTILINE)
 
 
-def test_page_describes_each_metric_once(told: list[Metric]) -> None:
-    explained = dict(entries())
-    assert len(explained) == len(list(entries()))
-    assert explained.keys() == family_names(told)
-    for family in told:
+def test_page_describes_each_metric_once(exported: list[Metric]) -> None:
+    described = dict(described_metrics())
+    assert len(described) == len(list(described_metrics()))
+    assert described.keys() == family_names(exported)
+    for family in exported:
         (name,) = family_names([family])
-        kind, *_ = explained[name].split(",")
+        kind, *_ = described[name].split(",")
         assert kind == family.type, name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        if not labels >= {"id"}:  # Those have a section of their own.
-            assert set(re.findall(r"``(\w+)``", explained[name])) == labels, name
+        if not labels >= {"id"}:  # The per-connection metrics are in another section.
+            assert set(re.findall(r"``(\w+)``", described[name])) == labels, name
 
 
-def test_page_lists_only_existing_metrics_and_all_reasons(told: list[Metric]) -> None:
+def test_page_lists_only_existing_metrics_and_all_reasons(exported: list[Metric]) -> None:
     text = PAGE.read_text()
-    assert set(NAME.findall(text)) <= series(told) | family_names(told)
+    assert set(NAME.findall(text)) <= series(exported) | family_names(exported)
     reasons = {
         value
-        for family in told
+        for family in exported
         for sample in family.samples
         for label, value in sample.labels.items()
         if label in ("reason", "socket")
@@ -118,8 +118,8 @@ def test_page_lists_only_existing_metrics_and_all_reasons(told: list[Metric]) ->
     assert reasons <= set(re.findall(r"``(\w+)``", text))
 
 
-def test_page_states_the_number_of_series(told: list[Metric]) -> None:
-    bounded = [s for family in told for s in family.samples if "id" not in s.labels]
+def test_page_states_the_number_of_series(exported: list[Metric]) -> None:
+    bounded = [s for family in exported for s in family.samples if "id" not in s.labels]
     assert f"There are {len(bounded)} time series." in PAGE.read_text()
 
 

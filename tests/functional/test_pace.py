@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,6 @@ from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
 from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
-from notif_relayd.records import validator
 from notif_relayd.records.validator import Reason, RoutingKey
 from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
@@ -114,6 +114,14 @@ def others(directory: Path, loop: Loop) -> Iterator[LoopLatency]:
     turns.close()
 
 
+def use_clock(turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    """Give the clocks in `clock` to the parts of the relay that are made from now on."""
+    clocks = {
+        name: vars(clock)[name] for name in ("monotonic", "thread_time") if hasattr(clock, name)
+    }
+    monkeypatch.setattr(turns.loop, "kernel", replace(turns.loop.kernel, **clocks))
+
+
 def test_accepts_per_iteration_are_limited(turns: LoopLatency) -> None:
     waiting = turns.intake()
     turns.connect(acceptor.MAX_ACCEPTS + 10)
@@ -129,7 +137,7 @@ def test_accepting_pauses_after_each_refusal(
     """At the same moments for all sockets, so that fewer records have to wait."""
     breaks: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
-    monkeypatch.setattr(acceptor, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     turns.limits = ConnectionLimits("room", max_connections=2, per_user=2, rate=10_000)
     waiting = turns.intake()
     call_in = turns.loop.call_in
@@ -360,7 +368,7 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
-    monkeypatch.setattr(request_pacer, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     pauses: list[tuple[float, Callable[[], None]]] = []
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
@@ -408,8 +416,7 @@ def test_expensive_records_delay_their_user(
     times = iter([0.0, cost])
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     clock.thread_time = lambda: next(times, cost)
-    monkeypatch.setattr(expensive_time, "time", clock)
-    monkeypatch.setattr(validator, "time", clock)
+    use_clock(turns, monkeypatch, clock)
     costs = iter([cost] if what == "values" else [])
     sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
     reading = turns.intake(lambda *_: next(costs, 0.0))
@@ -439,7 +446,7 @@ def test_answers_to_one_user_are_limited_to_a_time_share(
     clock = SimpleNamespace(
         monotonic=lambda: clock.now, thread_time=lambda: clock.used, now=1000.0, used=0.0
     )
-    monkeypatch.setattr(request_pacer, "time", clock)
+    use_clock(turns, monkeypatch, clock)
 
     def status() -> int:
         clock.used += server.BURST + server.SHARE  # a second's share more than it may have

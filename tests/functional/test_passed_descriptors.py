@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A peer that passes file descriptors delays no other peer, with and without the kernel's help."""
+"""Peers that pass file descriptors do not delay others, with or without SO_PASSRIGHTS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.relay import RunningRelay, Subscriber, connect
 from support.service_manager import ManagedRelay, managed_relay
 from support.waiting import TIMEOUT, wait_until
 
-Way = Callable[[socket.socket, socket.socket], None]
+PassingMethod = Callable[[socket.socket, socket.socket], None]
 
 SOCKETS = ("public", "ingest", "control")
 
@@ -48,7 +48,7 @@ ancillary.kernel_refuses = lambda: False
 {}
 sys.exit(main.main(sys.argv[1:]))
 """
-"""Runs the daemon as on a kernel without SO_PASSRIGHTS."""
+"""Program that runs the daemon as on a kernel without SO_PASSRIGHTS."""
 
 PROGRAMS = {
     "compiled": OLD_KERNEL.format(""),
@@ -74,20 +74,20 @@ def descriptors(relay: RunningRelay) -> int:
 
 
 def unread(connection: socket.socket) -> int:
-    """Bytes that the relay has yet to read."""
+    """Return the number of bytes that the relay has not read yet."""
     (size,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
     return int(size)
 
 
 def idle_descriptors(relay: RunningRelay) -> int:
-    """How many it has without any connection."""
+    """Return the number of the relay's descriptors without any connection."""
     assert_relays(relay)
     relay.wait_status(producers=0, subscribers=0)
     return descriptors(relay)
 
 
 def assert_relays(relay: RunningRelay) -> None:
-    """A producer and a subscriber are served at once."""
+    """Check that a record gets from a producer to a subscriber."""
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record())
         assert subscriber.line() == record()
@@ -100,7 +100,7 @@ def assert_ended(connection: socket.socket) -> None:
 
 
 def make_closer_wait(relay: RunningRelay, peer: socket.socket, passed: socket.socket) -> None:
-    """Pass what the relay does not disarm, and be the first to close it."""
+    """Pass a socket that the relay does not disarm, so that the closing thread waits for it."""
     relay.process.send_signal(signal.SIGSTOP)
     pass_plainly(peer, passed)
     relay.process.send_signal(signal.SIGCONT)
@@ -108,23 +108,23 @@ def make_closer_wait(relay: RunningRelay, peer: socket.socket, passed: socket.so
 
 
 @needs_kernel
-@pytest.mark.parametrize("way", [pass_plainly, pass_out_of_band])
+@pytest.mark.parametrize("method", [pass_plainly, pass_out_of_band])
 @pytest.mark.parametrize("name", SOCKETS)
-def test_kernel_refuses_descriptors(relay: RunningRelay, name: str, way: Way) -> None:
+def test_kernel_refuses_descriptors(relay: RunningRelay, name: str, method: PassingMethod) -> None:
     with lingering_socket() as passed, connect(getattr(relay, name)) as peer:
         with pytest.raises(PermissionError):
-            way(peer, passed)
+            method(peer, passed)
         assert_relays(relay)
 
 
-@pytest.mark.parametrize("way", PASSING_METHODS)
+@pytest.mark.parametrize("method", PASSING_METHODS)
 @pytest.mark.parametrize("name", SOCKETS)
 def test_old_kernel_passing_peer_is_disconnected(
-    old_kernel: RunningRelay, name: str, way: Way
+    old_kernel: RunningRelay, name: str, method: PassingMethod
 ) -> None:
     before = idle_descriptors(old_kernel)
     with lingering_socket() as passed, connect(getattr(old_kernel, name)) as peer:
-        way(peer, passed)
+        method(peer, passed)
         assert_ended(peer)
         assert_relays(old_kernel)
         wait_until(lambda: descriptors(old_kernel) <= before, "the descriptors are closed")
@@ -144,7 +144,7 @@ def test_old_kernel_peer_may_disconnect_at_once(old_kernel: RunningRelay, name: 
 
 @pytest.fixture
 def waiting_closer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningRelay]:
-    """A relay with a thread that finds nothing to disarm, and closes one connection at a time."""
+    """Run a relay whose thread finds nothing to disarm and closes one connection at a time."""
     program = OLD_KERNEL.format("ancillary._disarm = lambda fd: []; ancillary.MAX_CLOSING = 1")
     monkeypatch.setattr(RunningRelay, "program", ("-c", program))
     relay = RunningRelay(directory)
@@ -208,7 +208,7 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
         peers = [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
         old_kernel.wait_status(producers=1, subscribers=1)
         old_kernel.process.send_signal(signal.SIGSTOP)
-        # Connections that are not accepted yet hold some as well.
+        # Connections that are not accepted yet also hold descriptors.
         peers += [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
         for peer in peers:
             pass_plainly(peer, stack.enter_context(lingering_socket()))
@@ -220,7 +220,7 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
 def test_old_kernel_stop_does_not_wait_for_unstored_peers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store is full, and the relay does not read a subscriber whose request waits."""
+    """The store is full, and the relay does not read a subscriber with a pending request."""
     monkeypatch.setattr(RunningRelay, "program", ("-c", PROGRAMS["compiled"]))
     with managed_relay(directory, fdstore_max=1) as relay, connect(relay.public) as peer:
         relay.wait_status(subscribers=1)
@@ -250,7 +250,7 @@ def test_descriptors_passed_before_the_start_are_closed(directory: Path) -> None
 def test_descriptors_passed_to_an_older_relay_are_closed(
     directory: Path, end: Callable[[ManagedRelay], None]
 ) -> None:
-    """Its connections, which did not refuse them, are in the descriptor store."""
+    """The older relay's connections, which accepted descriptors, are in the descriptor store."""
     with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
         subscriber = stack.enter_context(Subscriber(relay.public))
         peers = [subscriber.socket, stack.enter_context(connect(relay.ingest))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a user can make the relay hold is bounded and accounted by user."""
+"""The memory that a user can make the relay hold is bounded and accounted per user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_subscribers_stalled_in_one_record_share_it(relay: RunningRelay) -> None
     with contextlib.ExitStack() as stack, relay.produce() as producer:
         stalled = [stack.enter_context(Subscriber(relay.public)) for _ in range(200)]
         subscriber = stack.enter_context(relay.subscribe())
-        # So many that the first one leaves the ring.
+        # Enough records that the first one leaves the ring.
         for _ in range(20):
             producer.sendall(LONG)
             assert subscriber.line() == LONG
@@ -41,10 +41,10 @@ def test_subscribers_stalled_in_one_record_share_it(relay: RunningRelay) -> None
 
 @needs_root
 def test_torn_records_of_the_largest_user_are_reclaimed(directory: Path) -> None:
-    """Each subscriber stops in a record of its own, so none of them can be shared."""
+    """Each subscriber stops in a different record, so no torn record is shared."""
     with (
         open_relay(directory) as relay,
-        OtherUser(relay.public, 1234) as modest,
+        OtherUser(relay.public, 1234) as small_user,
         contextlib.ExitStack() as stack,
         relay.produce() as producer,
         relay.subscribe() as subscriber,
@@ -59,17 +59,17 @@ def test_torn_records_of_the_largest_user_are_reclaimed(directory: Path) -> None
         assert 1234 in left
         assert left.count(0) < count
         assert relay.peak_memory() < 256 << 20
-        assert modest.line() == LONG
-        assert is_gap(modest.line())
+        assert small_user.line() == LONG
+        assert is_gap(small_user.line())
 
 
 @needs_root
 def test_partial_records_of_the_largest_user_are_rejected(directory: Path) -> None:
     size, whole = 900_000, record(payload="x" * 1_000_000)
-    with open_relay(directory) as relay, OtherUser(relay.ingest, 1234) as modest:
-        assert modest.process.stdin is not None
-        modest.process.stdin.write(whole[:-10])
-        modest.process.stdin.flush()
+    with open_relay(directory) as relay, OtherUser(relay.ingest, 1234) as small_user:
+        assert small_user.process.stdin is not None
+        small_user.process.stdin.write(whole[:-10])
+        small_user.process.stdin.flush()
         with contextlib.ExitStack() as stack:
             for _ in range(MAX_PARTIAL_BYTES // size + 5):
                 stack.enter_context(relay.produce()).sendall(b"x" * size)
@@ -77,7 +77,7 @@ def test_partial_records_of_the_largest_user_are_rejected(directory: Path) -> No
             rejected = {each["uid"]: each["rejected"] for each in relay.request("producers")}
             assert rejected[1234] == 0
             with relay.subscribe() as subscriber:
-                modest.write(whole[-10:])
+                small_user.write(whole[-10:])
                 assert subscriber.line() == whole
 
 
@@ -85,12 +85,12 @@ FILTERS = "max_filter_bytes_per_user"
 
 
 def largest_filter(number: int) -> dict[str, list[str]]:
-    """One that takes much memory: 1.1 MiB are charged for it."""
+    """Return a filter that is charged 1.1 MiB of memory."""
     globs = [(f"{number}.{each}" + "*\u0101" * 128)[:256] for each in range(8)]
     return {"event_type": globs}
 
 
-def ask(subscriber: Subscriber, wanted: dict[str, list[str]]) -> dict[str, Any]:
+def send_request(subscriber: Subscriber, wanted: dict[str, list[str]]) -> dict[str, Any]:
     request = json.dumps({"filter": wanted}, separators=(",", ":"), ensure_ascii=False)
     subscriber.socket.sendall(request.encode() + b"\n")
     return subscriber.notification()
@@ -105,7 +105,7 @@ def test_filters_of_one_user_are_bounded(directory: Path) -> None:
         granted = 0
         while True:
             subscriber = stack.enter_context(relay.subscribe())
-            answer = ask(subscriber, largest_filter(granted))
+            answer = send_request(subscriber, largest_filter(granted))
             if answer["event_type"] == "notif_relayd.error":
                 break
             granted += 1
@@ -120,11 +120,11 @@ def test_replaced_and_closed_filters_are_not_counted(directory: Path) -> None:
     with running_relay(directory, f"--relayd-{FILTERS}={4 << 20}") as relay:
         with relay.subscribe() as subscriber:
             for number in range(30):
-                answer = ask(subscriber, largest_filter(number))
+                answer = send_request(subscriber, largest_filter(number))
                 assert answer["event_type"] == "notif_relayd.subscribed"
         for number in range(30):
             with relay.subscribe() as subscriber:
-                answer = ask(subscriber, largest_filter(number))
+                answer = send_request(subscriber, largest_filter(number))
                 assert answer["event_type"] == "notif_relayd.subscribed"
             relay.wait_status(subscribers=0)
 
@@ -150,7 +150,7 @@ def test_filters_of_one_user_leave_room_for_others(directory: Path) -> None:
         OtherUser(relay.public, 1234) as other,
     ):
         while (
-            ask(stack.enter_context(relay.subscribe()), largest_filter(0))["event_type"]
+            send_request(stack.enter_context(relay.subscribe()), largest_filter(0))["event_type"]
             != "notif_relayd.error"
         ):
             pass
@@ -165,8 +165,11 @@ def test_filters_over_the_limit_are_not_restored(
     with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
         subscribers = [stack.enter_context(relay.subscribe()) for _ in range(3)]
         for number, each in enumerate(subscribers):
-            assert ask(each, largest_filter(number))["event_type"] == "notif_relayd.subscribed"
-        limit = 2 << 20  # for one of them
+            assert (
+                send_request(each, largest_filter(number))["event_type"]
+                == "notif_relayd.subscribed"
+            )
+        limit = 2 << 20  # enough for one filter
         relay.set_arguments(f"--relayd-{FILTERS}", str(limit))
         end(relay)
         relay.wait_status(subscribers=1)
@@ -175,7 +178,7 @@ def test_filters_over_the_limit_are_not_restored(
 
 
 def test_unread_answers_take_bounded_memory(relay: RunningRelay) -> None:
-    """The sockets are full, so the answers wait in the relay."""
+    """The sockets are full, so the relay holds the answers."""
     count, records = 100, 30
     with contextlib.ExitStack() as stack, relay.produce() as producer:
         subscribers = [stack.enter_context(relay.subscribe()) for _ in range(count)]
@@ -187,7 +190,7 @@ def test_unread_answers_take_bounded_memory(relay: RunningRelay) -> None:
         request = json.dumps({"filter": wanted}, ensure_ascii=False).encode() + b"\n"
         for each in subscribers:
             each.socket.sendall(request)
-        # Requests of one user are handled in their order: this one is the last.
+        # The relay handles the requests of one user in order; this one is the last.
         last = subscribers[-1]
         last.lines(records)
         assert last.notification()["payload"] == wanted
@@ -196,7 +199,7 @@ def test_unread_answers_take_bounded_memory(relay: RunningRelay) -> None:
 
 def test_error_quotes_only_part_of_a_request(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
-        answer = ask(subscriber, {"\x00" * 10_000: ["a"]})
+        answer = send_request(subscriber, {"\x00" * 10_000: ["a"]})
         assert answer["event_type"] == "notif_relayd.error"
         assert answer["payload"].startswith("There is no key '\\x00")
         assert len(answer["payload"]) == MAX_ERROR_LENGTH

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl as an operator runs it, beside a real relay and beside something that is none."""
+"""relayctl with a real relay, without a relay, and with a fake one."""
 
 from __future__ import annotations
 
@@ -60,8 +60,10 @@ def test_status_in_json_equals_the_daemons_status(relay: RunningRelay) -> None:
 def test_other_formats_show_the_same_values(relay: RunningRelay) -> None:
     pid = relay.process.pid
 
-    def show(form: str) -> str:
-        done = relayctl(relay.directory, "status", "-f", form, "-c", "pid", "-c", "ring_bytes")
+    def show(output_format: str) -> str:
+        done = relayctl(
+            relay.directory, "status", "-f", output_format, "-c", "pid", "-c", "ring_bytes"
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -96,14 +98,14 @@ def test_producers_lists_one_row_per_producer(relay: RunningRelay) -> None:
         rows = json.loads(relayctl(relay.directory, "producers", "-f", "json").stdout)
     assert [row.pop("connected_seconds") >= 0 for row in rows] == [True, True]
     assert rows[0].pop("id") != rows[1].pop("id")
-    who = {
+    peer = {
         "pid": os.getpid(),
         "command": Path("/proc/self/comm").read_text().strip(),
         "user": pwd.getpwuid(os.getuid()).pw_name,
     }
-    assert rows[0] == {**who, "records": 4, "bytes": rows[0]["bytes"], "rejected": 1}
+    assert rows[0] == {**peer, "records": 4, "bytes": rows[0]["bytes"], "rejected": 1}
     assert rows[0]["bytes"] >= 4 * len(record())
-    assert rows[1] == {**who, "records": 0, "bytes": 0, "rejected": 0}
+    assert rows[1] == {**peer, "records": 0, "bytes": 0, "rejected": 0}
 
 
 def test_subscribers_lists_one_row_per_subscriber(directory: Path) -> None:
@@ -228,7 +230,7 @@ def test_unresponsive_relay_is_an_error_after_5_seconds(relay: RunningRelay) -> 
 
 
 @pytest.mark.parametrize(
-    ("command", "answer", "complaint"),
+    ("command", "answer", "error"),
     [
         ("status", b"", "hung up"),
         ("status", b'{"result": {', "hung up"),
@@ -243,10 +245,10 @@ def test_unresponsive_relay_is_an_error_after_5_seconds(relay: RunningRelay) -> 
     ],
 )
 def test_invalid_answer_is_a_one_line_error(
-    directory: Path, command: str, answer: bytes, complaint: str
+    directory: Path, command: str, answer: bytes, error: str
 ) -> None:
     with answer_once(directory / "control.sock", answer):
-        assert_error(relayctl(directory, command), 1, complaint)
+        assert_error(relayctl(directory, command), 1, error)
 
 
 def test_endless_answer_is_an_error(directory: Path) -> None:
@@ -270,12 +272,12 @@ def test_unknown_fields_of_a_newer_daemon_are_ignored(directory: Path) -> None:
 
 
 def test_process_name_is_escaped(relay: RunningRelay) -> None:
-    named = (
+    program = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\nroot');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", named, os.fspath(relay.ingest)], stdin=subprocess.PIPE
+        [sys.executable, "-c", program, os.fspath(relay.ingest)], stdin=subprocess.PIPE
     ) as process:
         relay.wait_status(producers=1)
         done = relayctl(relay.directory, "producers", "-f", "value", "-c", "command")
@@ -327,6 +329,6 @@ def test_ctrl_c_ends_it_without_output(directory: Path) -> None:
         with connection:
             assert connection.recv(4096) == b'{"method":"status"}\n'
             process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=TIMEOUT)
-    assert complaint == b""
+            _, error = process.communicate(timeout=TIMEOUT)
+    assert error == b""
     assert process.returncode == 128 + signal.SIGINT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How relayctl top counts event types, with the test in the relay's place."""
+"""How relayctl top counts event types; the test acts as the relay."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def connected(directory: Path) -> Iterator[Connected]:
             busiest.close()
 
 
-def counted(busiest: Busiest, number: int = 10) -> list[str]:
+def names_after_update(busiest: Busiest, number: int = 10) -> list[str]:
     busiest.next_frame()
     return [name for name, _ in busiest.rates(number)]
 
@@ -57,13 +57,13 @@ def test_undecodable_lines_are_skipped(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(b"garbage\n[]\n" + b"[" * 5000 + b"\n\xff\n" + record("good"))
     busiest.read()
-    assert counted(busiest) == ["good"]
+    assert names_after_update(busiest) == ["good"]
 
 
 def test_empty_socket_is_not_an_error(connected: Connected) -> None:
     busiest, _ = connected
     busiest.read()
-    assert counted(busiest) == []
+    assert names_after_update(busiest) == []
     assert busiest.connected
 
 
@@ -73,7 +73,7 @@ def test_number_of_event_types_is_limited(connected: Connected) -> None:
     for number in range(3 * MAX_EVENT_TYPES):
         relay.socket.sendall(record(f"new.{number}"))
         busiest.read()
-    names = counted(busiest, 3 * MAX_EVENT_TYPES)
+    names = names_after_update(busiest, 3 * MAX_EVENT_TYPES)
     assert len(names) == MAX_EVENT_TYPES
     assert names[0] == "often"
 
@@ -83,8 +83,8 @@ def test_unused_event_type_is_forgotten(connected: Connected) -> None:
     relay.socket.sendall(record("once"))
     busiest.read()
     for _ in range(WINDOW):
-        assert counted(busiest) == ["once"]
-    assert counted(busiest) == []
+        assert names_after_update(busiest) == ["once"]
+    assert names_after_update(busiest) == []
 
 
 def test_disconnect_of_the_relay_is_noticed(connected: Connected) -> None:
@@ -118,4 +118,4 @@ def test_long_event_type_is_truncated(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(record("x" * MAX_EVENT_TYPE_LENGTH + "y" * 10_000))
     busiest.read()
-    assert counted(busiest) == ["x" * MAX_EVENT_TYPE_LENGTH]
+    assert names_after_update(busiest) == ["x" * MAX_EVENT_TYPE_LENGTH]

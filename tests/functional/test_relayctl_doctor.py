@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl doctor beside a real relay: what it says of a good set-up, and of each that is not."""
+"""The verdicts of relayctl doctor on a working relay and on each kind of fault."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def failed(rows: list[Row]) -> set[str]:
 
 
 def a_group() -> str:
-    """A group of this host that is nobody's and not root's."""
+    """Return a group of this host other than those of root and nobody."""
     return next(each.gr_name for each in grp.getgrall() if each.gr_gid not in (0, 65534))
 
 
 @pytest.fixture
 def open_relay(relay: RunningRelay) -> RunningRelay:
-    """In a directory that everybody may enter."""
+    """Return a relay in a directory that all users allowed enter."""
     relay.directory.chmod(0o755)
     return relay
 
@@ -277,7 +277,7 @@ def test_suspended_relay_is_reported_as_unresponsive(relay: RunningRelay) -> Non
 @needs_root
 def test_relay_in_another_network_namespace_is_found(directory: Path) -> None:
     if run("unshare", "--net", "true").returncode != 0:
-        pytest.skip("this root may not create namespaces")
+        pytest.skip("namespaces cannot be created")
     elsewhere = os.fspath(directory / "elsewhere.sock")
     with running_relay(directory, "--relayd-control_path", elsewhere):
         command = [RELAYCTL, "--runtime-dir", os.fspath(directory), "doctor", "-f", "json"]
@@ -322,7 +322,7 @@ def test_round_trip_fails_without_a_private_socket(
     assert f"{relay.ingest}: the socket does not exist" in row["finding"]
 
 
-# The relay's configuration.
+# Configuration of the relay.
 
 
 def test_paths_are_read_from_the_configuration(directory: Path) -> None:
@@ -382,7 +382,7 @@ def test_unreadable_configuration_is_skipped(open_relay: RunningRelay) -> None:
     assert the(rows, f"configuration {conf}")["result"] == "skipped"
 
 
-# What users may do.
+# Permissions of users.
 
 
 @needs_root
@@ -500,31 +500,31 @@ def test_predicted_permissions_match_the_kernel(open_relay: RunningRelay) -> Non
             add_entry(path, mode, *entries)
         open_relay.directory.chmod(directory)
         for each in (path, link):
-            may = refusal(os.fspath(each), account) is None
-            assert may == connects(each, account), (ids, oct(mode), entries, oct(directory))
-            seen.add((may, entries))
-    assert len(seen) == 10, "each kind of entry has let somebody in and kept somebody out"
+            allowed = refusal(os.fspath(each), account) is None
+            assert allowed == connects(each, account), (ids, oct(mode), entries, oct(directory))
+            seen.add((allowed, entries))
+    assert len(seen) == 10, "each kind of entry must permit one case and deny another"
 
 
 USER, NAMED_GROUP = 0x02, 0x08
 
 
 def add_entry(path: Path, mode: int, tag: int, number: int) -> None:
-    """Let one more user or group read and write, as far as the mode's group bits, the mask, go."""
-    nobody = 0xFFFFFFFF
+    """Grant read and write permission to one more user or group; `mode` sets the mask."""
+    undefined = 0xFFFFFFFF
     entries = [
-        *((0x01, mode >> 6 & 7, nobody), (0x04, 6, nobody), (tag, 6, number)),
-        *((0x10, mode >> 3 & 7, nobody), (0x20, mode & 7, nobody)),
+        *((0x01, mode >> 6 & 7, undefined), (0x04, 6, undefined), (tag, 6, number)),
+        *((0x10, mode >> 3 & 7, undefined), (0x20, mode & 7, undefined)),
     ]
     packed = b"".join(struct.pack("<HHI", *each) for each in sorted(entries))
     try:
         os.setxattr(path, ACL, struct.pack("<I", 2) + packed)
     except OSError as error:
-        pytest.skip(f"no access control lists here: {error}")
+        pytest.skip(f"this file system has no access control lists: {error}")
 
 
 def connects(path: Path, account: Account) -> bool:
-    """Try it, in a process that has become the account."""
+    """Return whether a process with this account's IDs can connect."""
     child = os.fork()
     if child == 0:
         try:

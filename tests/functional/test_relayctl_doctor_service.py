@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What relayctl doctor says of a service's configuration is what happens with it.
+"""The verdict of relayctl doctor on a service's configuration matches its effect.
 
-Each configuration is given to the doctor, and to a process that loads it as every service does and
-emits a notification. If the doctor says that something has failed, nothing may come, and else it
-must.
+Each configuration is examined by the doctor, and loaded by a process that emits a notification as
+services do. The notification must arrive if and only if the doctor reports no failure.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Case:
-    """A service's configuration, and what is to be said of it."""
+    """A service's configuration and the expected verdict."""
 
     result: str
-    """The worst of all."""
+    """The worst result of all checks."""
     said: str = ""
-    """A part of it."""
+    """Part of a finding or an advice; {files} and {directory} are replaced."""
     conf: str | None = WHOLE
     edits: dict[str, str] = field(default_factory=dict)
-    """What to replace in the sample of a logging file."""
+    """Replacements in the sample logging file."""
     others: dict[str, str] = field(default_factory=dict)
-    """More files, by name."""
+    """Contents of further files, by name."""
 
 
 def logger(**changed: str) -> dict[str, str]:
-    """An edit of the notifications' logger; an empty value leaves the key out."""
+    """Return an edit of the notification logger's section; an empty value removes the key."""
     lines = dict(line.split(" = ") for line in LOGGER.splitlines()) | changed
     return {LOGGER: "".join(f"{key} = {value}\n" for key, value in lines.items() if value)}
 
@@ -65,7 +64,7 @@ def driver(*lines: str) -> str:
 
 
 CASES = {
-    # What works as it should.
+    # Configurations that work.
     "the sample": Case("ok", "ingest.sock, the relay's private socket"),
     "another driver besides": Case("ok", conf=driver("driver = messagingv2", "driver = log")),
     "the handler by its module": Case(
@@ -80,7 +79,7 @@ CASES = {
     "the old name of log_config_append": Case(
         "ok", conf="[DEFAULT]\nlog_config = {files}/logging.conf\n" + DRIVER
     ),
-    "the driver in a directory beside": Case(
+    "the driver in a configuration directory": Case(
         "ok", conf=APPEND, others={"service.conf.d/notifications.conf": DRIVER}
     ),
     "no level at all": Case("ok", edits={**logger(level=""), ROOT: "handlers = stderr"}),
@@ -93,7 +92,7 @@ CASES = {
             "driver = unix", "sock_path = /nowhere/public", "ingest_path = {directory}/ingest.sock"
         ),
     ),
-    # What works, but perhaps not as it was meant.
+    # Configurations that work, but perhaps not as intended.
     "no debug on the logger": Case("warning", "DEBUG are lost", edits=logger(level="INFO")),
     "no debug on the handler": Case(
         "warning", "level = DEBUG in [handler_relay]", edits={ARGS: f"{ARGS}\nlevel = INFO"}
@@ -132,7 +131,7 @@ CASES = {
         "keep one of log, unix",
         conf=driver("driver = log", "driver = unix", SOCK_PATH),
     ),
-    # What does not work.
+    # Configurations that do not work.
     "nothing set": Case("failed", "no driver is set", conf="[DEFAULT]\n"),
     "no configuration": Case("failed", "service.conf", conf=None),
     "no ini file": Case("failed", "cannot be used", conf="[DEFAULT\n"),
@@ -287,9 +286,9 @@ for path in sys.argv[1:]:
     if os.fork():
         os.wait()
         continue
-    beside = [path + ".d"] if os.path.isdir(path + ".d") else []
+    config_dirs = [path + ".d"] if os.path.isdir(path + ".d") else []
     log.register_options(cfg.CONF)
-    cfg.CONF([], project="nova", default_config_files=[path], default_config_dirs=beside)
+    cfg.CONF([], project="nova", default_config_files=[path], default_config_dirs=config_dirs)
     log.setup(cfg.CONF, "nova")
     transport = oslo_messaging.get_notification_transport(cfg.CONF, url="fake://")
     notifier = oslo_messaging.Notifier(transport, "nova-compute:host-1")
@@ -300,7 +299,7 @@ for path in sys.argv[1:]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """The doctor's rows for a case, and whether the notification arrived."""
 
     files: Path
     directory: Path
@@ -308,18 +307,18 @@ class Outcome:
     arrived: bool
 
     def filled(self, text: str) -> str:
-        """With the names of the directories."""
+        """Return `text` with {files} and {directory} replaced."""
         return filled(text, self.files, self.directory)
 
     @property
     def result(self) -> str:
-        """The worst."""
+        """The worst result of all rows."""
         return max((row["result"] for row in self.rows), key=["ok", "warning", "failed"].index)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
-    """All cases at once: two programs that take long to start."""
+    """Run all cases at once, because both programs take long to start."""
     places = {name: tmp_path_factory.mktemp("service") for name in CASES}
     with (
         tempfile.TemporaryDirectory(prefix="relay-") as path,
@@ -337,13 +336,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             check=True,
             env=quiet_environment(),
         )
-        came = received(private)
+        stream = received(private)
         yield {
             name: Outcome(
                 files,
                 directory,
                 [row for row in rows if f" {files}/" in row["check"]],
-                f'"payload": "{files}/service.conf"'.encode() in came,
+                f'"payload": "{files}/service.conf"'.encode() in stream,
             )
             for name, files in places.items()
         }
@@ -365,7 +364,7 @@ def write(case: Case, files: Path, directory: Path) -> None:
 
 
 def examined(directory: Path, *services: list[str]) -> list[Row]:
-    """What the doctor says of services, each of which has one or more files."""
+    """Return the doctor's rows for services; each is a list of files."""
     options = [word for files in services for word in ("--service-config", *files)]
     done = relayctl(directory, "doctor", "--no-round-trip", "-f", "json", *options)
     assert done.stderr == ""
@@ -375,14 +374,14 @@ def examined(directory: Path, *services: list[str]) -> list[Row]:
 
 
 def received(private: PrivateSocket) -> bytes:
-    """All that came from producers that have ended."""
+    """Return the bytes of all producers that have ended."""
     private.socket.setblocking(False)
-    came = b""
+    stream = b""
     with contextlib.suppress(BlockingIOError):
         while True:
             with private.accept() as incoming:
-                came += incoming.read_to_end()
-    return came
+                stream += incoming.read_to_end()
+    return stream
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -462,11 +461,11 @@ def test_logging_file_is_not_executed(directory: Path) -> None:
     write(Case("ok"), directory, directory)
     path = directory / "logging.conf"
     made = directory / "made"
-    evil = f'__import__("pathlib").Path("{made}").touch()'
+    malicious = f'__import__("pathlib").Path("{made}").touch()'
     text = path.read_text()
     for line in ("class = StreamHandler", filled(ARGS, directory, directory)):
         assert line in text
-        text = text.replace(line, f"{line.split()[0]} = ({evil},)")
+        text = text.replace(line, f"{line.split()[0]} = ({malicious},)")
     path.write_text(text)
     examined(directory, [os.fspath(directory / "service.conf")])
     assert not made.exists()

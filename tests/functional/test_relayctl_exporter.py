@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl exporter as Prometheus meets it: over HTTP, with the relay there, gone and back."""
+"""relayctl exporter over HTTP, with a running, a missing and a restarted relay."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ def test_each_change_of_up_is_logged_once(directory: Path) -> None:
                 assert samples(exporter.scrape())[UP] == 1
             assert relay.stop() == 0
         assert samples(exporter.scrape()) == {UP: 0}
-        away, back, gone = exporter.log.read_text().splitlines()
-    assert "the daemon is not running" in away
-    assert back == "the relay answers"
-    assert gone == away
+        missing, connected, gone = exporter.log.read_text().splitlines()
+    assert "the daemon is not running" in missing
+    assert connected == "the relay answers"
+    assert gone == missing
 
 
 def test_refused_connection_is_up_0_and_logged(relay: RunningRelay) -> None:
@@ -209,7 +209,7 @@ def test_exporter_notifies_the_service_manager(relay: RunningRelay) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "complaint"),
+    ("listen", "error"),
     [
         ("9856", "is not HOST:PORT"),
         (":9856", "is not HOST:PORT"),
@@ -224,9 +224,9 @@ def test_exporter_notifies_the_service_manager(relay: RunningRelay) -> None:
     ],
 )
 def test_invalid_listen_address_is_a_one_line_error(
-    directory: Path, listen: str, complaint: str
+    directory: Path, listen: str, error: str
 ) -> None:
-    assert_error(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
+    assert_error(relayctl(directory, "exporter", "--listen", listen), 1, error)
 
 
 def test_address_in_use_is_a_one_line_error(directory: Path) -> None:
@@ -237,7 +237,7 @@ def test_address_in_use_is_a_one_line_error(directory: Path) -> None:
 
 
 def closed(client: socket.socket) -> bool:
-    """Whether the exporter has closed the connection."""
+    """Return whether the exporter has closed the connection."""
     client.setblocking(False)
     try:
         return client.recv(1) == b""
@@ -259,7 +259,7 @@ def test_slow_request_is_closed_at_its_deadline(relay: RunningRelay) -> None:
                 slow.sendall(b"y")
             return closed(slow)
 
-        wait_until(ends, "the connection is closed")
+        wait_until(ends, "the exporter has closed the connection")
         assert samples(exporter.scrape())[UP] == 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl beside something that listens in place of the relay, and wants to do harm."""
+"""relayctl with a hostile program that listens in place of the relay."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ COMMANDS = [
 
 
 @contextlib.contextmanager
-def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[None]:
-    """Something answers on the control socket, until this ends."""
+def fake_control_socket(directory: Path, answers: Mapping[str, object]) -> Iterator[None]:
+    """Answer requests on the control socket with `answers`, by method, until the block ends."""
 
     def serve() -> None:
         while True:
@@ -105,13 +105,13 @@ def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[No
             yield
         finally:
             with contextlib.closing(connect(path)):
-                pass  # which ends it
+                pass  # a connection without a request ends the thread
             thread.join(TIMEOUT)
             assert not thread.is_alive()
 
 
 def assert_harmless(done: subprocess.CompletedProcess[str]) -> None:
-    """Nothing controls the terminal, nothing is a traceback, an error is one line."""
+    """Check for printable output, no traceback, and at most one line of errors."""
     assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 1
@@ -120,7 +120,7 @@ def assert_harmless(done: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_answer_controls_the_terminal(directory: Path, command: list[str]) -> None:
-    with impersonating(directory, ANSWERS):
+    with fake_control_socket(directory, ANSWERS):
         done = relayctl(directory, *command)
     assert_harmless(done)
     assert "pwn" in done.stdout
@@ -142,7 +142,7 @@ def test_no_answer_controls_the_terminal(directory: Path, command: list[str]) ->
 def test_no_error_controls_the_terminal(
     directory: Path, command: list[str], answer: object
 ) -> None:
-    with impersonating(directory, dict.fromkeys(METHODS, answer)):
+    with fake_control_socket(directory, dict.fromkeys(METHODS, answer)):
         assert_harmless(relayctl(directory, *command))
 
 
@@ -160,7 +160,7 @@ def test_no_number_causes_a_traceback(directory: Path, command: list[str], numbe
         return value
 
     answers = {method: replaced(answer) for method, answer in ANSWERS.items()}
-    with impersonating(directory, answers):
+    with fake_control_socket(directory, answers):
         assert_harmless(relayctl(directory, *command))
 
 
@@ -168,7 +168,7 @@ def test_no_number_causes_a_traceback(directory: Path, command: list[str], numbe
 @pytest.mark.parametrize("command", [["doctor"], ["top", "-n", "1", "--batch", "-d", "0.01"]])
 def test_no_path_causes_a_traceback(directory: Path, command: list[str], path: str) -> None:
     status = {**STATUS, "public_socket": path, "ingest_socket": path}
-    with impersonating(directory, {**ANSWERS, "status": {"result": status}}):
+    with fake_control_socket(directory, {**ANSWERS, "status": {"result": status}}):
         assert_harmless(relayctl(directory, *command))
 
 
@@ -187,8 +187,8 @@ def test_no_argument_controls_the_terminal(directory: Path) -> None:
         assert done.stderr.endswith("\n")
 
 
-def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
-    """Something answers one subscriber on the public socket, and hangs up."""
+def serve_public_lines(directory: Path, *lines: bytes) -> threading.Thread:
+    """Start a thread that answers one subscriber with `lines` and disconnects."""
     listener = bind_listener(directory / "notifications.sock")
 
     def serve() -> None:
@@ -203,10 +203,10 @@ def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("form", ["short", "json-pretty", "{event_type} {payload}"])
-def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, form: str) -> None:
+@pytest.mark.parametrize("output_format", ["short", "json-pretty", "{event_type} {payload}"])
+def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, output_format: str) -> None:
     gap = b'{"event_type":"notif_relayd.gap","priority":"W","payload":%s}\n'
-    serving = public_lines(
+    serving = serve_public_lines(
         directory,
         records.subscribed({}),
         record(HOSTILE, HOSTILE, payload={HOSTILE: HOSTILE}),
@@ -219,7 +219,7 @@ def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, form: str
         b"\xff\x1b[2J\n",
         record("the last"),
     )
-    done = relayctl(directory, "tail", "--no-reconnect", "-o", form)
+    done = relayctl(directory, "tail", "--no-reconnect", "-o", output_format)
     serving.join(TIMEOUT)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
@@ -229,7 +229,7 @@ def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, form: str
 
 def test_json_in_a_pipe_is_byte_for_byte(directory: Path) -> None:
     torn = b'{"event_type":"torn\xc3\n'
-    serving = public_lines(directory, records.subscribed({}), torn + record())
+    serving = serve_public_lines(directory, records.subscribed({}), torn + record())
     done = subprocess.run(
         [RELAYCTL, "--runtime-dir", directory, "tail", "--no-reconnect", "-o", "json"],
         capture_output=True,
@@ -241,7 +241,7 @@ def test_json_in_a_pipe_is_byte_for_byte(directory: Path) -> None:
 
 
 def test_error_of_a_hostile_relay_is_escaped(directory: Path) -> None:
-    serving = public_lines(directory, records.error(HOSTILE))
+    serving = serve_public_lines(directory, records.error(HOSTILE))
     done = relayctl(directory, "tail")
     serving.join(TIMEOUT)
     assert done.returncode == 1

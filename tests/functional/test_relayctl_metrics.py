@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl metrics beside a real relay, and beside something that is none."""
+"""relayctl metrics with a real relay, without a relay, and with a fake one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def metrics(relay: RunningRelay, *arguments: str) -> str:
 
 
 def figures(relay: RunningRelay, *arguments: str) -> Samples:
-    """All samples; names without what they all begin with."""
+    """Return all samples; the names are without the common prefix."""
     return {
         (name.removeprefix(PREFIX), *labels): value
         for (name, *labels), value in samples(metrics(relay, *arguments)).items()
@@ -174,7 +174,7 @@ def test_per_connection_series_are_optional(
         assert figures(relay).keys() == before
         found = figures(relay, "--per-connection")
     pid, command = str(os.getpid()), Path("/proc/self/comm").read_text().strip()
-    # Labels come in the order of their names.
+    # The labels are in the order of their names.
     assert found["producer_records_received_total", command, "3", pid] == 3
     assert found["producer_records_rejected_total", command, "3", pid] == 1
     assert found["producer_bytes_received_total", command, "3", pid] > 3 * len(record())
@@ -187,12 +187,12 @@ def test_per_connection_series_are_optional(
 
 
 def test_process_name_is_escaped(relay: RunningRelay) -> None:
-    named = (
+    program = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b\"\\n\\\\');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", named, os.fspath(relay.ingest)], stdin=subprocess.PIPE
+        [sys.executable, "-c", program, os.fspath(relay.ingest)], stdin=subprocess.PIPE
     ) as process:
         relay.wait_status(producers=1)
         text = metrics(relay, "--per-connection")
@@ -223,7 +223,7 @@ def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaint"),
+    ("answer", "error"),
     [
         (b'{"error": "there is no method \'metrics\'; there are status"}', "another version"),
         (b'{"result": {"version": "0.0.1"}}', "another version"),
@@ -232,9 +232,9 @@ def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
         (b"", "cannot be understood"),
     ],
 )
-def test_invalid_answer_is_a_one_line_error(directory: Path, answer: bytes, complaint: str) -> None:
+def test_invalid_answer_is_a_one_line_error(directory: Path, answer: bytes, error: str) -> None:
     with answer_once(directory / "control.sock", answer + b"\n"):
-        assert_error(relayctl(directory, "metrics"), 1, complaint)
+        assert_error(relayctl(directory, "metrics"), 1, error)
 
 
 def test_unknown_fields_of_a_newer_relay_are_ignored(relay: RunningRelay) -> None:
@@ -247,23 +247,23 @@ def test_unknown_fields_of_a_newer_relay_are_ignored(relay: RunningRelay) -> Non
 
 
 def test_output_file_is_replaced_atomically(relay: RunningRelay) -> None:
-    """Whoever looks at any moment finds a whole one, and for everybody to read."""
+    """A reader always finds a complete file, readable for all users."""
     target = relay.directory / "relay.prom"
     target.write_text(metrics(relay))
-    ends = set()
-    over = threading.Event()
+    last_names = set()
+    stop = threading.Event()
 
-    def look() -> None:
-        while not over.is_set():
-            ends.add(target.read_text().splitlines()[-1].split()[0])
+    def read_repeatedly() -> None:
+        while not stop.is_set():
+            last_names.add(target.read_text().splitlines()[-1].split()[0])
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    reader = threading.Thread(target=read_repeatedly)
+    reader.start()
     for _ in range(3):
         assert metrics(relay, "--output", os.fspath(target)) == ""
-    over.set()
-    looking.join(TIMEOUT)
-    assert ends == {f"{PREFIX}turn_duration_seconds_sum"}
+    stop.set()
+    reader.join(TIMEOUT)
+    assert last_names == {f"{PREFIX}turn_duration_seconds_sum"}
     assert target.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
 
@@ -279,4 +279,4 @@ def test_unwritable_output_file_is_a_one_line_error(relay: RunningRelay) -> None
     path = relay.directory / "missing" / "relay.prom"
     done = relayctl(relay.directory, "metrics", "-o", os.fspath(path))
     assert_error(done, 1, f"{path} cannot be written: No such file or directory")
-    wait_until(lambda: relay.status()["pid"] == relay.process.pid, "it still answers")
+    wait_until(lambda: relay.status()["pid"] == relay.process.pid, "the relay still answers")

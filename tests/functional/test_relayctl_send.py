@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl send: what comes out of the relay, and what is said when nothing can."""
+"""relayctl send: the notifications it sends, and its errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl tail, in pipes and in a terminal, while the relay comes and goes."""
+"""relayctl tail in pipes and in a terminal, also over restarts of the relay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[st
 
 
 def wait_subscribed(relay: RunningRelay) -> None:
-    """Wait until somebody has subscribed and was answered, so that it misses nothing."""
+    """Wait until a subscriber has its answer; from then on it misses no record."""
     wait_until(
         lambda: any(each["bytes"] for each in relay.request("subscribers")), "tail has subscribed"
     )
@@ -44,14 +44,14 @@ def tailing(
         stderr=subprocess.PIPE,
         env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
     )
-    patience = threading.Timer(TIMEOUT, process.kill)  # so that no read waits for ever
-    patience.start()
+    watchdog = threading.Timer(TIMEOUT, process.kill)  # ends a read that blocks
+    watchdog.start()
     with process:
         try:
             wait_subscribed(relay)
             yield process
         finally:
-            patience.cancel()
+            watchdog.cancel()
             process.kill()
 
 
@@ -61,9 +61,9 @@ def line(process: subprocess.Popen[bytes]) -> str:
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
-    """Wait for the end: the exit status, and what else was written."""
-    out, complaint = process.communicate(timeout=TIMEOUT)
-    return process.returncode, out.decode(), complaint.decode()
+    """Wait for the end; return the exit status and the remaining output."""
+    out, error = process.communicate(timeout=TIMEOUT)
+    return process.returncode, out.decode(), error.decode()
 
 
 def send(relay: RunningRelay, *lines: bytes) -> None:
@@ -178,11 +178,9 @@ def test_reconnect_shows_a_gap(
 def test_no_reconnect_ends_it_with_the_relay(relay: RunningRelay) -> None:
     with tailing(relay, "--no-reconnect") as process:
         assert relay.stop() == 0
-        status, out, complaint = finish(process)
+        status, out, error = finish(process)
     assert (status, out) == (3, "")
-    assert re.fullmatch(
-        rf"relayctl: no connection to the relay at {relay.public}: [^\n]+\n", complaint
-    )
+    assert re.fullmatch(rf"relayctl: no connection to the relay at {relay.public}: [^\n]+\n", error)
 
 
 def test_stale_socket_prints_that_tail_waits(relay: RunningRelay) -> None:
@@ -197,8 +195,8 @@ def test_stale_socket_prints_that_tail_waits(relay: RunningRelay) -> None:
     ) as process:
         try:
             assert process.stderr is not None
-            said = process.stderr.readline()
-            assert said == f"relayctl: waiting for a relay at {relay.public}\n"
+            message = process.stderr.readline()
+            assert message == f"relayctl: waiting for a relay at {relay.public}\n"
             (relay.directory / "notify.sock").unlink()
             with running_relay(relay.directory) as again:
                 wait_subscribed(again)
@@ -216,7 +214,7 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "error"),
     [
         (["-o", "jsn"], "there is no format 'jsn'"),
         (["-o", "{payload.x}"], "the template '{payload.x}' cannot be used"),
@@ -227,9 +225,9 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
     ],
 )
 def test_invalid_argument_is_a_one_line_error(
-    relay: RunningRelay, arguments: list[str], complaint: str
+    relay: RunningRelay, arguments: list[str], error: str
 ) -> None:
-    assert_error(relayctl(relay.directory, "tail", *arguments), 1, complaint)
+    assert_error(relayctl(relay.directory, "tail", *arguments), 1, error)
 
 
 @needs_root

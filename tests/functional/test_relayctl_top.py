@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl top, in a terminal with keys pressed, and in a pipe."""
+"""relayctl top in a terminal with keys, and in a pipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.waiting import TIMEOUT
 
 @contextlib.contextmanager
 def traffic(relay: RunningRelay) -> Iterator[None]:
-    """A producer that never pauses, and a subscriber that reads all of it."""
+    """Run a producer that never pauses and a subscriber that reads everything."""
     done = threading.Event()
 
     def flow() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes in comes out: records from producers to subscribers of a real relay."""
+"""A real relay passes records from producers to subscribers."""
 
 import socket
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_answer_does_not_tear_a_partial_record(relay: RunningRelay) -> None:
     big = record(payload="x" * 900_000)
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(big)
-        wait_until(lambda: relay.request("subscribers")[0]["lag"] == 1, "a record is half sent")
+        wait_until(lambda: relay.request("subscribers")[0]["lag"] == 1, "a record is partly sent")
         subscriber.socket.sendall(b"?\n")
         assert subscriber.line() == big
         assert subscriber.notification()["event_type"] == "notif_relayd.error"

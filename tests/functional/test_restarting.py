@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a restart and a crash do to those who are connected: the least that is possible."""
+"""Connections, filters and counters survive a restart of the relay without loss."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def test_partial_records_and_requests_survive_a_restart(
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(line[:20])
         subscriber.socket.sendall(request[:20])
-        wait_until(lambda: relay.request("producers")[0]["bytes"] == 20, "half a record is there")
+        wait_until(
+            lambda: relay.request("producers")[0]["bytes"] == 20, "half of the record has arrived"
+        )
         relay.restart()
         subscriber.socket.sendall(request[20:])
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
@@ -135,7 +137,7 @@ def test_backlog_survives_a_restart(directory: Path, ring_size: int) -> None:
             relay.status()["ring_bytes"],
             *(each["lag"] for each in relay.request("subscribers")),
         ]
-        told = 0
+        reported = 0
         for subscriber in (slow, slow_too):
             expected = 0
             while expected < total:
@@ -143,14 +145,14 @@ def test_backlog_survives_a_restart(directory: Path, ring_size: int) -> None:
                 if is_gap(line):
                     payload = json.loads(line)["payload"]
                     assert payload["reason"] == "slow_subscriber"
-                    told += payload["dropped"]
+                    reported += payload["dropped"]
                     expected += payload["dropped"]
                 else:
                     assert line == numbered_record(expected)
                     expected += 1
             assert expected == total
-            assert bool(told) == (ring_size < total * 1024)
-        relay.wait_status(ring_bytes=0, records_dropped=told)
+            assert bool(reported) == (ring_size < total * 1024)
+        relay.wait_status(ring_bytes=0, records_dropped=reported)
 
 
 def test_smaller_ring_after_a_restart_causes_a_gap(directory: Path) -> None:
@@ -175,7 +177,7 @@ def test_smaller_ring_after_a_restart_causes_a_gap(directory: Path) -> None:
 def test_pending_filter_survives_a_restart(
     relay: ManagedRelay,
 ) -> None:
-    """Behind, it has yet to get what came before it asked."""
+    """The subscriber is behind; records from before the request are still to be sent."""
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for number in range(2000):
             producer.sendall(numbered_record(number))
@@ -187,10 +189,10 @@ def test_pending_filter_survives_a_restart(
         producer.sendall(record("other") + record("wanted", number=2))
         lines = subscriber.lines(2000)
         assert lines == [numbered_record(number) for number in range(2000)]
-        kinds = [subscriber.notification()["event_type"] for _ in range(3)]
-        if kinds[0] == "other":  # it came before the request was read
-            kinds = [kinds[2], subscriber.notification()["event_type"], "wanted"]
-        assert kinds == ["notif_relayd.subscribed", "wanted", "wanted"]
+        event_types = [subscriber.notification()["event_type"] for _ in range(3)]
+        if event_types[0] == "other":  # it arrived before the relay read the request
+            event_types = [event_types[2], subscriber.notification()["event_type"], "wanted"]
+        assert event_types == ["notif_relayd.subscribed", "wanted", "wanted"]
 
 
 def test_pending_requests_are_answered_after_a_restart(
@@ -226,7 +228,7 @@ def test_refused_request_in_a_backlog_survives_a_restart(relay: ManagedRelay) ->
         relay.wait_status(records_received=total)
         before = lag()
         head = refused.socket.recv((total - before) * 700, socket.MSG_WAITALL)
-        # Its socket is full again, in the middle of what the relay has received at once.
+        # The subscriber's socket fills up again within a batch of the relay.
         wait_until(lambda: lag() < before, "more is sent")
         refused.socket.sendall(b"[]\n")
         wait_until(lambda: not lag(), "the request is refused")
@@ -255,9 +257,12 @@ def test_disconnects_between_two_relays_are_counted(relay: ManagedRelay) -> None
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record() + b"half")
         subscriber.line()
-        wait_until(lambda: relay.request("producers")[0]["bytes"] > len(record()), "it is there")
+        wait_until(
+            lambda: relay.request("producers")[0]["bytes"] > len(record()),
+            "the partial record has arrived",
+        )
         assert relay.stop() == 0
-    # As systemd would with FDPOLL=1.
+    # With FDPOLL=1 systemd removes closed connections from the store.
     for name in ("p2", "s1"):
         close_all(relay.stored.pop(name))
     relay.start()
@@ -268,24 +273,24 @@ def test_disconnects_between_two_relays_are_counted(relay: ManagedRelay) -> None
 
 def test_subscribers_get_a_gap_after_a_crash(relay: ManagedRelay) -> None:
     with relay.subscribe() as plain, relay.produce() as producer:
-        with filtered(relay, event_type=["b"]) as choosy:
+        with filtered(relay, event_type=["b"]) as filtered_subscriber:
             relay.wait_stored("p2", "s1", "s3")
             producer.sendall(record("b", number=1))
-            assert plain.line() == choosy.line() == record("b", number=1)
+            assert plain.line() == filtered_subscriber.line() == record("b", number=1)
             relay.kill()
             producer.sendall(record("a", number=2) + record("b", number=3))
-            for subscriber in (plain, choosy):
+            for subscriber in (plain, filtered_subscriber):
                 assert subscriber.line() == b"\n"
                 gap = subscriber.notification()
                 assert gap["event_type"] == "notif_relayd.gap"
                 assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
             assert plain.line() == record("a", number=2)
             assert plain.line() == record("b", number=3)
-            # It may have been waiting for the answer, so it gets one in any case.
-            answer = choosy.notification()
+            # The subscriber may have been waiting for the answer, so the relay always sends one.
+            answer = filtered_subscriber.notification()
             assert answer["event_type"] == "notif_relayd.subscribed"
             assert answer["payload"] == {"event_type": ["b"]}
-            assert choosy.line() == record("b", number=3)
+            assert filtered_subscriber.line() == record("b", number=3)
         relay.wait_logged("without saved state")
 
 
@@ -311,7 +316,9 @@ def test_tail_of_a_record_lost_in_a_crash_is_rejected(relay: ManagedRelay) -> No
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")
         producer.sendall(record()[:20])
-        wait_until(lambda: relay.request("producers")[0]["bytes"] == 20, "half a record is there")
+        wait_until(
+            lambda: relay.request("producers")[0]["bytes"] == 20, "half of the record has arrived"
+        )
         relay.kill()
         producer.sendall(record()[20:] + record("whole"))
         subscriber.lines(2)
@@ -379,7 +386,7 @@ def test_store_keeps_nothing_of_closed_connections(relay: ManagedRelay) -> None:
     for _ in range(3):
         with filtered(relay, priority=["ERROR"]), relay.produce():
             relay.wait_status(producers=1)
-            wait_until(lambda: len(relay.stored) == 2, "they are stored")
+            wait_until(lambda: len(relay.stored) == 2, "both are stored")
             relay.kill()
             assert len(relay.stored) == 2
         relay.wait_stored()
@@ -399,7 +406,7 @@ def test_disconnect_ends_a_stored_connection(relay: ManagedRelay) -> None:
 def test_full_store_is_logged_once(directory: Path) -> None:
     with managed_relay(directory, fdstore_max=4) as relay, relay.produce() as producer:
         subscribers = [relay.subscribe() for _ in range(4)]
-        relay.wait_stored("p1", "s2")  # and there must be room for the state
+        relay.wait_stored("p1", "s2")  # the other two places are reserved for the state
         relay.wait_logged("FileDescriptorStoreMax=")
         relay.restart()
         assert relay.refused == 0
@@ -423,7 +430,7 @@ def test_connection_is_not_restored_without_its_filter(
 
 
 def test_connection_is_never_stored_without_its_filter(relay: ManagedRelay) -> None:
-    """The service manager is slow, so that the crash comes when it has part of the messages."""
+    """The crash happens when the slow service manager has received only part of the messages."""
     relay.pause_reading()
     with contextlib.ExitStack() as stack:
         subscribers = [stack.enter_context(filtered(relay, priority=["ERROR"])) for _ in range(30)]
@@ -448,7 +455,7 @@ def test_blocked_service_manager_does_not_block_the_relay(relay: ManagedRelay) -
         for number, producer in enumerate(producers):
             producer.sendall(record(number=number))
             assert subscriber.line() == record(number=number)
-        assert len(relay.stored) <= 1  # of a message that was being waited for
+        assert len(relay.stored) <= 1  # from a message that was already being received
         relay.resume_reading()
         wait_until(lambda: len(relay.stored) == 51, "all are stored")
         relay.kill()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals, the background, the log, and what the service manager hears."""
+"""Signals, daemonizing, pidfiles, notifications to the service manager, control requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_signal_ends_it_and_removes_its_sockets(
 
 
 def test_records_sent_before_the_stop_arrive(relay: RunningRelay) -> None:
-    """Both in the ring, for a subscriber that is behind, and still in a producer's socket."""
+    """Records may be in the ring, for a slow subscriber, or still in a producer's socket."""
     number = 5000
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for each in range(number):
@@ -167,7 +167,7 @@ def test_file_that_is_not_a_pidfile_is_left_alone(directory: Path) -> None:
 
 
 def test_relay_recovers_from_descriptor_exhaustion(directory: Path) -> None:
-    """Those connected are served; the next ones wait in the kernel until there is room."""
+    """Connected peers are served; new ones wait in the backlog for a free descriptor."""
     with (
         running_relay(directory) as relay,
         relay.subscribe() as subscriber,
@@ -175,16 +175,16 @@ def test_relay_recovers_from_descriptor_exhaustion(directory: Path) -> None:
         contextlib.ExitStack() as stack,
     ):
         pid = relay.process.pid
-        used = len(os.listdir(f"/proc/{pid}/fd"))
-        subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={used + 10}"], check=True)
+        open_descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+        subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={open_descriptors + 10}"], check=True)
         many = [stack.enter_context(connect(relay.public)) for _ in range(30)]
         message = "no connection can be accepted"
-        wait_until(lambda: message in relay.log.read_text(), "it is logged")
+        wait_until(lambda: message in relay.log.read_text(), "the exhaustion is logged")
         producer.sendall(record())
         assert subscriber.line() == record()
         for each in many[:-1]:
             each.close()
-        # The last in the queue is taken when there is room again.
+        # The last connection in the backlog is accepted once descriptors are free.
         relay.wait_status(subscribers=2)
         producer.sendall(record())
         assert subscriber.line() == record()
@@ -214,7 +214,7 @@ def test_invalid_control_request_is_an_error(
         assert one_too_many.recv(1) == b""
     for each in many:
         each.close()
-    wait_until(lambda: len(os.listdir(descriptors)) <= before, "they are forgotten")
+    wait_until(lambda: len(os.listdir(descriptors)) <= before, "the connections are closed")
     assert relay.status()["subscribers"] == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect: modes, owners and groups, and what is found in the way."""
+"""Modes, owners and groups of the sockets, and existing files at their paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.records import record
 from support.relay import RunningRelay, run_daemon, running_relay
 from support.waiting import TIMEOUT, wait_until
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change owners")
 
 
 def access(path: Path) -> tuple[int, str, str]:
@@ -52,7 +52,7 @@ def test_mode_owner_and_group_are_as_configured(directory: Path) -> None:
 
 
 def test_socket_is_never_more_open_than_configured(directory: Path) -> None:
-    """Watch the system calls: the umask does it, and nobody may connect before the group is set."""
+    """The system calls show that the umask limits the mode, and listen() follows the chown()."""
     trace = directory / "trace"
     group = grp.getgrgid(os.getgid()).gr_name
     relay = subprocess.Popen(
@@ -64,7 +64,7 @@ def test_socket_is_never_more_open_than_configured(directory: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until((directory / "control.sock").exists, "the last socket is there")
+        wait_until((directory / "control.sock").exists, "the last socket exists")
     finally:
         relay.terminate()
         relay.wait(TIMEOUT)
@@ -134,7 +134,7 @@ def test_concurrent_instances_do_not_share_sockets(
     command = [sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
-        wait_until(lambda: any(each.poll() is not None for each in both), "one has given up")
+        wait_until(lambda: any(each.poll() is not None for each in both), "one instance has exited")
         [loser] = [each for each in both if each.poll() is not None]
         [winner] = [each for each in both if each is not loser]
         assert loser.returncode == 1
@@ -157,7 +157,7 @@ def test_file_in_place_of_a_socket_is_left_alone(directory: Path) -> None:
 
 @needs_root
 def test_passed_sockets_are_used_and_not_removed(directory: Path) -> None:
-    """systemd-socket-activate(1) passes descriptors as systemd does."""
+    """systemd-socket-activate(1) passes descriptors like systemd."""
     names = {"public": directory / "held-public.sock", "ingest": directory / "held-ingest.sock"}
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind(os.fspath(directory / "notify.sock"))
@@ -179,8 +179,10 @@ def test_passed_sockets_are_used_and_not_removed(directory: Path) -> None:
         relay.public, relay.ingest = names.values()
         relay.control = directory / "control.sock"
         with socket.socket(socket.AF_UNIX) as producer:
-            # A path is there before its socket listens; this one is the last of the two.
-            wait_until(lambda: not producer.connect_ex(os.fspath(relay.ingest)), "it listens")
+            # The path exists before the socket listens; this socket is the second one.
+            wait_until(
+                lambda: not producer.connect_ex(os.fspath(relay.ingest)), "the socket listens"
+            )
             producer.sendall(record(number=1))
             assert b"READY=1" in ready.recv(4096)
             relay.wait_status(records_received=1)

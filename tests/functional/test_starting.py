@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps the daemon from starting is said in one line, with exit status 1."""
+"""Errors at start are one line on stderr, with exit status 1."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_invalid_configuration_file_is_a_one_line_error(
         assert word in line
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root may give its privileges away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its capabilities")
 def test_unwritable_directory_is_named(directory: Path) -> None:
     directory.chmod(0o555)
     result = subprocess.run(
@@ -120,7 +120,7 @@ def test_options_are_read_from_a_file_and_a_directory(directory: Path) -> None:
 
 
 def test_missing_requirements_are_named(directory: Path) -> None:
-    """The base install has the commands, but nothing that they need."""
+    """The base installation has the commands, but not their dependencies."""
     root = Path(__file__).parents[2]
     for function, name in (("relayd", "notif-relayd"), ("relayctl", "relayctl")):
         result = subprocess.run(
@@ -145,7 +145,7 @@ def test_sample_configuration_is_current_and_loadable(directory: Path) -> None:
     fresh = subprocess.run(
         [generator, "--namespace", "notif_relayd"], capture_output=True, text=True, check=True
     ).stdout
-    assert sample.read_text() == fresh, f"write it anew: {generator} --namespace notif_relayd"
+    assert sample.read_text() == fresh, f"regenerate it: {generator} --namespace notif_relayd"
     with running_relay(directory, "--config-file", str(sample)) as relay:
         assert relay.status()["ring_limit_bytes"] == 16 * 1024 * 1024
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that reads with notif_relay.subscribe, from a real relay that comes and goes."""
+"""notif_relay.subscribe with a real relay, also over restarts of the relay."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def no_socket_left() -> Iterator[None]:
 
 @contextlib.contextmanager
 def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
-    """Another relay, where one has been killed."""
+    """Run another relay in the directory of a relay that has ended."""
     (directory / "notify.sock").unlink()
     with running_relay(directory, *arguments) as relay:
         yield relay
@@ -56,7 +56,7 @@ def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
 
 @contextlib.contextmanager
 def in_thread(target: Callable[[], object]) -> Iterator[int | None]:
-    """Have something done meanwhile, by the thread given, and see that it ends."""
+    """Run `target` in a thread during the block; yield its ident and check that it ends."""
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
     try:
@@ -120,17 +120,19 @@ def test_reconnect_is_one_gap_and_keeps_the_filter(
             with relay.produce() as producer:
                 producer.sendall(record("b", number=1) + record("a", number=2))
                 assert record_number(next(subscriber)) == 2
-        with next_relay(directory) as relay, relay.produce() as noise:
+        with next_relay(directory) as relay, relay.produce() as other_producer:
             stop = threading.Event()
 
             def emit() -> None:
-                """Others emit while the subscriber is on its way, and none of it is for it."""
+                """Send records that do not match while the subscriber reconnects."""
                 while not stop.is_set():
-                    noise.sendall(record("b", number=3) * 10)
+                    other_producer.sendall(record("b", number=3) * 10)
 
             def finish() -> None:
                 relay.wait_status(subscribers=1)
-                wait_until(lambda: relay.status()["records_received"] > 1000, "others emit")
+                wait_until(
+                    lambda: relay.status()["records_received"] > 1000, "other records are relayed"
+                )
                 wait_until(lambda: waits_in("_read", main), "the subscriber waits")
                 stop.set()
                 with relay.produce() as producer:
@@ -177,11 +179,11 @@ def test_missing_relay_is_waited_for(directory: Path, no_socket_left: None) -> N
         read: list[Notification] = []
         with in_thread(lambda: read.append(next(subscriber))), running_relay(directory) as relay:
             relay.wait_status(subscribers=1)
-            wait_until(lambda: relay.status()["bytes_delivered"], "it has its answer")
+            wait_until(lambda: relay.status()["bytes_delivered"], "the subscriber has its answer")
             with relay.produce() as producer:
                 producer.sendall(record("first"))
-                wait_until(lambda: read, "it is read")
-    assert [each.event_type for each in read] == ["first"]  # and no gap: nothing was promised
+                wait_until(lambda: read, "the record is read")
+    assert [each.event_type for each in read] == ["first"]  # no gap: there was no connection before
 
 
 def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> None:
@@ -232,7 +234,7 @@ def test_short_timeouts_do_not_prevent_the_connection(
                     next(subscriber)
                 return int(relay.status()["subscribers"])
 
-            wait_until(connected, "it has connected")
+            wait_until(connected, "the subscriber has connected")
 
 
 def test_unresponsive_relay_is_a_timeout(directory: Path, no_socket_left: None) -> None:
@@ -280,7 +282,7 @@ def test_another_thread_can_close_a_connecting_reader(directory: Path) -> None:
 
 @contextlib.contextmanager
 def interrupting(handler: Callable[..., object]) -> Iterator[None]:
-    """Have this thread interrupted by a signal once it waits for a notification."""
+    """Interrupt the main thread by a signal once it waits for a notification."""
     main = threading.main_thread().ident
     assert main is not None
     before = signal.signal(signal.SIGUSR1, handler)
@@ -364,7 +366,7 @@ def test_threads_sharing_a_subscriber_read_each_record_once(
         with relay.produce() as producer:
             for each in range(sent):
                 producer.sendall(record(number=each))
-        wait_until(lambda: len(taken) == sent, "all are taken")
+        wait_until(lambda: len(taken) == sent, "all notifications are read")
         subscriber.close()
     assert sorted(taken) == list(range(sent))
 
@@ -372,7 +374,7 @@ def test_threads_sharing_a_subscriber_read_each_record_once(
 def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
     with running_relay(directory, "--relayd-max_subscribers", "1") as relay:
         first = subscribe(relay.public)
-        for _ in range(100):  # the relay may hang up before it was asked for anything
+        for _ in range(100):  # the relay may disconnect before or after the request is sent
             with pytest.raises(RelayUnavailable, match="max_subscribers = 1"):
                 subscribe(relay.public, event_type="a", reconnect=False)
         with subscribe(relay.public, event_type="a", timeout=TIMEOUT) as second:
@@ -385,7 +387,7 @@ def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
 
 
 def test_relays_error_about_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
-    """Only a relay of another version has something to say, so the test plays one."""
+    """Only a relay of another version refuses a valid filter; the test acts as such a relay."""
     with PrivateSocket(directory / "notifications.sock") as other:
 
         def refuse() -> None:
@@ -437,7 +439,7 @@ read = []
 reader = eventlet.spawn(lambda: read.extend(subscriber))
 eventlet.sleep(0)
 print("waiting", flush=True)
-while len(read) < 2:  # comes back here only if a waiting reader lets others run
+while len(read) < 2:  # runs only if the waiting reader yields to other green threads
     eventlet.sleep(0)
 subscriber.close()
 reader.wait()
@@ -464,7 +466,7 @@ def test_readme_example_works(directory: Path) -> None:
     with Scripts() as scripts:
         with running_relay(directory) as relay:
             script = scripts.run("-u", "-c", code)
-            wait_until(lambda: relay.status()["bytes_delivered"], "it has its answer")
+            wait_until(lambda: relay.status()["bytes_delivered"], "the subscriber has its answer")
             with relay.produce() as producer:
                 producer.sendall(record("volume.x", "ERROR") + record("compute.x", "DEBUG"))
                 producer.sendall(record("compute.broken", "ERROR", payload={"n": 1}))

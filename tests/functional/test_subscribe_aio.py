@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that reads with notif_relay.aio.subscribe: the same, and tasks that are cancelled."""
+"""notif_relay.aio.subscribe with a real relay, and cancelled tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.waiting import TIMEOUT
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test in an event loop; no task, no socket and no watched descriptor may be left."""
+    """Run a test in an event loop; check that it leaves no task and no socket."""
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
@@ -37,8 +37,8 @@ def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-async def meanwhile(function: Callable[..., Any], *arguments: object) -> Any:
-    """Do something that blocks."""
+async def in_executor(function: Callable[..., Any], *arguments: object) -> Any:
+    """Run a blocking function in another thread."""
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 
@@ -62,33 +62,33 @@ async def test_iteration_works_without_async_with(relay: RunningRelay) -> None:
         return found
 
     reader = asyncio.create_task(read())
-    while relay.status()["bytes_delivered"] == 0:  # its answer
+    while relay.status()["bytes_delivered"] == 0:  # the answer to the request
         await asyncio.sleep(0)
     with relay.produce() as producer:
-        await meanwhile(producer.sendall, b"".join(map(numbered_record, range(1000))))
+        await in_executor(producer.sendall, b"".join(map(numbered_record, range(1000))))
         assert await reader == list(range(1000))
 
 
 @asynchronous
 async def test_cancelled_tasks_lose_no_notification(relay: RunningRelay) -> None:
-    """Cancelled after each number of turns of the event loop, while records keep coming."""
+    """Tasks are cancelled after 0 to 11 iterations of the event loop while records arrive."""
     sent = 3000
     read: list[int] = []
     cancelled = 0
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             emitted = 0
-            turns = 0
+            iterations = 0
             while len(read) < sent:
-                # A few at a time, so that there is often nothing to read yet.
+                # Send only three at a time, so that there is often nothing to read.
                 if emitted <= len(read) and emitted < sent:
                     producer.sendall(
                         b"".join(numbered_record(emitted + each, 200) for each in range(3))
                     )
                     emitted += 3
                 task = asyncio.ensure_future(subscriber.__anext__())
-                turns = (turns + 1) % 12
-                for _ in range(turns):
+                iterations = (iterations + 1) % 12
+                for _ in range(iterations):
                     await asyncio.sleep(0)
                 task.cancel()
                 try:
@@ -103,13 +103,13 @@ async def test_cancelled_tasks_lose_no_notification(relay: RunningRelay) -> None
 async def test_cancellation_after_data_arrived_loses_nothing(
     directory: Path,
 ) -> None:
-    """The socket can be read, the task is told so, and is cancelled before it runs again.
+    """The event loop reports a readable socket, and the task is cancelled before it runs again.
 
-    The order of steps in asyncio's event loop makes it so every time.
+    The order of steps in asyncio's event loop makes this deterministic.
     """
     with PrivateSocket(directory / "notifications.sock") as relay:
         reader = asyncio.create_task(_first(relay.path))
-        incoming = await meanwhile(relay.accept)
+        incoming = await in_executor(relay.accept)
         with incoming:
             incoming.line()
             incoming.socket.sendall(records.subscribed({}))
@@ -131,9 +131,9 @@ async def test_cancellation_after_data_arrived_loses_nothing(
 
 @asynchronous
 async def test_cancelled_connect_leaves_nothing_behind(relay: RunningRelay) -> None:
-    for turns in range(30):
+    for iterations in range(30):
         task = asyncio.ensure_future(subscribe(relay.public, event_type="a").__aenter__())
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -222,7 +222,7 @@ async def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> N
             pass
     with running_relay(directory) as relay:
         subscriber = await subscribe(path, reconnect=False).__aenter__()
-        assert await meanwhile(relay.stop) == 0
+        assert await in_executor(relay.stop) == 0
         with pytest.raises(RelayUnavailable, match="relay closed the connection"):
             await subscriber.__anext__()
         assert [each async for each in subscriber] == []
@@ -247,18 +247,18 @@ async def test_other_tasks_run_while_records_are_read(relay: RunningRelay) -> No
         with relay.produce() as producer:
             for each in range(4000):
                 producer.sendall(numbered_record(each))
-        turns = 0
+        iterations = 0
 
-        async def others() -> None:
-            nonlocal turns
+        async def other_task() -> None:
+            nonlocal iterations
             while True:
-                turns += 1
+                iterations += 1
                 await asyncio.sleep(0)
 
-        task = asyncio.ensure_future(others())
+        task = asyncio.ensure_future(other_task())
         for each in range(4000):
             assert record_number(await subscriber.__anext__()) == each
-        assert turns >= 4000 * 1024 // (64 * 1024)
+        assert iterations >= 4000 * 1024 // (64 * 1024)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

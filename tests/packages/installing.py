@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages that are tested, and apt to install them with."""
+"""Paths of the packages under test, and apt-get to install them."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ def package(directory: Path, name: str) -> str:
 
 
 def apt(*arguments: str) -> str:
-    """Run apt-get, which has no network here and must find everything installed or given."""
+    """Run apt-get; there is no network, so dependencies must be installed or given."""
     environment = {"PATH": os.environ["PATH"], "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(
         ["apt-get", "-y", "--no-install-recommends", *arguments],

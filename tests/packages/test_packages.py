@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages on a Debian with a real systemd: installed, upgraded under load, and purged.
+"""Install, upgrade under load, remove and purge the packages on a Debian with a real systemd.
 
-One test after the other, as an operator would go on; each says what it needs of the one before.
+The tests run in this order; each continues with the state that the previous one left.
 """
 
 import os
@@ -15,13 +15,13 @@ from support.load import load
 from support.waiting import read_pid
 
 PYTHON = "/usr/bin/python3"
-"""Debian's own, which sees what is installed and nothing of the checkout."""
+"""Debian's Python, which imports the installed packages and not the checkout."""
 
 PRODUCERS, SUBSCRIBERS = 4, 20
 RATE = 10_000
-"""Records a second from all producers together."""
+"""Records per second of all producers together."""
 BEFORE_AND_AFTER = 20_000
-"""Records that are read before the upgrade, and after it."""
+"""Number of records that are read before the upgrade, and again after it."""
 
 LOAD_DRIVERS = """
 from importlib.metadata import entry_points
@@ -53,7 +53,7 @@ def version(name: str) -> str:
 
 
 def related_files() -> set[str]:
-    """Files of this host that may be a package's, wherever they are."""
+    """Return all files of this host whose paths contain the project's name."""
     found = run(
         *("find", "/etc", "/usr", "/var", "/run", "-xdev"),
         *("(", "-name", "*notif[-_]relay*", "-o", "-path", "*/notif[-_]relay*", ")"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The role for Ansible, played by the playbook that its page shows, on a Debian of its own.
+"""Run the playbook of the Ansible page on a Debian system, first with packages, then with pip.
 
-First with the packages, which it gets from an archive, and then with pip. One test after the other;
-each says what it needs of the one before.
+The packages come from a local archive. The tests run in this order; each continues with the state
+that the previous one left.
 """
 
 import hashlib
@@ -47,14 +47,14 @@ signal.pause()
 WITH_PACKAGES: dict[str, object] = {"notif_relayd_install": "package"}
 WITH_PIP: dict[str, object] = {
     "notif_relayd_install": "pip",
-    "notif_relayd_packages": [],  # There is no archive with a compiler; none is needed here.
+    "notif_relayd_packages": [],  # The archive has no compiler, and none is needed.
     "notif_relayd_venv": str(VENV),
     "notif_relayd_service_venvs": [str(NOVA)],
 }
 
 
 def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """Run the playbook on this host, with other variables."""
+    """Run the playbook on this host with these variables."""
     here = {
         "ansible_connection": "local",
         "ansible_python_interpreter": "/usr/bin/python3",
@@ -71,7 +71,7 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
     }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if variables["notif_relayd_install"] == "pip":
-        # Debian's packages are present, but not the metadata of all requirements, such as tzdata's.
+        # Debian's packages lack the metadata of some requirements, such as tzdata.
         environment |= VARIABLES | {"PIP_NO_DEPS": "yes"}
     return subprocess.run(
         command,
@@ -85,14 +85,14 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
 
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:
-    """How many tasks have changed something, none having failed."""
+    """Check that no task failed; return the number of tasks that changed something."""
     assert done.returncode == 0, done.stdout + done.stderr
     (count,) = re.findall(r"changed=(\d+)", done.stdout)
     return int(count)
 
 
 def make_archive() -> None:
-    """The packages as a Debian archive, the only one that apt knows."""
+    """Make a Debian archive of the packages and configure it as apt's only source."""
     ARCHIVE.mkdir()
     paragraphs = []
     for package in NEW.glob("*.deb"):
@@ -108,7 +108,7 @@ def make_archive() -> None:
 
 
 def start_nova(python: str | Path) -> None:
-    """A service, which is not told of the relay yet."""
+    """Start a service that does not use the relay yet."""
     NOVA_CONF.parent.mkdir(exist_ok=True)
     NOVA_CONF.write_text("[oslo_messaging_notifications]\ndriver = messagingv2\n[other]\n")
     Path("/opt/compute").write_text(NOVA_COMPUTE)
@@ -118,7 +118,7 @@ def start_nova(python: str | Path) -> None:
 
 
 def assert_relayed() -> None:
-    """What the playbook is for."""
+    """Check that the sockets are active and enabled, and that nova's notification is relayed."""
     assert states()[1:] == ("active", "active")
     assert {show("UnitFileState", unit) for unit in (PUBLIC_UNIT, INGEST_UNIT)} == {"enabled"}
     with connect(PUBLIC) as subscriber:
@@ -128,7 +128,7 @@ def assert_relayed() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def host() -> Iterator[None]:
-    """A host with users and an archive to install the relay from."""
+    """Prepare a host with users and an archive of the packages."""
     assert run("systemd-sysusers", "--inline", "u nova -", "u alice -").returncode == 0
     make_archive()
     yield
@@ -160,7 +160,7 @@ def test_changed_option_restarts_a_running_relay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"notif_relayd_install": "rpm"}, "must be one of: package, pip, got: rpm"),
         ({"notif_relayd_members": {"notif-reader": ["nova"]}}, "notif-reader"),
@@ -173,13 +173,13 @@ def test_changed_option_restarts_a_running_relay() -> None:
     ],
 )
 def test_invalid_variable_is_reported_and_changes_nothing(
-    variables: dict[str, object], said: str
+    variables: dict[str, object], message: str
 ) -> None:
     config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
     before = CONFIGURATION.read_text(), NOVA_CONF.read_text()
     done = play(WITH_PACKAGES | {"notif_relayd_config": config} | variables)
     assert done.returncode != 0
-    assert said in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
     assert "changed=0" in done.stdout
     assert (CONFIGURATION.read_text(), NOVA_CONF.read_text()) == before
     assert run("getent", "passwd", "bob").stdout == ""

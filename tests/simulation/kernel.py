@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from notif_relayd._native import routing_keys_of
+from notif_relayd.net import kernel as kernel_interface
 from notif_relayd.records.validator import RoutingKey
 
 NOT_NOW = (errno.EINTR, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
@@ -397,7 +398,7 @@ class Epoll(Description):
         return self._kernel.files[number]
 
 
-class FastPath:
+class Native:
     """The module `_shortcut`, as its stub describes it."""
 
     MOST_SOCKETS = 4
@@ -449,11 +450,7 @@ class FastPath:
 
 
 class Files:
-    """The part of the modules os and fcntl that is about memfds."""
-
-    MFD_CLOEXEC, MFD_ALLOW_SEALING = os.MFD_CLOEXEC, os.MFD_ALLOW_SEALING
-    F_ADD_SEALS = fcntl.F_ADD_SEALS
-    strerror = staticmethod(os.strerror)
+    """System calls for memfds."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -481,16 +478,34 @@ class Files:
         return written
 
     def fcntl(self, number: int, command: int, _argument: int) -> int:
-        assert command == self.F_ADD_SEALS
+        assert command == fcntl.F_ADD_SEALS
         return len(self._content(number)) * 0
-
-    def close(self, number: int) -> None:
-        self._kernel.close(number)
 
     def _content(self, number: int) -> bytearray:
         description = self._kernel.files[number]
         assert isinstance(description, Memfd)
         return description.content
+
+
+def system_calls(kernel: Kernel) -> kernel_interface.Kernel:
+    """Return the system calls of a process in the simulation."""
+    files = Files(kernel)
+    return kernel_interface.Kernel(
+        monotonic=kernel.monotonic,
+        thread_time=kernel.monotonic,
+        epoll=lambda: Epoll(kernel),
+        getpid=lambda: 1,
+        memfd_create=files.memfd_create,
+        pread=files.pread,
+        pwrite=files.pwrite,
+        write=files.write,
+        ftruncate=files.ftruncate,
+        fcntl=files.fcntl,
+        close=kernel.close,
+        protect=lambda _: True,
+        receive=lambda connection, size: connection.recv(size),
+        close_socket=lambda connection: connection.close(),
+    )
 
 
 class ServiceManager:

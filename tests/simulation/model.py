@@ -215,7 +215,7 @@ class Reckoning:
 
     # Ends of processes.
 
-    def killed(self, kept: dict[End, int], up_to_date: bool) -> None:
+    def killed(self, kept: dict[End, int], up_to_date: bool, interrupted: set[End]) -> None:
         """The relay was killed; `kept` has the filters that were in the store."""
         for part in self._parts.values():
             part.clear()
@@ -233,7 +233,8 @@ class Reckoning:
             reader.ended, reader.restarting = False, True
             self._unread(end)
             reader.crashed_at, reader.kept = len(self._kinds), kept.get(end)
-            reader.filter_lost = up_to_date and reader.wanted != 0 and end not in kept
+            stored = end in kept or end in interrupted
+            reader.filter_lost = up_to_date and reader.wanted != 0 and not stored
 
     def _end_line(self, reader: Reader) -> None:
         """The next relay's newline ends what it has of a line, and none of it is the next one's.

@@ -14,37 +14,33 @@ import datetime as dt
 import json
 import logging
 import random
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from notif_relayd.access.policy import Policy
+from notif_relayd.fastpath import FastPath
 from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import StateError, decode
-from notif_relayd.ingest.intake import Intake
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import subscription_request
-from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.relay import Manager, Platform, Relay, Sockets
 from notif_relayd.settings import ConnectionLimits, Limits
 from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 from simulation.kernel import (
     Bell,
     End,
-    Epoll,
-    FastPath,
-    Files,
     Kernel,
     Killed,
     Listener,
     Memfd,
+    Native,
     Observer,
     ServiceManager,
     Socket,
+    system_calls,
 )
 from simulation.model import FILTERS, KINDS, Asked, Reckoning, check
 
@@ -101,7 +97,7 @@ class Simulation:
         """Of the world, before it comes to rest."""
         self._limits = self._some_limits()
         self._kernel = Kernel(self.random, self.random.choice((0.0, 0.02, 0.1)), sleep=self._sleep)
-        self.shortcut = FastPath(self._kernel)
+        self.shortcut = Native(self._kernel)
         self._compiled = self.random.random() < 0.5
         """Whether relays have their compiled part."""
         self._tidy = self.random.random() < 0.5
@@ -133,7 +129,7 @@ class Simulation:
         Raises:
             WrongError: the relay has done what it must not.
         """
-        with self._instead_of_linux():
+        with self._reproducible():
             inherited = Inherited()
             while not self._over:
                 try:
@@ -155,29 +151,13 @@ class Simulation:
         return self._books.delivered_ever
 
     @contextlib.contextmanager
-    def _instead_of_linux(self) -> Iterator[None]:
-        now = self._kernel.monotonic
-        clock = SimpleNamespace(monotonic=now, thread_time=now)
-        files = Files(self._kernel)
-        instead: dict[str, object] = {
-            "net.loop.select": SimpleNamespace(epoll=lambda: Epoll(self._kernel)),
-            "net.ancillary.kernel_refuses": lambda: True,
-            "systemd.fdstore.os": files,
-            "systemd.fdstore.fcntl": files,
-            "control.report.os": SimpleNamespace(getpid=lambda: 1),
-            "relay.Intake": partial(Intake, read_size=1000, batch_size=1500),
-            "fastpath.WHY_NOT": "" if self._compiled else "no compiler",
-            "fastpath._native": self.shortcut,
-        }
-        for name, module in sys.modules.items():
-            if name.startswith("notif_relayd.") and getattr(module, "time", None) is time:
-                instead[f"{name.partition('.')[2]}.time"] = clock
-        with contextlib.ExitStack() as stack:
-            for name, each in instead.items():
-                stack.enter_context(mock.patch(f"notif_relayd.{name}", each))
-            # How long the relay's own records are must not depend on the host or the moment.
-            stack.enter_context(mock.patch("socket.gethostname", return_value="host"))
-            stack.enter_context(mock.patch("notif_relay.records.dt", _Calendar))
+    def _reproducible(self) -> Iterator[None]:
+        """Let the length of the relay's own records not depend on the host or the moment."""
+        with (
+            mock.patch("socket.gethostname", return_value="host"),
+            mock.patch("notif_relay.records.dt", _Calendar),
+            contextlib.ExitStack() as stack,
+        ):
             logging.disable()
             stack.callback(logging.disable, logging.NOTSET)
             yield
@@ -198,7 +178,13 @@ class Simulation:
                 Policy(),
                 Sockets(**listeners),
                 Manager(manager, self._manager.room, inherited),
-                self._signals,
+                Platform(
+                    self._signals,
+                    lambda: FastPath(self.shortcut) if self._compiled else None,
+                    system_calls(self._kernel),
+                    read_size=1000,
+                    batch_size=1500,
+                ),
                 RateLimitedLog(logging.getLogger("simulation"), self._kernel.monotonic),
             )
         except OSError:
@@ -229,11 +215,15 @@ class Simulation:
                 mine: Any = {PRODUCER: inherited.producers, SUBSCRIBER: inherited.subscribers}
                 mine[name[0]][int(name[1:])] = Socket(self._kernel, self._observer, description)
         ends: dict[int, End] = {n: s.description for n, s in inherited.subscribers.items()}  # type: ignore[attr-defined]
+        # The relay was killed while it replaced the request: it ends the connection later.
+        interrupted = {
+            ends[n] for n, request in filters.items() if request[:1] == b"!" and n in ends
+        }
         for number, request in filters.items():
             with contextlib.suppress(subscription_request.RequestError, KeyError):
                 kept[ends[number]] = FILTERS.index(subscription_request.parse(request).asked)
         if inherited.state is None:
-            self._books.killed(kept, not self._faulty)
+            self._books.killed(kept, not self._faulty, interrupted)
         producers = [each.description for each in inherited.producers.values()]  # type: ignore[attr-defined]
         self._books.keep_only(producers, list(ends.values()), kept)
         return inherited

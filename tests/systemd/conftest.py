@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the tests of ``inside/`` for the container that test_booted.py boots."""
+"""Collect the tests of ``inside/`` only in the container that test_booted.py boots."""
 
 import os
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests of ``inside/``, run under a real systemd as PID 1, each reported as a test of its own.
+"""Run the tests of ``inside/`` under systemd as PID 1 and report each as a separate test.
 
-All selected tests run in one container, which is booted once. Its root is the host's own /usr,
-read-only, under an empty /etc and /var: no image is needed, and nothing of the host can change.
-Nothing of the caller's environment reaches it. This checkout is in its /opt, because the units
-hide /root and /home, where it may well be; what is tested is what ``make install`` makes of it
-there. A oneshot unit runs pytest and turns the container off. Each test has a deadline and is
-reported at once, so that one that fails or hangs leaves the others alone, and one that ends pytest
-leaves the verdicts before it.
+All selected tests run in one container, which is booted once. Its /usr is the host's, read-only,
+and its /etc and /var are empty. No image is needed, and the container cannot change the host. The
+environment of the calling process does not reach it.
+
+The checkout is mounted in /opt, because the units hide /root and /home. The tests use the result of
+``make install`` in the container. A oneshot unit runs pytest and powers the container off. Each
+test has a deadline and is reported at once. A test that fails or hangs therefore does not affect
+the others, and the verdicts before a test that ends pytest are kept.
 """
 
 import ast
@@ -29,21 +30,21 @@ CHECKOUT = HERE.parents[1]
 CERTIFICATES = Path("/etc/ssl/certs")
 
 DEADLINE = 630
-"""Seconds that the container may take, which is more than test-run.service gives pytest."""
+"""Maximum time of the container in seconds; more than TimeoutStartSec= in test-run.service."""
 
 REQUIRED = os.environ.get("NOTIF_RELAYD_SYSTEMD_TESTS") == "required"
-"""Whether a test that cannot be run fails."""
+"""Whether a test that cannot run fails instead of being skipped."""
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    # The default of Debian and Ubuntu. In a container with the older hierarchies, systemd-nspawn
-    # of Debian 12 cannot start another container with them.
+    # The default of Debian and Ubuntu. With the legacy hierarchies, systemd-nspawn of Debian 12
+    # cannot start a nested container.
     "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "yes",
 }
-"""All that systemd-nspawn sees of the environment: it hands some on, and obeys more of it."""
+"""The environment of systemd-nspawn, which uses some variables and passes some on."""
 
 LEAK = "leaked-from-the-caller"
-"""The value of the caller's variables that the container must not see."""
+"""Value of the calling process's variables, which must not appear in the container."""
 
 CALLERS = dict.fromkeys(
     (
@@ -53,7 +54,7 @@ CALLERS = dict.fromkeys(
     ),
     LEAK,
 )
-"""What the caller's environment has while the container is started."""
+"""Variables of the calling process while the container starts."""
 
 WRONG = {
     "wrong.py::test_failure": "failed",
@@ -62,10 +63,10 @@ WRONG = {
     "wrong.py::test_endless_wait": "failed",
     "wrong.py::test_exit": "unfinished",
 }
-"""Verdicts on tests that go wrong. All but the last, which ends pytest, run before the others."""
+"""Expected verdicts on failing tests. All but the last, which ends pytest, run first."""
 
 Report = dict[str, str]
-"""What inside/conftest.py writes of one phase of a test."""
+"""The report of inside/conftest.py on one phase of a test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ class Booted:
     """The outcome of a run in the container."""
 
     reports: dict[str, list[Report]]
-    """What was reported of each test, by the test's name."""
+    """The reports of each test, by its name."""
     console: Path
-    """All that the container said: its journal, pytest's own output included."""
+    """The container's console output, which includes the journal and pytest's output."""
 
     def verdict(self, test: str) -> str:
         """Return passed, failed, skipped, unfinished or not run."""
@@ -88,11 +89,11 @@ class Booted:
         return "unfinished" if outcomes else "not run"
 
     def reason(self, test: str) -> str:
-        """Why it failed or was skipped."""
+        """Return why the test failed or was skipped."""
         return "\n".join(filter(None, (report["reason"] for report in self.reports[test])))
 
     def output(self, test: str) -> str:
-        """What it printed, and the journal. A phase repeats what the ones before it printed."""
+        """Return the test's output and journal; each phase includes those of the previous ones."""
         return self.reports[test][-1]["output"] if self.reports[test] else ""
 
 
@@ -124,13 +125,13 @@ def test_under_a_real_systemd(inside: str, booted: Booted) -> None:
 @pytest.mark.phase_deadline(DEADLINE + 30)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_failing_test_does_not_affect_the_others(wrong: str, booted: Booted) -> None:
-    """The others are looked at above: the failing ones run before them."""
+    """test_under_a_real_systemd checks the others, which run after the failing ones."""
     assert booted.verdict(wrong) == WRONG[wrong], booted.reason(wrong)
 
 
 @pytest.fixture(scope="module")
 def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Booted:
-    """The outcome of the tests in the container."""
+    """Run the selected tests in the container; return their outcomes."""
     obstacle = _obstacle()
     if obstacle and REQUIRED:
         pytest.fail(f"no container can be booted: {obstacle}", pytrace=False)
@@ -144,7 +145,7 @@ def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         and item.parent is request.node
         and "inside" in item.callspec.params
     ]
-    # The last of the wrong ones ends pytest.
+    # The last failing test ends pytest.
     *first, last = WRONG
     paths = [f"tests/systemd/inside/{name}" for name in (*first, *selected, last)]
     (work / "selected").write_text(f"SELECTED={' '.join(paths)}\n")
@@ -160,26 +161,26 @@ def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             reports[report["test"]].append(report)
     console = work / "console"
     if not reports:
-        # Shown once, with the first test that it failed.
+        # Printed once, with the first test that fails because of it.
         sys.stdout.write(console.read_text(errors="replace"))
     return Booted(reports, console)
 
 
 def _obstacle() -> str | None:
     if os.geteuid() != 0:
-        return "that takes root"
+        return "root privileges are required"
     if shutil.which("systemd-nspawn") is None:
-        return "there is no systemd-nspawn (Debian's package is systemd-container)"
+        return "systemd-nspawn is not installed (Debian package systemd-container)"
     if not Path(sys.base_prefix).is_relative_to("/usr"):
-        return f"it would share the host's /usr, and this Python is in {sys.base_prefix}"
+        return f"the container shares only /usr, and this Python is in {sys.base_prefix}"
     namespaces = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "true"]
     if subprocess.run(namespaces, capture_output=True, check=False).returncode != 0:
-        return "this root may not create namespaces"
+        return "namespaces cannot be created"
     return None
 
 
 def _write_programs(directory: Path) -> None:
-    """The console scripts, as pip would have written them in the container."""
+    """Write the console scripts as pip would write them in the container."""
     directory.mkdir()
     for name in ("notif-relayd", "relayctl"):
         _, _, body = Path(sys.prefix, "bin", name).read_text().partition("\n")
@@ -190,7 +191,7 @@ def _write_programs(directory: Path) -> None:
 
 def _boot(work: Path) -> None:
     command = [
-        # In a process namespace of its own, so that whatever ends pytest ends all that is in it.
+        # A separate PID namespace: when pytest ends in any way, all processes in it end.
         *("setpriv", "--pdeathsig=KILL"),
         *("unshare", "--pid", "--mount-proc", "--fork", "--kill-child"),
         *("systemd-nspawn", "--quiet"),
@@ -201,13 +202,13 @@ def _boot(work: Path) -> None:
         f"--bind-ro={sys.prefix}:/opt/notif-relayd/.venv",
         f"--bind-ro={work}/bin:/usr/local/bin",
         *("--tmpfs=/usr/local/lib", "--tmpfs=/usr/local/share"),
-        # Debian's pip loads the system's certificates when it starts, though it never connects.
+        # Debian's pip loads the system's certificates at start, even without connecting.
         *(f"--bind-ro={path}" for path in (CERTIFICATES,) if path.exists()),
         f"--bind-ro={HERE}/inside/test-run.service:/etc/systemd/system/test-run.service",
-        # Not a first boot: that would enable every unit.
+        # A first boot would enable every unit.
         *("systemd.unit=test-run.service", "systemd.condition-first-boot=no"),
         *("systemd.show_status=no", "systemd.journald.forward_to_console=yes"),
-        # For the daemon too: an editable install points to the checkout's place outside.
+        # Also for the daemon: an editable install refers to the checkout's path on the host.
         "systemd.setenv=PYTHONPATH=/opt/notif-relayd/handler:/opt/notif-relayd/relayd",
     ]
     with (work / "console").open("wb") as console:
@@ -221,6 +222,6 @@ def _boot(work: Path) -> None:
         try:
             container.wait(DEADLINE)
         except subprocess.TimeoutExpired:
-            console.write(f"Not finished in {DEADLINE} seconds.\n".encode())
+            console.write(f"Not finished within {DEADLINE} seconds.\n".encode())
         finally:
             kill(container)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``make install`` puts where for a package; ``inside/`` tries it on a host."""
+"""The files that ``make install`` writes for a package; ``inside/`` tests them on a host."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
 }
-"""Those that start a program."""
+"""The units that start a program, and the programs."""
 
 
 def install(destination: Path, *settings: str, target: str = "install") -> None:

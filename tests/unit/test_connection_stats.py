@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of those who connect is counted."""
+"""Connection statistics: accepted, kept, refused and reconnected clients."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_inherited_connection_counts_as_kept() -> None:
 
 
 def test_restored_statistics_have_every_reason() -> None:
-    counts, heir = ConnectionStats(), ConnectionStats()
+    counts, successor = ConnectionStats(), ConnectionStats()
     counts.accepted, counts.reconnected, counts.kept = 5, 3, 2
     counts.refused[Refusal.FULL] = 7
     saved = counts.save()
     assert saved.refused == {"not_allowed": 0, "per_user": 0, "full": 7, "rate": 0}
-    saved.refused["of_a_newer_relay"] = 9
-    heir.restore(saved)
-    del saved.refused["of_a_newer_relay"]
-    assert heir.save() == saved
-    heir.restore(None)
-    assert heir.save() == saved
+    saved.refused["added_by_a_newer_version"] = 9
+    successor.restore(saved)
+    del saved.refused["added_by_a_newer_version"]
+    assert successor.save() == saved
+    successor.restore(None)
+    assert successor.save() == saved

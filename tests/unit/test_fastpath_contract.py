@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from notif_relayd import fastpath
+from notif_relayd import _native, fastpath
 from notif_relayd.fastpath import FastPath
 from notif_relayd.net.loop import READ, Events
 from notif_relayd.records.validator import RoutingKey, Validator
@@ -45,7 +45,7 @@ class Ends:
         self.calls: list[tuple[object, ...]] = []
         self._epoll = stack.enter_context(contextlib.closing(select.epoll()))
         self._epoll.register(self.server, READ)
-        self._fast_path = FastPath()
+        self._fast_path = FastPath(_native)
         self._fast_path.connect(self, self)
 
     def wait(self) -> Events:

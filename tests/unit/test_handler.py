@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler as logging sees it, without a relay."""
+"""The handler as the logging module uses it, without a relay."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def handler(tmp_path: Path) -> Iterator[RelayHandler]:
 
 @pytest.fixture
 def logger(handler: RelayHandler) -> logging.Logger:
-    """A logger that no other handler hears."""
+    """Return a logger without any other handler."""
     logger = logging.Logger("oslo.messaging.notification")
     logger.addHandler(handler)
     return logger
@@ -76,7 +76,7 @@ def test_bad_argument_is_named_and_leaves_no_handler() -> None:
     logging.shutdown()
     with pytest.raises(ValueError, match="max_wait"):
         RelayHandler(max_wait=-1)
-    # It would fail, or print, if half a handler were in logging's list.
+    # Fails or prints if logging still has a partly initialised handler.
     logging.shutdown()
 
 

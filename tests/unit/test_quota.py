@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that are charged to users."""
+"""Quotas: limits on the bytes that are charged to a user and to all users."""
 
 import pytest
 
@@ -35,4 +35,4 @@ def test_refused_charge_changes_nothing() -> None:
     quota.charge(5, 10)
     quota.release(5, 10)
     assert quota.charged == 0
-    assert not quota._by_user  # noqa: SLF001 - memory is what is tested
+    assert quota.tracked_users == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl as far as it needs no relay: arguments, help, values."""
+"""relayctl without a relay: arguments, help, completion and formatting of values."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ EXAMPLES = [
     *(CLASSES[name].example for name in NAMES),
 ]
 
-NOBODYS = 2**31 - 7
-"""A number that no user and no group has."""
+UNUSED_ID = 2**31 - 7
+"""A number that is not the ID of a user or a group."""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["stauts"], "no command or option 'stauts'"),
         (["--colour", "status"], "no command or option '--colour'"),
@@ -50,13 +50,13 @@ NOBODYS = 2**31 - 7
     ],
 )
 def test_wrong_argument_is_one_line_and_status_1(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("relayctl: ")
-    assert complaint in err
+    assert message in err
     assert err.endswith("; see relayctl help\n")
     assert err.count("\n") == 1
 
@@ -80,6 +80,7 @@ def test_status_imports_no_other_command() -> None:
     assert {name for name in loaded if name.startswith("notif_relayd.")} == {
         "notif_relayd.control",
         "notif_relayd.control.schema",
+        "notif_relayd.errors",
         "notif_relayd.escaping",
     }
     assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
@@ -114,7 +115,7 @@ def test_documented_command_lines_are_accepted(line: str) -> None:
         words = words[: words.index(operator)]
     relayctl = Relayctl()
     command_class, name, rest = relayctl.command_manager.find_command(words[1:])
-    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits where it is not
+    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits if it is not accepted
 
 
 def test_bash_completion_covers_all_commands_and_options(
@@ -145,4 +146,4 @@ def test_duration_is_readable_in_tables_exact_in_json(seconds: float, text: str)
 
 def test_unknown_user_or_group_is_shown_as_number() -> None:
     assert user_name(0) == pwd.getpwuid(0).pw_name
-    assert user_name(NOBODYS) == group_name(NOBODYS) == str(NOBODYS)
+    assert user_name(UNUSED_ID) == group_name(UNUSED_ID) == str(UNUSED_ID)

@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the requests of subscribers are handled."""
+"""The pacing of subscribers' requests, by interval and by share of processor time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
-from notif_relayd.access import request_pacer
 from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE, RequestPacer
 
 
 class Schedule:
-    """A loop and both clocks; time passes only when a deadline is waited for.
+    """A simulated loop with a clock and a processor-time clock, and a pacer that uses them.
 
     Args:
-        cost: seconds of processor time that a request takes.
+        cost: Processor time of a request, in seconds.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0) -> None:
+    def __init__(self, cost: float = 0.0) -> None:
         self.now = 1000.0
         self.used = 0.0
-        clocks = SimpleNamespace(monotonic=lambda: self.now, thread_time=lambda: self.used)
-        monkeypatch.setattr(request_pacer, "time", clocks)
         self.served: list[int] = []
         self.cost = cost
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
-        self.pacer = RequestPacer(self.call_in, self._serve)
+        self.pacer = RequestPacer(self.call_in, self, self._serve)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.used
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         assert seconds >= 0
@@ -36,7 +37,7 @@ class Schedule:
         assert len(self._deadlines) < 5
 
     def advance(self, seconds: float) -> None:
-        """Let all deadlines of the next seconds pass."""
+        """Advance the clock, and call the callbacks that become due."""
         end = self.now + seconds
         while self._deadlines and min(each[0] for each in self._deadlines) <= end:
             first = min(self._deadlines, key=lambda each: each[0])
@@ -50,77 +51,70 @@ class Schedule:
         self.used += self.cost
 
 
-@pytest.fixture
-def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
-    return partial(Schedule, monkeypatch)
+def test_single_request_is_handled_at_once() -> None:
+    simulated = Schedule()
+    assert not simulated.pacer.enter(1000, 1)
+    assert simulated.served == [1]
 
 
-def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
-    assert not paced.pacer.enter(1000, 1)
-    assert paced.served == [1]
-
-
-def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
-    waits = [paced.pacer.enter(1000, number) for number in range(4)]
+def test_requests_are_handled_at_an_interval() -> None:
+    simulated = Schedule()
+    waits = [simulated.pacer.enter(1000, number) for number in range(4)]
     assert waits == [False, True, True, True]
     for number in range(1, 4):
-        paced.advance(INTERVAL)
-        assert paced.served == list(range(number + 1))
+        simulated.advance(INTERVAL)
+        assert simulated.served == list(range(number + 1))
 
 
 @pytest.mark.parametrize("cost", [0.0, MIN_COST, 0.001, 0.02])
-def test_requests_of_a_user_keep_to_their_share(
-    schedule: Callable[..., Schedule], cost: float
-) -> None:
-    paced = schedule(cost)
+def test_requests_of_a_user_keep_to_their_share(cost: float) -> None:
+    simulated = Schedule(cost)
     for number in range(10_000):
-        paced.pacer.enter(1000, number)
-    paced.advance(10.0)
-    charged = len(paced.served) * max(cost, MIN_COST)
+        simulated.pacer.enter(1000, number)
+    simulated.advance(10.0)
+    charged = len(simulated.served) * max(cost, MIN_COST)
     assert BURST + 10 * SHARE - 2 * max(cost, MIN_COST) <= charged
     assert charged <= BURST + 10 * SHARE + max(cost, MIN_COST)
 
 
-def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+def test_users_are_served_in_turn() -> None:
+    simulated = Schedule()
     for number in range(5):
-        paced.pacer.enter(1000, number)
-    paced.pacer.enter(1001, 100)
-    paced.pacer.enter(1002, 200)
-    paced.advance(3.01 * INTERVAL)
-    assert paced.served == [0, 1, 100, 200]
+        simulated.pacer.enter(1000, number)
+    simulated.pacer.enter(1001, 100)
+    simulated.pacer.enter(1002, 200)
+    simulated.advance(3.01 * INTERVAL)
+    assert simulated.served == [0, 1, 100, 200]
 
 
-def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule(cost=2 * BURST)
+def test_exhausted_user_does_not_delay_others() -> None:
+    simulated = Schedule(cost=2 * BURST)
     for number in range(3):
-        paced.pacer.enter(1000, number)
-    assert paced.served == [0]
-    paced.advance(1.0)
-    paced.cost = 0.0
-    assert not paced.pacer.enter(1001, 100)
-    assert paced.served == [0, 100]
-    paced.advance(BURST / SHARE)
-    assert paced.served[:3] == [0, 100, 1]
+        simulated.pacer.enter(1000, number)
+    assert simulated.served == [0]
+    simulated.advance(1.0)
+    simulated.cost = 0.0
+    assert not simulated.pacer.enter(1001, 100)
+    assert simulated.served == [0, 100]
+    simulated.advance(BURST / SHARE)
+    assert simulated.served[:3] == [0, 100, 1]
 
 
-def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+def test_disconnected_subscriber_is_not_served() -> None:
+    simulated = Schedule()
     for number in range(3):
-        paced.pacer.enter(1000, number)
-    paced.pacer.leave(1000, 1)
-    paced.pacer.leave(1000, 2)
-    paced.pacer.leave(1000, 7)
-    paced.pacer.leave(1001, 2)
-    paced.advance(10.0)
-    assert paced.served == [0]
+        simulated.pacer.enter(1000, number)
+    simulated.pacer.leave(1000, 1)
+    simulated.pacer.leave(1000, 2)
+    simulated.pacer.leave(1000, 7)
+    simulated.pacer.leave(1001, 2)
+    simulated.advance(10.0)
+    assert simulated.served == [0]
 
 
-def test_users_are_forgotten(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+def test_users_are_forgotten() -> None:
+    simulated = Schedule()
     for uid in range(1000):
-        paced.pacer.enter(uid, uid)
-        paced.advance(1.0)
-    assert len(paced.pacer._buckets) < 10  # noqa: SLF001 - memory is what is tested
+        simulated.pacer.enter(uid, uid)
+        simulated.advance(1.0)
+    assert simulated.pacer.tracked_users < 10

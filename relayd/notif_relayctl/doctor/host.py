@@ -5,8 +5,6 @@ Three may say where a socket is. The daemon knows, if it answers. Where systemd 
 unit says so and the daemon's configuration does not count. Else it is the configuration.
 """
 
-import contextlib
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from notif_relayctl.doctor.units import (
 from notif_relayctl.errors import CtlError
 from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
-from notif_relayd.errors import StartError
+from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM, Access, SocketPlan
 
 FLAGS = 3
@@ -145,7 +143,7 @@ def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settin
     except cfg.ConfigFilesPermissionDeniedError:
         result, said = SKIPPED, "you may not read it: try it as root; taken for empty"
     except (cfg.Error, StartError, OSError, ValueError) as error:
-        result, said = FAILED, f"the daemon cannot use it: {' '.join(str(error).split())}"
+        result, said = FAILED, f"the daemon cannot use it: {one_line(error)}"
     else:
         said = "the daemon can use it" if files else "there is none: the defaults hold"
         return settings, Finding(check, OK, said)
@@ -156,18 +154,14 @@ def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settin
 def _parsed(arguments: list[str], files: list[str], directories: list[str]) -> options.Settings:
     conf = cfg.ConfigOpts()
     options.register(conf)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            conf(
-                arguments,
-                project=PROGRAM,
-                prog=PROGRAM,
-                default_config_files=files,
-                default_config_dirs=directories,
-            )
-    except SystemExit:  # How it takes a wrong value, even from a file.
-        raise StartError(complaint.getvalue().rpartition("error: ")[2]) from None
+    with usage_errors(StartError):
+        conf(
+            arguments,
+            project=PROGRAM,
+            prog=PROGRAM,
+            default_config_files=files,
+            default_config_dirs=directories,
+        )
     return options.settings(conf)
 
 

@@ -81,6 +81,11 @@ class Admission:
         if not self._connections[peer.uid]:
             del self._connections[peer.uid]
 
+    @property
+    def tracked_users(self) -> int:
+        """Number of users with connections, plus that of users with a bucket that is not full."""
+        return len(self._connections) + len(self._buckets)
+
     def _take_token(self, uid: int) -> bool:
         rate = self.limits.rate
         if self._buckets.available(uid, rate, max(1.0, rate * BURST_SECONDS)) < 1:

@@ -46,6 +46,11 @@ class Quota:
         self.charged -= size
         self._forget_if_zero(uid)
 
+    @property
+    def tracked_users(self) -> int:
+        """Number of users with charged bytes."""
+        return len(self._by_user)
+
     def _forget_if_zero(self, uid: int) -> None:
         if not self._by_user[uid]:
             del self._by_user[uid]

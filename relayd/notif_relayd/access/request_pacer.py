@@ -7,8 +7,8 @@ time, however many connections the user has. A client whose request has to wait 
 meanwhile. Users with waiting requests are served in turn.
 """
 
-import time
 from collections.abc import Callable
+from typing import Protocol
 
 from notif_relayd.access.token_bucket import TokenBuckets
 
@@ -32,6 +32,19 @@ MIN_COST = 0.0001
 """Minimum processor time charged for a request, in seconds: that of a usual request with its system
 calls."""
 
+
+class Clocks(Protocol):
+    """The clocks of the system, in seconds."""
+
+    @property
+    def monotonic(self) -> Callable[[], float]:
+        """Return a clock that advances steadily."""
+
+    @property
+    def thread_time(self) -> Callable[[], float]:
+        """Return a clock of the processor time of the current thread."""
+
+
 CallIn = Callable[[float, Callable[[], None]], None]
 
 
@@ -40,6 +53,7 @@ class RequestPacer:
 
     Args:
         call_in: calls a function after a delay in seconds, in the event loop.
+        clocks: return the time and the processor time of the thread, in seconds.
         serve: called with a client's number; reads and handles at most one request.
         share: share of the loop's processor time for the requests of one user, above 0 and below 1.
         burst: processor time, in seconds, that the requests of one user may take without a pause.
@@ -48,6 +62,7 @@ class RequestPacer:
     def __init__(
         self,
         call_in: CallIn,
+        clocks: Clocks,
         serve: Callable[[int], None],
         share: float = SHARE,
         burst: float = BURST,
@@ -56,7 +71,8 @@ class RequestPacer:
         self._serve = serve
         self._share = share
         self._burst = burst
-        self._buckets = TokenBuckets(time.monotonic)
+        self._monotonic, self._thread_time = clocks.monotonic, clocks.thread_time
+        self._buckets = TokenBuckets(self._monotonic)
         self._waiting: dict[int, dict[int, None]] = {}
         """Numbers of the waiting clients, by user, in the order of their arrival."""
         self._free_at = 0.0
@@ -71,7 +87,7 @@ class RequestPacer:
             uid: the user that is charged.
             number: the client's number.
         """
-        now = time.monotonic()
+        now = self._monotonic()
         ready_at = self._ready_at(uid, now)
         if uid not in self._waiting and ready_at <= now:
             self._run(uid, number, now)
@@ -90,7 +106,7 @@ class RequestPacer:
 
     def _next(self) -> None:
         """Serve one client of the next user that has tokens."""
-        now = time.monotonic()
+        now = self._monotonic()
         self._due = None
         for uid in list(self._waiting):
             if self._ready_at(uid, now) <= now:
@@ -107,9 +123,14 @@ class RequestPacer:
     def _run(self, uid: int, number: int, now: float) -> None:
         self._free_at = now + INTERVAL
         # Processor time instead of elapsed time: other processes are not charged to the user.
-        before = time.thread_time()
+        before = self._thread_time()
         self._serve(number)
-        self._buckets.take(uid, max(MIN_COST, time.thread_time() - before))
+        self._buckets.take(uid, max(MIN_COST, self._thread_time() - before))
+
+    @property
+    def tracked_users(self) -> int:
+        """Number of users whose bucket is not full."""
+        return len(self._buckets)
 
     def _ready_at(self, uid: int, now: float) -> float:
         """Return the earliest time of the user's next request, which may be in the past."""

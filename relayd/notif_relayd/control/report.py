@@ -5,7 +5,6 @@ No figure here costs a record anything: the parts of the relay count where they 
 anyway, and everything else is computed when it is asked for.
 """
 
-import os
 import platform
 import time
 
@@ -21,6 +20,7 @@ from notif_relayd.control.schema import (
 )
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.ingest.intake import Intake
+from notif_relayd.net.kernel import SYSTEM, Kernel
 from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
 from notif_relayd.peer import Peer
 from notif_relayd.records.gaps import REASONS
@@ -36,6 +36,7 @@ class Reporter:
         latency: durations of the loop's iterations.
         public_socket: path of the public socket, printable.
         ingest_socket: path of the private socket, printable.
+        kernel: the system calls.
     """
 
     def __init__(
@@ -45,21 +46,23 @@ class Reporter:
         latency: LoopLatency,
         public_socket: str,
         ingest_socket: str,
+        kernel: Kernel = SYSTEM,
     ) -> None:
+        self._kernel = kernel
         self._intake = intake
         self._fanout = fanout
         self._latency = latency
         self._public_socket = public_socket
         self._ingest_socket = ingest_socket
-        self._since = time.monotonic()
+        self._since = self._kernel.monotonic()
 
     def status(self) -> Status:
         """Return the figures of the relay as a whole."""
         intake, fanout = self._intake, self._fanout
         return Status(
             version=__version__,
-            pid=os.getpid(),
-            uptime_seconds=_seconds_since(self._since),
+            pid=self._kernel.getpid(),
+            uptime_seconds=self._seconds_since(self._since),
             producers=len(intake.producers),
             subscribers=len(fanout.subscribers),
             records_received=intake.received,
@@ -79,7 +82,11 @@ class Reporter:
         """Return one entry for each connection, the oldest first."""
         return [
             ProducerStatus(
-                each.id, *_identity(each.peer, each.since), each.records, each.bytes, each.rejected
+                each.id,
+                *self._identity(each.peer, each.since),
+                each.records,
+                each.bytes,
+                each.rejected,
             )
             for each in self._intake.producers.values()
         ]
@@ -89,7 +96,7 @@ class Reporter:
         return [
             SubscriberStatus(
                 each.id,
-                *_identity(each.peer, each.since),
+                *self._identity(each.peer, each.since),
                 each.delivered,
                 each.bytes,
                 each.lag,
@@ -129,15 +136,13 @@ class Reporter:
             turns=LatencyHistogram(self._latency.counts, self._latency.seconds),
         )
 
+    def _identity(self, peer: Peer, since: float) -> tuple[int, str, int, float]:
+        return peer.pid, peer.command, peer.uid, self._seconds_since(since)
+
+    def _seconds_since(self, moment: float) -> float:
+        return round(self._kernel.monotonic() - moment, 3)
+
 
 def _counters(stats: ConnectionStats) -> ConnectionCounters:
     refused = {reason.value: stats.refused[reason] for reason in Refusal}
     return ConnectionCounters(stats.accepted, stats.reconnected, stats.kept, refused)
-
-
-def _identity(peer: Peer, since: float) -> tuple[int, str, int, float]:
-    return peer.pid, peer.command, peer.uid, _seconds_since(since)
-
-
-def _seconds_since(moment: float) -> float:
-    return round(time.monotonic() - moment, 3)

@@ -15,7 +15,6 @@ import msgspec
 from notif_relayd.access.admission import Admission
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.control.schema import Request
-from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -88,9 +87,9 @@ class ControlServer:
         self._loop = loop
         self._log = log
         self._methods = methods
-        self._admission = Admission(LIMITS)
+        self._admission = Admission(LIMITS, loop.kernel.monotonic)
         self._clients: dict[int, _Client] = {}
-        self._pacer = RequestPacer(loop.call_in, self._answer, SHARE, BURST)
+        self._pacer = RequestPacer(loop.call_in, loop.kernel, self._answer, SHARE, BURST)
 
     def listen(self, listener: socket.socket) -> Acceptor:
         """Answer whoever comes through `listener`."""
@@ -118,7 +117,7 @@ class ControlServer:
         self._loop.forget(fd)
         del self._clients[fd]
         self._pacer.leave(client.peer.uid, fd)
-        ancillary.close(client.socket)
+        self._loop.kernel.close_socket(client.socket)
         self._admission.leave(client.peer)
 
     def _on_event(self, client: _Client, events: int) -> None:
@@ -134,7 +133,7 @@ class ControlServer:
                 self._disconnect(client)
 
     def _read(self, client: _Client) -> None:
-        data = ancillary.receive(client.socket, MAX_REQUEST)
+        data = self._loop.kernel.receive(client.socket, MAX_REQUEST)
         client.request += data
         if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST):
             self._disconnect(client)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the log from ever stopping the relay.
+"""Writes the log in a thread, so that the relay never waits for it.
 
-To write a line of the log is to wait for whoever takes it: a pipe that nobody reads, a journal
-that hangs, a disk that does. Neither logging nor libsystemd can be told not to wait. So a thread of
-its own does the waiting, behind a queue with an end: lines that it has no room for are dropped and
-counted, and the next line that is written says how many. The thread sleeps while there is nothing.
+A write to the log can block on a pipe that is not read, on the journal, or on a disk, and neither
+logging nor libsystemd has a non-blocking mode. Lines wait in a bounded queue for the thread. Lines
+that do not fit are dropped, and the next line that is written is followed by their number.
 """
 
 import contextlib
@@ -19,42 +18,45 @@ from typing import TextIO
 
 from notif_relayd.escaping import printable
 
-CAPACITY = 1000
-"""Lines that may wait: seconds of a log that hangs, and no memory to speak of."""
+MAX_QUEUED = 1000
+"""Lines that may wait to be written: some hundred KiB, and several seconds of a busy log."""
 
 REPORT_INTERVAL = 10.0
-"""Seconds between two complaints about a handler that fails."""
+"""Minimum interval between two reports of a failing handler on standard error, in seconds."""
 
-SEND_TIMEOUT = 2.0
-"""Seconds that the log gets to take what is left at the end."""
+CLOSE_TIMEOUT = 2.0
+"""Maximum time to write the remaining lines at the end, in seconds."""
 
 
 class LogQueue:
-    """Writes for all loggers, once it has taken over."""
+    """Queue and thread between all loggers and their handlers; see `take_over`."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Lines that there was no room for since the last notice about that."""
+        """Lines that did not fit into the queue since the last line that reported drops."""
         self._failed = 0
-        """Lines that a handler has failed to write since then."""
+        """Lines that a handler failed to write since then."""
         self._reported_at = -REPORT_INTERVAL
         self._queue: queue.Queue[tuple[logging.Handler, logging.LogRecord] | None] = queue.Queue(
-            CAPACITY
+            MAX_QUEUED
         )
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def take_over(self) -> None:
-        """Put every handler that is there now behind the queue."""
+        """Replace each handler of each logger by one that puts records into the queue.
+
+        Call this again after handlers have been added.
+        """
         for logger in _loggers():
             for handler in list(logger.handlers):
-                if not isinstance(handler, _Queued):
+                if not isinstance(handler, _QueueingHandler):
                     logger.removeHandler(handler)
-                    logger.addHandler(_Queued(self, handler))
+                    logger.addHandler(_QueueingHandler(self, handler))
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """While handlers are being replaced; if that fails, the log is what it was."""
+        """Context in which loggers are reconfigured; an error restores their previous state."""
         before = [(each, each.handlers[:], each.level, each.propagate) for each in _loggers()]
         try:
             yield
@@ -68,20 +70,20 @@ class LogQueue:
             self.take_over()
 
     def write(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        """Have `handler` handle `record`, if there is room."""
+        """Queue a record for a handler, or drop the record if the queue is full."""
         try:
             self._queue.put_nowait((handler, record))
         except queue.Full:
             self.dropped += 1
 
     def close(self) -> bool:
-        """Write what is left; whether that went through in time."""
+        """Write the remaining lines; return whether this succeeded within `CLOSE_TIMEOUT`."""
         try:
-            self._queue.put(None, timeout=SEND_TIMEOUT)
+            self._queue.put(None, timeout=CLOSE_TIMEOUT)
         except queue.Full:
             return False
-        self._thread.join(SEND_TIMEOUT)
-        return not self._thread.is_alive() and _flushed(sys.stderr)
+        self._thread.join(CLOSE_TIMEOUT)
+        return not self._thread.is_alive() and _flush(sys.stderr)
 
     def _write(self) -> None:
         while (each := self._queue.get()) is not None:
@@ -97,40 +99,40 @@ class LogQueue:
                 self._report(handler, error)
 
     def _report(self, handler: logging.Handler, error: BaseException) -> None:
-        """Say on stderr that a handler fails, at most once every `REPORT_INTERVAL` seconds."""
+        """Report a failing handler on standard error, at most once per `REPORT_INTERVAL`."""
         now = time.monotonic()
         if now - self._reported_at >= REPORT_INTERVAL and sys.stderr is not None:
             self._reported_at = now
-            with contextlib.suppress(OSError, ValueError):  # It may be closed.
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed.
                 sys.stderr.write(
-                    f"a line of the log was lost: {type(handler).__name__} raised "
+                    f"cannot write a log line: {type(handler).__name__} raised "
                     f"{printable(repr(error))}\n"
                 )
                 sys.stderr.flush()
 
 
-class _Queued(logging.Handler):
-    """In a handler's place."""
+class _QueueingHandler(logging.Handler):
+    """Queues records for another handler."""
 
-    def __init__(self, writer: LogQueue, handler: logging.Handler) -> None:
+    def __init__(self, log_queue: LogQueue, handler: logging.Handler) -> None:
         super().__init__(handler.level)
-        self._writer = writer
+        self._log_queue = log_queue
         self._handler = handler
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What the arguments are may be something else later, so that is settled now. Peers choose
-        # some of them: none of their newlines and escape sequences reaches the log.
+        # Format the message now, because the arguments may change before the thread writes it.
+        # Peers choose some arguments, so newlines and escape sequences are escaped.
         record = copy.copy(record)
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - an argument's __str__ may raise anything
-            message = f"{record.msg} (its arguments cannot be shown: {error!r})"
+            message = f"{record.msg} (cannot format its arguments: {error!r})"
         record.msg, record.args = printable(message), None
-        self._writer.write(self._handler, record)
+        self._log_queue.write(self._handler, record)
 
 
-def _flushed(stream: TextIO | None) -> bool:
-    """Whether nothing is left in it; a stream that was closed at the start is none."""
+def _flush(stream: TextIO | None) -> bool:
+    """Flush a stream; return whether this succeeded. `None` is a stream that was never open."""
     try:
         if stream is not None:
             stream.flush()
@@ -144,5 +146,5 @@ def _loggers() -> list[logging.Logger]:
 
 
 def _notice(dropped: int) -> logging.LogRecord:
-    text = "%d lines of this log were dropped: it failed, or did not take them in time"
+    text = "%d log lines were dropped: the log failed or did not accept them in time"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (dropped,), None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's options, and what they come to.
+"""The daemon's options, and the settings that result from them.
 
-Options are registered when the daemon starts and not when this module is imported. Behind
-`settings` nobody sees oslo.config any more: the relay's parts take plain values, checked.
+Importing this module registers nothing. `settings` is the border of oslo.config: the other parts of
+the daemon get plain, validated values.
 """
 
 import math
@@ -24,13 +24,13 @@ RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
 
 ACCESS = "access:"
-"""What the name of a rule's section begins with."""
+"""Prefix of the section of an access rule."""
 
 DEFAULT_IDLE_TIMEOUT = 300.0
-"""Seconds; where systemd starts the daemon when it is needed."""
+"""Default of idle_timeout, in seconds, if systemd holds the sockets."""
 
 MIN_RECORD_SIZE = 1024
-"""Bytes: the relay's own gap records must fit whatever is configured."""
+"""Minimum of max_record_size, in bytes: the relay's own gap records must fit."""
 
 
 def _general() -> list[cfg.Opt]:
@@ -49,12 +49,14 @@ def _command_line_only() -> list[cfg.Opt]:
         cfg.BoolOpt(
             "daemonize",
             default=False,
-            help="Go to the background once the sockets are there, for hosts without systemd.",
+            help="Go to the background after the sockets have been created. For hosts without "
+            "systemd.",
         ),
         cfg.StrOpt(
             "pidfile",
             metavar="FILE",
-            help="With --daemonize: file that holds the process id while the daemon runs.",
+            help="With --daemonize: write the process ID to this file. The file exists while the "
+            "daemon runs.",
         ),
     ]
 
@@ -65,8 +67,9 @@ def _notifications() -> list[cfg.Opt]:
             "sock_path",
             metavar="PATH",
             sample_default=f"{paths.RUNTIME_DIR}/{paths.PUBLIC_SOCKET}",
-            help="The public socket, which subscribers connect to. The other sockets are beside "
-            "it unless their own options say otherwise. Not used where systemd holds the socket.",
+            help="Path of the public socket, which subscribers connect to. The other sockets are "
+            "in the same directory unless their own options are set. Ignored if systemd holds the "
+            "socket.",
         ),
     ]
 
@@ -77,90 +80,94 @@ def _relayd() -> list[cfg.Opt]:
             "ingest_path",
             metavar="PATH",
             sample_default=f"{paths.RUNTIME_DIR}/{paths.INGEST_SOCKET}",
-            help="The private socket, which producers connect to. Not used where systemd holds "
+            help="Path of the private socket, which producers connect to. Ignored if systemd holds "
             "the socket.",
         ),
         cfg.StrOpt(
             "control_path",
             metavar="PATH",
             sample_default=f"{paths.RUNTIME_DIR}/{paths.CONTROL_SOCKET}",
-            help="The control socket, which relayctl connects to.",
+            help="Path of the control socket, which relayctl connects to.",
         ),
         cfg.IntOpt(
             "ring_size",
             default=16 * 1024 * 1024,
             min=64 * 1024,
             mutable=True,
-            help="Bytes of recent records kept for subscribers that fall behind, however many "
-            "there are. A subscriber that is further behind than this misses records, and is "
-            "told how many. Not less than max_record_size.",
+            help="Maximum size, in bytes, of the recent records that the relay keeps for all "
+            "subscribers that fall behind. A subscriber that falls behind further misses records, "
+            "and receives a gap record with their number. Must not be less than max_record_size.",
         ),
         cfg.IntOpt(
             "max_record_size",
             default=MAX_RECORD_SIZE,
             min=MIN_RECORD_SIZE,
-            help="Bytes of the longest record, its newline included. A longer one is rejected.",
+            help="Maximum size of a record in bytes, including its newline. Longer records are "
+            "rejected.",
         ),
         cfg.IntOpt(
             "max_producers",
             default=2048,
             min=1,
             mutable=True,
-            help="Producers connected at once.",
+            help="Maximum number of connected producers.",
         ),
         cfg.IntOpt(
             "max_subscribers",
             default=2048,
             min=1,
             mutable=True,
-            help="Subscribers connected at once.",
+            help="Maximum number of connected subscribers.",
         ),
         cfg.IntOpt(
             "max_connections_per_user",
             default=1024,
             min=1,
             mutable=True,
-            help="Connections of one user at once, for the public and the private socket each. "
-            "Half of the others by default, so that one user's programs leave room for the rest.",
+            help="Maximum number of connections of one user, for the public and the private socket "
+            "separately. The default is half of the defaults of max_producers and max_subscribers, "
+            "so that one user cannot take all connections.",
         ),
         cfg.IntOpt(
             "max_connection_rate",
             default=50,
             min=1,
             mutable=True,
-            help="New connections of one user a second, for the public and the private socket "
-            f"each. Those of {BURST_SECONDS:.0f} seconds may come at once.",
+            help="Maximum number of new connections of one user per second, for the public and the "
+            f"private socket separately. A burst may have the connections of {BURST_SECONDS:.0f} "
+            "seconds.",
         ),
         cfg.IntOpt(
             "max_filter_bytes_per_user",
             default=8 * 1024 * 1024,
             min=2 * 1024 * 1024,
             mutable=True,
-            help="Bytes that the filters and unfinished requests of one user's subscribers may "
-            "take. A request that would exceed it is refused, and its connection is closed. A "
-            "usual filter takes 10 KiB. The limit of all users together is 64 MiB.",
+            help="Maximum memory, in bytes, for the filters and unfinished requests of one user's "
+            "subscribers. A request that exceeds it is refused, and its connection is closed. A "
+            "typical filter takes 10 KiB. The limit of all users together is 64 MiB.",
         ),
         cfg.FloatOpt(
             "idle_timeout",
             min=0,
             mutable=True,
             sample_default=0,
-            help="Seconds without any connection after which the daemon ends, 0 for never. For "
-            "where systemd holds the public and the private socket, so that the next connection "
-            f"starts it again; there the default is {DEFAULT_IDLE_TIMEOUT:.0f}.",
+            help="Time in seconds without any connection after which the daemon exits; 0 disables "
+            "this. Requires that systemd holds the public and the private socket, because the next "
+            "connection then starts the daemon again. The default is then "
+            f"{DEFAULT_IDLE_TIMEOUT:.0f}.",
         ),
     ]
-    for name, who, group in (
-        ("public", "subscribers", "notif-subscribers where that exists"),
-        ("ingest", "producers", "notif-producers where that exists"),
-        ("control", "relayctl", "notif-relayd where that exists"),
+    for name, client, group in (
+        ("public", "subscribers", "notif-subscribers"),
+        ("ingest", "producers", "notif-producers"),
+        ("control", "relayctl", "notif-relayd"),
     ):
-        inherited = "" if name == "control" else ", for one held by systemd what its unit says"
+        inherited = "" if name == "control" else "; if systemd holds the socket, as in its unit"
         options += [
             cfg.StrOpt(
                 f"{name}_mode",
                 metavar="MODE",
-                help=f"Permissions of the {name} socket, which is for {who}, in octal. Default: "
+                help=f"Permissions of the {name} socket, for {client}, in octal. Default: "
                 f"0660{inherited}.",
             ),
             cfg.StrOpt(
@@ -171,7 +178,8 @@ def _relayd() -> list[cfg.Opt]:
             cfg.StrOpt(
                 f"{name}_group",
                 metavar="GROUP",
-                help=f"Group of the {name} socket. Default: {group}{inherited}.",
+                help=f"Group of the {name} socket. Default: {group} if this group exists"
+                f"{inherited}.",
             ),
         ]
     options.append(
@@ -179,60 +187,63 @@ def _relayd() -> list[cfg.Opt]:
             "access_rules",
             metavar="NAMES",
             default=[],
-            help=f"Names of rules that say who may see what; each has a section [{ACCESS}NAME]. "
-            "Without any, every subscriber may see everything. With one, everybody but root sees "
-            "what the rules of its groups let through and nothing else. They are read at the "
-            "start, and a restart costs nobody the connection.",
+            help="Names of access rules. Each rule has a section "
+            f"[{ACCESS}NAME], and allows the members of a group to read the records that match a "
+            "filter. Without rules, every subscriber may read every record. With rules, a "
+            "subscriber reads only records that a rule for one of its groups allows; root reads "
+            "all. Rules take effect at a restart, which closes no permitted connection if systemd "
+            "holds the sockets.",
         )
     )
     for name in ("public", "ingest"):
-        beyond = (
-            f"may connect to the {name} socket, of those that its permissions let in. Root always "
-            f"may. Where neither {name}_allow_users nor {name}_allow_groups is set, all may."
+        rule = (
+            f"may connect to the {name} socket; the file's permissions still apply. Root may "
+            f"always connect. If neither {name}_allow_users nor {name}_allow_groups is set, every "
+            "user may."
         )
         options += [
             cfg.ListOpt(
                 f"{name}_allow_users",
                 metavar="USERS",
                 mutable=True,
-                help=f"The only users that {beyond}",
+                help=f"The only users that {rule}",
             ),
             cfg.ListOpt(
                 f"{name}_allow_groups",
                 metavar="GROUPS",
                 mutable=True,
-                help=f"The only groups whose members {beyond}",
+                help=f"The only groups whose members {rule}",
             ),
         ]
     return options
 
 
 def _rule() -> list[cfg.Opt]:
-    patterns = "as in a subscriber's filter; all of them by default."
+    pattern = "as in the filter of a subscriber. Default: all"
     return [
         cfg.StrOpt(
             "group",
             metavar="GROUP",
             sample_default="monitoring",
-            help="The group whose members may see what follows.",
+            help="The group whose members may read the records that match.",
         ),
         cfg.ListOpt(
             "event_type",
             metavar="GLOBS",
             sample_default="compute.*,volume.*",
-            help=f"Shell globs, one of which the event type must match, {patterns}",
+            help=f"Shell globs, one of which the event type must match, {pattern} event types.",
         ),
         cfg.ListOpt(
             "publisher_id",
             metavar="GLOBS",
             sample_default="nova-compute:*",
-            help=f"Shell globs, one of which the publisher must match, {patterns}",
+            help=f"Shell globs, one of which the publisher must match, {pattern} publishers.",
         ),
     ]
 
 
 def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
-    """What a configuration file may hold, for oslo-config-generator."""
+    """Return all options of a configuration file, for oslo-config-generator."""
     return [
         (None, _general()),
         (NOTIFICATIONS, _notifications()),
@@ -242,7 +253,7 @@ def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Add the daemon's options; all but the logging ones, which are oslo.log's."""
+    """Register all options of the daemon, except for those of oslo.log."""
     conf.register_cli_opts(_general() + _command_line_only())
     conf.register_cli_opts(_notifications(), group=NOTIFICATIONS)
     conf.register_cli_opts(_relayd(), group=RELAYD)
@@ -250,10 +261,10 @@ def register(conf: cfg.ConfigOpts) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the options come to."""
+    """The validated values of all options."""
 
     limits: Limits
-    rules: Policy
+    policy: Policy
     public: SocketPlan
     ingest: SocketPlan
     control: SocketPlan
@@ -262,31 +273,31 @@ class Settings:
 
 
 def settings(conf: cfg.ConfigOpts) -> Settings:
-    """Read all options.
+    """Read and validate all options.
 
     Raises:
-        StartError: an option has a value that cannot be used, alone or beside the others.
-        oslo_config.cfg.Error: an option's value is not of its type.
+        StartError: the value of an option is invalid, or contradicts another option.
+        oslo_config.cfg.Error: the value of an option has the wrong type.
     """
     relayd = conf[RELAYD]
     public = conf[NOTIFICATIONS].sock_path or os.path.join(conf.runtime_dir, paths.PUBLIC_SOCKET)
-    beside = os.path.dirname(public)
+    directory = os.path.dirname(public)
     if conf.pidfile and not conf.daemonize:
-        raise StartError("--pidfile is for --daemonize: leave it out, or give both")
+        raise StartError("--pidfile requires --daemonize: give both options or none")
     return Settings(
         limits=_limits(relayd),
-        rules=Policy([_access_rule(conf, name) for name in relayd.access_rules]),
+        policy=Policy([_access_rule(conf, name) for name in relayd.access_rules]),
         public=_plan(relayd, "public", public, "notif-subscribers"),
         ingest=_plan(
             relayd,
             "ingest",
-            relayd.ingest_path or os.path.join(beside, paths.INGEST_SOCKET),
+            relayd.ingest_path or os.path.join(directory, paths.INGEST_SOCKET),
             "notif-producers",
         ),
         control=_plan(
             relayd,
             "control",
-            relayd.control_path or os.path.join(beside, paths.CONTROL_SOCKET),
+            relayd.control_path or os.path.join(directory, paths.CONTROL_SOCKET),
             "notif-relayd",
         ),
         daemonize=conf.daemonize,
@@ -298,17 +309,18 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
     if relayd.ring_size < relayd.max_record_size:
         raise StartError(
             f"[relayd] ring_size ({relayd.ring_size}) is less than max_record_size "
-            f"({relayd.max_record_size}): a record must fit into the ring"
+            f"({relayd.max_record_size}): the ring must be able to hold a record"
         )
     if relayd.idle_timeout is not None and not math.isfinite(relayd.idle_timeout):
         raise StartError(
-            f"[relayd] idle_timeout: {relayd.idle_timeout} is no time: give seconds, 0 for never"
+            f"[relayd] idle_timeout: {relayd.idle_timeout} is not a time in seconds: set a finite "
+            "number, or 0 to disable it"
         )
     return Limits(
         ring_size=relayd.ring_size,
         max_record_size=relayd.max_record_size,
-        producers=_terms(relayd, "max_producers", "ingest"),
-        subscribers=_terms(relayd, "max_subscribers", "public"),
+        producers=_connection_limits(relayd, "max_producers", "ingest"),
+        subscribers=_connection_limits(relayd, "max_subscribers", "public"),
         max_filter_bytes_per_user=relayd.max_filter_bytes_per_user,
         idle_timeout=relayd.idle_timeout,
     )
@@ -320,27 +332,29 @@ def _access_rule(conf: cfg.ConfigOpts, name: str) -> AccessRule:
     rule = conf[section]
     if not rule.group:
         raise StartError(
-            f"[relayd] access_rules: the rule {name!r} has no group: set it in [{section}]"
+            f"[relayd] access_rules: the rule {name!r} has no group: set group in [{section}]"
         )
-    asked = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
+    patterns = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
     try:
-        return AccessRule(group_id(f"[{section}] group", rule.group), Filter.parse(asked))
+        return AccessRule(group_id(f"[{section}] group", rule.group), Filter.parse(patterns))
     except FilterError as error:
         raise StartError(f"[{section}]: {error}") from None
 
 
-def _terms(relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str) -> ConnectionLimits:
+def _connection_limits(
+    relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str
+) -> ConnectionLimits:
     return ConnectionLimits(
         name,
         relayd[name],
         relayd.max_connections_per_user,
         relayd.max_connection_rate,
         socket,
-        _allowed(socket, relayd[f"{socket}_allow_users"], relayd[f"{socket}_allow_groups"]),
+        _allow_list(socket, relayd[f"{socket}_allow_users"], relayd[f"{socket}_allow_groups"]),
     )
 
 
-def _allowed(socket: str, users: list[str] | None, groups: list[str] | None) -> AllowList | None:
+def _allow_list(socket: str, users: list[str] | None, groups: list[str] | None) -> AllowList | None:
     if users is None and groups is None:
         return None
     return AllowList(
@@ -371,6 +385,6 @@ def _mode(option: str, text: str | None) -> int | None:
         mode = -1
     if mode not in range(0o1000):
         raise StartError(
-            f"[relayd] {option}: {text!r} is no file mode: write it in octal, for instance 0660"
+            f"[relayd] {option}: {text!r} is not a file mode: set octal permissions such as 0660"
         )
     return mode

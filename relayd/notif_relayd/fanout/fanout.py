@@ -26,7 +26,7 @@ from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
-from notif_relayd.fanout.request_handler import RequestHandler, discard_input
+from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Cursor, Store
 from notif_relayd.fanout.saved_state import (
     ChunkState,
@@ -87,7 +87,7 @@ class Fanout:
         ring_size: int,
         max_filter_bytes_per_user: int,
     ) -> None:
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, context.loop.kernel.monotonic)
         self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
@@ -99,11 +99,12 @@ class Fanout:
         self._ended = _Totals()
         """Figures of connections that have ended."""
         self._loop = context.loop
+        self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
         self._ids = context.ids
         self._policy = policy
         self._fdstore = context.fdstore
-        self._streams = Streams(self.store)
+        self._streams = Streams(self.store, context.loop.kernel.thread_time)
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
@@ -319,7 +320,7 @@ class Fanout:
     def _admit(
         self, number: int, connection: socket.socket, peer: Peer, stream: Stream
     ) -> Subscriber:
-        subscriber = Subscriber(number, connection, peer, stream)
+        subscriber = Subscriber(number, connection, peer, stream, self._monotonic())
         try:
             callback = partial(self._on_event, subscriber)
             self._loop.watch(connection.fileno(), READ, callback, urgent=True)
@@ -405,7 +406,7 @@ class Fanout:
         if subscriber.pending is not None:
             self._requests.finish_change(subscriber, subscriber.pending)
         elif cursor.stopped:
-            discard_input(subscriber)
+            self._requests.discard_input(subscriber)
             self.disconnect(subscriber)
         else:
             subscriber.catch_up()

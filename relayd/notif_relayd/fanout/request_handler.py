@@ -19,7 +19,6 @@ from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Subscriber, Subscription
-from notif_relayd.net import ancillary
 from notif_relayd.net.loop import NOT_NOW
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
@@ -50,13 +49,14 @@ class RequestHandler:
         disconnect: Callable[[Subscriber], None],
     ) -> None:
         self._loop = context.loop
+        self._receive = context.loop.kernel.receive
         self._fdstore = context.fdstore
         self._policy = policy
         self._streams = streams
         self._quota = quota
         self._subscribers = subscribers
         self._disconnect = disconnect
-        self._pacer = RequestPacer(context.loop.call_in, self._serve)
+        self._pacer = RequestPacer(context.loop.call_in, context.loop.kernel, self._serve)
 
     def schedule(self, subscriber: Subscriber, *, readable: bool = False) -> None:
         """Read or handle the next request now, or as soon as the user's share allows it.
@@ -97,6 +97,14 @@ class RequestHandler:
         self._pacer.leave(subscriber.peer.uid, subscriber.id)
         self._quota.release(subscriber.peer.uid, subscriber.charge)
 
+    def discard_input(self, subscriber: Subscriber) -> None:
+        """Read what a subscriber has written after a request that was refused.
+
+        If a connection is closed with unread data, the peer's next read fails.
+        """
+        with contextlib.suppress(OSError):
+            self._receive(subscriber.socket, MAX_REQUEST_SIZE)
+
     def _serve(self, number: int) -> None:
         """Read from a subscriber unless a request is complete; handle one request at most."""
         subscriber = self._subscribers[number]
@@ -120,7 +128,7 @@ class RequestHandler:
             QuotaError: its user has too many bytes of filters and unfinished requests.
         """
         try:
-            data = ancillary.receive(subscriber.socket, subscriber.request.room)
+            data = self._receive(subscriber.socket, subscriber.request.room)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return True
@@ -158,12 +166,3 @@ class RequestHandler:
         )
         # The message may quote the request, and stays in memory until the subscriber reads it.
         cursor.stop_with(records.error(sentence[:MAX_ERROR_LENGTH]))
-
-
-def discard_input(subscriber: Subscriber) -> None:
-    """Read what a subscriber has written after a request that was refused.
-
-    If a connection is closed with unread data, the peer's next read fails.
-    """
-    with contextlib.suppress(OSError):
-        ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)

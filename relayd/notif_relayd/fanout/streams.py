@@ -4,7 +4,8 @@
 A stream begins with its first subscription and ends when its last member leaves.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.subscriber import Stream
@@ -18,14 +19,15 @@ class Streams:
 
     Args:
         store: where their rings are charged.
+        thread_time: returns the processor time of the thread in seconds.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, thread_time: Callable[[], float] = time.thread_time) -> None:
         self.unfiltered: Stream | None = None
         """The stream of all records, while it has members."""
         self._store = store
         self._by_view: dict[View, Stream] = {}
-        self._selector: Selector[Stream] = Selector()
+        self._selector: Selector[Stream] = Selector(thread_time)
         self._filtered = 0
         """Number of streams other than the unfiltered one."""
 

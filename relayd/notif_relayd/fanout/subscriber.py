@@ -12,7 +12,6 @@ Figures are derived from positions, because to count them would add work to ever
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
@@ -164,6 +163,7 @@ class Subscriber:
         connection: a non-blocking socket.
         peer: the process that connected.
         stream: the stream that it reads until it requests another one.
+        since: time of the connect, by the monotonic clock.
     """
 
     __slots__ = (
@@ -181,12 +181,13 @@ class Subscriber:
         "waiting",
     )
 
-    def __init__(self, number: int, connection: socket.socket, peer: Peer, stream: Stream) -> None:
+    def __init__(
+        self, number: int, connection: socket.socket, peer: Peer, stream: Stream, since: float
+    ) -> None:
         self.id = number
         self.socket = connection
         self.peer = peer
-        self.since = time.monotonic()
-        """When it connected, by the monotonic clock."""
+        self.since = since
         self.subscription = Subscription(stream)
         """What it reads now."""
         self.pending: Subscription | None = None

@@ -5,7 +5,7 @@ Only two kinds of work count: to match new values with patterns, and to decode r
 Other work for a record takes microseconds.
 """
 
-import time
+from collections.abc import Callable
 
 from notif_relayd.access.token_bucket import TokenBuckets
 
@@ -20,12 +20,16 @@ EXPENSIVE_BURST = 0.05
 
 
 class ExpensiveTime:
-    """The processor time that expensive batches of each user have taken."""
+    """The processor time that expensive batches of each user have taken.
 
-    def __init__(self) -> None:
+    Args:
+        monotonic: the monotonic clock.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self.users: set[int] = set()
         """Users that have used a part of `EXPENSIVE_BURST`."""
-        self._buckets = TokenBuckets(time.monotonic)
+        self._buckets = TokenBuckets(monotonic)
 
     def charge(self, uid: int, seconds: float) -> None:
         """Charge the processor time of an expensive batch to a user."""

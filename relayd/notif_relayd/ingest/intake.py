@@ -20,7 +20,6 @@ from notif_relayd.context import Context
 from notif_relayd.ingest.expensive_time import MIN_EXPENSIVE_TIME, ExpensiveTime
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
-from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
@@ -88,7 +87,7 @@ class Intake:
         read_size: int = READ_SIZE,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, context.loop.kernel.monotonic)
         self.producers: dict[int, Producer] = {}
         """By connection number."""
         self.steady: dict[int, Producer] = {}
@@ -102,11 +101,13 @@ class Intake:
         self.producer_gaps = ProducerGaps()
         self.read_size = read_size
         self._loop = context.loop
+        self._receive = context.loop.kernel.receive
+        self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
         self._max_record_size = max_record_size
-        self.validator = Validator(max_record_size)
+        self.validator = Validator(max_record_size, context.loop.kernel.thread_time)
         self.rules = self.validator.rules
         """What a plain valid record is, for the fast path."""
         self._publish = publish
@@ -117,7 +118,7 @@ class Intake:
         """Bytes of these lines."""
         self._partial_size = 0
         """Bytes of partial records of all producers."""
-        self._expensive_time = ExpensiveTime()
+        self._expensive_time = ExpensiveTime(context.loop.kernel.monotonic)
 
     def listen(self, listener: socket.socket) -> Acceptor:
         """Accept producers from a listening socket."""
@@ -288,7 +289,7 @@ class Intake:
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
         framer = Framer(self._max_record_size)
-        producer = Producer(number, connection, peer, framer, self.read_size)
+        producer = Producer(number, connection, peer, framer, self.read_size, self._monotonic())
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
         if peer.uid in self._expensive_time.users:
@@ -315,7 +316,7 @@ class Intake:
                 self._pause(producer, seconds)
                 return False
         try:
-            data = ancillary.receive(producer.socket, producer.read_size)
+            data = self._receive(producer.socket, producer.read_size)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return False

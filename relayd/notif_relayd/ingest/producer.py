@@ -2,7 +2,6 @@
 """One connection to the private socket."""
 
 import socket
-import time
 
 from notif_relayd.peer import Peer
 from notif_relayd.records.framing import Framer
@@ -17,6 +16,7 @@ class Producer:
         peer: the process that connected.
         framer: cuts what it sends into lines.
         read_size: bytes of the next read.
+        since: time of the connect, by the monotonic clock.
     """
 
     __slots__ = (
@@ -40,13 +40,13 @@ class Producer:
         peer: Peer,
         framer: Framer,
         read_size: int,
+        since: float,
     ) -> None:
         self.id = number
         self.socket = connection
         self.peer = peer
         self.framer = framer
-        self.since = time.monotonic()
-        """When it connected, by the monotonic clock."""
+        self.since = since
         self.records = 0
         """Valid records that were read."""
         self.bytes = 0

@@ -11,7 +11,6 @@ Two things can go wrong and must not affect other peers:
 
 import errno
 import socket
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -81,6 +80,7 @@ class Acceptor:
         refuse: Callable[[socket.socket, str], None],
     ) -> None:
         self._loop = loop
+        self._kernel = loop.kernel
         self._log = log
         self._listener = listener
         self._path = listener.getsockname()
@@ -126,7 +126,7 @@ class Acceptor:
             except OSError as error:
                 return self._exhausted(error)
             connection.setblocking(False)
-            if not ancillary.protect(connection):
+            if not self._kernel.protect(connection):
                 ancillary.discard(connection)
                 continue
             # Who comes in a flood is not looked at any closer.
@@ -136,13 +136,13 @@ class Acceptor:
                 reason = self._admission.refusal(peer)
             if reason is not None:
                 self._send_away(connection, reason)
-                return BREAK - time.monotonic() % BREAK
+                return BREAK - self._kernel.monotonic() % BREAK
             try:
                 self._welcome(connection, peer)
             except OSError as error:
                 # Nobody could be told what happens to it.
                 self._admission.leave(peer)
-                ancillary.close(connection)
+                self._kernel.close_socket(connection)
                 return self._exhausted(error)
         return 0.0
 
@@ -154,7 +154,7 @@ class Acceptor:
             reason,
         )
         self._refuse(connection, reason)
-        ancillary.close(connection)
+        self._kernel.close_socket(connection)
 
     def _watch(self) -> None:
         try:

@@ -14,9 +14,10 @@ import errno
 import heapq
 import itertools
 import select
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
+
+from notif_relayd.net.kernel import SYSTEM, Epoll, Kernel
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -58,13 +59,16 @@ class Loop:
 
     Args:
         waiter: waits for events; by default `select.epoll.poll` does.
+        kernel: the system calls; other parts that get the loop use it as well.
     """
 
-    def __init__(self, waiter: Waiter | None = None) -> None:
-        self._epoll = select.epoll()
-        self._urgent = select.epoll()
+    def __init__(self, waiter: Waiter | None = None, kernel: Kernel = SYSTEM) -> None:
+        self.kernel = kernel
+        self._monotonic = kernel.monotonic
+        self._epoll = kernel.epoll()
+        self._urgent = kernel.epoll()
         """Of those who are served out of turn."""
-        self._epolls: dict[int, select.epoll] = {}
+        self._epolls: dict[int, Epoll] = {}
         """By the descriptors that they watch."""
         self._callbacks: dict[int, Callback] = {}
         self._wait = self._poll if waiter is None else waiter.wait
@@ -107,7 +111,7 @@ class Loop:
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, `seconds` from now."""
-        heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), callback))
+        heapq.heappush(self._deadlines, (self._monotonic() + seconds, next(self._order), callback))
 
     def run_once(self) -> float:
         """Sleep until something happens and tell those concerned.
@@ -119,7 +123,7 @@ class Loop:
         time_left = self._time_left() if self._deadlines else FOR_EVER
         awake, happened = self._wait(self._epoll.fileno(), time_left)
         self._call(happened)
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+        while self._deadlines and self._deadlines[0][0] <= self._monotonic():
             heapq.heappop(self._deadlines)[2]()
         return awake
 
@@ -134,7 +138,7 @@ class Loop:
 
     def _poll(self, _epoll: int, seconds: float) -> tuple[float, Events]:
         happened = self._epoll.poll(seconds)
-        return time.monotonic(), happened
+        return self._monotonic(), happened
 
     def _call(self, happened: Iterable[tuple[int, int]]) -> None:
         for fd, events in happened:
@@ -144,4 +148,4 @@ class Loop:
                 self._callbacks[fd](events)
 
     def _time_left(self) -> float:
-        return max(0.0, self._deadlines[0][0] - time.monotonic())
+        return max(0.0, self._deadlines[0][0] - self._monotonic())

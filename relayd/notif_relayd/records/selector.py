@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat, takewhile
 from sys import getsizeof
@@ -105,8 +105,9 @@ class _Field(dict[str, int]):
     there are those that were not seen for the longest time.
     """
 
-    def __init__(self, key: str, slots: _Slots) -> None:
+    def __init__(self, key: str, slots: _Slots, thread_time: Callable[[], float]) -> None:
         self._key = key
+        self._thread_time = thread_time
         self._slots = slots
         self._index = PatternIndex()
         self._older: dict[str, tuple[int, int]] = {}
@@ -129,7 +130,7 @@ class _Field(dict[str, int]):
     def __missing__(self, value: str) -> int:
         if len(value) > MAX_COMPARED:
             return self[shortened(value)]
-        before = time.thread_time()
+        before = self._thread_time()
         text = comparable(self._key, value)
         known = self._older.pop(value, None)
         if known is None:
@@ -141,7 +142,7 @@ class _Field(dict[str, int]):
         self._size += _value_size(value, passed)
         if self._size > MAX_REMEMBERED_SIZE:
             self._evict()
-        self.seconds += time.thread_time() - before
+        self.seconds += self._thread_time() - before
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
@@ -249,11 +250,14 @@ class Selector(Generic[T]):
     """Tells for each notification in which of many views it is.
 
     Each view stands for a target, and targets are what is returned.
+
+    Args:
+        thread_time: returns the processor time of the thread in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thread_time: Callable[[], float] = time.thread_time) -> None:
         self._slots = _Slots()
-        self._fields = tuple(_Field(key, self._slots) for key in KEYS)
+        self._fields = tuple(_Field(key, self._slots, thread_time) for key in KEYS)
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first, which gets `GAP_BIT`
 

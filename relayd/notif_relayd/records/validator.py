@@ -21,6 +21,7 @@ the last. Only a well-formed gap record, with one event_type, may come from a pr
 
 import enum
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -93,9 +94,11 @@ class Validator:
 
     Args:
         limit: bytes of the longest record, its newline included.
+        thread_time: returns the processor time of the thread in seconds.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, thread_time: Callable[[], float] = time.thread_time) -> None:
+        self._thread_time = thread_time
         self._limit = limit
         self.seconds = 0.0
         """Processor time of lines that were decoded as a whole, which takes ten times as long."""
@@ -146,9 +149,9 @@ class Validator:
             return Reason.NOT_UTF8
         verdict = _judge(line)
         if verdict is None:
-            before = time.thread_time()
+            before = self._thread_time()
             verdict = _examine_closely(line, gaps)
-            self.seconds += time.thread_time() - before
+            self.seconds += self._thread_time() - before
         return verdict
 
 

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.net import ancillary
+from notif_relayd.net.kernel import Kernel
 from notif_relayd.net.loop import Loop
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
@@ -76,6 +76,7 @@ class FdStore:
     ) -> None:
         self.usable = capacity > 0
         self._loop = loop
+        self._kernel = loop.kernel
         self._notify = notify
         self._capacity = capacity
         self._stored = Counter(names)
@@ -110,7 +111,7 @@ class FdStore:
         name = f"{SUBSCRIBER}{number}"
         if self._has_room(name, 2):
             try:
-                self._requests[number] = os.memfd_create("request", os.MFD_CLOEXEC)
+                self._requests[number] = self._kernel.memfd_create("request", os.MFD_CLOEXEC)
             except OSError as error:
                 LOG.warning("a connection cannot be stored: %s", error.strerror)
             else:
@@ -119,7 +120,7 @@ class FdStore:
     def request_of(self, number: int) -> bytes:
         """Return the stored request of a subscriber; empty if it has made none."""
         fd = self._requests.get(number)
-        return b"" if fd is None else os.pread(fd, MAX_REQUEST_SIZE, 0)
+        return b"" if fd is None else self._kernel.pread(fd, MAX_REQUEST_SIZE, 0)
 
     def keep_request(self, number: int, request: bytes) -> None:
         """Replace what is stored as the subscriber's last request.
@@ -131,7 +132,7 @@ class FdStore:
         if fd is None:
             return
         try:
-            _overwrite(fd, request)
+            _overwrite(self._kernel, fd, request)
         except OSError as error:
             LOG.warning("a filter cannot be stored: %s", error.strerror)
             self._forget_subscriber(number)
@@ -140,27 +141,27 @@ class FdStore:
         """End a connection and remove it from the store."""
         stored = self._remove(f"{kind}{number}")
         if kind == SUBSCRIBER and number in self._requests:
-            os.close(self._requests.pop(number))
+            self._kernel.close(self._requests.pop(number))
         if stored:
             with contextlib.suppress(OSError):  # The peer may have hung up.
                 connection.shutdown(socket.SHUT_RDWR)
-        ancillary.close(connection)
+        self._kernel.close_socket(connection)
 
     def leave(self, state: Iterable[bytes]) -> None:
         """Leave everything to the next daemon; nothing may change any more."""
         try:
-            fd = _sealed(state)
+            fd = _sealed(self._kernel, state)
         except OSError as error:
             LOG.error("the state cannot be left to the next relay: %s", error.strerror)
             return
         told = self._work(SEND_TIMEOUT) and self._tell_of(STATE, [fd], SEND_TIMEOUT)
-        os.close(fd)
+        self._kernel.close(fd)
         if not (told and self._notify.finish()):
             LOG.error("the service manager does not confirm that it keeps the connections")
 
     def _forget_subscriber(self, number: int) -> None:
         self._remove(f"{SUBSCRIBER}{number}")
-        os.close(self._requests.pop(number))
+        self._kernel.close(self._requests.pop(number))
 
     def _has_room(self, name: str, count: int) -> bool:
         """Whether `count` further descriptors may be stored under a name that is not in use."""
@@ -224,7 +225,7 @@ class FdStore:
         return self._notify.tell(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds, timeout)
 
 
-def _overwrite(fd: int, request: bytes) -> None:
+def _overwrite(kernel: Kernel, fd: int, request: bytes) -> None:
     """Replace the content of a memfd with a request of at least one byte.
 
     The first byte is written last. A process that is killed meanwhile therefore leaves either the
@@ -233,27 +234,27 @@ def _overwrite(fd: int, request: bytes) -> None:
     Raises:
         OSError: there is not enough memory.
     """
-    os.pwrite(fd, _UNFINISHED, 0)
-    if os.pwrite(fd, request[1:], 1) != len(request) - 1:
+    kernel.pwrite(fd, _UNFINISHED, 0)
+    if kernel.pwrite(fd, request[1:], 1) != len(request) - 1:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.ftruncate(fd, len(request))
-    os.pwrite(fd, request[:1], 0)
+    kernel.ftruncate(fd, len(request))
+    kernel.pwrite(fd, request[:1], 0)
 
 
-def _sealed(content: Iterable[bytes]) -> int:
+def _sealed(kernel: Kernel, content: Iterable[bytes]) -> int:
     """Return a memfd with the content, which cannot be changed any more.
 
     Raises:
         OSError: there is not enough memory.
     """
-    fd = os.memfd_create(STATE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = kernel.memfd_create(STATE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for piece in content:
             view = memoryview(piece)
             while view:
-                view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+                view = view[kernel.write(fd, view) :]
+        kernel.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
-        os.close(fd)
+        kernel.close(fd)
         raise
     return fd

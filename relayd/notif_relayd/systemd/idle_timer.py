@@ -6,7 +6,6 @@ just as it ends waits in the socket until then. Nothing is polled: the clock run
 when the last connection ended, and one deadline is enough for any number of such moments.
 """
 
-import time
 from collections.abc import Callable
 
 from notif_relayd.net.loop import Loop
@@ -26,6 +25,7 @@ class IdleTimer:
         self.over = False
         """Whether nobody has been there for so long."""
         self._loop = loop
+        self._monotonic = loop.kernel.monotonic
         self._has_connections = anybody
         self._since: float | None = None
         self._scheduled = False
@@ -35,7 +35,7 @@ class IdleTimer:
         if self._has_connections():
             self._since = None
             return
-        now = time.monotonic()
+        now = self._monotonic()
         if self._since is None:
             self._since = now
         if self.limit and not self._scheduled:
@@ -45,6 +45,6 @@ class IdleTimer:
     def _check(self) -> None:
         self._scheduled = False
         if self._since is not None and self.limit and not self._has_connections():
-            self.over = time.monotonic() >= self._since + self.limit
+            self.over = self._monotonic() >= self._since + self.limit
             if not self.over:
                 self.look()

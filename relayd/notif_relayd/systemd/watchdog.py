@@ -7,7 +7,6 @@ Without a service manager nothing here does anything, and nothing wakes the loop
 
 import logging
 import os
-import time
 from collections.abc import Callable
 
 from notif_relayd.net.loop import Loop
@@ -39,11 +38,12 @@ class Watchdog:
         self, loop: Loop, notify: NotifySocket, census: Callable[[], tuple[int, int, int]]
     ) -> None:
         self._loop = loop
+        self._monotonic = loop.kernel.monotonic
         self._notify = notify
         self._counts = census
         self._watchdog_interval = _watchdog_seconds() / 2
         self._last = census()
-        self._last_time = time.monotonic()
+        self._last_time = self._monotonic()
         self._waiting = not notify.there
         """Whether a report is due already, or nobody would get one."""
 
@@ -69,7 +69,7 @@ class Watchdog:
 
     def _report(self) -> None:
         self._waiting = False
-        now, then = time.monotonic(), self._last_time
+        now, then = self._monotonic(), self._last_time
         census, last = self._counts(), self._last
         if census != last:
             # One more report follows, to say that it has become quiet again.

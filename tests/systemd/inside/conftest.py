@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as each test finds it: installed, the sockets there, and no connection yet.
+"""Fixtures in the container: before each test, the relay is installed and its sockets listen.
 
-The outcome of each phase of each test is a line of JSON in REPORTS, written at once: whatever
-becomes of pytest, the verdicts so far are there.
+The outcome of each phase of each test is written to REPORTS at once, as a line of JSON. The
+outcomes therefore survive an end of pytest.
 """
 
 import json
@@ -30,14 +30,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture(scope="session")
 def installed() -> None:
-    """What an operator does."""
+    """Install the relay as an operator does."""
     made = run("make", "-C", "/opt/notif-relayd", "install")
     assert made.returncode == 0, made.stderr
 
 
 @pytest.fixture(scope="session")
 def users(installed: None) -> None:
-    """One for each group that may do something, and one who is in none."""
+    """Create one user in each of the relay's groups, and one outside them."""
     groups = {"reader": "notif-subscribers", "writer": "notif-producers", "admin": "notif-relayd"}
     lines = [f"u {user} -" for user in (*groups, "outsider")]
     lines += [f"m {user} {group}" for user, group in groups.items()]
@@ -47,7 +47,7 @@ def users(installed: None) -> None:
 
 @pytest.fixture(autouse=True)
 def journal(users: None) -> Iterator[Journal]:
-    """The journal of this test, which is shown when it fails."""
+    """Return the journal from the start of the test; it is printed when the test fails."""
     reset()
     journal = Journal()
     systemctl("start", PUBLIC_UNIT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python environments in the container, which has no network to install anything from."""
+"""Python environments in the container, which has no network."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from machine import run, systemctl
 CHECKOUT = Path("/opt/notif-relayd")
 SITE_PACKAGES = next(CHECKOUT.glob(".venv/lib/python3.*/site-packages"))
 REQUIREMENTS = Path("/opt/requirements")
-"""All that is there for development, but for the project itself, which is yet to be installed."""
+"""The packages of the development environment without the project, which tests install."""
 
 VARIABLES = {
     "PYTHONPATH": str(REQUIREMENTS),
     "PIP_NO_INDEX": "yes",
-    "PIP_NO_BUILD_ISOLATION": "no",  # which, of an option that begins with no, means yes
+    "PIP_NO_BUILD_ISOLATION": "no",  # for an option that begins with "no", this means yes
     "PIP_ROOT_USER_ACTION": "ignore",
 }
-"""For pip, and for what is installed by it."""
+"""Environment variables for pip and for the programs that it installs."""
 
 
 @contextmanager
@@ -33,18 +33,18 @@ def requirements_at_hand(installed: Path = SITE_PACKAGES) -> Iterator[None]:
     try:
         yield
     finally:
-        systemctl("unset-environment", "PYTHONPATH")  # What the machine was booted with is back.
+        systemctl("unset-environment", "PYTHONPATH")  # restores the value from the boot
         shutil.rmtree(REQUIREMENTS)
 
 
 def copy_checkout(to: Path) -> None:
-    """Sources that pip may build in."""
+    """Copy the sources, so that pip can build in the copy."""
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "bench", "docs")
     shutil.copytree(CHECKOUT, to, ignore=ignored)
 
 
 def make_environment(directory: Path) -> None:
-    """An environment without a pip of its own, which would take the most of the time."""
+    """Create an environment that uses the host's pip, because installing pip takes long."""
     made = run("python3", "-m", "venv", "--without-pip", str(directory))
     assert made.returncode == 0, made.stderr
     pip = directory / "bin/pip"

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container as its tests see it: units, users, sockets and the journal.
+"""Helpers for the tests in the container: units, users, sockets and the journal.
 
-No wait is for a time to pass: each is for something that systemd, the journal or a socket tells,
-and has a deadline.
+Each wait is for an event of systemd, the journal or a socket, and has a deadline.
 """
 
 import grp
@@ -35,64 +34,67 @@ CONFIGURATION = Path("/etc/notif-relayd/relayd.conf")
 DROP_IN = Path(f"/run/systemd/system/{SERVICE}.d/test.conf")
 
 DEADLINE = 20.0
-"""Seconds that anything may take."""
+"""Maximum duration of each step, in seconds."""
 
 IFF_UP = 1
-"""Of an interface's flags: netdevice(7)."""
+"""Flag of a network interface that is up; see netdevice(7)."""
 
 Entry = dict[str, object]
 
 
 def run(*command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command; as a user, with all the groups that the user is in."""
+    """Run a command; with `user`, as this user with all of the user's groups."""
     if user is not None:
         command = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *command)
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def systemctl(*arguments: str) -> str:
-    """Run systemctl, which waits for what it starts and stops, but not for what comes with that."""
+    """Run systemctl; wait for the private socket if the command concerns the public one."""
     done = run("systemctl", *arguments)
     assert done.returncode == 0, done.stderr
     if PUBLIC_UNIT in arguments:
-        # It brings the private socket, whose file may still be root's when this one is there.
+        # systemctl does not wait for the private socket, which the public one starts; its file may
+        # still belong to root.
         jobs = ("systemctl", "list-jobs")
-        wait_until(lambda: INGEST_UNIT not in run(*jobs).stdout, "the private socket's job is over")
+        wait_until(
+            lambda: INGEST_UNIT not in run(*jobs).stdout, "the private socket's job has ended"
+        )
     return done.stdout
 
 
 def show(name: str, unit: str = SERVICE) -> str:
-    """A property of a unit."""
+    """Return a property of a unit."""
     return systemctl("show", "--value", f"--property={name}", unit).strip()
 
 
 def wait_for_status_text(part: str) -> None:
-    """Wait until what the daemon says of itself to systemd holds this."""
+    """Wait until the service's status text contains `part`."""
     end = time.monotonic() + DEADLINE
     while part not in (text := show("StatusText")):
         assert time.monotonic() < end, text
 
 
 def states() -> tuple[str, str, str]:
-    """Of the service, the public and the private socket."""
+    """Return the states of the service, the public socket and the private socket."""
     return show("ActiveState"), show("ActiveState", PUBLIC_UNIT), show("ActiveState", INGEST_UNIT)
 
 
 def configure(*lines: str) -> None:
-    """Write relayd.conf, until the test is over."""
+    """Write relayd.conf for the rest of the test."""
     CONFIGURATION.parent.mkdir(exist_ok=True)
     CONFIGURATION.write_text("\n".join([*lines, ""]))
 
 
 def drop_in(*lines: str) -> None:
-    """Add to the service's unit, until the test is over."""
+    """Add lines to the service's unit for the rest of the test."""
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     DROP_IN.write_text("\n".join(["[Service]", *lines, ""]))
     systemctl("daemon-reload")
 
 
 def reset() -> None:
-    """Stop everything, and forget what a test has configured."""
+    """Stop all units and remove the configuration of a test."""
     systemctl("stop", PUBLIC_UNIT)
     shutil.rmtree(CONFIGURATION.parent, ignore_errors=True)
     if DROP_IN.exists():
@@ -102,7 +104,7 @@ def reset() -> None:
 
 
 def access(path: str) -> tuple[str, str, str]:
-    """Mode, owner and group of a file."""
+    """Return the mode, owner and group of a file."""
     status = os.stat(path)
     owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     return f"{stat.S_IMODE(status.st_mode):04o}", owner.pw_name, group.gr_name
@@ -116,7 +118,7 @@ def connect(path: str) -> socket.socket:
 
 
 def allowed(user: str) -> set[str]:
-    """The sockets that a user can connect to."""
+    """Return the sockets that a user can connect to."""
     attempt = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     answers = {
         path: run("/usr/bin/python3", "-c", attempt, path, user=user).stderr
@@ -127,7 +129,7 @@ def allowed(user: str) -> set[str]:
 
 
 def record() -> bytes:
-    """A record unlike any other."""
+    """Return a record with a unique message ID."""
     notification = {
         "message_id": str(uuid.uuid4()),
         "publisher_id": "nova-compute:host",
@@ -140,7 +142,7 @@ def record() -> bytes:
 
 
 def relays() -> bool:
-    """Whether a record gets from a producer to a subscriber."""
+    """Return whether a record gets from a producer to a subscriber."""
     with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
         sent = record()
         producer.sendall(sent)
@@ -148,16 +150,16 @@ def relays() -> bool:
 
 
 def needs_loopback() -> None:
-    """Skip the calling test where systemd could not bring up the container's loopback interface.
+    """Skip the calling test if systemd could not bring up the container's loopback interface.
 
-    That takes CAP_NET_ADMIN, which a container in a container may lack.
+    This needs CAP_NET_ADMIN, which a nested container may lack.
     """
     if not int(Path("/sys/class/net/lo/flags").read_text(), 16) & IFF_UP:
-        pytest.skip("the loopback interface is down, for want of CAP_NET_ADMIN")
+        pytest.skip("the loopback interface is down (CAP_NET_ADMIN is missing)")
 
 
 class Journal:
-    """What comes to the journal from now on."""
+    """The journal's entries from now on."""
 
     def __init__(self) -> None:
         self._reader = journal.Reader()
@@ -165,7 +167,7 @@ class Journal:
         self._start: str = self._reader.get_previous()["__CURSOR"]
 
     def entry(self, **wanted: object) -> Entry:
-        """The next entry with these fields, MESSAGE as a part of the message."""
+        """Wait for the next entry with these fields; MESSAGE matches part of the message."""
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
             for entry in self._reader:
@@ -175,13 +177,13 @@ class Journal:
         raise AssertionError(f"not in the journal within {DEADLINE} seconds: {wanted}")
 
     def text(self) -> str:
-        """All of it, for people."""
+        """Return all entries as text."""
         return run("journalctl", "--no-pager", f"--after-cursor={self._start}").stdout
 
 
 def _matches(entry: Entry, wanted: dict[str, object]) -> bool:
     part = wanted.get("MESSAGE", "")
-    rest = {name: value for name, value in wanted.items() if name != "MESSAGE"}
+    fields = {name: value for name, value in wanted.items() if name != "MESSAGE"}
     return str(part) in str(entry.get("MESSAGE")) and all(
-        entry.get(name) == value for name, value in rest.items()
+        entry.get(name) == value for name, value in fields.items()
     )

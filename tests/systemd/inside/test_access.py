@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect to what, tried by users who are in one group each."""
+"""Permissions of users in one of the relay's groups to connect to the sockets."""
 
 import pytest
 from machine import CONTROL, INGEST, PUBLIC, Journal, allowed, relays

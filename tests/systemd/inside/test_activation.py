@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first connection starts the service, and nothing is lost meanwhile."""
+"""The first connection starts the service, and no record is lost during the start."""
 
 import os
 import pwd

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator writes into relayd.conf, on sockets that systemd holds."""
+"""Options in relayd.conf with sockets that systemd passes."""
 
 from machine import (
     INGEST,
@@ -33,15 +33,15 @@ def test_unavailable_group_error_names_the_option(
 ) -> None:
     configure("[relayd]", "public_group = adm")
     with connect(PUBLIC):
-        said = journal.entry(SYSLOG_IDENTIFIER="notif-relayd")
-    assert "public_group" in str(said["MESSAGE"])
+        entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd")
+    assert "public_group" in str(entry["MESSAGE"])
 
 
 def test_invalid_configuration_keeps_the_sockets(journal: Journal) -> None:
     configure("[relayd]", "ring_size = many")
     drop_in("RestartSec=100ms")
     with connect(PUBLIC):
-        # More often, and in less time, than systemd's own limit on starts allows.
+        # More starts in less time than systemd's default start limit allows.
         for _ in range(7):
             journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="ring_size")
         assert states()[1:] == ("active", "active")

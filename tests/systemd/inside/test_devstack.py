@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin for DevStack: what each of its phases makes of a host."""
+"""The effects of each phase of the DevStack plugin on a host."""
 
 import grp
 import os
@@ -31,7 +31,7 @@ NOVA, CELL, KEYSTONE, NEUTRON, CINDER = (
         *("neutron/neutron.conf", "cinder/cinder.conf"),
     )
 )
-TOLD_ELSEWHERE = """[DEFAULT]
+WITH_DRIVER = """[DEFAULT]
 driver = of something else
 [oslo_messaging_notifications]
 transport_url = rabbit://
@@ -39,7 +39,7 @@ driver = messagingv2
 [other]
 driver = unix
 """
-TOLD_NOWHERE = "[DEFAULT]\ndebug = True\n"
+WITHOUT_DRIVER = "[DEFAULT]\ndebug = True\n"
 
 NOTIFY = """
 import sys
@@ -53,7 +53,7 @@ oslo_messaging.Notifier(transport, sys.argv[-1]).info({}, "test.devstack", {})
 
 
 def devstack(*phase: str, **variables: str) -> None:
-    """Let DevStack come to this phase."""
+    """Run a phase of DevStack."""
     done = subprocess.run(
         ["/bin/bash", CHECKOUT / "tests/systemd/inside/devstack.sh", PLUGIN, *phase],
         env=os.environ | VARIABLES | variables,
@@ -67,14 +67,14 @@ def devstack(*phase: str, **variables: str) -> None:
 
 
 def stack() -> None:
-    """All of stack.sh. neutron's configuration is written later than that of the others."""
-    for path, text in ((NOVA, TOLD_ELSEWHERE), (CELL, TOLD_NOWHERE), (KEYSTONE, TOLD_NOWHERE)):
+    """Run all phases of stack.sh; neutron's configuration is written after the others."""
+    for path, text in ((NOVA, WITH_DRIVER), (CELL, WITHOUT_DRIVER), (KEYSTONE, WITHOUT_DRIVER)):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     devstack("stack", "pre-install")
     devstack("stack", "install")
     NEUTRON.parent.mkdir(exist_ok=True)
-    NEUTRON.write_text(TOLD_NOWHERE)
+    NEUTRON.write_text(WITHOUT_DRIVER)
     devstack("stack", "post-config")
     devstack("stack", "extra")
 
@@ -83,8 +83,8 @@ def configurations() -> dict[Path, str]:
     return {path: path.read_text() for path in (NOVA, CELL, KEYSTONE, NEUTRON)}
 
 
-def notifies(configuration: Path) -> str:
-    """The publisher that is heard when a service with this configuration notifies."""
+def notify(configuration: Path) -> str:
+    """Send a notification with this configuration; return the record that a subscriber gets."""
     environment = [f"{name}={value}" for name, value in VARIABLES.items()]
     with connect(PUBLIC) as subscriber:
         service = [VENV / "bin/python", "-c", NOTIFY, "--config-file", configuration]
@@ -94,7 +94,7 @@ def notifies(configuration: Path) -> str:
 
 
 def drivers(configuration: Path) -> list[str]:
-    """As a service reads them."""
+    """Return the drivers that a service reads from this configuration."""
     conf = cfg.ConfigOpts()
     conf.register_opt(cfg.MultiStrOpt("driver", default=[]), "oslo_messaging_notifications")
     conf(["--config-file", str(configuration)])
@@ -107,7 +107,7 @@ def members(group: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def host(users: None) -> Iterator[None]:
-    """A host with an installed DevStack and the plugin's repository, but not stacked yet."""
+    """Prepare a host with DevStack and the plugin's repository before stack.sh runs."""
     assert run("systemd-sysusers", "--inline", "u stack -").returncode == 0
     copy_checkout(PLUGIN)
     make_environment(VENV)
@@ -121,7 +121,7 @@ def host(users: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def stacked(host: None) -> tuple[str, str, str]:
-    """What systemd did for the relay when stack.sh had run once."""
+    """Run stack.sh once; return the states of the relay's units."""
     systemctl("disable", "--now", PUBLIC_UNIT)
     stack()
     return states()
@@ -129,10 +129,10 @@ def stacked(host: None) -> tuple[str, str, str]:
 
 def test_disabled_plugin_changes_nothing(host: None) -> None:
     NOVA.parent.mkdir(exist_ok=True)
-    NOVA.write_text(TOLD_ELSEWHERE)
+    NOVA.write_text(WITH_DRIVER)
     for phase in (("stack", "install"), ("stack", "post-config"), ("unstack",), ("clean",)):
         devstack(*phase, DISABLED_SERVICES="notif-relayd")
-    assert NOVA.read_text() == TOLD_ELSEWHERE
+    assert NOVA.read_text() == WITH_DRIVER
     assert states() == ("inactive", "active", "active")
 
 
@@ -147,7 +147,7 @@ def test_stack_relays_notifications_beside_other_drivers(
     assert drivers(CELL) == drivers(KEYSTONE) == drivers(NEUTRON) == ["unix"]
     assert not CINDER.exists()
     for configuration in (NOVA, NEUTRON):
-        assert f'"publisher_id": "{configuration}"' in notifies(configuration)
+        assert f'"publisher_id": "{configuration}"' in notify(configuration)
 
 
 def test_correct_configuration_is_not_rewritten(stacked: tuple[str, str, str]) -> None:
@@ -168,7 +168,7 @@ def test_unstack_stops_and_clean_removes_the_relay(
     devstack("clean")
     assert drivers(NOVA) == ["messagingv2"]
     assert drivers(CELL) == drivers(KEYSTONE) == drivers(NEUTRON) == []
-    assert set(NOVA.read_text().splitlines()) == set(TOLD_ELSEWHERE.splitlines())
+    assert set(NOVA.read_text().splitlines()) == set(WITH_DRIVER.splitlines())
     assert "sock_path" not in "".join(configurations().values())
     assert show("LoadState") == show("LoadState", PUBLIC_UNIT) == "not-found"
     assert not any("stack" in members(group) for group in GROUPS)

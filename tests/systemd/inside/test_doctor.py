@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl doctor, beside units in every state that they get into."""
+"""The verdicts of relayctl doctor on the units in each of their states."""
 
 import json
 import os
@@ -51,13 +51,13 @@ def test_installed_host_is_ok_before_and_after_the_start() -> None:
     for state in ("inactive", "active"):
         assert states()[0] == state
         rows = examine()
-        odd = {
+        unexpected = {
             check: row
             for check, row in rows.items()
             if row["result"] not in ("ok", "skipped")
             or (row["result"] == "skipped" and state == "active")
         }
-        assert odd == {}
+        assert unexpected == {}
         assert rows["listening public"]["finding"] == f"systemd listens on {PUBLIC}"
         assert rows[f"unit {PUBLIC_UNIT}"]["finding"] == "it is enabled and active " + (
             "(listening)" if state == "inactive" else "(running)"

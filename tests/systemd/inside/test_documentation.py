@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial and README.md, typed line by line on a host that knows nothing of the relay yet."""
+"""Run the tutorial and README.md line by line on a host without the relay."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from support import doc_blocks
 from support.doc_blocks import Block
 
 DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
-"""The first one is where the container has the checkout."""
+"""Path in the documentation, which the container uses for the checkout, and its replacement."""
 
 NOT_RUN = {
     "openstack server create --flavor m1.nano --image cirros-0.6.3-x86_64-disk --network private "
-    "first": "needs a cloud; the service that stands for nova-compute tells of one anyway",
+    "first": "needs a cloud; the replacement of nova-compute notifies without it",
 }
 
 INSTALLING = {f"python3 -m venv {PLACE} && {PLACE}/bin/pip install '.[daemon]'"}
-"""Typed by the first test alone, of those on the same host: they take half of its time."""
+"""Commands that only the first test on a host runs, because they take half of its time."""
 
 ENDLESS = ("nc ", "echo ", "relayctl tail")
-"""How commands begin that read until they are interrupted."""
+"""Beginnings of commands that read until they are interrupted."""
 
 NOVA_COMPUTE = """
 import signal, sys
@@ -61,7 +61,7 @@ ExecStart=/opt/stack/data/venv/bin/python nova-compute --config-file /etc/nova/n
 
 
 class Terminal:
-    """A shell that goes on from one block to the next."""
+    """A shell that keeps its state from one block to the next."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -84,7 +84,7 @@ class Terminal:
         self._shell.communicate()
 
     def type(self, commands: str) -> str:
-        """Run them; what they print. Each has to succeed."""
+        """Run commands; return their output and check that each succeeds."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         self._block.write_text(commands)
@@ -98,12 +98,12 @@ class Terminal:
         raise AssertionError(f"{commands} failed: {output}")
 
     def beside(self, commands: str) -> Reader:
-        """Run commands that read in another terminal."""
+        """Start reading commands in another terminal."""
         return Reader(commands, self._directory)
 
 
 class Reader:
-    """Commands that read, in a terminal of their own: what it shows is not held back."""
+    """Commands that read, in a pseudo-terminal, so that their output is not buffered."""
 
     def __init__(self, commands: str, directory: Path) -> None:
 
@@ -121,9 +121,9 @@ class Reader:
         self._seen = ""
 
     def seen(self, seconds: float) -> str:
-        """All that was shown, after waiting for more for so long."""
+        """Wait up to `seconds` for more output; return all output so far."""
         if select.select([self._screen], [], [], seconds)[0]:
-            with contextlib.suppress(OSError):  # It has ended.
+            with contextlib.suppress(OSError):  # the commands have ended
                 self._seen += os.read(self._screen, 65536).decode()
         return self._seen.replace("\r\n", "\n")
 
@@ -135,17 +135,17 @@ class Reader:
 
 
 def environment() -> dict[str, str]:
-    """With what is installed already in the place of an index of packages."""
+    """Return an environment in which pip uses the installed packages instead of an index."""
     return os.environ | {
         "PYTHONPATH": os.fspath(SITE_PACKAGES),
         "PIP_NO_INDEX": "yes",
-        "PIP_NO_BUILD_ISOLATION": "no",  # which, of an option that begins with no, means yes
+        "PIP_NO_BUILD_ISOLATION": "no",  # for an option that begins with "no", this means yes
         "PIP_ROOT_USER_ACTION": "ignore",
     }
 
 
 def bytes_delivered() -> int:
-    """By the relay so far, 0 where there is none; looking does not start it."""
+    """Return the relay's counter, or 0 without a relay; this does not start the relay."""
     with socket.socket(socket.AF_UNIX) as control, control.makefile("rwb") as stream:
         try:
             control.connect(CONTROL)
@@ -168,14 +168,14 @@ def append(block: Block) -> None:
 
 
 def is_shown(output: str, expected: str) -> bool:
-    """Whether what was printed is what is shown, `…` standing for anything."""
+    """Return whether the output matches the documented one; `…` matches any text."""
     pattern = re.sub(r"([*?[])", r"[\1]", expected.strip()).replace("…", "*")
     return fnmatch.fnmatchcase(output.strip(), pattern)
 
 
 @pytest.fixture(scope="module")
 def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A DevStack, as far as the documentation looks at it, and a checkout to type commands in."""
+    """Prepare the parts of a DevStack that the documentation uses; return a checkout."""
     lines = [f"u {user} -" for user in ("stack", "nova", "alice")]
     assert run("systemd-sysusers", "--inline", *lines).returncode == 0
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
@@ -185,7 +185,7 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     make_environment(Path("/opt/stack/data/venv"))
     Path("/opt/stack/nova-compute").write_text(NOVA_COMPUTE)
     Path("/etc/systemd/system/devstack@.service").write_text(UNIT)
-    # /etc is empty here, and Debian's nc is a link that leads there.
+    # /etc is empty in the container, and Debian's nc is a link to /etc/alternatives.
     alternatives = Path("/etc/alternatives")
     alternatives.mkdir(exist_ok=True)
     if shutil.which("nc") is None:
@@ -215,9 +215,9 @@ def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
                     before = bytes_delivered()
                     second = terminal.beside(adapted(block))
                     end = time.monotonic() + DEADLINE
-                    while bytes_delivered() <= before:  # the answer to its request
-                        shown = second.seen(0.05)
-                        assert time.monotonic() < end, shown
+                    while bytes_delivered() <= before:  # until the reader's request is answered
+                        second_output = second.seen(0.05)
+                        assert time.monotonic() < end, second_output
                 case "text", _:
                     assert second is not None
                     end = time.monotonic() + DEADLINE
@@ -227,7 +227,7 @@ def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
                 case "ini", _:
                     append(block)
                 case _:
-                    pytest.fail(f"nobody knows what to do with {block}")
+                    pytest.fail(f"unexpected block: {block}")
 
 
 def test_readme_works_from_first_to_last_line(host: Path) -> None:
@@ -248,23 +248,23 @@ def test_readme_works_from_first_to_last_line(host: Path) -> None:
                         if line.startswith(ENDLESS):
                             assert_shows_an_error(terminal, line)
                         elif line.startswith("relayctl"):
-                            with connect(PUBLIC):  # so that there is a relay to ask
+                            with connect(PUBLIC):  # starts the relay
                                 terminal.type(line)
                         else:
                             terminal.type(line)
                 case "":
-                    pass  # A picture.
+                    pass  # a diagram
                 case _:
-                    pytest.fail(f"nobody knows what to do with {block}")
+                    pytest.fail(f"unexpected block: {block}")
 
 
 def assert_shows_an_error(terminal: Terminal, commands: str) -> None:
-    """What reads shows what is sent, if it is an error of nova's."""
+    """Check that the reading commands show an error notification of nova."""
     event_type = "compute.instance.broken"
     sent = f"{PLACE}/bin/relayctl send --event-type {event_type} --priority ERROR"
     with contextlib.closing(terminal.beside(commands)) as reader:
         end = time.monotonic() + DEADLINE
-        # It may not read yet, or its filter not be in force, when the first one comes.
+        # The first notification may precede the subscription, so send until one is shown.
         while event_type not in reader.seen(0.2):
             assert time.monotonic() < end, f"{commands} shows {reader.seen(0)!r}"
             terminal.type(sent)

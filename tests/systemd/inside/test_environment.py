@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the container knows of who started it."""
+"""The environment of the calling process does not reach the container."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from machine import systemctl
 
 LEAK = "leaked-from-the-caller"
-"""What test_booted.py sets the caller's variables to."""
+"""The value that test_booted.py gives to the variables of the calling process."""
 
 
 def test_callers_environment_does_not_reach_the_container() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter as a service, with the sandbox of its unit."""
+"""The exporter as a service in the sandbox of its unit."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ EXPORTER = "notif-relayd-exporter.service"
 
 @pytest.fixture
 def exporter() -> Iterator[str]:
-    """Where it can be scraped."""
+    """Start the exporter; return its URL."""
     systemctl("start", EXPORTER)
     yield "http://127.0.0.1:9856/metrics"
     systemctl("stop", EXPORTER)
@@ -29,9 +29,9 @@ def test_exporter_does_not_start_the_relay(exporter: str) -> None:
     assert scrape(exporter) == ["notif_relayd_up 0.0"]
     assert states() == ("inactive", "active", "active")
     assert relays()
-    told = scrape(exporter)
-    assert "notif_relayd_up 1.0" in told
-    assert "notif_relayd_records_received_total 1.0" in told
+    scraped = scrape(exporter)
+    assert "notif_relayd_up 1.0" in scraped
+    assert "notif_relayd_records_received_total 1.0" in scraped
 
 
 def test_exporter_survives_a_stop_of_the_relay(exporter: str) -> None:
@@ -64,6 +64,6 @@ def test_systemd_analyze_accepts_the_exporter_unit() -> None:
 
 
 def test_exporter_unit_has_exposure_of_at_most_1() -> None:
-    # In tenths: 1.0 of 10, of which the port, and that users may be seen, are most.
+    # In tenths: the exposure is at most 1.0 of 10, mostly for the network and visible users.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=10", EXPORTER)
     assert scored.returncode == 0, scored.stdout

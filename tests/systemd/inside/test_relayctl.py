@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl, beside a relay that runs under the unit's hardening, and beside one that is stopped."""
+"""relayctl with a relay in the sandbox of its unit, and with a stopped one."""
 
 import json
 import subprocess
@@ -37,12 +37,12 @@ def test_status_is_for_the_relays_own_group() -> None:
 
 
 def test_command_and_user_of_a_peer_are_shown() -> None:
-    stay = (
+    program = (
         "import socket, sys; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]);"
         "print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        ["/usr/bin/python3", "-c", stay, INGEST],
+        ["/usr/bin/python3", "-c", program, INGEST],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         user="writer",
@@ -52,7 +52,7 @@ def test_command_and_user_of_a_peer_are_shown() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
         with connect(PUBLIC) as subscriber:
-            # The answer proves that the relay has let everybody in who came before.
+            # The answer proves that the relay has accepted all earlier connections.
             subscriber.sendall(b"no request\n")
             assert subscriber.recv(65536)
         shown = run("relayctl", "producers", "-f", "json")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restarts and crashes under a real service manager, which keeps the connections."""
+"""Restarts and crashes under systemd, which stores the connections."""
 
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 from machine import (
@@ -26,26 +27,26 @@ from support.load import Load, ProducerTotals, load
 
 PRODUCERS, SUBSCRIBERS = 4, 20
 RATE = 10_000
-"""Records a second from all producers together."""
+"""Records per second of all producers together."""
 TIMES = 20
 BETWEEN = 1000
-"""Records that get through between one interruption and the next."""
+"""Number of records that are relayed between two interruptions."""
 
 
 def wait_for_stored(number: int) -> None:
-    """Wait until the service manager keeps so many descriptors."""
+    """Wait until the service manager stores this number of descriptors."""
     end = time.monotonic() + DEADLINE
     while (stored := show("NFileDescriptorStore")) != str(number):
         assert time.monotonic() < end, stored
 
 
-def interrupted(how: object) -> tuple[Load, list[ProducerTotals]]:
-    """What became of a load that was interrupted so often."""
+def run_interrupted(interrupt: Callable[[], object]) -> tuple[Load, list[ProducerTotals]]:
+    """Run a load and call `interrupt` TIMES times; return the load and the producers' totals."""
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         for _ in range(TIMES):
             running.wait_received(BETWEEN)
-            how()
+            interrupt()
         produced = running.finish()
     return running, produced
 
@@ -59,9 +60,9 @@ def kill() -> None:
 
 
 def test_twenty_restarts_under_load_lose_no_record() -> None:
-    # On a machine with more to do the subscribers are behind, by more than the usual ring holds.
+    # On a busy machine the subscribers may be behind by more than the default ring holds.
     configure("[relayd]", f"ring_size = {128 * 1024 * 1024}")
-    running, produced = interrupted(lambda: systemctl("restart", SERVICE))
+    running, produced = run_interrupted(lambda: systemctl("restart", SERVICE))
     for checker in running.checkers:
         assert checker.errors == []
         assert checker.crash_gaps == 0
@@ -71,7 +72,7 @@ def test_twenty_restarts_under_load_lose_no_record() -> None:
 
 def test_twenty_crashes_under_load_lose_no_record_silently() -> None:
     drop_in("RestartSec=100ms")
-    running, produced = interrupted(kill)
+    running, produced = run_interrupted(kill)
     attempts = sum(each.attempts for each in produced)
     for checker in running.checkers:
         assert checker.errors == []

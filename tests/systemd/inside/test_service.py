@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service manager and the journal get to know, and what happens when the daemon dies."""
+"""The journal, the status text, restarts after a crash, and the watchdog."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def test_start_and_stop_are_in_the_journal(journal: Journal) -> None:
     for message in (f"relaying from {INGEST} to {PUBLIC}", "stopped"):
         entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE=message)
         assert (entry["PRIORITY"], entry["_PID"]) == (INFO, pid)
-        # The journal knows when and who; the message says what.
+        # The journal adds time and process; the message has neither.
         assert entry["MESSAGE"] == message
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the units do before anybody connects."""
+"""The units before the first connection."""
 
 import grp
 import os
@@ -53,6 +53,6 @@ def test_systemd_analyze_accepts_the_units() -> None:
 
 
 def test_service_unit_has_exposure_of_at_most_0_6() -> None:
-    # In tenths: 0.6 of 10.
+    # In tenths: the exposure is at most 0.6 of 10.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=6", SERVICE)
     assert scored.returncode == 0, scored.stdout

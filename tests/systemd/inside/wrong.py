@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that go wrong, each in its own way. test_booted.py sees that the others run anyway."""
+"""Tests that fail in different ways. test_booted.py checks that the other tests still run."""
 
 import os
 import threading
@@ -24,11 +24,11 @@ def test_failure() -> None:
 
 
 def test_failing_set_up(failing_set_up: None) -> None:
-    """Its body is not reached."""
+    """The fixture fails, so this body does not run."""
 
 
 def test_failing_tear_down(failing_tear_down: None) -> None:
-    """Its body passes."""
+    """The body passes, and the fixture fails afterwards."""
 
 
 @pytest.mark.phase_deadline(1)
