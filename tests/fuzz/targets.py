@@ -50,12 +50,12 @@ def records(data: bytes) -> None:
     for start in range(0, len(stream), step):
         lines = splitter.feed(stream[start : start + step])
         if lines:
-            verdict = validator.check(lines)
-            assert len(verdict.routing_keys) == verdict.records.count(b"\n")
+            validated = validator.validate(lines)
+            assert len(validated.routing_keys) == validated.records.count(b"\n")
             with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-                assert validator.check(lines) == verdict
-            out += verdict.records
-            rejected += len(verdict.rejected)
+                assert validator.validate(lines) == validated
+            out += validated.records
+            rejected += len(validated.rejected)
     *whole, tail = stream.split(b"\n")
     try:
         good = [line for line in whole if len(line) < limit and _is_record(line)]
@@ -65,7 +65,7 @@ def records(data: bytes) -> None:
     rest, skipping = splitter.save()
     assert rest == (b"" if skipping else tail)
     assert skipping == (len(tail) >= limit)
-    assert rejected + splitter.given_up - skipping == len(whole) - len(good)
+    assert rejected + splitter.oversized - skipping == len(whole) - len(good)
 
 
 def _is_record(line: bytes) -> bool:

@@ -15,7 +15,7 @@ from notif_relay import Gap, Notification, records
 from notif_relay.records import own_event_type
 from notif_relay.stream import Stream
 from notif_relayd._native import routing_keys_of
-from notif_relayd.records.validator import Reason, Validator, Verdict
+from notif_relayd.records.validator import Reason, ValidatedBatch, Validator
 
 LIMIT = 1024 * 1024
 MESSAGE_ID = '"message_id": "00000000-0000-0000-0000-000000000000"'
@@ -25,13 +25,13 @@ LOG_DRIVER = (
 """A record in the shape whose event_type the library finds without decoding it."""
 
 
-def check(line: bytes) -> Verdict:
-    """Return the verdict, and check that it is the same without the compiled module."""
+def check(line: bytes) -> ValidatedBatch:
+    """Return the result, and check that it is the same without the compiled module."""
     validator = Validator(LIMIT)
-    verdict = validator.check(line)
+    validated = validator.validate(line)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert validator.check(line) == verdict
-    return verdict
+        assert validator.validate(line) == validated
+    return validated
 
 
 def received(line: bytes) -> Notification:
@@ -44,20 +44,20 @@ def received(line: bytes) -> Notification:
 
 
 def assert_agreement(line: bytes) -> None:
-    verdict = check(line)
+    validated = check(line)
     compiled = routing_keys_of(line, Validator(LIMIT).rules)
-    assert compiled in ([], verdict.routing_keys)
-    if verdict.rejected:
+    assert compiled in ([], validated.routing_keys)
+    if validated.rejected:
         return
     notification = received(line)
-    assert verdict.routing_keys == [
+    assert validated.routing_keys == [
         (notification.event_type, notification.priority, notification.publisher_id)
     ]
     if isinstance(notification, Gap):
-        assert verdict.gaps == [(notification.dropped, notification.reason)]
+        assert validated.gaps == [(notification.dropped, notification.reason)]
         assert own_event_type(line) == records.GAP
     else:
-        assert verdict.gaps == []
+        assert validated.gaps == []
         assert own_event_type(line) == ""
         assert not notification.event_type.startswith("notif_relayd.")
 
@@ -155,7 +155,7 @@ def test_forged_event_type_is_rejected_in_any_place(
     forged, decoy = f'"{key}": "{spelling}{own}"', f'"event_type": "{other}"'
     for first, last in ((forged, decoy), (decoy, forged)):
         line = f'{{{MESSAGE_ID}, {first}, "priority": "WARN", {payload}, {last}{more}}}\n'.encode()
-        assert check(line) == Verdict(b"", [], [Reason.RESERVED], [])
+        assert check(line) == ValidatedBatch(b"", [], [Reason.RESERVED], [])
         assert own_event_type(line) == ""
 
 

@@ -19,8 +19,8 @@ from notif_relay.request import MAX_COMPILED, MAX_PATTERN_SIZE, MAX_PATTERNS
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.records.filters import (
-    EVERYTHING,
     KEYS,
+    UNFILTERED,
     Filter,
     FilterError,
     View,
@@ -93,20 +93,20 @@ def test_order_of_patterns_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ([], "no object"),
-        ("event_type", "no object"),
-        (None, "no object"),
+        ([], "not an object"),
+        ("event_type", "not an object"),
+        (None, "not an object"),
         ({"payload": ["x"]}, "'payload'"),
-        ({"event_type": "compute.*"}, "event_type is no list"),
-        ({"event_type": []}, "event_type is no list"),
-        ({"event_type": None}, "event_type is no list"),
-        ({"event_type": ["a", 5]}, "event_type is no list"),
-        ({"priority": [["INFO"]]}, "priority is no list"),
+        ({"event_type": "compute.*"}, "event_type is not a list"),
+        ({"event_type": []}, "event_type is not a list"),
+        ({"event_type": None}, "event_type is not a list"),
+        ({"event_type": ["a", 5]}, "event_type is not a list"),
+        ({"priority": [["INFO"]]}, "priority is not a list"),
         ({"publisher_id": ["x"] * (MAX_PATTERNS + 1)}, "publisher_id has 65 patterns"),
         ({"event_type": ["x" * (MAX_PATTERN_SIZE + 1)]}, "event_type is longer than 256"),
         (
             {"event_type": ["a?", "[b]", "c*"], "publisher_id": ["?" * (MAX_COMPILED - 4)]},
-            "129 characters together; there may be 128",
+            "129 characters in total; the limit is 128",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_patterns_that_have_only_stars_are_not_compiled() -> None:
 def test_pattern_that_python_cannot_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python before 3.10.5 fails on a reversed range."""
     monkeypatch.setattr("notif_relayd.records.filters.fnmatch.translate", lambda glob: glob)
-    with pytest.raises(FilterError, match=r"'\[b-a\]' cannot be used: bad character range b-a"):
+    with pytest.raises(FilterError, match=r"'\[b-a\]' cannot be compiled: bad character range b-a"):
         Filter.parse({"event_type": ["x*", "[b-a]"]})
 
 
@@ -304,5 +304,5 @@ def test_views_are_equal_when_filter_and_rules_are() -> None:
     assert one != View(one.asked, allowing(rules[0]))
     assert one != View(one.asked)
     assert not one.is_unfiltered
-    assert View() == EVERYTHING
-    assert EVERYTHING.is_unfiltered
+    assert View() == UNFILTERED
+    assert UNFILTERED.is_unfiltered

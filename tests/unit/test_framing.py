@@ -25,8 +25,8 @@ def test_output_is_the_stream_up_to_its_last_newline(stream: bytes, places: list
     framer = Framer(limit=1000)
     out = b"".join(framer.feed(piece) for piece in cut(stream, places))
     assert out == stream[: stream.rfind(b"\n") + 1]
-    assert framer.torn == (not stream.endswith(b"\n") and bool(stream))
-    assert framer.given_up == 0
+    assert framer.has_partial == (not stream.endswith(b"\n") and bool(stream))
+    assert framer.oversized == 0
 
 
 @given(stream=streams, places=places, limit=st.integers(min_value=2, max_value=8))
@@ -42,15 +42,15 @@ def test_too_long_line_is_skipped_as_a_whole(stream: bytes, places: list[int], l
     assert all(line in whole for line in kept)
     skipped = len(whole) - len(kept)
     unfinished = len(stream) - stream.rfind(b"\n") - 1
-    assert framer.given_up == skipped + (unfinished >= limit)
+    assert framer.oversized == skipped + (unfinished >= limit)
 
 
 def test_endless_line_takes_bounded_memory() -> None:
     framer = Framer(limit=100)
     for _ in range(1000):
         assert framer.feed(b"x" * 60) == b""
-        assert framer.held < 100
-    assert framer.given_up == 1
+        assert framer.partial_size < 100
+    assert framer.oversized == 1
     assert framer.feed(b"end\ngood\n") == b"good\n"
 
 
@@ -59,4 +59,4 @@ def test_longest_line_is_accepted_in_any_pieces() -> None:
     framer = Framer(limit=100)
     assert [framer.feed(line[i : i + 1]) for i in range(100)] == [b""] * 99 + [line]
     assert framer.feed(b"x" * 100) == b""
-    assert framer.given_up == 1
+    assert framer.oversized == 1

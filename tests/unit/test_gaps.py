@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from notif_relay.records import GapReport
-from notif_relayd.records.gaps import END, ProducerGaps
+from notif_relayd.records.gaps import MODULUS, ProducerGaps
 
 
 def test_gap_records_are_summed_by_reason() -> None:
     gaps = ProducerGaps()
-    gaps.note(
+    gaps.add(
         [
             GapReport(3, "producer_congested"),
             GapReport(4, "producer_congested"),
@@ -23,13 +23,13 @@ def test_gap_records_are_summed_by_reason() -> None:
 
 def test_sums_stay_exact_as_a_double() -> None:
     gaps = ProducerGaps()
-    gaps.note([GapReport(END - 1, "relay_restarted"), GapReport(3, "relay_restarted")])
+    gaps.add([GapReport(MODULUS - 1, "relay_restarted"), GapReport(3, "relay_restarted")])
     assert gaps.dropped == {"relay_restarted": 2}
 
 
 def test_restored_sums_ignore_unknown_reasons() -> None:
     gaps, successor = ProducerGaps(), ProducerGaps()
-    gaps.note([GapReport(3, "relay_restarted"), GapReport(None, "producer_congested")])
+    gaps.add([GapReport(3, "relay_restarted"), GapReport(None, "producer_congested")])
     saved = gaps.save()
     saved.dropped["added_by_a_newer_version"] = 9
     successor.restore(saved)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cliff.columns import FormattableColumn
@@ -26,7 +27,7 @@ NAMES = [
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
-CLASSES = {name: entry.load() for name, entry in Relayctl().command_manager}
+CLASSES: dict[str, Any] = {name: entry.load() for name, entry in Relayctl().command_manager}
 
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),

@@ -24,7 +24,7 @@ def test_endless_request_is_an_error_at_the_limit() -> None:
     buffer = RequestBuffer()
     buffer.feed(b"x" * (MAX_REQUEST_SIZE - 1))
     assert not buffer.is_complete()
-    assert buffer.room == 1
+    assert buffer.remaining == 1
     buffer.feed(b"x")
     assert buffer.is_complete()
     with pytest.raises(RequestError, match="longer than 65536 bytes"):

@@ -8,7 +8,7 @@ import pytest
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Subscription
-from notif_relayd.records.filters import EVERYTHING, Filter, View
+from notif_relayd.records.filters import UNFILTERED, Filter, View
 
 ROUTING_KEYS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
 
@@ -37,7 +37,7 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
 
 
 def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
-    stream, unfiltered = streams.of(view("a.*")), streams.of(EVERYTHING)
+    stream, unfiltered = streams.of(view("a.*")), streams.of(UNFILTERED)
     streams.of(view("b"))
     Subscription(stream)
     assert streams.unfiltered is unfiltered
@@ -49,7 +49,7 @@ def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
 
 def test_filtered_streams_get_matching_records(streams: Streams) -> None:
     assert list(streams.select(ROUTING_KEYS)) == []
-    streams.of(EVERYTHING)
+    streams.of(UNFILTERED)
     assert list(streams.select(ROUTING_KEYS)) == []
     some, one = streams.of(view("a.*")), streams.of(view("b"))
     streams.of(view("never"))

@@ -128,7 +128,7 @@ class RequestHandler:
             QuotaError: its user has too many bytes of filters and unfinished requests.
         """
         try:
-            data = self._receive(subscriber.socket, subscriber.request.room)
+            data = self._receive(subscriber.socket, subscriber.request.remaining)
         except OSError as error:
             if error.errno in NOT_NOW:
                 return True

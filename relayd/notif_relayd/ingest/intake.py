@@ -182,22 +182,22 @@ class Intake:
         self, group: list[tuple[Producer, bytes]]
     ) -> tuple[bytes, list[RoutingKey]]:
         """Return the valid records of several producers, and their routing keys."""
-        verdict = self.validator.check(b"".join([lines for _, lines in group]))
+        verdict = self.validator.validate(b"".join([lines for _, lines in group]))
         if verdict.rejected:
             # The verdict does not name the producer, so the lines of each are validated again.
             return _join(starmap(self._validate, group))
-        self.producer_gaps.note(verdict.gaps)
+        self.producer_gaps.add(verdict.gaps)
         for producer, lines in group:
             producer.records += len(list(split(lines)))
         return verdict.records, verdict.routing_keys
 
     def _validate(self, producer: Producer, lines: bytes) -> tuple[bytes, list[RoutingKey]]:
         """Return the valid records of one producer, and their routing keys."""
-        verdict = self.validator.check(lines)
+        verdict = self.validator.validate(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
         if verdict.gaps:
-            self.producer_gaps.note(verdict.gaps)
+            self.producer_gaps.add(verdict.gaps)
         producer.records += len(verdict.routing_keys)
         return verdict.records, verdict.routing_keys
 
@@ -277,7 +277,7 @@ class Intake:
         self._partial_size -= producer.partial_size
         # Before `_reject`, which pauses a producer that is still connected.
         del self.producers[producer.id]
-        if producer.framer.torn:
+        if producer.framer.has_partial:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
@@ -359,7 +359,7 @@ class Intake:
 
     def _update_steady(self, producer: Producer) -> None:
         """Add a producer to the steady ones, or remove it."""
-        if producer.read_size == self.read_size and not producer.framer.within:
+        if producer.read_size == self.read_size and not producer.framer.within_line:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
@@ -367,13 +367,13 @@ class Intake:
     def _account_partial(self, producer: Producer) -> None:
         """Update what depends on the partial record of a producer."""
         framer = producer.framer
-        self._partial_size += framer.held - producer.partial_size
-        producer.partial_size = framer.held
+        self._partial_size += framer.partial_size - producer.partial_size
+        producer.partial_size = framer.partial_size
         if framer.skipping:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
-        if framer.given_up:
-            framer.given_up = 0
+        if framer.oversized:
+            framer.oversized = 0
             self._reject(producer, [Reason.TOO_LONG])
         if self._partial_size > MAX_PARTIAL_BYTES:
             self._reclaim_partial()

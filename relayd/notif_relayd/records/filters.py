@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters: shell globs on three fields of a notification.
 
-Filters come from untrusted users, so three costs are bounded.
+Filters come from untrusted users, so three costs are bounded:
 
-Matching. A glob that has only stars is matched by searching for its parts from left to right, each
-as early as possible. Other globs need a regular expression; `fnmatch` has translated every star to
-a group that is not tried again since Python 3.9, which rules out exponential backtracking
-(bpo-40480). A field is compared with at most `MAX_COMPARED` characters.
+Matching. A glob without ``?`` and ``[`` is matched by a search for its parts, from left to right.
+Other globs need a regular expression. `fnmatch` translates a star to a group that does not
+backtrack (since Python 3.9, bpo-40480), so the time is not exponential. At most `MAX_COMPARED`
+characters of a field are compared.
 
-Compiling. Python takes 2 to 7 µs to compile each character of a regular expression, a third of a
-second for a whole request. So only globs with ``?`` or ``[`` are compiled, and a filter may have
-`MAX_COMPILED` characters of these.
+Compiling. Python takes 2 to 7 µs per character of a regular expression, which is a third of a
+second for a request of the maximum size. So only globs with ``?`` or ``[`` are compiled, and the
+limit for these is `MAX_COMPILED` characters per filter.
 
-Memory. A filter keeps the text of its globs and nothing else of those with only stars: splitting a
-glob takes a few hundred nanoseconds, and results are remembered (see `selector`). `Filter.cost`
-is an upper bound of the memory, and is known before anything is built.
-
-Filters are equal when they have the same patterns, in any order: subscribers with equal filters
-share one stream, if they may see the same.
+Memory. A glob with only stars is kept as text; it takes a few hundred nanoseconds to split it, and
+`selector` remembers the results. `Filter.cost` is an upper bound of the memory of a filter, and is
+known before the regular expressions are used.
 """
 
 from __future__ import annotations
@@ -33,44 +30,46 @@ from notif_relay.request import MAX_COMPILED, MAX_PATTERN_SIZE, MAX_PATTERNS
 from notif_relayd.records.validator import RoutingKey
 
 KEYS = ("event_type", "priority", "publisher_id")
-"""The keys of a filter, in the order of the fields in a kind."""
+"""The keys of a filter, in the order of the fields of a routing key."""
 
 MAX_COMPARED = 2 * MAX_PATTERN_SIZE
-"""Characters of a field that patterns are compared with.
+"""Maximum number of characters of a field that patterns are compared with.
 
-Of a longer field these are the first and the last `MAX_PATTERN_SIZE`. So a pattern without a
-wildcard, and one whose only wildcard is a star at its beginning or end, give the same result as
-with the whole field. Without this limit one record could take seconds.
+Of a longer field, the first and the last `MAX_PATTERN_SIZE` characters are compared. A pattern
+without wildcards, or with a single star at its beginning or end, still gives the same result as
+with the whole field. Without this limit, one record could take seconds.
 """
 
 FILTER_COST = 2048
-"""Bytes of a filter beside its patterns, its stream and its place in the selector included."""
+"""Bytes charged for a filter, including its stream and its entry in the selector, but not its
+patterns."""
 
 PATTERN_COST = 288
-"""Bytes of a pattern beside its text: its entry in a dictionary that has just grown (120), its
-place in the filter (8), and half of a bit set of 2048 filters (150), which only a pattern that
-several filters have needs."""
+"""Bytes charged for a pattern, in addition to its text: its entry in a dictionary that has just
+grown (120), its reference in the filter (8), and half of a bit set of 2048 filters (150), because
+only a pattern of at least two filters has a bit set of its own."""
 
 SEARCH_COST = 2048
-"""Bytes charged for a pattern that has to be tried on each new value, in place of `PATTERN_COST`.
+"""Bytes charged for a pattern that must be tried on each new value, instead of `PATTERN_COST`.
 
-It takes at most 700. The rest is for its time, about 0.5 µs for each new value: so a budget in
-bytes for each user also bounds the time that the patterns of one user take.
+Its memory is at most 700 bytes. The remainder accounts for its processor time, about 0.5 µs per new
+value: the limit on bytes of one user thereby limits the time for the patterns of one user.
 """
 
 SEARCH_CHARACTER_COST = 512
 """Bytes charged for each character of such a pattern, in addition.
 
-A value can be made for a pattern so that the search takes the product of both lengths. The patterns
-of one user take at most 0.3 µs for each KiB charged then, which is 2.5 ms for 8 MiB.
+In the worst case, a search takes time proportional to the product of the lengths of value and
+pattern. The patterns of one user then take at most 0.3 µs per KiB charged, which is 2.5 ms for
+8 MiB.
 """
 
 COMPILED_CHARACTER_COST = 2560
-"""Likewise, of a pattern with ``?`` or ``[``. Of these, 250 are for the memory of the regular
-expression."""
+"""The same for a pattern with ``?`` or ``[``. Its regular expression takes 250 bytes per character;
+the remainder accounts for processor time."""
 
 Patterns = tuple[tuple[str, tuple[str, ...]], ...]
-"""For each key, in the order of the alphabet, its patterns, sorted and without duplicates."""
+"""Pairs of a key and its patterns. Both are sorted and without duplicates."""
 
 
 class FilterError(ValueError):
@@ -78,22 +77,22 @@ class FilterError(ValueError):
 
 
 class Shape(enum.Enum):
-    """What it takes to find out whether a value matches a glob."""
+    """How a glob is matched."""
 
     LITERAL = enum.auto()
-    """There is no wildcard."""
+    """Without wildcards: by comparison."""
     PREFIX = enum.auto()
-    """One star, at the end."""
+    """One star, at the end: by comparison of the prefix."""
     SUFFIX = enum.auto()
-    """One star, at the beginning."""
+    """One star, at the beginning: by comparison of the suffix."""
     SEARCH = enum.auto()
-    """Only stars, and others than these."""
+    """Stars only, at other positions: by a search for the parts."""
     COMPILED = enum.auto()
-    """A regular expression."""
+    """With ``?`` or ``[``: by a regular expression."""
 
 
-def shape(glob: str) -> Shape:
-    """Return the shape of a glob; a lone star is a prefix."""
+def shape_of(glob: str) -> Shape:
+    """Return the shape of a glob; a star alone is a prefix."""
     if "?" in glob or "[" in glob:
         return Shape.COMPILED
     stars = glob.count("*")
@@ -107,22 +106,23 @@ def shape(glob: str) -> Shape:
 
 
 def comparable(key: str, value: str) -> str:
-    """Return what patterns of `key` are compared with, for a field that has `value`."""
+    """Return the text that the patterns of `key` are compared with, for the value of a field."""
     value = shortened(value)
     return value.upper() if key == "priority" else value
 
 
 def shortened(value: str) -> str:
-    """Return what is compared of a field: see `MAX_COMPARED`."""
+    """Return the part of a value that is compared; see `MAX_COMPARED`."""
     if len(value) <= MAX_COMPARED:
         return value
     return value[:MAX_PATTERN_SIZE] + value[-MAX_PATTERN_SIZE:]
 
 
 class Filter:
-    """Patterns by key: a notification passes if each key has a pattern that matches.
+    """Patterns by key. A record passes if, for each key, at least one pattern matches.
 
-    Gap records pass every filter, because it is not known which records are missing.
+    Gap records pass every filter, because it is not known which records are missing. Filters with
+    the same patterns are equal, whatever the order: subscribers with equal filters share a stream.
     """
 
     __slots__ = ("compiled", "patterns")
@@ -130,61 +130,64 @@ class Filter:
     def __init__(self, patterns: Patterns, compiled: Mapping[str, re.Pattern[str]]) -> None:
         self.patterns = patterns
         self.compiled = compiled
-        """Regular expressions of those patterns that need one."""
+        """Regular expressions of the patterns with ``?`` or ``[``."""
 
     @classmethod
-    def parse(cls, asked: object) -> Filter:
-        """Return the filter that a request asks for.
+    def parse(cls, requested: object) -> Filter:
+        """Return the filter for the decoded JSON of a request.
 
         Raises:
-            FilterError: `asked` is not a mapping of known keys to lists of patterns, or exceeds
-                `MAX_PATTERNS`, `MAX_PATTERN_SIZE` or `MAX_COMPILED`, or has a pattern that this
+            FilterError: `requested` is not a mapping of known keys to lists of patterns; it exceeds
+                `MAX_PATTERNS`, `MAX_PATTERN_SIZE` or `MAX_COMPILED`; or it has a pattern that this
                 version of Python cannot compile.
         """
-        if not isinstance(asked, Mapping):
-            raise FilterError(f"The filter is no object with any of the keys {', '.join(KEYS)}.")
-        patterns = tuple((key, _globs(key, asked[key])) for key in sorted(asked))
-        globs = [glob for _, some in patterns for glob in some if shape(glob) is Shape.COMPILED]
+        if not isinstance(requested, Mapping):
+            raise FilterError(
+                f"The filter is not an object with any of the keys {', '.join(KEYS)}."
+            )
+        patterns = tuple((key, _globs(key, requested[key])) for key in sorted(requested))
+        globs = [glob for _, some in patterns for glob in some if shape_of(glob) is Shape.COMPILED]
         size = sum(map(len, globs))
         if size > MAX_COMPILED:
             raise FilterError(
-                f"The patterns with ? or [ have {size} characters together; there may be "
+                f"The patterns with ? or [ have {size} characters in total; the limit is "
                 f"{MAX_COMPILED}."
             )
         return cls(patterns, {glob: _compile(glob) for glob in globs} if globs else _NOTHING)
 
     @property
     def request(self) -> dict[str, list[str]]:
-        """What `parse` makes the same filter of."""
+        """The filter in the form that `parse` accepts."""
         return {key: list(globs) for key, globs in self.patterns}
 
     @property
     def cost(self) -> int:
-        """Upper bound of the bytes that this filter takes in the relay.
+        """Upper bound of the memory of this filter in the relay, in bytes.
 
-        It counts the texts, the regular expressions, the entries in the selector and the stream,
-        with up to 2048 different filters at once; what the stream keeps in the ring has a limit of
-        its own. Patterns that take more time to match are charged with more than their memory: see
-        `SEARCH_COST`. A filter of usual patterns costs its text and 0.4 KiB for each pattern.
+        It includes texts, regular expressions, entries in the selector and the stream, with up to
+        2048 different filters at a time. The records that the stream keeps in the ring are not
+        included. Patterns that take more time to match cost more than their memory: see
+        `SEARCH_COST`. A typical filter costs its text and 0.4 KiB per pattern.
         """
         return FILTER_COST + sum(_cost(glob) for _, globs in self.patterns for glob in globs)
 
     def allows(self, key: str, text: str) -> bool:
-        """Return whether a field passes, given as `comparable` returns it."""
+        """Return whether a field passes; `text` is its value as returned by `comparable`."""
         return any(self._matches(glob, text) for glob in self.globs(key))
 
     def globs(self, key: str) -> tuple[str, ...]:
-        """Return the patterns for a key; a star if every value passes."""
+        """Return the patterns of a key; a star if the filter does not have the key."""
         return dict(self.patterns).get(key, _ANYTHING)
 
     def _matches(self, glob: str, text: str) -> bool:
         compiled = self.compiled.get(glob)
         return matches(glob, text) if compiled is None else compiled.match(text) is not None
 
-    def __call__(self, kind: RoutingKey) -> bool:
-        """Return whether a notification of this kind passes."""
-        return kind[0] == GAP or all(
-            self.allows(key, comparable(key, kind[KEYS.index(key)])) for key, _ in self.patterns
+    def __call__(self, routing_key: RoutingKey) -> bool:
+        """Return whether a record passes."""
+        return routing_key[0] == GAP or all(
+            self.allows(key, comparable(key, routing_key[KEYS.index(key)]))
+            for key, _ in self.patterns
         )
 
     def __eq__(self, other: object) -> bool:
@@ -195,11 +198,12 @@ class Filter:
 
 
 class View:
-    """What a subscriber gets: of what it may see, what it asked for.
+    """The records that a subscriber receives: those that it both requested and may read.
 
     Args:
-        asked: its filter; `None` for everything.
-        allowed: any of these must let it through; `None` for everything.
+        asked: the filter that the subscriber requested; `None` for all records.
+        allowed: filters of the access rules, of which a record must pass at least one; `None` for
+            all records.
     """
 
     __slots__ = ("_hash", "allowed", "asked")
@@ -209,18 +213,22 @@ class View:
     ) -> None:
         self.asked = asked
         self.allowed = allowed
-        self._hash = hash((asked, allowed))  # once: views are keys of dictionaries
+        self._hash = hash((asked, allowed))  # computed once: views are keys of dictionaries
 
     @property
     def is_unfiltered(self) -> bool:
-        """Whether every notification is in this view."""
+        """Whether this view contains every record."""
         return self.asked is None and self.allowed is None
 
-    def __call__(self, kind: RoutingKey) -> bool:
-        """Return whether a notification of this kind is in this view."""
-        if self.allowed is not None and kind[0] != GAP and not any(f(kind) for f in self.allowed):
+    def __call__(self, routing_key: RoutingKey) -> bool:
+        """Return whether this view contains a record."""
+        if (
+            self.allowed is not None
+            and routing_key[0] != GAP
+            and not any(each(routing_key) for each in self.allowed)
+        ):
             return False
-        return self.asked is None or self.asked(kind)
+        return self.asked is None or self.asked(routing_key)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -231,14 +239,14 @@ class View:
         return self._hash
 
 
-EVERYTHING = View()
+UNFILTERED = View()
 
 _ANYTHING = ("*",)
 _NOTHING: Mapping[str, re.Pattern[str]] = {}
 
 
 def matches(glob: str, text: str) -> bool:
-    """Return whether a glob that has only stars matches."""
+    """Return whether a glob without ``?`` and ``[`` matches."""
     first, *parts = glob.split("*")
     if not parts:
         return glob == text
@@ -246,7 +254,7 @@ def matches(glob: str, text: str) -> bool:
     at, end = len(first), len(text) - len(last)
     if at > end or not (text.startswith(first) and text.endswith(last)):
         return False
-    # Each part as early as possible: that leaves the most to the parts behind it.
+    # The first occurrence of each part is the right one: it leaves the most for the next parts.
     for part in parts:
         found = text.find(part, at, end)
         if found < 0:
@@ -255,15 +263,20 @@ def matches(glob: str, text: str) -> bool:
     return True
 
 
-def _globs(key: str, asked: object) -> tuple[str, ...]:
+def _globs(key: str, requested: object) -> tuple[str, ...]:
     if key not in KEYS:
-        raise FilterError(f"There is no key {key!r} to filter by; there are {', '.join(KEYS)}.")
-    if not isinstance(asked, list) or not asked or not all(isinstance(g, str) for g in asked):
-        raise FilterError(f"{key} is no list of one or more patterns.")
-    if len(asked) > MAX_PATTERNS:
-        raise FilterError(f"{key} has {len(asked)} patterns; there may be {MAX_PATTERNS}.")
-    # A few letters are longer in upper case, and what is saved must be within the limits too.
-    globs = [glob.upper() for glob in asked] if key == "priority" else asked
+        raise FilterError(f"{key!r} is not a key of a filter; the keys are {', '.join(KEYS)}.")
+    if (
+        not isinstance(requested, list)
+        or not requested
+        or not all(isinstance(glob, str) for glob in requested)
+    ):
+        raise FilterError(f"{key} is not a list of one or more patterns.")
+    if len(requested) > MAX_PATTERNS:
+        raise FilterError(f"{key} has {len(requested)} patterns; the limit is {MAX_PATTERNS}.")
+    # Before the check of the size, because the upper case of some letters has two characters, and a
+    # saved filter must be within the limits, too.
+    globs = [glob.upper() for glob in requested] if key == "priority" else requested
     if max(map(len, globs)) > MAX_PATTERN_SIZE:
         raise FilterError(f"A pattern of {key} is longer than {MAX_PATTERN_SIZE} characters.")
     return tuple(sorted(set(globs)))
@@ -273,18 +286,18 @@ def _compile(glob: str) -> re.Pattern[str]:
     try:
         return re.compile(fnmatch.translate(glob))
     except re.error as error:
-        # Python before 3.10.5 refuses a range that is the wrong way round, as in [b-a].
-        raise FilterError(f"The pattern {glob!r} cannot be used: {error}.") from None
+        # Python before 3.10.5 rejects a reversed range such as [b-a].
+        raise FilterError(f"The pattern {glob!r} cannot be compiled: {error}.") from None
 
 
 def _cost(glob: str) -> int:
-    # CPython keeps the UTF-8 of a text beside it, once it was encoded for a state or an answer.
+    # CPython keeps the UTF-8 of a string once it has been encoded, for a saved state or an answer.
     text = sys.getsizeof(glob)
     if not glob.isascii():
         text += len(glob.encode(errors="surrogatepass")) + 1
-    how = shape(glob)
-    if how is Shape.COMPILED:
+    shape = shape_of(glob)
+    if shape is Shape.COMPILED:
         return text + SEARCH_COST + COMPILED_CHARACTER_COST * len(glob)
-    if how is Shape.SEARCH:
+    if shape is Shape.SEARCH:
         return text + SEARCH_COST + SEARCH_CHARACTER_COST * len(glob)
     return text + PATTERN_COST

@@ -1,101 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts the byte stream of one producer into whole lines.
+"""Splits the byte stream of one producer into whole lines.
 
-A stream socket keeps no boundaries: a record may come in pieces, a thousand may come at once.
-What leaves here is a run of whole lines, as long as it may be, because everything after this is
-done once for a run and not once for a record. Whether a line is a record is the validator's
-question; here only its end is looked for.
-
-What is kept between two calls is one unfinished line of at most `limit` bytes. A longer one is
-given up at once and skipped to its end, so that a producer without newlines costs nobody memory.
+A stream socket does not preserve boundaries: a read may return part of a record or hundreds of
+records. The framer returns all whole lines of a read as one batch, because every later step costs
+less per batch than per record. It finds line ends only; the validator decides which lines are
+records.
 """
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
 split: Callable[[bytes], Iterator[bytes]] = BytesIO
-"""The lines of a run, each with its newline and made when it is asked for.
+"""Return an iterator over the lines of a batch, each with its newline.
 
-Newlines are found by memchr(3) this way; `bytes.split` takes four times as long. Whoever needs one
-line at a time has them all in the same place in memory, which the processor still knows.
+BytesIO finds newlines with memchr(3) and takes a quarter of the time of `bytes.split`. It creates
+each line when it is needed, in memory that the processor still has in its cache.
 """
 
 
 class Framer:
-    """One producer's unfinished line.
+    """The stream of one producer, with its partial line.
+
+    Memory is bounded by `limit`: the framer discards a longer line as soon as it exceeds the limit,
+    and skips the rest of it.
 
     Args:
-        limit: bytes of the longest line, its newline included.
+        limit: maximum size of a line in bytes, including its newline.
     """
 
-    __slots__ = ("_limit", "_rest", "_skipping", "given_up")
+    __slots__ = ("_limit", "_partial", "_skipping", "oversized")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = bytearray()
+        self._partial = bytearray()
         self._skipping = False
-        self.given_up = 0
-        """Lines that were too long, since somebody has asked and set it to zero."""
+        self.oversized = 0
+        """Lines that exceeded the limit; the caller resets this counter."""
 
     def feed(self, data: bytes) -> bytes:
-        """The whole lines that `data` completes, in one piece; empty when it completes none.
+        """Return the whole lines that `data` completes; empty if it completes none.
 
-        It is `data` itself where nothing is left of it, and nothing was left before.
+        If `data` consists of whole lines, `data` itself is returned, without a copy.
         """
-        if data.endswith(b"\n") and not self.within:
+        if data.endswith(b"\n") and not self.within_line:
             return data
         end = data.rfind(b"\n") + 1
         if not end:
-            self._keep(data)
+            self._append(data)
             return b""
         start = 0
         if self._skipping:
             start = data.index(b"\n") + 1
             self._skipping = False
-        lines = b"".join((self._rest, memoryview(data)[start:end]))
-        self._rest.clear()
-        self._keep(data[end:])
+        lines = b"".join((self._partial, memoryview(data)[start:end]))
+        self._partial.clear()
+        self._append(data[end:])
         return lines
 
     def save(self) -> tuple[bytes, bool]:
-        """The unfinished line, and whether it was given up."""
-        return bytes(self._rest), self._skipping
+        """Return the partial line, and whether the rest of a discarded line is being skipped."""
+        return bytes(self._partial), self._skipping
 
-    def restore(self, rest: bytes, skipping: bool) -> None:
-        """Go on where another splitter of the same stream has stopped."""
-        self._rest[:] = rest
+    def restore(self, partial: bytes, skipping: bool) -> None:
+        """Continue with the values that `save` returned for the same stream."""
+        self._partial[:] = partial
         self._skipping = skipping
 
     @property
-    def within(self) -> bool:
-        """Whether what comes next is the rest of a line."""
-        return bool(self._rest) or self._skipping
+    def within_line(self) -> bool:
+        """Whether the next byte continues a line."""
+        return bool(self._partial) or self._skipping
 
     @property
     def skipping(self) -> bool:
-        """Whether what comes next is the rest of a line that was given up."""
+        """Whether the next byte continues a line that was discarded."""
         return self._skipping
 
     @property
-    def held(self) -> int:
-        """Bytes of the unfinished line."""
-        return len(self._rest)
+    def partial_size(self) -> int:
+        """Size of the partial line in bytes."""
+        return len(self._partial)
 
     def skip(self) -> None:
-        """Give the unfinished line up, and skip it to its end."""
-        self._rest.clear()
+        """Discard the partial line, and skip the rest of it."""
+        self._partial.clear()
         self._skipping = True
 
     @property
-    def torn(self) -> bool:
-        """Whether an unfinished line is held: when the stream has ended, a torn record."""
-        return bool(self._rest)
+    def has_partial(self) -> bool:
+        """Whether there is a partial line; at the end of the stream it is a torn record."""
+        return bool(self._partial)
 
-    def _keep(self, data: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         if self._skipping:
             return
-        self._rest += data
-        # The newline is still to come and belongs to the record.
-        if len(self._rest) >= self._limit:
+        self._partial += data
+        # At least the newline is still missing, and it counts.
+        if len(self._partial) >= self._limit:
             self.skip()
-            self.given_up += 1
+            self.oversized += 1

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that producers dropped: the relay cannot see them, and adds up the gap records.
+"""Counts the records that producers dropped, as their gap records report.
 
-A gap record is read as subscribers read it, so that what is counted here is what they are told.
-A sum begins again at 0 where a double is not exact any more, as counters may: no number in a gap
-record can keep the sums from being saved and shown.
+Gap records are read with the library's own function, so that the counters agree with the numbers
+that subscribers read.
 """
 
 from collections import Counter
@@ -15,40 +14,41 @@ from notif_relay.records import MAX_DROPPED, PRODUCER_REASONS, GapReport
 
 REASONS = PRODUCER_REASONS
 
-END = MAX_DROPPED + 1
-"""Integers below are exact as a double, which is all that Prometheus knows."""
+MODULUS = MAX_DROPPED + 1
+"""Counters start again at 0 here. Smaller integers are exact as a double, the number format of
+Prometheus, and no gap record can make a counter too large to be saved."""
 
 
 class ProducerGapsState(msgspec.Struct):
-    """Saved sums, by reason."""
+    """Saved counters, by reason."""
 
     dropped: dict[str, int]
     unknown: dict[str, int]
 
 
 class ProducerGaps:
-    """Adds up gap records."""
+    """Sums of the gap records of all producers."""
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
-        """Records, by reason."""
+        """Dropped records, by reason."""
         self.unknown: Counter[str] = Counter()
-        """Gap records that had no number, by reason."""
+        """Gap records without a number, by reason."""
 
-    def note(self, gaps: Iterable[GapReport]) -> None:
-        """Count what gap records of producers say."""
+    def add(self, gaps: Iterable[GapReport]) -> None:
+        """Add the content of gap records."""
         for dropped, reason in gaps:
             if dropped is None:
                 self.unknown[reason] += 1
             else:
-                self.dropped[reason] = (self.dropped[reason] + dropped) % END
+                self.dropped[reason] = (self.dropped[reason] + dropped) % MODULUS
 
     def save(self) -> ProducerGapsState:
-        """The sums."""
+        """Return the counters."""
         return ProducerGapsState(dict(self.dropped), dict(self.unknown))
 
     def restore(self, saved: ProducerGapsState | None) -> None:
-        """Go on with the sums of another relay; an older one has none."""
+        """Continue with saved counters; `None` if an older version saved none."""
         if saved is not None:
             for reason in REASONS:
                 self.dropped[reason] = saved.dropped.get(reason, 0)

@@ -1,73 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds, among the patterns of many filters for one key, those that a value matches.
+"""Index of the patterns of many filters for one key: finds the filters that a value passes.
 
-Literals, prefixes and suffixes are found in a dictionary, with one look-up for each length that
-there is. All others have to be tried one by one, but only where a few characters that each value
-must have, the anchor of the pattern, occur in the value. A pattern that several filters have is
-tried once, and not at all if they all have another one that matches.
+Literals, prefixes and suffixes are looked up in a dictionary, once per length that occurs. Other
+patterns are tried one by one, but only if the value contains the anchor of the pattern: a few
+characters that every matching value contains. A pattern is tried once, even if several filters have
+it, and is not tried if another pattern has already decided for all these filters.
 """
 
 from __future__ import annotations
 
 import re
 
-from notif_relayd.records.filters import Filter, Shape, matches, shape
+from notif_relayd.records.filters import Filter, Shape, matches, shape_of
 
 ANCHOR_SIZE = 3
-"""Characters of an anchor."""
+"""Number of characters of an anchor."""
 
 
 class PatternIndex:
-    """The patterns of all filters for one key, each with the bits of the filters that have it."""
+    """The patterns of all filters for one key. Sets of filters are integers with a bit for each."""
 
     def __init__(self) -> None:
         self._any = 0
-        """Those that every value passes."""
+        """Filters that every value passes."""
         self._plain: dict[str, int] = {}
-        """By literal, prefix or suffix, the latter with their star."""
+        """Filters by literal, prefix or suffix; the last two include their star."""
         self._prefixes: dict[int, int] = {}
-        """How many prefixes there are, by their length."""
+        """Number of prefixes by length."""
         self._suffixes: dict[int, int] = {}
+        """Number of suffixes by length."""
         self._searched: dict[str, int] = {}
-        """By pattern."""
+        """Filters by pattern, for the patterns that are tried one by one."""
         self._compiled: dict[str, re.Pattern[str]] = {}
         self._by_anchor: dict[str, set[str]] = {}
 
-    def add(self, key: str, wanted: Filter, bit: int) -> None:
-        """Add the patterns that a filter has for this key."""
-        for glob in wanted.globs(key):
-            how = shape(glob)
+    def add(self, key: str, pattern_filter: Filter, bit: int) -> None:
+        """Add the patterns of a filter for this key."""
+        for glob in pattern_filter.globs(key):
+            shape = shape_of(glob)
             if glob == "*":
                 self._any |= bit
-            elif how in _PLAIN:
-                self._add_plain(glob, how, bit)
+            elif shape in _PLAIN:
+                self._add_plain(glob, shape, bit)
             else:
                 if glob not in self._searched:
                     self._by_anchor.setdefault(_anchor(glob), set()).add(glob)
                 self._searched[glob] = self._searched.get(glob, 0) | bit
-                if how is Shape.COMPILED:
-                    self._compiled[glob] = wanted.compiled[glob]
+                if shape is Shape.COMPILED:
+                    self._compiled[glob] = pattern_filter.compiled[glob]
 
     @property
     def searches(self) -> int:
-        """Return how many patterns have to be tried for a value, at most."""
+        """Maximum number of patterns that are tried for a value."""
         return len(self._searched)
 
-    def _add_plain(self, glob: str, how: Shape, bit: int) -> None:
+    def _add_plain(self, glob: str, shape: Shape, bit: int) -> None:
         bits = self._plain.get(glob, 0)
         self._plain[glob] = bits | bit
-        lengths = self._lengths(how)
+        lengths = self._lengths(shape)
         if not bits and lengths is not None:
             lengths[len(glob) - 1] = lengths.get(len(glob) - 1, 0) + 1
 
-    def remove(self, key: str, wanted: Filter, bit: int) -> None:
-        """Remove what `add` has added."""
-        for glob in wanted.globs(key):
-            how = shape(glob)
+    def remove(self, key: str, pattern_filter: Filter, bit: int) -> None:
+        """Remove the patterns of a filter that `add` has added."""
+        for glob in pattern_filter.globs(key):
+            shape = shape_of(glob)
             if glob == "*":
                 self._any &= ~bit
-            elif how in _PLAIN:
-                self._remove_plain(glob, how, bit)
+            elif shape in _PLAIN:
+                self._remove_plain(glob, shape, bit)
             elif self._searched[glob] != bit:
                 self._searched[glob] &= ~bit
             else:
@@ -78,23 +79,28 @@ class PatternIndex:
                 if not self._by_anchor[anchor]:
                     del self._by_anchor[anchor]
 
-    def _remove_plain(self, glob: str, how: Shape, bit: int) -> None:
+    def _remove_plain(self, glob: str, shape: Shape, bit: int) -> None:
         bits = self._plain[glob] = self._plain[glob] & ~bit
         if bits:
             return
         del self._plain[glob]
-        lengths = self._lengths(how)
+        lengths = self._lengths(shape)
         if lengths is not None:
             lengths[len(glob) - 1] -= 1
             if not lengths[len(glob) - 1]:
                 del lengths[len(glob) - 1]
 
-    def _lengths(self, how: Shape) -> dict[int, int] | None:
-        return {Shape.PREFIX: self._prefixes, Shape.SUFFIX: self._suffixes}.get(how)
+    def _lengths(self, shape: Shape) -> dict[int, int] | None:
+        return {Shape.PREFIX: self._prefixes, Shape.SUFFIX: self._suffixes}.get(shape)
 
     def passed(self, text: str, among: int = -1) -> int:
-        """Return the filters among these that `text` passes; others may be in it too."""
-        # A text with a star in it may itself be found as a pattern, but then it also matches it.
+        """Return the filters that `text` passes.
+
+        Args:
+            text: a value, as `filters.comparable` returns it.
+            among: the filters of interest; the result is right only for these.
+        """
+        # A value that contains a star may be found as a prefix or suffix, which it then matches.
         find = self._plain.get
         passed = self._any | find(text, 0)
         size = len(text)
@@ -114,7 +120,7 @@ class PatternIndex:
         return passed
 
     def _anchors(self, text: str) -> set[str]:
-        """Return the anchors that are in the text, where there are more anchors than characters."""
+        """Return the anchors that may occur in the text; faster if there are many anchors."""
         parts = {text[at : at + ANCHOR_SIZE] for at in range(len(text))}
         parts.add("")
         return parts & self._by_anchor.keys()
@@ -128,14 +134,15 @@ _PLAIN = (Shape.LITERAL, Shape.PREFIX, Shape.SUFFIX)
 
 
 def _anchor(glob: str) -> str:
-    """Return a few characters, or none, that are in each value that the glob matches."""
+    """Return characters that occur in each value that the glob matches; empty if there are none."""
     parts = glob.partition("[")[0].replace("?", "*").split("*")
     longest = max(parts, key=len)
     if len(longest) < ANCHOR_SIZE:
         return ""
+    # Letters are more frequent in values than other characters, so they exclude fewer values.
     return min(longest[:ANCHOR_SIZE], longest[-ANCHOR_SIZE:], key=_letters)
 
 
 def _letters(text: str) -> int:
-    """Return the number of letters, of which there are more in values than of anything else."""
+    """Return the number of letters."""
     return sum(map(str.isalpha, text))

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selects, for each notification, the streams whose filters it passes.
+"""Selects the streams that a record belongs to.
 
-A host has many notifications and few different values in each of their fields: thousands of event
-types and publishers, five priorities. So for each value of a field it is remembered which filters
-it passes, as a bit set with one bit for each filter. A record costs three look-ups and an AND,
-however many filters there are, and however many combinations of values.
+A host emits many notifications, but the fields have few different values: thousands of event types
+and publishers, and five priorities. For each value of a field the selector remembers which filters
+it passes, as a bit set with one bit per filter. A record then costs three look-ups and two ANDs,
+with any number of filters. A value that is not remembered is looked up in an index of all patterns.
 
-A value that is not remembered is looked up in an index of the patterns.
+A change of one filter does not invalidate what is remembered. A new filter gets a free bit. When a
+value occurs for the first time after that, it is matched with the new filter alone, and its bit is
+corrected.
 
-A change of one filter leaves what is remembered valid for all others. The new filter takes a free
-bit, and when a value is seen for the first time after that, the new filter alone is matched with
-it and its bit is corrected.
-
-All memory has a limit in bytes. The values that were not seen for the longest time go first.
+All memory is bounded in bytes. The values that have not occurred for the longest time are removed
+first.
 """
 
 from __future__ import annotations
@@ -31,33 +30,35 @@ from notif_relayd.records.pattern_index import PatternIndex
 from notif_relayd.records.validator import RoutingKey
 
 MAX_REMEMBERED_SIZE = 6 * 1024 * 1024
-"""Bytes of the remembered values of one field: about 10,000 of usual length."""
+"""Maximum size of the remembered values of one field in bytes: about 10,000 typical values."""
 
 MAX_TARGETS_SIZE = 1024 * 1024
-"""Bytes of the remembered lists of streams."""
+"""Maximum size of the remembered lists of streams in bytes."""
 
 MAX_TARGETS = 512
-"""Remembered lists of streams. A peer may choose its filters so that many bit sets have the same
-hash, which Python computes from an integer without a secret; this number bounds the search then."""
+"""Maximum number of remembered lists of streams. Python computes the hash of an integer without a
+secret, so a peer may choose filters whose bit sets have the same hash. This limit then bounds the
+time of a look-up."""
 
 ENTRY_SIZE = 400
-"""Bytes that a remembered entry takes beside its characters and bits, at most: the heads of its
-key and its value (104), a pair (56), and its place in two dictionaries right after these have grown
+"""Upper bound of the bytes of a remembered entry, without its characters and bits: the object
+headers of key and value (104), a tuple (56), and entries in two dictionaries that have just grown
 (120 each)."""
 
-EVICTED = 64
-"""Entries that are forgotten at a time: to find the oldest takes a walk over the places of those
-that were forgotten before."""
+EVICTION_BATCH = 64
+"""Entries that are removed at a time: a dictionary finds its oldest entry by a walk over the slots
+of the entries that were removed before."""
 
-SEARCHES_FOR_ONE = 4
-"""Patterns that the index may look at in the time that it takes to match one."""
+SEARCHES_PER_MATCH = 4
+"""Patterns that the index tries in the time that it takes to match one pattern directly."""
 
 SAMPLE = 16
-"""Notifications by which is decided whether equal ones in a batch are looked up once: where they
-are many that takes a tenth of the time, otherwise one and a half times as much."""
+"""Number of records at the beginning of a batch that decide whether equal routing keys are looked
+up once. If many are equal, this takes a tenth of the time; otherwise, it takes one and a half times
+as long."""
 
 GAP_BIT = 1
-"""The bit of the filter that only gap records pass: who has it passes every filter."""
+"""Bit of the filter that only gap records pass. A record with this bit passes every filter."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -68,41 +69,41 @@ class _Slot:
 
     bit: int
     since: int
-    """Number of additions to the slots when it was given to this filter."""
+    """Value of `_Slots.additions` when the bit was assigned to this filter."""
     uses: int = 0
-    """Views that have this filter."""
+    """Number of views with this filter."""
 
 
 class _Slots(dict[Filter, _Slot]):
-    """The bits of all filters, in the order in which they were given away."""
+    """The bits of all filters, in the order in which they were assigned."""
 
     def __init__(self) -> None:
         self.additions = 0
         self._free: list[int] = []
 
-    def allot(self, wanted: Filter) -> _Slot:
-        """Give a filter that has none a bit, which may have been another's."""
+    def assign(self, wanted: Filter) -> _Slot:
+        """Assign a bit to a filter. The bit may have belonged to a removed filter."""
         self.additions += 1
         bit = self._free.pop() if self._free else 1 << len(self)
         slot = self[wanted] = _Slot(bit, self.additions)
         return slot
 
     def free(self, wanted: Filter) -> None:
-        """Take a filter's bit back. It may still be set in what is remembered."""
+        """Release the bit of a filter. The bit may still be set in remembered values."""
         self._free.append(self.pop(wanted).bit)
 
     def since(self, additions: int) -> list[tuple[Filter, _Slot]]:
-        """Return the filters that have come since there had been that many additions."""
+        """Return the filters that were assigned a bit after that number of additions."""
         return list(takewhile(lambda item: item[1].since > additions, reversed(self.items())))
 
 
 class _Field(dict[str, int]):
-    """For each value of one field the filters that it passes.
+    """The filters that each value of one field passes.
 
-    What is in the dictionary itself is true of all filters. `_older` has values that were not seen
-    since the last addition of a filter, or for long: each with what was true of it when there had
-    been so many additions. A value moves from there when it is seen again, so that the first ones
-    there are those that were not seen for the longest time.
+    The entries of the dictionary itself are valid for all filters. `_older` holds the values that
+    have not occurred since the last filter was added: the filters that the value passed, and the
+    number of additions at that time. A value moves back to the dictionary when it occurs again, so
+    the first entries of `_older` have not occurred for the longest time.
     """
 
     def __init__(self, key: str, slots: _Slots, thread_time: Callable[[], float]) -> None:
@@ -112,19 +113,19 @@ class _Field(dict[str, int]):
         self._index = PatternIndex()
         self._older: dict[str, tuple[int, int]] = {}
         self._additions = slots.additions
-        """For how many additions what is in the dictionary itself is true."""
+        """Number of additions for which the entries of the dictionary are valid."""
         self._size = 0
         self.seconds = 0.0
-        """Processor time that values took which were not remembered."""
+        """Processor time, in seconds, for values that were not remembered."""
 
     def add(self, wanted: Filter, bit: int) -> None:
-        """Take another filter into account."""
+        """Add a filter."""
         self._index.add(self._key, wanted, bit)
         self._age()
         self._additions = self._slots.additions
 
     def remove(self, wanted: Filter, bit: int) -> None:
-        """Leave a filter out."""
+        """Remove a filter."""
         self._index.remove(self._key, wanted, bit)
 
     def __missing__(self, value: str) -> int:
@@ -146,13 +147,13 @@ class _Field(dict[str, int]):
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
-        # To look at each addition may take longer than to look the value up as a new one does.
-        if self._index.searches <= SEARCHES_FOR_ONE * (self._slots.additions - additions):
+        # If many filters were added, it is faster to look the value up in the index.
+        if self._index.searches <= SEARCHES_PER_MATCH * (self._slots.additions - additions):
             return self._index.passed(text)
         added = self._slots.since(additions)
         bits = sum(slot.bit for _, slot in added)
         patterns = sum(len(wanted.globs(self._key)) for wanted, _ in added)
-        if self._index.searches <= SEARCHES_FOR_ONE * patterns:
+        if self._index.searches <= SEARCHES_PER_MATCH * patterns:
             return passed & ~bits | self._index.passed(text, bits) & bits
         return passed & ~bits | sum(
             slot.bit for wanted, slot in added if wanted.allows(self._key, text)
@@ -164,44 +165,44 @@ class _Field(dict[str, int]):
         self.clear()
 
     def _evict(self) -> None:
-        if len(self._older) < EVICTED:
+        if len(self._older) < EVICTION_BATCH:
             self._age()
-        for value in list(islice(self._older, EVICTED)):
+        for value in list(islice(self._older, EVICTION_BATCH)):
             self._size -= _value_size(value, self._older.pop(value)[0])
 
 
 def _value_size(value: str, passed: int) -> int:
-    """Return the bytes that a remembered value takes, at most."""
+    """Return an upper bound of the bytes of a remembered value."""
     return ENTRY_SIZE + 4 * len(value) + (passed.bit_length() >> 2)
 
 
 @dataclass(slots=True, eq=False)
 class _Member(Generic[T]):
-    """A view, and what is selected for it."""
+    """The target of a view."""
 
     target: T
     allowed: int
-    """Of these bits one must be set."""
+    """Bits of which at least one must be set."""
 
 
 class _Targets(dict[int, tuple[T, ...]]):
-    """For the filters that a notification passes, what is selected."""
+    """The targets that are selected for each set of filters that a record passes."""
 
     def __init__(self) -> None:
         self.members: dict[View, _Member[T]] = {}
         self._by_bit: defaultdict[int, list[_Member[T]]] = defaultdict(list)
-        """By the number of a bit that must be set."""
+        """Members by the number of a bit of which at least one must be set."""
         self._size = 0
 
     def add(self, view: View, member: _Member[T], bits: Iterable[int]) -> None:
-        """Select a member from now on where one of these bits is set."""
+        """Select a member if at least one of these bits is set."""
         self.members[view] = member
         for bit in bits:
             self._by_bit[bit.bit_length()].append(member)
         self._forget()
 
     def remove(self, view: View, bits: Iterable[int]) -> None:
-        """Select a member no longer."""
+        """Remove a member that `add` has added."""
         member = self.members.pop(view)
         for bit in bits:
             members = self._by_bit[bit.bit_length()]
@@ -211,15 +212,14 @@ class _Targets(dict[int, tuple[T, ...]]):
         self._forget()
 
     def _forget(self) -> None:
-        # To find them anew takes as long for each record as its streams are many, and so does
-        # sending it.
+        # Computing the targets again takes time proportional to their number, as sending does.
         self.clear()
         self._size = 0
 
     def __missing__(self, passed: int) -> tuple[T, ...]:
         targets = tuple(self._selected(passed))
         if len(self) >= MAX_TARGETS:
-            for each in list(islice(self, EVICTED)):
+            for each in list(islice(self, EVICTION_BATCH)):
                 self._size -= _size(each, self.pop(each))
         self._size += _size(passed, targets)
         self[passed] = targets
@@ -239,7 +239,7 @@ def _size(passed: int, targets: tuple[T, ...]) -> int:
 
 
 def _numbers(bits: int) -> Iterator[int]:
-    """Return the numbers of the bits that are set, beginning with 1."""
+    """Yield the number of each set bit; the lowest bit has number 1."""
     while bits:
         lowest = bits & -bits
         yield lowest.bit_length()
@@ -247,9 +247,7 @@ def _numbers(bits: int) -> Iterator[int]:
 
 
 class Selector(Generic[T]):
-    """Tells for each notification in which of many views it is.
-
-    Each view stands for a target, and targets are what is returned.
+    """Finds the views that contain a record. Each view has a target, which is returned for it.
 
     Args:
         thread_time: returns the processor time of the thread in seconds.
@@ -259,67 +257,66 @@ class Selector(Generic[T]):
         self._slots = _Slots()
         self._fields = tuple(_Field(key, self._slots, thread_time) for key in KEYS)
         self._targets: _Targets[T] = _Targets()
-        self._acquire(Filter.parse({"event_type": [GAP]}))  # the first, which gets `GAP_BIT`
+        self._acquire(Filter.parse({"event_type": [GAP]}))  # the first filter gets `GAP_BIT`
 
     @property
     def seconds(self) -> float:
-        """Processor time, in seconds, that field values took which were not remembered."""
+        """Processor time, in seconds, for values that were not remembered."""
         return sum(field.seconds for field in self._fields)
 
     def add(self, view: View, target: T) -> None:
-        """From now on, select `target` for what is in this view; it is not selected for another."""
+        """Select `target` for the records of this view. A target must belong to one view only."""
         bits = [self._acquire(each) for each in _filters(view)]
         allowed = -1 if view.allowed is None else sum(self._slots[f].bit for f in view.allowed)
         self._targets.add(view, _Member(target, allowed), bits if view.asked is None else bits[:1])
 
     def remove(self, view: View) -> None:
-        """Select the target of this view no longer."""
+        """Remove a view that `add` has added."""
         bits = [self._slots[each].bit for each in _filters(view)]
         self._targets.remove(view, bits if view.asked is None else bits[:1])
         for each in _filters(view):
             self._release(each)
 
     def select(self, routing_keys: Sequence[RoutingKey]) -> dict[T, list[int]]:
-        """Return the targets of the views that any notification is in, with the places of these.
+        """Return the targets for a batch, each with the indexes of its records in the batch.
 
-        Several targets may share a list of places.
+        A target without records is not in the result. Targets may share a list of indexes.
         """
         event_types, priorities, publishers = self._fields
         targets = self._targets
-        if (
-            len(routing_keys) == 1
-        ):  # on a quiet host records come alone, and this takes half of the time
+        if len(routing_keys) == 1:
+            # On a quiet host most batches have one record. This branch takes half of the time.
             [(event_type, priority, publisher)] = routing_keys
             passed = event_types[event_type] & priorities[priority] & publishers[publisher]
             return {target: [0] for target in targets[passed]} if passed else {}
-        together: defaultdict[int, list[int]] = defaultdict(list)
-        for place, passed in enumerate(self._passed(routing_keys)):
+        indexes_by_passed: defaultdict[int, list[int]] = defaultdict(list)
+        for index, passed in enumerate(self._passed(routing_keys)):
             if passed:
-                together[passed].append(place)
+                indexes_by_passed[passed].append(index)
         found: defaultdict[T, list[list[int]]] = defaultdict(list)
-        for passed, places in together.items():
+        for passed, indexes in indexes_by_passed.items():
             for target in targets[passed]:
-                found[target].append(places)
+                found[target].append(indexes)
         return {
             target: lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists))
             for target, lists in found.items()
         }
 
     def _passed(self, routing_keys: Sequence[RoutingKey]) -> Iterable[int]:
-        """Return for each notification the filters that it passes; nothing if none passes any."""
+        """Return the filters that each record passes; empty if no record passes any filter."""
         event_types, priorities, publishers = self._fields
         if len(set(routing_keys[:SAMPLE])) > SAMPLE // 2:
             return [event_types[e] & priorities[p] & publishers[q] for e, p, q in routing_keys]
         passed = {
-            kind: event_types[kind[0]] & priorities[kind[1]] & publishers[kind[2]]
-            for kind in set(routing_keys)
+            key: event_types[key[0]] & priorities[key[1]] & publishers[key[2]]
+            for key in set(routing_keys)
         }
         return map(passed.__getitem__, routing_keys) if any(passed.values()) else ()
 
     def _acquire(self, wanted: Filter) -> int:
         slot = self._slots.get(wanted)
         if slot is None:
-            slot = self._slots.allot(wanted)
+            slot = self._slots.assign(wanted)
             for each in self._fields:
                 each.add(wanted, slot.bit)
         slot.uses += 1
@@ -335,6 +332,6 @@ class Selector(Generic[T]):
 
 
 def _filters(view: View) -> list[Filter]:
-    """Return all filters of a view, the one that was asked for first."""
+    """Return all filters of a view; the requested filter is the first one."""
     asked = [] if view.asked is None else [view.asked]
     return [*asked, *(view.allowed or ())]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of subscribers: how they are read, checked and charged.
+"""Requests of subscribers: reading, validation, and the memory that is charged for them.
 
-The filter that a request asks for stays in memory for as long as it is in force, and so does the
-request itself, in the file descriptor store. Both are charged to the user, and so is the answer,
-which may wait for a subscriber that does not read.
+The filter of a request stays in memory while it is in force, and so does the request, in the file
+descriptor store. Both are charged to the user, together with the answer, which may wait for a
+subscriber that does not read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
 
 PAGE_SIZE = 4096
-"""Bytes that a memfd grows by."""
+"""Granularity of the size of a memfd, in bytes."""
 
-OVERHEAD = 2048
-"""Bytes charged for a filter beside what grows with it: the stream that it needs."""
+STREAM_COST = 2048
+"""Bytes charged for the stream that a filter needs."""
 
 
 class RequestError(ValueError):
-    """A request that cannot be granted; the message is a sentence for the subscriber."""
+    """A request is invalid; the message is one sentence for the subscriber."""
 
 
 class RequestBuffer:
@@ -35,34 +35,34 @@ class RequestBuffer:
     def __init__(self) -> None:
         self._data = bytearray()
         self._searched = 0
-        """Bytes at the beginning that hold no newline, so that none is looked at twice."""
+        """Number of bytes at the beginning that contain no newline; each byte is searched once."""
 
     def __len__(self) -> int:
         return len(self._data)
 
     @property
-    def room(self) -> int:
-        """Bytes that may be added."""
+    def remaining(self) -> int:
+        """Number of bytes that may be added."""
         return MAX_REQUEST_SIZE - len(self._data)
 
     def feed(self, data: bytes) -> None:
-        """Add what was read."""
+        """Add data that was read; at most `remaining` bytes."""
         self._data += data
 
     def clear(self) -> None:
-        """Drop the content."""
+        """Discard the content."""
         self._data = bytearray()
         self._searched = 0
 
     def is_complete(self) -> bool:
         """Return whether `next_line` would return a line or raise an error."""
-        return self._find() >= 0 or not self.room
+        return self._find() >= 0 or not self.remaining
 
     def next_line(self) -> bytes | None:
-        """Remove and return the first line, without its newline; None if it is not complete.
+        """Remove and return the first line, without its newline; `None` if it is not complete.
 
         Raises:
-            RequestError: it is too long.
+            RequestError: the line is too long.
         """
         end = self._find()
         if end >= 0:
@@ -70,7 +70,7 @@ class RequestBuffer:
             del self._data[: end + 1]
             self._searched = 0
             return line
-        if not self.room:
+        if not self.remaining:
             raise RequestError(f"The request is longer than {MAX_REQUEST_SIZE} bytes.")
         return None
 
@@ -91,7 +91,7 @@ class Request:
 
     filter: Filter
     asked: dict[str, list[str]]
-    """The filter as it was written, for the answer."""
+    """The filter as the request states it, for the answer."""
 
     @property
     def line(self) -> bytes:
@@ -100,13 +100,13 @@ class Request:
 
     @property
     def charge(self) -> int:
-        """Bytes to charge: an upper bound for the filter, the stored request and the answer."""
+        """Upper bound of the memory for the filter, the stored request and the answer, in bytes."""
         size = len(self.line)
-        return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + OVERHEAD
+        return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + STREAM_COST
 
     @property
     def answer(self) -> bytes:
-        """The record that tells the subscriber what is in force from there on."""
+        """The record that confirms the filter and precedes the first record that passes it."""
         return records.subscribed(self.asked)
 
 
@@ -114,7 +114,7 @@ def parse(line: bytes) -> Request:
     """Parse a request line.
 
     Raises:
-        RequestError: it is not a valid request.
+        RequestError: the line is not a valid request.
     """
     try:
         asked = msgspec.json.decode(line)

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which lines are records.
+"""Decides which lines of a batch are records.
 
-Runs of good records are the rule, so a run is first taken to be one, and only where something is
-wrong in it is it asked of each line what. All ways end in the same verdict for a line: a quick one
-may only say "all good". The quickest is compiled, and takes half of the time of the next: there
-simdjson looks at all of a line, and hardly an object is made of it. Each line is decoded by itself,
-though msgspec could decode all at once: it would take two objects on one line, and one on two, and
-the numbers could agree.
+A line is validated as often as necessary, from fast to slow; each step accepts only what all
+slower steps accept, so that the result never depends on the step:
 
-msgspec checks all of the JSON while it decodes three fields. It does not look at the UTF-8 of what
-it skips; that is done here. It refuses some of what is JSON all the same: a lone surrogate that is
-written as an escape (RFC 8259, section 8.2), which Python's own json writes, and a huge number in a
-field that it decodes. Where a key is given twice it tells only the last value. So a line that it
-refuses, or whose event_type may be reserved, is examined closely, with the whole of it decoded.
+1. The compiled module reads the batch with simdjson. It accepts only plain records, in half of the
+   time of step 2.
+2. msgspec decodes three fields of each line and checks the grammar of the others. The batch is
+   accepted as a whole if every line is good.
+3. Otherwise, each line is decoded on its own to find the reason for its rejection.
+4. A line is decoded completely if msgspec rejects it but it may be valid, or if its event_type may
+   be reserved. This takes ten times as long as step 2.
 
-If a key is given twice the last value counts, as for json.loads, but each value must be good. A
-line is rejected if any of its event_types is reserved, because a reader may take another one than
-the last. Only a well-formed gap record, with one event_type, may come from a producer.
+Rules for keys that occur twice: the last value counts, as in `json.loads`, but every value must
+have the right type. A line is rejected if any of its event_types is reserved, because a reader may
+use another one than the last. The only reserved records that a producer may send are well-formed
+gap records with one event_type.
 """
 
 import enum
@@ -38,26 +37,26 @@ from notif_relay.records import (
 from notif_relayd.records.framing import split
 
 RoutingKey = tuple[str, str, str]
-"""A notification's event_type, priority and publisher_id, the last empty where it is no string."""
+"""event_type, priority and publisher_id of a record; the last is empty if it is not a string."""
 
 try:
     from notif_relayd._native import routing_keys_of
 except ImportError:
 
     def routing_keys_of(_lines: bytes, _rules: tuple[bytes, int], /) -> list[RoutingKey]:
-        """In place of the compiled part: there is nothing that it is sure of."""
+        """Replace the compiled function: accept nothing, so that the next step decides."""
         return []
 
 
 class Reason(str, enum.Enum):
-    """Why a line is no record, in the words of the log."""
+    """Why a line is rejected; the value is part of a log message."""
 
     EMPTY = "an empty line"
     TOO_LONG = "longer than max_record_size"
-    TORN = "torn: the connection ended within it"
+    TORN = "torn: the connection ended within the record"
     NOT_UTF8 = "not UTF-8"
     NOT_JSON = "not JSON"
-    NO_ROOM = "too long for the room that unfinished records have"
+    NO_ROOM = "the limit for unfinished records is reached"
     RESERVED = "an event_type that only the relay may use"
     NOT_A_NOTIFICATION = "not a JSON object with event_type and priority as strings"
     MALFORMED_GAP = "a malformed gap record"
@@ -71,29 +70,29 @@ class Required(msgspec.Struct, gc=False):
 
 
 class Header(Required, gc=False):
-    """The fields that filters look at."""
+    """The fields that filters compare."""
 
     publisher_id: Any = None
 
 
-class Verdict(msgspec.Struct):
-    """What became of a run of lines."""
+class ValidatedBatch(msgspec.Struct):
+    """The result for a batch of lines."""
 
     records: bytes
-    """The good ones, as they came."""
+    """The valid lines, unchanged and in order."""
     routing_keys: list[RoutingKey]
-    """The kind of each."""
+    """One entry for each valid line."""
     rejected: list[Reason]
-    """One entry for each of the others."""
+    """One entry for each rejected line."""
     gaps: list[GapReport]
-    """What the gap records among the good ones say."""
+    """Contents of the gap records among the valid lines."""
 
 
 class Validator:
-    """Tells records from other lines.
+    """Validates lines from producers.
 
     Args:
-        limit: bytes of the longest record, its newline included.
+        limit: maximum size of a record in bytes, including its newline.
         thread_time: returns the processor time of the thread in seconds.
     """
 
@@ -101,44 +100,46 @@ class Validator:
         self._thread_time = thread_time
         self._limit = limit
         self.seconds = 0.0
-        """Processor time of lines that were decoded as a whole, which takes ten times as long."""
+        """Processor time, in seconds, of the lines that were decoded completely."""
         self.rules = (EVENT_TYPE_PREFIX.encode(), limit)
-        """For the compiled part: how the event_type of a plain record does not begin, and the
-        bytes that it may have."""
+        """Arguments for the compiled module: the reserved prefix of event_type, and `limit`."""
 
-    def check(self, lines: bytes) -> Verdict:
-        """Judge a run of whole lines, as the splitter gives it."""
+    def validate(self, lines: bytes) -> ValidatedBatch:
+        """Validate a batch of whole lines, as the framer returns it."""
         routing_keys = routing_keys_of(lines, self.rules)
         if routing_keys:
-            return Verdict(lines, routing_keys, [], [])
+            return ValidatedBatch(lines, routing_keys, [], [])
         if len(lines) <= self._limit or max(map(len, split(lines))) <= self._limit:
             try:
+                # msgspec does not check the UTF-8 of fields that it skips.
                 if not lines.isascii():
                     lines.decode()
-                routing_keys = list(map(_kind, map(_decode, split(lines))))
+                # Line by line: msgspec could decode the whole batch at once, but would accept two
+                # objects on one line, and one object on two.
+                routing_keys = list(map(_routing_key, map(_decode, split(lines))))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 pass
             else:
                 if not may_be_reserved(lines):
-                    return Verdict(lines, routing_keys, [], [])
-        return self._check_each(lines)
+                    return ValidatedBatch(lines, routing_keys, [], [])
+        return self._validate_each(lines)
 
-    def _check_each(self, lines: bytes) -> Verdict:
+    def _validate_each(self, lines: bytes) -> ValidatedBatch:
         good = []
         routing_keys = []
         rejected = []
         gaps: list[GapReport] = []
         for line in split(lines):
-            kind = self._examine(line, gaps)
-            if isinstance(kind, Reason):
-                rejected.append(kind)
+            result = self._validate_line(line, gaps)
+            if isinstance(result, Reason):
+                rejected.append(result)
             else:
                 good.append(line)
-                routing_keys.append(kind)
-        return Verdict(b"".join(good), routing_keys, rejected, gaps)
+                routing_keys.append(result)
+        return ValidatedBatch(b"".join(good), routing_keys, rejected, gaps)
 
-    def _examine(self, line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
-        """The kind of a line, or why it is rejected; `gaps` gets what a gap record says."""
+    def _validate_line(self, line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
+        """Return the routing key of a line, or why it is rejected; append gap reports to `gaps`."""
         if not line.strip():
             return Reason.EMPTY
         if len(line) > self._limit:
@@ -147,37 +148,42 @@ class Validator:
             line.decode()
         except UnicodeDecodeError:
             return Reason.NOT_UTF8
-        verdict = _judge(line)
-        if verdict is None:
+        result = _validate_quickly(line)
+        if result is None:
             before = self._thread_time()
-            verdict = _examine_closely(line, gaps)
+            result = _validate_completely(line, gaps)
             self.seconds += self._thread_time() - before
-        return verdict
+        return result
 
 
 _decode = msgspec.json.Decoder(Header).decode
 _decode_required = msgspec.json.Decoder(Required).decode
 
 
-def _kind(header: Header) -> RoutingKey:
+def _routing_key(header: Header) -> RoutingKey:
     publisher_id = header.publisher_id
     return header.event_type, header.priority, publisher_id if type(publisher_id) is str else ""
 
 
-def _judge(line: bytes) -> RoutingKey | Reason | None:
-    """The kind of a line, or why it is rejected; None if that takes a closer look."""
+def _validate_quickly(line: bytes) -> RoutingKey | Reason | None:
+    """Return the routing key of a line or why it is rejected; `None` if msgspec cannot decide.
+
+    msgspec rejects some valid JSON: an escaped lone surrogate (RFC 8259, section 8.2), which
+    `json.dumps` writes, and a huge number in a field that it decodes. For a key that occurs twice
+    it returns only the last value.
+    """
     try:
-        kind = _kind(_decode(line))
+        routing_key = _routing_key(_decode(line))
     except msgspec.ValidationError:
         return None if _has_required(line) else Reason.NOT_A_NOTIFICATION
     except (msgspec.DecodeError, RecursionError):
-        # Only a line with an escape can have been misjudged, and a flood of garbage is cheap.
+        # Only a line with an escape can be valid, so a flood of garbage is rejected quickly.
         return None if b"\\u" in line else Reason.NOT_JSON
-    return None if may_be_reserved(line) else kind
+    return None if may_be_reserved(line) else routing_key
 
 
 def _has_required(line: bytes) -> bool:
-    """Whether a line has the required fields, as far as msgspec can tell."""
+    """Return whether a line has the required fields, or may have them."""
     try:
         _decode_required(line)
     except msgspec.ValidationError:
@@ -187,7 +193,7 @@ def _has_required(line: bytes) -> bool:
     return True
 
 
-def _examine_closely(line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
+def _validate_completely(line: bytes, gaps: list[GapReport]) -> RoutingKey | Reason:
     try:
         fields = decode_pairs(line)
     except (ValueError, RecursionError):
