@@ -88,7 +88,7 @@ def relay() -> Iterator[PartialRelay]:
         yield PartialRelay(stack)
 
 
-def test_figures_equal_those_of_the_usual_path(relay: PartialRelay) -> None:
+def test_statistics_equal_those_of_the_usual_path(relay: PartialRelay) -> None:
     producer, client = relay.produce()
     subscribers = [relay.subscribe() for _ in range(3)]
     before = relay.fanout.bytes_delivered
@@ -222,6 +222,8 @@ def test_reused_descriptor_is_not_read_for_old_producer(relay: PartialRelay) -> 
     with contextlib.ExitStack() as stack:
         server, client = connected_pair(stack)
         relay.intake.disconnect(producer)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
         os.dup2(server.fileno(), number)
         reused = stack.enter_context(socket.socket(fileno=number))
         events: list[int] = []
