@@ -345,8 +345,7 @@ PyMODINIT_FUNC PyInit__native(void)
         PyErr_NoMemory();
         Py_CLEAR(module);
     }
-    if (!module || PyModule_AddIntMacro(module, MAX_SOCKETS) ||
-        PyModule_AddIntConstant(module, "MOST_SOCKETS", MAX_SOCKETS))
+    if (!module || PyModule_AddIntMacro(module, MAX_SOCKETS))
         Py_CLEAR(module);
     return module;
 }

@@ -5,7 +5,6 @@ from typing import Final, TypeVar
 
 from notif_relayd.records.validator import RoutingKey
 
-MOST_SOCKETS: Final[int]
 MAX_SOCKETS: Final[int]
 """Sockets that one call of `wait` can send to."""
 

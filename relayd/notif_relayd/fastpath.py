@@ -27,7 +27,7 @@ This module imports neither the intake nor the fan-out, and only the relay impor
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from notif_relayd.net import ancillary
@@ -90,10 +90,23 @@ class Sink(Protocol[_AnyRecipient]):
 
 
 class Native(Protocol):
-    """The compiled module `_native`."""
+    """The compiled module; see `_native.pyi`."""
 
-    MOST_SOCKETS: int
-    wait: Callable[..., tuple[float, Events, tuple[Any, bytes, list[RoutingKey], list[int]] | None]]
+    @property
+    def MAX_SOCKETS(self) -> int: ...  # noqa: N802 - the name of a constant
+
+    def wait(
+        self,
+        epoll: int,
+        seconds: float,
+        producers: dict[int, _Producer],
+        read_size: int,
+        rules: tuple[bytes, int],
+        sockets: list[int],
+        threshold: int,
+        peek: bool,
+        /,
+    ) -> tuple[float, Events, tuple[_Producer, bytes, list[RoutingKey], list[int]] | None]: ...
 
 
 class FastPath:
@@ -105,7 +118,7 @@ class FastPath:
 
     def __init__(self, native: Native) -> None:
         self._wait = native.wait
-        self._max_recipients = native.MOST_SOCKETS
+        self._max_recipients = native.MAX_SOCKETS
 
     def connect(self, source: Source[_Producer], sink: Sink[_AnyRecipient]) -> None:
         """Set the two ends; must be called before the loop waits for the first time."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from notif_relayd.net.loop import Loop
+from support.loop_harness import LoopHarness
 from support.private_socket import PrivateSocket
 from support.relay import RunningRelay, running_relay
 from support.scripts import Scripts
@@ -39,3 +41,28 @@ def scripts() -> Iterator[Scripts]:
     """Return a starter of Python programs; programs that still run are killed afterwards."""
     with Scripts() as scripts:
         yield scripts
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """Return a loop of the relay in this process."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def harness(directory: Path, loop: Loop) -> Iterator[LoopHarness]:
+    """Return a harness for parts of the relay in this process."""
+    harness = LoopHarness(directory, 1000, loop)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def other_harness(directory: Path, loop: Loop) -> Iterator[LoopHarness]:
+    """Return a harness with another listening socket and the same loop."""
+    (directory / "other").mkdir()
+    harness = LoopHarness(directory / "other", 1000, loop)
+    yield harness
+    harness.close()

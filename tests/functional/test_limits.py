@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,9 @@ from support.relay import RunningRelay, Subscriber, connect, run_daemon, running
 from support.relayctl import needs_root
 from support.service_manager import ManagedRelay, managed_relay
 from support.waiting import wait_until
+
+SO_PEERGROUPS = 59
+"""asm-generic/socket.h; Python has no name for this option."""
 
 
 def refusal(line: bytes) -> str:
@@ -357,9 +362,15 @@ def test_groups_are_those_at_connection_time(directory: Path) -> None:
             process.communicate()
 
 
-def test_no_group_is_assumed_without_kernel_support(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_group_is_assumed_without_kernel_support() -> None:
     """On such a kernel, lists and rules that name groups permit nothing."""
+
+    class OldSocket(socket.socket):
+        def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+            if option == SO_PEERGROUPS:
+                raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+            return super().getsockopt(level, option, size)
+
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        monkeypatch.setattr("notif_relayd.peer._SO_PEERGROUPS", -1)
-        assert peer_of(ours).groups == {os.getgid()}
+    with theirs, OldSocket(fileno=ours.detach()) as old:
+        assert peer_of(old).groups == {os.getgid()}

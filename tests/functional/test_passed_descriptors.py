@@ -100,7 +100,7 @@ def assert_ended(connection: socket.socket) -> None:
 
 
 def make_closer_wait(relay: RunningRelay, peer: socket.socket, passed: socket.socket) -> None:
-    """Pass a socket that the relay does not disarm, so that the closing thread waits for it."""
+    """Pass a lingering socket, so that the closing thread of the relay waits for it."""
     relay.process.send_signal(signal.SIGSTOP)
     pass_plainly(peer, passed)
     relay.process.send_signal(signal.SIGCONT)
@@ -144,8 +144,13 @@ def test_old_kernel_peer_may_disconnect_at_once(old_kernel: RunningRelay, name: 
 
 @pytest.fixture
 def waiting_closer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningRelay]:
-    """Run a relay whose thread finds nothing to disarm and closes one connection at a time."""
-    program = OLD_KERNEL.format("ancillary._disarm = lambda fd: []; ancillary.MAX_CLOSING = 1")
+    """Run a relay whose closing thread waits for a lingering socket.
+
+    The thread sets another option instead of SO_LINGER, and closes one connection at a time.
+    """
+    program = OLD_KERNEL.format(
+        "import socket; socket.SO_LINGER = socket.SO_KEEPALIVE; ancillary.MAX_CLOSING = 1"
+    )
     monkeypatch.setattr(RunningRelay, "program", ("-c", program))
     relay = RunningRelay(directory)
     try:

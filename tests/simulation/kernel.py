@@ -401,7 +401,7 @@ class Epoll(Description):
 class Native:
     """The module `_shortcut`, as its stub describes it."""
 
-    MOST_SOCKETS = 4
+    MAX_SOCKETS = 4
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -419,7 +419,7 @@ class Native:
         most: int,
         _peek: bool,
     ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[RoutingKey], list[int]] | None]:
-        assert len(sockets) <= self.MOST_SOCKETS
+        assert len(sockets) <= self.MAX_SOCKETS
         polled = self._kernel.files[epoll]
         assert isinstance(polled, Epoll)
         happened = polled.poll(seconds)

@@ -252,7 +252,7 @@ def test_signal_ends_the_wait_and_may_raise(connections: Connections) -> None:
         ({"sockets": [-1]}, ValueError),
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
-        ({"sockets": [1] * (_native.MOST_SOCKETS + 1)}, ValueError),
+        ({"sockets": [1] * (_native.MAX_SOCKETS + 1)}, ValueError),
         ({"threshold": 1.5}, TypeError),
     ],
     ids=str,

@@ -113,6 +113,11 @@ class Fanout:
         )
 
     @property
+    def streams(self) -> Streams:
+        """The streams of all subscribers."""
+        return self._streams
+
+    @property
     def delivered(self) -> int:
         """Number of records that sockets took, counted once for each subscriber."""
         return self._ended.delivered + sum(each.delivered for each in self.subscribers.values())
