@@ -225,7 +225,7 @@ def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (b'{"error": "unknown method \'metrics\'; the methods are status"}', "another version"),
+        (b'{"error": "there is no method \'metrics\'; there are status"}', "another version"),
         (b'{"result": {"version": "0.0.1"}}', "another version"),
         (b'{"result": 7}', "cannot be understood"),
         (b"garbage", "cannot be understood"),

@@ -51,7 +51,7 @@ def _answer(methods: Mapping[str, Method], line: bytes) -> dict[str, object]:
     method = methods.get(request.method)
     if method is None:
         known = ", ".join(sorted(methods))
-        return {"error": f"unknown method {request.method!r}; the methods are {known}"}
+        return {"error": f"there is no method {request.method!r}; the methods are {known}"}
     arguments = () if request.id is None else (request.id,)
     try:
         inspect.signature(method).bind(*arguments)
