@@ -131,7 +131,7 @@ def test_invalid_passed_descriptors_are_a_one_line_error(
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "LISTEN_FDS=" in result.stderr
-    assert "leave these variables to systemd" in result.stderr
+    assert "only systemd may set these variables" in result.stderr
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])

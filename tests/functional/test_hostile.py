@@ -62,7 +62,7 @@ def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
     long = record(payload="x" * 60_000)
     with (
         running_relay(directory) as relay,
-        hostile_program("all the memory it can get", relay.public, relay.ingest),
+        hostile_program("as much memory as possible", relay.public, relay.ingest),
         relay.produce() as producer,
     ):
         for _ in range(1000):

@@ -42,7 +42,7 @@ def test_accepting_pauses_after_each_refusal(
 ) -> None:
     """The pauses of all sockets end at the same time, so that fewer records are delayed."""
     pauses: list[float] = []
-    clock = SimpleNamespace(monotonic=lambda: acceptor.BREAK * 1000.25)
+    clock = SimpleNamespace(monotonic=lambda: acceptor.REFUSAL_INTERVAL * 1000.25)
     use_clock(harness, monkeypatch, clock)
     harness.limits = ConnectionLimits("max_connections", max_connections=2, per_user=2, rate=10_000)
     waiting = harness.intake()
@@ -57,7 +57,7 @@ def test_accepting_pauses_after_each_refusal(
         ended = [each for each in harness.sockets[1:] if is_closed(each)]
         assert len(ended) == refused
         assert len(waiting.producers) == 2
-    assert pauses == [pytest.approx(acceptor.BREAK * 0.75)] * 3
+    assert pauses == [pytest.approx(acceptor.REFUSAL_INTERVAL * 0.75)] * 3
 
 
 def read_once(harness: LoopHarness, producer: Producer) -> int:

@@ -33,7 +33,7 @@ PassingMethod = Callable[[socket.socket, socket.socket], None]
 
 SOCKETS = ("public", "ingest", "control")
 
-LOGGED = "it passes file descriptors, which are not accepted"
+LOGGED = "it passed file descriptors, which are not accepted"
 
 needs_kernel = pytest.mark.skipif(
     not kernel_refuses(), reason="the kernel does not refuse descriptors: it is older than 6.16"

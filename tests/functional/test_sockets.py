@@ -150,7 +150,7 @@ def test_file_in_place_of_a_socket_is_left_alone(directory: Path) -> None:
     (directory / "ingest.sock").write_text("precious")
     result = run_daemon("--runtime-dir", str(directory))
     assert result.returncode == 1
-    assert "ingest.sock exists and is no socket" in result.stderr
+    assert "ingest.sock exists and is not a socket" in result.stderr
     assert (directory / "ingest.sock").read_text() == "precious"
     assert not (directory / "notifications.sock").exists()
 

@@ -97,7 +97,7 @@ def test_unwritable_directory_is_named(directory: Path) -> None:
     )
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
-    assert f"let the daemon's user write to {directory}" in line
+    assert f"give the daemon's user write permission for {directory}" in line
 
 
 def test_help_and_version_succeed() -> None:

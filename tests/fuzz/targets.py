@@ -45,27 +45,27 @@ def records(data: bytes) -> None:
     if len(data) < 2:
         return
     limit, step, stream = 16 + 4 * data[0], 1 + data[1], data[2:]
-    splitter, validator = Framer(limit), Validator(limit)
+    framer, validator = Framer(limit), Validator(limit)
     out, rejected = b"", 0
     for start in range(0, len(stream), step):
-        lines = splitter.feed(stream[start : start + step])
+        lines = framer.feed(stream[start : start + step])
         if lines:
-            verdict = validator.validate(lines)
-            assert len(verdict.routing_keys) == verdict.records.count(b"\n")
+            validated = validator.validate(lines)
+            assert len(validated.routing_keys) == validated.records.count(b"\n")
             with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-                assert validator.validate(lines) == verdict
-            out += verdict.records
-            rejected += len(verdict.rejected)
+                assert validator.validate(lines) == validated
+            out += validated.records
+            rejected += len(validated.rejected)
     *whole, tail = stream.split(b"\n")
     try:
         good = [line for line in whole if len(line) < limit and _is_record(line)]
     except RecursionError:
         return  # The maximum nesting depth is not checked here.
     assert out == b"".join(line + b"\n" for line in good)
-    rest, skipping = splitter.save()
-    assert rest == (b"" if skipping else tail)
+    partial, skipping = framer.save()
+    assert partial == (b"" if skipping else tail)
     assert skipping == (len(tail) >= limit)
-    assert rejected + splitter.oversized - skipping == len(whole) - len(good)
+    assert rejected + framer.oversized - skipping == len(whole) - len(good)
 
 
 def _is_record(line: bytes) -> bool:

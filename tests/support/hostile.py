@@ -47,7 +47,7 @@ def produce(event_type, payload=""):
 """
 
 PROGRAMS = {
-    "requests never finished": """
+    "unfinished requests": """
 clients = [connect(public) for _ in range(50)]
 for client in clients:
     client.sendall(b'{"filter": {"event_type": ["' + b"x" * 60_000)
@@ -63,7 +63,7 @@ for number in itertools.count():
     if number == BURST:
         begun()
 """,
-    "data without end from a subscriber": """
+    "endless data from a subscriber": """
 for number in itertools.count():
     with connect(public) as client, contextlib.suppress(OSError):
         while True:
@@ -80,7 +80,7 @@ while True:
         client.sendall(b"x")
     time.sleep(1)
 """,
-    "a line without end": """
+    "an endless line": """
 client = connect(ingest)
 client.sendall(b"x" * 2_000_000)
 begun()
@@ -94,14 +94,14 @@ begun()
 while True:
     client.sendall(b"garbage\\n" * 1000)
 """,
-    "connections without end": """
+    "endless connections": """
 for number in itertools.count():
     with contextlib.suppress(OSError):
         connect(public if number % 2 else ingest).close()
     if number == 5000:
         begun()
 """,
-    "all the descriptors": """
+    "all file descriptors": """
 import os, resource, struct
 first = connect(public)
 relay, _, _ = struct.unpack("3i", first.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -114,7 +114,7 @@ while True:
     clients.append(connect(public))
     time.sleep(0.1)
 """,
-    "all the memory it can get": """
+    "as much memory as possible": """
 held = []
 for _ in range(300):
     with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ time.sleep(1)  # until the relay has read it
 begun()
 sys.stdin.read()
 """,
-    "the largest filters": """
+    "largest filters": """
 def start(number):
     globs = [(f"{number}.{part}" + "*\u0101" * 128)[:256] for part in range(55)]
     wanted = dict.fromkeys(("event_type", "priority", "publisher_id"), globs)
@@ -184,7 +184,7 @@ while True:
         except OSError:
             clients[place] = start()
 """,
-    "one filter that changes beside many": """
+    "one changing filter among many": """
 others = [connect(public) for _ in range(300)]
 for number, client in enumerate(others):
     ask(client, f"never.{number}", f"*never*{number}")
@@ -225,7 +225,7 @@ for number in itertools.count():
     if number > 100:
         time.sleep(0.2)
 """,
-    "stops in the middle of long records": """
+    "disconnects within long records": """
 producer = connect(ingest)
 clients = []
 for number in itertools.count():
@@ -258,7 +258,7 @@ while True:
     clients.append(connect(control))
     time.sleep(0.01)
 """,
-    "a name with escapes": """
+    "a process name with escapes": """
 import ctypes
 PR_SET_NAME = 15
 ctypes.CDLL(None).prctl(PR_SET_NAME, b"\\x1b[31m\\nERROR")
@@ -274,9 +274,9 @@ for number in itertools.count():
 """Source code by description."""
 
 PRODUCING = {
-    "one filter that changes beside many",
+    "one changing filter among many",
     "event types of 1 MB",
-    "stops in the middle of long records",
+    "disconnects within long records",
 }
 """Programs that also send records; their event types begin with ``hostile``."""
 

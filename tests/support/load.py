@@ -160,7 +160,7 @@ class Load:
     Args:
         public: Path of the public socket.
         ingest: Path of the private socket.
-        subscribers: Number of subscribers, which connect at once.
+        subscribers: Number of subscribers, which connect immediately.
     """
 
     def __init__(self, public: Path | str, ingest: Path | str, *, subscribers: int) -> None:

@@ -26,12 +26,12 @@ LOG_DRIVER = (
 
 
 def check(line: bytes) -> ValidatedBatch:
-    """Return the verdict, and check that it is the same without the compiled module."""
+    """Return the result, and check that it is the same without the compiled module."""
     validator = Validator(LIMIT)
-    verdict = validator.validate(line)
+    validated = validator.validate(line)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert validator.validate(line) == verdict
-    return verdict
+        assert validator.validate(line) == validated
+    return validated
 
 
 def received(line: bytes) -> Notification:
@@ -44,20 +44,20 @@ def received(line: bytes) -> Notification:
 
 
 def assert_agreement(line: bytes) -> None:
-    verdict = check(line)
+    validated = check(line)
     compiled = routing_keys_of(line, Validator(LIMIT).rules)
-    assert compiled in ([], verdict.routing_keys)
-    if verdict.rejected:
+    assert compiled in ([], validated.routing_keys)
+    if validated.rejected:
         return
     notification = received(line)
-    assert verdict.routing_keys == [
+    assert validated.routing_keys == [
         (notification.event_type, notification.priority, notification.publisher_id)
     ]
     if isinstance(notification, Gap):
-        assert verdict.gaps == [(notification.dropped, notification.reason)]
+        assert validated.gaps == [(notification.dropped, notification.reason)]
         assert own_event_type(line) == records.GAP
     else:
-        assert verdict.gaps == []
+        assert validated.gaps == []
         assert own_event_type(line) == ""
         assert not notification.event_type.startswith("notif_relayd.")
 

@@ -222,6 +222,8 @@ def test_reused_descriptor_is_not_read_for_old_producer(relay: PartialRelay) -> 
     with contextlib.ExitStack() as stack:
         server, client = connected_pair(stack)
         relay.intake.disconnect(producer)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
         os.dup2(server.fileno(), number)
         reused = stack.enter_context(socket.socket(fileno=number))
         events: list[int] = []

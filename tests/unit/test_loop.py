@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from notif_relayd.net.loop import HANGUP, NOTHING, READ, WRITE, Loop
+from notif_relayd.net.loop import HANGUP, PAUSED, READ, WRITE, Loop
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_paused_descriptor_reports_hangup_once(loop: Loop, pipes: list[tuple[int
     (reader, writer), _, _ = pipes
     seen: list[int] = []
     loop.watch(reader, READ, seen.append)
-    loop.change(reader, NOTHING)
+    loop.change(reader, PAUSED)
     os.write(writer, b"x")
     loop.call_in(0, lambda: None)
     loop.run_once()

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cliff.columns import FormattableColumn
@@ -26,7 +27,7 @@ NAMES = [
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
-CLASSES = {name: entry.load() for name, entry in Relayctl().command_manager}
+CLASSES: dict[str, Any] = {name: entry.load() for name, entry in Relayctl().command_manager}
 
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
@@ -114,8 +115,10 @@ def test_documented_command_lines_are_accepted(line: str) -> None:
     for operator in {"|", ">"} & set(words):
         words = words[: words.index(operator)]
     relayctl = Relayctl()
-    command_class, name, rest = relayctl.command_manager.find_command(words[1:])
-    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits if it is not accepted
+    command_class, name, arguments = relayctl.command_manager.find_command(words[1:])
+    command_class(relayctl, None).get_parser(name).parse_args(
+        arguments
+    )  # exits if it is not accepted
 
 
 def test_bash_completion_covers_all_commands_and_options(

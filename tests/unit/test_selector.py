@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A selector agrees with the filters themselves, and its memory and work are bounded."""
+"""A selector agrees with the filters themselves, at bounded memory and cost."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def allowing(*rules: dict[str, list[str]]) -> frozenset[Filter]:
 
 
 def expected(members: dict[str, View], routing_keys: list[RoutingKey]) -> dict[str, list[int]]:
-    places = {
-        name: [place for place, kind in enumerate(routing_keys) if each(kind)]
+    """Return the result of a selector with these members, computed with the views."""
+    positions = {
+        name: [position for position, routing_key in enumerate(routing_keys) if each(routing_key)]
         for name, each in members.items()
     }
-    return {name: some for name, some in places.items() if some}
+    return {name: matching for name, matching in positions.items() if matching}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ routing_keys = st.lists(
 
 
 class SelectorMachine(RuleBasedStateMachine):
-    """Views come and go, records pass, and values are forgotten."""
+    """Add and remove views, and select records, with limits at which values are evicted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,13 +114,13 @@ class SelectorMachine(RuleBasedStateMachine):
 
     @rule(routing_keys=routing_keys)
     def select_one_by_one(self, routing_keys: list[RoutingKey]) -> None:
-        for kind in routing_keys:
-            assert self.selector.select([kind]) == expected(self.members, [kind])
+        for routing_key in routing_keys:
+            assert self.selector.select([routing_key]) == expected(self.members, [routing_key])
 
     @invariant()
-    def selects_usual(self) -> None:
-        usual = [("a", "A", ""), ("ab", "A", "b"), GAP]
-        assert self.selector.select(usual) == expected(self.members, usual)
+    def known_values_are_selected(self) -> None:
+        known = [("a", "A", ""), ("ab", "A", "b"), GAP]
+        assert self.selector.select(known) == expected(self.members, known)
 
 
 SelectorMachine.TestCase.settings = settings(deadline=None, max_examples=50)
@@ -127,23 +128,24 @@ test_selector_agrees_with_filters = SelectorMachine.TestCase
 
 
 def memory_after(selector: Selector[str], routing_keys: Iterable[RoutingKey]) -> int:
-    """Return the bytes that a selector takes more after it has seen these."""
+    """Return the bytes by which a selector grows when it selects these routing keys."""
     gc.collect()
     tracemalloc.start()
     try:
-        for kind in routing_keys:
-            selector.select([kind])
-        del kind
+        for routing_key in routing_keys:
+            selector.select([routing_key])
+        del routing_key
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
 
 
-def various(number: int, field: int, value: str) -> RoutingKey:
-    kind = [f"e{number % 7}", "INFO", f"p{number % 5}"]
-    kind[field] = value
-    return kind[0], kind[1], kind[2]
+def key_with(number: int, field: int, value: str) -> RoutingKey:
+    """Return a routing key with `value` in one field, and one of a few values in the others."""
+    routing_key = [f"e{number % 7}", "INFO", f"p{number % 5}"]
+    routing_key[field] = value
+    return routing_key[0], routing_key[1], routing_key[2]
 
 
 @pytest.mark.parametrize("field", range(3))
@@ -151,7 +153,7 @@ def test_values_of_a_megabyte_are_not_kept(field: int) -> None:
     selector: Selector[str] = Selector()
     selector.add(view(**{KEYS[field]: ["x*"]}), "target")
     values = (f"e{number}" + "z" * 1_000_000 for number in range(200))
-    routing_keys = (various(number, field, value) for number, value in enumerate(values))
+    routing_keys = (key_with(number, field, value) for number, value in enumerate(values))
     assert memory_after(selector, routing_keys) < 1_000_000
 
 
@@ -164,20 +166,20 @@ def test_memory_of_values_is_bounded(
     selector: Selector[str] = Selector()
     for number in range(40):
         selector.add(view(**{KEYS[field]: [f"*{number:02}*", "🀀1*"]}), f"{number}")
-    number_of = 3 * 400_000 // (400 + 4 * length)
-    values = (f"🀀{number:0{length - 1}}" for number in range(number_of))
-    routing_keys = (various(number, field, value) for number, value in enumerate(values))
+    count = 3 * 400_000 // (400 + 4 * length)
+    values = (f"🀀{number:0{length - 1}}" for number in range(count))
+    routing_keys = (key_with(number, field, value) for number, value in enumerate(values))
     memory = memory_after(selector, routing_keys)
     assert 100_000 < memory < 400_000 + MAX_TARGETS_SIZE // 2
 
 
 def test_memory_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record passes another half of the filters."""
+    """Each record passes a different half of the filters."""
     monkeypatch.setattr(module, "MAX_TARGETS_SIZE", 100_000)
     selector: Selector[str] = Selector()
-    chosen = random.Random(1)
+    rng = random.Random(1)
     for number in range(200):
-        globs = [f"{value}" for value in range(64) if chosen.random() < 0.9]
+        globs = [f"{value}" for value in range(64) if rng.random() < 0.9]
         selector.add(view(event_type=globs, publisher_id=globs[::-1]), f"{number}")
     memory_after(selector, [(f"{n}", "INFO", f"{n}") for n in range(64)])
     routing_keys = ((f"{n % 64}", "INFO", f"{n % 61}") for n in range(1000))
@@ -185,7 +187,7 @@ def test_memory_of_targets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Counter:
-    """Counts how often a pattern is matched by itself."""
+    """Counts the matches of single patterns."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0
@@ -224,17 +226,17 @@ def test_known_value_after_many_changes_is_like_a_new_one(monkeypatch: pytest.Mo
     selector.select([known])
     for number in range(100):
         selector.add(view(event_type=[f"{number}*", "*y*z*"]), f"{number}")
-    looked_at: list[Filter] = []
+    read: list[Filter] = []
     globs = Filter.globs
 
     def counted(wanted: Filter, key: str) -> tuple[str, ...]:
-        looked_at.append(wanted)
+        read.append(wanted)
         return globs(wanted, key)
 
     monkeypatch.setattr(Filter, "globs", counted)
     assert selector.select([known]) == {}
     assert selector.select([("7.y", "INFO", "p")]) == {"7": [0]}
-    assert not looked_at
+    assert not read
 
 
 @pytest.mark.parametrize(("filters", "patterns"), [(1, 4), (50, 20)])
@@ -271,7 +273,7 @@ def test_equal_pattern_of_many_filters_is_tried_once(monkeypatch: pytest.MonkeyP
 
 
 def test_bit_of_a_removed_filter_is_used_again() -> None:
-    """What is remembered does not grow with the number of changes."""
+    """The remembered values do not grow with the number of changes."""
     selector: Selector[str] = Selector()
 
     def change(times: int) -> Iterator[RoutingKey]:

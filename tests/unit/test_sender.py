@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sender without a relay: what it refuses, what it drops, when it tries to connect."""
+"""The sender without a relay: refused arguments, dropped records, and connection attempts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from notif_relay.sender import MIN_RECORD_SIZE, Sender
 
 
 class Clock:
-    """Stands still unless moved."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -27,15 +27,18 @@ class Clock:
 
 
 class Attempts:
-    """Notes when this process tries to connect. An audit hook stays, but may be told to rest."""
+    """Records the times at which this process tries to connect.
+
+    The audit hook cannot be removed; `listening` turns it off.
+    """
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.times: list[float] = []
         self.listening = True
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._audit)
 
-    def _hear(self, event: str, _arguments: object) -> None:
+    def _audit(self, event: str, _arguments: object) -> None:
         if self.listening and event == "socket.connect":
             self.times.append(self.clock.now)
 
@@ -63,7 +66,7 @@ def test_path_length_is_limited_by_the_kernel(tmp_path: Path) -> None:
     assert Sender("/" + "x" * (MAX_PATH_SIZE - 1)).path.endswith("x")
     with pytest.raises(ValueError, match="path must be at most 107 bytes"):
         Sender("/" + "x" * MAX_PATH_SIZE)
-    # Bytes count, not characters.
+    # The limit is in bytes, not in characters.
     with pytest.raises(ValueError, match="path must be at most 107 bytes"):
         Sender("/" + "ä" * (MAX_PATH_SIZE // 2 + 1))
 
@@ -137,7 +140,7 @@ def test_connect_backoff_grows_to_one_second(tmp_path: Path, attempts: Attempts)
     for _ in range(300):
         sender.send("{}")
         attempts.clock.now += tick
-    # The first ticks after pauses of 0.1, 0.2, 0.4, 0.8 seconds, and then of one.
+    # The first ticks after pauses of 0.1, 0.2, 0.4 and 0.8 seconds, and then of 1 second each.
     assert [time / tick for time in attempts.times] == [0, 7, 20, 46, 98, 162, 226, 290]
     assert sender.dropped == 300
 

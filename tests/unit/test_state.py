@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State goes from one relay to the next whole, or not at all, whatever has become of it."""
+"""The state that a relay saves is restored completely or refused."""
 
 from __future__ import annotations
 
@@ -44,16 +44,17 @@ from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from simulation.simulator import Simulation
+from support.sockets import connected_pair
 
 GOLDEN = Path(__file__).with_name("state-2.bin")
-"""State of version 2; every later relay must read it."""
+"""Saved state of version 2, which every later relay must be able to read."""
 
 SEND_TIMEOUT = 20.0
-"""Seconds: far more than anything takes."""
+"""Seconds after which a test fails if data does not arrive."""
 
 
 def example() -> State:
-    """Something of everything."""
+    """Return a state in which every field is used."""
     peer = Peer(17, 1000, 1000, "nova-compute", frozenset({1000, 4}))
     return State(
         9,
@@ -140,7 +141,7 @@ def test_unknown_fields_are_ignored() -> None:
     by_name = {"TORN", "event_type", "publisher_id"}
     for each in list(every_mapping(raw)):
         if not by_name & each.keys():
-            each["of_a_newer_relay"] = {"any": ["thing"]}
+            each["added_by_a_newer_version"] = {"any": ["thing"]}
     assert decode(pack(raw)) == example()
 
 
@@ -153,7 +154,7 @@ def test_another_version_is_refused(version: int) -> None:
 
 
 def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
-    """A way to break each rule, and what is said of it."""
+    """Yield, for each rule of a state, the error message and a function that breaks the rule."""
 
     def first(state: State) -> ProducerState:
         return state.intake.producers[0]
@@ -163,60 +164,72 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         assert found is not None
         return found
 
-    def put(**fields: Any) -> Callable[[object], None]:
+    def set_fields(**fields: Any) -> Callable[[object], None]:
         def change(thing: object) -> None:
             for name, value in fields.items():
                 setattr(thing, name, value)
 
         return change
 
-    yield "same ID", lambda s: put(id=3)(first(s))
-    yield "ID is out of range", lambda s: put(id=0)(first(s))
-    yield "ID is out of range", put(next_id=8)
-    yield "timestamp is not finite", lambda s: put(since=float("nan"))(first(s))
-    yield "contains a newline", lambda s: put(partial=b"a\nb")(first(s))
-    yield "is invalid", lambda s: put(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
-    yield "is invalid", lambda s: put(allowed=[{"priority": []}])(s.fanout.streams[2])
-    yield "the same filter", lambda s: put(patterns=None)(s.fanout.streams[1])
-    yield "a stream is empty", lambda s: put(patterns={})(s.fanout.streams[1])
-    yield "belongs to a missing stream", lambda s: put(stream=3)(s.fanout.chunks[0])
-    yield "belongs to a missing stream", lambda s: put(stream=-1)(s.fanout.chunks[0])
-    yield "within a record", lambda s: put(data=b"one\ntwo")(s.fanout.chunks[0])
-    yield "within a record", lambda s: put(data=b"", count=0)(s.fanout.chunks[0])
-    yield "wrong number of records", lambda s: put(count=1)(s.fanout.chunks[0])
-    yield "more records than it has had", lambda s: put(next_seq=0)(s.fanout.streams[1])
-    yield "reads a missing stream", lambda s: put(stream=3)(s.fanout.subscribers[0].subscription)
-    yield "reads a missing stream", lambda s: put(stream=-1)(s.fanout.subscribers[0].subscription)
+    yield "same ID", lambda s: set_fields(id=3)(first(s))
+    yield "ID is out of range", lambda s: set_fields(id=0)(first(s))
+    yield "ID is out of range", set_fields(next_id=8)
+    yield "timestamp is not finite", lambda s: set_fields(since=float("nan"))(first(s))
+    yield "contains a newline", lambda s: set_fields(partial=b"a\nb")(first(s))
+    yield "is invalid", lambda s: set_fields(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
+    yield "is invalid", lambda s: set_fields(allowed=[{"priority": []}])(s.fanout.streams[2])
+    yield "the same filter", lambda s: set_fields(patterns=None)(s.fanout.streams[1])
+    yield "a stream is empty", lambda s: set_fields(patterns={})(s.fanout.streams[1])
+    yield "belongs to a missing stream", lambda s: set_fields(stream=3)(s.fanout.chunks[0])
+    yield "belongs to a missing stream", lambda s: set_fields(stream=-1)(s.fanout.chunks[0])
+    yield "within a record", lambda s: set_fields(data=b"one\ntwo")(s.fanout.chunks[0])
+    yield "within a record", lambda s: set_fields(data=b"", count=0)(s.fanout.chunks[0])
+    yield "wrong number of records", lambda s: set_fields(count=1)(s.fanout.chunks[0])
+    yield "more records than it has had", lambda s: set_fields(next_seq=0)(s.fanout.streams[1])
+    yield (
+        "reads a missing stream",
+        lambda s: set_fields(stream=3)(s.fanout.subscribers[0].subscription),
+    )
+    yield (
+        "reads a missing stream",
+        lambda s: set_fields(stream=-1)(s.fanout.subscribers[0].subscription),
+    )
     yield (
         "has no cursor",
-        lambda s: put(pending=SubscriptionState(1, None))(s.fanout.subscribers[1]),
+        lambda s: set_fields(pending=SubscriptionState(1, None))(s.fanout.subscribers[1]),
     )
     yield (
         "starts within a record",
-        lambda s: put(pending=SubscriptionState(0, cursor(s)))(s.fanout.subscribers[1]),
+        lambda s: set_fields(pending=SubscriptionState(0, cursor(s)))(s.fanout.subscribers[1]),
     )
-    yield "ends within a chunk", lambda s: put(until=10)(cursor(s))
-    yield "ends within a chunk", lambda s: put(until=-1)(cursor(s))
-    yield "ends within a chunk", lambda s: put(chunk=None, next=13, until=13)(cursor(s))
-    yield "beyond its end", lambda s: put(chunk=None, next=13)(cursor(s))
-    yield "beyond its end", lambda s: put(chunk=None, next=-1)(cursor(s))
-    yield "not in a chunk", lambda s: put(chunk=None, next=10)(cursor(s))
-    yield "in a missing chunk", lambda s: put(chunk=3)(cursor(s))
-    yield "in a missing chunk", lambda s: put(chunk=-1)(cursor(s))
-    yield "chunk of another stream", lambda s: put(chunk=1)(cursor(s))
-    yield "outside its chunk", lambda s: put(offset=9)(cursor(s))
-    yield "outside its chunk", lambda s: put(offset=-1)(cursor(s))
-    yield "ends before its chunk does", lambda s: put(until=9)(cursor(s))
-    yield "record does not end", lambda s: put(inserted=b"torn")(cursor(s, 2))
-    yield "within another record", lambda s: put(inserted=b"answer\n", offset=5)(cursor(s))
-    yield "within another record", lambda s: put(torn=0, offset=5)(cursor(s))
-    yield "in a missing torn record", lambda s: put(torn=1)(cursor(s, 3))
-    yield "in a missing torn record", lambda s: put(torn=-1)(cursor(s, 3))
-    yield "outside its torn record", lambda s: put(torn_sent=5)(cursor(s, 3))
-    yield "outside its torn record", lambda s: put(torn_sent=-1)(cursor(s, 3))
-    yield "torn record does not end", lambda s: put(data=b"torn")(s.fanout.torn[0])
-    yield "filter is negative", lambda s: put(charge=-1)(s.fanout.subscribers[3].subscription)
-    yield "subscriber is too long", lambda s: put(request=b"x" * 65537)(s.fanout.subscribers[3])
+    yield "ends within a chunk", lambda s: set_fields(until=10)(cursor(s))
+    yield "ends within a chunk", lambda s: set_fields(until=-1)(cursor(s))
+    yield "ends within a chunk", lambda s: set_fields(chunk=None, next=13, until=13)(cursor(s))
+    yield "beyond its end", lambda s: set_fields(chunk=None, next=13)(cursor(s))
+    yield "beyond its end", lambda s: set_fields(chunk=None, next=-1)(cursor(s))
+    yield "not in a chunk", lambda s: set_fields(chunk=None, next=10)(cursor(s))
+    yield "in a missing chunk", lambda s: set_fields(chunk=3)(cursor(s))
+    yield "in a missing chunk", lambda s: set_fields(chunk=-1)(cursor(s))
+    yield "chunk of another stream", lambda s: set_fields(chunk=1)(cursor(s))
+    yield "outside its chunk", lambda s: set_fields(offset=9)(cursor(s))
+    yield "outside its chunk", lambda s: set_fields(offset=-1)(cursor(s))
+    yield "ends before its chunk does", lambda s: set_fields(until=9)(cursor(s))
+    yield "record does not end", lambda s: set_fields(inserted=b"torn")(cursor(s, 2))
+    yield "within another record", lambda s: set_fields(inserted=b"answer\n", offset=5)(cursor(s))
+    yield "within another record", lambda s: set_fields(torn=0, offset=5)(cursor(s))
+    yield "in a missing torn record", lambda s: set_fields(torn=1)(cursor(s, 3))
+    yield "in a missing torn record", lambda s: set_fields(torn=-1)(cursor(s, 3))
+    yield "outside its torn record", lambda s: set_fields(torn_sent=5)(cursor(s, 3))
+    yield "outside its torn record", lambda s: set_fields(torn_sent=-1)(cursor(s, 3))
+    yield "torn record does not end", lambda s: set_fields(data=b"torn")(s.fanout.torn[0])
+    yield (
+        "filter is negative",
+        lambda s: set_fields(charge=-1)(s.fanout.subscribers[3].subscription),
+    )
+    yield (
+        "subscriber is too long",
+        lambda s: set_fields(request=b"x" * 65537)(s.fanout.subscribers[3]),
+    )
 
 
 def test_only_figures_remain_of_subscribers_that_hung_up() -> None:
@@ -259,16 +272,16 @@ def test_state_that_is_cut_off_anywhere_is_refused() -> None:
 def test_accepted_state_gives_whole_records_only(
     data: st.DataObject,
 ) -> None:
-    """State of relays that ran, with some of it changed; most of it is refused, and not all."""
+    """Change parts of saved states; most of the results are refused, but not all."""
     raw = unpack(data.draw(st.sampled_from(simulated_states())))
     for _ in range(data.draw(st.integers(0, 3))):
         change(raw[1:], data)
     with contextlib.suppress(StateError):
-        go_on(decode(pack(raw)))
+        restore_and_publish(decode(pack(raw)))
 
 
-def go_on(state: State) -> None:
-    """Restore it, publish a record, and look at every byte that subscribers get."""
+def restore_and_publish(state: State) -> None:
+    """Restore a state, publish a record, and check the data that subscribers receive."""
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
@@ -280,16 +293,15 @@ def go_on(state: State) -> None:
         intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
-        for each in (*state.intake.producers, *state.fanout.subscribers):
-            client, server = (stack.enter_context(end) for end in socket.socketpair())
-            client.setblocking(False)
-            server.setblocking(False)
-            clients[each.id], servers[each.id] = client, server
+        ids_in_use = [each.id for each in state.intake.producers]
+        ids_in_use += [each.id for each in state.fanout.subscribers]
+        for number in ids_in_use:
+            clients[number], servers[number] = connected_pair(stack)
         intake.restore(state.intake, servers)
         fanout.restore(state.fanout, servers)
         fanout.publish(b"published\n", [("a.x", "INFO", "p1")])
         read = {each.id: bytearray() for each in state.fanout.subscribers}
-        loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("it does not get through"))
+        loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("the data does not arrive"))
         while not fanout.drained:
             loop.run_once()
             read_all(read, clients)
@@ -306,21 +318,21 @@ def read_all(read: dict[int, bytearray], clients: dict[int, socket.socket]) -> N
             read[number] += clients[number].recv(1 << 20)
 
 
-def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) -> None:
+def assert_whole_lines(got: bytes, subscriber: SubscriberState, fanout: FanoutState) -> None:
     assert not got or got.endswith(b"\n")
     whole = {b"published"}
     for chunk in fanout.chunks:
         whole.update(chunk.data.split(b"\n"))
-    for each in (who.subscription, who.pending):
+    for each in (subscriber.subscription, subscriber.pending):
         if each is not None and each.cursor is not None:
             whole.update(each.cursor.inserted.split(b"\n"))
-    # The first may be the rest of one whose beginning the subscriber has.
+    # The first line may be the remainder of a record that was sent in part.
     for line in got.split(b"\n")[1:-1]:
         assert line in whole or json.loads(line)["event_type"].startswith("notif_relayd.")
 
 
 def change(thing: Any, data: st.DataObject) -> None:
-    """Put something else somewhere in it."""
+    """Replace a random part of a decoded state."""
     places: list[tuple[Any, Any]] = [
         (each, key)
         for each in [*every_mapping(thing), *every_list(thing)]
@@ -372,7 +384,7 @@ def pack(raw: list[dict[str, Any]]) -> bytes:
 
 @functools.cache
 def simulated_states() -> list[bytes]:
-    """What relays have left that were restarted at any moment."""
+    """Return the saved states of simulated relays that are restarted at random moments."""
     states = []
     for seed in range(60):
         simulation = Simulation(seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notification's fields are those of its JSON, however quickly they are found."""
+"""The fields of a notification are those of its JSON, also when they are read without decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from notif_relay.records import GapReport, decode_pairs, own_event_type, read_ga
 
 NAMES = ("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
 
-# What could be taken for the field that is looked for, and what hides quotes and braces.
+# Texts that look like the wanted field, or that hide quotes and braces.
 TRAPS = st.sampled_from(
     [
         '", "event_type": "trap',
@@ -47,7 +47,7 @@ VALUES = st.recursive(
 
 @st.composite
 def notifications(draw: st.DrawFn) -> bytes:
-    """Records near the shape of the log driver's: fields in any order, some more, some missing."""
+    """Generate records like the log driver's, with fields reordered, added or missing."""
     fields = {
         "message_id": draw(st.one_of(UUIDS, st.text(min_size=36, max_size=36), TEXT, VALUES)),
         "publisher_id": draw(TEXT),
@@ -58,9 +58,9 @@ def notifications(draw: st.DrawFn) -> bytes:
     }
     names = list(draw(st.one_of(st.just(NAMES), st.permutations(NAMES))))
     if draw(st.booleans()):
-        more = draw(TEXT.filter(lambda name: name not in NAMES))
-        fields[more] = draw(VALUES)
-        names.insert(draw(st.integers(0, len(names))), more)
+        extra = draw(TEXT.filter(lambda name: name not in NAMES))
+        fields[extra] = draw(VALUES)
+        names.insert(draw(st.integers(0, len(names))), extra)
     if draw(st.booleans()):
         names.remove(draw(st.sampled_from([n for n in names if n not in {"event_type"}])))
     ascii_only = draw(st.booleans()) or any(0xD800 <= ord(c) < 0xE000 for c in str(fields))
@@ -87,7 +87,7 @@ def test_fast_event_type_equals_that_of_decoding(
 
 @given(st.text(alphabet='{}[]":, \\aevntyp_', min_size=36, max_size=36))
 def test_message_id_cannot_hide_the_event_type(message_id: str) -> None:
-    """Written as it is: what is JSON all the same, among it a nested object, must not mislead."""
+    """The text is inserted unescaped; some texts give valid JSON, also with a nested object."""
     record = (
         f'{{"message_id": "{message_id}", "publisher_id": "p", "event_type": "inner",'
         ' "priority": "INFO", "payload": {}}\n'
@@ -102,7 +102,7 @@ def test_message_id_cannot_hide_the_event_type(message_id: str) -> None:
 
 
 def test_event_type_in_the_payload_is_not_the_record_s() -> None:
-    """A payload may look like the end of the log driver's head, at the very place of it."""
+    """The payload looks like the log driver's first fields, at the same offset."""
     before = '{"message_id": "", "payload": {"x": "'
     record = (
         before.ljust(len('{"message_id": "') + 36, "x") + '", "publisher_id": "p",'
@@ -123,7 +123,7 @@ def test_log_driver_record_is_not_decoded_for_event_type() -> None:
             "payload": {"a": 1},
         }
     ).encode()
-    assert Notification(whole[:-8]).event_type == "compute.instance.update"  # no JSON any more
+    assert Notification(whole[:-8]).event_type == "compute.instance.update"  # no longer valid JSON
 
 
 def test_all_six_fields_are_present() -> None:
@@ -256,7 +256,7 @@ def test_malformed_gap_record_is_a_plain_notification(payload: str) -> None:
 def test_every_gap_of_the_library_is_short_enough(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: host)  # to rename the host takes root
+    monkeypatch.setattr(socket, "gethostname", lambda: host)  # only root can rename the host
     gap = records.gap(records.MAX_DROPPED, "producer_congested")
     assert read_gap(len(gap), decode_pairs(gap)) == (records.MAX_DROPPED, "producer_congested")
 

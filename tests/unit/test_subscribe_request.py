@@ -31,7 +31,7 @@ def test_string_is_one_pattern_and_iterable_is_several() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "says"),
+    ("patterns", "message"),
     [
         ([], "event_type has no patterns"),
         (["a"] * 65, "event_type has 65 patterns; at most 64"),
@@ -41,8 +41,8 @@ def test_string_is_one_pattern_and_iterable_is_several() -> None:
         ("\ud800", "surrogate"),
     ],
 )
-def test_refused_request_is_refused_before_sending(patterns: Patterns, says: str) -> None:
-    with pytest.raises(BadFilter, match=says):
+def test_refused_request_is_refused_before_sending(patterns: Patterns, message: str) -> None:
+    with pytest.raises(BadFilter, match=message):
         filter_request(patterns, None, None)
 
 
@@ -59,10 +59,10 @@ def test_bad_filter_is_a_relay_error_and_a_value_error() -> None:
 
 
 def test_request_line_is_at_most_64_kib_long() -> None:
-    most = ["\U0001f600" * 256] * 63
-    assert len(filter_request(most, None, None)) <= 64 * 1024
+    patterns = ["\U0001f600" * 256] * 63
+    assert len(filter_request(patterns, None, None)) <= 64 * 1024
     with pytest.raises(BadFilter, match="the filter takes 6"):
-        filter_request([*most, "\U0001f600" * 256], None, None)
+        filter_request([*patterns, "\U0001f600" * 256], None, None)
 
 
 PATTERNS = st.one_of(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream shows of the bytes that it gets, without any socket."""
+"""The stream of a subscriber, which parses received bytes without a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ ANSWER = records.subscribed({})
 FULL = "This relay takes no more subscribers: there are max_subscribers = 1 already."
 
 
-def flowing(on_gap: OnGap | None = None) -> Stream:
+def subscribed(on_gap: OnGap | None = None) -> Stream:
+    """Return a stream that has received the answer to its request."""
     stream = Stream("/the/socket", on_gap)
     assert list(stream.receive(ANSWER)) == []
     return stream
@@ -28,7 +29,7 @@ def raws(stream: Stream, data: bytes) -> list[bytes]:
 
 
 def numbers(stream: Stream, data: bytes) -> list[object]:
-    """The number of each record, "gap" for gaps."""
+    """Return the number of each record; "gap" for a gap."""
     return [
         "gap" if isinstance(each, Gap) else json.loads(each.raw)["number"]
         for each in stream.receive(data)
@@ -59,7 +60,7 @@ def test_records_do_not_depend_on_read_sizes(lines: list[bytes], sizes: list[int
 
 
 def test_record_in_many_pieces_is_joined() -> None:
-    stream = flowing()
+    stream = subscribed()
     long = record(payload="x" * 1_000_000)
     for start in range(0, len(long) - 1, 1000):
         assert raws(stream, long[start : min(start + 1000, len(long) - 1)]) == []
@@ -74,7 +75,7 @@ def test_records_before_the_answer_are_not_shown() -> None:
 
 
 def test_reconnect_starts_with_one_gap_and_filtered_records() -> None:
-    stream = flowing()
+    stream = subscribed()
     assert numbers(stream, record(number=1) + record(number=2)[:9]) == [1]
     stream.end()
     assert numbers(stream, record(number=3)) == []
@@ -85,7 +86,7 @@ def test_reconnect_starts_with_one_gap_and_filtered_records() -> None:
 
 
 def test_failed_reconnects_cause_one_gap() -> None:
-    stream = flowing()
+    stream = subscribed()
     stream.end()
     stream.end()
     with pytest.raises(RelayUnavailable):
@@ -114,7 +115,7 @@ def test_full_relay_is_unavailable() -> None:
 
 
 def test_partial_record_of_a_killed_relay_is_not_shown() -> None:
-    stream = flowing()
+    stream = subscribed()
     gap = records.gap(None, "relay_restarted")
     assert numbers(stream, record(number=1) + record(number=2)[:-9] + b"\n" + gap) == [1, "gap"]
     assert numbers(stream, record(number=3) + b"\n" + gap) == [3, "gap"]
@@ -123,7 +124,7 @@ def test_partial_record_of_a_killed_relay_is_not_shown() -> None:
 
 def test_callback_gets_gaps_in_stream_order() -> None:
     seen: list[object] = []
-    stream = flowing(lambda gap: seen.append(gap.dropped))
+    stream = subscribed(lambda gap: seen.append(gap.dropped))
     data = record(number=1) + records.gap(7, "slow_subscriber") + record(number=2)
     for notification in stream.receive(data):
         seen.append(json.loads(notification.raw)["number"])
@@ -135,7 +136,7 @@ def test_raising_callback_loses_no_later_record() -> None:
         raise LookupError(gap.dropped)
 
     data = record(number=1) + records.gap(7, "slow_subscriber") + record(number=2)
-    ready = flowing(refuse).receive(data)
+    ready = subscribed(refuse).receive(data)
     first: Notification = next(ready)
     with pytest.raises(LookupError):
         next(ready)
@@ -154,12 +155,17 @@ UNREADABLE = [
 @pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
 @pytest.mark.parametrize("reason", ["relay_restarted", "slow_subscriber"])
 def test_odd_record_does_not_affect_its_neighbours(odd: bytes, reason: records.GapReason) -> None:
-    stream = flowing()
+    stream = subscribed()
     gap = records.gap(3, reason)
     before, after = record(number=1), record(number=2)
-    given = list(stream.receive(before + odd + gap + odd + after))
-    assert [each.raw for each in given] == [before, odd, gap, odd, after]
-    assert [type(each) for each in given] == [Notification, Notification, Gap, *[Notification] * 2]
+    received = list(stream.receive(before + odd + gap + odd + after))
+    assert [each.raw for each in received] == [before, odd, gap, odd, after]
+    assert [type(each) for each in received] == [
+        Notification,
+        Notification,
+        Gap,
+        *[Notification] * 2,
+    ]
 
 
 @pytest.mark.parametrize("odd", UNREADABLE, ids=["big", "deep", "empty", "wrong", "forged"])
@@ -171,12 +177,12 @@ def test_record_torn_in_a_character_is_not_shown() -> None:
     torn = record(name="h\xf8st").replace(b"\\u00f8", b"\xc3\xb8")
     torn = torn[: torn.index(b"\xc3") + 1] + b"\n"
     gap = records.gap(None, "relay_restarted")
-    assert numbers(flowing(), record(number=1) + torn + gap) == [1, "gap"]
+    assert numbers(subscribed(), record(number=1) + torn + gap) == [1, "gap"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
 def test_gap_is_found_in_any_spelling_and_pieces(size: int) -> None:
-    stream = flowing()
+    stream = subscribed()
     gap = b'{"payload":{"reason":"relay_restarted","dropped":7},"priority":"w","event_type":"%s"}\n'
     spellings = (b"notif_relayd.gap", rb"\u006eotif_relayd.gap", rb"notif_relayd\u002Egap")
     data = b"".join(

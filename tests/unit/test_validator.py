@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The validator takes exactly the well-formed records."""
+"""The validator accepts exactly the well-formed records."""
 
 import json
 from typing import Any
@@ -16,22 +16,22 @@ LIMIT = 4096
 
 
 def check(lines: bytes, limit: int = LIMIT) -> ValidatedBatch:
-    """The verdict, which is the same without the compiled part."""
-    verdict = Validator(limit).validate(lines)
+    """Return the result, and check that it is the same without the compiled module."""
+    validated = Validator(limit).validate(lines)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
-        assert Validator(limit).validate(lines) == verdict
-    return verdict
+        assert Validator(limit).validate(lines) == validated
+    return validated
 
 
 def plain(lines: bytes, limit: int = LIMIT) -> list[RoutingKey]:
-    """What the compiled part says."""
+    """Return the routing keys that the compiled module finds; none if a record is not plain."""
     return routing_keys_of(lines, Validator(limit).rules)
 
 
-def judged(lines: bytes) -> tuple[bytes, int, list[Reason]]:
-    """The records taken, how many, and what is wrong with the others."""
-    verdict = check(lines)
-    return verdict.records, len(verdict.routing_keys), verdict.rejected
+def result(lines: bytes) -> tuple[bytes, int, list[Reason]]:
+    """Return the accepted records, their number, and the reasons of the rejected ones."""
+    validated = check(lines)
+    return validated.records, len(validated.routing_keys), validated.rejected
 
 
 GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
@@ -54,9 +54,9 @@ GOOD = b'{"event_type": "a.b", "priority": "INFO"}'
     ],
 )
 def test_valid_record_is_unchanged(line: bytes) -> None:
-    assert judged(line + b"\n") == (line + b"\n", 1, [])
+    assert result(line + b"\n") == (line + b"\n", 1, [])
     neighbours = GOOD + b"\n" + line + b"\n" + GOOD + b"\n"
-    assert judged(neighbours) == (neighbours, 3, [])
+    assert result(neighbours) == (neighbours, 3, [])
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ def test_valid_record_is_unchanged(line: bytes) -> None:
 )
 def test_bad_line_is_rejected_and_its_neighbours_are_kept(line: bytes, reason: Reason) -> None:
     good = GOOD + b"\n"
-    assert judged(line + b"\n") == (b"", 0, [reason])
-    assert judged(good + line + b"\n" + good) == (good * 2, 2, [reason])
+    assert result(line + b"\n") == (b"", 0, [reason])
+    assert result(good + line + b"\n" + good) == (good * 2, 2, [reason])
 
 
 def test_split_and_joined_objects_are_both_rejected() -> None:
     lines = GOOD + GOOD + b"\n" + GOOD.replace(b", ", b",\n") + b"\n"
-    verdict = check(lines)
-    assert (verdict.records, verdict.routing_keys) == (b"", [])
-    assert len(verdict.rejected) == 3
+    validated = check(lines)
+    assert (validated.records, validated.routing_keys) == (b"", [])
+    assert len(validated.rejected) == 3
 
 
 @pytest.mark.parametrize("more", [b"", b',"x":"\\ud800"'])
@@ -130,7 +130,7 @@ def test_deep_nesting_does_not_crash() -> None:
 
 
 def is_well_formed(line: bytes) -> bool:
-    """The design's definition, said once more with other means."""
+    """Return whether a line is a well-formed record; an independent implementation."""
     try:
         value = json.loads(line.decode("utf-8", "strict"))
         json.dumps(value, allow_nan=False)
@@ -148,26 +148,26 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-nearly = st.fixed_dictionaries(
+record_fields = st.fixed_dictionaries(
     {}, optional={"event_type": st.text() | values, "priority": st.text(), "payload": values}
 )
 encodings = st.builds(json.JSONEncoder, ensure_ascii=st.booleans())
 lines = (
-    st.builds(lambda v, e: e.encode(v).encode("utf-8", "surrogatepass"), nearly, encodings)
+    st.builds(lambda v, e: e.encode(v).encode("utf-8", "surrogatepass"), record_fields, encodings)
     | values.map(lambda value: json.dumps(value).encode())
     | st.binary(max_size=40).map(lambda line: line.replace(b"\n", b""))
 )
 
 
 @given(st.lists(lines, max_size=6))
-def test_batch_verdict_equals_that_of_each_line(run: list[bytes]) -> None:
-    good = [line for line in run if is_well_formed(line)]
-    verdict = check(b"".join(line + b"\n" for line in run), 10**6)
-    assert verdict.records == b"".join(line + b"\n" for line in good)
-    assert [event_type for event_type, *_ in verdict.routing_keys] == [
+def test_batch_verdict_equals_that_of_each_line(batch: list[bytes]) -> None:
+    good = [line for line in batch if is_well_formed(line)]
+    validated = check(b"".join(line + b"\n" for line in batch), 10**6)
+    assert validated.records == b"".join(line + b"\n" for line in good)
+    assert [event_type for event_type, *_ in validated.routing_keys] == [
         json.loads(line)["event_type"] for line in good
     ]
-    assert len(verdict.rejected) == len(run) - len(good)
+    assert len(validated.rejected) == len(batch) - len(good)
 
 
 GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,"reason":"%s"}}\n'
@@ -178,9 +178,9 @@ GAP = b'{"event_type":"notif_relayd.gap","priority":"W","payload":{"dropped":%s,
 )
 def test_gap_records_are_reported(beside: bytes) -> None:
     first, second = GAP % (b"1", b"relay_restarted"), GAP % (b"null", b"producer_congested")
-    verdict = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
-    assert verdict.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
-    assert verdict.records.count(b"notif_relayd.gap") == 2
+    validated = check(GOOD + b"\n" + first + beside + second + GOOD + b"\n")
+    assert validated.gaps == [(1, "relay_restarted"), (None, "producer_congested")]
+    assert validated.records.count(b"notif_relayd.gap") == 2
     assert check(GOOD + b"\n").gaps == []
 
 
@@ -204,11 +204,11 @@ def test_gap_records_are_reported(beside: bytes) -> None:
 )
 def test_malformed_gap_record_is_rejected(line: bytes) -> None:
     assert check(line) == ValidatedBatch(b"", [], [Reason.MALFORMED_GAP], [])
-    assert judged(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
+    assert result(GOOD + b"\n" + line)[1:] == (1, [Reason.MALFORMED_GAP])
 
 
 @pytest.mark.parametrize(
-    ("publisher", "kind"),
+    ("publisher", "routing_key"),
     [
         (b"9" * 500, ("a", "b", "")),
         (b"-1e999", ("a", "b", "")),
@@ -216,16 +216,16 @@ def test_malformed_gap_record_is_rejected(line: bytes) -> None:
         (b'1e999,"publisher_id":"p"', ("a", "b", "p")),
     ],
 )
-def test_huge_number_as_publisher_is_relayed(publisher: bytes, kind: RoutingKey) -> None:
+def test_huge_number_as_publisher_is_relayed(publisher: bytes, routing_key: RoutingKey) -> None:
     line = b'{"event_type":"a","priority":"b","publisher_id":%s}\n' % publisher
-    assert check(line).routing_keys == [kind]
-    assert judged(line.replace(b"}\n", b"\n")) == (b"", 0, [Reason.NOT_JSON])
+    assert check(line).routing_keys == [routing_key]
+    assert result(line.replace(b"}\n", b"\n")) == (b"", 0, [Reason.NOT_JSON])
 
 
 @pytest.mark.parametrize("field", ["event_type", "priority"])
 def test_huge_number_as_required_field_is_rejected(field: str) -> None:
     fields = f'"event_type":"a","priority":"b","{field}":{"9" * 500}'
-    assert judged(f"{{{fields}}}\n".encode()) == (b"", 0, [Reason.NOT_A_NOTIFICATION])
+    assert result(f"{{{fields}}}\n".encode()) == (b"", 0, [Reason.NOT_A_NOTIFICATION])
 
 
 @pytest.mark.parametrize("own", ["notif_relayd.error", "notif_relayd.gaps", "notif_relayd."])
@@ -236,7 +236,7 @@ def test_forged_gap_of_the_relay_is_not_reported(own: str) -> None:
 
 def test_event_type_with_reserved_infix_is_accepted() -> None:
     line = GOOD.replace(b"a.b", b"x.notif_relayd.error") + b"\n"
-    assert judged(line + GOOD + b"\n") == (line + GOOD + b"\n", 2, [])
+    assert result(line + GOOD + b"\n") == (line + GOOD + b"\n", 2, [])
 
 
 RECORD = (
@@ -285,9 +285,9 @@ def nested(depth: int) -> bytes:
     ids=lambda line: line[:60],
 )
 def test_valid_record_need_not_be_plain(line: bytes) -> None:
-    for run in (line, RECORD + line, line + RECORD):
-        assert plain(run, 10**6) == []
-        assert len(check(run, 10**6).routing_keys) == run.count(b"\n")
+    for batch in (line, RECORD + line, line + RECORD):
+        assert plain(batch, 10**6) == []
+        assert len(check(batch, 10**6).routing_keys) == batch.count(b"\n")
 
 
 def test_plain_record_at_the_depth_and_size_limits() -> None:
@@ -298,7 +298,7 @@ def test_plain_record_at_the_depth_and_size_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "kind"),
+    ("first", "last", "routing_key"),
     [
         ('"event_type":"x"', '"event_type":"a"', ("a", "b", "p")),
         ('"publisher_id":"x"', '"publisher_id":5', ("a", "b", "")),
@@ -309,16 +309,16 @@ def test_plain_record_at_the_depth_and_size_limits() -> None:
     ],
 )
 def test_duplicate_key_uses_the_last_and_checks_each(
-    first: str, last: str, kind: RoutingKey | None
+    first: str, last: str, routing_key: RoutingKey | None
 ) -> None:
     fields = '"event_type":"a","priority":"b","publisher_id":"p"'
     line = f"{{{first},{fields},{last}}}\n".encode()
-    assert check(line).routing_keys == ([] if kind is None else [kind])
+    assert check(line).routing_keys == ([] if routing_key is None else [routing_key])
     assert plain(line) == check(line).routing_keys
 
 
 def test_bytes_after_the_last_line_are_not_used() -> None:
-    """Whatever its distance from the end is, and what is read there."""
+    """At any distance from the end of the buffer, and for any bytes there."""
     for size in range(45, 200):
         line = b'{"event_type": "a.b", "priority": "INFO"'.ljust(size) + b"}\n"
         assert len(plain(line)) == 1

@@ -16,7 +16,7 @@ from notif_relayd.access.admission import Admission
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.control.schema import Request
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
+from notif_relayd.net.loop import HANGUP, PAUSED, READ, TRANSIENT_ERRORS, WRITE, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer
 from notif_relayd.settings import ConnectionLimits
@@ -129,7 +129,7 @@ class ControlServer:
             else:
                 self._read(client)
         except OSError as error:
-            if error.errno not in NOT_NOW:
+            if error.errno not in TRANSIENT_ERRORS:
                 self._disconnect(client)
 
     def _read(self, client: _Client) -> None:
@@ -143,7 +143,7 @@ class ControlServer:
         if b"\n" not in client.request:
             return False
         fd = client.socket.fileno()
-        self._loop.change(fd, NOTHING)  # before `enter`, which may call `_answer` at once
+        self._loop.change(fd, PAUSED)  # before `enter`, which may call `_answer` at once
         self._pacer.enter(client.peer.uid, fd)
         return True
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from socket import socket
 
 from notif_relayd.fanout.subscriber import Subscriber
-from notif_relayd.net.loop import NOT_NOW
+from notif_relayd.net.loop import TRANSIENT_ERRORS
 
 Outcome = tuple[list[tuple[Subscriber, int]], list[Subscriber]]
 """The subscribers whose sockets did not take the whole batch, each with the number of bytes that
@@ -28,7 +28,7 @@ def send_batch(
         try:
             sent = send(subscriber.socket)
         except OSError as error:
-            if error.errno not in NOT_NOW:
+            if error.errno not in TRANSIENT_ERRORS:
                 failed.append(subscriber)
             sent = 0
         subscriber.bytes += sent
@@ -48,7 +48,7 @@ def note_sends(size: int, recipients: Iterable[Subscriber], results: Iterable[in
     late: list[tuple[Subscriber, int]] = []
     failed: list[Subscriber] = []
     for subscriber, result in zip(recipients, results, strict=True):
-        if result < 0 and -result not in NOT_NOW:
+        if result < 0 and -result not in TRANSIENT_ERRORS:
             failed.append(subscriber)
         sent = max(0, result)
         subscriber.bytes += sent

@@ -38,7 +38,7 @@ from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
+from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
@@ -400,7 +400,7 @@ class Fanout:
         try:
             sent = subscriber.socket.sendmsg(cursor.buffers())
         except OSError as error:
-            if error.errno not in NOT_NOW:
+            if error.errno not in TRANSIENT_ERRORS:
                 self.disconnect(subscriber)
                 return
             sent = 0

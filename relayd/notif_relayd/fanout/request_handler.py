@@ -19,7 +19,7 @@ from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Subscriber, Subscription
-from notif_relayd.net.loop import NOT_NOW
+from notif_relayd.net.loop import TRANSIENT_ERRORS
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 
@@ -130,7 +130,7 @@ class RequestHandler:
         try:
             data = self._receive(subscriber.socket, subscriber.request.remaining)
         except OSError as error:
-            if error.errno in NOT_NOW:
+            if error.errno in TRANSIENT_ERRORS:
                 return True
             self._disconnect(subscriber)
             return False
@@ -157,7 +157,7 @@ class RequestHandler:
         subscriber.pending.fall_behind().insert(request.answer)
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
-        """Send the rest of the record in progress and then an error; then end the connection."""
+        """Send the remainder of the current record and an error, and then end the connection."""
         self._quota.release(subscriber.peer.uid, len(subscriber.request))
         subscriber.request.clear()
         cursor = subscriber.subscription.cursor or subscriber.fall_behind()

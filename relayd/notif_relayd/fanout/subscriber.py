@@ -90,7 +90,7 @@ class Subscription:
         self._joined = stream.ring.next_seq
         """Sequence number of the first record; `delivered` counts from there."""
         self._announced = 0
-        """Number of missing records that cursors which are gone have announced."""
+        """Number of missing records that former cursors have announced."""
         stream.members += 1
 
     def fall_behind(self) -> Cursor:

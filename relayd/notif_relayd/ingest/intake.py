@@ -21,7 +21,7 @@ from notif_relayd.ingest.expensive_time import MIN_EXPENSIVE_TIME, ExpensiveTime
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
+from notif_relayd.net.loop import PAUSED, READ, TRANSIENT_ERRORS
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
@@ -318,7 +318,7 @@ class Intake:
         try:
             data = self._receive(producer.socket, producer.read_size)
         except OSError as error:
-            if error.errno in NOT_NOW:
+            if error.errno in TRANSIENT_ERRORS:
                 return False
             data = b""
         if not data:
@@ -402,7 +402,7 @@ class Intake:
         """Do not read from a producer for some time, if it is still connected and not paused."""
         if producer.id in self.producers and not producer.paused:
             producer.paused = True
-            self._loop.change(producer.socket.fileno(), NOTHING)
+            self._loop.change(producer.socket.fileno(), PAUSED)
             self._loop.call_in(seconds, partial(self._resume, producer))
 
     def _resume(self, producer: Producer) -> None:

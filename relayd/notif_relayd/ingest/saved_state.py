@@ -23,7 +23,7 @@ class ProducerState(msgspec.Struct, tag="producer"):
     partial: bytes = msgspec.field(name="rest")
     """The beginning of a record whose end has not been received."""
     skipping: bool
-    """Whether the rest of the current line is skipped because the line is too long."""
+    """Whether the remainder of the current line is skipped because the line is too long."""
 
 
 class IntakeState(msgspec.Struct):

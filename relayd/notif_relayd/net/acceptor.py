@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accepts connections from a listening socket; all three sockets have one.
+"""Accepts connections from a listening socket. Each of the three sockets has an acceptor.
 
-Two things can go wrong and must not affect other peers:
-
-- A connection may not be accepted. The peer is told why, if its socket has a way to tell, and the
-  connection is closed.
-- The process may be out of descriptors. The connection then stays in the kernel's queue and keeps
-  the listening socket readable, so the socket is not watched for a while.
+A refused connection is closed, after an error record if the peer can receive one. If the process
+has no descriptor left, a connection stays in the kernel's queue and keeps the listening socket
+readable; the acceptor then pauses, so that the loop does not spin.
 """
 
 import errno
@@ -20,19 +17,18 @@ from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import LazyPeer, Peer, peer_of, uid_of
 
 MAX_ACCEPTS = 16
-"""Connections accepted in one iteration of the loop: 1 ms, as each takes 60 µs."""
+"""Maximum number of connections accepted in one iteration of the loop. 16 connections take 1 ms."""
 
-PAUSE = 1.0
-"""Seconds until the next attempt, when there was no descriptor or no memory left."""
+EXHAUSTED_BACKOFF = 1.0
+"""Seconds until the next attempt after the process had no descriptor or no memory left."""
 
-BREAK = 0.004
-"""Seconds from one refused connection to the next, for each socket.
+REFUSAL_INTERVAL = 0.004
+"""Interval, in seconds, between two refused connections of a socket.
 
-Accepting goes on at the same moments for all sockets, so that when several are flooded, one record
-waits for all their refusals, and in total less than one record in a hundred does. A queue of 2048
-connections that are all refused takes 8 s.
+All acceptors continue at multiples of the interval. If several sockets are flooded, their refusals
+therefore delay the same record, and less than one record in a hundred is delayed at all. To refuse
+a queue of 2048 connections takes 8 s.
 """
-
 
 _BUSY = OSError(errno.EBUSY, "file descriptors that peers have passed are being closed")
 
@@ -59,15 +55,16 @@ class Admission(Protocol):
 
 
 class Acceptor:
-    """One listening socket.
+    """Accepts the connections of one listening socket.
 
     Args:
-        loop: calls the door when somebody knocks.
-        log: where it complains.
-        listener: the listening socket; the door makes it non-blocking.
+        loop: the event loop.
+        log: for warnings about refused connections.
+        listener: the listening socket, which becomes non-blocking.
         admission: decides which connections are accepted.
-        welcome: gets every connection, non-blocking, with the peer's identity.
-        refuse: gets the connections that may not come in, and why; they are closed afterwards.
+        welcome: called with each accepted connection, non-blocking, and its peer. If it raises
+            `OSError`, the connection is closed.
+        refuse: called with each refused connection and the reason, before the connection is closed.
     """
 
     def __init__(
@@ -93,15 +90,15 @@ class Acceptor:
         self._watch()
 
     def close(self) -> None:
-        """Take nobody any more; the listening socket itself belongs to whoever opened it."""
+        """Stop accepting; the caller closes the listening socket."""
         self._closed = True
         self._unwatch()
 
     def _serve(self, _events: int = 0) -> None:
-        """Accept connections, and watch the socket unless accepting has to pause.
+        """Accept connections; then watch the socket, or pause.
 
-        After a pause the socket is not watched first: that would take another iteration of the
-        loop, and in a flood connections are waiting anyway.
+        After a pause, connections are accepted before the socket is watched again, because in a
+        flood there are some, and watching first would take a further iteration.
         """
         if self._closed:
             return
@@ -113,7 +110,7 @@ class Acceptor:
             self._watch()
 
     def _accept(self) -> float:
-        """Accept at most `MAX_ACCEPTS` connections; return the seconds to pause, mostly none."""
+        """Accept at most `MAX_ACCEPTS` connections; return the seconds to pause, 0 for no pause."""
         for _ in range(MAX_ACCEPTS):
             if not ancillary.may_accept():
                 return self._exhausted(_BUSY)
@@ -129,24 +126,24 @@ class Acceptor:
             if not self._kernel.protect(connection):
                 ancillary.discard(connection)
                 continue
-            # Who comes in a flood is not looked at any closer.
+            # In a flood only the user ID is read, which takes a tenth of the time of `peer_of`.
             reason = self._admission.take_token(uid_of(connection))
             if reason is None:
                 peer = peer_of(connection)
                 reason = self._admission.refusal(peer)
             if reason is not None:
-                self._send_away(connection, reason)
-                return BREAK - self._kernel.monotonic() % BREAK
+                self._close_refused(connection, reason)
+                return REFUSAL_INTERVAL - self._kernel.monotonic() % REFUSAL_INTERVAL
             try:
                 self._welcome(connection, peer)
             except OSError as error:
-                # Nobody could be told what happens to it.
+                # The loop cannot watch a further descriptor.
                 self._admission.leave(peer)
                 self._kernel.close_socket(connection)
                 return self._exhausted(error)
         return 0.0
 
-    def _send_away(self, connection: socket.socket, reason: str) -> None:
+    def _close_refused(self, connection: socket.socket, reason: str) -> None:
         self._log.warning(
             "connection to %s refused: %s: %s",
             self._path,
@@ -170,10 +167,10 @@ class Acceptor:
             self._watching = False
 
     def _exhausted(self, error: OSError) -> float:
-        """Log that there are no descriptors or no memory; return the seconds to pause."""
+        """Log that no descriptor or no memory is left; return the seconds to pause."""
         self._log.warning(
-            "no connection can be accepted on %s for now: %s",
+            "cannot accept connections on %s for now: %s",
             self._path,
             error.strerror,
         )
-        return PAUSE
+        return EXHAUSTED_BACKOFF

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps file descriptors that peers pass (``SCM_RIGHTS``, unix(7)) away from the event loop.
+"""Keeps file descriptors that peers pass (``SCM_RIGHTS``, unix(7)) out of the event loop.
 
-The process that drops the last reference to a file waits until the file is closed. For a TCP socket
-with ``SO_LINGER`` and unsent data that takes as long as its owner has chosen. A process drops a
-passed descriptor when it reads the data that came with it, and when it closes the connection that
-it is queued in. The event loop does neither:
+A process that drops the last reference to a file waits until the file is closed. For a TCP socket
+with ``SO_LINGER`` and unsent data this takes as long as the peer has chosen. A process drops a
+passed descriptor when it reads the data that the descriptor came with, and when it closes the
+connection in which the descriptor is queued. The event loop must do neither:
 
-- Since Linux 6.16 a socket can refuse descriptors (``SO_PASSRIGHTS``); the sender then gets EPERM.
-  A connection has the setting of its listener at the time of connect(2). It is set again on every
-  connection that is older, and what was queued until then is looked for once.
-- On older kernels a read is made twice. The first one (``MSG_PEEK`` without room for descriptors)
-  takes nothing, and says whether there are any. To receive and close them instead would be cheaper
-  by a copy of the data, but where an AppArmor profile denies their receipt, or the table of
-  descriptors is full, the kernel drops them within recvmsg(2). A record of 1 KiB takes 0.3 µs more,
-  1 % of its way; a saturated relay takes 10 to 25 % more processor time for each.
+- Since Linux 6.16 a socket can refuse descriptors (``SO_PASSRIGHTS``); the sender gets EPERM.
+  Connections inherit the setting from their listener at the time of connect(2). For an older
+  connection `protect` changes the setting, and looks once for descriptors that are queued already.
+- On older kernels each read takes two system calls. The first one (``MSG_PEEK`` without space for
+  descriptors) consumes nothing and reports whether there are descriptors. Receiving and closing
+  them would save a copy of the data, but under some AppArmor profiles, and with a full descriptor
+  table, the kernel drops them within recvmsg(2). A record of 1 KiB takes 0.3 µs more, 1 % of its
+  time in the relay; a saturated relay needs 10 to 25 % more processor time per record.
 
-A peer that passes descriptors is disconnected. A thread of its own closes them.
+The relay disconnects a peer that passes descriptors; a separate thread closes its connection.
 """
 
 import contextlib
@@ -36,29 +36,30 @@ from notif_relayd.peer import peer_of
 LOG = logging.getLogger(__name__)
 
 SO_PASSRIGHTS = 83
-"""asm-generic/socket.h, since Linux 6.16; Python has no name for it."""
+"""From asm-generic/socket.h, since Linux 6.16; Python does not define it."""
 
 SO_PASSSEC, SO_PASSPIDFD = 34, 76
-"""asm-generic/socket.h; Python has no names for them."""
+"""From asm-generic/socket.h; Python does not define them."""
 
 MAX_DESCRIPTORS = 253
-"""Descriptors of one message: SCM_MAX_FD of the kernel."""
+"""Maximum number of descriptors in one message: SCM_MAX_FD of the kernel."""
 
 MAX_CLOSING = 64
-"""Connections that may wait for the thread; beyond that no connection is accepted."""
+"""Maximum number of connections that wait for the closing thread; with more, no connection is
+accepted."""
 
 _READ_SIZE = 64 * 1024
-"""Bytes that the thread reads at once."""
+"""Bytes of one read in the closing thread."""
 
 _MAX_MESSAGES = 1000
-"""Messages to look through at once: more than the kernel queues in a socket. An empty one cannot be
-told from the end."""
+"""Maximum number of messages to read from a passed socket: more than the kernel queues. An empty
+message and an empty queue cannot be distinguished."""
 
 _NO_LINGER = struct.pack("ii", 0, 0)
 
 
 class PassedDescriptorsError(OSError):
-    """The next bytes of a connection come with file descriptors."""
+    """The next bytes of a connection carry file descriptors."""
 
     def __init__(self) -> None:
         super().__init__(errno.EPERM, "file descriptors are not accepted")
@@ -66,7 +67,7 @@ class PassedDescriptorsError(OSError):
 
 @functools.cache
 def kernel_refuses() -> bool:
-    """Whether the kernel can refuse descriptors for the relay."""
+    """Return whether the kernel can refuse passed descriptors."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
@@ -76,7 +77,7 @@ def kernel_refuses() -> bool:
 
 
 def refuse(listener: socket.socket) -> None:
-    """Have the kernel refuse descriptors on connections that are made from now on, if it can."""
+    """Make the kernel refuse descriptors on future connections of a listener, if it can."""
     if kernel_refuses():
         listener.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
@@ -85,7 +86,8 @@ def protect(connection: socket.socket) -> bool:
     """Prepare a connection for `receive`.
 
     Returns:
-        Whether it can be used. If not, descriptors were passed already: `discard` it.
+        Whether the connection can be used. If not, descriptors have been passed already, and the
+        caller must `discard` the connection.
     """
     if not kernel_refuses():
         _prepare_peek(connection)
@@ -99,22 +101,22 @@ def receive(connection: socket.socket, size: int) -> bytes:
     """Read at most `size` bytes, like `socket.recv`.
 
     Raises:
-        PassedDescriptorsError: descriptors would come along; nothing was read.
-        OSError: as for `socket.recv`.
+        PassedDescriptorsError: the data carries descriptors; nothing was read.
+        OSError: as `socket.recv`.
     """
     if not kernel_refuses():
         data, _, flags, _ = connection.recvmsg(size, 0, socket.MSG_PEEK)
         if flags & socket.MSG_CTRUNC:
             raise PassedDescriptorsError
-        size = len(data)  # What has arrived since was not looked at.
+        size = len(data)  # Data that has arrived since may carry descriptors.
     return connection.recv(size) if size else b""
 
 
 def close(connection: socket.socket) -> None:
-    """Close a connection without waiting for what its peer has passed."""
+    """Close a connection without waiting for files that its peer has passed."""
     if not kernel_refuses():
-        with contextlib.suppress(OSError):  # The peer may be gone.
-            connection.shutdown(socket.SHUT_RDWR)  # From now on nothing is added to the queue.
+        with contextlib.suppress(OSError):  # The peer may have hung up.
+            connection.shutdown(socket.SHUT_RDWR)  # Nothing is added to the queue any more.
         if _holds_descriptors(connection):
             discard(connection)
             return
@@ -122,7 +124,7 @@ def close(connection: socket.socket) -> None:
 
 
 def close_listener(listener: socket.socket) -> None:
-    """Close a listening socket, and the connections that wait in it."""
+    """Close a listening socket and the connections in its queue."""
     if not kernel_refuses():
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
@@ -133,17 +135,17 @@ def close_listener(listener: socket.socket) -> None:
 
 
 def discard(connection: socket.socket) -> None:
-    """Have the thread close a connection to which descriptors were passed, and log its peer."""
+    """Close a connection with passed descriptors in the closing thread, and log its peer."""
     _CLOSER.close(connection)
 
 
 def may_accept() -> bool:
-    """Whether the thread keeps up, so that new connections can be accepted."""
+    """Return whether the closing thread keeps up, so that connections can be accepted."""
     return _CLOSER.waiting < MAX_CLOSING
 
 
 class _Closer:
-    """Closes connections in a thread, which may have to wait for it."""
+    """Closes connections in a thread of its own, which may block."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -154,20 +156,20 @@ class _Closer:
 
     @property
     def waiting(self) -> int:
-        """Connections that are not closed yet."""
+        """Number of connections that are not closed yet."""
         return self._added - self._closed
 
     def close(self, connection: socket.socket) -> None:
         self._log.warning(
-            "connection ended: %s: it passes file descriptors, which are not accepted",
+            "connection ended: %s: it passed file descriptors, which are not accepted",
             peer_of(connection),
         )
         self._added += 1
-        # A number, because Python would close a socket object at exit, and wait for it.
+        # Queue the number: Python would close a socket object at exit, and block.
         self._queue.put(connection.detach())
         if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, name="closer", daemon=True)
-            with contextlib.suppress(RuntimeError):  # No thread can be started; the next one tries.
+            with contextlib.suppress(RuntimeError):  # The next call tries again.
                 thread.start()
                 self._thread = thread
 
@@ -175,7 +177,7 @@ class _Closer:
         while True:
             fd = self._queue.get()
             try:
-                _dispose(fd)
+                _close_all(fd)
             finally:
                 self._closed += 1
 
@@ -184,44 +186,44 @@ _CLOSER = _Closer()
 
 
 def _prepare_peek(connection: socket.socket) -> None:
-    """Have MSG_CTRUNC mean that there are descriptors, and nothing else."""
-    # Otherwise a peek leaves out of-band data, and the read after it drops what came with that.
+    """Set socket options so that MSG_CTRUNC means passed descriptors and nothing else."""
+    # Otherwise a peek skips out-of-band data, and the read drops the descriptors that came with it.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     for option in (socket.SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD):
-        with contextlib.suppress(OSError):  # An older kernel does not have all of them.
+        with contextlib.suppress(OSError):  # Older kernels do not have all options.
             connection.setsockopt(socket.SOL_SOCKET, option, 0)
 
 
 def _holds_descriptors(connection: socket.socket) -> bool:
-    """Whether descriptors are in what a connection has received."""
+    """Return whether the receive queue of a connection contains descriptors."""
     try:
         _prepare_peek(connection)
         (size,) = struct.unpack("i", fcntl.ioctl(connection, termios.FIONREAD, bytes(4)))
-        # A peek ends with the first message that has descriptors.
+        # A peek ends at the first message with descriptors.
         _, _, flags, _ = connection.recvmsg(size, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return False
     return bool(flags & socket.MSG_CTRUNC)
 
 
-def _dispose(fd: int) -> None:
-    """Close a descriptor, and first, without lingering, all that are queued in it."""
-    waiting = [fd]
-    while waiting:
-        queued = _disarm(waiting[-1])
+def _close_all(fd: int) -> None:
+    """Close a descriptor, after all descriptors that are queued in it; no close lingers."""
+    unclosed = [fd]
+    while unclosed:
+        queued = _disarm(unclosed[-1])
         if queued:
-            waiting += queued
+            unclosed += queued
         else:
             with contextlib.suppress(OSError):
-                os.close(waiting.pop())
+                os.close(unclosed.pop())
 
 
 def _disarm(fd: int) -> list[int]:
-    """Turn lingering off, and return some descriptors that are queued in a Unix socket, if any."""
+    """Disable lingering; return some of the descriptors that are queued in a Unix socket."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return []  # It is no socket.
+        return []  # Not a socket.
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         return _queued(sock) if sock.family == socket.AF_UNIX else []
@@ -232,9 +234,9 @@ def _disarm(fd: int) -> list[int]:
 
 
 def _queued(sock: socket.socket) -> list[int]:
-    """Take a connection from the backlog, or the descriptors of the next message that has any."""
+    """Return one connection of a listening socket, or the descriptors of the next such message."""
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)  # From now on nothing is added.
+        sock.shutdown(socket.SHUT_RDWR)  # Nothing is added any more.
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.setblocking(False)
         return [sock.accept()[0].detach()]

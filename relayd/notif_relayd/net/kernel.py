@@ -26,10 +26,12 @@ class Epoll(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Functions through which the relay uses the system, of the same names as in `os` and `time`.
+    """The functions through which the relay calls the system.
 
-    The parts of the relay look them up once, in their constructors. Sockets are objects already
-    and are not listed here.
+    The fields have the names of the functions in `os`, `time`, `select` and `fcntl`; the last three
+    are those of `ancillary`. Methods of sockets are not listed, because a simulation passes its own
+    socket objects. Where a call is made for each read or batch, the constructors bind the function,
+    so that the indirection costs nothing.
     """
 
     monotonic: Callable[[], float] = time.monotonic

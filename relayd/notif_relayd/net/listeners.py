@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listening sockets: taken over from systemd, or bound here.
+"""The listening sockets: passed by systemd, or bound by the daemon.
 
-Who may connect is decided by the owner, group and mode of the socket file, so these are right
-before anybody can connect. Bound here, a socket gets its mode from the umask, its owner and group
-next, and only then listens: until then a connect is refused, whoever tries. An inherited socket
-is open to whom its unit says until the daemon is up; what the daemon's own configuration sets
-then holds.
+The owner, group and mode of the socket file decide which processes can connect, so they must be
+right before any process can. The daemon binds a socket with the mode set by the umask, changes
+owner and group, and only then listens; until then the kernel refuses every connect. A socket that
+systemd passes has the permissions of its unit until the daemon applies its own configuration.
 
-A socket file outlives its process. One that nobody listens on any more is replaced. So that two
-daemons that start at once do not replace each other's, a file beside it is locked meanwhile. It is
-the daemon's own: any user who can open a file can lock it, and the directory is open to all.
+A socket file outlives its process; the daemon replaces a file on which no process listens. A lock
+file beside the socket keeps two daemons from replacing each other's socket. The lock file belongs
+to the daemon's user and has mode 0600: a process that can open a file can lock it, and other users
+may be able to open the directory.
 """
 
 import contextlib
@@ -31,42 +31,47 @@ from notif_relayd.peer import peer_of
 from notif_relayd.settings import SocketPlan
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn."""
+"""Maximum number of connections in the queue; the kernel lowers it to net.core.somaxconn."""
 
 MAX_PATH = 107
-"""Bytes of the longest socket path (unix(7): sun_path holds 108 with the final NUL)."""
+"""Maximum size of a socket path in bytes (unix(7): sun_path has 108, with the final NUL)."""
 
 DEFAULT_MODE = 0o660
+"""Mode of a socket file that the daemon binds, if none is configured."""
 
 LOCK_FILE = ".notif-relayd.lock"
-"""Beside a socket, while it is bound or removed; mode 0600."""
+"""Name of the lock file, which exists while a socket is bound or removed."""
 
 
 @dataclass(slots=True)
 class Listener:
-    """A listening socket, and the file to remove with it."""
+    """A listening socket, and its file if the daemon has to remove it."""
 
     socket: socket.socket
     file: tuple[int, int] | None
-    """Device and inode of the file that was bound here; `None` for an inherited socket."""
+    """Device and inode of the file that the daemon bound; `None` for a passed socket."""
     remark: str = ""
-    """For the log: what was not done and how to have it done."""
+    """Warning about incomplete permissions and their remedy, to be logged; empty if complete."""
 
     @property
     def bound_here(self) -> bool:
-        """Whether the daemon made the socket."""
+        """Whether the daemon bound the socket."""
         return self.file is not None
 
     def own(self) -> None:
-        """Let those who connect see this process, and not the one that went to the background."""
+        """Make clients see this process as their peer, not the process that started it.
+
+        listen(2) stores the credentials of its caller for SO_PEERCRED.
+        """
         if self.bound_here:
-            self.socket.listen(BACKLOG)  # listen(2) notes the caller for SO_PEERCRED.
+            self.socket.listen(BACKLOG)
 
     def close(self) -> None:
-        """Close it; remove the file that the daemon made, but not one that has replaced it."""
+        """Close the socket; remove its file if the daemon bound it and it was not replaced."""
         path = self.socket.getsockname()
         ancillary.close_listener(self.socket)
-        # A successor binds under the same lock. Without it, the file stays, to be replaced later.
+        # The next daemon may be binding. If the lock cannot be taken, the file stays; the next
+        # daemon replaces it.
         with contextlib.suppress(OSError, StartError):
             if self.file is not None and _identity(path) == self.file:
                 with _locked(os.path.dirname(path)):
@@ -75,19 +80,21 @@ class Listener:
 
 
 def passed() -> list[tuple[str, int]]:
-    """The descriptors that systemd passes, each with its name (sd_listen_fds_with_names(3)).
+    """Return name and number of each descriptor that systemd passed (sd_listen_fds_with_names(3)).
 
     Raises:
-        StartError: the environment variables contradict each other or the open descriptors.
+        StartError: the environment variables are inconsistent, or do not match the descriptors.
     """
-    told = {name: os.environ.get(name) for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+    announced = {
+        name: os.environ.get(name) for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    }
     try:
         named = daemon.listen_fds_with_names(unset_environment=True)
     except OSError as error:
-        environment = " ".join(f"{name}={value}" for name, value in told.items() if value)
+        environment = " ".join(f"{name}={value}" for name, value in announced.items() if value)
         raise StartError(
-            f"the descriptors that {printable(environment)} announces cannot be used: "
-            f"{error.strerror}; leave these variables to systemd"
+            f"cannot use the descriptors announced by {printable(environment)}: "
+            f"{error.strerror}; only systemd may set these variables"
         ) from error
     return [(name, fd) for fd, name in named.items()]
 
@@ -101,18 +108,18 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
         owner: user ID and group ID for the socket file; -1 leaves one unchanged.
 
     Raises:
-        StartError: it is no listening stream socket, or may not be given what is configured.
+        StartError: it is not a listening Unix stream socket, or its permissions cannot be changed.
     """
     if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=1):
         raise StartError(
-            f"the descriptor {plan.name!r} passed by systemd is no listening Unix stream socket: "
-            f"set ListenStream= in its socket unit"
+            f"the descriptor {plan.name!r} passed by systemd is not a listening Unix stream "
+            f"socket: set ListenStream= in its socket unit"
         )
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
     ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
-    with _blaming(plan, path):
+    with _os_errors(plan, path):
         _chown(path, *owner)
         if access.mode is not None:
             os.chmod(path, access.mode)
@@ -127,7 +134,7 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
         owner: user ID and group ID for the socket file; -1 leaves one unchanged.
 
     Raises:
-        StartError: somebody listens there, or the path, user or group cannot be used.
+        StartError: a process listens on the path, or the path or its owner cannot be set.
     """
     path = plan.path
     if len(os.fsencode(path)) > MAX_PATH:
@@ -135,7 +142,7 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         ancillary.refuse(sock)
-        with _blaming(plan, path), _locked(os.path.dirname(path)):
+        with _os_errors(plan, path), _locked(os.path.dirname(path)):
             _remove_stale(path)
             mode = DEFAULT_MODE if plan.access.mode is None else plan.access.mode
             with _umask(0o777 & ~mode):
@@ -153,7 +160,7 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
 def _remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(f"{path} exists and is no socket: remove it or use another path")
+            raise StartError(f"{path} exists and is not a socket: remove it or use another path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -164,7 +171,7 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            holder = "a process that accepts nothing"  # Its queue is full: it listens.
+            holder = "a process that does not accept connections"  # It listens: its queue is full.
         else:
             holder = str(peer_of(probe))
     raise StartError(f"{path} is in use by {holder}: stop it or use another path")
@@ -188,8 +195,8 @@ def _usual_group(path: str, plan: SocketPlan) -> str:
     else:
         return ""
     return (
-        f"{path} is open to the daemon's own group only, because the group {group} {reason}: "
-        f"see to that, or set [relayd] {plan.name}_group"
+        f"only the daemon's own group may connect to {path}: the group {group} {reason}; change "
+        f"that, or set [relayd] {plan.name}_group"
     )
 
 
@@ -209,7 +216,7 @@ def _locked(directory: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is locked: the next daemon notices that, and makes another.
+        # Removed while it is locked: a daemon that waits for the lock notices it in `_lock`.
         with contextlib.suppress(OSError):
             os.unlink(path)
         os.close(fd)
@@ -226,16 +233,17 @@ def _lock(path: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # The one who had it has removed it.
+        os.close(fd)  # The previous holder has removed the file.
 
 
 def _open_own(path: str) -> int:
-    """Open or make a file that no other user can have opened."""
+    """Open or create a file that no other user can have opened."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as error:
-        # A directory, a link, a socket, or another user's; or no file can be made there at all.
+        # The path may be a directory, a link, a socket or the file of another user. If nothing is
+        # there, the directory is the problem.
         if error.errno == errno.ENOENT or not os.path.lexists(path):
             raise
     else:
@@ -255,18 +263,18 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _blaming(plan: SocketPlan, path: str) -> Iterator[None]:
-    """Turn what the kernel says into what the operator can do."""
+def _os_errors(plan: SocketPlan, path: str) -> Iterator[None]:
+    """Turn an `OSError` into a `StartError` that names the socket and a remedy."""
     try:
         yield
     except OSError as error:
         directory = os.path.dirname(path)
-        advice = {
+        remedy = {
             errno.ENOENT: f"create {directory}",
-            errno.EPERM: f"let the daemon's user be owner of {path} and a member of the group "
+            errno.EPERM: f"make the daemon's user the owner of {path} and a member of the group "
             f"in {plan.name}_group",
-            errno.EACCES: f"let the daemon's user write to {directory}",
+            errno.EACCES: f"give the daemon's user write permission for {directory}",
         }.get(error.errno or 0, "use another path")
         raise StartError(
-            f"the {plan.name} socket {path} cannot be set up: {error.strerror}; {advice}"
+            f"cannot set up the {plan.name} socket {path}: {error.strerror}; {remedy}"
         ) from error

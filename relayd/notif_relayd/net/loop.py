@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""epoll and deadlines: who is called when something happens, and nothing else.
+"""The event loop: epoll, deadlines and callbacks.
 
-There is no polling: without a deadline the loop sleeps until a descriptor is ready. asyncio would
-do the same work, but a transport and a callback for every chunk and subscriber cost more than
-the send itself.
+The loop does not poll: without a deadline it sleeps until an event occurs. asyncio would cost more
+than the send itself, because it needs a transport and a callback for each chunk and subscriber.
 
-A turn serves everybody who is ready once. Where many of one kind are, that is too seldom for the
-few of another who wait for what they bring. So there is a second epoll for those, itself watched
-by the first, which can be asked within a turn as well: who is in it can be served out of turn.
+One iteration serves each ready descriptor once. If many producers are ready, that is too seldom
+for the subscribers, which must take their records in between. Subscribers are therefore in a second
+epoll, the urgent one. The first epoll watches it, and `Loop.serve_urgent` serves it at any time.
 """
 
 import errno
@@ -21,45 +20,48 @@ from notif_relayd.net.kernel import SYSTEM, Epoll, Kernel
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-NOTHING = select.EPOLLONESHOT
-"""To wait for nothing, until that is changed again: of a hang-up it is told once."""
+
+PAUSED = select.EPOLLONESHOT
+"""Event mask of a paused descriptor; a hang-up is reported once."""
 
 HANGUP = select.EPOLLHUP | select.EPOLLERR
-"""Reported whether asked for or not: the peer is gone in both directions."""
+"""The peer is gone in both directions. Reported even if not requested."""
 
-NOT_NOW = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of a socket that are not about its connection: the next event brings it back."""
+TRANSIENT_ERRORS = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of a socket after which the connection is still usable. The call is repeated at the next
+event."""
 
-FOR_EVER = -1.0
+NO_TIMEOUT = -1.0
 
 Callback = Callable[[int], object]
+"""Gets the events of its descriptor."""
 
 Events = list[tuple[int, int]]
-"""Descriptors, and what has happened to each."""
+"""Descriptors, each with its events."""
 
 
 class Waiter(Protocol):
-    """Waits for events in place of the loop's own call of epoll."""
+    """Waits for events in place of `select.epoll.poll`."""
 
     def wait(self, epoll: int, seconds: float) -> tuple[float, Events]:
-        """Wait until an event happens or the time is over.
+        """Wait until an event occurs or the timeout expires.
 
         Args:
             epoll: the descriptor of an epoll.
             seconds: the timeout; below 0 to wait without one.
 
         Returns:
-            When the wait ended, by the monotonic clock, and the events that callbacks have yet to
-            handle. The waiter may have handled others.
+            The time at which the wait ended, by the monotonic clock, and the events for callbacks.
+            The waiter may have handled other events itself.
         """
 
 
 class Loop:
-    """Calls whoever waits for a descriptor or for a moment.
+    """Calls functions when a descriptor has an event or when a deadline is reached.
 
     Args:
         waiter: waits for events; by default `select.epoll.poll` does.
-        kernel: the system calls; other parts that get the loop use it as well.
+        kernel: the system calls. Parts of the relay that have the loop use them as well.
     """
 
     def __init__(self, waiter: Waiter | None = None, kernel: Kernel = SYSTEM) -> None:
@@ -67,30 +69,32 @@ class Loop:
         self._monotonic = kernel.monotonic
         self._epoll = kernel.epoll()
         self._urgent = kernel.epoll()
-        """Of those who are served out of turn."""
+        """Watches the descriptors that `serve_urgent` serves."""
         self._epolls: dict[int, Epoll] = {}
-        """By the descriptors that they watch."""
+        """By descriptor: the epoll that watches it."""
         self._callbacks: dict[int, Callback] = {}
         self._wait = self._poll if waiter is None else waiter.wait
         self.changed = False
-        """Whether a descriptor has come or gone since somebody has set this to `False`."""
+        """Set to `True` when a descriptor is added or removed; the reader resets it."""
         self._forgotten: set[int] = set()
-        """In this turn: what epoll has reported for their numbers is not for their successors."""
+        """Descriptors that were removed in this iteration. Events that epoll has reported for them
+        must not go to new descriptors with the same numbers."""
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        """Keeps deadlines at the same time in their order."""
         self.watch(self._urgent.fileno(), READ, self.serve_urgent)
 
     def watch(self, fd: int, events: int, callback: Callback, *, urgent: bool = False) -> None:
-        """Call `callback` with what happened whenever one of `events` is there for `fd`.
+        """Call `callback` whenever a descriptor has one of these events.
 
         Args:
             fd: the descriptor.
-            events: what to wait for.
-            callback: whom to call.
-            urgent: whether `serve_urgent` calls it, too.
+            events: the event mask.
+            callback: called with the events that occurred, which may include `HANGUP`.
+            urgent: whether `serve_urgent` calls the callback as well.
 
         Raises:
-            OSError: the kernel has no room for one more.
+            OSError: the kernel cannot watch a further descriptor.
         """
         epoll = self._urgent if urgent else self._epoll
         epoll.register(fd, events)
@@ -99,40 +103,50 @@ class Loop:
         self.changed = True
 
     def change(self, fd: int, events: int) -> None:
-        """Wait for other events from now on."""
+        """Replace the event mask of a descriptor."""
         self._epolls[fd].modify(fd, events)
 
     def forget(self, fd: int) -> None:
-        """Call nobody any more; to be done before the descriptor is closed."""
+        """Stop watching a descriptor; must be called before the descriptor is closed."""
         del self._callbacks[fd]
         self._forgotten.add(fd)
         self._epolls.pop(fd).unregister(fd)
         self.changed = True
 
     def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once, `seconds` from now."""
+        """Call `callback` once, after a delay in seconds."""
         heapq.heappush(self._deadlines, (self._monotonic() + seconds, next(self._order), callback))
 
     def run_once(self) -> float:
-        """Sleep until something happens and tell those concerned.
+        """Run one iteration: wait for an event or a deadline, then call the callbacks.
 
         Returns:
-            When the sleep was over, by the monotonic clock.
+            The time at which the wait ended, by the monotonic clock.
         """
         self._forgotten.clear()
-        time_left = self._time_left() if self._deadlines else FOR_EVER
-        awake, happened = self._wait(self._epoll.fileno(), time_left)
+        timeout = self._time_left() if self._deadlines else NO_TIMEOUT
+        awake, happened = self._wait(self._epoll.fileno(), timeout)
         self._call(happened)
         while self._deadlines and self._deadlines[0][0] <= self._monotonic():
             heapq.heappop(self._deadlines)[2]()
         return awake
 
     def serve_urgent(self, _events: int = READ) -> None:
-        """Tell those who asked for it what has happened by now; to be called within a turn."""
+        """Call the callbacks of urgent descriptors that have events now.
+
+        This is the only re-entry into the loop. A callback may call it under two conditions:
+
+        - Its own descriptor is not urgent, so that urgent callbacks do not nest.
+        - It relies on nothing that an urgent callback may change. Urgent callbacks may forget their
+          descriptors and send records that have been published, but they do not publish.
+
+        The events that the outer iteration has yet to handle stay valid: events of descriptors that
+        were forgotten meanwhile are skipped.
+        """
         self._call(self._urgent.poll(0))
 
     def close(self) -> None:
-        """Give the descriptors of the loop itself back."""
+        """Close the descriptors of the loop itself."""
         self._urgent.close()
         self._epoll.close()
 
@@ -142,8 +156,7 @@ class Loop:
 
     def _call(self, happened: Iterable[tuple[int, int]]) -> None:
         for fd, events in happened:
-            # One callback may close the descriptor that the next event is about, and the number
-            # may be another connection's by then.
+            # A callback may have closed this descriptor, and its number may be in use again.
             if fd not in self._forgotten:
                 self._callbacks[fd](events)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the loop's turns take: that is how long a record can wait for the relay itself.
+"""Loop latency: the durations of the event loop's iterations.
 
-A turn begins when the kernel has told what there is to do, and ends when all of it is done. What
-becomes readable meanwhile waits for the next one. Sleep is no part of it, and neither is what a
-subscriber's socket does not take. One turn carries many records under load, so that to measure
-each of them costs next to nothing for a record.
+An iteration lasts from the end of the wait for events until all of them have been handled. An event
+that occurs meanwhile waits for the next iteration, so the duration is the longest time for which a
+record can wait for the relay itself. Under load one iteration handles many records, so measuring it
+costs next to nothing per record.
 """
 
 from bisect import bisect_left
@@ -12,7 +12,7 @@ from bisect import bisect_left
 import msgspec
 
 BOUNDS = tuple(50e-6 * 2**power for power in range(15))
-"""Seconds, the upper ends of all classes but the last: from 50 microseconds to 0.8 seconds."""
+"""Upper bounds of the buckets in seconds, from 50 µs to 0.8 s. The last bucket has no bound."""
 
 
 class LoopLatencyState(msgspec.Struct):
@@ -23,26 +23,25 @@ class LoopLatencyState(msgspec.Struct):
 
 
 class LoopLatency:
-    """A histogram."""
+    """A histogram of durations."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
-        """Turns that took at most as long as the bound of the same index, and longer than the one
-        before; the last had no bound."""
+        """Number of iterations in each bucket, not cumulative. A bucket includes its bound."""
         self.seconds = 0.0
-        """All of them together."""
+        """Sum of all durations."""
 
     def add(self, seconds: float) -> None:
-        """Count one turn."""
+        """Count one iteration."""
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds
 
     def save(self) -> LoopLatencyState:
-        """All of it."""
+        """Return the histogram for the next process."""
         return LoopLatencyState(self.counts, self.seconds)
 
     def restore(self, saved: LoopLatencyState | None) -> None:
-        """Go on where another relay has stopped, if it had the same classes."""
+        """Continue a saved histogram, if it has the same number of buckets."""
         if saved is not None and len(saved.counts) == len(self.counts):
             self.counts = saved.counts
             self.seconds = saved.seconds

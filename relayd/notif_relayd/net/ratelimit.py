@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a warning from being said more often than anybody wants to read it.
+"""Rate-limits warnings, per message.
 
-oslo.log's own limit counts all messages together, so that a flood of one kind hides the first of
-another. Here each kind has its own, and what was held back is counted in the next line.
+oslo.log has one limit for all messages together, so many repetitions of one message would suppress
+the first occurrence of another.
 """
 
 import logging
@@ -11,32 +11,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 INTERVAL = 10.0
-"""Seconds between two lines of one kind."""
+"""Minimum interval, in seconds, between two log lines with the same message."""
 
 
 @dataclass(slots=True)
-class _Kind:
-    since: float
-    held_back: int = 0
+class _Message:
+    logged_at: float
+    suppressed: int = 0
 
 
 class RateLimitedLog:
-    """A logger's warnings, each kind at most once every `INTERVAL` seconds."""
+    """Logs each message at most once per `INTERVAL`.
+
+    The next line with the same message states how many were suppressed.
+
+    Args:
+        log: the logger.
+        clock: returns seconds.
+    """
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = log
         self._clock = clock
-        self._kinds: dict[str, _Kind] = {}
+        self._messages: dict[str, _Message] = {}
 
     def warning(self, message: str, *args: object) -> None:
-        """Log a warning; messages with the same text before formatting are of one kind."""
+        """Log a warning; messages are the same if their text before formatting is."""
         now = self._clock()
-        kind = self._kinds.get(message)
-        if kind is not None and now - kind.since < INTERVAL:
-            kind.held_back += 1
+        last = self._messages.get(message)
+        if last is not None and now - last.logged_at < INTERVAL:
+            last.suppressed += 1
             return
-        self._kinds[message] = _Kind(now)
-        if kind is not None and kind.held_back:
+        self._messages[message] = _Message(now)
+        if last is not None and last.suppressed:
             message += " (and %d more like it in the last %d seconds)"
-            args += (kind.held_back, round(now - kind.since))
+            args += (last.suppressed, round(now - last.logged_at))
         self._logger.warning(message, *args)
