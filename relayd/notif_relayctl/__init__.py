@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl: asks a running relay, watches what goes through it, and tries it out."""
+"""relayctl: query, watch and test the notification relay of this host."""

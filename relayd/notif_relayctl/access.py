@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect to a socket, and what to say of one who may not.
+"""Permission to connect to a socket, and the errors of failed connections.
 
-To connect takes what unix(7) asks for: to search each directory on the way, and to write to the
-socket. It is decided here as the kernel decides it, from owner, group and mode or, where a file
-has one, from its access control list (acl(5)): so it can be told of others than who asks.
+unix(7): connecting requires search permission for each directory of the path and write permission
+for the socket. The decision is made here as in the kernel, from owner, group and mode or, if a file
+has one, from its access control list (acl(5)), so that relayctl can decide for other users as well.
 """
 
 import contextlib
@@ -14,77 +14,83 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from notif_relay.connection import connect_error
-from notif_relay.errors import PermissionDenied
+from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable
 from notif_relayctl.accounts import Account, group_name, this_process, user_name
 from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 
 SUBSCRIBE, PRODUCE, STATUS = "subscribe", "produce", "status"
 
 RIGHTS = (SUBSCRIBE, PRODUCE, STATUS)
-"""What a user may be allowed to do, each by one of the sockets."""
+"""The rights of a user; each is the permission to connect to one of the sockets."""
 
 CONNECT = WRITE = stat.S_IWOTH
-ENTER = stat.S_IXOTH
-"""Permissions, in the three bits that each class of users has."""
+SEARCH = stat.S_IXOTH
+"""Permissions, as the three bits of one class of users."""
+
+AS_ROOT = "run it as root"
 
 ACL = "system.posix_acl_access"
 _HEADER = struct.calcsize("<I")
 _ENTRY = struct.Struct("<HHI")
 _OWNER, _USER, _GROUP, _NAMED_GROUP, _MASK, _OTHERS = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-"""The tags of its entries, as linux/posix_acl.h and posix_acl_xattr.h have them."""
+"""Format and tags of the entries of a list (linux/posix_acl.h and posix_acl_xattr.h)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What keeps somebody from connecting."""
+    """The first file on the way to a socket that an account has no permission for."""
 
     path: str
-    """The socket, or a directory on the way to it."""
+    """The socket, or a directory of its path."""
     is_directory: bool
     owner: int
     group: int
-    joining: int | None
-    """The group whose members may, None where no group helps."""
+    required_group: int | None
+    """A group whose members have the permission; `None` if there is none except root's."""
 
-    def sentence(self, who: str) -> str:
-        """What is wrong."""
+    def sentence(self, subject: str) -> str:
+        """Return the reason as a sentence; `subject` names the user."""
         if self.is_directory:
-            return f"{who} may not enter {self.path}"
-        refused = f"{who} may not connect to {self.path}, which is for"
-        if self.joining is None:
-            return f"{refused} {user_name(self.owner)} alone (group {group_name(self.group)})"
-        return f"{refused} root and the group {group_name(self.joining)}"
+            return f"{subject} may not enter {self.path}"
+        refused = f"{subject} may not connect to {self.path}"
+        if self.required_group is None:
+            return f"{refused}, which belongs to {user_name(self.owner)}:{group_name(self.group)}"
+        return f"{refused}: access requires membership in group {group_name(self.required_group)}"
 
     def remedy(self, user: str) -> str:
-        """The command that helps, empty where none of one line does."""
-        return "" if self.joining is None else f"usermod -aG {group_name(self.joining)} {user}"
+        """Return the command that gives the user access, or "" if joining a group does not help."""
+        if self.required_group is None:
+            return ""
+        return f"usermod -aG {group_name(self.required_group)} {user}"
 
 
 def refusal(path: str, account: Account) -> Refusal | None:
-    """What keeps the account from connecting to the socket at `path`; None if it may.
+    """Return why the account may not connect to the socket at `path`; `None` if it may.
 
     Raises:
-        OSError: it cannot be told, as the socket or its directory cannot be looked at.
+        OSError: this process may not examine the socket or one of its directories.
     """
-    needs = dict.fromkeys(_directories(path), ENTER) | {path: CONNECT}
+    needs = dict.fromkeys(_directories(path), SEARCH) | {path: CONNECT}
     for each, need in needs.items():
-        if not may(each, account, need):
+        if not is_permitted(each, account, need):
             status = os.stat(each)
             groups = [gid for gid in _groups(each, status) if gid]
-            joined = (replace(account, groups=account.groups | {gid}) for gid in groups)
-            joining = (
-                gid for gid, member in zip(groups, joined, strict=True) if may(each, member, need)
+            members = (replace(account, groups=account.groups | {gid}) for gid in groups)
+            helpful = (
+                gid
+                for gid, member in zip(groups, members, strict=True)
+                if is_permitted(each, member, need)
             )
             is_directory = stat.S_ISDIR(status.st_mode)
-            return Refusal(each, is_directory, status.st_uid, status.st_gid, next(joining, None))
+            return Refusal(each, is_directory, status.st_uid, status.st_gid, next(helpful, None))
     return None
 
 
-def may(path: str, account: Account, need: int) -> bool:
-    """Whether the account has this permission.
+def is_permitted(path: str, account: Account, need: int) -> bool:
+    """Return whether the account has the permission `need` for a file.
 
     Raises:
-        OSError: the file cannot be looked at.
+        OSError: this process may not examine the file.
     """
     status = os.stat(path)
     entries = _entries(path, status)
@@ -95,9 +101,12 @@ def may(path: str, account: Account, need: int) -> bool:
     for tag, allowed, user in entries:
         if tag == _USER and user == account.uid:
             return allowed & need == need
-    theirs = [allowed for tag, allowed, gid in entries if _is_group(tag) and gid in account.groups]
+    # If an entry of one of the account's groups exists, the entry for others does not apply.
+    by_group = [
+        allowed for tag, allowed, gid in entries if _is_group(tag) and gid in account.groups
+    ]
     others = [allowed for tag, allowed, _ in entries if tag == _OTHERS]
-    return any(allowed & need == need for allowed in theirs or others)
+    return any(allowed & need == need for allowed in by_group or others)
 
 
 def connect_failure(path: str, error: OSError) -> CtlError:
@@ -108,45 +117,60 @@ def connect_failure(path: str, error: OSError) -> CtlError:
         the socket, `CtlError` for any other error.
     """
     failure = connect_error(path, error)
-    if isinstance(failure, PermissionDenied):
-        return NotAllowedError(not_allowed(path))
-    return CtlError(str(failure)) if failure.running else NotRunningError(str(failure))
+    if isinstance(failure, RelayUnavailable) and failure.running:
+        return CtlError(str(failure))
+    return relay_failure(failure)
+
+
+def relay_failure(error: RelayError) -> CtlError:
+    """Return relayctl's error for an error of the library.
+
+    Returns:
+        `NotAllowedError` if this user may not connect, `NotRunningError` if the relay is not
+        available, `CtlError` for any other error.
+    """
+    if isinstance(error, PermissionDenied):
+        return NotAllowedError(not_allowed(error.path))
+    if isinstance(error, RelayUnavailable):
+        return NotRunningError(str(error))
+    return CtlError(str(error))
 
 
 def not_allowed(path: str) -> str:
-    """Why the socket at `path` refuses this user, and what to do."""
-    who = this_process()
+    """Return why this process may not connect to the socket at `path`, and the remedy."""
+    process = this_process()
     try:
-        refused = refusal(path, who)
+        refused = refusal(path, process)
     except OSError:
-        return f"you may not enter {os.path.dirname(path)}: try it as root"
+        return f"you may not enter {os.path.dirname(path)}; {AS_ROOT}"
     if refused is None:
-        return f"you may not connect to {path}: try it as root"
-    remedy = refused.remedy(who.name)
-    advice = f"{remedy}, and log in again" if remedy else "try it as root"
-    return f"{refused.sentence('you')}: {advice}"
+        return f"you may not connect to {path}; {AS_ROOT}"
+    remedy = refused.remedy(process.name)
+    advice = f"run '{remedy}' as root, then log in again" if remedy else AS_ROOT
+    return f"{refused.sentence('you')}; {advice}"
 
 
 def _directories(path: str) -> Iterator[str]:
-    """All that are entered on the way, from the root on, also those where links lead."""
+    """Yield the directories to search, from the root on; also those that links lead to."""
     for each in (os.path.abspath(path), os.path.realpath(path)):
-        directory, way = os.path.dirname(each), []
-        while directory not in way:
-            way.append(directory)
+        directory, parents = os.path.dirname(each), []
+        while directory not in parents:
+            parents.append(directory)
             directory = os.path.dirname(directory)
-        yield from reversed(way)
+        yield from reversed(parents)
 
 
 def _entries(path: str, status: os.stat_result) -> list[tuple[int, int, int]]:
-    """Tag, permissions and id of each entry; of the three classes where there is no list.
+    """Return tag, permissions and id of each entry of the access control list.
 
-    Nor does the kernel look at a list where the group's bits, which are then its mask, are all
-    off (acl_permission_check() in fs/namei.c).
+    If the file has no list, return the entries of the three classes of its mode. The kernel also
+    ignores the list if the bits of the group, which are the mask of the list, are all clear
+    (acl_permission_check() in fs/namei.c).
     """
     mode, group = status.st_mode, status.st_gid
     listed: list[tuple[int, ...]] = []
     if mode & stat.S_IRWXG:
-        with contextlib.suppress(OSError, struct.error):  # It has none, as most files.
+        with contextlib.suppress(OSError, struct.error):  # Most files have no list.
             listed = list(_ENTRY.iter_unpack(os.getxattr(path, ACL)[_HEADER:]))
     if not listed:
         return [(_OWNER, mode >> 6 & 7, 0), (_GROUP, mode >> 3 & 7, group), (_OTHERS, mode & 7, 0)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users and groups, as far as this host knows them.
+"""Users and groups in the account databases of this host.
 
-The daemon leaves the looking-up to relayctl: where accounts come from a directory server it can
-take seconds, and relayctl may wait where the daemon may not.
+relayctl looks up names so that the daemon need not: if the accounts are in a directory server, a
+lookup can take seconds, for which the daemon must not block.
 """
 
 import grp
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user with groups, which are all that the kernel looks at."""
+    """A user and its groups, by which the kernel decides about access."""
 
     name: str
     uid: int
@@ -21,27 +21,30 @@ class Account:
 
 
 def account(user: str) -> Account:
-    """The user of this name or number, with the groups that a new login would have.
+    """Return a user with the groups that a new login gets.
+
+    Args:
+        user: name or number of the user.
 
     Raises:
-        LookupError: there is none.
+        LookupError: the user does not exist.
     """
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError, ValueError):
-        raise LookupError(f"there is no user {user!r}") from None
+        raise LookupError(f"user {user!r} does not exist") from None
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     return Account(entry.pw_name, entry.pw_uid, frozenset(groups))
 
 
 def this_process() -> Account:
-    """Who runs this, with the groups that this very process has."""
+    """Return the effective user of this process with the groups that the process has."""
     uid = os.geteuid()
     return Account(user_name(uid), uid, frozenset({os.getegid(), *os.getgroups()}))
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or the number where nobody has it."""
+    """Return the name of a user, or the number if it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -49,7 +52,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """The group's name, or the number where none has it."""
+    """Return the name of a group, or the number if it has no name."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl as a program: options, help, and one line for whatever goes wrong.
+"""The program relayctl: options, help, and errors in one line.
 
-cliff was chosen because OpenStack's operators know its -f and -c. Of its application we keep the
-commands, the help and the formats. What else it brings is for a client with many commands: an
-interactive shell, a log file, levels of verbosity. The commands are listed here and not found
-through entry points, since nobody is to add any and a search costs every start.
+relayctl uses cliff because OpenStack's operators know its options -f and -c. Only cliff's commands,
+help and output formats are used, not its interactive shell, log file and verbosity levels.
 """
 
 import argparse
@@ -25,34 +23,36 @@ from notif_relayd.errors import one_line, usage_errors
 from notif_relayd.escaping import printable
 
 BY_SIGNAL = 128
-"""What a shell adds to the number of the signal that ended a command."""
+"""A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return the exit status."""
     try:
         status = _run(list(arguments))
-        if not sys.stdout.closed:  # as a pager for the help leaves it
+        if not sys.stdout.closed:  # A pager for the help closes it.
             sys.stdout.flush()
         return status
     except CtlError as error:
-        # It may quote arguments, records, or what something else than the relay has answered.
+        # The message may quote arguments, records, or the answer of a program other than the relay.
         sys.stderr.write(f"{PROGRAM}: {printable(one_line(error))}\n")
         return error.exit_status
     except KeyboardInterrupt as interrupt:
-        # A command that has to tidy up makes one of another signal, with its number.
+        # A command that restores the terminal turns another signal into KeyboardInterrupt with the
+        # number of the signal.
         return BY_SIGNAL + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
     except OSError as error:
-        # Of standard output. The interpreter must not try to write the rest when it ends.
+        # Writing to standard output failed. Replace it, so that the interpreter does not fail again
+        # when it flushes the buffer at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return BY_SIGNAL + signal.SIGPIPE
-        sys.stderr.write(f"{PROGRAM}: the output cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"{PROGRAM}: cannot write the output: {error.strerror}\n")
         return 1
 
 
 def _run(arguments: list[str]) -> int:
-    relayctl = Relayctl()  # Commands write to the standard error that it finds now.
+    relayctl = Relayctl()  # Before the redirection, because it keeps sys.stderr for the commands.
     try:
         # Not while the command runs: its own messages on standard error must be printed.
         with usage_errors(lambda message: CtlError(f"{message}; see {PROGRAM} help")):
@@ -65,14 +65,14 @@ def _run(arguments: list[str]) -> int:
 
 
 class Relayctl(App):
-    """The application."""
+    """The cliff application."""
 
     NAME = PROGRAM
 
     def __init__(self) -> None:
         commands = Commands()
         super().__init__(
-            description="Tells how the notification relay of this host is doing, and tries it out.",
+            description="Query, watch and test the notification relay of this host.",
             version=__version__,
             command_manager=commands,
         )
@@ -84,12 +84,12 @@ class Relayctl(App):
         version: str | None,
         argparse_kwargs: dict[str, Any] | None = None,
     ) -> argparse.ArgumentParser:
-        """The options for all commands; they may stand before or after the command."""
+        """Return the parser of the global options, which may precede or follow the command."""
         parser = argparse.ArgumentParser(
             prog=self.NAME,
             usage="%(prog)s [--runtime-dir DIR | --control-path PATH] COMMAND ...",
             description=description,
-            epilog="Exit status: 0 done, 3 the relay does not run, 4 you may not, 1 else.",
+            epilog="Exit status: 0 success, 1 error, 3 relay not running, 4 permission denied.",
             add_help=False,
             allow_abbrev=False,
             **argparse_kwargs or {},
@@ -107,22 +107,22 @@ class Relayctl(App):
         )
         parser.add_argument("--version", action="version", version=f"{self.NAME} {version}")
         parser.add_argument(
-            "-h", "--help", action="store_true", help="show this, or after a command its own help"
+            "-h", "--help", action="store_true", help="show this help, or the help of a command"
         )
         return parser
 
     def run(self, argv: list[str]) -> int:
-        """Run the command that the arguments name, or show help where they name none."""
+        """Run the command that the arguments name, or show the help if they name none."""
         command, parsed = self.parse(argv)
         return command.run(parsed)
 
     def parse(self, argv: list[str]) -> tuple[Command, argparse.Namespace]:
-        """Return the command that the arguments name, or help, and its own arguments."""
+        """Return the command that the arguments name, and its parsed arguments."""
         self.options, words = self.parser.parse_known_args(argv)
         if self.options.control_path is None:
             self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
         if self.options.help or not words:
             words = ["help", *words[:1]]
-        command_class, name, rest = self.command_manager.find_command(words)
+        command_class, name, remaining = self.command_manager.find_command(words)
         command = command_class(self, self.options)
-        return command, command.get_parser(f"{self.NAME} {name}").parse_args(rest)
+        return command, command.get_parser(f"{self.NAME} {name}").parse_args(remaining)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the control socket, and says what it means when nobody answers.
+"""Client of the control socket.
 
-Only the control socket is ever connected to. The other two may be held by systemd, which would
-start the service for it: they are looked at and not touched.
+Only the control socket is connected to. systemd may hold the other two sockets and would start the
+service for a connection, so the client examines their files only.
 """
 
 import os
@@ -17,11 +17,11 @@ from notif_relay import paths
 from notif_relayctl.access import connect_failure
 from notif_relayctl.errors import CtlError, NotRunningError
 
-ANSWER_TIME = 5.0
-"""Seconds for the whole of a question and its answer; the daemon needs about a millisecond."""
+REQUEST_TIMEOUT = 5.0
+"""Seconds for a request and its answer; the daemon takes about a millisecond."""
 
 MAX_ANSWER = 16 * 1024 * 1024
-"""Bytes; a line about each of 65,536 connections, which is as many as there can be, fits."""
+"""Bytes. Sufficient for one row for each of 65,536 connections, which is the maximum."""
 
 T = TypeVar("T")
 
@@ -32,26 +32,33 @@ class _Answer(msgspec.Struct):
 
 
 def ask(path: str, method: str, kind: type[T], **parameters: object) -> T:
-    """Ask the daemon behind the control socket at `path`; its answer to `method`.
+    """Send one request to the daemon and return the result.
+
+    Args:
+        path: the control socket.
+        method: the method to call.
+        kind: type of the result.
+        parameters: parameters of the method.
 
     Raises:
-        NotRunningError: nobody listens there.
-        NotAllowedError: the socket may not be connected to.
-        CtlError: there is no answer in time, or none that is a `kind`.
+        NotRunningError: no process listens on the socket.
+        NotAllowedError: this user may not connect to the socket.
+        CtlError: the daemon reported an error, there was no answer in time, or the answer is not a
+            `kind`.
     """
     try:
         line = _exchange(path, msgspec.json.encode({"method": method, **parameters}) + b"\n")
         answer = msgspec.json.decode(line, type=_Answer)
         if answer.error is not None:
             raise CtlError(
-                f"the daemon behind {path} refuses: {answer.error}"
+                f"the daemon at {path} refused the request: {answer.error}"
                 + ("; is it of another version?" if "no method" in answer.error else "")
             )
         return msgspec.json.decode(answer.result, type=kind)
-    except (TimeoutError, BlockingIOError):  # The latter: it does not even accept.
+    except (TimeoutError, BlockingIOError):  # BlockingIOError: the queue of connections is full.
         raise CtlError(
-            f"the daemon behind {path} does not answer within {ANSWER_TIME:.0f} seconds: "
-            f"see whether it is stopped or overloaded"
+            f"the daemon at {path} does not answer within {REQUEST_TIMEOUT:.0f} seconds; "
+            f"it may be stopped or overloaded"
         ) from None
     except OSError as error:
         failure = connect_failure(path, error)
@@ -60,15 +67,14 @@ def ask(path: str, method: str, kind: type[T], **parameters: object) -> T:
         raise failure from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CtlError(
-            f"the answer from {path} cannot be understood: {error}; "
-            f"is the daemon of another version?"
+            f"cannot decode the answer from {path}: {error}; is the daemon of another version?"
         ) from None
 
 
 def _exchange(path: str, request: bytes) -> bytes:
-    deadline = time.monotonic() + ANSWER_TIME
+    deadline = time.monotonic() + REQUEST_TIMEOUT
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(ANSWER_TIME)
+        control.settimeout(REQUEST_TIMEOUT)
         control.connect(path)
         control.sendall(request)
         answer = bytearray()
@@ -79,7 +85,9 @@ def _exchange(path: str, request: bytes) -> bytes:
             control.settimeout(remaining)
             data = control.recv(65536)
             if not data:
-                raise ConnectionResetError("it hung up, since it is stopping or too many ask")
+                raise ConnectionResetError(
+                    "the daemon closed the connection; it is stopping, or it has too many clients"
+                )
             answer += data
         return bytes(answer)
 
@@ -94,15 +102,15 @@ def _not_running(control_path: str) -> str:
         )
     )
     return (
-        f"the daemon is not running: nobody listens on {control_path}; "
-        f"the public socket {public}, the ingest socket {ingest}"
+        f"the daemon is not running: no process listens on {control_path}; "
+        f"the public socket {public}, the private socket {ingest}"
     )
 
 
 def _presence(path: str) -> str:
     try:
-        return "is there" if stat.S_ISSOCK(os.stat(path).st_mode) else "is no socket"
+        return "exists" if stat.S_ISSOCK(os.stat(path).st_mode) else "is not a socket"
     except FileNotFoundError:
-        return "is not there"
+        return "does not exist"
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be examined ({error.strerror})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all commands have in common: help that ends with an example, and errors of one line."""
+"""The base class of all commands, and types of arguments."""
 
 import argparse
 import os
@@ -11,28 +11,29 @@ from notif_relayctl.errors import CtlError
 
 
 class CtlCommand(Command):
-    """One of relayctl's commands; its docstring is its help."""
+    """A command of relayctl. The docstring of a subclass is the help text of the command."""
 
     example = ""
+    """A command line, shown at the end of the help text."""
 
     def get_epilog(self) -> str:
-        """The example; cliff's own would read the metadata of everything installed first."""
+        """Return the example. cliff's method reads the metadata of all installed distributions."""
         return f"Example: {self.example}"
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        """Do what is to be done."""
+        """Run the command and return its exit status."""
         try:
             return super().run(parsed_args)
-        except ValueError as error:  # How cliff says that -c names no column.
+        except ValueError as error:  # cliff raises it for a -c that names no column.
             raise CtlError(str(error)) from None
 
-    def beside_control(self, name: str) -> str:
-        """The path of the relay's socket of this name."""
+    def runtime_path(self, name: str) -> str:
+        """Return the path of a socket in the runtime directory."""
         return os.path.join(self.app.options.runtime_dir, name)
 
 
 def number(text: str) -> int:
-    """An argument that counts something, from 1."""
+    """Convert an argument to a number of at least 1."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -40,7 +41,7 @@ def number(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """An argument that is a time, more than none and not endless."""
+    """Convert an argument to a positive, finite number of seconds."""
     value = float(text)
     if not 0 < value < threading.TIMEOUT_MAX:
         raise ValueError

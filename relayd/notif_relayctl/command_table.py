@@ -64,9 +64,7 @@ class Commands(CommandManager):
         try:
             return super().find_command(argv)
         except ValueError:
-            raise CtlError(
-                f"there is no command or option {argv[0]!r}; see {PROGRAM} help"
-            ) from None
+            raise CtlError(f"unknown command or option {argv[0]!r}; see {PROGRAM} help") from None
 
 
 class Help(HelpCommand):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of the daemon: one command for each method of the control socket.
+"""The commands that query the control socket, one for each method.
 
-The columns are the fields of the daemon's answers under their own names, in every format, so that
--c takes the same names everywhere. A value keeps its type in JSON; only a table shows durations
-the way people read them.
+The columns have the names of the fields of the daemon's answers in every format, so that -c accepts
+the same names everywhere. A value keeps its type in JSON; a table shows durations in readable form.
 """
 
 import argparse
@@ -29,69 +28,72 @@ Values = tuple[object, ...]
 
 
 class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4.9 on
-    """Seconds for a machine, days and hours for a reader."""
+    """Seconds in JSON, and days, hours, minutes and seconds in a table."""
 
     def human_readable(self) -> str:
-        """For instance `3 days, 4:05:06`."""
+        """Return the duration for a table, for example ``3 days, 4:05:06``."""
         return duration(self._value)
 
 
-class Question(CtlCommand):
-    """What is asked of the control socket."""
+class ControlCommand(CtlCommand):
+    """A command that queries the control socket."""
 
     def ask(self, method: str, kind: type[T], **parameters: object) -> T:
-        """The daemon's answer."""
+        """Return the daemon's result, as `notif_relayctl.client.ask`."""
         return ask(self.app.options.control_path, method, kind, **parameters)
 
 
-class ShowStatus(Question, ShowOne):
+class ShowStatus(ControlCommand, ShowOne):
     """Show the state and the counters of the relay."""
 
     example = "relayctl status -f json | jq .records_dropped"
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
-        """Ask for it."""
+        """Return the fields of the status."""
         status = self.ask("status", Status)
         return Status.__struct_fields__, _values(status)
 
 
-class ListProducers(Question, Lister):
+class ListProducers(ControlCommand, Lister):
     """List the connections of programs that send."""
 
     example = "relayctl producers --sort-column rejected --sort-descending"
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
-        """Ask for them."""
+        """Return one row for each connection."""
         return _table(ProducerStatus, self.ask("producers", list[ProducerStatus]))
 
 
-class ListSubscribers(Question, Lister):
+class ListSubscribers(ControlCommand, Lister):
     """List the connections of programs that read."""
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
-        """Ask for them."""
+        """Return one row for each connection."""
         return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
 
 
-class Disconnect(Question):
+class Disconnect(ControlCommand):
     """End one connection; its program may connect again."""
 
     example = "relayctl disconnect 7"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """The connection."""
+        """Add the argument for the connection."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "id", type=int, metavar="ID", help="the id that producers and subscribers show"
+            "id",
+            type=int,
+            metavar="ID",
+            help="the connection's id, as shown by producers and subscribers",
         )
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Ask for it, and say who it was."""
-        who = self.ask("disconnect", str, id=arguments.id)
-        self.app.stdout.write(f"disconnected {printable(who)}\n")
+        """Disconnect, and print what was disconnected."""
+        connection = self.ask("disconnect", str, id=arguments.id)
+        self.app.stdout.write(f"disconnected {printable(connection)}\n")
 
 
 def _table(
@@ -112,5 +114,5 @@ def _value(name: str, value: object) -> object:
         case float() if name.endswith("_seconds"):
             return Duration(value)
         case str():
-            return printable(value)  # A process may call itself anything.
+            return printable(value)  # A process chooses its own name.
     return value

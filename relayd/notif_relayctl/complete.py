@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl complete: cliff's command, with our own words on what to do with its output."""
+"""relayctl complete: cliff's command with the help text of relayctl."""
 
 from cliff.complete import CompleteCommand
 

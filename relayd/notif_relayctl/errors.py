@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What relayctl ends with when it cannot tell what it was asked."""
+"""Errors that end a command. Each has its own exit status."""
 
 
 class CtlError(Exception):
-    """One sentence for the operator: what is wrong, where, and what to do."""
+    """The command has failed; the message states what is wrong, where, and what to do."""
 
     exit_status = 1
 
 
-def not_installed(error: ModuleNotFoundError) -> CtlError:
-    """What a command says that is the only one to need a module."""
-    return CtlError(f"{error.name} is not installed: pip install 'notif-relayd[daemon]'")
-
-
 class NotRunningError(CtlError):
-    """Nobody listens on the control socket."""
+    """No process listens on the socket."""
 
     exit_status = 3
 
 
 class NotAllowedError(CtlError):
-    """The control socket is for others."""
+    """This user may not connect to the socket."""
 
     exit_status = 4
+
+
+def not_installed(error: ModuleNotFoundError) -> CtlError:
+    """Return the error for a missing module that only one command requires."""
+    return CtlError(f"{error.name} is not installed: pip install 'notif-relayd[daemon]'")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How relayctl shows a record: as a line for people, as JSON, or by a template.
+"""Formats of a record: a line, JSON, or a template.
 
-Whoever may send can put anything in a record. So nothing here fails for what a record holds or
-lacks, and what is shown to people has every character escaped that could control a terminal.
-Only `json` is for programs, and gives the record as it came; a terminal gets it escaped as well.
+A producer can send any fields and values. Therefore no format fails because of the content of a
+record or a missing field, and every character that could control a terminal is escaped. The
+exception is `json`, which is for programs and returns the record unchanged; `tail` escapes it in a
+terminal.
 """
 
 import contextlib
@@ -20,57 +21,57 @@ from notif_relayctl.errors import CtlError
 from notif_relayd.escaping import printable
 
 Format = Callable[[bytes], str]
-"""Shows one record, without a newline at the end."""
+"""Formats one record, without a newline at the end."""
 
 Fields = Mapping[str, Any]
 
 SHORT = "short"
 
 FORMATS = (SHORT, "json", "json-pretty")
-"""Those that have a name."""
+"""The formats that have a name."""
 
 ABSENT = "-"
-"""Stands for a field that is missing or null."""
+"""Text of a field that is missing or null."""
 
 FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<keys>(\[[^\[\]]+\])*)")
-"""A name and keys in brackets. Attributes stay out, since they would lead out of the record."""
+"""A name and keys in brackets. Attributes are excluded: they give access to Python objects."""
 
 
 def named(name: str) -> Format:
-    """The format of this name, or else the template that it is.
+    """Return the format that has this name, or the template.
 
     Raises:
-        CtlError: it is neither.
+        CtlError: `name` is neither a format nor a valid template.
     """
     if name == "json":
-        return _as_it_came
+        return _unchanged
     if name == "json-pretty":
-        return partial(_shown, as_pretty_json)
+        return partial(_decoded, as_pretty_json)
     if name == SHORT:
-        return partial(_shown, partial(_told, as_line))
+        return partial(_decoded, partial(_or_gap, as_line))
     if "{" in name:
-        return partial(_shown, partial(_told, Template(name)))
+        return partial(_decoded, partial(_or_gap, Template(name)))
     raise CtlError(
-        f"there is no format {name!r}: give {', '.join(FORMATS)}, "
+        f"unknown format {name!r}: use {', '.join(FORMATS)}, "
         "or a template such as '{timestamp} {event_type} {payload[uuid]}'"
     )
 
 
-def _as_it_came(record: bytes) -> str:
-    # A record that was torn when a relay was killed may end within a character.
+def _unchanged(record: bytes) -> str:
+    # A record that was truncated when a relay was killed may end within a character.
     return record.decode(errors="surrogateescape").removesuffix("\n")
 
 
-def _shown(form: Callable[[Fields], str], record: bytes) -> str:
-    with contextlib.suppress(ValueError, RecursionError):  # among them are Python's own limits
+def _decoded(form: Callable[[Fields], str], record: bytes) -> str:
+    with contextlib.suppress(ValueError, RecursionError):  # also for the limits of Python
         fields = json.loads(record)
         if isinstance(fields, dict):
             return form(fields)
-    return printable(_as_it_came(record))
+    return printable(_unchanged(record))
 
 
 def as_line(fields: Fields) -> str:
-    """When, how urgent, who, what, and the payload."""
+    """Return one line: timestamp, priority, publisher_id, event_type and payload."""
     return (
         f"{_local_time(fields.get('timestamp'))} {_text(fields.get('priority')):<5} "
         f"{_text(fields.get('publisher_id'))} {_text(fields.get('event_type'))} "
@@ -79,13 +80,13 @@ def as_line(fields: Fields) -> str:
 
 
 def as_pretty_json(fields: Fields) -> str:
-    """JSON over many lines."""
+    """Return JSON on several lines."""
     lines = json.dumps(fields, indent=2, ensure_ascii=False).split("\n")
     return "\n".join(map(printable, lines))
 
 
-def _told(form: Callable[[Fields], str], fields: Fields) -> str:
-    """As a line of its own where notifications are missing, else in this form."""
+def _or_gap(form: Callable[[Fields], str], fields: Fields) -> str:
+    """Return a gap record as a line that reports the loss, and any other record in this form."""
     payload = fields.get("payload")
     if fields.get("event_type") != records.GAP or not isinstance(payload, dict):
         return form(fields)
@@ -95,10 +96,10 @@ def _told(form: Callable[[Fields], str], fields: Fields) -> str:
 
 
 class Template(string.Formatter):
-    """Text with fields between braces: `{event_type:<30} {payload[fixed_ips][0][address]}`.
+    """Text with fields in braces, for example ``{event_type:<30} {payload[ips][0][address]}``.
 
     Raises:
-        CtlError: it is no template.
+        CtlError: the template is malformed.
     """
 
     def __init__(self, template: str) -> None:
@@ -106,7 +107,7 @@ class Template(string.Formatter):
         try:
             self({})
         except (ValueError, MemoryError, OverflowError) as error:
-            raise CtlError(f"the template {template!r} cannot be used: {error}") from None
+            raise CtlError(f"invalid template {template!r}: {error}") from None
 
     def __call__(self, fields: Fields) -> str:
         return self.vformat(self._template, (), fields)
@@ -114,7 +115,7 @@ class Template(string.Formatter):
     def get_field(
         self, field_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[str, str]:
-        """The text of one field: always text, so that a width fits whatever it is."""
+        """Return a field as text, so that a width is accepted for values of all types."""
         parts = FIELD.fullmatch(field_name)
         if parts is None:
             raise ValueError(f"{{{field_name}}} is neither {{name}} nor {{name[key]}}")
@@ -139,7 +140,7 @@ def _text(value: object) -> str:
 
 
 def _local_time(timestamp: object) -> str:
-    """As oslo.log writes it, to be compared with the services' logs."""
+    """Return local time in the format of oslo.log, for comparison with the logs of services."""
     try:
         moment = dt.datetime.fromisoformat(str(timestamp))
         if moment.tzinfo is None:

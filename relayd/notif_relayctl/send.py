@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl send: notifications as a service would emit them, to try a set-up with.
+"""relayctl send: send notifications as a service does, to test a set-up.
 
-They go the way of a service's: through the library's sender. A sender is made never to trouble a
-service, so it drops in silence what it cannot send. Here somebody waits for the outcome: after
-each record the sender's count is looked at, and a failure is explained by connecting once more.
+The records are sent by the library's sender, as those of a service. A sender drops a record that it
+cannot send without raising an error. After each record, this command therefore checks the sender's
+counter. If the record was not sent, it connects once more to find out the reason.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError
 
 PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""What oslo.messaging's Notifier has a method for."""
+"""Priorities for which oslo.messaging's Notifier has a method."""
 
 SEND_TIMEOUT = 5.0
-"""Seconds for which a full socket is waited for; a service would drop after milliseconds."""
+"""Seconds to wait while the socket is full. A service waits for milliseconds only."""
 
 
 class Send(CtlCommand):
@@ -38,9 +38,9 @@ class Send(CtlCommand):
     example = """relayctl send --event-type volume.test --priority WARN '{"size": 8}'"""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """The fields of the notification, and the socket."""
+        """Add the options for the fields of the notification and for the socket."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("--event-type", required=True, metavar="TYPE")
+        parser.add_argument("--event-type", required=True, metavar="TYPE", help="the event_type")
         parser.add_argument(
             "--priority",
             default="INFO",
@@ -65,16 +65,16 @@ class Send(CtlCommand):
             nargs="?",
             default="{}",
             metavar="PAYLOAD",
-            help="JSON, or - for many of them from standard input, each on a line of its own "
-            "(default: %(default)s)",
+            help="the payload as JSON, or - to send one notification for each line of standard "
+            "input (default: %(default)s)",
         )
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Send them, up to the first that cannot be."""
+        """Send all notifications; stop at the first that cannot be sent."""
         many = arguments.payload == "-"
         payloads: Iterable[bytes] = sys.stdin.buffer if many else [_as_bytes(arguments.payload)]
-        path = arguments.ingest_path or self.beside_control(paths.INGEST_SOCKET)
+        path = arguments.ingest_path or self.runtime_path(paths.INGEST_SOCKET)
         sender = Sender(path, max_wait=SEND_TIMEOUT)
         for number, payload in enumerate(payloads, start=1):
             where = f"line {number} of the input: " if many else ""
@@ -88,29 +88,29 @@ class Send(CtlCommand):
                     )
                 )
             except (ValueError, RecursionError) as error:
-                raise CtlError(f"{where}the payload is not JSON: {error}") from None
+                raise CtlError(f"{where}the payload is not valid JSON: {error}") from None
             except RecordTooLarge as error:
                 raise CtlError(f"{where}{error}") from None
             if sender.sent != number:
-                # Not closed, which would wait once more for what was half sent.
+                # Do not close the sender: that waits again for a partially sent record.
                 raise undelivered(where, sender.path)
         sender.close()
 
 
 def own_publisher() -> str:
-    """The publisher_id of what relayctl itself sends."""
+    """Return the default publisher_id of notifications from relayctl."""
     return f"relayctl.{socket.gethostname()}"
 
 
 def _as_bytes(argument: str) -> bytes:
-    return argument.encode(errors="surrogateescape")  # as it was given to the process
+    return argument.encode(errors="surrogateescape")  # the bytes of the command line
 
 
 def notification(event_type: str, priority: str, publisher: str, payload: object) -> str:
-    """The JSON that oslo.messaging's log driver would log.
+    """Return the JSON that oslo.messaging's log driver logs for a notification.
 
     Raises:
-        ValueError: the payload has a number that JSON has not.
+        ValueError: the payload contains a number that JSON does not allow.
     """
     return json.dumps(
         {
@@ -121,18 +121,23 @@ def notification(event_type: str, priority: str, publisher: str, payload: object
             "payload": payload,
             "timestamp": str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)),
         },
-        allow_nan=False,  # which Python reads and writes, but which is no JSON
+        allow_nan=False,  # Python accepts NaN and Infinity, JSON does not
     )
 
 
 def undelivered(where: str, path: str) -> CtlError:
-    """Why the socket at `path` did not take what was sent, after waiting for `SEND_TIMEOUT`."""
+    """Return why a record was not sent to the socket at `path` within `SEND_TIMEOUT` seconds.
+
+    Args:
+        where: prefix of the message.
+        path: the private socket.
+    """
     try:
         Connection(path).close()
     except OSError as error:
         failure = connect_failure(path, error)
         return type(failure)(f"{where}not sent: {failure}")
     return CtlError(
-        f"{where}not sent: the relay behind {path} takes no more for {SEND_TIMEOUT:.0f} seconds or "
-        f"has hung up; see whether it is stopped, overloaded, or has too many producers"
+        f"{where}not sent: the relay at {path} accepted no data for {SEND_TIMEOUT:.0f} seconds or "
+        f"closed the connection; it may be stopped or overloaded, or have too many producers"
     )

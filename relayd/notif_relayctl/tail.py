@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl tail: notifications as they come, for people and for pipes.
+"""relayctl tail: show notifications as they arrive, in a terminal or a pipe.
 
-All that is difficult about it, connecting again and gaps above all, is the library's, and how a
-record looks is `formats.py`'s. What is left is when to end, and what a terminal wants.
+The library reconnects and reports gaps, and `formats` turns a record into text. This module decides
+when to end, and adapts the output to a terminal.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from typing import TextIO
 import notif_relay
 from notif_relay import paths
 from notif_relay.connection import connect_error
-from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable
+from notif_relay.errors import RelayError
 from notif_relay.notification import Gap, Notification
+from notif_relayctl.access import relay_failure
 from notif_relayctl.command import CtlCommand, number, seconds
-from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 from notif_relayctl.formats import FORMATS, SHORT, named
 from notif_relayd.escaping import printable
 
 COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
-"""Of the priorities that have one, as ECMA-48 numbers it: bold and red, red, yellow, faint."""
+"""Colours by priority, as parameters of SGR (ECMA-48): bold and red, red, yellow, faint."""
 
 
 class Tail(CtlCommand):
@@ -38,12 +38,12 @@ class Tail(CtlCommand):
     example = "relayctl tail --event-type 'compute.*' -o '{event_type} {payload[uuid]}'"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """What to show, how, and for how long."""
+        """Add the options for filters, the format, and the end."""
         parser = super().get_parser(prog_name)
         for option, meaning in (
-            ("--event-type", "what happened, for instance compute.instance.*"),
-            ("--priority", "how urgent it is, in upper or lower case"),
-            ("--publisher", "who says so, for instance compute.*"),
+            ("--event-type", "pattern of the event type, for example compute.instance.*"),
+            ("--priority", "pattern of the priority, in upper or lower case"),
+            ("--publisher", "pattern of the publisher_id, for example compute.*"),
         ):
             parser.add_argument(option, action="append", metavar="PATTERN", help=meaning)
         parser.add_argument(
@@ -51,23 +51,23 @@ class Tail(CtlCommand):
             default=SHORT,
             metavar="FORMAT",
             help=f"{', '.join(FORMATS)}, or a template such as "
-            "'{timestamp} {event_type} {payload[uuid]}' (default: %(default)s, which is cut off "
-            "at a terminal's width); json is the record as it came, escaped in a terminal",
+            "'{timestamp} {event_type} {payload[uuid]}' (default: %(default)s, which is truncated "
+            "to the width of a terminal); json is the unchanged record, escaped in a terminal",
         )
         parser.add_argument(
-            *("-n", "--count"), type=number, metavar="N", help="end after so many notifications"
+            *("-n", "--count"), type=number, metavar="N", help="exit after N notifications"
         )
         parser.add_argument(
             *("--for",),
             dest="duration",
             type=seconds,
             metavar="SECONDS",
-            help="end after this time",
+            help="exit after this time",
         )
         parser.add_argument(
             "--no-reconnect",
             action="store_true",
-            help="end with exit status 3 when the relay goes away, and do not wait for another",
+            help="exit with status 3 if the connection ends, and do not wait for another relay",
         )
         parser.add_argument(
             "--sock-path",
@@ -77,13 +77,13 @@ class Tail(CtlCommand):
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Show them until it is enough."""
+        """Show notifications until the count or the time is reached."""
         printer = Printer(sys.stdout, arguments.output)
-        path = arguments.sock_path or self.beside_control(paths.PUBLIC_SOCKET)
+        path = arguments.sock_path or self.runtime_path(paths.PUBLIC_SOCKET)
         shown = 0
         with (
-            contextlib.suppress(TimeoutError),  # the time is up
-            _explained(),
+            contextlib.suppress(TimeoutError),  # the time of --for is over
+            _relayctl_errors(),
             notif_relay.subscribe(
                 path,
                 event_type=arguments.event_type,
@@ -92,10 +92,10 @@ class Tail(CtlCommand):
                 timeout=arguments.duration,
                 reconnect=not arguments.no_reconnect,
             ) as notifications,
-            _calling(notifications.close, after=arguments.duration),
+            _call_later(notifications.close, after=arguments.duration),
         ):
             if not os.path.exists(path):
-                # A relay that is away is waited for. One that was never there may be a mistake.
+                # A relay that has stopped is waited for. A path without a socket is probably wrong.
                 raise connect_error(path, FileNotFoundError())
             if not notifications.connected:
                 self.app.stderr.write(f"relayctl: waiting for a relay at {printable(path)}\n")
@@ -107,27 +107,32 @@ class Tail(CtlCommand):
 
 
 class Printer:
-    """Writes each notification at once, whatever reads it."""
+    """Writes notifications to a terminal, a pipe or a file, and flushes after each of them.
+
+    Args:
+        out: the output.
+        form: a format or a template, as `formats.named` accepts it.
+    """
 
     def __init__(self, out: TextIO, form: str) -> None:
         self._format = named(form)
         self._out = out.buffer
         is_json = form in {"json", "json-pretty"}
         self._terminal = out.fileno() if out.isatty() and not is_json else None
-        self._escapes = is_json and out.isatty()  # A pipe gets the very bytes.
-        self._cuts = form == SHORT
+        self._escapes = is_json and out.isatty()  # A pipe gets the bytes unchanged.
+        self._truncates = form == SHORT
         self._colours = {}
         if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             self._colours = COLOURS
 
     def print(self, notification: Notification) -> None:
-        """Write it, and for people's eyes in its colour."""
+        """Write one notification; in a terminal, in the colour of its priority."""
         text = self._format(notification.raw)
         if self._escapes:
             text = "\n".join(map(printable, text.split("\n")))
         if self._terminal is not None:
             columns = os.get_terminal_size(self._terminal).columns
-            if self._cuts and 0 < columns < len(text):  # 0 where it does not know its width
+            if self._truncates and 0 < columns < len(text):  # 0: the width is unknown
                 text = text[: columns - 1] + "…"
             colour = self._colours.get(notification.priority.upper())
             if colour:
@@ -137,7 +142,7 @@ class Printer:
 
 
 @contextlib.contextmanager
-def _calling(function: Callable[[], None], after: float | None) -> Iterator[None]:
+def _call_later(function: Callable[[], None], after: float | None) -> Iterator[None]:
     if after is None:
         yield
         return
@@ -151,12 +156,8 @@ def _calling(function: Callable[[], None], after: float | None) -> Iterator[None
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _relayctl_errors() -> Iterator[None]:
     try:
         yield
-    except RelayUnavailable as error:
-        raise NotRunningError(str(error)) from None
-    except PermissionDenied as error:
-        raise NotAllowedError(str(error)) from None
     except RelayError as error:
-        raise CtlError(str(error)) from None
+        raise relay_failure(error) from None

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayctl.top.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
+from notif_relayctl.top.busiest import (
+    MAX_EVENT_TYPE_LENGTH,
+    MAX_EVENT_TYPES,
+    MAX_LINE,
+    WINDOW,
+    Busiest,
+)
 from support.private_socket import PrivateSocket, ProducerConnection
 from support.records import record
 
@@ -29,7 +35,7 @@ def connected(directory: Path) -> Iterator[Connected]:
 
 
 def names_after_update(busiest: Busiest, number: int = 10) -> list[str]:
-    busiest.run_once()
+    busiest.next_frame()
     return [name for name, _ in busiest.rates(number)]
 
 
@@ -40,7 +46,7 @@ def test_record_in_pieces_is_counted_once(connected: Connected) -> None:
     busiest.read()
     relay.socket.sendall(record_of_two[25:] + record("compute.three") * 3)
     busiest.read()
-    busiest.run_once()
+    busiest.next_frame()
     rates = dict(busiest.rates(10))
     assert set(rates) == {"compute.one", "compute.two", "compute.three"}
     assert rates["compute.one"] == rates["compute.two"]
@@ -64,11 +70,11 @@ def test_empty_socket_is_not_an_error(connected: Connected) -> None:
 def test_number_of_event_types_is_limited(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(record("often") * 2)
-    for number in range(3 * MOST):
+    for number in range(3 * MAX_EVENT_TYPES):
         relay.socket.sendall(record(f"new.{number}"))
         busiest.read()
-    names = names_after_update(busiest, 3 * MOST)
-    assert len(names) == MOST
+    names = names_after_update(busiest, 3 * MAX_EVENT_TYPES)
+    assert len(names) == MAX_EVENT_TYPES
     assert names[0] == "often"
 
 

@@ -413,7 +413,7 @@ def test_missing_permission_advice_names_the_group(open_relay: RunningRelay) -> 
         assert (
             f"may not connect to {path}, which is for root and the group {group}" in row["finding"]
         )
-        assert row["advice"].startswith(f"usermod -aG {group} {NOBODY}, and log in again")
+        assert row["advice"].startswith(f"usermod -aG {group} {NOBODY}, then log in again")
     row = the(rows, f"user {NOBODY} status")
     assert (row["result"], "usermod" in row["advice"]) == ("failed", False)
 

@@ -253,7 +253,7 @@ def test_json_in_a_terminal_is_escaped(relay: RunningRelay) -> None:
     line = '{"event_type":"a","priority":"b","payload":"\x9b2J\u202e"}\n'.encode()
     command = (RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "tail", "-o", "json")
     with Terminal(*command) as terminal, relay.produce() as producer:
-        relay.wait_status(subscribers=1)
+        relay.wait_subscribed()
         producer.sendall(line)
         terminal.wait_for(r"}\r\n")
         assert json.loads(terminal.output) == json.loads(line)

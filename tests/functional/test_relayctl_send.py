@@ -73,7 +73,7 @@ def test_each_line_of_the_input_is_a_payload(relay: RunningRelay) -> None:
 )
 def test_invalid_json_payload_is_not_sent(relay: RunningRelay, payload: str) -> None:
     done = relayctl(relay.directory, "send", "--event-type", "test", payload)
-    assert_error(done, 1, "the payload is not JSON: ")
+    assert_error(done, 1, "the payload is not valid JSON: ")
     assert relay.status()["records_received"] == relay.status()["records_rejected"] == 0
 
 
@@ -81,7 +81,7 @@ def test_invalid_input_line_is_named_and_ends_it(relay: RunningRelay) -> None:
     done = relayctl(
         relay.directory, "send", "--event-type", "test", "-", stdin='{}\n{"half":\n{}\n'
     )
-    assert_error(done, 1, "line 2 of the input: the payload is not JSON: ")
+    assert_error(done, 1, "line 2 of the input: the payload is not valid JSON: ")
     relay.wait_status(records_received=1, producers=0)
 
 
@@ -129,7 +129,7 @@ def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     relay.ingest.chmod(0o600)
     done = relayctl_as_nobody(relay.directory, "send", "--event-type", "test")
-    assert_error(done, 4, "not sent", f"{relay.ingest}, which is for root alone")
+    assert_error(done, 4, "not sent", f"{relay.ingest}, which belongs to root:")
 
 
 def test_blocked_relay_error_names_the_input_line(
@@ -142,7 +142,7 @@ def test_blocked_relay_error_names_the_input_line(
         *("send", "--event-type", "test", "-"),
         stdin=f'"{"x" * 1000_000}"\n' * number,
     )
-    assert_error(done, 1, " of the input: not sent: ", "takes no more")
+    assert_error(done, 1, " of the input: not sent: ", "accepted no data")
     line = int(done.stderr.split()[2])
     relay.process.send_signal(signal.SIGCONT)
     relay.wait_status(producers=0)

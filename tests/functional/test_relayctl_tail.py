@@ -20,18 +20,11 @@ from support.records import record
 from support.relay import RunningRelay, running_relay
 from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 from support.terminal import CTRL_C, Terminal
-from support.waiting import TIMEOUT, wait_until
+from support.waiting import TIMEOUT
 
 
 def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[str]:
     return [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), name, *arguments]
-
-
-def wait_subscribed(relay: RunningRelay) -> None:
-    """Wait until a subscriber has its answer; from then on it misses no record."""
-    wait_until(
-        lambda: any(each["bytes"] for each in relay.request("subscribers")), "tail has subscribed"
-    )
 
 
 @contextlib.contextmanager
@@ -48,7 +41,7 @@ def tailing(
     watchdog.start()
     with process:
         try:
-            wait_subscribed(relay)
+            relay.wait_subscribed()
             yield process
         finally:
             watchdog.cancel()
@@ -169,7 +162,7 @@ def test_reconnect_shows_a_gap(
         assert first.stop() == 0
         (directory / "notify.sock").unlink()
         with running_relay(directory) as second:
-            wait_subscribed(second)
+            second.wait_subscribed()
             send(second, record("after"))
             assert line(process) == "-- gap: an unknown number dropped (relay_restarted) --\n"
             assert line(process) == "after\n"
@@ -199,7 +192,7 @@ def test_stale_socket_prints_that_tail_waits(relay: RunningRelay) -> None:
             assert message == f"relayctl: waiting for a relay at {relay.public}\n"
             (relay.directory / "notify.sock").unlink()
             with running_relay(relay.directory) as again:
-                wait_subscribed(again)
+                again.wait_subscribed()
                 send(again, record("after"))
                 out, more = process.communicate(timeout=TIMEOUT)
         finally:
@@ -216,8 +209,8 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["-o", "jsn"], "there is no format 'jsn'"),
-        (["-o", "{payload.x}"], "the template '{payload.x}' cannot be used"),
+        (["-o", "jsn"], "unknown format 'jsn'"),
+        (["-o", "{payload.x}"], "invalid template '{payload.x}'"),
         (["-n", "0"], "argument -n/--count: invalid number value: '0'"),
         (["--for", "nan"], "argument --for: invalid seconds value: 'nan'"),
         (["--event-type", "x" * 257], "257 characters"),
@@ -248,7 +241,7 @@ def tailing_in_terminal(
     with Terminal(
         *command(relay, *arguments), columns=columns, environment=environment
     ) as terminal:
-        wait_subscribed(relay)
+        relay.wait_subscribed()
         yield terminal
 
 

@@ -139,6 +139,12 @@ class RunningRelay:
             f"status {expected}; it is {self.status()}",
         )
 
+    def wait_subscribed(self) -> None:
+        """Wait until a subscriber has the answer to its request; from then on it misses nothing."""
+        wait_until(
+            lambda: any(each["bytes"] for each in self.request("subscribers")), "a subscription"
+        )
+
     def wait_logged(self, text: str) -> None:
         """Wait until the log, which a thread of the relay writes, contains `text`."""
         wait_until(lambda: text in self.log.read_text(), f"{text!r} is logged")
@@ -170,6 +176,14 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
         yield relay
     finally:
         relay.close()
+
+
+@contextlib.contextmanager
+def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    """Run another relay in the directory of a relay that has ended."""
+    (directory / "notify.sock").unlink()
+    with running_relay(directory, *arguments) as relay:
+        yield relay
 
 
 def quiet_environment() -> dict[str, str]:

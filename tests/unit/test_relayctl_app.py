@@ -41,9 +41,9 @@ UNUSED_ID = 2**31 - 7
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stauts"], "no command or option 'stauts'"),
-        (["--colour", "status"], "no command or option '--colour'"),
-        (["help", "stauts"], "no command or option 'stauts'"),
+        (["stauts"], "unknown command or option 'stauts'"),
+        (["--colour", "status"], "unknown command or option '--colour'"),
+        (["help", "stauts"], "unknown command or option 'stauts'"),
         (["status", "extra"], "extra"),
         (["status", "-f", "xml"], "invalid choice: 'xml'"),
         (["status", "--max-width", "wide"], "'wide'"),

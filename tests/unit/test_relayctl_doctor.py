@@ -96,7 +96,7 @@ def test_impossible_socket_path_is_a_failed_check(tmp_path: Path, option: str, p
 
 @pytest.mark.parametrize("user", ["", "-1", "4294967295", "\0", "9" * 30, "\udcff", "nobody\n"])
 def test_impossible_user_is_a_lookup_error(user: str) -> None:
-    with pytest.raises(LookupError, match="there is no user"):
+    with pytest.raises(LookupError, match="does not exist"):
         account(user)
 
 

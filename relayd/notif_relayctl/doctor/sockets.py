@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from notif_relay.connection import Connection
-from notif_relayctl.access import ENTER, WRITE, connect_failure, may
+from notif_relayctl.access import SEARCH, WRITE, connect_failure, is_permitted
 from notif_relayctl.accounts import Account, account, group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host, RelaySocket
@@ -63,7 +63,7 @@ def _directory(host: Host, check: str, path: str, status: os.stat_result) -> Ite
             f"chmod o+x {path}",
         )
     daemon = _daemon(host)
-    if daemon and not may(path, daemon, WRITE | ENTER):
+    if daemon and not is_permitted(path, daemon, WRITE | SEARCH):
         yield Finding(
             check,
             FAILED,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl exporter: the relay's figures over HTTP, so that the relay itself needs no network."""
+"""relayctl exporter: serve metrics over HTTP, so that the relay itself needs no network."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 DEFAULT_LISTEN = "127.0.0.1:9856"
 
 CHECK_INTERVAL = 3600.0
-"""Seconds between two looks at whether to end; a signal does not wait for that."""
+"""Seconds between two checks for a shutdown request. A signal takes effect at once."""
 
 MAX_PORT = 65535
 
@@ -31,20 +31,20 @@ class Exporter(CtlCommand):
     example = "relayctl exporter --listen [::1]:9856"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """Where to listen."""
+        """Add the options for the address and the metrics."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "--listen",
             type=address,
             default=DEFAULT_LISTEN,
             metavar="HOST:PORT",
-            help="where to listen, an IPv6 address in brackets (default: %(default)s)",
+            help="address to listen on; write an IPv6 address in brackets (default: %(default)s)",
         )
         add_per_connection(parser)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Serve until a signal says that it is over."""
+        """Serve until a signal arrives."""
         try:
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415 - slow to import
             from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
@@ -65,15 +65,15 @@ class Exporter(CtlCommand):
 
 
 def address(text: str) -> tuple[str, int]:
-    """An argument that is a host, or its address, and a port."""
+    """Convert an argument to a host, by name or address, and a port."""
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not host.strip("[]") or (":" in host and not bracketed) or not port.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not HOST:PORT; an IPv6 address goes into brackets"
+            f"{text!r} is not HOST:PORT; write an IPv6 address in brackets"
         )
     if int(port) > MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no port above {MAX_PORT}")
+        raise argparse.ArgumentTypeError(f"{text!r}: the port must be at most {MAX_PORT}")
     return host[1:-1] if bracketed else host, int(port)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay's answers as Prometheus has figures: names, types, units and help.
+"""The metrics of the relay: names, types, units and help texts.
 
-The names are an interface: dashboards and alert rules are written against them, and
-docs/metrics.rst explains each. How many series there are does not depend on the traffic.
-Only who asks for figures by connection gets labels that have no bound.
+The names are an interface for dashboards and alert rules; docs/metrics.rst describes each of them.
+The number of series does not depend on the traffic, except for the optional metrics of each
+connection.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,31 +25,31 @@ from notif_relayd.escaping import printable
 PREFIX = "notif_relayd_"
 
 BY_CONNECTION = ("id", "pid", "command")
-"""Labels. A process may have more than one connection, so that the id is needed as well."""
+"""Labels. The id is required because a process can have several connections."""
 
 
 class RelayCollector(Collector):
-    """Asks the relay each time that somebody wants the figures.
+    """Queries the relay for each collection.
 
     Args:
         control_path: the control socket.
-        per_connection: whether there are to be figures by connection.
+        per_connection: whether to add metrics of each connection.
     """
 
     def __init__(self, control_path: str, per_connection: bool) -> None:
         self.problem: CtlError | None = None
-        """Why there were no figures the last time, where that was so."""
+        """Why the last query failed; `None` if it succeeded."""
         self._control_path = control_path
         self._per_connection = per_connection
 
     def registry(self) -> CollectorRegistry:
-        """A registry that holds the relay and nothing else."""
+        """Return a registry that contains only this collector."""
         registry = CollectorRegistry()
         registry.register(self)
         return registry
 
     def collect(self) -> Iterator[Metric]:
-        """Return the figures, or only that there are none."""
+        """Yield all metrics; if the query fails, only `up` with the value 0."""
         try:
             families = list(self._families())
         except CtlError as error:
@@ -69,44 +69,46 @@ class RelayCollector(Collector):
 
 
 def of_relay(found: Metrics) -> Iterator[Metric]:
-    """The figures about the relay as a whole."""
+    """Yield the metrics of the relay as a whole."""
     status = found.status
     yield InfoMetricFamily(
         f"{PREFIX}build",
-        "What the relay is.",
+        "Version of the relay and of Python.",
         {"version": status.version, "python": found.python},
     )
-    yield _gauge("start_time_seconds", "When the relay was started, since 1970.", found.started)
-    yield _counter(
-        "records_received", "Well-formed records from all producers.", status.records_received
+    yield _gauge(
+        "start_time_seconds", "Start time of the relay, in seconds since the epoch.", found.started
     )
+    yield _counter("records_received", "Valid records from all producers.", status.records_received)
     yield _counter("bytes_received", "Bytes from all producers.", status.bytes_received)
     yield _counter(
         "records_delivered",
-        "Records handed over, one for each subscriber that got it.",
+        "Records sent to subscribers, counted once for each subscriber.",
         status.records_delivered,
     )
     yield _counter(
         "bytes_delivered",
-        "Bytes handed over, the relay's own records among them.",
+        "Bytes sent to subscribers, including the relay's own records.",
         status.bytes_delivered,
     )
     yield _counter(
-        "records_discarded", "Records that came while nobody subscribed.", status.records_discarded
+        "records_discarded",
+        "Records received while no subscriber was connected.",
+        status.records_discarded,
     )
     yield _counters(
-        "records_rejected", "Lines that were no records.", ["reason"], _by_one(found.rejected)
+        "records_rejected", "Rejected records, by reason.", ["reason"], _by_one(found.rejected)
     )
     yield _counters(
         "records_dropped",
-        "Records missing: by slow_subscriber one for each subscriber that missed it, by the "
-        "other reasons as producers tell.",
+        "Lost records, by reason: for slow_subscriber, counted once for each subscriber that "
+        "missed the record; for other reasons, as reported by producers.",
         ["reason"],
         _by_one(found.dropped),
     )
     yield _counters(
         "unknown_gaps",
-        "Losses of which nobody knows the number of records.",
+        "Gaps with an unknown number of lost records, by reason.",
         ["reason"],
         _by_one(found.unknown_gaps),
     )
@@ -114,94 +116,96 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
     yield _gauge("subscribers", "Connections to the public socket.", status.subscribers)
     yield _gauge(
         "subscribers_behind",
-        "Subscribers that have yet to get something.",
+        "Subscribers for which records are waiting in the ring.",
         found.subscribers_behind,
     )
     yield _gauge(
         "max_lag_records",
-        "Records that the subscriber furthest behind has yet to get.",
+        "Records that wait for the subscriber that is furthest behind.",
         found.max_lag,
     )
-    yield _gauge("ring_bytes", "Bytes kept for subscribers that are behind.", status.ring_bytes)
-    yield _gauge("ring_limit_bytes", "Bytes that may be kept for them.", status.ring_limit_bytes)
+    yield _gauge(
+        "ring_bytes", "Bytes kept in the ring for subscribers that are behind.", status.ring_bytes
+    )
+    yield _gauge("ring_limit_bytes", "Maximum size of the ring in bytes.", status.ring_limit_bytes)
     sockets = found.connections.items()
     yield _counters(
         "connections_accepted",
-        "Connections let in.",
+        "Accepted connections.",
         ["socket"],
         {(name,): each.accepted for name, each in sockets},
     )
     yield _counters(
         "reconnects",
-        "Those let in whose process had one before, which had ended.",
+        "Accepted connections of processes that had been connected before.",
         ["socket"],
         {(name,): each.reconnected for name, each in sockets},
     )
     yield _counters(
         "connections_kept",
-        "Connections taken over from a relay before this one.",
+        "Connections taken over from the previous relay process.",
         ["socket"],
         {(name,): each.kept for name, each in sockets},
     )
     yield _counters(
         "connections_refused",
-        "Connections not let in.",
+        "Refused connections, by reason.",
         ["socket", "reason"],
         {(name, reason): count for name, each in sockets for reason, count in each.refused.items()},
     )
-    turns = HistogramMetricFamily(
+    loop_latency = HistogramMetricFamily(
         f"{PREFIX}turn_duration_seconds",
-        "What the loop's turns took: as long can a record wait for the relay itself.",
+        "Duration of the event loop's iterations, which is the longest delay by the relay itself.",
     )
-    turns.add_metric([], *_cumulative(found))
-    yield turns
+    loop_latency.add_metric([], *_cumulative(found))
+    yield loop_latency
 
 
 def of_producers(producers: Sequence[ProducerStatus]) -> Iterator[Metric]:
-    """The figures about each connection to the private socket."""
+    """Yield the metrics of each connection to the private socket."""
     yield _counters(
         "producer_records_received",
-        "Well-formed records of this producer.",
+        "Valid records from this producer.",
         BY_CONNECTION,
         {_labels(each): each.records for each in producers},
     )
     yield _counters(
         "producer_bytes_received",
-        "Bytes of this producer.",
+        "Bytes from this producer.",
         BY_CONNECTION,
         {_labels(each): each.bytes for each in producers},
     )
     yield _counters(
         "producer_records_rejected",
-        "Lines of this producer that were no records.",
+        "Rejected records of this producer.",
         BY_CONNECTION,
         {_labels(each): each.rejected for each in producers},
     )
 
 
 def of_subscribers(subscribers: Sequence[SubscriberStatus]) -> Iterator[Metric]:
-    """The figures about each connection to the public socket."""
+    """Yield the metrics of each connection to the public socket."""
     yield _counters(
         "subscriber_records_delivered",
-        "Records handed over to this subscriber.",
+        "Records sent to this subscriber.",
         BY_CONNECTION,
         {_labels(each): each.records for each in subscribers},
     )
     yield _counters(
         "subscriber_bytes_delivered",
-        "Bytes handed over to this subscriber.",
+        "Bytes sent to this subscriber.",
         BY_CONNECTION,
         {_labels(each): each.bytes for each in subscribers},
     )
     yield _counters(
         "subscriber_records_dropped",
-        "Records that this subscriber was too slow for.",
+        "Records that this subscriber missed because it was too slow.",
         BY_CONNECTION,
         {_labels(each): each.dropped for each in subscribers},
     )
     lags = GaugeMetricFamily(
         f"{PREFIX}subscriber_lag_records",
-        "Records that this subscriber has yet to get.",
+        "Records that wait for this subscriber.",
         labels=BY_CONNECTION,
     )
     for each in subscribers:
@@ -238,13 +242,13 @@ def _counters(
 
 
 def _cumulative(found: Metrics) -> tuple[list[tuple[str, float]], float]:
-    """The histogram as Prometheus has it: each class holds those before it as well."""
+    """Return buckets and sum of the histogram; in Prometheus, a bucket includes the lower ones."""
     buckets, count = [], 0
     bounds = [*map(repr, found.turn_bounds), "+Inf"]
     if len(bounds) != len(found.turns.counts):
         raise CtlError(
-            f"the answer from the relay cannot be understood: {len(found.turns.counts)} counts "
-            f"for {len(bounds)} classes of loop latency; is the daemon of another version?"
+            f"cannot decode the answer of the daemon: {len(found.turns.counts)} counts for "
+            f"{len(bounds)} buckets of loop latency; is the daemon of another version?"
         )
     for bound, more in zip(bounds, found.turns.counts, strict=True):
         count += more

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl metrics: the relay's figures as text that Prometheus reads, once."""
+"""relayctl metrics: print the metrics of the relay once, as text for Prometheus."""
 
 import argparse
 
@@ -9,12 +9,12 @@ from notif_relayd.escaping import printable
 
 
 def add_per_connection(parser: argparse.ArgumentParser) -> None:
-    """The option that is for those who know what it costs."""
+    """Add the option for metrics of each connection, whose number is not bounded."""
     parser.add_argument(
         "--per-connection",
         action="store_true",
-        help="figures of each connection as well, with its id, pid and command: three series a "
-        "producer and four a subscriber, and new ones whenever one connects again",
+        help="add metrics of each connection, labelled with its id, pid and command: three series "
+        "for a producer and four for a subscriber, and new series after each reconnect",
     )
 
 
@@ -27,19 +27,19 @@ class ShowMetrics(CtlCommand):
     example = "relayctl metrics --output /var/lib/prometheus/node-exporter/notif-relayd.prom"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """What to print, and where to."""
+        """Add the options for the output."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
             *("-o", "--output"),
             metavar="FILE",
-            help="write them to this file, in one piece, for node_exporter's textfile collector; "
-            "where the relay does not run, that it does not",
+            help="replace this file atomically, for the textfile collector of node_exporter; if "
+            "the relay is not running, the file contains notif_relayd_up 0 only",
         )
         add_per_connection(parser)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Ask for them."""
+        """Query the relay, and write or print the metrics."""
         try:
             from prometheus_client import (  # noqa: PLC0415 - slow to import
                 generate_latest,
@@ -55,11 +55,11 @@ class ShowMetrics(CtlCommand):
             try:
                 write_to_textfile(arguments.output, registry)
             except OSError as error:
-                raise CtlError(f"{arguments.output} cannot be written: {error.strerror}") from None
+                raise CtlError(f"cannot write {arguments.output}: {error.strerror}") from None
             text = ""
         else:
             text = generate_latest(registry).decode()
         if collector.problem is not None:
             raise collector.problem
-        # Of a relay all of it is printable. Something else may answer in its place.
+        # The metrics of a relay are printable, but another program may have answered.
         self.app.stdout.write("\n".join(map(printable, text.split("\n"))))

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers Prometheus over HTTP.
+"""HTTP server for Prometheus.
 
-Each scrape asks the relay, one after the other: nothing is kept, and only a scrape wakes this
-process. A relay that does not run is a figure like any other, which Prometheus is told with 0; why
-it could not be asked is logged when that changes.
+Each scrape queries the relay, one scrape after the other. Nothing is cached, and only a scrape
+wakes this process. If the query fails, the scrape succeeds with notif_relayd_up 0; the reason is
+logged when it changes.
 
-A client cannot keep others out: a request has one deadline, however slowly it arrives, and a
-bounded size, and when there are too many connections the oldest one is closed.
+A client cannot block other clients: each connection has one deadline and a maximum request size,
+and if there are too many connections, the oldest is closed. The server of prometheus_client has no
+such limits: each idle client occupies a thread until it disconnects, and under the unit's
+TasksMax=64 fewer than 64 of them make every scrape fail.
 """
 
 import contextlib
@@ -28,47 +30,47 @@ from notif_relayd.escaping import printable
 
 PATH = "/metrics"
 
-REQUEST_TIME = 10.0
-"""Seconds from the start of a connection in which its request must come and its answer be taken:
-Prometheus' own limit by default."""
+REQUEST_TIMEOUT = 10.0
+"""Seconds from the start of a connection until the client has sent the request and received the
+answer; the default scrape_timeout of Prometheus."""
 
 MAX_REQUEST = 16 * 1024
-"""Bytes of a request, its headers included; Prometheus sends less than 1 KiB."""
+"""Bytes of a request, including its headers; Prometheus sends less than 1 KiB."""
 
 MAX_CONNECTIONS = 32
-"""Connections at once, each with a thread. The unit's TasksMax= leaves room for as many again."""
+"""Concurrent connections. Each has a thread; the unit's TasksMax= allows twice as many."""
 
 REPORT_INTERVAL = 10.0
-"""Seconds between two messages about unexpected errors."""
+"""Minimum interval, in seconds, between two messages about unexpected errors."""
 
 
 class Log:
-    """Where problems are told; unexpected ones at most once every `REPORT_INTERVAL` seconds."""
+    """Log of the exporter; unexpected errors are rate-limited by `REPORT_INTERVAL`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._state = ""
         self._quiet_until = 0.0
-        self._held_back = 0
+        self._suppressed = 0
 
-    def tell_state(self, state: str) -> None:
-        """Say how the relay is doing, if that has changed."""
+    def report_state(self, state: str) -> None:
+        """Log the state of the relay if it has changed."""
         if state != self._state:
             self._state = state
             self._write(state)
 
-    def tell_error(self, error: BaseException | None) -> None:
-        """Say that something has failed for a reason that is not known."""
+    def report_error(self, error: BaseException | None) -> None:
+        """Log an unexpected error, unless another was logged within `REPORT_INTERVAL`."""
         now = time.monotonic()
         if now < self._quiet_until:
-            self._held_back += 1
+            self._suppressed += 1
             return
-        more = f" (and {self._held_back} more before it)" if self._held_back else ""
-        self._quiet_until, self._held_back = now + REPORT_INTERVAL, 0
-        self._write(f"a request could not be answered: {error!r}{more}")
+        more = f" ({self._suppressed} earlier errors not logged)" if self._suppressed else ""
+        self._quiet_until, self._suppressed = now + REPORT_INTERVAL, 0
+        self._write(f"cannot answer a request: {error!r}{more}")
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # The client is gone.
+        with contextlib.suppress(OSError):  # The log is closed or full.
             self._stream.write(f"{printable(line)}\n")
             self._stream.flush()
 
@@ -77,8 +79,8 @@ class Scrapes:
     """The WSGI application.
 
     Args:
-        collector: asks the relay.
-        log: where problems with that are told.
+        collector: queries the relay.
+        log: receives errors and the state of the relay.
     """
 
     def __init__(self, collector: RelayCollector, log: Log) -> None:
@@ -92,62 +94,62 @@ class Scrapes:
     ) -> Iterable[bytes]:
         """Answer one request."""
         if environ["PATH_INFO"] != PATH:
-            return _say(start_response, "404 Not Found", f"The metrics are at {PATH}.")
-        if not self._lock.acquire(timeout=REQUEST_TIME):
-            return _say(start_response, "503 Service Unavailable", "Too many scrapes at once.")
+            return _response(start_response, "404 Not Found", f"The metrics are at {PATH}.")
+        if not self._lock.acquire(timeout=REQUEST_TIMEOUT):
+            return _response(start_response, "503 Service Unavailable", "Too many scrapes.")
         try:
             answer = self._answer(environ, start_response)
-            self._log.tell_state(str(self._collector.problem or "the relay answers"))
+            self._log.report_state(str(self._collector.problem or "the relay answers"))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next scrape may work
-            self._log.tell_error(error)
-            return _say(start_response, "500 Internal Server Error", "See the exporter's log.")
+            self._log.report_error(error)
+            return _response(start_response, "500 Internal Server Error", "See the exporter's log.")
         finally:
             self._lock.release()
         return answer
 
 
-def _say(start_response: Callable[..., object], status: str, sentence: str) -> Iterable[bytes]:
+def _response(start_response: Callable[..., object], status: str, sentence: str) -> Iterable[bytes]:
     start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
     return [f"{sentence}\n".encode()]
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Listens on one address."""
+    """Threaded server on one address, with limits for its clients."""
 
     daemon_threads = True
     request_queue_size = 128
-    """Connections that may wait to be accepted; with socketserver's 5 some would wait a second."""
+    """Length of the queue of new connections. With the default of 5, some clients wait a second."""
 
     log: Log
-    """Where unexpected errors are told."""
+    """Receives unexpected errors."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._connections: dict[socket.socket, None] = {}
-        """The oldest first."""
+        """Open connections, the oldest first."""
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Bind, without http.server's looking for the name of the host, which may take long."""
+        """Bind without the look-up of the host name in http.server, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     @property
     def url(self) -> str:
-        """Where to scrape."""
+        """The URL to scrape."""
         host = f"[{self.server_name}]" if ":" in self.server_name else self.server_name
         return f"http://{host}:{self.server_port}{PATH}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection; close the oldest one if there are too many."""
+        """Start a thread for a connection; close the oldest connection if there are too many."""
         with self._lock:
             self._connections[request] = None
             if len(self._connections) > MAX_CONNECTIONS:
                 oldest = next(iter(self._connections))
                 del self._connections[oldest]
-                with contextlib.suppress(OSError):  # It may just have ended.
-                    oldest.shutdown(socket.SHUT_RDWR)  # which its thread notices
+                with contextlib.suppress(OSError):  # The client may have closed it.
+                    oldest.shutdown(socket.SHUT_RDWR)  # This ends its thread.
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -156,22 +158,22 @@ class Server(ThreadingMixIn, WSGIServer):
             self._connections.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
-        """Say nothing of a client that has left, or that took too long."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - base class
+        """Log the error, unless the client closed the connection or exceeded its deadline."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            self.log.tell_error(error)
+            self.log.report_error(error)
 
 
 class _Bounded(io.RawIOBase):
-    """A connection with one deadline for all that is read and written, and a bound on the former.
+    """A connection with one deadline for all operations and a maximum number of bytes to read.
 
-    Reads raise LineTooLong beyond that, of which http.server makes the status 431.
+    Reading more raises `LineTooLong`, which http.server answers with status 431.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._deadline = time.monotonic() + REQUEST_TIME
+        self._deadline = time.monotonic() + REQUEST_TIMEOUT
         self._left = MAX_REQUEST
 
     def readable(self) -> bool:
@@ -201,7 +203,7 @@ class _Bounded(io.RawIOBase):
 
 
 class _Handler(WSGIRequestHandler):
-    # For an error before the request line is known.
+    # Values for an error that occurs before the request line is parsed.
     command = requestline = ""
     request_version = "HTTP/1.0"
 
@@ -216,15 +218,21 @@ class _Handler(WSGIRequestHandler):
         except http.client.LineTooLong:
             self.send_error(431)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing of a scrape."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - base class
+        """Do not log scrapes."""
 
 
 def listen(host: str, port: int, collector: RelayCollector, log: TextIO) -> Server:
-    """A server on the first address that the host has; port 0 is any that is free.
+    """Return a server on the first address of a host.
+
+    Args:
+        host: name or address.
+        port: the port; 0 for a free one.
+        collector: queries the relay.
+        log: receives the messages of the server.
 
     Raises:
-        OSError: that is not possible.
+        OSError: the name is unknown, or the address cannot be used.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl top: asks the daemon again and again, and shows what has changed.
+"""relayctl top: query the daemon periodically and show the rates between two answers.
 
-One loop waits for three things at once: a key, records to count by event type, and the time of
-the next question.
+One loop waits for three events: a key, records to count by event type, and the time of the next
+query.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from notif_relayctl.command import number, seconds
-from notif_relayctl.commands import Question
+from notif_relayctl.commands import ControlCommand
 from notif_relayctl.errors import CtlError, not_installed
 from notif_relayctl.top.busiest import Busiest
 from notif_relayctl.top.keys import QUIT, Keys, unbuffered
@@ -25,13 +25,13 @@ from notif_relayctl.top.view import Frame, View
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 EVENT_TYPES = 10
-"""How many of the busiest to show."""
+"""Number of event types to show."""
 
 PAGE_WIDTH = 120
-"""Columns where there is no terminal that has some."""
+"""Columns, if the output is not a terminal."""
 
 
-class Top(Question):
+class Top(ControlCommand):
     """Show rates, connections and event types continuously.
 
     To count event types, it subscribes, and is therefore one of the subscribers that it shows.
@@ -40,7 +40,7 @@ class Top(Question):
     example = "relayctl top -n 1 --batch"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """How often, and for how long."""
+        """Add the options for the interval and the end."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
             *("-d", "--delay"),
@@ -54,17 +54,17 @@ class Top(Question):
             type=number,
             default=math.inf,
             metavar="N",
-            help="end after so many frames",
+            help="exit after N frames",
         )
         parser.add_argument(
             "--batch",
             action="store_true",
-            help="print frames one after the other, and read no keys",
+            help="print the frames one after the other, and read no keys",
         )
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
-        """Show frames until there is enough of it."""
+        """Show frames until the count is reached or q is pressed."""
         try:
             from rich.console import Console  # noqa: PLC0415 - slow to import
             from rich.live import Live  # noqa: PLC0415
@@ -79,9 +79,9 @@ class Top(Question):
                 console.print(page(frame))
             return
         if not terminal or not sys.stdin.isatty():
-            raise CtlError("top needs a terminal; --batch prints its frames to anything")
+            raise CtlError("top requires a terminal; use --batch for other output")
         keys = Keys(sys.stdin.fileno())
-        signal.signal(signal.SIGTERM, _interrupt)  # to leave the terminal as it was
+        signal.signal(signal.SIGTERM, _interrupt)  # to restore the terminal
         with (
             unbuffered(keys.fileno()),
             Live(console=console, screen=True, auto_refresh=False) as live,
@@ -90,9 +90,10 @@ class Top(Question):
                 live.update(whole_screen(frame, console.height), refresh=True)
 
     def _frames(self, arguments: argparse.Namespace, keys: Keys | None) -> Iterator[Frame]:
-        """A frame whenever there are new figures, and whenever a key was pressed.
+        """Yield a frame for each sample and for each key.
 
-        Without keys nobody looks before there are rates, and a daemon that is gone is the end.
+        With --batch, there are no keys. Then the first frame is omitted, since it has no rates, and
+        the command fails if the daemon does not answer.
         """
         view = View()
         before, sample, problem = None, self._sample(), None
@@ -116,13 +117,13 @@ class Top(Question):
                 frames += 1
                 try:
                     before, sample, problem = sample, self._sample(), None
-                    # Only beside a running daemon, since to connect may start it.
+                    # Only after an answer of the daemon: a connection could start the daemon.
                     busiest.connect(sample.status.public_socket)
                 except CtlError as error:
                     if keys is None:
                         raise
                     problem = str(error)
-                busiest.run_once()
+                busiest.next_frame()
                 due = max(due, time.monotonic()) + arguments.delay
 
     def _sample(self) -> Sample:
@@ -139,10 +140,10 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def _wait(due: float, busiest: Busiest, keys: Keys | None) -> list[str]:
-    """Count event types until keys are pressed, which are returned, or the time is up."""
-    awaited: list[Keys | Busiest] = [keys] if keys else []
+    """Count event types until keys are pressed or the time is reached; return the keys."""
+    inputs: list[Keys | Busiest] = [keys] if keys else []
     while (remaining := due - time.monotonic()) > 0:
-        sources = [*awaited, busiest] if busiest.connected else awaited
+        sources = [*inputs, busiest] if busiest.connected else inputs
         ready, _, _ = select.select(sources, [], [], remaining)
         if keys and keys in ready:
             return keys.read()

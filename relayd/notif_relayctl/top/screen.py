@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How relayctl top looks.
+"""The layout of relayctl top.
 
-The only module that imports rich, and imported only for `top`: it takes longer to load than all
-the other commands take to run.
+This is the only module that imports rich. It is imported for `top` only, since importing rich takes
+longer than other commands take to run.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ KEYS = "q quit   tab other table   ←→ sort by column   r reverse"
 TITLES = {"records_rate": "records/s", "bytes_rate": "bytes/s"}
 
 TEXTS = {"command", "user"}
-"""Columns that are no numbers."""
+"""Columns that contain text; the others contain numbers."""
 
 HEAD_LINES = 5
 
@@ -32,7 +32,7 @@ BAR_WIDTH = 30
 
 
 def whole_screen(frame: Frame, lines: int) -> Layout:
-    """For a terminal of so many lines: what has no room is cut off."""
+    """Return the frame for a terminal with `lines` lines; rows that do not fit are omitted."""
     layout = Layout()
     layout.split_column(
         Layout(_head(frame), size=HEAD_LINES),
@@ -43,7 +43,7 @@ def whole_screen(frame: Frame, lines: int) -> Layout:
 
 
 def page(frame: Frame) -> Group:
-    """For anything else: all there is."""
+    """Return the frame with all rows, for output that is not a terminal."""
     return Group(_head(frame), *_tables(frame))
 
 
@@ -68,13 +68,13 @@ def _head(frame: Frame) -> RenderableType:
     )
 
 
-def _flow(way: str, records: Rate, size: Rate, **totals: int) -> Text:
+def _flow(direction: str, records: Rate, size: Rate, **totals: int) -> Text:
     counts = "".join(f", {name} {number:,}" for name, number in totals.items())
-    return Text(f"{way} {_count(records)} records/s, {_size(size)}/s{counts}")
+    return Text(f"{direction} {_count(records)} records/s, {_size(size)}/s{counts}")
 
 
 def _tables(frame: Frame, rows: int | None = None) -> list[Table]:
-    """The tables, with no more than so many rows each, since rich is slow with thousands."""
+    """Return the tables with at most `rows` rows each, since rich is slow with thousands."""
     traffic, view = frame.traffic, frame.view
     tables = [
         _connections(f"{kind}: {len(connections)}", order.apply(connections)[:rows], order)
@@ -122,7 +122,7 @@ def _size(size: Rate) -> str:
     if size is None:
         return ABSENT
     for unit in ("B", "KiB", "MiB"):
-        if size < 1024:  # noqa: PLR2004 (of each unit the next is 1024)
+        if size < 1024:  # noqa: PLR2004 (each unit is 1024 of the unit before)
             return f"{size:,.1f} {unit}"
         size /= 1024
     return f"{size:,.1f} GiB"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What relayctl top tells: rates, from what the control socket has answered at two moments.
+"""Rates, calculated from two answers of the daemon.
 
-The daemon only counts; what happens in a second is the difference of two answers. Nothing here
-knows of a socket or a screen.
+The daemon counts records and bytes; a rate is the difference of two counts, divided by the time
+between them. This module uses no socket and no screen.
 """
 
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
 Rate = float | None
-"""A second; None where there is nothing to compare with yet."""
+"""Per second; `None` without an earlier sample."""
 
 Connection = ProducerStatus | SubscriberStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the daemon answered at one moment."""
+    """The answers of the daemon at one time."""
 
     at: float
-    """Seconds of the monotonic clock."""
+    """Time of the monotonic clock in seconds."""
     status: Status
     producers: list[ProducerStatus]
     subscribers: list[SubscriberStatus]
@@ -57,10 +57,10 @@ class Subscriber(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The relay between two samples."""
+    """The traffic between two samples."""
 
     status: Status
-    """At the second."""
+    """From the second sample."""
     records_in: Rate
     bytes_in: Rate
     records_out: Rate
@@ -70,7 +70,7 @@ class Traffic:
 
 
 def between(before: Sample | None, now: Sample) -> Traffic:
-    """What happens between two samples; of a daemon restarted meanwhile the first tells nothing."""
+    """Return the traffic between two samples; without rates if the daemon was restarted."""
     if before is None or before.status.pid != now.status.pid:
         before, seconds = now, 0.0
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What relayctl top shows at a moment, and in which order: all of it but how it looks."""
+"""The content of one frame of relayctl top, and the order of its tables."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ Row = TypeVar("Row", bound=tuple[Any, ...])
 
 @dataclass(slots=True)
 class Order:
-    """By which column a table is sorted."""
+    """The column by which a table is sorted, and the direction."""
 
     columns: tuple[str, ...]
     column: str
     descending: bool = True
 
     def move(self, step: int) -> None:
-        """Sort by another column, round and round."""
+        """Sort by the column `step` columns to the right; the first follows the last."""
         place = self.columns.index(self.column) + step
         self.column = self.columns[place % len(self.columns)]
 
     def apply(self, rows: Iterable[Row]) -> list[Row]:
-        """The rows in this order; what has no value yet counts as least."""
+        """Return the rows in this order. `None` is less than any value."""
         place = self.columns.index(self.column)
         return sorted(
             rows, key=lambda row: (row[place] is not None, row[place]), reverse=self.descending
@@ -38,14 +38,15 @@ def _orders() -> tuple[Order, Order]:
 
 @dataclass(slots=True)
 class View:
-    """Which table the keys are for, and how each is sorted."""
+    """The table that the keys control, and the order of each table."""
 
     orders: tuple[Order, Order] = field(default_factory=_orders)
-    """Of producers and of subscribers."""
+    """Orders of the producers and the subscribers."""
     focus: int = 0
+    """Index into `orders`."""
 
     def press(self, key: str) -> None:
-        """Do what the key is for, if it is for anything."""
+        """Process a key; ignore it if it has no meaning."""
         order = self.orders[self.focus]
         match key:
             case keys.TAB:
@@ -60,13 +61,13 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture."""
+    """The content of the screen at one time."""
 
     traffic: Traffic
     event_types: list[tuple[str, float]]
-    """The busiest, and how many of each come in a second."""
+    """The most frequent event types, each with its records per second."""
     not_counted: str | None
-    """Why there are no event types."""
+    """Why event types are not counted; `None` if they are."""
     problem: str | None
-    """Why the picture is an old one."""
+    """Why there is no newer sample; `None` if this is the newest."""
     view: View
