@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay daemon and relayctl."""
+"""The relay daemon."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m notif_relayd` is notif-relayd."""
+"""Run notif-relayd with `python -m notif_relayd`."""
 
 import sys
 

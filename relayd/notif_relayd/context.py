@@ -11,7 +11,7 @@ from notif_relayd.systemd.fdstore import FdStore
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What producers and subscribers have in common; one for each relay."""
+    """The parts that intake and fan-out share."""
 
     loop: Loop
     log: RateLimitedLog

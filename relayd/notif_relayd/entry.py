@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands' way in, which also works where their requirements are not installed.
+"""Entry points of the commands, with an error message if their requirements are not installed.
 
-One distribution holds the library, for every service's environment, and the daemon. So
-`notif-relayd` and `relayctl` are there wherever the library is, but what they need may not be.
+The library and the daemon are one distribution. The environment of a service therefore has the
+commands `notif-relayd` and `relayctl`, but usually not the packages that they require.
 """
 
 import sys
@@ -11,22 +11,22 @@ REQUIREMENTS = {
     *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "prometheus_client"),
     *("rich", "systemd"),
 }
-"""Import names of what the extra [daemon] installs."""
+"""Import names of the packages that the extra [daemon] installs."""
 
 
 def relayd() -> int:
-    """Run the daemon; the exit status."""
+    """Run the daemon and return its exit status."""
     try:
-        from notif_relayd.daemon import main  # noqa: PLC0415 - may not be importable
+        from notif_relayd.daemon import main  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
         return _missing("notif-relayd", error)
     return main.main(sys.argv[1:])
 
 
 def relayctl() -> int:
-    """Run relayctl; the exit status."""
+    """Run relayctl and return its exit status."""
     try:
-        from notif_relayctl import app  # noqa: PLC0415 - may not be importable
+        from notif_relayctl import app  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
         return _missing("relayctl", error)
     return app.main(sys.argv[1:])

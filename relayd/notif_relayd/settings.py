@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain, validated values: what the configuration comes to, and what relayctl shares with it.
+"""Validated values of the configuration, and constants that relayctl and the daemon share.
 
-This module imports nothing that computes or opens anything, so that relayctl can import it.
+Importing this module is cheap and has no effect, so that relayctl can import it.
 """
 
 from dataclasses import dataclass

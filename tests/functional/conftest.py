@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.net.loop import Loop
+from support.descriptors import open_sockets
 from support.loop_harness import LoopHarness
 from support.private_socket import PrivateSocket
 from support.relay import RunningRelay, running_relay
@@ -66,3 +67,11 @@ def other_harness(directory: Path, loop: Loop) -> Iterator[LoopHarness]:
     harness = LoopHarness(directory / "other", 1000, loop)
     yield harness
     harness.close()
+
+
+@pytest.fixture
+def no_socket_left() -> Iterator[None]:
+    """Check that the test leaves no socket open in this process."""
+    before = open_sockets()
+    yield
+    assert open_sockets() == before

@@ -28,7 +28,7 @@ from support.messaging import (
 )
 from support.private_socket import PrivateSocket, ProducerConnection
 from support.records import numbered_record, record
-from support.relay import RunningRelay, connect, running_relay
+from support.relay import RunningRelay, connect, next_relay, running_relay
 from support.scripts import Scripts
 from support.waiting import TIMEOUT, wait_until
 
@@ -40,14 +40,6 @@ def no_leaks() -> Iterator[None]:
     before = threads_and_descriptors()
     yield
     assert threads_and_descriptors() <= before
-
-
-@contextlib.contextmanager
-def next_relay(directory: Path) -> Iterator[RunningRelay]:
-    """Run another relay in the directory of a relay that has ended."""
-    (directory / "notify.sock").unlink()
-    with running_relay(directory) as relay:
-        yield relay
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:

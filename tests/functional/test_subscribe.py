@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import os
 import pwd
 import re
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,51 +22,17 @@ from notif_relay import (
     Notification,
     PermissionDenied,
     RelayUnavailable,
-    Subscriber,
     records,
     subscribe,
 )
-from support.descriptors import open_sockets
 from support.private_socket import PrivateSocket
 from support.records import numbered_record, record, record_number
-from support.relay import RunningRelay, running_relay
+from support.relay import RunningRelay, next_relay, running_relay
 from support.scripts import Scripts
+from support.threads import in_thread, wait_until_blocked
 from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def no_socket_left() -> Iterator[None]:
-    before = open_sockets()
-    yield
-    assert open_sockets() == before
-
-
-@contextlib.contextmanager
-def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
-    """Run another relay in the directory of a relay that has ended."""
-    (directory / "notify.sock").unlink()
-    with running_relay(directory, *arguments) as relay:
-        yield relay
-
-
-@contextlib.contextmanager
-def in_thread(target: Callable[[], object]) -> Iterator[int | None]:
-    """Run `target` in a thread during the block; yield its ident and check that it ends."""
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    try:
-        yield thread.ident
-    finally:
-        thread.join(TIMEOUT)
-        assert not thread.is_alive()
-
-
-def waits_in(function: str, thread: int | None) -> bool:
-    """Whether a thread is in this function, and nowhere deeper."""
-    frame = sys._current_frames().get(thread or 0)  # noqa: SLF001 (there is no other way)
-    return frame is not None and frame.f_code.co_name == function
 
 
 def test_record_sent_after_subscribe_is_read(relay: RunningRelay) -> None:
@@ -133,7 +96,7 @@ def test_reconnect_is_one_gap_and_keeps_the_filter(
                 wait_until(
                     lambda: relay.status()["records_received"] > 1000, "other records are relayed"
                 )
-                wait_until(lambda: waits_in("_read", main), "the subscriber waits")
+                wait_until_blocked(main)
                 stop.set()
                 with relay.produce() as producer:
                     producer.sendall(record("a", number=4))
@@ -245,132 +208,6 @@ def test_unresponsive_relay_is_a_timeout(directory: Path, no_socket_left: None) 
         subscribe(silent.path, timeout=0.05)
 
 
-@pytest.mark.parametrize("timeout", [None, TIMEOUT])
-def test_another_thread_can_close_a_waiting_reader(
-    relay: RunningRelay, no_socket_left: None, timeout: float | None
-) -> None:
-    for _ in range(20):
-        subscriber = subscribe(relay.public, timeout=timeout)
-        ended: list[object] = []
-        with in_thread(lambda: ended.append(list(subscriber))) as reader:  # noqa: B023
-            wait_until(lambda: waits_in("_read", reader), "it waits")
-            subscriber.close()
-        assert ended == [[]]
-        assert list(subscriber) == []
-
-
-def test_closing_at_any_moment_ends_the_iteration(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
-    with relay.produce() as producer:
-        for _ in range(100):
-            subscriber = subscribe(relay.public)
-            with in_thread(lambda: list(subscriber)):  # noqa: B023
-                producer.sendall(record() * 100)
-                subscriber.close()
-            assert list(subscriber) == []
-
-
-def test_another_thread_can_close_a_connecting_reader(directory: Path) -> None:
-    subscriber = subscribe(directory / "notifications.sock")
-    ended: list[object] = []
-    with in_thread(lambda: ended.append(list(subscriber))) as reader:
-        wait_until(lambda: waits_in("_connect_until", reader), "it waits")
-        subscriber.close()
-    assert ended == [[]]
-
-
-@contextlib.contextmanager
-def interrupting(handler: Callable[..., object]) -> Iterator[None]:
-    """Interrupt the main thread by a signal once it waits for a notification."""
-    main = threading.main_thread().ident
-    assert main is not None
-    before = signal.signal(signal.SIGUSR1, handler)
-
-    def interrupt() -> None:
-        wait_until(lambda: waits_in("_read", main), "it waits")
-        signal.pthread_kill(main, signal.SIGUSR1)
-
-    try:
-        with in_thread(interrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-def test_signal_handler_can_close_the_interrupted_reader(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
-    subscriber = subscribe(relay.public)
-    with interrupting(lambda *_: subscriber.close()):
-        assert list(subscriber) == []
-
-
-def test_exception_in_a_signal_handler_causes_a_gap(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with subscribe(relay.public, timeout=TIMEOUT) as subscriber, relay.produce() as producer:
-        with interrupting(interrupt), pytest.raises(KeyboardInterrupt):
-            next(subscriber)
-        gap = next(subscriber)
-        assert isinstance(gap, Gap)
-        assert gap.dropped is None
-        producer.sendall(record("after"))
-        assert next(subscriber).event_type == "after"
-
-
-def test_abandoned_loop_leaves_no_socket_and_no_warning(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
-    with relay.produce() as producer:
-        for _ in range(3):
-            subscriber = subscribe(relay.public)
-            producer.sendall(record() * 5)
-            for _notification in subscriber:
-                break
-            del subscriber
-
-
-def test_threads_read_with_their_own_filters(relay: RunningRelay, no_socket_left: None) -> None:
-    threads, each_gets = 16, 300
-    read: dict[int, list[int]] = {}
-
-    def follow(subscriber: Subscriber, which: int) -> None:
-        with subscriber:
-            read[which] = [record_number(n) for n in itertools.islice(subscriber, each_gets)]
-
-    with contextlib.ExitStack() as stack:
-        for which in range(threads):
-            subscriber = subscribe(relay.public, event_type=f"kind.{which}", timeout=TIMEOUT)
-            stack.enter_context(in_thread(functools.partial(follow, subscriber, which)))
-        with relay.produce() as producer:
-            for each in range(threads * each_gets):
-                producer.sendall(record(f"kind.{each % threads}", number=each))
-    for which in range(threads):
-        assert read[which] == list(range(which, threads * each_gets, threads))
-
-
-def test_threads_sharing_a_subscriber_read_each_record_once(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
-    sent = 5000
-    taken: list[int] = []
-    with subscribe(relay.public) as subscriber, contextlib.ExitStack() as stack:
-        for _ in range(6):
-            stack.enter_context(
-                in_thread(lambda: taken.extend(record_number(n) for n in subscriber)),
-            )
-        with relay.produce() as producer:
-            for each in range(sent):
-                producer.sendall(record(number=each))
-        wait_until(lambda: len(taken) == sent, "all notifications are read")
-        subscriber.close()
-    assert sorted(taken) == list(range(sent))
-
-
 def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
     with running_relay(directory, "--relayd-max_subscribers", "1") as relay:
         first = subscribe(relay.public)
@@ -425,35 +262,6 @@ def test_invalid_timeout_or_path_is_refused(directory: Path) -> None:
 def test_importing_the_library_does_not_import_asyncio() -> None:
     code = "import sys, notif_relay; sys.exit('asyncio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-GREEN = """
-import warnings
-warnings.simplefilter("ignore")
-import eventlet
-eventlet.monkey_patch()
-import sys
-from notif_relay import subscribe
-subscriber = subscribe(sys.argv[1])
-read = []
-reader = eventlet.spawn(lambda: read.extend(subscriber))
-eventlet.sleep(0)
-print("waiting", flush=True)
-while len(read) < 2:  # runs only if the waiting reader yields to other green threads
-    eventlet.sleep(0)
-subscriber.close()
-reader.wait()
-print(*(notification.event_type for notification in read))
-"""
-
-
-def test_green_threads_read_without_blocking_others(relay: RunningRelay) -> None:
-    with Scripts() as scripts:
-        script = scripts.run("-c", GREEN, relay.public)
-        assert script.line() == "waiting"
-        with relay.produce() as producer:
-            producer.sendall(record("green") + record("also.green"))
-            assert script.finish() == "green also.green\n"
 
 
 def test_readme_example_works(directory: Path) -> None:

@@ -37,6 +37,45 @@ def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
+class LoopWaits:
+    """The waits that the running event loop begins and ends, from the construction on.
+
+    A wait begins when a reader or a timer is added, and ends when its callback is called.
+    """
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        loop = asyncio.get_running_loop()
+        self._add_reader, self._call_later = loop.add_reader, loop.call_later
+        setattr(loop, "add_reader", self._reader)  # noqa: B010 (mypy permits no assignment)
+        setattr(loop, "call_later", self._timer)  # noqa: B010
+
+    async def wait_begun(self, number: int) -> None:
+        """Let other tasks run until this number of waits has begun."""
+        while self.begun < number:
+            await asyncio.sleep(0)
+
+    async def wait_ended(self, number: int) -> None:
+        """Let other tasks run until this number of waits has ended."""
+        while self.ended < number:
+            await asyncio.sleep(0)
+
+    def _reader(self, fd: Any, callback: Callable[..., object], *arguments: object) -> None:
+        self.begun += 1
+        self._add_reader(fd, self._end, callback, *arguments)
+
+    def _timer(
+        self, delay: float, callback: Callable[..., object], *arguments: object
+    ) -> asyncio.TimerHandle:
+        self.begun += 1
+        return self._call_later(delay, self._end, callback, *arguments)
+
+    def _end(self, callback: Callable[..., object], *arguments: object) -> None:
+        self.ended += 1
+        callback(*arguments)
+
+
 async def in_executor(function: Callable[..., Any], *arguments: object) -> Any:
     """Run a blocking function in another thread."""
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
@@ -108,20 +147,19 @@ async def test_cancellation_after_data_arrived_loses_nothing(
     The order of steps in asyncio's event loop makes this deterministic.
     """
     with PrivateSocket(directory / "notifications.sock") as relay:
-        reader = asyncio.create_task(_first(relay.path))
+        reader = asyncio.create_task(enter_subscriber(relay.path))
         incoming = await in_executor(relay.accept)
         with incoming:
             incoming.line()
             incoming.socket.sendall(records.subscribed({}))
             subscriber = await reader
+            waits = LoopWaits()
             for each in range(50):
+                begun, ended = waits.begun, waits.ended
                 task = asyncio.ensure_future(subscriber.__anext__())
-                while subscriber._waiter is None:  # noqa: SLF001 (it waits for the socket)
-                    await asyncio.sleep(0)
-                waiter = subscriber._waiter  # noqa: SLF001
+                await waits.wait_begun(begun + 1)
                 incoming.socket.sendall(record(number=each))
-                while not waiter.done():
-                    await asyncio.sleep(0)
+                await waits.wait_ended(ended + 1)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -228,17 +266,17 @@ async def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> N
         assert [each async for each in subscriber] == []
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("running", [True, False])
 @asynchronous
-async def test_another_task_can_close_a_waiting_reader(relay: RunningRelay, there: bool) -> None:
-    path = relay.public if there else relay.directory / "none"
+async def test_another_task_can_close_a_waiting_reader(relay: RunningRelay, running: bool) -> None:
+    path = relay.public if running else relay.directory / "none"
     subscriber = subscribe(path)
-    ended = asyncio.ensure_future(_all(subscriber))
-    while subscriber._waiter is None:  # noqa: SLF001 (it waits)
-        await asyncio.sleep(0)
+    waits = LoopWaits()
+    ended = asyncio.ensure_future(read_all(subscriber))
+    await waits.wait_begun(1)
     subscriber.close()
     assert await ended == []
-    assert await _all(subscriber) == []
+    assert await read_all(subscriber) == []
 
 
 @asynchronous
@@ -267,9 +305,9 @@ async def test_other_tasks_run_while_records_are_read(relay: RunningRelay) -> No
 @asynchronous
 async def test_two_tasks_cannot_wait_for_the_same_notification(relay: RunningRelay) -> None:
     async with subscribe(relay.public) as subscriber:
+        waits = LoopWaits()
         first = asyncio.ensure_future(subscriber.__anext__())
-        while subscriber._waiter is None:  # noqa: SLF001 (it waits)
-            await asyncio.sleep(0)
+        await waits.wait_begun(1)
         with pytest.raises(RuntimeError, match="another task is waiting"):
             await subscriber.__anext__()
         with relay.produce() as producer:
@@ -283,9 +321,9 @@ async def test_invalid_filter_is_refused_at_once(relay: RunningRelay) -> None:
         subscribe(relay.public, event_type=[])
 
 
-async def _first(path: Path) -> Subscriber:
+async def enter_subscriber(path: Path) -> Subscriber:
     return await subscribe(path).__aenter__()
 
 
-async def _all(subscriber: Subscriber) -> list[Notification]:
+async def read_all(subscriber: Subscriber) -> list[Notification]:
     return [each async for each in subscriber]

@@ -178,6 +178,14 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
         relay.close()
 
 
+@contextlib.contextmanager
+def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
+    """Run another relay in the directory of a relay that has ended."""
+    (directory / "notify.sock").unlink()
+    with running_relay(directory, *arguments) as relay:
+        yield relay
+
+
 def quiet_environment() -> dict[str, str]:
     """Return an environment in which Python programs print no warnings.
 

@@ -88,7 +88,7 @@ def relay() -> Iterator[PartialRelay]:
         yield PartialRelay(stack)
 
 
-def test_figures_equal_those_of_the_usual_path(relay: PartialRelay) -> None:
+def test_statistics_equal_those_of_the_usual_path(relay: PartialRelay) -> None:
     producer, client = relay.produce()
     subscribers = [relay.subscribe() for _ in range(3)]
     before = relay.fanout.bytes_delivered

@@ -150,7 +150,7 @@ def test_producer_that_is_not_steady_is_not_read(ends: Ends) -> None:
     assert ends.server.recv(1 << 16) == RECORD
 
 
-def test_fast_path_imports_neither_of_its_ends() -> None:
+def test_fast_path_imports_neither_intake_nor_fanout() -> None:
     tree = ast.parse(inspect.getsource(fastpath))
     imported = {each.module for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)}
     parts = {name.split(".")[1] for name in imported if name and name.startswith("notif_relayd.")}

@@ -112,7 +112,7 @@ def test_disconnected_subscriber_is_not_served() -> None:
     assert simulated.served == [0]
 
 
-def test_users_are_forgotten() -> None:
+def test_idle_users_are_not_tracked() -> None:
     simulated = Schedule()
     for uid in range(1000):
         simulated.pacer.enter(uid, uid)

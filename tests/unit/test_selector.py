@@ -202,7 +202,7 @@ class Counter:
 original = filters_module.matches
 
 
-def test_change_of_a_filter_concerns_that_filter_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filter_change_affects_only_that_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     selector: Selector[str] = Selector()
     for number in range(50):
         selector.add(view(event_type=[f"*ute*{number}-{n}*" for n in range(64)]), f"{number}")

@@ -232,7 +232,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
     )
 
 
-def test_only_figures_remain_of_subscribers_that_hung_up() -> None:
+def test_disconnected_subscribers_leave_only_their_counts() -> None:
     state = decode(encoded(example()), {3, 8})
     assert [each.id for each in state.fanout.subscribers] == [3, 8]
     assert (state.fanout.delivered, state.fanout.dropped, state.fanout.bytes) == (52, 4, 8140)
@@ -245,9 +245,7 @@ def test_only_figures_remain_of_subscribers_that_hung_up() -> None:
     ("what", "spoil"),
     [pytest.param(*each, id=f"{n}: {each[0]}") for n, each in enumerate(contradictions())],
 )
-def test_state_that_contradicts_itself_is_refused(
-    what: str, spoil: Callable[[State], object]
-) -> None:
+def test_inconsistent_state_is_refused(what: str, spoil: Callable[[State], object]) -> None:
     state = copy.deepcopy(example())
     spoil(state)
     with pytest.raises(StateError, match=what):

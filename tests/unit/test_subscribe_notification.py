@@ -101,7 +101,7 @@ def test_message_id_cannot_hide_the_event_type(message_id: str) -> None:
             assert Notification(text).event_type == fields["event_type"]
 
 
-def test_event_type_in_the_payload_is_not_the_record_s() -> None:
+def test_event_type_in_the_payload_is_ignored() -> None:
     """The payload looks like the log driver's first fields, at the same offset."""
     before = '{"message_id": "", "payload": {"x": "'
     record = (

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which user may do what, and how much of it."""
+"""Access control: permissions, limits, and quotas by user."""

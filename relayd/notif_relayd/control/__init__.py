@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: message types, server and figures."""
+"""The control socket: message types, server, and answers."""

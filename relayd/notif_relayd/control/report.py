@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Computes the answers of the control socket.
 
-No figure here costs a record anything: the parts of the relay count where they have to look
-anyway, and everything else is computed when it is asked for.
+No figure costs processor time per record: the parts of the relay count per batch or per event, and
+everything else is computed when it is requested.
 """
 
 import platform
@@ -28,7 +28,7 @@ from notif_relayd.records.validator import Reason
 
 
 class Reporter:
-    """Computes the answers that are about the relay's own figures.
+    """Computes the answers to requests for the state of the relay.
 
     Args:
         intake: the producers.
@@ -79,7 +79,7 @@ class Reporter:
         )
 
     def producers(self) -> list[ProducerStatus]:
-        """Return one entry for each connection, the oldest first."""
+        """Return one entry per producer, the oldest connection first."""
         return [
             ProducerStatus(
                 each.id,
@@ -92,7 +92,7 @@ class Reporter:
         ]
 
     def subscribers(self) -> list[SubscriberStatus]:
-        """Return one entry for each connection, the oldest first."""
+        """Return one entry per subscriber, the oldest connection first."""
         return [
             SubscriberStatus(
                 each.id,
@@ -106,10 +106,10 @@ class Reporter:
         ]
 
     def metrics(self) -> Metrics:
-        """Return all figures, from one moment.
+        """Return all figures at one moment.
 
-        Every reason is present from the start, with 0: a monitoring system cannot compute the
-        increase of a counter that appears only with its first count.
+        Every reason is present from the start with the value 0, because a monitoring system cannot
+        compute the increase of a counter that appears with its first event.
         """
         status, gaps = self.status(), self._intake.producer_gaps
         unknown = {reason: gaps.unknown[reason] for reason in REASONS}

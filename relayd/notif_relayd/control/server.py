@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: one JSON request a line, one JSON answer a line.
+"""The server of the control socket: one JSON request per line, one JSON answer per line.
 
-It is asked seldom and by few, so everything here is the plain way. It must only never make the
-loop wait: an answer that the socket does not take at once is sent when it does.
+Requests are rare, so this code is simple instead of fast. It never blocks the loop: an answer that
+does not fit into the socket is sent when there is room.
 """
 
 import inspect
@@ -22,44 +22,44 @@ from notif_relayd.peer import Peer
 from notif_relayd.settings import ConnectionLimits
 
 LIMITS = ConnectionLimits("connections", max_connections=32, per_user=16, rate=10_000)
-"""relayctl closes its connection after one answer."""
+"""Limits of the control socket. relayctl closes its connection after one answer."""
 
-MAX_REQUEST = 4096
-"""Bytes of the longest request, its newline included."""
+MAX_REQUEST_SIZE = 4096
+"""Maximum size of a request in bytes, including its newline; a longer one closes the connection."""
 
 SHARE = 0.05
-"""Share of the loop's processor time for the answers to one user. An answer about 2000 connections
-takes 10 ms."""
+"""Share of the loop's processor time for the answers to one user. A list of 2000 connections takes
+10 ms."""
 
 BURST = 0.5
-"""Seconds of processor time that the answers to one user may take at once."""
+"""Processor time, in seconds, that the answers to one user may take without a pause."""
 
 Method = Callable[..., object]
-"""Gets the request's `id` where one is given; raises LookupError when that is nobody's."""
+"""Called with the `id` of the request, if there is one; raises LookupError for an unknown id."""
 
 
-def answer(methods: Mapping[str, Method], request: bytes) -> bytes:
-    """The answer to one request line."""
-    return msgspec.json.encode(_answer(methods, request)) + b"\n"
+def answer(methods: Mapping[str, Method], line: bytes) -> bytes:
+    """Return the answer to one request line."""
+    return msgspec.json.encode(_answer(methods, line)) + b"\n"
 
 
-def _answer(methods: Mapping[str, Method], request: bytes) -> dict[str, object]:
+def _answer(methods: Mapping[str, Method], line: bytes) -> dict[str, object]:
     try:
-        asked = msgspec.json.decode(request, type=Request)
+        request = msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return {"error": f"not a request: {error}"}
-    method = methods.get(asked.method)
+    method = methods.get(request.method)
     if method is None:
         known = ", ".join(sorted(methods))
-        return {"error": f"there is no method {asked.method!r}; there are {known}"}
-    about = () if asked.id is None else (asked.id,)
+        return {"error": f"there is no method {request.method!r}; the methods are {known}"}
+    arguments = () if request.id is None else (request.id,)
     try:
-        inspect.signature(method).bind(*about)
+        inspect.signature(method).bind(*arguments)
     except TypeError:
-        needs = "takes no id" if about else "needs an id"
-        return {"error": f"the method {asked.method!r} {needs}"}
+        needs = "takes no id" if arguments else "needs an id"
+        return {"error": f"the method {request.method!r} {needs}"}
     try:
-        return {"result": method(*about)}
+        return {"result": method(*arguments)}
     except LookupError as error:
         return {"error": str(error.args[0])}
 
@@ -78,9 +78,9 @@ class ControlServer:
     """All connections to the control socket.
 
     Args:
-        loop: says when there is something to read, or room for an answer.
-        log: where refused connections are reported.
-        methods: what may be asked, and who knows the answer.
+        loop: the event loop.
+        log: for refused connections.
+        methods: functions that compute the answers, by the name of the method.
     """
 
     def __init__(self, loop: Loop, log: RateLimitedLog, methods: Mapping[str, Method]) -> None:
@@ -92,22 +92,22 @@ class ControlServer:
         self._pacer = RequestPacer(loop.call_in, loop.kernel, self._answer, SHARE, BURST)
 
     def listen(self, listener: socket.socket) -> Acceptor:
-        """Answer whoever comes through `listener`."""
+        """Serve the connections to a listening socket."""
         return Acceptor(
-            self._loop, self._log, listener, self._admission, self._welcome, lambda *_: None
+            self._loop, self._log, listener, self._admission, self._add, lambda *_: None
         )
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Close all connections."""
         for client in list(self._clients.values()):
             self._disconnect(client)
 
     @property
     def has_connections(self) -> bool:
-        """Whether somebody is connected."""
+        """Whether there is a connection."""
         return bool(self._clients)
 
-    def _welcome(self, connection: socket.socket, peer: Peer) -> None:
+    def _add(self, connection: socket.socket, peer: Peer) -> None:
         client = _Client(connection, peer)
         self._loop.watch(connection.fileno(), READ, partial(self._on_event, client))
         self._clients[connection.fileno()] = client
@@ -133,17 +133,17 @@ class ControlServer:
                 self._disconnect(client)
 
     def _read(self, client: _Client) -> None:
-        data = self._loop.kernel.receive(client.socket, MAX_REQUEST)
+        data = self._loop.kernel.receive(client.socket, MAX_REQUEST_SIZE)
         client.request += data
-        if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST):
+        if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST_SIZE):
             self._disconnect(client)
 
     def _serve(self, client: _Client) -> bool:
-        """Have a request answered, now or later, if one is complete; return whether one is."""
+        """Schedule the answer if a request is complete; return whether one is."""
         if b"\n" not in client.request:
             return False
         fd = client.socket.fileno()
-        self._loop.change(fd, PAUSED)
+        self._loop.change(fd, PAUSED)  # before `enter`, which may call `_answer` at once
         self._pacer.enter(client.peer.uid, fd)
         return True
 

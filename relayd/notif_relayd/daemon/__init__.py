@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: options, logging, start and exit."""
+"""The daemon's process: options, logging, start, and exit."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records, filters and requests as bytes and objects; no sockets."""
+"""Records, filters, and requests, without sockets or system calls."""
