@@ -163,13 +163,13 @@ class Relay:
     def run(self) -> None:
         """Relay until a signal says stop or the idle timeout is over; then stop."""
         self._watchdog.ready()
-        self._idle_timer.look()
+        self._idle_timer.update()
         while not (self._signals.stop or self._idle_timer.over):
             self._run_once()
             self._watchdog.iteration_done()
             if self._loop.changed:
                 self._loop.changed = False
-                self._idle_timer.look()
+                self._idle_timer.update()
         self._watchdog.stopping()
         self._stop()
 
@@ -180,7 +180,7 @@ class Relay:
         self._fanout.store.limit = limits.ring_size
         self._fanout.quota.per_user = limits.max_filter_bytes_per_user
         self._idle_timer.limit = limits.idle_timeout or 0.0
-        self._idle_timer.look()
+        self._idle_timer.update()
 
     def _run_once(self) -> None:
         awake = self._loop.run_once()

@@ -178,7 +178,7 @@ def test_relay_recovers_from_descriptor_exhaustion(directory: Path) -> None:
         open_descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={open_descriptors + 10}"], check=True)
         many = [stack.enter_context(connect(relay.public)) for _ in range(30)]
-        message = "no connection can be accepted"
+        message = "cannot accept connections"
         wait_until(lambda: message in relay.log.read_text(), "the exhaustion is logged")
         producer.sendall(record())
         assert subscriber.line() == record()

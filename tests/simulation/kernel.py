@@ -511,14 +511,14 @@ def system_calls(kernel: Kernel) -> kernel_interface.Kernel:
 class ServiceManager:
     """The notification socket and the file descriptor store behind it."""
 
-    there = True
+    usable = True
 
     def __init__(self, kernel: Kernel, room: int) -> None:
         self._kernel = kernel
         self.room = room
         self.store: dict[str, list[Description]] = {}
 
-    def tell(self, message: str, fds: Sequence[int] = (), timeout: float = 0.0) -> bool:
+    def send(self, message: str, fds: Sequence[int] = (), timeout: float = 0.0) -> bool:
         self._kernel.call()
         if self._kernel.random.random() < self._kernel.faults * (0 if timeout else 3):
             return False
@@ -533,7 +533,7 @@ class ServiceManager:
             self._keep(name, [self._kernel.files[number] for number in fds])
         return True
 
-    def finish(self) -> bool:
+    def barrier(self) -> bool:
         return True
 
     def close(self) -> None:

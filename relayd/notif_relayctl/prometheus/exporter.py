@@ -60,7 +60,7 @@ class Exporter(CtlCommand):
         with server:
             self.app.stdout.write(f"serving {server.url}\n")
             self.app.stdout.flush()
-            NotifySocket(os.environ.get("NOTIFY_SOCKET")).tell("READY=1", timeout=SEND_TIMEOUT)
+            NotifySocket(os.environ.get("NOTIFY_SOCKET")).send("READY=1", timeout=SEND_TIMEOUT)
             server.serve_forever(CHECK_INTERVAL)
 
 

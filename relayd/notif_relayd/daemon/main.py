@@ -106,7 +106,7 @@ def _relay(
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
-        capacity = fdstore_capacity() if opened.held_by_systemd and notify.there else 0
+        capacity = fdstore_capacity() if opened.held_by_systemd and notify.usable else 0
         relay = Relay(
             limits,
             settings.policy,

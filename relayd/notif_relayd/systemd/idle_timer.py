@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the relay may end because nobody needs it.
+"""Ends a relay that has no connections, if systemd holds its sockets.
 
-Where systemd holds the sockets, the next connection starts the relay again, and one that comes
-just as it ends waits in the socket until then. Nothing is polled: the clock runs from the moment
-when the last connection ended, and one deadline is enough for any number of such moments.
+The next connection makes systemd start the relay again. A connection that arrives while the relay
+exits waits in the socket's queue.
 """
 
 from collections.abc import Callable
@@ -12,26 +11,30 @@ from notif_relayd.net.loop import Loop
 
 
 class IdleTimer:
-    """Watches for a time in which there is no connection at all.
+    """Expires when there has been no connection for a time.
+
+    There is at most one deadline in the loop. It is not removed when a connection arrives; it then
+    does nothing.
 
     Args:
-        loop: where the deadline is kept.
-        anybody: whether there is a connection.
-        limit: seconds after which it is enough; 0 for never. May be changed while running.
+        loop: the event loop.
+        has_connections: returns whether there is a connection.
+        limit: timeout in seconds; 0 for none. May be changed; call `update` afterwards.
     """
 
-    def __init__(self, loop: Loop, anybody: Callable[[], bool], limit: float) -> None:
+    def __init__(self, loop: Loop, has_connections: Callable[[], bool], limit: float) -> None:
         self.limit = limit
         self.over = False
-        """Whether nobody has been there for so long."""
+        """Whether the timer has expired."""
         self._loop = loop
         self._monotonic = loop.kernel.monotonic
-        self._has_connections = anybody
+        self._has_connections = has_connections
         self._since: float | None = None
+        """When the last connection ended; `None` while there is one."""
         self._scheduled = False
 
-    def look(self) -> None:
-        """Somebody may have come or gone, or the limit is another."""
+    def update(self) -> None:
+        """Start or stop the timer; call after a connection or the limit has changed."""
         if self._has_connections():
             self._since = None
             return
@@ -47,4 +50,4 @@ class IdleTimer:
         if self._since is not None and self.limit and not self._has_connections():
             self.over = self._monotonic() >= self._since + self.limit
             if not self.over:
-                self.look()
+                self.update()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service manager is told: ready, alive, how it goes, stopping.
+"""Messages to the service manager: ready, watchdog, status and stopping.
 
-The sign of life comes from the loop itself, so that a loop that hangs is noticed and restarted.
-Without a service manager nothing here does anything, and nothing wakes the loop.
+The watchdog is notified from the loop, so that the service manager restarts a relay whose loop
+hangs. Without a service manager no deadline is set, so nothing wakes the loop.
 """
 
 import logging
@@ -16,76 +16,80 @@ from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 LOG = logging.getLogger(__name__)
 
 MIN_WATCHDOG = 0.1
-"""Seconds: the shortest watchdog timeout that is kept; to keep a shorter one takes all the time."""
+"""Minimum watchdog timeout, in seconds, that is kept. Shorter timeouts would take much of the
+loop's time."""
 
 _USEC_INFINITY = 2**64 - 1
-"""No timeout, in microseconds (systemd's time-util.h)."""
+"""Microseconds that mean no timeout (time-util.h of systemd)."""
 
 STATUS_INTERVAL = 2.0
-"""Seconds between two status texts at least; there is none while nothing changes."""
+"""Minimum interval, in seconds, between two status texts. None is sent while nothing changes."""
+
+Counts = tuple[int, int, int]
+"""Producers, subscribers, and all records received."""
 
 
 class Watchdog:
-    """The service manager's view of the relay.
+    """Keeps the service manager informed about the relay.
 
     Args:
-        loop: where the deadlines are kept.
-        notify: where the service manager listens.
-        census: producers, subscribers and records received so far.
+        loop: the event loop.
+        notify: the notification socket.
+        counts: returns the current counts.
     """
 
-    def __init__(
-        self, loop: Loop, notify: NotifySocket, census: Callable[[], tuple[int, int, int]]
-    ) -> None:
+    def __init__(self, loop: Loop, notify: NotifySocket, counts: Callable[[], Counts]) -> None:
         self._loop = loop
         self._monotonic = loop.kernel.monotonic
         self._notify = notify
-        self._counts = census
-        self._watchdog_interval = _watchdog_seconds() / 2
-        self._last = census()
-        self._last_time = self._monotonic()
-        self._waiting = not notify.there
-        """Whether a report is due already, or nobody would get one."""
+        self._counts = counts
+        self._interval = _timeout() / 2
+        """Seconds between two notifications: half the timeout (sd_watchdog_enabled(3))."""
+        self._reported = counts()
+        self._reported_at = self._monotonic()
+        self._pending = not notify.usable
+        """Whether no report has to be scheduled: one is, or there is no service manager."""
 
     def ready(self) -> None:
-        """The sockets are served."""
-        self._notify.tell(f"READY=1\nSTATUS={_text(self._last, 0)}", timeout=SEND_TIMEOUT)
-        if self._watchdog_interval:
-            self._sign_of_life()
+        """Report that the relay serves its sockets; start to notify the watchdog."""
+        self._notify.send(f"READY=1\nSTATUS={_text(self._reported, 0)}", timeout=SEND_TIMEOUT)
+        if self._interval:
+            self._keep_alive()
 
     def stopping(self) -> None:
-        """The relay has begun to stop."""
-        self._notify.tell("STOPPING=1\nSTATUS=Sending what is left", timeout=SEND_TIMEOUT)
+        """Report that the relay stops."""
+        self._notify.send("STOPPING=1\nSTATUS=Sending the remaining records", timeout=SEND_TIMEOUT)
 
     def iteration_done(self) -> None:
-        """The loop has done something: the status may have to change."""
-        if not self._waiting and self._counts() != self._last:
-            self._waiting = True
+        """Schedule a status report if the counts have changed; call after each iteration."""
+        if not self._pending and self._counts() != self._reported:
+            self._pending = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
 
-    def _sign_of_life(self) -> None:
-        self._notify.tell("WATCHDOG=1")
-        self._loop.call_in(self._watchdog_interval, self._sign_of_life)
+    def _keep_alive(self) -> None:
+        self._notify.send("WATCHDOG=1")
+        self._loop.call_in(self._interval, self._keep_alive)
 
     def _report(self) -> None:
-        self._waiting = False
-        now, then = self._monotonic(), self._last_time
-        census, last = self._counts(), self._last
-        if census != last:
-            # One more report follows, to say that it has become quiet again.
-            self._waiting = True
+        self._pending = False
+        now, before = self._monotonic(), self._reported_at
+        counts, reported = self._counts(), self._reported
+        if counts != reported:
+            # A further report follows, so that the last rate in a quiet period is 0.
+            self._pending = True
             self._loop.call_in(STATUS_INTERVAL, self._report)
-        self._last, self._last_time = census, now
-        self._notify.tell(f"STATUS={_text(census, (census[2] - last[2]) / (now - then))}")
+        self._reported, self._reported_at = counts, now
+        rate = (counts[2] - reported[2]) / (now - before)
+        self._notify.send(f"STATUS={_text(counts, rate)}")
 
 
-def _text(census: tuple[int, int, int], rate: float) -> str:
-    producers, subscribers, _ = census
+def _text(counts: Counts, rate: float) -> str:
+    producers, subscribers, _ = counts
     return f"{producers} producers, {subscribers} subscribers, {rate:.0f} records/s"
 
 
-def _watchdog_seconds() -> float:
-    """Return the watchdog's timeout (sd_watchdog_enabled(3)); 0 if there is no watchdog."""
+def _timeout() -> float:
+    """Return the watchdog's timeout in seconds (sd_watchdog_enabled(3)); 0 without a watchdog."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     microseconds = number("WATCHDOG_USEC")
