@@ -12,6 +12,7 @@ import pytest
 from notif_relayd.net.loop import Loop
 from support.descriptors import open_sockets
 from support.loop_harness import LoopHarness
+from support.messaging_service import write_configuration
 from support.private_socket import PrivateSocket
 from support.relay import RunningRelay, running_relay
 from support.scripts import Scripts
@@ -75,3 +76,9 @@ def no_socket_left() -> Iterator[None]:
     before = open_sockets()
     yield
     assert open_sockets() == before
+
+
+@pytest.fixture
+def config(directory: Path) -> Path:
+    """Return a service's configuration file with ``driver = unix`` and the test's sockets."""
+    return write_configuration(directory, f"sock_path = {directory}/notifications.sock")

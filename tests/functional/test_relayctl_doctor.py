@@ -101,7 +101,7 @@ def test_working_relay_has_no_failure(
         "round trip",
     }
     said = re.fullmatch(
-        r"what is sent in comes out within (\d+) µs .* within (\d+) µs\)",
+        r"a notification reached a subscriber in (\d+) µs .* in (\d+) µs\)",
         the(rows, "round trip")["finding"],
     )
     assert said
@@ -142,7 +142,7 @@ def test_every_format_has_the_same_rows(relay: RunningRelay) -> None:
 def test_missing_relay_is_a_failure_with_advice(directory: Path) -> None:
     rows = examine(directory)
     assert failed(rows) == {"socket public", "socket ingest", "listening control", "round trip"}
-    assert "is not there" in the(rows, "socket public")["finding"]
+    assert "does not exist" in the(rows, "socket public")["finding"]
     assert the(rows, "socket public")["advice"] == "start notif-relayd"
     assert the(rows, "socket control")["result"] == "skipped"
 
@@ -150,7 +150,7 @@ def test_missing_relay_is_a_failure_with_advice(directory: Path) -> None:
 def test_missing_directory_is_a_failure_with_advice(directory: Path) -> None:
     path = directory / "none"
     row = the(examine(path), f"directory {path}")
-    assert (row["result"], row["finding"]) == ("failed", "there is no such directory")
+    assert (row["result"], row["finding"]) == ("failed", "the directory does not exist")
     assert str(path) in row["advice"]
 
 
@@ -158,7 +158,7 @@ def test_file_in_place_of_the_directory_is_a_failure(directory: Path) -> None:
     path = directory / "file"
     path.touch()
     rows = examine(path)
-    assert the(rows, f"directory {path}")["finding"] == "it is no directory"
+    assert the(rows, f"directory {path}")["finding"] == "it is not a directory"
     assert "socket public" in failed(rows)
 
 
@@ -180,7 +180,10 @@ def test_missing_and_unexpected_groups_are_warnings(open_relay: RunningRelay) ->
     rows = examine(open_relay.directory, "--relayd-config", os.fspath(conf))
     missing, other = the(rows, "socket public"), the(rows, "socket ingest")
     assert missing["result"] == other["result"] == "warning"
-    assert "there is no group notif-no-such" in missing["finding"]
+    assert (
+        "the group notif-no-such, whose members should have access, does not exist"
+        in missing["finding"]
+    )
     assert missing["advice"].startswith("groupadd --system notif-no-such")
     assert f"its group is not {a_group()}" in other["finding"]
     assert other["advice"] == f"chgrp {a_group()} {open_relay.ingest}"
@@ -212,7 +215,7 @@ def test_socket_as_configured_is_ok(open_relay: RunningRelay) -> None:
     [
         (0o600, "failed", "its group may not connect", "chmod g+rw"),
         (0o640, "failed", "its group may not connect", "_mode = 0660"),
-        (0o666, "warning", "everybody on this host may connect", "chmod o="),
+        (0o666, "warning", "every user of this host may connect", "chmod o="),
     ],
 )
 def test_too_strict_or_too_open_mode_is_reported(
@@ -233,7 +236,7 @@ def test_too_strict_or_too_open_mode_is_reported(
 def test_file_in_place_of_a_socket_is_a_failure(directory: Path) -> None:
     (directory / "ingest.sock").touch()
     rows = examine(directory)
-    assert "is no socket" in the(rows, "socket ingest")["finding"]
+    assert "is not a socket" in the(rows, "socket ingest")["finding"]
     assert "listening ingest" in failed(rows)
 
 
@@ -248,7 +251,7 @@ def test_sockets_of_a_killed_relay_are_stale(
     for name in ("public", "ingest"):
         row = the(rows, f"listening {name}")
         assert row["result"] == "failed"
-        assert f"nobody listens on {relay.directory}" in row["finding"]
+        assert f"listens on {relay.directory}" in row["finding"]
         assert row["advice"] == "start notif-relayd"
     assert "listening control" in failed(rows)
 
@@ -285,7 +288,10 @@ def test_relay_in_another_network_namespace_is_found(directory: Path) -> None:
         assert the(rows, "listening public")["result"] == "ok"
         assert the(rows, "round trip")["result"] == "ok"
         rows = rows_of(run("unshare", "--net", *command, "--no-round-trip"))
-        assert "as far as the kernel tells here" in the(rows, "listening public")["finding"]
+        assert (
+            "no process of this network namespace listens on"
+            in the(rows, "listening public")["finding"]
+        )
 
 
 @pytest.mark.parametrize("limit", ["subscribers", "producers"])
@@ -310,7 +316,10 @@ def test_lost_round_trip_is_a_failure(directory: Path) -> None:
     ):
         row = the(examine(directory), "round trip")
     assert row["result"] == "failed"
-    assert f"{directory}/ingest.sock took a notification that did not come out" in row["finding"]
+    assert (
+        f"{directory}/ingest.sock accepted a notification that did not reach a subscriber"
+        in row["finding"]
+    )
 
 
 def test_round_trip_fails_without_a_private_socket(
@@ -334,8 +343,8 @@ def test_paths_are_read_from_the_configuration(directory: Path) -> None:
     )
     rows = examine(directory, "--relayd-config", os.fspath(conf))
     assert the(rows, f"configuration {conf}")["result"] == "ok"
-    assert f"{directory}/there/public.sock is" in the(rows, "socket public")["finding"]
-    assert f"{directory}/ingest is" in the(rows, "socket ingest")["finding"]
+    assert f"{directory}/there/public.sock does" in the(rows, "socket public")["finding"]
+    assert f"{directory}/ingest does" in the(rows, "socket ingest")["finding"]
     assert f"{directory}/there/control.sock" in the(rows, "socket control")["finding"]
     assert f"directory {directory}/there" in failed(rows)
 
@@ -411,7 +420,8 @@ def test_missing_permission_advice_names_the_group(open_relay: RunningRelay) -> 
         row = the(rows, f"user {NOBODY} {right}")
         assert row["result"] == "failed"
         assert (
-            f"may not connect to {path}, which is for root and the group {group}" in row["finding"]
+            f"may not connect to {path}: access requires membership in group {group}"
+            in row["finding"]
         )
         assert row["advice"].startswith(f"usermod -aG {group} {NOBODY}, then log in again")
     row = the(rows, f"user {NOBODY} status")
@@ -444,7 +454,7 @@ def test_only_needed_permissions_are_checked(open_relay: RunningRelay) -> None:
 @pytest.mark.parametrize("user", ["no-such-user", "4294967290", "99999999999999999999"])
 def test_unknown_user_is_a_failure(relay: RunningRelay, user: str) -> None:
     row = the(examine(relay.directory, "--user", user), f"user {user}")
-    assert (row["result"], row["finding"]) == ("failed", f"there is no user {user!r}")
+    assert (row["result"], row["finding"]) == ("failed", f"user {user!r} does not exist")
 
 
 @needs_root
@@ -459,7 +469,7 @@ def test_new_group_member_is_advised_to_log_in_again(open_relay: RunningRelay) -
     rows = rows_of(run(sys.executable, "-c", before_joining, *command))
     row = the(rows, f"user {NOBODY} subscribe")
     assert (row["result"], row["advice"]) == ("failed", "log in again")
-    assert "not when this login began" in row["finding"]
+    assert "joined the group after this login" in row["finding"]
 
 
 @needs_root

@@ -104,7 +104,7 @@ CASES = {
     "propagate not set": Case("warning", "stderr of [logger_root]", edits=logger(propagate="")),
     "on the root": Case(
         "warning",
-        "which rejects what is no notification",
+        "which rejects everything that is not a notification",
         edits={
             "keys = root, notifications": "keys = root",
             ROOT: "level = DEBUG\nhandlers = relay",
@@ -142,7 +142,9 @@ CASES = {
     "two drivers in a line": Case(
         "failed", "write a line driver = NAME for each", conf=driver("driver = messagingv2, log")
     ),
-    "no such driver": Case("failed", "there is no driver 'logs'", conf=driver("driver = logs")),
+    "no such driver": Case(
+        "failed", "a driver 'logs' does not exist", conf=driver("driver = logs")
+    ),
     "a driver in the wrong section": Case(
         "failed", "no driver is set", conf=APPEND + "driver = log\n"
     ),
@@ -153,7 +155,7 @@ CASES = {
         others={"routing.yaml": "all:\n  log: {accepted_events: ['*']}\n"},
     ),
     "the driver of the library without a path": Case(
-        "failed", "needs sock_path", conf=driver("driver = unix")
+        "failed", "requires sock_path", conf=driver("driver = unix")
     ),
     "the driver of the library to another relay": Case(
         "failed",
@@ -162,7 +164,7 @@ CASES = {
     ),
     "the driver of the library to nowhere in particular": Case(
         "failed",
-        "depends on where the service is started",
+        "depends on the service's working directory",
         conf=driver("driver = unix", "sock_path = notifications.sock"),
     ),
     "routed by nothing": Case(
@@ -170,7 +172,7 @@ CASES = {
     ),
     "routed by what is no YAML": Case(
         "failed",
-        "routing.yaml cannot be used",
+        "cannot read {files}/routing.yaml",
         conf=driver("driver = routing", "routing_config = {files}/routing.yaml"),
         others={"routing.yaml": "all: [\n"},
     ),
@@ -196,7 +198,9 @@ CASES = {
     "a section twice": Case(
         "failed", "already exists", edits={"[logger_notifications]": "[logger_root]"}
     ),
-    "no formatters": Case("failed", "no 'formatters'", edits={"[formatters]": "[formats]"}),
+    "no formatters": Case(
+        "failed", "'formatters' is required", edits={"[formatters]": "[formats]"}
+    ),
     "a formatter that is not listed": Case(
         "failed",
         "has a formatter that [formatters] does not list",
@@ -209,20 +213,22 @@ CASES = {
         "failed", "list root", edits={"keys = root, notifications": "keys = notifications"}
     ),
     "a handler that is not listed": Case(
-        "failed", "no 'relay'", edits={"keys = stderr, relay": "keys = stderr"}
+        "failed", "'relay' is required", edits={"keys = stderr, relay": "keys = stderr"}
     ),
     "a section that is missing": Case(
-        "failed", "no 'handler_relay'", edits={"[handler_relay]": "[handler-relay]"}
+        "failed", "'handler_relay' is required", edits={"[handler_relay]": "[handler-relay]"}
     ),
-    "a logger without handlers": Case("failed", "no 'handlers'", edits=logger(handlers="")),
-    "a logger without a name": Case("failed", "no 'qualname'", edits=logger(qualname="")),
+    "a logger without handlers": Case(
+        "failed", "'handlers' is required", edits=logger(handlers="")
+    ),
+    "a logger without a name": Case("failed", "'qualname' is required", edits=logger(qualname="")),
     "the name of the package": Case(
         "failed",
         "set qualname = oslo.messaging.notification in [logger_notifications]",
         edits=logger(qualname="oslo_messaging.notification"),
     ),
     "a logger for other events": Case(
-        "failed", "which no notification", edits=logger(qualname="oslo.messaging.notify")
+        "failed", "which receives no notifications", edits=logger(qualname="oslo.messaging.notify")
     ),
     "a logger in the way": Case(
         "failed",
@@ -244,7 +250,9 @@ CASES = {
         "the level of [logger_root]",
         edits={**logger(level=""), ROOT: "level = WARN\nhandlers = stderr"},
     ),
-    "a level that is none": Case("failed", "no level 'debug'", edits=logger(level="debug")),
+    "a level that is none": Case(
+        "failed", "the level 'debug' does not exist", edits=logger(level="debug")
+    ),
     "a propagate that is no number": Case("failed", "'no'", edits=logger(propagate="no")),
     "another relay": Case(
         "failed",
@@ -270,7 +278,7 @@ CASES = {
     ),
     "a class that is none": Case(
         "failed",
-        "no class notif_relay.Handler",
+        "the class notif_relay.Handler does not exist",
         edits={"notif_relay.RelayHandler": "notif_relay.Handler"},
     ),
 }
@@ -454,7 +462,7 @@ def test_relative_logging_file_is_a_warning(directory: Path) -> None:
     path.write_text(filled("[DEFAULT]\nlog_config_append = logging.conf\n" + DRIVER, path, path))
     rows = examined(directory, [os.fspath(path)])
     assert [row["result"] for row in rows] == ["ok", "warning"]
-    assert "depends on where the service is started" in rows[1]["finding"]
+    assert "depends on the service's working directory" in rows[1]["finding"]
 
 
 def test_logging_file_is_not_executed(directory: Path) -> None:

@@ -16,7 +16,7 @@ from notif_relay import paths
 from notif_relayctl.accounts import account
 from notif_relayctl.doctor import service
 from notif_relayctl.doctor.finding import Finding
-from notif_relayctl.doctor.host import found
+from notif_relayctl.doctor.host import find_relay
 
 SAMPLE = (Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf").read_text()
 
@@ -89,7 +89,7 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
 def test_impossible_socket_path_is_a_failed_check(tmp_path: Path, option: str, path: str) -> None:
     conf = tmp_path / "relayd.conf"
     conf.write_text(f"{option} = {path}\n")
-    host = found(paths.RUNTIME_DIR, f"{paths.RUNTIME_DIR}/control.sock", os.fspath(conf))
+    host = find_relay(paths.RUNTIME_DIR, f"{paths.RUNTIME_DIR}/control.sock", os.fspath(conf))
     assert host.configuration.result == "failed"
     assert host.public.path == paths.DEFAULT_PUBLIC_PATH
 

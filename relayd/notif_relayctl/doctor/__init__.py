@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl doctor: what goes wrong in practice, and what to do about each.
+"""relayctl doctor: checks for common faults, each with a remedy.
 
-Each module examines one thing and yields findings; none stops at the first, and none raises for
-what it finds. Nothing is changed, nothing of a service's configuration is executed, and until the
-round trip no socket that systemd may hold is connected to.
+Each module examines one subject and yields findings. It does not stop at the first fault and does
+not raise for a fault. The checks change nothing, execute nothing of a service's configuration, and
+connect to no socket that systemd may hold, until the round trip at the end.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl doctor as a command: what to examine, the rows that come of it, and the exit status."""
+"""The command relayctl doctor: its options, its rows and its exit status."""
 
 import argparse
 import logging
@@ -25,21 +25,22 @@ class Doctor(CtlCommand, Lister):
     _failed = False
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """What to look at."""
+        """Add the options that select the checks."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "--user",
             action="append",
             metavar="USER",
-            help="whose rights to check, by name or number; may be repeated (default: you)",
+            help="check the permissions of this user, by name or number; may be repeated (default: "
+            "the user who runs the command)",
         )
         parser.add_argument(
             "--needs",
             action="append",
             default=[],
             choices=RIGHTS,
-            help="a right without which the check of a user has failed; may be repeated (default: "
-            "any of them)",
+            help="a permission that each user must have; may be repeated (default: each user must "
+            "have at least one)",
         )
         parser.add_argument(
             "--service-config",
@@ -47,32 +48,32 @@ class Doctor(CtlCommand, Lister):
             nargs="+",
             default=[],
             metavar="FILE",
-            help="the configuration files and directories of a service that should send to this "
-            "relay; may be repeated for other services",
+            help="configuration files and directories of a service that should send to this relay; "
+            "may be repeated for other services",
         )
         parser.add_argument(
             "--relayd-config",
             metavar="FILE",
-            help="the relay's own configuration, where it is not the usual one",
+            help="the configuration of the relay, if it is not the default file",
         )
         parser.add_argument(
             "--no-round-trip",
             action="store_true",
-            help="send nothing, and connect to no socket that may start the relay",
+            help="send no notifications, and connect to no socket that may start the relay",
         )
         return parser
 
     def take_action(
         self, arguments: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Check one after the other."""
-        from notif_relayctl.doctor.visit import visit  # noqa: PLC0415 - slow to import
+        """Run all checks and return one row for each finding."""
+        from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415 - slow to import
 
-        # oslo.config logs every deprecated option of the services' files, which are not checked.
+        # oslo.config logs each deprecated option in the services' files; these are not checked.
         logging.getLogger("oslo_config").addHandler(logging.NullHandler())
         options = self.app.options
         findings = list(
-            visit(
+            run_checks(
                 options.runtime_dir,
                 options.control_path,
                 arguments.relayd_config,
@@ -83,9 +84,9 @@ class Doctor(CtlCommand, Lister):
             )
         )
         self._failed = any(each.result == FAILED for each in findings)
-        # Paths and what files hold may be anything.
+        # Paths and the contents of files can contain control characters.
         return Finding._fields, [tuple(map(printable, each)) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        """Check, print, and tell by the exit status whether anything has failed."""
+        """Run all checks, print the findings, and return 1 if one of them is a failure."""
         return super().run(parsed_args) or int(self._failed)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a service sends to is this relay's private socket.
+"""Check whether the socket that a service sends to is the private socket of this relay.
 
-Files are compared and not names, as /var/run is /run on most hosts.
+Real paths are compared, since /var/run is a link to /run on most hosts.
 """
 
 import os
@@ -11,27 +11,27 @@ from notif_relayctl.doctor.finding import FAILED, OK, Finding
 
 
 def examine(check: str, sender: str, path: str, ingest: str, option: str) -> Finding:
-    """Say where `sender` sends to.
+    """Check the socket that a handler or driver sends to.
 
     Args:
-        check: the finding's.
-        sender: a handler or a driver, with its name.
-        path: what it sends to.
-        ingest: the relay's private socket.
-        option: what sets the path.
+        check: name of the check.
+        sender: the handler or driver, with its name.
+        path: the socket that it sends to.
+        ingest: the private socket of the relay.
+        option: name of the option that sets `path`.
     """
     try:
         checked_path(path)
     except ValueError as error:
         return Finding(check, FAILED, f"{sender} cannot send: {error}", f"set {option}")
     if not os.path.isabs(path):
-        said = f"{sender} sends to {path}, which depends on where the service is started"
-        return Finding(check, FAILED, said, f"give {option} the whole path {ingest}")
+        finding = f"{sender} sends to {path}, which depends on the service's working directory"
+        return Finding(check, FAILED, finding, f"set {option} to the absolute path {ingest}")
     if os.path.realpath(path) == os.path.realpath(ingest):
         return Finding(check, OK, f"{sender} sends to {path}, the relay's private socket")
     return Finding(
         check,
         FAILED,
-        f"{sender} sends to {path}, and the relay's private socket is {ingest}",
-        f"set {option} accordingly",
+        f"{sender} sends to {path}, but the relay's private socket is {ingest}",
+        f"set {option} to {ingest}",
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor says: one row for each thing that was checked.
+"""A finding of the doctor, which is one row of its output.
 
-The columns and the results are an interface, as scripts select by them.
+The columns, the names of the checks and the results are an interface: scripts select rows by them.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,13 @@ OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
 class Finding(NamedTuple):
-    """One row."""
+    """The result of one check, or one of several results."""
 
     check: str
-    """What was checked; the same in every run that checks it."""
+    """Name of the check; the same in every run."""
     result: str
-    """`ok`; `warning`: it works, but perhaps not as meant; `failed`; `skipped`: not to be told."""
+    """`ok`, `warning` (works, perhaps not as intended), `failed` or `skipped` (not checked)."""
     finding: str
-    """What there is, in a sentence."""
+    """What was found, as a sentence."""
     advice: str = ""
-    """What to do; empty where nothing has to be done."""
+    """The remedy; empty if nothing needs to be done."""

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is on this host: the relay's configuration, its units, and where its sockets are.
+"""The relay of this host: its configuration, its units, its status and its sockets.
 
-Three may say where a socket is. The daemon knows, if it answers. Where systemd holds a socket, its
-unit says so and the daemon's configuration does not count. Else it is the configuration.
+The path of a socket is taken from the first of these sources that states it:
+
+1. the answer of the daemon,
+2. the socket unit, if systemd holds the socket; the daemon then ignores its configuration,
+3. the configuration.
 """
 
 import os
@@ -13,6 +16,7 @@ from oslo_config import cfg
 
 from notif_relay import paths
 from notif_relay.connection import checked_path
+from notif_relayctl.access import AS_ROOT
 from notif_relayctl.client import ask
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
 from notif_relayctl.doctor.units import (
@@ -29,31 +33,31 @@ from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM, Access, SocketPlan
 
 FLAGS = 3
-"""The column in /proc/net/unix."""
+"""Column of /proc/net/unix, proc_net_unix(5)."""
 
 LISTENING = 0x10000
-"""__SO_ACCEPTCON, one of the flags."""
+"""The flag __SO_ACCEPTCON."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySocket:
-    """One of the three sockets."""
+    """One of the relay's three sockets."""
 
     name: str
-    """`public`, `ingest` or `control`, which begin the names of its options."""
+    """`public`, `ingest` or `control`: the prefix of the socket's options."""
     path: str
     access: Access
     unit: Unit | None
-    """The unit that holds it."""
+    """The unit that holds the socket; `None` if the daemon binds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What there is."""
+    """The relay of this host, as far as this process can examine it."""
 
     units: Mapping[str, Unit] | UnitsUnknownError
     status: Status | CtlError
-    """The daemon's answer, or why there is none."""
+    """The answer of the daemon, or why it did not answer."""
     public: RelaySocket
     ingest: RelaySocket
     control: RelaySocket
@@ -61,21 +65,21 @@ class Host:
 
     @property
     def sockets(self) -> tuple[RelaySocket, ...]:
-        """All three."""
+        """The three sockets."""
         return self.public, self.ingest, self.control
 
     @property
     def start(self) -> str:
-        """How to start the relay."""
+        """Advice for starting the relay."""
         if isinstance(self.units, UnitsUnknownError) or not self.units[PUBLIC_UNIT].installed:
             return "start notif-relayd"
         return f"systemctl restart {PUBLIC_UNIT}"
 
     def listens(self, socket: RelaySocket) -> bool:
-        """Whether somebody is known to listen there, without connecting to what systemd may hold.
+        """Return whether a process is known to listen on the socket, without connecting to it.
 
-        False does not rule it out: the kernel tells of the sockets in one network namespace, and
-        the daemon of its own only who may ask it.
+        False does not exclude it: /proc/net/unix lists the sockets of one network namespace, and
+        this user may not be permitted to query the daemon.
         """
         if isinstance(self.status, Status) and socket.path in (
             *(self.status.public_socket, self.status.ingest_socket),
@@ -85,18 +89,18 @@ class Host:
         return os.path.realpath(socket.path) in _listening()
 
 
-def found(runtime_dir: str, control_path: str, config_file: str | None) -> Host:
-    """Look around.
+def find_relay(runtime_dir: str, control_path: str, config_file: str | None) -> Host:
+    """Examine the relay of this host.
 
     Args:
-        runtime_dir: where the sockets are, unless the default directory, which the configuration
-            may change.
-        control_path: the control socket, with the same exception.
-        config_file: the daemon's; None for the usual one, which need not exist.
+        runtime_dir: directory of the sockets. If it is the default, the configuration may replace
+            it.
+        control_path: the control socket. If it is the default, the configuration may replace it.
+        config_file: configuration of the daemon; `None` for the default, which need not exist.
     """
     settings, configuration = _settings(runtime_dir, config_file)
-    usual = os.path.join(runtime_dir, paths.CONTROL_SOCKET)
-    control = settings.control.path if control_path == usual else control_path
+    default = os.path.join(runtime_dir, paths.CONTROL_SOCKET)
+    control = settings.control.path if control_path == default else control_path
     known: Mapping[str, Unit] | UnitsUnknownError
     try:
         known = units()
@@ -121,16 +125,16 @@ def found(runtime_dir: str, control_path: str, config_file: str | None) -> Host:
 
 
 def _socket(
-    plan: SocketPlan, known: Mapping[str, Unit] | UnitsUnknownError, name: str, told: str
+    plan: SocketPlan, known: Mapping[str, Unit] | UnitsUnknownError, name: str, reported: str
 ) -> RelaySocket:
     unit = None if isinstance(known, UnitsUnknownError) else known.get(name)
-    if unit is None or not unit.active or told not in ("", unit.path):
-        return RelaySocket(plan.name, told or plan.path, plan.access, None)
+    if unit is None or not unit.active or reported not in ("", unit.path):
+        return RelaySocket(plan.name, reported or plan.path, plan.access, None)
     return RelaySocket(plan.name, unit.path, plan.access, unit)
 
 
 def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settings, Finding]:
-    """The daemon's settings; its defaults where they cannot be had."""
+    """Return the settings of the daemon, or its defaults if the configuration is unusable."""
     file = config_file or CONFIG_FILE
     arguments = [] if runtime_dir == paths.RUNTIME_DIR else ["--runtime-dir", runtime_dir]
     directories = [f"{file}.d"] if os.path.isdir(f"{file}.d") else []
@@ -141,14 +145,14 @@ def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settin
         for plan in (settings.public, settings.ingest, settings.control):
             checked_path(plan.path)
     except cfg.ConfigFilesPermissionDeniedError:
-        result, said = SKIPPED, "you may not read it: try it as root; taken for empty"
+        result, finding = SKIPPED, f"you may not read it, so the defaults are assumed; {AS_ROOT}"
     except (cfg.Error, StartError, OSError, ValueError) as error:
-        result, said = FAILED, f"the daemon cannot use it: {one_line(error)}"
+        result, finding = FAILED, f"the daemon cannot use it: {one_line(error)}"
     else:
-        said = "the daemon can use it" if files else "there is none: the defaults hold"
-        return settings, Finding(check, OK, said)
-    advice = "" if result == SKIPPED else f"mend it; {PROGRAM} --help has all options"
-    return _parsed(arguments, [], []), Finding(check, result, said, advice)
+        finding = "the daemon can use it" if files else "it does not exist, so the defaults apply"
+        return settings, Finding(check, OK, finding)
+    advice = "" if result == SKIPPED else f"correct it; {PROGRAM} --help lists all options"
+    return _parsed(arguments, [], []), Finding(check, result, finding, advice)
 
 
 def _parsed(arguments: list[str], files: list[str], directories: list[str]) -> options.Settings:
@@ -166,7 +170,7 @@ def _parsed(arguments: list[str], files: list[str], directories: list[str]) -> o
 
 
 def _listening() -> set[str]:
-    """The files of all Unix sockets that are listened on, proc(5)."""
+    """Return the paths of all listening Unix sockets of this network namespace."""
     try:
         with open("/proc/net/unix", errors="surrogateescape") as lines:
             rows = [line.rstrip("\n").partition(" /") for line in lines]

@@ -1,73 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the log driver's notifications reach the relay by a service's logging file.
+"""Check whether a service's logging file sends the log driver's notifications to the relay.
 
-The file is in the form of logging.config.fileConfig, which executes parts of it. Here nothing of
-it is: classes are compared by name, and arguments are taken as far as they are literals. What
-fileConfig would stumble over is a mistake here too, as oslo.log then ends the service.
+Nothing of the file is executed: class names are compared, and arguments are evaluated only if they
+are literals.
 
-oslo.log resets all loggers before it loads the file, the root logger's level included, and
-disables none. So the file alone decides, and all that it leaves out lets everything through.
+Before oslo.log loads the file, it resets all loggers, including the level of the root logger, and
+disables none. Therefore the file alone decides, and everything that it does not set lets
+notifications pass.
 """
 
 import ast
 import configparser
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 from notif_relay import RelayHandler
 from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.sender import Sender
-from notif_relayctl.doctor import destination
+from notif_relayctl.access import AS_ROOT
+from notif_relayctl.doctor import destination, logging_config
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayctl.doctor.logging_config import PRIORITIES, RELAY_HANDLERS, Handler, Logger
 
 NOTIFICATIONS = "oslo.messaging.notification"
-"""The log driver's loggers are this one's children, named after event types."""
+"""The log driver's loggers are children of this logger, named by event type."""
 
 EXAMPLE = f"{NOTIFICATIONS}.compute.instance.update"
 
-RELAY_HANDLERS = ("notif_relay.RelayHandler", "notif_relay.handler.RelayHandler")
-
 SAMPLE = "/etc/notif-relayd/logging.conf.sample"
 
-PRIORITIES = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "CRITICAL": 50}
-"""Those that the log driver has a level for."""
 
-LEVELS = {**PRIORITIES, "NOTSET": 0, "TRACE": 5, "WARNING": 30, "FATAL": 50}
-"""The names that a file may use; TRACE is oslo.log's."""
-
-
-class _MistakeError(Exception):
-    """What the file cannot be loaded for."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    name: str
-    kind: str
-    """Its class."""
-    level: int
-    args: str
-    kwargs: str
-
-    @property
-    def is_relay(self) -> bool:
-        return self.kind in RELAY_HANDLERS
-
-
-@dataclass(frozen=True, slots=True)
-class _Logger:
-    section: str
-    name: str
-    """Empty for the root."""
-    level: int
-    propagates: bool
-    handlers: Sequence[_Handler]
+class _ArgumentError(Exception):
+    """The handler does not accept its arguments."""
 
 
 def examine(check: str, path: str | None, ingest: str) -> Iterator[Finding]:
-    """Say what becomes of notifications by the file that `log_config_append` names."""
+    """Check where the file that `log_config_append` names sends notifications.
+
+    Args:
+        check: name of the check.
+        path: the value of `log_config_append`.
+        ingest: the private socket of the relay.
+    """
     if not path:
         yield Finding(
             check,
@@ -80,36 +56,40 @@ def examine(check: str, path: str | None, ingest: str) -> Iterator[Finding]:
         yield Finding(
             check,
             WARNING,
-            f"log_config_append is {path}, which depends on where the service is started",
-            "give the whole path",
+            f"log_config_append is {path}, which depends on the service's working directory",
+            "set it to an absolute path",
         )
         return
     try:
         with open(path, encoding="utf-8") as file:
-            loggers = _loggers(file.read())
+            loggers = logging_config.parse(file.read())
     except PermissionError:
-        yield Finding(check, SKIPPED, f"you may not read {path}", "try it as root")
-    except (OSError, ValueError, configparser.Error, _MistakeError) as error:
-        said = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        yield Finding(check, FAILED, f"the service cannot load {path}: {said}", "mend it")
+        yield Finding(check, SKIPPED, f"you may not read {path}", AS_ROOT)
+    except (OSError, ValueError, configparser.Error, logging_config.InvalidFileError) as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        yield Finding(check, FAILED, f"the service cannot load {path}: {reason}", "correct it")
     else:
         yield from _examine(check, path, loggers, ingest)
 
 
-def _examine(check: str, path: str, loggers: list[_Logger], ingest: str) -> Iterator[Finding]:
-    above = [each for each in loggers if f"{EXAMPLE}.".startswith(each.name and f"{each.name}.")]
-    above.sort(key=lambda each: len(each.name), reverse=True)
-    silent = next((number for number, each in enumerate(above) if not each.propagates), len(above))
-    asked = above[: silent + 1]
-    carriers = [each for each in asked if any(handler.is_relay for handler in each.handlers)]
-    if not carriers:
+def _examine(check: str, path: str, loggers: list[Logger], ingest: str) -> Iterator[Finding]:
+    ancestors = [
+        each for each in loggers if f"{EXAMPLE}.".startswith(each.name and f"{each.name}.")
+    ]
+    ancestors.sort(key=lambda each: len(each.name), reverse=True)
+    last = next(
+        (number for number, each in enumerate(ancestors) if not each.propagates), len(ancestors)
+    )
+    reached = ancestors[: last + 1]
+    relays = [(each, handler) for each in reached for handler in each.relay_handlers]
+    if not relays:
         yield _unreached(check, path, loggers)
         return
-    deciding = next((each for each in above if each.level), None)
-    relays = [(each, handler) for each in carriers for handler in each.handlers if handler.is_relay]
+    # The level of a logger is that of the nearest ancestor that sets one.
+    deciding = next((each for each in ancestors if each.level), None)
     for _, handler in relays:
         yield from _handler(check, handler, deciding, ingest)
-    yield from _elsewhere(check, asked, carriers)
+    yield from _other_output(check, reached, relays[0][0])
     if len(relays) > 1:
         yield Finding(
             check,
@@ -120,61 +100,77 @@ def _examine(check: str, path: str, loggers: list[_Logger], ingest: str) -> Iter
         )
 
 
-def _unreached(check: str, path: str, loggers: list[_Logger]) -> Finding:
-    elsewhere = [each for each in loggers if any(handler.is_relay for handler in each.handlers)]
-    if elsewhere:
-        return Finding(
-            check,
-            FAILED,
-            f"in {path} the relay's handler is on the logger {elsewhere[0].name or 'root'}, which "
-            f"no notification gets to",
-            f"set qualname = {NOTIFICATIONS} in [{elsewhere[0].section}]",
-        )
+def _unreached(check: str, path: str, loggers: list[Logger]) -> Finding:
+    for each in loggers:
+        if each.relay_handlers:
+            return Finding(
+                check,
+                FAILED,
+                f"in {path}, the relay's handler is on the logger {each.name or 'root'}, which "
+                f"receives no notifications",
+                f"set qualname = {NOTIFICATIONS} in [{each.section}]",
+            )
     return Finding(
         check,
         FAILED,
-        f"in {path} no logger that notifications get to has a handler of the class "
+        f"in {path}, no logger that receives notifications has a handler of the class "
         f"{RELAY_HANDLERS[0]}",
         f"add the handler and the logger {NOTIFICATIONS} as in {SAMPLE}",
     )
 
 
 def _handler(
-    check: str, handler: _Handler, deciding: _Logger | None, ingest: str
+    check: str, handler: Handler, deciding: Logger | None, ingest: str
 ) -> Iterator[Finding]:
-    section = f"[handler_{handler.name}]"
+    advice = f'write args = ("{ingest}",)'
     try:
-        args, kwargs = (ast.literal_eval(each.strip()) for each in (handler.args, handler.kwargs))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        arguments = _arguments(handler)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         yield Finding(
             check,
             WARNING,
-            f"{section} computes its arguments, which is not followed here: {handler.args}",
-            f'write args = ("{ingest}",)',
+            f"[{handler.section}] computes its arguments, which cannot be checked: {handler.args}",
+            advice,
         )
         return
-    try:
-        if not isinstance(args, tuple | list):
-            raise TypeError("args is no tuple, which has a comma at its end")
-        bound = inspect.signature(RelayHandler).bind(*args, **kwargs)
-        Sender(*bound.args, **bound.kwargs)  # refuses what the handler would, and connects not yet
-    except (TypeError, ValueError) as error:
-        finding = f"{section} has args = {handler.args}: {error}"
-        yield Finding(check, FAILED, finding, f'write args = ("{ingest}",)')
+    except _ArgumentError as error:
+        finding = f"[{handler.section}] has args = {handler.args}: {error}"
+        yield Finding(check, FAILED, finding, advice)
         return
-    path = bound.arguments.get("path", DEFAULT_INGEST_PATH)
+    path = arguments.get("path", DEFAULT_INGEST_PATH)
     arrives = destination.examine(
-        check, f"the handler {handler.name}", path, ingest, f"args in {section}"
+        check, f"the handler {handler.name}", path, ingest, f"args in [{handler.section}]"
     )
     yield arrives
     if arrives.result == OK:
         yield from _levels(check, handler, deciding)
 
 
-def _levels(check: str, handler: _Handler, deciding: _Logger | None) -> Iterator[Finding]:
+def _arguments(handler: Handler) -> dict[str, Any]:
+    """Return the arguments of the handler by name.
+
+    Raises:
+        _ArgumentError: the handler does not accept the arguments.
+        ValueError, SyntaxError, MemoryError, RecursionError: an argument is not a literal.
+    """
+    try:
+        args, kwargs = (ast.literal_eval(each.strip()) for each in (handler.args, handler.kwargs))
+    except TypeError as error:  # a literal with an impossible value, for example {[]: 1}
+        raise ValueError(str(error)) from None
+    try:
+        if not isinstance(args, tuple | list):
+            raise TypeError("args is not a tuple; add a comma at its end")
+        bound = inspect.signature(RelayHandler).bind(*args, **kwargs)
+        Sender(*bound.args, **bound.kwargs)  # It checks the values and does not connect.
+    except (TypeError, ValueError) as error:
+        raise _ArgumentError(str(error)) from None
+    return bound.arguments
+
+
+def _levels(check: str, handler: Handler, deciding: Logger | None) -> Iterator[Finding]:
     for section, level in (
         *([(deciding.section, deciding.level)] if deciding else []),
-        (f"handler_{handler.name}", handler.level),
+        (handler.section, handler.level),
     ):
         lost = [name for name, each in PRIORITIES.items() if each < level]
         if lost:
@@ -182,25 +178,30 @@ def _levels(check: str, handler: _Handler, deciding: _Logger | None) -> Iterator
                 check,
                 FAILED if "INFO" in lost else WARNING,
                 f"notifications of priority {' and '.join(lost)} are lost: the level of "
-                f"[{section}] is above",
+                f"[{section}] is higher",
                 f"set level = DEBUG in [{section}]",
             )
 
 
-def _elsewhere(check: str, asked: list[_Logger], carriers: list[_Logger]) -> Iterator[Finding]:
-    """Where notifications go that somebody has perhaps not thought of."""
-    carrier = carriers[0]
+def _other_output(check: str, reached: list[Logger], carrier: Logger) -> Iterator[Finding]:
+    """Report other records that go to the relay, and other handlers that get notifications.
+
+    Args:
+        check: name of the check.
+        reached: the loggers that receive notifications.
+        carrier: the first of them that has the relay's handler.
+    """
     if not carrier.name:
         yield Finding(
             check,
             WARNING,
-            f"the relay's handler is on [{carrier.section}]: all that the service logs goes to "
-            f"the relay, which rejects what is no notification",
-            f"put it on a logger of its own, {NOTIFICATIONS}, as in {SAMPLE}",
+            f"the relay's handler is on [{carrier.section}]: the whole log of the service goes to "
+            f"the relay, which rejects everything that is not a notification",
+            f"move it to a separate logger, {NOTIFICATIONS}, as in {SAMPLE}",
         )
     others = [
         f"{handler.name} of [{each.section}]"
-        for each in asked[asked.index(carrier) + 1 :]
+        for each in reached[reached.index(carrier) + 1 :]
         for handler in each.handlers
         if not handler.is_relay
     ]
@@ -208,78 +209,7 @@ def _elsewhere(check: str, asked: list[_Logger], carriers: list[_Logger]) -> Ite
         yield Finding(
             check,
             WARNING,
-            f"notifications go to the handlers {', '.join(others)} as well, and so mostly into "
-            f"the service's log",
+            f"notifications also go to the handlers {', '.join(others)}, which usually write the "
+            f"service's log",
             f"set propagate = 0 in [{carrier.section}]",
         )
-
-
-def _loggers(text: str) -> list[_Logger]:
-    """What the file configures.
-
-    Raises:
-        configparser.Error: it has not the form.
-        _MistakeError: something is missing, or has no meaning.
-    """
-    parser = configparser.ConfigParser()
-    parser.read_string(text)
-    try:
-        formatters = [name for name, _ in _listed(parser, "formatter")]
-        handlers = {
-            name: _Handler(
-                name,
-                _known(section["class"]),
-                _level(section.get("level")),
-                section.get("args", "()"),
-                section.get("kwargs", "{}"),
-            )
-            for name, section in _listed(parser, "handler")
-            if section.get("formatter", "") in ("", *formatters) or _complain(section)
-        }
-        loggers = dict(_listed(parser, "logger"))
-        if "root" not in loggers:
-            raise _MistakeError("keys in [loggers] does not list root")
-        return [
-            _Logger(
-                section.name,
-                "" if name == "root" else section["qualname"],
-                _level(section.get("level")),
-                name == "root" or section.getint("propagate", fallback=1) != 0,
-                [handlers[each] for each in _words(section["handlers"])],
-            )
-            for name, section in loggers.items()
-        ]
-    except KeyError as error:
-        raise _MistakeError(f"it has no {error.args[0]!r}, which is asked for") from None
-    except ValueError as error:
-        raise _MistakeError(str(error)) from None
-
-
-def _listed(
-    parser: configparser.ConfigParser, kind: str
-) -> Iterator[tuple[str, configparser.SectionProxy]]:
-    for name in _words(parser[f"{kind}s"]["keys"]):
-        yield name, parser[f"{kind}_{name}"]
-
-
-def _words(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",")] if text else []
-
-
-def _level(name: str | None) -> int:
-    if name is None:
-        return 0
-    if name not in LEVELS:
-        raise _MistakeError(f"there is no level {name!r}")
-    return LEVELS[name]
-
-
-def _known(kind: str) -> str:
-    """The class, unless the library is meant and has no such class."""
-    if kind.startswith("notif_relay.") and kind not in RELAY_HANDLERS:
-        raise _MistakeError(f"there is no class {kind}, but {RELAY_HANDLERS[0]}")
-    return kind
-
-
-def _complain(section: configparser.SectionProxy) -> bool:
-    raise _MistakeError(f"[{section.name}] has a formatter that [formatters] does not list")

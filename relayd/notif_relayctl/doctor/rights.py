@@ -1,110 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a user may subscribe, produce and ask for the status, and what to join for it.
+"""Check whether a user may subscribe, produce and query the status.
 
-A process has the groups of its login, so that a new membership does nothing for what runs
-already. That is told apart from a membership that is missing: to join once more does not help.
+A process gets its groups at login; a new membership has no effect on running processes. The checks
+distinguish this case from a missing membership, since adding the user to the group again does not
+help.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 
-from notif_relayctl.access import PRODUCE, RIGHTS, STATUS, SUBSCRIBE, Refusal, refusal
+from notif_relayctl.access import AS_ROOT, PRODUCE, RIGHTS, STATUS, SUBSCRIBE, Refusal, refusal
 from notif_relayctl.accounts import Account, account, this_process
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host, RelaySocket
 
-SHOWN = 3
-"""Processes to name; a service may have hundreds."""
+MAX_PROCESSES = 3
+"""Processes that a finding names; a service can have hundreds."""
 
 
 def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Finding]:
-    """Say what a user may.
+    """Check the permissions of a user.
 
     Args:
-        user: by name or number; None for who runs this.
-        needs: the rights to look at, without which the user cannot do what it is for. When they
-            are not given, one of all is enough.
+        host: the relay and its sockets.
+        user: name or number; `None` for the user of this process.
+        needs: the permissions that the user must have. If it is empty, one permission of any kind
+            is sufficient.
     """
     running = this_process()
     try:
-        who = account(user or str(running.uid))
+        checked = account(user or str(running.uid))
     except LookupError as error:
         if user is not None:
-            yield Finding(f"user {user}", FAILED, str(error), "create it, or name another")
+            yield Finding(f"user {user}", FAILED, str(error), "create the user or name another")
             return
-        who = running
+        checked = running
     sockets = {SUBSCRIBE: host.public, PRODUCE: host.ingest, STATUS: host.control}
     findings = [
-        _examine(who, running, right, sockets[right])
+        _examine(checked, running, right, sockets[right])
         for right in RIGHTS
         if right in needs or not needs
     ]
-    enough = not needs and any(each.result == OK for each in findings)
+    sufficient = not needs and any(each.result == OK for each in findings)
     for each in findings:
-        yield each._replace(result=FAILED) if each.result == WARNING and not enough else each
-    if who.uid != 0:
+        yield each._replace(result=FAILED) if each.result == WARNING and not sufficient else each
+    if checked.uid != 0:
         for right in (SUBSCRIBE, PRODUCE):
-            yield from _outdated(who, right, sockets[right])
+            yield from _outdated(checked, right, sockets[right])
 
 
-def _examine(who: Account, running: Account, right: str, socket: RelaySocket) -> Finding:
-    """A refusal is a warning here: whether the user can do without is for others to say."""
-    check = f"user {who.name} {right}"
-    is_running = who.uid == running.uid
+def _examine(checked: Account, running: Account, right: str, socket: RelaySocket) -> Finding:
+    """Check one permission. A missing one is a warning; the caller knows whether it is needed."""
+    check = f"user {checked.name} {right}"
+    is_running = checked.uid == running.uid
     try:
-        now = refusal(socket.path, running if is_running else who)
-        after_login = refusal(socket.path, who)
+        now = refusal(socket.path, running if is_running else checked)
+        after_login = refusal(socket.path, checked)
     except FileNotFoundError:
-        return Finding(check, SKIPPED, f"there is no socket {socket.path}")
+        return Finding(check, SKIPPED, f"the socket {socket.path} does not exist")
     except OSError as error:
-        return Finding(
-            check, SKIPPED, f"{socket.path} cannot be looked at: {error.strerror}", "try it as root"
-        )
+        return Finding(check, SKIPPED, f"cannot examine {socket.path}: {error.strerror}", AS_ROOT)
     if now is None:
-        return Finding(check, OK, f"{who.name} may connect to {socket.path}")
+        return Finding(check, OK, f"{checked.name} may connect to {socket.path}")
     if after_login is None:
         return Finding(
             check,
             WARNING,
-            f"{now.sentence(who.name)}: a member by now, but not when this login began",
+            f"{now.sentence(checked.name)}; the user joined the group after this login",
             "log in again",
         )
-    return Finding(check, WARNING, now.sentence(who.name), _advice(now, who))
+    return Finding(check, WARNING, now.sentence(checked.name), _advice(now, checked))
 
 
-def _advice(refused: Refusal, who: Account) -> str:
-    if remedy := refused.remedy(who.name):
-        return f"{remedy}, and log in again or restart the service"
+def _advice(refused: Refusal, checked: Account) -> str:
+    if remedy := refused.remedy(checked.name):
+        return f"{remedy}, then log in again or restart the service"
     if refused.is_directory:
         return f"chmod o+x {refused.path}"
-    return f"chgrp {refused.path} to a group, chmod g+rw, and let {who.name} join it"
+    return f"chgrp {refused.path} to a group, chmod g+rw it, and add {checked.name} to the group"
 
 
-def _outdated(who: Account, right: str, socket: RelaySocket) -> Iterator[Finding]:
-    """Processes that may not what a new one of this user might."""
+def _outdated(checked: Account, right: str, socket: RelaySocket) -> Iterator[Finding]:
+    """Report processes that lack a permission which a new process of the same user has."""
     try:
-        if refusal(socket.path, who) is not None:
+        if refusal(socket.path, checked) is not None:
             return
         outdated = [
             f"{pid} ({process.name})"
-            for pid, process in _processes(who.uid)
+            for pid, process in _processes(checked.uid)
             if refusal(socket.path, process) is not None
         ]
     except OSError:
-        return  # `_examine` has said it.
+        return  # `_examine` has reported it.
     if outdated:
-        more = f" and {len(outdated) - SHOWN} more" if len(outdated) > SHOWN else ""
+        more = len(outdated) - MAX_PROCESSES
+        named = ", ".join(outdated[:MAX_PROCESSES]) + (f" and {more} more" if more > 0 else "")
         yield Finding(
-            f"processes {who.name} {right}",
+            f"processes {checked.name} {right}",
             WARNING,
-            f"{who.name} may {right}, but not the processes {', '.join(outdated[:SHOWN])}{more}: "
-            f"they have the groups of when they were started",
-            "restart the services that they belong to",
+            f"{checked.name} may {right}, but these processes may not, because they were started "
+            f"before the user joined the group: {named}",
+            "restart the services of these processes",
         )
 
 
 def _processes(uid: int) -> Iterator[tuple[int, Account]]:
-    """Those of this user, but this one, as far as proc(5) shows them."""
+    """Yield the processes of a user that proc(5) shows, except this one."""
     for entry in os.listdir("/proc"):
         if not entry.isdecimal() or int(entry) == os.getpid():
             continue
@@ -112,8 +113,8 @@ def _processes(uid: int) -> Iterator[tuple[int, Account]]:
             with open(f"/proc/{entry}/status", errors="replace") as lines:
                 status = dict(line.rstrip("\n").split(":\t", 1) for line in lines if ":\t" in line)
         except OSError:
-            continue  # It has ended.
-        # The last of four is what counts for files.
+            continue  # The process has ended.
+        # The last of the four IDs is the one for file access.
         if int(status["Uid"].split()[-1]) == uid:
             groups = [*status["Groups"].split(), status["Gid"].split()[-1]]
             yield int(entry), Account(status["Name"], uid, frozenset(map(int, groups)))

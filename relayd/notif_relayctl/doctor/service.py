@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a service, by its configuration, sends its notifications to this relay.
+"""Check whether the configuration of a service sends its notifications to this relay.
 
-The options are oslo.messaging's and oslo.log's, and are read by oslo.config as the service reads
-them. They are repeated here because neither package is to be asked: the one is not installed with
-the daemon, and both keep their options to themselves. Their old names, which oslo.messaging
-knew up to version 14, are options of their own here, so that it can be said which one is set.
+The options belong to oslo.messaging and oslo.log, and oslo.config reads them as the service does.
+They are defined again here, because oslo.messaging is not installed with the daemon and both
+packages keep their options private. The old names of options, which oslo.messaging up to version 14
+accepts, are separate options here, so that a finding can name the one that is set.
 """
 
 import os
@@ -15,26 +15,28 @@ import msgspec
 from oslo_config import cfg
 
 from notif_relay import paths
+from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor import destination, logging_file
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayd.errors import one_line
 
 SECTION = "oslo_messaging_notifications"
 
 LOG, UNIX, ROUTING = "log", "unix", "routing"
 MESSAGING = ("messaging", "messagingv2")
 DRIVERS = (LOG, UNIX, ROUTING, *MESSAGING, "noop", "test")
-"""What oslo.messaging has, and the library's own."""
+"""The drivers of oslo.messaging and of the library."""
 
 USE_LOG = f"set driver = log in [{SECTION}]"
 
 
 def examine(given: Sequence[str], ingest: str) -> Iterator[Finding]:
-    """Say whether a service with these configuration files sends to the socket at `ingest`.
+    """Check whether a service sends its notifications to the socket at `ingest`.
 
     Args:
-        given: files, and directories of files, as the service gets them with --config-file and
-            --config-dir. FILE.d is read with FILE where it is there, as oslo.config does.
-        ingest: the relay's private socket.
+        given: the service's configuration files and directories, as it gets them with --config-file
+            and --config-dir. FILE.d is read with FILE if it exists, as in oslo.config.
+        ingest: the private socket of the relay.
     """
     check = f"service {' '.join(given)}"
     try:
@@ -45,15 +47,16 @@ def examine(given: Sequence[str], ingest: str) -> Iterator[Finding]:
                 f"{check} driver",
                 WARNING,
                 "its drivers are set by [DEFAULT] notification_driver, which new versions of "
-                "oslo.messaging do not know",
+                "oslo.messaging ignore",
                 USE_LOG,
             )
         yield from _examine(check, conf, drivers, ingest)
     except (cfg.ConfigFilesPermissionDeniedError, PermissionError):
-        yield Finding(f"{check} file", SKIPPED, "you may not read it", "try it as root")
+        yield Finding(f"{check} file", SKIPPED, "you may not read it", AS_ROOT)
     except (cfg.Error, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        yield Finding(f"{check} file", FAILED, f"it cannot be used: {said}", "mend it")
+        yield Finding(
+            f"{check} file", FAILED, f"it cannot be used: {one_line(error)}", "correct it"
+        )
 
 
 def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
@@ -85,7 +88,7 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
         project="service",
         default_config_files=files,
         default_config_dirs=[*beside, *directories],
-        use_env=False,  # which is not the service's
+        use_env=False,  # not the environment of the service
     )
     return conf
 
@@ -103,7 +106,7 @@ def _examine(
         yield Finding(
             f"{check} driver",
             WARNING,
-            f"{' and '.join(arriving)} each send every notification to a relay",
+            f"the drivers {' and '.join(arriving)} each send every notification to a relay",
             f"keep one of {', '.join(arriving)}",
         )
     else:
@@ -119,9 +122,9 @@ def _not_arriving(check: str, drivers: Sequence[str]) -> Finding:
     if not drivers:
         return Finding(check, FAILED, "it sends no notifications: no driver is set", USE_LOG)
     unknown = [each for each in drivers if each not in DRIVERS]
-    finding = f"its notifications do not come here: driver is {', '.join(drivers)}"
+    finding = f"its notifications do not reach the relay: driver is {', '.join(drivers)}"
     if unknown:
-        finding += f", and there is no driver {unknown[0]!r}"
+        finding += f", but a driver {unknown[0]!r} does not exist"
     several = any("," in each for each in unknown)
     advice = "write a line driver = NAME for each driver" if several else USE_LOG
     if any(each in MESSAGING for each in drivers):
@@ -130,10 +133,10 @@ def _not_arriving(check: str, drivers: Sequence[str]) -> Finding:
 
 
 def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[str]]:
-    """Say what routing comes to; returns the drivers by which notifications may come here.
+    """Check the routing file; return the drivers by which notifications may reach the relay.
 
-    That is the library's own at most. oslo.messaging's routing driver makes others without the
-    arguments that oslo.messaging's own drivers need, and goes on without them.
+    Only the library's driver is possible. The routing driver of oslo.messaging creates the other
+    drivers without the arguments that they require, and skips those that fail.
     """
     path = conf[SECTION].routing_config or conf.routing_notifier_config
     if not path:
@@ -145,39 +148,38 @@ def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[s
         with open(path, "rb") as file:
             groups = msgspec.yaml.decode(file.read(), type=dict[str, dict[str, object]] | None)
     except PermissionError:
-        yield Finding(check, SKIPPED, f"you may not read {path}", "try it as root")
+        yield Finding(check, SKIPPED, f"you may not read {path}", AS_ROOT)
         return []
     except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
-        said = " ".join(str(error).split())
-        yield Finding(check, FAILED, f"{path} cannot be used: {said}", "mend it")
+        yield Finding(check, FAILED, f"cannot read {path}: {one_line(error)}", "correct it")
         return []
     if not any(UNIX in group for group in (groups or {}).values()):
         yield Finding(
             check,
             FAILED,
-            f"its notifications do not come here: {path} does not name the driver {UNIX}, and the "
-            f"routing driver cannot make {LOG}",
+            f"its notifications do not reach the relay: {path} does not name the driver {UNIX}, "
+            f"and the routing driver cannot create the driver {LOG}",
             f"name {UNIX} in it, or {USE_LOG}",
         )
         return []
     yield Finding(
         check,
         WARNING,
-        f"some notifications go to the driver {UNIX}: which ones, {path} decides",
-        "see there, as that is not looked at here",
+        f"some notifications go to the driver {UNIX}, depending on {path}",
+        "check its rules, which the doctor does not examine",
     )
     return [UNIX]
 
 
 def _transport(conf: cfg.ConfigOpts) -> str | None:
-    """The public socket that a transport URL names; None where it names a broker."""
+    """Return the public socket that the transport URL names; `None` for the URL of a broker."""
     url = conf[SECTION].transport_url or conf.notification_transport_url or conf.transport_url
-    _, is_ours, path = (url or "").partition("unix://")
-    return urllib.parse.unquote(path) if is_ours else None
+    _, scheme, path = (url or "").partition("unix://")
+    return urllib.parse.unquote(path) if scheme else None
 
 
 def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: str) -> Finding:
-    """Where a driver sends to that knows the relay's sockets itself."""
+    """Check the socket of a driver that connects to the relay itself."""
     section = conf[SECTION]
     option = "sock_path" if driver == UNIX else "transport_url"
     public = section.sock_path if driver == UNIX else _transport(conf)
@@ -185,7 +187,7 @@ def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: str) -> Finding
         return Finding(
             check,
             FAILED,
-            f"the driver {driver} needs {option}, which names no socket",
+            f"the driver {driver} requires {option}, which names no socket",
             f"set {option} in [{SECTION}]",
         )
     beside = os.path.join(os.path.dirname(public), paths.INGEST_SOCKET)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether systemd knows the units, listens, and will again after the next boot.
+"""Check whether the units are installed and active, and will be after the next boot.
 
-systemctl is asked and not D-Bus: it also works where there is no bus, as root, and to ask it starts
-nothing.
+The state is queried with systemctl instead of D-Bus: for root, it works without a bus. It starts
+no unit.
 """
 
 import os
@@ -17,9 +17,9 @@ INGEST_UNIT = "notif-relayd-ingest.socket"
 SERVICE_UNIT = "notif-relayd.service"
 
 BOOTED = "/run/systemd/system"
-"""It is there where systemd runs (sd_booted(3))."""
+"""This directory exists if systemd is the service manager, sd_booted(3)."""
 
-SEND_TIMEOUT = 10.0
+QUERY_TIMEOUT = 10.0
 """Seconds for systemctl."""
 
 PROPERTIES = (
@@ -31,12 +31,12 @@ INSTALL = "make install, then systemctl enable --now notif-relayd.socket"
 
 
 class UnitsUnknownError(Exception):
-    """Why nothing can be told of units, in a sentence."""
+    """The units cannot be queried; the message states the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit as systemd sees it."""
+    """A unit with its properties from systemctl."""
 
     name: str
     properties: Mapping[str, str]
@@ -46,46 +46,46 @@ class Unit:
 
     @property
     def installed(self) -> bool:
-        """Whether there is such a unit, be it masked or broken."""
+        """Whether the unit exists, even if it is masked or invalid."""
         return self["LoadState"] not in ("", "not-found")
 
     @property
     def active(self) -> bool:
-        """Of a socket: whether systemd holds it."""
+        """For a socket unit: whether systemd holds the socket."""
         return self["ActiveState"] == "active"
 
     @property
     def path(self) -> str:
-        """Of a socket: its file."""
+        """For a socket unit: the path of the socket."""
         return self["Listen"].removesuffix(" (Stream)")
 
 
 def booted() -> bool:
-    """Whether systemd runs on this host."""
+    """Return whether systemd is the service manager of this host."""
     return os.path.isdir(BOOTED)
 
 
 def units() -> dict[str, Unit]:
-    """The relay's units.
+    """Return the relay's units by name.
 
     Raises:
-        UnitsUnknownError: there is no systemd, or it does not answer.
+        UnitsUnknownError: systemd is not running or does not answer.
     """
     if not booted():
-        raise UnitsUnknownError("systemd does not run here: the relay is started by other means")
+        raise UnitsUnknownError("systemd is not running; the relay is started by other means")
     names = (PUBLIC_UNIT, INGEST_UNIT, SERVICE_UNIT)
     command = ["systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", *names]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=SEND_TIMEOUT, check=True
+            command, capture_output=True, text=True, timeout=QUERY_TIMEOUT, check=True
         )
     except FileNotFoundError:
-        raise UnitsUnknownError("there is no systemctl") from None
+        raise UnitsUnknownError("systemctl is not installed") from None
     except subprocess.TimeoutExpired:
-        raise UnitsUnknownError(f"systemctl does not answer within {SEND_TIMEOUT:.0f} s") from None
+        raise UnitsUnknownError(f"systemctl does not answer within {QUERY_TIMEOUT:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split())
-        raise UnitsUnknownError(f"systemctl cannot tell of units: {said}") from None
+        message = " ".join(error.stderr.split())
+        raise UnitsUnknownError(f"systemctl cannot show the units: {message}") from None
     return {
         name: Unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
         for name, block in zip(names, done.stdout.split("\n\n"), strict=False)
@@ -93,24 +93,30 @@ def units() -> dict[str, Unit]:
 
 
 def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> Iterator[Finding]:
-    """Say how the units are; `relay_runs` tells whether somebody listens without them."""
+    """Check the units.
+
+    Args:
+        found: the units, or why they are unknown.
+        relay_runs: whether a process listens on the public socket.
+    """
     if isinstance(found, UnitsUnknownError):
         yield Finding("units", SKIPPED, str(found))
     elif any(unit.installed for unit in found.values()):
-        lasting = found[PUBLIC_UNIT]["UnitFileState"] == "enabled"  # the other comes with it
+        # Enabling the public socket also enables the private one.
+        lasting = found[PUBLIC_UNIT]["UnitFileState"] == "enabled"
         for unit in found.values():
             yield from _examine(unit, lasting)
     elif relay_runs:
-        yield Finding("units", SKIPPED, "no unit is installed, and a relay runs without them")
+        yield Finding("units", SKIPPED, "no unit is installed, but a relay is running")
     else:
-        yield Finding("units", FAILED, "no unit is installed, and no relay runs", INSTALL)
+        yield Finding("units", FAILED, "no unit is installed, and no relay is running", INSTALL)
 
 
 def _examine(unit: Unit, lasting: bool) -> Iterator[Finding]:
     name, check = unit.name, f"unit {unit.name}"
     if unit["NeedDaemonReload"] == "yes":
         yield Finding(
-            check, WARNING, "its file has changed since it was read", "systemctl daemon-reload"
+            check, WARNING, "its file has changed since systemd read it", "systemctl daemon-reload"
         )
     match unit["LoadState"]:
         case "loaded":
@@ -118,7 +124,7 @@ def _examine(unit: Unit, lasting: bool) -> Iterator[Finding]:
             yield from _socket(unit, check, lasting) if is_socket else _service(unit, check)
         case "masked":
             yield Finding(
-                check, FAILED, "it is masked: it cannot start", f"systemctl unmask {name}"
+                check, FAILED, "it is masked and cannot start", f"systemctl unmask {name}"
             )
         case "" | "not-found":
             yield Finding(check, FAILED, "it is not installed", INSTALL)
@@ -136,17 +142,17 @@ def _socket(unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
             check,
             FAILED,
             f"it has failed ({unit['Result']})",
-            f"journalctl -u {unit.name} tells why; then systemctl restart {PUBLIC_UNIT}",
+            f"see journalctl -u {unit.name} for the reason, then systemctl restart {PUBLIC_UNIT}",
         )
     elif not unit.active:
-        yield Finding(check, FAILED, f"it does not listen: it is {state}", start)
+        yield Finding(check, FAILED, f"it does not listen; it is {state}", start)
     elif lasting or unit["UnitFileState"] == "enabled":
         yield Finding(check, OK, f"it is {unit['UnitFileState']} and {state}")
     else:
         yield Finding(
             check,
             WARNING,
-            f"it is {state}, but {unit['UnitFileState']}: it is gone after the next boot",
+            f"it is {state}, but {unit['UnitFileState']}: it will not listen after the next boot",
             f"systemctl enable {PUBLIC_UNIT}",
         )
 
@@ -154,14 +160,14 @@ def _socket(unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
 def _service(unit: Unit, check: str) -> Iterator[Finding]:
     match unit["ActiveState"], unit["SubState"]:
         case "failed", _:
-            wrong = f"it has failed ({unit['Result']})"
+            fault = f"it has failed ({unit['Result']})"
         case _, "auto-restart":
-            wrong = f"it fails again and again ({unit['Result']})"
+            fault = f"it fails repeatedly ({unit['Result']})"
         case "inactive", _:
-            yield Finding(check, OK, "it is not running: the first connection starts it")
+            yield Finding(check, OK, "it is not running; the first connection starts it")
             return
         case state, sub:
             yield Finding(check, OK, f"it is {state} ({sub})")
             return
-    advice = f"journalctl -u {unit.name} tells why; then systemctl restart {unit.name}"
-    yield Finding(check, FAILED, wrong, advice)
+    advice = f"see journalctl -u {unit.name} for the reason, then systemctl restart {unit.name}"
+    yield Finding(check, FAILED, fault, advice)

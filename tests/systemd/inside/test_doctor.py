@@ -154,7 +154,7 @@ def test_failed_socket_unit_is_a_failure() -> None:
     assert row["result"] == "failed"
     assert "it has failed" in row["finding"]
     assert f"journalctl -u {INGEST_UNIT}" in row["advice"]
-    assert "is no socket" in rows["socket ingest"]["finding"]
+    assert "is not a socket" in rows["socket ingest"]["finding"]
 
 
 def test_failed_service_and_its_configuration_are_reported() -> None:
@@ -175,7 +175,7 @@ def test_restarting_service_is_a_failure(journal: Journal) -> None:
         journal.entry(MESSAGE="Failed with result")
         row = examine("--no-round-trip")[f"unit {SERVICE}"]
     assert row["result"] == "failed"
-    assert "again and again" in row["finding"]
+    assert "fails repeatedly" in row["finding"]
 
 
 def test_unit_changed_since_its_load_is_a_warning() -> None:
@@ -194,7 +194,7 @@ def test_directory_of_another_owner_is_a_failure() -> None:
     finally:
         shutil.chown(paths.RUNTIME_DIR, "notif-relayd", "notif-relayd")
     assert row["result"] == "failed"
-    assert "notif-relayd may not make a socket there" in row["finding"]
+    assert "notif-relayd may not create a socket in it" in row["finding"]
 
 
 def test_missing_units_are_a_failure_without_a_relay() -> None:

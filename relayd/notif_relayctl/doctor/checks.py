@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All checks, in the order of a visit: from what is installed to whether it works.
+"""All checks, from the installation to the round trip.
 
-So the first row that has failed is mostly the cause of the others.
+A check depends on the checks before it, so the first failure is usually the cause of the others.
 """
 
 from collections.abc import Iterator, Sequence
 
 from notif_relayctl.doctor import rights, round_trip, service, sockets, units
 from notif_relayctl.doctor.finding import Finding
-from notif_relayctl.doctor.host import found
+from notif_relayctl.doctor.host import find_relay
 from notif_relayd.control.schema import Status
 
 
-def visit(
+def run_checks(
     runtime_dir: str,
     control_path: str,
     relayd_config: str | None,
@@ -22,8 +22,18 @@ def visit(
     services: Sequence[Sequence[str]],
     round_trips: bool,
 ) -> Iterator[Finding]:
-    """Check one after the other; what the arguments mean is said where each is checked."""
-    host = found(runtime_dir, control_path, relayd_config)
+    """Run all checks.
+
+    Args:
+        runtime_dir: see `find_relay`.
+        control_path: see `find_relay`.
+        relayd_config: see `find_relay`.
+        users: see `rights.examine`.
+        needs: see `rights.examine`.
+        services: the files and directories of each service, see `service.examine`.
+        round_trips: whether to connect to the sockets and send notifications.
+    """
+    host = find_relay(runtime_dir, control_path, relayd_config)
     relay_runs = isinstance(host.status, Status) or host.listens(host.public)
     yield from units.examine(host.units, relay_runs)
     yield host.configuration
