@@ -4,7 +4,7 @@
 import json
 import subprocess
 
-from machine import (
+from support.container import (
     INGEST,
     PUBLIC,
     PUBLIC_UNIT,
