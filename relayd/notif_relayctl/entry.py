@@ -3,7 +3,7 @@
 
 import sys
 
-from notif_relayd.requirements import not_installed
+from notif_relayd.requirements import is_required, not_installed
 
 
 def relayctl() -> int:
@@ -11,6 +11,8 @@ def relayctl() -> int:
     try:
         from notif_relayctl import app  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
+        if not is_required(error):
+            raise
         sys.stderr.write(f"relayctl: {not_installed(error)}\n")
         return 1
     return app.main(sys.argv[1:])

@@ -3,7 +3,7 @@
 
 import sys
 
-from notif_relayd.requirements import not_installed
+from notif_relayd.requirements import is_required, not_installed
 
 
 def relayd() -> int:
@@ -11,6 +11,8 @@ def relayd() -> int:
     try:
         from notif_relayd.daemon import main  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
+        if not is_required(error):
+            raise
         sys.stderr.write(f"notif-relayd: {not_installed(error)}\n")
         return 1
     return main.main(sys.argv[1:])

@@ -12,12 +12,11 @@ PACKAGES = {
 """Import names of the packages that the extra [daemon] installs."""
 
 
-def not_installed(error: ModuleNotFoundError) -> str:
-    """Return the message for a package that is not installed.
+def is_required(error: ModuleNotFoundError) -> bool:
+    """Return whether the missing module belongs to one of the `PACKAGES`."""
+    return (error.name or "").partition(".")[0] in PACKAGES
 
-    Raises:
-        ModuleNotFoundError: `error`, if the missing module does not belong to `PACKAGES`.
-    """
-    if (error.name or "").partition(".")[0] not in PACKAGES:
-        raise error
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return the message for a package that is not installed."""
     return f"{error.name} is not installed: pip install 'notif-relayd[daemon]'"
