@@ -221,7 +221,7 @@ class Simulation:
         }
         for number, request in filters.items():
             with contextlib.suppress(subscription_request.RequestError, KeyError):
-                kept[ends[number]] = FILTERS.index(subscription_request.parse(request).asked)
+                kept[ends[number]] = FILTERS.index(subscription_request.parse(request).requested)
         if inherited.state is None:
             self._books.killed(kept, not self._faulty, interrupted)
         producers = [each.description for each in inherited.producers.values()]  # type: ignore[attr-defined]
