@@ -8,9 +8,20 @@ import os
 from pathlib import Path
 
 import pytest
-from installing import NEW, OLD, apt, package
-from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
+from support.container import (
+    INGEST,
+    PUBLIC,
+    PUBLIC_UNIT,
+    SERVICE,
+    access,
+    connect,
+    relays,
+    run,
+    show,
+    states,
+)
+from support.debian_packages import NEW, OLD, apt, package
 from support.load import load
 from support.waiting import read_pid
 
