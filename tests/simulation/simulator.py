@@ -194,7 +194,7 @@ class Simulation:
         for number in requests.keys() & subscribers.keys():
             with contextlib.suppress(subscription_request.RequestError):
                 request = subscription_request.parse(requests[number])
-                filters[subscribers[number]] = FILTERS.index(dict(request.asked))
+                filters[subscribers[number]] = FILTERS.index(dict(request.requested))
             if requests[number].startswith(b"!"):  # See `fdstore.FdStore.keep_request`.
                 interrupted.add(subscribers[number])
         if inherited.state is None:

@@ -139,7 +139,7 @@ def _file(socket: RelaySocket, check: str, status: os.stat_result) -> Iterator[F
             f"its owner is not {access.user}, as set in relayd.conf: {actual}",
             "restart the relay",
         )
-    group = access.group or access.usual_group
+    group = access.group or access.default_group
     if group and group_name(status.st_gid) != group:
         yield _other_group(check, path, group, actual)
 

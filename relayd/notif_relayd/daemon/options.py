@@ -363,7 +363,7 @@ def _allow_list(socket: str, users: list[str] | None, groups: list[str] | None) 
     )
 
 
-def _plan(relayd: cfg.ConfigOpts.GroupAttr, name: str, path: str, usual: str) -> SocketPlan:
+def _plan(relayd: cfg.ConfigOpts.GroupAttr, name: str, path: str, default_group: str) -> SocketPlan:
     return SocketPlan(
         name,
         os.path.abspath(path),
@@ -371,7 +371,7 @@ def _plan(relayd: cfg.ConfigOpts.GroupAttr, name: str, path: str, usual: str) ->
             mode=_mode(f"{name}_mode", relayd[f"{name}_mode"]),
             user=relayd[f"{name}_user"],
             group=relayd[f"{name}_group"],
-            usual_group=usual,
+            default_group=default_group,
         ),
     )
 

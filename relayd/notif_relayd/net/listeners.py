@@ -149,7 +149,7 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
                 sock.bind(path)
             file = _identity(path)
             _chown(path, *owner)
-            warning = _usual_group(path, plan)
+            warning = _set_default_group(path, plan)
             sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -182,8 +182,8 @@ def _chown(path: str, uid: int, gid: int) -> None:
         os.chown(path, uid, gid)
 
 
-def _usual_group(path: str, plan: SocketPlan) -> str:
-    group = plan.access.usual_group
+def _set_default_group(path: str, plan: SocketPlan) -> str:
+    group = plan.access.default_group
     if plan.access.group is not None or group is None:
         return ""
     try:
