@@ -102,7 +102,7 @@ def test_secrets_in_payload_and_context_are_masked(
     context = {"auth_token": "hidden", "user": "alice", "more": {"secret_uuid": "hidden"}}
     with relay.subscribe() as subscriber:
         # Newer versions of the notifier remove such a context, so bypass it.
-        transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001
+        transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001 (oslo.messaging)
         line = subscriber.line()
     assert b"hidden" not in line
     assert json.loads(line)["_context"]["user"] == "alice"
@@ -315,7 +315,7 @@ def test_requeue_is_refused(
     ):
         pass
     with pytest.raises(NotImplementedError, match="cannot requeue a notification"):
-        transport._require_driver_features(requeue=True)  # noqa: SLF001
+        transport._require_driver_features(requeue=True)  # noqa: SLF001 (oslo.messaging)
 
 
 def test_refused_listener_can_be_stopped(

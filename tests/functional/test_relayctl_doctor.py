@@ -50,12 +50,12 @@ def test_working_relay_has_no_failure(
         f"user {pwd.getpwuid(os.geteuid()).pw_name} status",
         "round trip",
     }
-    said = re.fullmatch(
+    match = re.fullmatch(
         r"a notification reached a subscriber in (\d+) µs .* in (\d+) µs\)",
         row_for(rows, "round trip")["finding"],
     )
-    assert said
-    assert int(said[1]) > 0
+    assert match
+    assert int(match[1]) > 0
     assert f"pid {accessible_relay.process.pid}" in row_for(rows, "listening control")["finding"]
 
 
@@ -168,7 +168,7 @@ def test_socket_as_configured_is_ok(accessible_relay: RunningRelay) -> None:
 
 @pytest.mark.parametrize("name", ["public", "ingest", "control"])
 @pytest.mark.parametrize(
-    ("mode", "result", "said", "advice"),
+    ("mode", "result", "finding", "advice"),
     [
         (0o600, "failed", "its group may not connect", "chmod g+rw"),
         (0o640, "failed", "its group may not connect", "_mode = 0660"),
@@ -176,7 +176,7 @@ def test_socket_as_configured_is_ok(accessible_relay: RunningRelay) -> None:
     ],
 )
 def test_too_strict_or_too_open_mode_is_reported(
-    accessible_relay: RunningRelay, name: str, mode: int, result: str, said: str, advice: str
+    accessible_relay: RunningRelay, name: str, mode: int, result: str, finding: str, advice: str
 ) -> None:
     path: Path = getattr(accessible_relay, name)
     path.chmod(mode)
@@ -185,7 +185,7 @@ def test_too_strict_or_too_open_mode_is_reported(
         for row in rows_for(
             examine(accessible_relay.directory, "--no-round-trip"), f"socket {name}"
         )
-        if said in row["finding"]
+        if finding in row["finding"]
     ]
     assert [row["result"] for row in rows] == [result]
     assert f"{path} is {mode:04o}" in rows[0]["finding"]
@@ -314,7 +314,7 @@ def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "finding"),
     [
         (None, "relayd.conf"),
         ("[relayd]\nring_size = many\n", "many"),
@@ -326,7 +326,7 @@ def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
     ],
 )
 def test_invalid_configuration_is_a_failure(
-    relay: RunningRelay, content: str | None, said: str
+    relay: RunningRelay, content: str | None, finding: str
 ) -> None:
     conf = relay.directory / "relayd.conf"
     if content is not None:
@@ -334,7 +334,7 @@ def test_invalid_configuration_is_a_failure(
     rows = examine(relay.directory, "--relayd-config", os.fspath(conf))
     assert failed_checks(rows) == {f"configuration {conf}"}
     row = row_for(rows, f"configuration {conf}")
-    assert said in row["finding"]
+    assert finding in row["finding"]
     assert "usage:" not in row["finding"]
     assert row_for(rows, "round trip")["result"] == "ok"
 

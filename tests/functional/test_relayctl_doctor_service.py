@@ -148,7 +148,7 @@ def test_verdict_matches_the_outcome(outcomes: dict[str, Outcome], name: str) ->
     assert outcome.result == case.result, outcome.rows
     assert outcome.arrived == (case.result != "failed"), outcome.rows
     texts = [f"{row['finding']} {row['advice']}" for row in outcome.rows]
-    assert any(outcome.filled(case.said) in text for text in texts), texts
+    assert any(outcome.filled(case.text) in text for text in texts), texts
     for row in outcome.rows:
         assert bool(row["advice"]) == (row["result"] != "ok"), row
 
@@ -163,13 +163,13 @@ def test_files_and_directories_of_a_service_are_merged(directory: Path) -> None:
     paths = [directory / name for name in files]
     for path, content in zip(paths, files.values(), strict=True):
         path.write_text(fill_in(content, directory, directory))
-    given = [os.fspath(directory / name) for name in ("nova.conf", "nova-compute.conf", "more")]
-    alone, together = given[:1], given
+    service = [os.fspath(directory / name) for name in ("nova.conf", "nova-compute.conf", "more")]
+    alone, together = service[:1], service
     rows = examine_services(directory, alone, together)
     assert [(row["check"], row["result"]) for row in rows] == [
-        (f"service {given[0]} driver", "failed"),
-        (f"service {' '.join(given)} driver", "ok"),
-        (f"service {' '.join(given)} unix", "ok"),
+        (f"service {service[0]} driver", "failed"),
+        (f"service {' '.join(service)} driver", "ok"),
+        (f"service {' '.join(service)} unix", "ok"),
     ]
 
 

@@ -36,7 +36,7 @@ class Case:
 
     result: str
     """The worst result of all checks."""
-    said: str = ""
+    text: str = ""
     """Part of a finding or an advice; {files} and {directory} are replaced."""
     conf: str | None = WHOLE
     edits: dict[str, str] = field(default_factory=dict)
@@ -59,27 +59,29 @@ def driver_conf(*lines: str) -> str:
 CASES = {
     # Configurations that work.
     "the sample": Case("ok", "ingest.sock, the relay's private socket"),
-    "another driver besides": Case("ok", conf=driver_conf("driver = messagingv2", "driver = log")),
-    "the handler by its module": Case(
+    "a second driver": Case("ok", conf=driver_conf("driver = messagingv2", "driver = log")),
+    "the handler's module path": Case(
         "ok", edits={"notif_relay.RelayHandler": "notif_relay.handler.RelayHandler"}
     ),
-    "the path by its name": Case(
+    "the path as a keyword argument": Case(
         "ok", edits={ARGS: 'kwargs = {"path": "{directory}/ingest.sock"}'}
     ),
     "all arguments": Case("ok", edits={ARGS: 'args = ("{directory}/ingest.sock", 0.1, 65536)'}),
-    "a way round to the socket": Case("ok", edits={ARGS: 'args = ("{directory}/./ingest.sock",)'}),
-    "a logger above": Case("ok", edits=logger_edit(qualname="oslo.messaging")),
+    "a path that is not normalized": Case(
+        "ok", edits={ARGS: 'args = ("{directory}/./ingest.sock",)'}
+    ),
+    "a parent logger": Case("ok", edits=logger_edit(qualname="oslo.messaging")),
     "the old name of log_config_append": Case(
         "ok", conf="[DEFAULT]\nlog_config = {files}/logging.conf\n" + DRIVER
     ),
     "the driver in a configuration directory": Case(
         "ok", conf=APPEND, others={"service.conf.d/notifications.conf": DRIVER}
     ),
-    "no level at all": Case("ok", edits={**logger_edit(level=""), ROOT: "handlers = stderr"}),
-    "the driver of the library": Case(
+    "no level": Case("ok", edits={**logger_edit(level=""), ROOT: "handlers = stderr"}),
+    "the library's driver": Case(
         "ok", "the driver unix sends to", conf=driver_conf("driver = unix", SOCK_PATH)
     ),
-    "the driver of the library with a path of its own": Case(
+    "the library's driver with ingest_path": Case(
         "ok",
         conf=driver_conf(
             "driver = unix", "sock_path = /nowhere/public", "ingest_path = {directory}/ingest.sock"
@@ -93,13 +95,13 @@ CASES = {
     "the root's level": Case(
         "warning", "the level of [logger_root]", edits=logger_edit(level="NOTSET")
     ),
-    "into the log as well": Case(
+    "propagate to the log": Case(
         "warning", "set propagate = 0 in [logger_notifications]", edits=logger_edit(propagate="1")
     ),
     "propagate not set": Case(
         "warning", "stderr of [logger_root]", edits=logger_edit(propagate="")
     ),
-    "on the root": Case(
+    "the handler on the root logger": Case(
         "warning",
         "which rejects everything that is not a notification",
         edits={
@@ -107,7 +109,7 @@ CASES = {
             ROOT: "level = DEBUG\nhandlers = relay",
         },
     ),
-    "twice": Case(
+    "the handler on two loggers": Case(
         "warning",
         "reach the relay 2 times",
         edits={**logger_edit(propagate="1"), ROOT: "level = INFO\nhandlers = relay"},
@@ -117,104 +119,104 @@ CASES = {
         "computes its arguments",
         edits={ARGS: 'args = (os.path.join("{directory}", "ingest.sock"),)'},
     ),
-    "routed to the driver of the library": Case(
+    "routing to the library's driver": Case(
         "warning",
         "some notifications go to the driver unix",
         conf=driver_conf("driver = routing", "routing_config = {files}/routing.yaml", SOCK_PATH),
         others={"routing.yaml": "all:\n  unix: {accepted_events: ['*']}\n"},
     ),
-    "by the log and the driver of the library": Case(
+    "the log driver and the library's driver": Case(
         "warning",
         "keep one of log, unix",
         conf=driver_conf("driver = log", "driver = unix", SOCK_PATH),
     ),
     # Configurations that do not work.
-    "nothing set": Case("failed", "no driver is set", conf="[DEFAULT]\n"),
-    "no configuration": Case("failed", "service.conf", conf=None),
-    "no ini file": Case("failed", "cannot be used", conf="[DEFAULT\n"),
+    "no option": Case("failed", "no driver is set", conf="[DEFAULT]\n"),
+    "a missing configuration file": Case("failed", "service.conf", conf=None),
+    "an invalid configuration file": Case("failed", "cannot be used", conf="[DEFAULT\n"),
     "another driver": Case(
         "failed", "add a second line driver = log", conf=driver_conf("driver = messagingv2")
     ),
     "noop": Case("failed", "driver is noop", conf=driver_conf("driver = noop")),
-    "two drivers in a line": Case(
+    "two drivers on one line": Case(
         "failed",
         "write a line driver = NAME for each",
         conf=driver_conf("driver = messagingv2, log"),
     ),
-    "no such driver": Case(
+    "an unknown driver": Case(
         "failed", "a driver 'logs' does not exist", conf=driver_conf("driver = logs")
     ),
     "a driver in the wrong section": Case(
         "failed", "no driver is set", conf=APPEND + "driver = log\n"
     ),
-    "routed to drivers that cannot be made": Case(
+    "routing without the library's driver": Case(
         "failed",
         "does not name the driver unix",
         conf=driver_conf("driver = routing", "routing_config = {files}/routing.yaml"),
         others={"routing.yaml": "all:\n  log: {accepted_events: ['*']}\n"},
     ),
-    "the driver of the library without a path": Case(
+    "the library's driver without a path": Case(
         "failed", "requires sock_path", conf=driver_conf("driver = unix")
     ),
-    "the driver of the library to another relay": Case(
+    "the library's driver to another relay": Case(
         "failed",
         "sends to {files}/ingest.sock",
         conf=driver_conf("driver = unix", "sock_path = {files}/notifications.sock"),
     ),
-    "the driver of the library to nowhere in particular": Case(
+    "the library's driver with a relative path": Case(
         "failed",
         "depends on the service's working directory",
         conf=driver_conf("driver = unix", "sock_path = notifications.sock"),
     ),
-    "routed by nothing": Case(
+    "routing without a file": Case(
         "failed", "routing_config is not set", conf=driver_conf("driver = routing")
     ),
-    "routed by what is no YAML": Case(
+    "routing with an invalid file": Case(
         "failed",
         "cannot read {files}/routing.yaml",
         conf=driver_conf("driver = routing", "routing_config = {files}/routing.yaml"),
         others={"routing.yaml": "all: [\n"},
     ),
-    "no logging file set": Case("failed", "log_config_append is not set", conf=DRIVER),
-    "no logging file": Case(
+    "no log_config_append": Case("failed", "log_config_append is not set", conf=DRIVER),
+    "a missing logging file": Case(
         "failed",
         "cannot load {files}/none.conf: No such file",
         conf="[DEFAULT]\nlog_config_append = {files}/none.conf\n" + DRIVER,
     ),
-    "an unknown name in a value": Case(
+    "an unknown variable in a value": Case(
         "failed",
         "cannot be used",
         conf="[DEFAULT]\nlog_config_append = $nowhere/logging.conf\n" + DRIVER,
     ),
-    "a directory for a logging file": Case(
+    "a directory as logging file": Case(
         "failed",
         "Is a directory",
         conf="[DEFAULT]\nlog_config_append = {files}\n" + DRIVER,
     ),
-    "a logging file of another form": Case(
+    "an invalid logging file": Case(
         "failed", "no section headers", edits={"[loggers]": "loggers:"}
     ),
-    "a section twice": Case(
+    "a duplicate section": Case(
         "failed", "already exists", edits={"[logger_notifications]": "[logger_root]"}
     ),
-    "no formatters": Case(
+    "no list of formatters": Case(
         "failed", "'formatters' is required", edits={"[formatters]": "[formats]"}
     ),
-    "a formatter that is not listed": Case(
+    "an unlisted formatter": Case(
         "failed",
         "has a formatter that [formatters] does not list",
         edits={"formatter = context": "formatter = other"},
     ),
-    "a logger that is not listed": Case(
+    "an unlisted logger": Case(
         "failed", "has a handler of the class", edits={"keys = root, notifications": "keys = root"}
     ),
-    "no root": Case(
+    "no root logger": Case(
         "failed", "list root", edits={"keys = root, notifications": "keys = notifications"}
     ),
-    "a handler that is not listed": Case(
+    "an unlisted handler": Case(
         "failed", "'relay' is required", edits={"keys = stderr, relay": "keys = stderr"}
     ),
-    "a section that is missing": Case(
+    "a missing section": Case(
         "failed", "'handler_relay' is required", edits={"[handler_relay]": "[handler-relay]"}
     ),
     "a logger without handlers": Case(
@@ -223,7 +225,7 @@ CASES = {
     "a logger without a name": Case(
         "failed", "'qualname' is required", edits=logger_edit(qualname="")
     ),
-    "the name of the package": Case(
+    "the package's name as logger": Case(
         "failed",
         "set qualname = oslo.messaging.notification in [logger_notifications]",
         edits=logger_edit(qualname="oslo_messaging.notification"),
@@ -233,7 +235,7 @@ CASES = {
         "which receives no notifications",
         edits=logger_edit(qualname="oslo.messaging.notify"),
     ),
-    "a logger in the way": Case(
+    "a logger between": Case(
         "failed",
         "is on the logger oslo.messaging",
         edits={
@@ -253,10 +255,10 @@ CASES = {
         "the level of [logger_root]",
         edits={**logger_edit(level=""), ROOT: "level = WARN\nhandlers = stderr"},
     ),
-    "a level that is none": Case(
+    "an invalid level": Case(
         "failed", "the level 'debug' does not exist", edits=logger_edit(level="debug")
     ),
-    "a propagate that is no number": Case("failed", "'no'", edits=logger_edit(propagate="no")),
+    "an invalid propagate": Case("failed", "'no'", edits=logger_edit(propagate="no")),
     "another relay": Case(
         "failed",
         "the relay's private socket is {directory}/ingest.sock",
@@ -265,21 +267,23 @@ CASES = {
     "the public socket": Case(
         "failed", "set args in", edits={ARGS: 'args = ("{directory}/notifications.sock",)'}
     ),
-    "the usual socket": Case(
+    "the default socket": Case(
         "failed", "sends to /run/notif-relayd/ingest.sock", edits={ARGS: "args = ()"}
     ),
-    "no comma": Case("failed", "comma", edits={ARGS: 'args = ("{directory}/ingest.sock")'}),
-    "an argument too many": Case(
+    "arguments without a comma": Case(
+        "failed", "comma", edits={ARGS: 'args = ("{directory}/ingest.sock")'}
+    ),
+    "too many arguments": Case(
         "failed", "too many", edits={ARGS: 'args = ("{directory}/ingest.sock", 1, 65536, 4)'}
     ),
-    "an argument that can never work": Case(
+    "an invalid argument": Case(
         "failed", "max_wait", edits={ARGS: 'args = ("{directory}/ingest.sock", -1)'}
     ),
     "a percent sign": Case("failed", "%", edits={ARGS: 'args = ("{directory}/%socket",)'}),
     "another class": Case(
         "failed", "of the class", edits={"notif_relay.RelayHandler": "NullHandler"}
     ),
-    "a class that is none": Case(
+    "an unknown class": Case(
         "failed",
         "the class notif_relay.Handler does not exist",
         edits={"notif_relay.RelayHandler": "notif_relay.Handler"},
