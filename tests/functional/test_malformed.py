@@ -18,7 +18,7 @@ from support.waiting import TIMEOUT
 MIB = 1024 * 1024
 
 
-def sized(size: int, **fields: object) -> bytes:
+def sized(size: int, **fields: str) -> bytes:
     """Return a record of exactly `size` bytes."""
     empty = record(payload="", **fields)
     return record(payload="x" * (size - len(empty)), **fields)

@@ -39,7 +39,7 @@ def endpoint() -> Endpoint:
     return Endpoint()
 
 
-class ContextSerializer(oslo_messaging.NoOpSerializer):
+class ContextSerializer(oslo_messaging.NoOpSerializer):  # type: ignore[misc]
     """Serialize a request context to a dictionary, as the serializers of nova and others do."""
 
     def serialize_context(self, ctxt: Any) -> Any:
@@ -258,7 +258,7 @@ def test_last_batch_arrives_after_the_timeout(
         for number in range(12):
             emit.info({}, "event", number)
             sent.append(number)
-        batches = []
+        batches: list[list[Any]] = []
         while sum(map(len, batches)) < 12:
             batches.append(endpoint.next_batch())
         emit.info({}, "event", 12)  # the listener continues after a timeout

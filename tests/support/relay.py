@@ -178,6 +178,19 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
         relay.close()
 
 
+def request_filter(subscriber: Subscriber, **patterns: list[str]) -> None:
+    """Send a request for a filter without waiting for the answer."""
+    subscriber.socket.sendall(json.dumps({"filter": patterns}).encode() + b"\n")
+
+
+def subscribe_filtered(relay: RunningRelay, **patterns: list[str]) -> Subscriber:
+    """Return a subscriber whose filter is applied."""
+    subscriber = relay.subscribe()
+    request_filter(subscriber, **patterns)
+    assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+    return subscriber
+
+
 @contextlib.contextmanager
 def next_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
     """Run another relay in the directory of a relay that has ended."""
