@@ -16,10 +16,3 @@ def relayd() -> int:
         sys.stderr.write(f"notif-relayd: {not_installed(error)}\n")
         return 1
     return main.main(sys.argv[1:])
-
-
-def relayctl() -> int:
-    """Run relayctl for a script that was installed before relayctl was a package of its own."""
-    from notif_relayctl import entry  # noqa: PLC0415 - not for the daemon
-
-    return entry.relayctl()

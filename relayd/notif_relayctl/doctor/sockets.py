@@ -57,8 +57,8 @@ def _directory(host: Host, check: str, path: str, status: os.stat_result) -> Ite
         yield Finding(
             check,
             WARNING,
-            f"only some users may enter it, even if they may connect to a socket: it is "
-            f"{_access(status)}",
+            f"only its owner and its group may enter it, even if a socket is open to other users: "
+            f"it is {_access(status)}",
             f"chmod o+x {path}",
         )
     daemon = _daemon(host)
@@ -208,6 +208,6 @@ def _daemon_answers(host: Host) -> Finding:
 
 
 def _access(status: os.stat_result) -> str:
-    """Mode, owner and group, for instance `0660 notif-relayd:notif-producers`."""
+    """Return mode, owner and group, for example `0660 notif-relayd:notif-producers`."""
     mode = stat.S_IMODE(status.st_mode)
     return f"{mode:04o} {user_name(status.st_uid)}:{group_name(status.st_gid)}"

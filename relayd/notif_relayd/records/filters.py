@@ -267,7 +267,7 @@ def matches(glob: str, text: str) -> bool:
 
 def _globs(key: str, requested: object) -> tuple[str, ...]:
     if key not in KEYS:
-        raise FilterError(f"{key!r} is not a key of a filter; the keys are {', '.join(KEYS)}.")
+        raise FilterError(f"Unknown key {key!r} in the filter; the keys are {', '.join(KEYS)}.")
     if (
         not isinstance(requested, list)
         or not requested
