@@ -101,7 +101,7 @@ docs: man ## HTML and man pages, into docs/build
 	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
 
 man: .venv/.made ## the man pages alone, which "make install" installs once they are there
-	@$(call extra,docs,openstackdocstheme)
+	@$(call extra,docs,furo)
 	@.venv/bin/sphinx-build $(SPHINX) -b man -c docs -t man docs/man docs/build/man
 	@command -v man >/dev/null || exit 0; for page in docs/build/man/*.[158]; do \
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
