@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one part that is compiled; everything else about the distribution says pyproject.toml."""
+"""Builds the compiled module. pyproject.toml contains all other settings of the distribution."""
 
 from setuptools import Extension, setup
 
@@ -11,7 +11,7 @@ setup(
             language="c++",
             libraries=["simdjson"],
             extra_compile_args=["-std=c++17", "-Wall", "-Wextra"],
-            optional=True,  # the relay works without it, and is slower
+            optional=True,  # without it, the relay works but is slower
         )
     ]
 )

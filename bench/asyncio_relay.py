@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay as somebody would write it in an afternoon, to measure the real one against.
+"""A simple relay on asyncio, to compare the relay with.
 
-Everybody who connects to PUBLIC gets the lines that anybody writes to INGEST. Who does not read is
-let go when 16 MiB wait for it, so that it can neither stop the others nor take all memory.
+Every subscriber connected to PUBLIC gets the lines that producers write to INGEST. A subscriber
+with more than 16 MiB of pending data is disconnected, so that it cannot use up the memory.
 """
 
 import asyncio
 import sys
 
-MOST_WAITING = 16 * 1024 * 1024
+MAX_PENDING = 16 * 1024 * 1024
 
 
 async def serve(ingest: str, public: str) -> None:
@@ -17,7 +17,7 @@ async def serve(ingest: str, public: str) -> None:
     async def produce(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for line in reader:
             for subscriber in list(subscribers):
-                if subscriber.transport.get_write_buffer_size() > MOST_WAITING:
+                if subscriber.transport.get_write_buffer_size() > MAX_PENDING:
                     subscribers.discard(subscriber)
                     subscriber.transport.abort()
                 else:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one log call costs with a RelayHandler, as a ratio to the same call with a FileHandler.
+"""Cost of a log call with a RelayHandler, as a ratio to the same call with a FileHandler.
 
-A figure in microseconds says more about the machine than about the handler. So each round times
-every case right after the other, on the same logger with the same message, and only the ratio
-within a round counts; the median over the rounds is held against the limit.
+Absolute times depend on the machine. Therefore each round times all cases directly after each
+other, with the same logger and message, and takes ratios within the round. The median of the
+ratios over the rounds is compared with the limit.
 
-The cases: connected to a relay that reads, no relay at all, and a relay stopped by SIGSTOP
-whose socket is full. Unless ``--ingest`` names a running relay's private socket, a process
-that only reads plays the connected relay. Its case is the one that depends on the machine most: a
-send also pays for waking a reader that sleeps, which may cost more than all the rest.
+Cases: connected to a relay that reads, no relay, and a relay that is stopped by SIGSTOP and whose
+socket is full. Unless ``--ingest`` names the private socket of a running relay, a process that
+only reads replaces the relay. The connected case depends on the machine most, because a send
+includes the cost of waking a sleeping reader, which can exceed the remaining cost.
 
-Exit status 1: a ratio is over its limit, or a connected record was dropped, which would make
-that case look cheap.
+Exit status 1: a ratio exceeds its limit, or the connected handler dropped a record, which makes
+its calls look cheap.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from pathlib import Path
 from notif_relay import RelayHandler
 
 LIMIT = 0.8
-"""Of a FileHandler's time."""
+"""Maximum ratio to the time of a FileHandler."""
 
 MESSAGE_SIZE = 1024
 FORK = multiprocessing.get_context("fork")
 
 
 def read_all(listener: socket.socket) -> None:
-    """Play the relay: take one connection after the other, read it to its end."""
+    """Replace the relay: accept connections one after another and read each until it ends."""
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -46,7 +46,7 @@ def read_all(listener: socket.socket) -> None:
 
 
 def start_reader(path: Path) -> int:
-    """Start a process that plays the relay at ``path``, and give its process id."""
+    """Start a process that replaces the relay at ``path``; return its process ID."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -57,7 +57,7 @@ def start_reader(path: Path) -> int:
 
 
 def message() -> str:
-    """A notification of exactly MESSAGE_SIZE bytes, as the log driver would log it."""
+    """Return a notification of MESSAGE_SIZE bytes in the format of the log driver."""
     notification = {
         "message_id": "8b5c1f0e-6a0f-4d6e-9d53-1f5a3f0d2c11",
         "publisher_id": "nova-compute:host-1",
@@ -72,7 +72,7 @@ def message() -> str:
 
 
 def timed(logger: logging.Logger, handler: logging.Handler, text: str, calls: int) -> float:
-    """Seconds that one log call takes."""
+    """Return the time of one log call, in seconds."""
     logger.handlers = [handler]
     started = time.perf_counter()
     for _ in range(calls):
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=5000, help="log calls per case and round")
     parser.add_argument(
-        "--directory", default="/var/tmp", help="where the FileHandler writes: no tmpfs"
+        "--directory", default="/var/tmp", help="directory for the FileHandler; not on a tmpfs"
     )
     options = parser.parse_args()
 
@@ -110,7 +110,7 @@ def main() -> int:
         stopped = RelayHandler(Path(directory, "stopped"))
         cases = {
             "connected": connected,
-            "no relay": RelayHandler(Path(directory, "nobody")),
+            "no relay": RelayHandler(Path(directory, "none")),
             "relay stopped": stopped,
         }
         os.kill(stopped_relay, signal.SIGSTOP)
@@ -130,7 +130,7 @@ def main() -> int:
         os.kill(stopped_relay, signal.SIGKILL)
 
     print(f"{options.rounds} rounds of {options.calls} log calls, {MESSAGE_SIZE} bytes each")
-    print(f"{'':16}{'µs a call':>10}{'ratio':>8}{'least':>8}{'most':>8}{'limit':>8}")
+    print(f"{'':16}{'µs a call':>10}{'ratio':>8}{'min':>8}{'max':>8}{'limit':>8}")
     print(f"{'FileHandler':16}{statistics.median(baseline) * 1e6:10.2f}{1:8.2f}")
     failed = False
     for name, times in costs.items():
@@ -142,7 +142,7 @@ def main() -> int:
             f"{min(ratios):8.2f}{max(ratios):8.2f}{LIMIT:8.2f}"
         )
     if dropped:
-        print(f"connected: {dropped} records were dropped, so its ratio means nothing")
+        print(f"connected: {dropped} records were dropped, so its ratio is invalid")
     return int(failed or dropped > 0)
 
 

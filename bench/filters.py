@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of filters, as ratios within a round; the median over the rounds is held to a limit.
+"""Cost of filters, as ratios within a round; the median over the rounds is compared with a limit.
 
-- Throughput to one unfiltered subscriber beside ten filtered ones, each of which gets one record in
-  a thousand, against the throughput without them. Two relays run side by side, and each round
-  sends the same records through both.
-- Processor time of the relay for each record with 100 subscribers that have different filters:
-  with event types that are all new against a single one, and with a subscriber that changes its
-  filter every 50 ms against without.
-- Processor time to select records by 100 filters, without the rest of the relay: with 5,000 event
-  types and 1,000 publishers against 200 event types and one publisher.
+- Throughput to an unfiltered subscriber with and without ten filtered subscribers, each of which
+  gets one record in a thousand. Two relays run at the same time, and each round sends the same
+  records through both.
+- Processor time of the relay per record with 100 subscribers with different filters: new event
+  types compared with a single one, and with a subscriber that changes its filter every 50 ms
+  compared with none.
+- Processor time to select records by 100 filters, without the rest of the relay: 5,000 event types
+  and 1,000 publishers compared with 200 event types and one publisher.
 
-Exit status 1: a ratio is beyond its limit, or a record was lost, which would make it look fast.
+Exit status 1: a ratio exceeds its limit, or a record was lost, which makes the relay look fast.
 """
 
 import argparse
@@ -33,33 +33,35 @@ from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.records.filters import Filter, View
 from support import descriptors
-from support.running import RunningRelay, Subscriber, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, Subscriber, running_relay
+from support.waiting import wait_until
 
 MIN_THROUGHPUT = 0.8
-"""With ten filtered subscribers, of the throughput without."""
+"""Minimum ratio of the throughput with ten filtered subscribers to the throughput without them."""
 
 MAX_VARIETY = 2.5
-"""Times the processor time to select with few event types and publishers that many may take."""
+"""Maximum ratio of the time to select records with many to that with few different values."""
 
 MAX_NEW = 10.0
-"""Times the processor time with one event type that new ones may take."""
+"""Maximum ratio of the processor time with new event types to that with a single one."""
 
 MAX_CHANGING = 1.5
-"""Times the processor time that it may take while a subscriber changes its filter."""
+"""Maximum ratio of the processor time with a subscriber that changes its filter to that without."""
 
 FILTERED = 10
 FILTERS = 100
 BLOCK = 100
-"""Records in one send; one of ten blocks has a record for each filter."""
+"""Records per send. Every tenth block contains a record for a filter."""
 
 CHANGE_INTERVAL = 0.05
-"""Seconds between two changes of a filter: the relay takes no more."""
+"""Seconds between two changes of a filter."""
 
 Request = dict[str, list[str]]
 
 
 def block(number: int) -> bytes:
-    """Return records of 1 KiB; every tenth block has one that a filter selects."""
+    """Return records of 1 KiB; every tenth block contains one that a filter selects."""
     lines = [record("compute.instance.update", payload="x" * 950)] * BLOCK
     if number % 10 == 0:
         lines[0] = record(f"rare.{number // 10 % FILTERED}", payload="x" * 950)
@@ -72,7 +74,7 @@ def rare(number: int) -> Request:
 
 
 def usual(number: int) -> Request:
-    """Return one of many different usual filters: literals, prefixes, a few others."""
+    """Return one of many typical filters: literals, prefixes and others."""
     return [
         {"event_type": [f"compute.event{number}.*"]},
         {"event_type": [f"compute.event{number}.end", f"volume.event{number}"]},
@@ -84,7 +86,7 @@ def usual(number: int) -> Request:
 
 @contextlib.contextmanager
 def relay(requests: Iterable[Request]) -> Iterator[RunningRelay]:
-    """Run a relay with a subscriber for each of these filters, which reads what it gets."""
+    """Run a relay with a subscriber for each of these filters; all subscribers read."""
     with (
         tempfile.TemporaryDirectory() as directory,
         running_relay(Path(directory), "--relayd-ring_size", str(256 << 20)) as running,
@@ -110,7 +112,7 @@ def ask(reader: Subscriber, wanted: Request) -> None:
 
 
 def read_all(readers: list[Subscriber]) -> None:
-    """Read until the relay ends the connections."""
+    """Read until the relay closes the connections."""
     left = {reader.socket.fileno(): reader.socket for reader in readers}
     while left:
         for fd in select.select(list(left), [], [])[0]:
@@ -119,7 +121,7 @@ def read_all(readers: list[Subscriber]) -> None:
 
 
 def seconds(running: RunningRelay, blocks: list[bytes]) -> float:
-    """Return how long it takes until one unfiltered subscriber has everything."""
+    """Return the time until an unfiltered subscriber has all records, in seconds."""
     with running.subscribe() as subscriber, running.produce() as producer:
         sender = threading.Thread(target=send_all, args=(producer, blocks))
         started = time.perf_counter()
@@ -147,18 +149,20 @@ def microseconds(running: RunningRelay, event_types: Iterable[str]) -> float:
     used = processor_time(running)
     with running.produce() as producer:
         send_all(producer, blocks)
-        wait_until(lambda: running.status()["records_received"] >= expected, "all are received")
+        wait_until(
+            lambda: running.status()["records_received"] >= expected, "all records are received"
+        )
     return (processor_time(running) - used) / len(lines) / 1000
 
 
 def processor_time(running: RunningRelay) -> int:
-    """Return the nanoseconds that the relay has used of a processor."""
+    """Return the processor time of the relay, in nanoseconds."""
     return int(Path(f"/proc/{running.process.pid}/schedstat").read_text().split()[0])
 
 
 @contextlib.contextmanager
 def changing(running: RunningRelay) -> Iterator[None]:
-    """Have a subscriber change its filter, of 64 patterns that have to be tried, all the time."""
+    """Let a subscriber change its filter of 64 expensive patterns repeatedly."""
     ended = threading.Event()
 
     def change(reader: Subscriber) -> None:
@@ -188,7 +192,7 @@ def selecting(event_types: int, publishers: int, records: int) -> float:
         for n in range(records)
     ]
     batches = [routing_keys[at : at + BLOCK] for at in range(0, records, BLOCK)]
-    for _ in range(2):  # the first time each value is new
+    for _ in range(2):  # in the first iteration, all values are new
         started = time.process_time()
         for batch in batches:
             for _ in streams.select(batch):
@@ -255,7 +259,7 @@ def main() -> int:
     print(f"{rounds} rounds of {records} records; alone: {rate:.0f} records/s of 1 KiB")
     reached = [verdict(f"throughput beside {FILTERED} filters", ratios, MIN_THROUGHPUT, least=True)]
     if lost:
-        print(f"{lost} records were lost, so the ratio means nothing")
+        print(f"{lost} records were lost, so the ratio is invalid")
 
     found = processing(rounds, records // 2)
     median = {case: statistics.median(values) for case, values in found.items()}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a record takes to a subscriber beside programs that misbehave.
+"""Latency of a record while another program misbehaves.
 
-Each round measures a well-behaved producer and subscriber alone, and then beside each of the
-misbehaving programs of the tests. These run on the other processors, so that they cost the relay's
-time and not the processor's. A program of many requests is measured once it has used up its burst
-(see notif_relayd.access.request_pacer). Ratios are taken in a round. The median over the rounds is
+Each round measures a well-behaved producer and subscriber alone, and then with each of the
+misbehaving programs of the tests. These run on other processors, so that they take only time of
+the relay. A program that sends many requests is measured after it has used up its burst (see
+notif_relayd.access.request_pacer). Ratios are taken within a round. The median over the rounds is
 compared with the limits, for the median and for the 99th percentile of the latency.
 
 Exit status 1: a ratio exceeds its limit.
@@ -22,17 +22,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import descriptors
-from support.hostile import PROGRAMS, misbehaving, subscribed_beside
-from support.running import Subscriber, record, running_relay
+from support.hostile import PROGRAMS, hostile_program, subscribe_beside
+from support.records import record
+from support.relay import Subscriber, running_relay
 
 LIMITS = {"median": 3.0, "p99": 2.0}
-"""Highest ratio of the latency beside a misbehaving program to the latency without it."""
+"""Maximum ratio of the latency with a misbehaving program to the latency without it."""
 
 OWN, *OTHERS = os.sched_getaffinity(0)
 """The processor for the relay and its well-behaved peers, and those for the other programs."""
 
 WARM_UP = 5000
-"""Records before each measurement: until then subscribers that do not read have stalled."""
+"""Records before each measurement. After these, subscribers that do not read have stalled."""
 
 RECORD = record(payload="x" * 950)
 
@@ -50,18 +51,18 @@ def latency(subscriber: Subscriber, producer: socket.socket, calls: int) -> dict
 
 
 def measure(what: str, calls: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the latency alone and beside a program, with a relay of their own.
+    """Return the latency without and with a program, measured with a new relay.
 
-    A relay remembers what it has learned of a user, which must not count for the next program.
+    The relay keeps state about users, which must not affect the next program.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
         running_relay(Path(directory)) as relay,
-        subscribed_beside(what, relay) as subscriber,
+        subscribe_beside(what, relay) as subscriber,
         relay.produce() as producer,
     ):
         alone = latency(subscriber, producer, calls)
-        with misbehaving(what, relay.public, relay.ingest) as process:
+        with hostile_program(what, relay.public, relay.ingest) as process:
             os.sched_setaffinity(process.pid, OTHERS)
             return alone, latency(subscriber, producer, calls)
 
@@ -87,7 +88,7 @@ def main() -> int:
     for name in LIMITS:
         times = [alone[name] for found in results.values() for alone, _ in found]
         print(f"alone, {name}: {statistics.median(times) * 1e6:.0f} µs")
-    heads = "".join(f"{name:>8}{'least':>8}{'most':>8}{'limit':>8}" for name in LIMITS)
+    heads = "".join(f"{name:>8}{'min':>8}{'max':>8}{'limit':>8}" for name in LIMITS)
     print(f"{'beside':38}{heads}")
     failed = False
     for what, found in results.items():

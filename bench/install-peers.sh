@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs what the relay is measured beside, as root; says what is missing otherwise. They are
-# programs for the benchmark to start, and not services: Debian would start and enable those.
+# Install the programs that the relay is compared with. Requires root; otherwise, list the missing
+# packages. The benchmark starts the programs itself, so prevent Debian from starting and enabling them.
 set -eu
 
 peers="redis-server mosquitto nats-server rabbitmq-server"
@@ -17,12 +17,12 @@ sudo=
 if [ "$(id -u)" != 0 ]; then
 	sudo="sudo -n"
 	$sudo true 2>/dev/null || {
-		echo "Missing packages, to be installed as root:$missing" >&2
+		echo "Missing packages (root is required to install them):$missing" >&2
 		exit 1
 	}
 fi
 
-# What packages ask before they start a service (policy-rc.d in Debian's sysv-rc documentation).
+# Packages run this program before they start a service; 101 forbids the start. See policy-rc.d(8).
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
 	trap '$sudo rm -f "$policy"' EXIT INT TERM
@@ -34,7 +34,7 @@ for each in $missing; do
 	echo "Installing $each"
 	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 		-o DPkg::Lock::Timeout=120 "$each" >/dev/null 2>&1 ||
-		echo "$each cannot be installed" >&2
+		echo "Cannot install $each" >&2
 	if [ -d /run/systemd/system ]; then
 		$sudo systemctl disable --quiet "$each" 2>/dev/null || true
 	fi

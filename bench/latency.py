@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several relays is the quicker one: all run at once, and each gets a record in turn.
+"""Compares the latencies of several relays, which run at the same time and get records in turn.
 
-From one round of ``make bench`` to the next a host changes more than relays differ: the same one is
-10 % slower a minute later. Here a difference of 2 % in the median shows within a minute. For that
-the caches are as cold as several relays on one processor make them, and this load, which is in
-Python, adds a few microseconds for everybody.
+Between two rounds of ``make bench``, the speed of a host changes by more than relays differ: the
+same relay can be 10 % slower a minute later. This program shows a difference of 2 % in the median
+within a minute. On the other hand, several relays on one processor evict each other's caches, and
+this load generator in Python adds a few microseconds to all results.
 
-A relay is the name of a peer, or ``NAME=PATH`` for another checkout of this project, which is how
-to find out what a change has gained. The first one is what the others are compared with; name it
-twice, to see what there is to be seen where there is no difference.
+A relay is the name of a peer, or ``NAME=PATH`` for another checkout of this project, to measure
+the effect of a change. The others are compared with the first one. Name the first one twice to see
+the variation without a difference.
 """
 
 import argparse
@@ -31,10 +31,10 @@ SIZE = 1024
 """Bytes of a record."""
 
 QUIET = 0.1
-"""Seconds without a byte after which nothing more will come."""
+"""Seconds without data after which no more data is expected."""
 
 WARM_UP = 0.1
-"""Of the records, which do not count."""
+"""Share of the records that are not counted."""
 
 
 class Pair:
@@ -44,67 +44,69 @@ class Pair:
         self.microseconds: list[float] = []
         self._wire = wire
         self._subscriber = peers.connect(running.plan.public)
-        _greet(self._subscriber, wire.subscriber_hello, wire.subscriber_answer)
+        _handshake(self._subscriber, wire.subscriber_hello, wire.subscriber_answer)
         self._subscriber.sendall(wire.subscriber_request)
         self._producer = peers.connect(running.plan.ingest)
-        _greet(self._producer, wire.producer_hello, wire.producer_answer)
+        _handshake(self._producer, wire.producer_hello, wire.producer_answer)
         self._join()
         for each in (self._subscriber, self._producer):
             each.setblocking(False)
 
     def relay(self) -> None:
-        """Send a record, wait for it without sleeping, and note how long it took."""
+        """Send a record, poll for it without sleeping, and store its latency."""
         left = len(self._wire.arrives)
         sent = time.perf_counter_ns()
         self._producer.send(self._wire.sent)
         while left > 0:
             with contextlib.suppress(BlockingIOError):
-                left -= len(_hear(self._subscriber, left))
+                left -= len(_receive(self._subscriber, left))
             if time.perf_counter_ns() - sent > peers.DEADLINE * 1e9:
-                raise SystemExit("A record has not arrived.")
+                raise SystemExit("A record has not arrived before the deadline.")
         self.microseconds.append((time.perf_counter_ns() - sent) / 1000)
-        # What it answers to a producer is of no interest, but must not pile up.
+        # Discard answers to the producer, so that they do not fill the socket buffer.
         with contextlib.suppress(BlockingIOError):
             self._producer.recv(4096)
 
     def _join(self) -> None:
-        """Wait until records arrive, and until nothing is under way any more."""
+        """Send records until one arrives, then wait until no record is pending."""
         self._subscriber.settimeout(QUIET)
-        heard = b""
+        received = b""
         deadline = time.monotonic() + peers.DEADLINE
-        while not heard.endswith(self._wire.arrives):
+        while not received.endswith(self._wire.arrives):
             if time.monotonic() > deadline:
-                raise SystemExit("No record arrives.")
+                raise SystemExit("No record arrives before the deadline.")
             self._producer.sendall(self._wire.sent)
             with contextlib.suppress(TimeoutError):
                 while True:
-                    heard += _hear(self._subscriber)
+                    received += _receive(self._subscriber)
 
 
-def _greet(sock: socket.socket, hello: bytes, answer: bytes) -> None:
+def _handshake(sock: socket.socket, hello: bytes, answer: bytes) -> None:
     sock.sendall(hello)
-    heard = b""
-    while answer not in heard:
-        heard += _hear(sock)
+    received = b""
+    while answer not in received:
+        received += _receive(sock)
 
 
-def _hear(sock: socket.socket, size: int = 1 << 16) -> bytes:
-    heard = sock.recv(size)
-    if not heard:
-        raise SystemExit("A relay has ended a connection.")
-    return heard
+def _receive(sock: socket.socket, size: int = 1 << 16) -> bytes:
+    received = sock.recv(size)
+    if not received:
+        raise SystemExit("A relay closed a connection.")
+    return received
 
 
 def _checkout(name: str, path: Path) -> peers.Peer:
-    """The relay of another checkout, with the libraries of this one."""
-    # It is started in a directory of its own, and what is not found there is taken from here.
+    """Return the relay of another checkout, with the requirements of this one."""
+    # Modules that these directories do not contain are imported from this checkout.
     places = [os.fspath(path.absolute() / part) for part in ("handler", "relayd")]
     if missing := [place for place in places if not Path(place).is_dir()]:
-        raise SystemExit(f"{name}: {missing[0]} is no directory.")
+        raise SystemExit(f"{name}: {missing[0]} is not a directory.")
     package = path / "relayd/notif_relayd"
     if list(package.glob("_native.c*")) and not list(package.glob("_native.*.so")):
-        # The one of this checkout would be taken, without a word.
-        raise SystemExit(f'{name}: nothing is compiled there: run "make venv" in it.')
+        # Otherwise the compiled module of this checkout would be used without a warning.
+        raise SystemExit(
+            f'{name}: the compiled module is missing: run "make venv" in the checkout.'
+        )
 
     def plan(directory: Path) -> peers.Plan:
         ours = peers.RELAY.plan(directory)
@@ -114,13 +116,13 @@ def _checkout(name: str, path: Path) -> peers.Peer:
     return replace(peers.RELAY, name=name, plan=plan)
 
 
-def _relay(asked: str) -> peers.Peer:
-    name, is_checkout, path = asked.partition("=")
+def _relay(argument: str) -> peers.Peer:
+    name, is_checkout, path = argument.partition("=")
     if is_checkout:
         return _checkout(name, Path(path))
     known = {peer.name: peer for peer in (peers.RELAY, peers.LIMIT, *peers.ALTERNATIVES)}
     if name not in known:
-        raise SystemExit(f"There is no {name}; there are {', '.join(known)}, and NAME=PATH.")
+        raise SystemExit(f"Unknown relay {name}: use {', '.join(known)} or NAME=PATH.")
     if why := known[name].missing():
         raise SystemExit(f"{name}: {why}.")
     return known[name]
@@ -129,11 +131,13 @@ def _relay(asked: str) -> peers.Peer:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Latencies of relays, record by record in turn.")
     parser.add_argument("relays", nargs="+", metavar="RELAY", help="a peer's name, or NAME=PATH")
-    parser.add_argument("--rate", type=float, default=2500, help="records a second, of all relays")
+    parser.add_argument(
+        "--rate", type=float, default=2500, help="records per second to all relays together"
+    )
     parser.add_argument("--seconds", type=float, default=40)
     options = parser.parse_args()
     if not (0 < options.rate < math.inf and 0 < options.seconds < math.inf):
-        parser.error("--rate and --seconds must be more than 0, and finite")
+        parser.error("--rate and --seconds must be positive and finite")
     relays = [_relay(each) for each in options.relays]
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(peers.running(each)) for each in relays]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The limit: what it costs at least to copy bytes from one socket to N others. It does nothing else:
-// it looks at no record, keeps nothing, drops nothing, and serves nobody who comes later.
+// Lower bound of the cost of a relay: copy bytes from one socket to N others. The program does not parse,
+// store or drop records.
 //
-// Its writes block. A copy that also had to see to those who do not read would be a relay already,
-// and the one that waits needs the fewest system calls. So it is for subscribers that read.
+// Writes block, which requires the fewest system calls. A subscriber that does not read therefore stops
+// all others.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,9 +17,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { READ_SIZE = 64 * 1024, MOST = 4096, EVENTS = 64 };
+enum { READ_SIZE = 64 * 1024, MAX_SUBSCRIBERS = 4096, MAX_EVENTS = 64 };
 
-static int subscribers[MOST], number;
+static int subscribers[MAX_SUBSCRIBERS], number;
 
 static void die(const char *what)
 {
@@ -32,7 +32,7 @@ static int listen_at(const char *path)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	strncpy(address.sun_path, path, sizeof address.sun_path - 1);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, MOST))
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, MAX_SUBSCRIBERS))
 		die(path);
 	return fd;
 }
@@ -58,7 +58,7 @@ static void copy(int from)
 int main(int argc, char **argv)
 {
 	if (argc != 3) {
-		fprintf(stderr, "limit INGEST PUBLIC\n");
+		fprintf(stderr, "usage: limit INGEST PUBLIC\n");
 		return 2;
 	}
 	struct rlimit files;
@@ -69,13 +69,13 @@ int main(int argc, char **argv)
 	watch(epoll_fd, ingest);
 	watch(epoll_fd, public);
 	for (;;) {
-		struct epoll_event events[EVENTS];
-		int ready = epoll_wait(epoll_fd, events, EVENTS, -1);
+		struct epoll_event events[MAX_EVENTS];
+		int ready = epoll_wait(epoll_fd, events, MAX_EVENTS, -1);
 		for (int n = 0; n < ready; n++) {
 			int fd = events[n].data.fd;
 			if (fd == ingest)
 				watch(epoll_fd, accept(ingest, NULL, NULL));
-			else if (fd == public && number < MOST)
+			else if (fd == public && number < MAX_SUBSCRIBERS)
 				subscribers[number++] = accept(public, NULL, NULL);
 			else
 				copy(fd);

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole ``Notifier.info()`` costs with ``driver = unix``, as a ratio to ``driver = log``.
+"""Cost of ``Notifier.info()`` with ``driver = unix``, as a ratio to ``driver = log``.
 
-As in ``emit.py``, each round times both drivers right after the other, with the same payload, and
-only the ratio within a round counts; the median over the rounds is held against the limit. The log
-driver logs to a FileHandler; a process that only reads and counts plays the relay.
+As in ``emit.py``, each round times both drivers directly after each other with the same payload,
+and the median of the ratios within a round is compared with the limit. The log driver logs to a
+FileHandler. A process that only reads and counts replaces the relay.
 
-Processor time is measured, with that of the kernel: the reader has a processor to itself on a real
-host, and would take the benchmark's on a busy one. A send still pays for waking it.
+The measure is processor time in user and kernel mode, because the reader may share the processor
+with the benchmark. It includes waking the reader.
 
-The payload has 30 keys, as nova's notification of an instance. With secrets, two keys are named
-like one, and a command line in a string has a third.
+The payload has 30 keys, like nova's notifications about instances. The case "with secrets" has two
+keys with names of secrets, and a third secret in a command line.
 
-Exit status 1: a ratio is over its limit, or a record was dropped, which would make its cost look
-low.
+Exit status 1: a ratio exceeds its limit, or a record was dropped, which makes the driver look
+cheap.
 """
 
 import argparse
@@ -90,11 +90,11 @@ SECRETS = {
 }
 
 CASES = {"without secrets": (PAYLOAD, 1 / 6), "with secrets": (PAYLOAD | SECRETS, 1.0)}
-"""The payload, and the limit as a part of the log driver's time."""
+"""Payload, and maximum ratio to the time of the log driver."""
 
 
 def count_records(listener: socket.socket, result: Connection) -> None:
-    """Play the relay to one producer, and tell how many lines it has sent."""
+    """Replace the relay: read from one producer and send the number of its lines as the result."""
     connection, _ = listener.accept()
     lines = 0
     while data := connection.recv(1 << 20):
@@ -103,7 +103,7 @@ def count_records(listener: socket.socket, result: Connection) -> None:
 
 
 def timed(notifier: oslo_messaging.Notifier, payload: dict[str, Any], calls: int) -> float:
-    """Seconds of processor time that one call takes."""
+    """Return the processor time of one call, in seconds."""
     started = time.process_time()
     for _ in range(calls):
         notifier.info({}, "compute.instance.update", payload)
@@ -113,14 +113,14 @@ def timed(notifier: oslo_messaging.Notifier, payload: dict[str, Any], calls: int
 def measure(
     log: oslo_messaging.Notifier, unix: oslo_messaging.Notifier, rounds: int, calls: int
 ) -> bool:
-    """Print a line for each case; whether all are within their limits."""
+    """Print a line for each case; return whether all are within their limits."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
     for _ in range(rounds):
         for name, (payload, _) in CASES.items():
             times[name].append((timed(log, payload, calls), timed(unix, payload, calls)))
     good = True
     print(f"{rounds} rounds of {calls} notifications, each with a payload of 30 keys")
-    print(f"{'':17}{'log, µs':>9}{'unix, µs':>9}{'ratio':>8}{'least':>8}{'most':>8}{'limit':>8}")
+    print(f"{'':17}{'log, µs':>9}{'unix, µs':>9}{'ratio':>8}{'min':>8}{'max':>8}{'limit':>8}")
     for name, pairs in times.items():
         limit = CASES[name][1]
         ratios = [unix_time / log_time for log_time, unix_time in pairs]
@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=1000, help="notifications per case and round")
     parser.add_argument(
-        "--directory", default="/var/tmp", help="where the FileHandler writes: no tmpfs"
+        "--directory", default="/var/tmp", help="directory for the FileHandler; not on a tmpfs"
     )
     options = parser.parse_args()
     assert all(len(payload) in {30, 31} for payload, _ in CASES.values())
@@ -166,13 +166,13 @@ def main() -> int:
         unix = oslo_messaging.Notifier(transport, "compute.host-1", driver="unix")
 
         good = measure(log, unix, options.rounds, options.calls)
-        del unix  # with the last notifier its connection ends
+        del unix  # closes the connection
         expected = options.rounds * options.calls * len(CASES)
         delivered = result.recv()
         file.close()
 
     if delivered != expected:
-        print(f"{expected - delivered} of {expected} records were dropped: the ratios mean nothing")
+        print(f"{expected - delivered} of {expected} records were dropped: the ratios are invalid")
     return int(not good or delivered != expected)
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the relay beside its peers, and says whether it reaches what it must.
+"""Compares the relay with other programs and checks whether it reaches the requirements.
 
 Writes every round to bench/build/SIZE/results.json, and a table in Markdown beside it. A run of
 full size writes the table and the charts of the documentation, docs/performance, instead. With
 names of figures, it measures only these and takes the others from results.json.
 
-Exit status 1: something is not reached; with --check: something is more than a quarter worse than
-in the baseline, in two measurements one after the other.
+Exit status 1: a requirement is not reached; with --check: a result is more than a quarter worse
+than the baseline in two consecutive measurements.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from compare import figures, memory, starting, table
-from compare.figures import EVERYBODY, Rounds
+from compare.figures import ALL_PEERS, Rounds
 from compare.rabbitmq import missing
-from compare.verdicts import Verdict, steps_back, verdicts
+from compare.verdicts import Verdict, regressions, verdicts
 from support import descriptors
 
 BENCH = Path(__file__).parent
-PICTURES = BENCH.parent / "docs" / "performance"
+CHARTS = BENCH.parent / "docs" / "performance"
 BASELINE = BENCH / "baseline.json"
 
 Plan = dict[str, Callable[[], Rounds]]
@@ -40,27 +40,27 @@ Plan = dict[str, Callable[[], Rounds]]
 
 
 def tell(what: str) -> None:
-    """Where it is; a line that is written over on a terminal, and left out elsewhere."""
+    """Show the progress in one line of a terminal; do nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{what}")
 
 
 def plan(size: str, rounds: int | None) -> Plan:
-    """All figures of that size."""
+    """Return the figures of this size."""
     tables = {"full": figures.full, "quick": figures.quick, "cheap": figures.cheap}[size]()
-    often = rounds or {"full": 8, "quick": 4, "cheap": 7}[size]
-    found: Plan = {each.name: partial(figures.measure, each, often, tell) for each in tables}
-    found["emitting"] = partial(emitting, often, size == "full")
+    count = rounds or {"full": 8, "quick": 4, "cheap": 7}[size]
+    found: Plan = {each.name: partial(figures.measure, each, count, tell) for each in tables}
+    found["emitting"] = partial(emitting, count, size == "full")
     if size != "cheap":
         found["memory"] = partial(memory.measure, 3 if size == "full" else 1, tell)
-        found["start-up"] = partial(starting.measure, 2 * often + 1, tell)
+        found["start-up"] = partial(starting.measure, 2 * count + 1, tell)
     return found
 
 
 def emitting(rounds: int, broker: bool) -> Rounds:
-    """What emitting costs, measured in a process of its own."""
+    """Measure the cost of emitting in a separate process."""
     tell("emitting")
-    # Of eventlet, where it is installed, there are warnings.
+    # Suppress the warnings of eventlet, if it is installed.
     command = [sys.executable, "-W", "ignore", "-m", "compare.emitting", "--rounds", str(rounds)]
     done = subprocess.run(
         [*command, *(["--broker"] if broker else [])], cwd=BENCH, stdout=subprocess.PIPE, check=True
@@ -70,7 +70,7 @@ def emitting(rounds: int, broker: bool) -> Rounds:
 
 
 def machine() -> dict[str, str]:
-    """What it was measured with."""
+    """Return the hardware and the versions."""
     processor = next(
         (
             line.partition(":")[2].strip()
@@ -84,32 +84,32 @@ def machine() -> dict[str, str]:
         "processors": f"{len(os.sched_getaffinity(0))} x {processor}",
         "kernel": platform.release(),
         "Python": platform.python_version(),
-        **{peer.name: peer.missing() or peer.version() for peer in EVERYBODY},
+        **{peer.name: peer.missing() or peer.version() for peer in ALL_PEERS},
         "RabbitMQ": missing() or _installed("rabbitmq-server"),
     }
 
 
 def _installed(package: str) -> str:
-    asked = ["dpkg-query", "-W", "-f", "${Version}", package]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout or "?"
+    command = ["dpkg-query", "-W", "-f", "${Version}", package]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout or "?"
 
 
-def write(where: Path, pictures: Path | None, results: Mapping[str, Any]) -> list[Verdict]:
-    """Write all that there is to be read; what is to be said of it."""
+def write(where: Path, charts_path: Path | None, results: Mapping[str, Any]) -> list[Verdict]:
+    """Write the results, the table and the charts; return the verdicts."""
     found = verdicts(results["figures"])
     where.mkdir(parents=True, exist_ok=True)
     (where / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page = table.page(results["machine"], results["figures"], found)
-    tables = pictures or where
+    tables = charts_path or where
     tables.mkdir(parents=True, exist_ok=True)
     (tables / "table.md").write_text(page)
     (tables / "reached.csv").write_text(table.as_csv(found))
-    if pictures and not find_spec("matplotlib"):
-        print("There are no pictures: there is no matplotlib")
-    elif pictures:
-        from compare import charts  # noqa: PLC0415 - only they need matplotlib
+    if charts_path and not find_spec("matplotlib"):
+        print("matplotlib is not installed: no charts are drawn")
+    elif charts_path:
+        from compare import charts  # noqa: PLC0415 - requires matplotlib
 
-        charts.draw(results["figures"], pictures)
+        charts.draw(results["figures"], charts_path)
     return found
 
 
@@ -123,64 +123,66 @@ def earlier_figures(where: Path) -> dict[str, Rounds]:
 
 
 def worse(found: Sequence[Verdict], planned: Plan, measured: dict[str, Rounds], size: str) -> bool:
-    """Whether there is a step back that is still there when it is measured again."""
+    """Compare with the baseline; return whether regressions persist in a second measurement."""
     baseline = json.loads(BASELINE.read_text())[size]
     if size == "cheap":
         unsteady = {each.key for each in found if not each.steady}
         baseline = {key: ratio for key, ratio in baseline.items() if key not in unsteady}
-    if steps_back(found, baseline):
-        print("Something is worse than it was. Measuring again, to be sure.")
-        doubted = {
-            name for name in planned if steps_back(verdicts({name: measured[name]}), baseline)
+    if regressions(found, baseline):
+        print("Some results are worse than the baseline. Measuring them again.")
+        repeated = {
+            name for name in planned if regressions(verdicts({name: measured[name]}), baseline)
         }
-        measured.update({name: planned[name]() for name in doubted})
-    left = steps_back(verdicts(measured), baseline)
+        measured.update({name: planned[name]() for name in repeated})
+    left = regressions(verdicts(measured), baseline)
     for each, before in left:
-        print(f"WORSE: {each.key}: {each.ratio:.2f}, was {before:.2f}")
+        print(f"WORSE: {each.key}: {each.ratio:.2f}, baseline {before:.2f}")
     return bool(left)
 
 
 def main() -> int:
-    """Run it; the exit status."""
+    """Run the benchmark and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="FIGURE", help="only these, as in the table")
+    parser.add_argument("names", nargs="*", metavar="FIGURE", help="measure only these figures")
     parser.add_argument("--size", choices=("full", "quick", "cheap"), default="full")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--check", action="store_true", help="compare with the baseline")
-    parser.add_argument("--set-baseline", action="store_true", help="make this the baseline")
-    asked = parser.parse_args()
-    planned = plan(asked.size, asked.rounds)
-    if unknown := set(asked.names) - planned.keys():
-        parser.error(f"there is no figure {', '.join(unknown)}: {', '.join(planned)}")
-    for peer in EVERYBODY:
-        if asked.size != "cheap" and peer.missing():
-            print(f"{peer.name} is left out: {peer.missing()}")
+    parser.add_argument(
+        "--set-baseline", action="store_true", help="store the results as the baseline"
+    )
+    options = parser.parse_args()
+    planned = plan(options.size, options.rounds)
+    if unknown := set(options.names) - planned.keys():
+        parser.error(f"unknown figure {', '.join(unknown)}: use {', '.join(planned)}")
+    for peer in ALL_PEERS:
+        if options.size != "cheap" and peer.missing():
+            print(f"{peer.name} is omitted: {peer.missing()}")
 
     started = time.monotonic()
-    where = BENCH / "build" / asked.size
-    before = earlier_figures(where) if asked.names else {}
-    if asked.size == "full" and asked.names and not before:
+    where = BENCH / "build" / options.size
+    before = earlier_figures(where) if options.names else {}
+    if options.size == "full" and options.names and not before:
         parser.error(
             f"{where / 'results.json'} does not exist. It has the other figures of the table in "
             "docs/performance: first measure all of them, without FIGURE"
         )
     measured = {
-        name: before[name] if name in before and name not in asked.names else measure()
+        name: before[name] if name in before and name not in options.names else measure()
         for name, measure in planned.items()
-        if not asked.names or name in asked.names or name in before
+        if not options.names or name in options.names or name in before
     }
     tell("")
     results = {"machine": machine(), "figures": measured}
-    found = write(where, PICTURES if asked.size == "full" else None, results)
+    found = write(where, CHARTS if options.size == "full" else None, results)
     print(table.reached(found))
     print(f"{time.monotonic() - started:.0f} seconds")
-    if asked.set_baseline:
+    if options.set_baseline:
         baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
         held = [each for each in found if each.must is not None]
-        baselines[asked.size] = {each.key: round(each.ratio, 3) for each in held}
+        baselines[options.size] = {each.key: round(each.ratio, 3) for each in held}
         BASELINE.write_text(json.dumps(baselines, indent=1) + "\n")
-    if asked.check:
-        return int(worse(found, planned, measured, asked.size))
+    if options.check:
+        return int(worse(found, planned, measured, options.size))
     return int(not all(each.reached for each in found))
 
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hours of a bad day in minutes: does anything grow, and do the books balance?
+"""Soak test: checks for leaks and for lost records under disturbances.
 
-One relay serves producers at a rate and subscribers that keep up, while others connect and leave
-all the time, ask for filters, send what is no record, and read too slowly. In the first fifth, the
-warm-up, it is restarted again and again; then one process has to last.
+A relay serves producers with a fixed rate and subscribers that keep up. Other programs connect and
+disconnect, request filters, send malformed data and read too slowly. During the first fifth, the
+warm-up, the relay is restarted repeatedly. After that, one process runs until the end.
 
-That time is looked at in four quarters. What leaks grows in each of them; a moment when the machine
-had no time for the relay, and much had piled up, leaves a step in its memory, but only one.
+The time after the warm-up is divided into quarters. A leak grows in each quarter. If the host
+stops the relay for a while, the backlog increases its memory in one quarter only.
 
-A picture shows memory, descriptors and rate over time. Exit status 1: something grew or is wrong.
+A chart shows memory, descriptors and rate over time. Exit status 1: a leak or another fault.
 """
 
 import argparse
@@ -29,25 +29,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import descriptors
-from support.bookkeeping import Books, Load, Produced, load
-from support.managing import ManagedRelay
+from support.load import Load, ProducerTotals, StreamChecker, load
+from support.service_manager import ManagedRelay
 
 WARM_UP = 0.2
 RESTARTS = 6
 PRODUCERS, RATE, SUBSCRIBERS = 2, 1000, 4
 SLOW = 6
-LEAK = 0.25
-"""MiB that memory may grow by in each quarter: in half an hour, half a byte for each record."""
-GROWTH = 1.1
-"""How many times what it was in the first quarter it may be in the last."""
+MAX_LEAK = 0.25
+"""Maximum growth of the memory in each quarter, in MiB: half a byte per record in half an hour."""
+MAX_GROWTH = 1.1
+"""Maximum ratio of the memory in the last quarter to that in the first."""
 RING_SIZE = 2 * 2**20
-"""Bytes: so little that it is full before the warm-up is over."""
+"""Bytes; small enough to be full before the end of the warm-up."""
 FILTERS = [b'{"filter": {"event_type": ["lo*"]}}\n', b'{"filter": {"priority": ["error"]}}\n']
 
 
 @dataclass(slots=True)
 class Sample:
-    """One second."""
+    """Measurements of one second."""
 
     at: float
     memory: float
@@ -55,17 +55,17 @@ class Sample:
     descriptors: int
     stored: int
     rate: float
-    """Records a second."""
+    """Records per second."""
 
 
 class Trouble(threading.Thread):
-    """Everybody who does not behave."""
+    """The programs that disturb the relay."""
 
     def __init__(self, relay: ManagedRelay) -> None:
         super().__init__()
         self._relay = relay
         self._random = random.Random(1)
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.connections = 0
 
     def run(self) -> None:
@@ -74,13 +74,13 @@ class Trouble(threading.Thread):
             for number, each in enumerate(slow):
                 if number % 2:
                     each.sendall(FILTERS[0])
-            while not self.over.wait(0.02):
+            while not self.stopped.wait(0.02):
                 with contextlib.suppress(OSError):
-                    self._come_and_go()
+                    self._reconnect()
                 with contextlib.suppress(BlockingIOError):
                     self._random.choice(slow).recv(2000)
 
-    def _come_and_go(self) -> None:
+    def _reconnect(self) -> None:
         self.connections += 2
         with _connect(self._relay.public) as subscriber:
             subscriber.sendall(self._random.choice([*FILTERS, b"", b"no request\n"]))
@@ -96,7 +96,7 @@ def _connect(path: Path) -> socket.socket:
 
 
 def sample(relay: ManagedRelay, since: float, last: Sample | None, received: int) -> Sample:
-    """How the relay is now."""
+    """Measure the relay."""
     process = Path(f"/proc/{relay.process.pid}")
     pages = int((process / "statm").read_text().split()[1])
     at = time.monotonic() - since
@@ -110,7 +110,7 @@ def sample(relay: ManagedRelay, since: float, last: Sample | None, received: int
 
 
 def soak(relay: ManagedRelay, running: Load, seconds: float) -> Iterator[Sample]:
-    """Watch it for so long."""
+    """Restart the relay during the warm-up, and yield a sample every second."""
     since = time.monotonic()
     restarted = 0
     last: Sample | None = None
@@ -119,16 +119,19 @@ def soak(relay: ManagedRelay, running: Load, seconds: float) -> Iterator[Sample]
         if restarted < RESTARTS and now >= WARM_UP * seconds * (restarted + 1) / RESTARTS:
             relay.restart()
             restarted += 1
-        before, read = read, running.books[0].received
+        before, read = read, running.checkers[0].received
         last = sample(relay, since, last, read - before)
         yield last
         time.sleep(1)
 
 
 def complaints(
-    samples: list[Sample], produced: list[Produced], books: list[Books], relay: ManagedRelay
+    samples: list[Sample],
+    produced: list[ProducerTotals],
+    books: list[StreamChecker],
+    relay: ManagedRelay,
 ) -> Iterator[str]:
-    """All that is not as it must be."""
+    """Yield the faults."""
     steady = samples[int(len(samples) * WARM_UP) + 1 :]
     size = len(steady) // 4
 
@@ -137,31 +140,31 @@ def complaints(
             statistics.median(getattr(each, of) for each in steady[n * size : (n + 1) * size])
             for n in range(4)
         ]
-        print(f"{of:12}" + ", then".join(f"{each:8.2f}" for each in found))
+        print(f"{of:12}" + ", ".join(f"{each:8.2f}" for each in found))
         return found
 
     memory, descriptors, stored = map(quarters, ("memory", "descriptors", "stored"))
-    if min(later - earlier for earlier, later in itertools.pairwise(memory)) > LEAK:
-        yield "memory grows all the time"
-    if memory[-1] > memory[0] * GROWTH:
-        yield f"memory has grown by more than {GROWTH - 1:.0%}"
+    if min(later - earlier for earlier, later in itertools.pairwise(memory)) > MAX_LEAK:
+        yield "memory grows in each quarter"
+    if memory[-1] > memory[0] * MAX_GROWTH:
+        yield f"memory has grown by more than {MAX_GROWTH - 1:.0%}"
     if descriptors[-1] > descriptors[0] + 3:
-        yield "descriptors have leaked"
+        yield "the number of descriptors has grown"
     if stored[-1] > stored[0] + 3:
         yield "the store has grown"
     if relay.stored:
         yield f"in the store at the end: {sorted(relay.stored)}"
     sent = sum(each.sent for each in produced)
     for each in books:
-        yield from each.wrong
+        yield from each.errors
         if each.received + each.announced < sent:
             yield f"{sent} sent, but {each.received} received and {each.announced} announced"
     print(f"records     {sent} sent, to each of {len(books)} subscribers")
 
 
 def plot(samples: list[Sample], path: str) -> None:
-    """Draw it."""
-    import matplotlib as mpl  # noqa: PLC0415 - nothing else needs it
+    """Draw the chart."""
+    import matplotlib as mpl  # noqa: PLC0415 - only the chart needs it
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
@@ -176,7 +179,7 @@ def plot(samples: list[Sample], path: str) -> None:
 
 
 def main() -> int:
-    """Run it; the exit status."""
+    """Run the test and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--plot", default="soak.png")
@@ -189,16 +192,16 @@ def main() -> int:
         trouble = Trouble(relay)
         running = stack.enter_context(load(relay.public, relay.ingest, subscribers=SUBSCRIBERS))
         trouble.start()
-        stack.callback(trouble.over.set)
+        stack.callback(trouble.stopped.set)
         running.produce(PRODUCERS, RATE)
         samples = list(soak(relay, running, asked.minutes * 60))
-        trouble.over.set()
+        trouble.stopped.set()
         trouble.join()
         produced = running.finish()
         relay.wait_status(subscribers=0, producers=0)
         relay.wait_stored()
-        wrong = list(complaints(samples, produced, running.books, relay))
-    print(f"connections {trouble.connections} that came and went, {RESTARTS} restarts")
+        wrong = list(complaints(samples, produced, running.checkers, relay))
+    print(f"connections {trouble.connections} of short duration, {RESTARTS} restarts")
     plot(samples, asked.plot)
     print(f"See {asked.plot}")
     for each in wrong[:20]:

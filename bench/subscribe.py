@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast subscribe() reads, as a ratio to a bare loop over the lines of a socket.
+"""Rate of subscribe(), as a ratio to a bare loop over the lines of a socket.
 
-The bare loop is ``for line in socket.makefile("rb")`` and parses nothing; subscribe() makes a
-notification of each record, and its ``raw`` and ``event_type`` are asked for. Each round runs
-every case once, one right after the other, and only the ratio within a round counts; the median
-over the rounds is held against the limit.
+The bare loop is ``for line in socket.makefile("rb")`` without parsing. With subscribe(), the
+``raw`` and ``event_type`` of each notification are read. Each round runs all cases directly after
+each other, and the median of the ratios within a round is compared with the limit.
 
-A process that writes the same bytes as fast as it can plays the relay: a real one would be slower
-than either reader, and the ratio always 1. Records are 1 KiB, as oslo.messaging's log driver
-writes them, of a few publishers and event types.
+A process that writes the same bytes as fast as possible replaces the relay. A real relay would be
+slower than both readers, so that the ratio would always be 1. Records have 1 KiB and the format of
+oslo.messaging's log driver, with several publishers and event types.
 
-Exit status 1: the ratio is under the limit, or something was not read as it was written.
+Exit status 1: the ratio is below the limit, or records were lost.
 """
 
 import argparse
@@ -33,11 +32,12 @@ from notif_relay import records
 LIMIT = 0.5
 SIZE = 1024
 FORK = multiprocessing.get_context("fork")
-ASKED = b"\n"
+NO_REQUEST = b"\n"
+"""Sent by the bare loop, which does not request a filter."""
 
 
 def record(number: int) -> bytes:
-    """A notification of exactly SIZE bytes, as the log driver would write it."""
+    """Return a notification of SIZE bytes in the format of the log driver."""
     notification = {
         "message_id": f"8b5c1f0e-6a0f-4d6e-9d53-{number:012x}",
         "publisher_id": f"compute.host-{number % 4}",
@@ -52,30 +52,30 @@ def record(number: int) -> bytes:
     return json.dumps(notification).encode() + b"\n"
 
 
-def write_all(listener: socket.socket, run: bytes, times: int) -> None:
-    """Play the relay: to everybody the same; the answer first for who asks for it."""
+def write_all(listener: socket.socket, batch: bytes, times: int) -> None:
+    """Replace the relay: send the batch to each subscriber, after an answer to its request."""
     while True:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
-            if connection.recv(1 << 16) != ASKED:
+            if connection.recv(1 << 16) != NO_REQUEST:
                 connection.sendall(records.subscribed({}))
             for _ in range(times):
-                connection.sendall(run)
+                connection.sendall(batch)
 
 
 def bare(path: Path) -> int:
-    """Read by lines, and do nothing with them."""
+    """Count lines."""
     read = 0
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
-        sock.sendall(ASKED)
+        sock.sendall(NO_REQUEST)
         for _line in sock.makefile("rb"):
             read += 1
     return read
 
 
 def threaded(path: Path) -> int:
-    """Read what notif_relay.subscribe gives."""
+    """Count notifications of notif_relay.subscribe."""
     read = 0
     with (
         contextlib.suppress(notif_relay.RelayUnavailable),
@@ -89,7 +89,7 @@ def threaded(path: Path) -> int:
 
 
 def with_asyncio(path: Path) -> int:
-    """Read what notif_relay.aio.subscribe gives."""
+    """Count notifications of notif_relay.aio.subscribe."""
 
     async def count() -> int:
         read = 0
@@ -110,11 +110,11 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=200_000, help="for each case and round")
     options = parser.parse_args()
 
-    # About a megabyte, so that the records are not all in the nearest cache before they are read.
-    run = b"".join(map(record, range(1000)))
+    # About a megabyte, so that the records do not fit into the first-level cache.
+    batch = b"".join(map(record, range(1000)))
     assert all(
         notif_relay.Notification(line).event_type == json.loads(line)["event_type"]
-        for line in itertools.islice(run.splitlines(keepends=True), 100)
+        for line in itertools.islice(batch.splitlines(keepends=True), 100)
     )
     times = options.records // 1000
     cases = {"bare loop": bare, "subscribe": threaded, "aio.subscribe": with_asyncio}
@@ -123,7 +123,7 @@ def main() -> int:
         path = Path(directory, "notifications.sock")
         listener.bind(str(path))
         listener.listen()
-        relay = FORK.Process(target=write_all, args=(listener, run, times), daemon=True)
+        relay = FORK.Process(target=write_all, args=(listener, batch, times), daemon=True)
         relay.start()
         for _ in range(options.rounds):
             for name, case in cases.items():
@@ -136,7 +136,7 @@ def main() -> int:
         relay.kill()
 
     print(f"{options.rounds} rounds of {times * 1000} records, {SIZE} bytes each")
-    print(f"{'':16}{'records/s':>12}{'ratio':>8}{'least':>8}{'most':>8}{'limit':>8}")
+    print(f"{'':16}{'records/s':>12}{'ratio':>8}{'min':>8}{'max':>8}{'limit':>8}")
     ratios = {
         name: [rate / base for rate, base in zip(rates[name], rates["bare loop"], strict=True)]
         for name in cases

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ZeroMQ's own proxy from PUB to SUB. It runs in C: Python only sets it up."""
+"""The proxy of ZeroMQ from PUB to SUB. It runs in C; Python only configures it."""
 
 import sys
 
@@ -10,7 +10,7 @@ def main(ingest: str, public: str) -> None:
     context = zmq.Context()
     incoming, outgoing = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
     for each in (incoming, outgoing):
-        # No limit: by default it drops what is more than a thousand messages behind.
+        # Set no limit. By default, the proxy drops messages if more than a thousand are pending.
         each.set_hwm(0)
         each.setsockopt(zmq.BACKLOG, 4096)
     incoming.bind(f"ipc://{ingest}")

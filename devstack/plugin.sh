@@ -1,18 +1,18 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Has the notifications of a DevStack's services relayed. DevStack sources this file with a mode and
-# a phase. What is done when follows from the order of stack.sh: "install" comes before keystone is
-# started, "post-config" when neutron's configuration has been written as well.
+# Make the services of a DevStack send their notifications to the relay. DevStack sources this file with
+# a mode and a phase. In stack.sh, "install" precedes the start of keystone, and "post-config" follows the
+# writing of neutron's configuration.
 
 NOTIF_RELAYD_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# What the one user of all services is a member of: who sends, who reads, who uses relayctl.
+# The groups for sending, reading and relayctl. All services run as one user, which joins all of them.
 NOTIF_RELAYD_GROUPS="notif-producers notif-subscribers notif-relayd"
 
-# Into the one environment of all services, which need the library.
+# Install into the Python environment that all services share, because they need the library.
 function install_notif_relayd {
-    # Not setup_develop, which looks for the name in setup.cfg: there is none here.
+    # setup_develop does not work: it takes the name from setup.cfg, which does not exist.
     pip_install -e "${NOTIF_RELAYD_DIR}[daemon]"
     sudo make --silent -C "$NOTIF_RELAYD_DIR" install BINDIR="$(get_python_exec_prefix)"
     local group
@@ -22,8 +22,8 @@ function install_notif_relayd {
     sudo systemctl enable --now notif-relayd.socket
 }
 
-# Beside the drivers that DevStack and other plugins have set. A file that is right is not written:
-# at post-config DevStack itself writes nova.conf, in the background.
+# Add the driver to those that DevStack and other plugins have set. Do not write a file that is complete:
+# in post-config, DevStack itself writes nova.conf in the background.
 function configure_notif_relayd {
     local file drivers
     for file in $NOTIF_RELAYD_SERVICE_CONFIGS; do
@@ -31,7 +31,7 @@ function configure_notif_relayd {
         drivers=$(iniget_multiline "$file" oslo_messaging_notifications driver)
         [[ " $drivers " != *" unix "* ]] || continue
         iniset "$file" oslo_messaging_notifications sock_path /run/notif-relayd/notifications.sock
-        # shellcheck disable=SC2086 # each a value
+        # shellcheck disable=SC2086 # one value per word
         iniset_multiline "$file" oslo_messaging_notifications driver $drivers unix
     done
 }
@@ -41,7 +41,7 @@ function cleanup_notif_relayd {
     for file in $NOTIF_RELAYD_SERVICE_CONFIGS; do
         [[ -f $file ]] || continue
         drivers=" $(iniget_multiline "$file" oslo_messaging_notifications driver) "
-        # shellcheck disable=SC2086 # each a value
+        # shellcheck disable=SC2086 # one value per word
         iniset_multiline "$file" oslo_messaging_notifications driver ${drivers/ unix / }
         inidelete "$file" oslo_messaging_notifications sock_path
     done

@@ -1,29 +1,23 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# root.sh SUITE DIRECTORY build|container|machine: make a Debian of this release to build the packages
-# in, or to install them in. debian/control lists what has to be in it.
+# root.sh SUITE DIRECTORY build|container: install Debian SUITE into DIRECTORY, to build the packages or
+# to test them. The required packages are taken from debian/control.
 set -eu
 suite=$1 directory=$2 purpose=$3
-# Which package says where units belong (systemd.pc), and what the release does not have: Debian 12 has
-# no msgspec, and "make deb" builds it.
-systemd="systemd-dev" lacking="python3-notif-relay"
-[ "$suite" != bookworm ] || systemd="systemd" lacking="$lacking|python3-msgspec"
 case $purpose in
-    build) field=Build-Depends more=build-essential,lintian,python3-all-dev,$systemd ;;
-    # A service's side, beside what the relay needs.
-    container) field=Depends more=systemd-sysv,dbus,procps,python3-apt,python3-oslo.messaging ;;
-    machine) field=Depends more=systemd-sysv,dbus,udev,kmod,linux-image-amd64,apparmor ;;
+    build) field=Build-Depends more=build-essential,lintian,python3-all-dev ;;
+    # Everything that the tests use is Debian's, so that the host may have another version of Python.
+    # libsimdjson-dev brings the library that the compiled module needs, whose package has another name in
+    # each release.
+    container)
+        field=Depends more=systemd-sysv,dbus,procps,libsimdjson-dev,ansible-core
+        more=$more,python3-apt,python3-hypothesis,python3-oslo.messaging,python3-pip,python3-pytest,python3-setuptools,python3-venv
+        ;;
 esac
-# What is compiled needs a library that has another name in each release; this one brings it.
-[ "$purpose" = build ] || more=$more,libsimdjson-dev
-# The last paragraph that has the field, one package a line, the first of alternatives only.
+# The field of the last paragraph that has it: one package per line, of alternatives the first one.
 packages=$(sed -n "/^$field:/,/^[A-Z][^:]*:.*[^,]\$/p" debian/control |
     sed -e "s/^$field://" -e '/^[A-Z]/d' -e '/[$]/d' -e 's/[ ,]*//g' -e 's/[(<|].*//' -e 's/debhelper-compat/debhelper/' \
-        -e '/^$/d' -e '/systemd-dev/d' | grep -vxE "$lacking" | sort -u | paste -sd,)
+        -e '/^$/d' | grep -vx python3-notif-relay | sort -u | paste -sd,)
 rm -rf "$directory"
 mmdebstrap --quiet --variant=minbase --include="$more,$packages" "$suite" "$directory" </dev/null
-if [ "$purpose" = machine ]; then
-    printf '/dev/vda / ext4\n/dev/vdb /opt ext4\n' >"$directory/etc/fstab"
-    : >"$directory/etc/machine-id"
-fi

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of all tests.
+"""Settings for all tests.
 
-A test has a deadline (deadlines.py), far above what it takes on a busy machine, and Hypothesis has
-none of its own. A started process buffers its standard error, as a service does.
+Each phase of a test has a deadline (support/deadlines.py) far above its duration on a busy machine.
+Hypothesis sets no deadline of its own. Started processes buffer their output, as services do.
 """
 
 import os
@@ -21,8 +21,8 @@ from support.deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     pytest_unconfigure,
 )
 
-settings.register_profile("without a clock", deadline=None)
-settings.load_profile("without a clock")
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 os.environ.pop("PYTHONUNBUFFERED", None)
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay beside what users would take instead, measured in one run on the same work.
+"""Comparison of the relay with alternative programs, in one run and with the same work.
 
-Figures in microseconds say more about a machine than about a program, and on a shared machine not
-even that. So whatever is compared is measured right after one another, round by round, and only
-the ratio within a round counts; the median over the rounds is held against what must be reached.
+Absolute times depend on the machine and on its other load. Therefore the programs are measured
+directly after each other in each round, and ratios are taken within a round. The median over the
+rounds is compared with the required ratio.
 
-The load is a compiled program that speaks each peer's protocol as plain bytes (``load.c``,
-``wire``), so that no client's library is measured. Relay and load each have a processor of their
-own, all peers the same two, and a peer with several threads has them all on its one: what is
-compared is what a processor achieves. At the width of one subscriber the load has about as much to
-do as the relay, so there the processor time for each delivered record says more than the rate.
+The load generator is a compiled program that sends each peer's protocol as plain bytes (``load/``,
+``wire``), so that no client library is measured. The relay and the load generator each have one
+processor, the same two for all peers. All threads of a peer run on its processor, because the work
+of one processor is compared. With one subscriber, the load generator has about as much work as the
+relay; there, the processor time per delivered record is more significant than the rate.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results as pictures: how each figure grows with its parameter."""
+"""Charts of the results: each figure as a function of its parameter."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ SIZE = (8, 5)
 
 
 def draw(figures: Mapping[str, Rounds], directory: Path) -> list[Path]:
-    """Draw what was measured."""
+    """Draw the charts of the measured figures and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, (figure_name, drawing) in DRAWINGS.items():
@@ -40,7 +40,7 @@ def draw(figures: Mapping[str, Rounds], directory: Path) -> list[Path]:
 
 
 def _lines(axes: Any, found: Rounds, value: str) -> None:
-    """A line for each peer, with the least and the most of the rounds."""
+    """Draw a line for each peer, with the minimum and maximum of the rounds."""
     for peer in {name: None for peers in found.values() for name in peers}:
         points = [(int(case), column(found, case, peer, value)) for case in found]
         points = [(x, values) for x, values in points if values]
@@ -63,7 +63,7 @@ def _lines(axes: Any, found: Rounds, value: str) -> None:
         )
 
 
-def _plain(axis: Any, ticks: list[int]) -> None:
+def _set_ticks(axis: Any, ticks: list[int]) -> None:
     axis.set_ticks(ticks, [f"{each:,}" for each in ticks])
     axis.set_minor_locator(mpl.ticker.NullLocator())
 
@@ -73,7 +73,7 @@ def _fanout(value: str, label: str, title: str) -> Callable[[Rounds], Any]:
         figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
         _lines(axes, found, value)
         axes.set(xscale="log", yscale="log", xlabel="subscribers", ylabel=label, title=title)
-        _plain(axes.xaxis, [int(case) for case in found])
+        _set_ticks(axes.xaxis, [int(case) for case in found])
         axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(
             mpl.ticker.FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
@@ -106,12 +106,12 @@ def _latency(found: Rounds) -> Any:
                 axes.plot(x, number, marker, color=COLOURS[peer], markersize=8)
         axes.set_yticks(range(len(found[case])), list(found[case]))
         width, _, rate = case.partition(" at ")
-        axes.set(xscale="log", title=f"1 to {width}, {int(rate):,} a second", xlabel="µs")
+        axes.set(xscale="log", title=f"1 to {width}, {int(rate):,} per second", xlabel="µs")
         axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.grid(axis="x", which="both", alpha=0.25)
     axes.invert_yaxis()
-    figure.suptitle("Latency of a record: ● half of them, | 90 %, ◆ 99 % within")
+    figure.suptitle("Latency of a record: ● median, | 90th and ◆ 99th percentile")
     return figure
 
 
@@ -123,8 +123,8 @@ def _growth(label: str, title: str) -> Callable[[Rounds], Any]:
         axes.set_xscale(
             "symlog" if 0 in cases else "log", **({"linthresh": 5} if 0 in cases else {})
         )
-        axes.set(xlabel=label, ylabel="delivered records a second", title=title)
-        _plain(axes.xaxis, cases)
+        axes.set(xlabel=label, ylabel="delivered records per second", title=title)
+        _set_ticks(axes.xaxis, cases)
         axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
@@ -137,7 +137,7 @@ def _growth(label: str, title: str) -> Callable[[Rounds], Any]:
 def _memory(found: Rounds) -> Any:
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     cases = [int(case) for case in found]
-    for value, label in (("idle", "idle"), ("most", "all behind, ring full")):
+    for value, label in (("idle", "idle"), ("most", "all subscribers behind, ring full")):
         middle = [statistics.median(column(found, str(x), RELAY.name, value)) for x in cases]
         axes.plot(
             cases,
@@ -168,23 +168,26 @@ def _emitting(found: Rounds) -> Any:
         axes.bar_label(bars, fmt="%.1f µs", padding=3)
         axes.margins(x=0.3)
         axes.invert_yaxis()
-        axes.set(title=f"Emitting {case}", xlabel="µs a call")
+        axes.set(title=f"Emitting {case}", xlabel="µs per call")
     return figure
 
 
 DRAWINGS: dict[str, tuple[str, Callable[[Rounds], Any]]] = {
     "fanout-rate": (
         "fanout",
-        _fanout("rate", "delivered records a second", "As fast as it goes, 1 KiB records"),
+        _fanout("rate", "delivered records per second", "Maximum throughput, 1 KiB records"),
     ),
     "fanout-cpu": (
         "fanout",
-        _fanout("cpu_each", "µs for each delivered record", "Processor time of the relay"),
+        _fanout("cpu_each", "µs per delivered record", "Processor time of the relay"),
     ),
     "latency": ("latency", _latency),
-    "producers": ("producers", _growth("producers", "To 4 subscribers")),
-    "stalled": ("stalled", _growth("stalled subscribers", "To 1 healthy one beside stalled ones")),
+    "producers": ("producers", _growth("producers", "Maximum throughput to 4 subscribers")),
+    "stalled": (
+        "stalled",
+        _growth("stalled subscribers", "Maximum throughput to 1 subscriber, with stalled ones"),
+    ),
     "memory": ("memory", _memory),
     "emitting": ("emitting", _emitting),
 }
-"""By the picture's name: of which figure, and how."""
+"""Name of the chart: name of the figure, and drawing function."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What emitting costs a service: the time that one call takes, each way beside the others.
+"""Cost of emitting for a service: the time of one call, with different handlers and drivers.
 
-First a line in a log: `RelayHandler` to a real relay, `FileHandler`, and `SysLogHandler` to a Unix
-socket that somebody reads. A relay that sleeps has to be woken, which takes a good part of a call
-and differs from one moment to the next, so what the handler itself costs is measured as well: in
-bursts, to a socket that is read only between them. Then a whole notification with a payload of 30
-keys: `driver = unix` to the relay, `driver = log` to a file, and `messagingv2` to RabbitMQ. It is
-the time on the wall, as a service waits for an answer from RabbitMQ.
+For a log line, compare `RelayHandler` with a real relay, `FileHandler`, and `SysLogHandler` with a
+Unix socket that is read. Waking a sleeping relay takes a large and variable part of a call. To
+measure the handler itself, a further case writes bursts to a socket that is read only between
+them. For a notification with a payload of 30 keys, compare `driver = unix` with the relay, `driver
+= log` with a file, and `messagingv2` with RabbitMQ. The measure is elapsed time, because a service
+waits for an answer of RabbitMQ.
 
-A process of its own, since what oslo.messaging starts in one for RabbitMQ is there to stay. It
-prints what it has found as JSON.
+Runs as a separate process, because the threads that oslo.messaging starts for RabbitMQ do not end.
+Prints the results as JSON.
 """
 
 import argparse
@@ -41,26 +41,26 @@ from notif_relay import RelayHandler
 from notif_relay.messaging.options import GROUP, list_opts
 
 LINE, NOTIFICATION = "a line", "a notification"
-ALONE = "RelayHandler, nobody woken"
+ALONE = "RelayHandler, no reader woken"
 LINES, NOTIFICATIONS, CONFIRMED = 5000, 500, 200
-"""Calls in a round; of those that wait for RabbitMQ fewer."""
+"""Calls per round; fewer if they wait for RabbitMQ."""
 
 BURST = 64
-"""Calls that a socket takes without anybody reading."""
+"""Calls that fit into a socket buffer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to emit, and how often it is called in a round."""
+    """A way to emit, and the number of calls per round."""
 
     call: Callable[[], None]
     calls: int
     bursts: int = 1
     after: Callable[[], object] = lambda: None
-    """Called after each burst, outside of the time that is taken."""
+    """Called after each burst; not included in the time."""
 
     def each(self) -> float:
-        """Microseconds that one call takes."""
+        """Return the time of one call, in microseconds."""
         taken = 0.0
         for _ in range(self.bursts):
             started = time.perf_counter()
@@ -75,7 +75,7 @@ Ways = dict[str, Way]
 
 
 def _lines(directory: Path, ingest: str, stack: contextlib.ExitStack) -> Ways:
-    """What is in a log for each way."""
+    """Return the ways to emit a log line."""
     text = record(1024).decode().rstrip("\n")
     own = os.fspath(directory / "own")
     listener = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -89,7 +89,7 @@ def _lines(directory: Path, ingest: str, stack: contextlib.ExitStack) -> Ways:
     }
     ways: Ways = {}
     for name, handler in handlers.items():
-        stack.callback(_end, handler)
+        stack.callback(_close, handler)
         logger = logging.getLogger(f"line.{name}")
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -97,27 +97,27 @@ def _lines(directory: Path, ingest: str, stack: contextlib.ExitStack) -> Ways:
         ways[name] = Way(partial(logger.info, text), LINES)
     ways[ALONE].call()
     connection = stack.enter_context(listener.accept()[0])
-    drain = partial(_drain, connection)
-    drain()
-    ways[ALONE] = Way(ways[ALONE].call, BURST, LINES // BURST, drain)
+    discard = partial(_discard, connection)
+    discard()
+    ways[ALONE] = Way(ways[ALONE].call, BURST, LINES // BURST, discard)
     return ways
 
 
-def _drain(connection: socket.socket) -> None:
+def _discard(connection: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         while connection.recv(1 << 20, socket.MSG_DONTWAIT):
             pass
 
 
-def _end(handler: logging.Handler) -> None:
+def _close(handler: logging.Handler) -> None:
     handler.close()
     if isinstance(handler, RelayHandler) and (dropped := handler.stats().dropped):
-        raise RuntimeError(f"{dropped} records were dropped, which makes a call look cheap")
+        raise RuntimeError(f"{dropped} records were dropped, so the time is invalid")
 
 
 @contextlib.contextmanager
 def _reader(path: str, core: int) -> Iterator[None]:
-    """Somebody who reads datagrams and does nothing with them, in place of a syslog daemon."""
+    """Run a process that reads and discards datagrams, instead of a syslog daemon."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
         process = multiprocessing.get_context("fork").Process(target=_read, args=(sock, core))
@@ -167,15 +167,17 @@ def _notify(driver: str, url: str, public: str, stack: contextlib.ExitStack) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--broker", action="store_true", help="RabbitMQ as well, where it is")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--broker", action="store_true", help="include RabbitMQ, if it is installed"
+    )
+    options = parser.parse_args()
     found: Rounds = {LINE: {}, NOTIFICATION: {}}
     with contextlib.ExitStack() as stack:
-        # A file as a service has it: no tmpfs.
+        # A directory on a disk, as for the log file of a service; not a tmpfs.
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
         relay = stack.enter_context(running(RELAY))
-        url = stack.enter_context(rabbitmq()) if asked.broker and not missing() else None
-        # Never where the readers are: whether they share a processor is most of a call's time.
+        url = stack.enter_context(rabbitmq()) if options.broker and not missing() else None
+        # Do not share a processor with the readers: this would affect the time of a call.
         readers_core = core(0)
         os.sched_setaffinity(0, {core(-1)})
         stack.enter_context(_reader(os.fspath(directory / "syslog"), readers_core))
@@ -183,7 +185,7 @@ def main() -> None:
             LINE: _lines(directory, relay.plan.ingest, stack),
             NOTIFICATION: _notifications(directory, relay.plan.public, url, stack),
         }
-        for _ in range(asked.rounds):
+        for _ in range(options.rounds):
             for case, ways in cases.items():
                 for name, way in ways.items():
                     found[case].setdefault(name, []).append({"each": way.each()})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures that the load can measure: which work is done, by whom, and how often.
+"""The figures that the load generator measures: the work, the peers and the number of rounds.
 
-A figure is a table of cases, the values of what it grows with. A round does every case once with
-every peer, one right after the other; all rounds are kept as they were measured.
+A figure is a table of cases, one for each value of its parameter. A round measures every case once
+with every peer, directly after each other. The results of all rounds are kept.
 """
 
 import os
@@ -19,19 +19,19 @@ MIB = 1024 * 1024
 
 Values = dict[str, float]
 Rounds = dict[str, dict[str, list[Values]]]
-"""By case, then by peer: what was measured in each round."""
+"""Results of each round, by case and by peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is measured, with whom."""
+    """A figure: its cases, and the peers to measure."""
 
     name: str
     cases: dict[str, Work]
     peers: Sequence[Peer]
     turns: int = 1
-    """With more than one all peers are started at once, and in each round every one of them is
-    measured so often, in turn, while the others are stopped. Each of these counts as a round."""
+    """Measurements of each peer per round. If there are several, all peers run at the same time and
+    are measured in turn, while the others are stopped. Each measurement counts as a round."""
 
 
 def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
@@ -39,9 +39,9 @@ def _fanout(widths: Sequence[int], work: Work) -> dict[str, Work]:
 
 
 def _latencies(*pairs: tuple[int, int], turns: int = 3) -> Figure:
-    # Short, since a host that stops for some milliseconds is all of the last hundredth of a
-    # second's records. Of many short rounds it spoils a few, and the median is none of them. But
-    # the last hundredth has to be some records, or it is chance where it begins.
+    # Use many short rounds. If the host stops for some milliseconds, this determines the 99th
+    # percentile of a second. It affects only few of many short rounds, and the median is not
+    # affected. A round needs enough records for the percentile to be meaningful.
     work = Work(window=0, warm_up=0.2)
     cases = {
         f"{width} at {rate}": replace(
@@ -49,19 +49,20 @@ def _latencies(*pairs: tuple[int, int], turns: int = 3) -> Figure:
         )
         for width, rate in pairs
     }
-    return Figure("latency", cases, EVERYBODY, turns)
+    return Figure("latency", cases, ALL_PEERS, turns)
 
 
 def full() -> list[Figure]:
-    """All there is, at all sizes."""
+    """Return all figures with all cases."""
     work = Work(seconds=0.6, warm_up=0.2)
-    # Enough under way for each of 512 to be worth a read, and less than the relay's ring holds.
+    # Large enough for the relay to read several records of each of 512 producers, and smaller than
+    # the ring.
     many = replace(work, subscribers=4, window=8 * MIB)
-    # All sockets of those who never read have to be full before it counts, and the ring as well.
+    # The ring and the sockets of subscribers that never read have to be full at the beginning.
     steady = replace(work, seconds=1.0, warm_up=1.0)
     return [
-        Figure("fanout", _fanout((1, 10, 100, 1000), work), EVERYBODY),
-        Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), EVERYBODY),
+        Figure("fanout", _fanout((1, 10, 100, 1000), work), ALL_PEERS),
+        Figure("fanout-8k", _fanout((1, 100), replace(work, size=8192)), ALL_PEERS),
         _latencies((1, 1000), (1, 10_000), (50, 1000), (50, 10_000)),
         Figure("producers", {str(n): replace(many, producers=n) for n in PRODUCERS}, BOTH),
         Figure("stalled", {str(n): replace(steady, stalled=n) for n in STALLED}, [RELAY]),
@@ -69,11 +70,11 @@ def full() -> list[Figure]:
 
 
 def quick() -> list[Figure]:
-    """As much of it as goes into a minute."""
+    """Return the figures that can be measured in a minute."""
     work = Work(seconds=0.4, warm_up=0.2)
     many = replace(work, subscribers=4, window=8 * MIB)
     return [
-        Figure("fanout", _fanout((1, 100), work), EVERYBODY),
+        Figure("fanout", _fanout((1, 100), work), ALL_PEERS),
         _latencies((50, 10_000), turns=2),
         Figure("producers", {str(n): replace(many, producers=n) for n in (8, 512)}, BOTH),
         Figure("stalled", {str(n): replace(work, stalled=n) for n in (0, 1000)}, [RELAY]),
@@ -81,23 +82,23 @@ def quick() -> list[Figure]:
 
 
 def cheap() -> list[Figure]:
-    """What needs no peer to be installed, and little time."""
+    """Return figures that need no other program and little time."""
     return [Figure("fanout", _fanout((1, 100), Work(seconds=0.4, warm_up=0.2)), BOTH)]
 
 
 BOTH = [RELAY, LIMIT]
-EVERYBODY = [*BOTH, *ALTERNATIVES]
+ALL_PEERS = [*BOTH, *ALTERNATIVES]
 PRODUCERS = (1, 8, 64, 512)
 STALLED = (0, 10, 100, 1000)
 
 
 def available(peers: Sequence[Peer]) -> list[Peer]:
-    """Those that are here."""
+    """Return the peers that are available."""
     return [peer for peer in peers if not peer.missing()]
 
 
 def measure(figure: Figure, rounds: int, tell: Callable[[str], None]) -> Rounds:
-    """All cases with all peers, so many times."""
+    """Measure all cases with all peers in each round."""
     found: Rounds = {case: {} for case in figure.cases}
     here = available(figure.peers)
     at_once = [here] if figure.turns > 1 else [[peer] for peer in here]
@@ -115,7 +116,7 @@ def _in_turn(peers: Sequence[Peer], work: Work, turns: int) -> Iterator[tuple[st
     with ExitStack() as stack:
         relays = [stack.enter_context(running(peer)) for peer in peers]
         for relay in relays * turns:
-            # One that was overloaded has still something to do when its turn is over.
+            # Stop the others: an overloaded peer still has work after its measurement.
             with _stopped([each.pid for each in relays if each is not relay]):
                 try:
                     yield relay.peer.name, _values(relay.measure(work))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the compiled load against whatever listens, and reads what it has measured."""
+"""Runs the compiled load generator and parses its results."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from compare.wire import Wire
 PROGRAM = Path(__file__).parents[1] / "build" / "load"
 
 TIMEOUT = 120
-"""Seconds: no measurement takes longer unless something hangs."""
+"""Maximum duration of a measurement in seconds, before it is considered to hang."""
 
 
 class LoadError(Exception):
-    """The load could not do what it was to do; the reason in its own words."""
+    """The load generator failed; the message is its error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,59 +31,59 @@ class Work:
     stalled: int = 0
     """Further subscribers, which never read."""
     window: int = 1024 * 1024
-    """Bytes under way at most; 0 for no limit."""
+    """Maximum number of bytes of pending records; 0 for no limit."""
     rate: int = 0
-    """Records a second; 0 for as fast as it goes."""
+    """Records per second; 0 for as fast as possible."""
     count: int = 0
-    """Records after which it is over; 0 for when the time is over."""
+    """Number of records to send; 0 to send for `seconds`."""
     seconds: float = 1.0
     warm_up: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of it."""
+    """Results of a measurement."""
 
     seconds: float
     sent: int
     delivered: int
-    """Records, one for each subscriber that got it."""
+    """Received records; a record counts once for each subscriber."""
     lost: int
     asides: int
-    """What arrived and was no record, such as gap records."""
+    """Received lines that are not records of a producer, such as gap records."""
     cpu: float
-    """Seconds of processor time that the relay took."""
+    """Processor time of the relay, in seconds."""
     own_cpu: float
-    """Likewise the load."""
+    """Processor time of the load generator, in seconds."""
     samples: int
     p50: float
-    """Microseconds from writing to having read, as are the next two."""
+    """Latency from writing to reading in microseconds, like the next two."""
     p90: float
     p99: float
 
     @property
     def rate(self) -> float:
-        """Delivered records a second."""
+        """Delivered records per second."""
         return self.delivered / self.seconds
 
     @property
     def cpu_each(self) -> float:
-        """Microseconds of the relay's processor time for each delivered record."""
+        """Processor time of the relay per delivered record, in microseconds."""
         return self.cpu / self.delivered * 1e6
 
 
 def core(number: int) -> int:
-    """The first processor that may be used (0), or the last (-1)."""
+    """Return the first (0) or the last (-1) available processor."""
     return sorted(os.sched_getaffinity(0))[number]
 
 
 def on_core(number: int, command: list[str]) -> list[str]:
-    """The command, held to that processor."""
+    """Return the command, bound to this processor."""
     return ["taskset", "--cpu-list", str(core(number)), *command]
 
 
 def command(wire: Wire, ingest: str, public: str, pid: int, work: Work) -> list[str]:
-    """The load's command line."""
+    """Return the command line of the load generator."""
     options = {
         "publish-at": ingest,
         "subscribe-at": public,
@@ -110,10 +110,10 @@ def command(wire: Wire, ingest: str, public: str, pid: int, work: Work) -> list[
 
 
 def measure(wire: Wire, ingest: str, public: str, pid: int, work: Work) -> Measured:
-    """Run the load once.
+    """Run the load generator once.
 
     Raises:
-        LoadError: not all could connect, or a connection ended, or nothing arrived.
+        LoadError: a connection failed or was closed, or no record arrived.
     """
     done = subprocess.run(
         on_core(-1, command(wire, ingest, public, pid, work)),

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory the relay takes, by subscribers that never read: idle, and under load.
+"""Memory of the relay with subscribers that never read, idle and under load.
 
-Under load means that several times as much was written as the ring holds, while nobody read, so
-that every subscriber is behind and the ring is full. What counts is what is resident then and, so
-that nothing escapes in between, the most that ever was.
+Under load, the producer has written several times the size of the ring, so that all subscribers
+are behind and the ring is full. The results are the resident memory at that time, and its maximum.
 """
 
 import json
@@ -20,12 +19,12 @@ from compare.peers import RELAY, Running, running
 
 SUBSCRIBERS = (0, 100, 1000)
 RECORDS = 64 * 1024
-"""64 MiB of them: four times the ring."""
+"""64 MiB, four times the size of the ring."""
 DEADLINE = 60.0
 
 
 def measure(rounds: int, tell: Callable[[str], None]) -> Rounds:
-    """Both for each number of subscribers."""
+    """Measure the memory for each number of subscribers."""
     found: Rounds = {str(number): {RELAY.name: []} for number in SUBSCRIBERS}
     for number in range(rounds):
         for subscribers in SUBSCRIBERS:
@@ -60,7 +59,7 @@ def _connect(path: str) -> socket.socket:
 
 
 def _wait(relay: Running, what: str, value: int) -> None:
-    """Until the relay's status says so."""
+    """Wait until this value of the relay's status is reached."""
     control = os.fspath(Path(relay.plan.public).with_name("control.sock"))
     deadline = time.monotonic() + DEADLINE
     with _connect(control) as sock, sock.makefile("rwb") as stream:
@@ -75,7 +74,7 @@ def _wait(relay: Running, what: str, value: int) -> None:
 
 
 def _resident(pid: int, which: str) -> float:
-    """MiB, as proc(5) has it in the process's status."""
+    """Return a value of /proc/PID/status (proc(5)), in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(which + ":"):
             return int(line.split()[1]) / 1024

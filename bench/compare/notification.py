@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record that all relays carry: a notification as nova emits it, of an exact size.
+"""The record for all relays: a notification in the style of nova, of a given size.
 
-It is valid JSON with the keys in the order of oslo.messaging's log driver, since the relay
-validates what it carries. In its payload are digits for the time at which it was written. The
-load puts them in without looking at anything else.
+It is valid JSON, because the relay validates records, with the keys in the order of
+oslo.messaging's log driver. Its payload contains digits for the time of writing, which the load
+generator replaces.
 """
 
 import json
@@ -16,7 +16,7 @@ _TEXT = (
 
 
 def record(size: int) -> bytes:
-    """A notification of so many bytes, its newline included."""
+    """Return a notification of this size in bytes, including the newline."""
     notification = {
         "message_id": "8b5c1f0e-6a0f-4d6e-9d53-1f5a3f0d2c11",
         "publisher_id": "nova-compute:compute-1.example.org",
@@ -39,7 +39,7 @@ def record(size: int) -> bytes:
     }
     padding = size - 1 - len(json.dumps(notification))
     if padding < 0:
-        raise ValueError(f"a notification takes {size - padding} bytes at least")
+        raise ValueError(f"a notification has at least {size - padding} bytes")
     message = (_TEXT * (padding // len(_TEXT) + 1))[:padding]
     notification["payload"]["message"] = message  # type: ignore[index]
     return json.dumps(notification).encode() + b"\n"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay and its peers: how each is started, on sockets of its own, and how to speak to it.
+"""The relay and its alternatives: how to start each one and which protocol it uses.
 
-Every peer is a fresh process for each measurement, in a directory of its own that goes with it.
-They are configured generously: no persistence, no limit that this work could reach, so that none
-has to drop what ours would keep. Each says why where it cannot be had.
+Each measurement starts a new process in a temporary directory, with its own sockets. The programs
+run without persistence and without limits that the work could reach, so that they do not drop
+records that the relay keeps. A program that is not available reports the reason.
 """
 
 import contextlib
@@ -27,50 +27,50 @@ from compare.notification import record
 BENCH = Path(__file__).parents[1]
 
 DEADLINE = 30.0
-"""Seconds to start listening, far more than any of them takes."""
+"""Maximum time to start, to connect or to wait for data, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start in a directory, and where it will listen."""
+    """The command to start in a directory, and the addresses on which it listens."""
 
     command: list[str]
     ingest: str
-    """A path, or a port on the loopback device."""
+    """A path, or a port on the loopback interface."""
     public: str
     config: dict[str, str] = field(default_factory=dict)
-    """Files to write first, by their names."""
+    """Files to create before the start: content by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Something that relays records."""
+    """A program that relays records."""
 
     name: str
     wire: Callable[[bytes], wire.Wire]
     plan: Callable[[Path], Plan]
     version: Callable[[], str]
     missing: Callable[[], str] = lambda: ""
-    """Why it cannot be had; nothing where it can."""
+    """Returns why the program is not available, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A peer that listens."""
+    """A peer that is running and accepts connections."""
 
     peer: Peer
     plan: Plan
     pid: int
 
     def measure(self, work: Work) -> Measured:
-        """Do that work."""
-        spoken = self.peer.wire(record(work.size))
-        return measure(spoken, self.plan.ingest, self.plan.public, self.pid, work)
+        """Measure the work."""
+        protocol = self.peer.wire(record(work.size))
+        return measure(protocol, self.plan.ingest, self.plan.public, self.pid, work)
 
 
 @contextlib.contextmanager
 def running(peer: Peer) -> Iterator[Running]:
-    """Start it, on the processor that relays have, and end it afterwards."""
+    """Run the peer on the processor for relays."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         plan = peer.plan(directory)
@@ -94,7 +94,7 @@ def running(peer: Peer) -> Iterator[Running]:
 
 
 def connect(address: str) -> socket.socket:
-    """A connection to a path, or to a port on the loopback device."""
+    """Return a connection to a path, or to a port on the loopback interface."""
     sock = socket.socket(socket.AF_UNIX if "/" in address else socket.AF_INET)
     sock.settimeout(DEADLINE)
     try:
@@ -126,8 +126,8 @@ def _free_port() -> int:
 
 
 def _first_number(*command: str) -> str:
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
     return found.group() if found else "?"
 
 
@@ -167,7 +167,7 @@ client-output-buffer-limit pubsub 0 0 0
 def _nats(directory: Path) -> Plan:
     del directory
     port = str(_free_port())
-    # It speaks TCP only. Who is slow is let go by default after 64 MiB or ten seconds.
+    # NATS supports only TCP. By default, it disconnects a slow client after 64 MiB or ten seconds.
     config = f"""
 listen: "127.0.0.1:{port}"
 max_pending: 1073741824
@@ -197,13 +197,13 @@ def _python() -> str:
 
 
 def _own_version() -> str:
-    from notif_relay.version import __version__  # noqa: PLC0415 - the tests of wires need none
+    from notif_relay.version import __version__  # noqa: PLC0415 - the tests of wire.py do not need it
 
     return __version__
 
 
 def _zeromq_version() -> str:
-    import zmq  # noqa: PLC0415 - it may not be there
+    import zmq  # noqa: PLC0415 - it is optional
 
     return zmq.zmq_version()
 
@@ -251,4 +251,4 @@ ALTERNATIVES = [
         _python,
     ),
 ]
-"""What users would take instead."""
+"""Programs that users could use instead of the relay."""

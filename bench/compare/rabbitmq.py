@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A RabbitMQ of its own, on the loopback device and in a directory that goes with it.
+"""Runs a temporary RabbitMQ on the loopback interface.
 
-Started by hand and not as a service: with a node name, ports, and a port mapper (epmd) that no
-other one on the host has.
+It does not run as a service. It has its own node name, ports and port mapper (epmd), so that it
+does not interfere with another RabbitMQ on the host.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
-"""Not those in /usr/sbin, which become the service's user."""
+"""The programs in /usr/sbin change to the user of the service."""
 
 DEADLINE = 60.0
 
 
 def missing() -> str:
-    """Why it cannot be had; nothing where it can."""
-    there = (PROGRAMS / "rabbitmq-server").exists() and shutil.which("epmd")
-    return "" if there else "there is no rabbitmq-server"
+    """Return why RabbitMQ is not available, or an empty string."""
+    available = (PROGRAMS / "rabbitmq-server").exists() and shutil.which("epmd")
+    return "" if available else "there is no rabbitmq-server"
 
 
 @contextlib.contextmanager
 def rabbitmq() -> Iterator[str]:
-    """One that takes connections; the URL for oslo.messaging."""
+    """Run RabbitMQ until it accepts connections; yield the URL for oslo.messaging."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         port, distribution, mapper = (_free_port() for _ in range(3))
@@ -68,7 +68,7 @@ def rabbitmq() -> Iterator[str]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-            # It refuses as long as it still knows the node.
+            # epmd refuses to exit while a node is registered.
             deadline = time.monotonic() + DEADLINE
             while not _epmd(environment, "-names") and time.monotonic() < deadline:
                 _epmd(environment, "-kill")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the first record waits that starts the relay, beside what importing its libraries takes.
+"""Delay of the first record, which starts the relay, compared with the import of its libraries.
 
-The sockets are bound here and handed over as systemd does it (sd_listen_fds(3)); a subscriber and a
-producer are connected and the record is written before the relay is started, as it is when their
-connections are what starts it.
+The sockets are bound here and passed as systemd does (sd_listen_fds(3)). As with systemd, a
+subscriber and a producer are connected and the record is written before the relay is started.
 """
 
 import fcntl
@@ -20,14 +19,14 @@ from compare.figures import Rounds
 from compare.notification import record
 
 FIRST = 3
-"""The number of the first descriptor that is handed over (SD_LISTEN_FDS_START)."""
+"""Number of the first passed descriptor (SD_LISTEN_FDS_START)."""
 
 TIMEOUT = 30.0
 IMPORTS = "import oslo_config.cfg, oslo_log.log"
 
 
 def first_record() -> float:
-    """Seconds from the first connection to the delivery of the first record."""
+    """Return the time from the first connection to the delivery of the first record, in seconds."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         listeners = [
             _listen(Path(directory, name)) for name in ("notifications.sock", "ingest.sock")
@@ -54,7 +53,7 @@ def first_record() -> float:
         try:
             with subscriber, producer:
                 if not subscriber.recv(1):
-                    raise RuntimeError("the relay has ended the connection")
+                    raise RuntimeError("the relay closed the connection")
             return time.perf_counter() - started
         finally:
             relay.kill()
@@ -64,14 +63,14 @@ def first_record() -> float:
 
 
 def importing() -> float:
-    """Seconds that a Python takes to import what the relay reads its options and logs with."""
+    """Return the time in which Python imports the relay's libraries, in seconds."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", IMPORTS], check=True)
     return time.perf_counter() - started
 
 
 def measure(rounds: int, tell: Callable[[str], None]) -> Rounds:
-    """Both in each round."""
+    """Measure both times in each round."""
     found: Rounds = {"start-up": {"notif-relayd": [], "imports": []}}
     for number in range(rounds):
         tell(f"start-up {number + 1}/{rounds}")
@@ -95,8 +94,8 @@ def _connect(listener: socket.socket) -> socket.socket:
 
 
 def _place(listeners: list[socket.socket]) -> None:
-    """In the child: give the sockets the numbers that the relay looks for them at."""
-    # By way of others, lest one takes the number that the next still has.
-    away = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in listeners]
-    for number, fd in enumerate(away, FIRST):
+    """In the child, give the sockets the descriptor numbers of sd_listen_fds(3)."""
+    # Use temporary numbers, because a final number may belong to the next socket.
+    temporary = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in listeners]
+    for number, fd in enumerate(temporary, FIRST):
         os.dup2(fd, number)

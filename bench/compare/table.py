@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results as tables, in Markdown: what had to be reached, and all that was measured."""
+"""Tables of the results in Markdown: the requirements, and all measurements."""
 
 import csv
 import io
@@ -10,29 +10,29 @@ from compare.figures import Rounds
 from compare.verdicts import Verdict
 
 VALUES = {
-    "rate": ("delivered records a second", "{:,.0f}"),
-    "cpu_each": ("processor time for each, µs", "{:.2f}"),
+    "rate": ("delivered records per second", "{:,.0f}"),
+    "cpu_each": ("processor time per record, µs", "{:.2f}"),
     "p50": ("p50, µs", "{:,.0f}"),
     "p90": ("p90, µs", "{:,.0f}"),
     "p99": ("p99, µs", "{:,.0f}"),
-    "own_cpu": ("of the load's processor, %", "{:.0f}"),
+    "own_cpu": ("load generator's processor time, %", "{:.0f}"),
     "lost": ("lost", "{:.0f}"),
     "idle": ("idle, MiB", "{:.1f}"),
     "loaded": ("loaded, MiB", "{:.1f}"),
-    "most": ("at most, MiB", "{:.1f}"),
-    "each": ("a call, µs", "{:.1f}"),
+    "most": ("maximum, MiB", "{:.1f}"),
+    "each": ("per call, µs", "{:.1f}"),
     "seconds": ("seconds", "{:.3f}"),
 }
-"""How each value is called and written."""
+"""Heading and format of each value."""
 
 HEADS = {
-    "fanout": "As fast as it goes, from 1 producer to so many subscribers, 1 KiB",
-    "fanout-8k": "The same with 8 KiB",
-    "latency": "Latency, to so many subscribers at so many records a second",
-    "producers": "From so many producers to 4 subscribers",
-    "stalled": "To one subscriber beside so many that never read",
-    "memory": "Resident memory with so many subscribers that never read",
-    "emitting": "What emitting costs a service",
+    "fanout": "Maximum throughput from 1 producer to N subscribers, 1 KiB",
+    "fanout-8k": "Maximum throughput from 1 producer to N subscribers, 8 KiB",
+    "latency": "Latency to N subscribers at a fixed number of records per second",
+    "producers": "Maximum throughput from N producers to 4 subscribers",
+    "stalled": "Maximum throughput to 1 subscriber, with N others that never read",
+    "memory": "Resident memory with N subscribers that never read",
+    "emitting": "Cost of emitting for a service",
     "start-up": "Start-up",
 }
 
@@ -49,7 +49,7 @@ SHOWN = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they need to be: it is read as text, too."""
+    """Return a table with aligned columns, so that it is readable as text."""
     cells = [list(heads), *map(list, rows)]
     widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
     cells.insert(1, ["-" * width for width in widths])
@@ -57,12 +57,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def reached(found: Sequence[Verdict]) -> str:
-    """What had to be reached."""
+    """Return the table of the requirements."""
     return table(*_reached(found))
 
 
 def as_csv(found: Sequence[Verdict]) -> str:
-    """The same for the documentation."""
+    """Return the requirements as CSV, for the documentation."""
     heads, rows = _reached(found)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([heads, *rows])
@@ -70,7 +70,7 @@ def as_csv(found: Sequence[Verdict]) -> str:
 
 
 def _reached(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
-    heads = ["figure", "work", "than", "ratio", "rounds", "must be", "reached"]
+    heads = ["figure", "work", "compared with", "ratio", "range", "required", "reached"]
     return heads, [
         [
             each.what,
@@ -86,7 +86,7 @@ def _reached(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
 
 
 def measured(name: str, found: Rounds) -> str:
-    """The medians of all that was measured for a figure, with least and most of the first."""
+    """Return the medians of a figure, with the minimum and maximum of its first value."""
     shown = SHOWN[name]
     return table(
         ("work", "with", *(VALUES[value][0] for value in shown), "rounds"),
@@ -120,12 +120,12 @@ def _spread(rounds: Sequence[Mapping[str, float]], value: str) -> str:
 def page(
     machine: Mapping[str, str], figures: Mapping[str, Rounds], found: Sequence[Verdict]
 ) -> str:
-    """The whole file."""
+    """Return the complete file."""
     parts = [
         "<!-- Written by `make bench`. -->\n",
         table(("measured", "with"), machine.items()),
-        "A ratio is the greater the better; 1 is as good as the other. It is the median over the "
-        "rounds, beside the least and the greatest of them.\n",
+        "Greater ratios are better; 1 means equal. Each ratio is the median over the rounds; their "
+        "range follows.\n",
         reached(found),
     ]
     for name, rounds in figures.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be reached, and whether it is.
+"""Required results, and whether the measurements reach them.
 
-Everything is a ratio, the greater the better: of the relay to another in one round, or of a limit
-to what was measured. What counts is the median over the rounds.
+All results are ratios, and greater is better: the relay compared with another program in the same
+round, or a limit compared with the measurement. The median over the rounds is decisive.
 """
 
 import statistics
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from compare.figures import Rounds
 from compare.peers import ALTERNATIVES, LIMIT, RELAY
 
-WORSE = 0.75
-"""Of what it was before: a ratio under that is a step back."""
+REGRESSION = 0.75
+"""A result below this share of the baseline is a regression."""
 
 BASE_MEMORY = 40.0
 RING_SIZE = 16.0
@@ -21,7 +21,7 @@ EACH_CONNECTION = 4 / 1024
 """MiB."""
 
 HANDLER, DRIVER, START = 1 / 0.8, 6.0, 1 / 1.5
-"""Times faster than a FileHandler, and than the log driver; than one and a half imports."""
+"""Required ratios: to a FileHandler, to the log driver, and to the imports of the relay."""
 
 P50 = 1 / 1.2
 
@@ -30,39 +30,39 @@ BEST = "best peer"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One thing that must be reached."""
+    """A result and its requirement."""
 
     what: str
     case: str
     than: str
-    """With whom, or with what, it is compared."""
+    """The program or value that the relay is compared with."""
     ratios: Sequence[float]
-    """One a round."""
+    """One ratio per round."""
     must: float | None
-    """None for what is only told."""
+    """Required ratio; None if there is no requirement."""
     steady: bool = True
-    """Whether it hardly depends on who is woken when, and so on what else a host is doing."""
+    """Whether the result hardly depends on scheduling, and thus on other load of the host."""
     peer: str = ""
-    """Who the best peer was."""
+    """Name of the best peer."""
 
     @property
     def key(self) -> str:
-        """By which it is found again in another run."""
+        """Key of the result in the baseline."""
         return f"{self.what}, {self.case}, {self.than}"
 
     @property
     def ratio(self) -> float:
-        """The median."""
+        """Median over the rounds."""
         return statistics.median(self.ratios)
 
     @property
     def reached(self) -> bool:
-        """Whether it is good enough."""
+        """Whether the required ratio is reached."""
         return self.must is None or self.ratio >= self.must
 
 
 def verdicts(figures: Mapping[str, Rounds]) -> list[Verdict]:
-    """Those about the figures that were measured."""
+    """Return the verdicts on the measured figures."""
     return [
         verdict
         for name, judge in _JUDGES.items()
@@ -71,19 +71,19 @@ def verdicts(figures: Mapping[str, Rounds]) -> list[Verdict]:
     ]
 
 
-def steps_back(
+def regressions(
     found: Sequence[Verdict], baseline: Mapping[str, float]
 ) -> list[tuple[Verdict, float]]:
-    """Those that are more than a quarter worse than they were, and what they were."""
+    """Return the verdicts that are more than a quarter worse than the baseline, with its ratio."""
     return [
         (each, baseline[each.key])
         for each in found
-        if each.key in baseline and each.ratio < WORSE * baseline[each.key]
+        if each.key in baseline and each.ratio < REGRESSION * baseline[each.key]
     ]
 
 
 def column(found: Rounds, case: str, peer: str, value: str) -> list[float]:
-    """One value in each round; nothing if the peer did not do all of them."""
+    """Return a value of each round, or nothing if the peer failed in some rounds."""
     rounds = found[case].get(peer, [])
     most = max(map(len, found[case].values()), default=0)
     return [each[value] for each in rounds] if len(rounds) == most else []
@@ -92,9 +92,9 @@ def column(found: Rounds, case: str, peer: str, value: str) -> list[float]:
 def _against_best(
     found: Rounds, case: str, value: str, ratios: Callable[[list[float], list[float]], list[float]]
 ) -> tuple[str, list[float]]:
-    """Which alternative the relay is least ahead of, and the ratios to it.
+    """Return the best alternative and the ratios to it.
 
-    Chosen by the median: whoever has had luck in one round would be the best in it.
+    The best one is chosen by the median, so that one exceptional round does not decide.
     """
     ours = column(found, case, RELAY.name, value)
     columns = {peer.name: column(found, case, peer.name, value) for peer in ALTERNATIVES}
@@ -103,12 +103,12 @@ def _against_best(
 
 
 def _more(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The greater the better."""
+    """Return the ratios of values of which greater ones are better."""
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
 def _less(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The less the better."""
+    """Return the ratios of values of which smaller ones are better."""
     return _more(theirs, ours)
 
 
@@ -157,7 +157,7 @@ def _memory(found: Rounds) -> Iterator[Verdict]:
         connections = int(case) * EACH_CONNECTION
         if case == "0":
             yield Verdict(
-                "memory", "nobody connected", "40 MiB", [BASE_MEMORY / each for each in idle], 1.0
+                "memory", "no connections", "40 MiB", [BASE_MEMORY / each for each in idle], 1.0
             )
         allowed = [each + RING_SIZE + connections for each in base]
         yield Verdict(
@@ -172,7 +172,7 @@ def _memory(found: Rounds) -> Iterator[Verdict]:
 def _emitting(found: Rounds) -> Iterator[Verdict]:
     for case, ours, theirs, must, steady in (
         ("a line", "RelayHandler", "FileHandler", HANDLER, False),
-        ("a line", "RelayHandler, nobody woken", "FileHandler", HANDLER, True),
+        ("a line", "RelayHandler, no reader woken", "FileHandler", HANDLER, True),
         ("a line", "RelayHandler", "SysLogHandler", None, False),
         ("a notification", "driver = unix", "driver = log", DRIVER, True),
         ("a notification", "driver = unix", "messagingv2, RabbitMQ", None, False),

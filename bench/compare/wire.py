@@ -1,37 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each peer's protocol puts around a record, as plain bytes.
+"""The protocol of each peer around a record, as plain bytes.
 
-Each function makes the `Wire` for one record: what is said first on either side, what is in the
-answer to that, and the record as it is sent and as it arrives. As they arrive all of them end in a
-newline, which the load relies on: the record has one, or the protocol puts one after it.
+Each function returns the `Wire` for one record: the handshakes, and the record as it is sent and
+as it arrives. The load generator requires that the arriving data ends with a newline. It belongs
+to the record, or the protocol adds it.
 """
 
 import struct
 from dataclasses import dataclass
 
 TOPIC = b"n"
-"""The channel, subject or topic where a peer has such things: as short as can be."""
+"""Channel, subject or topic, for peers that have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How to speak to a peer."""
+    """Protocol data for one record."""
 
     sent: bytes
-    """What a producer writes for the record."""
+    """Data that a producer writes for the record."""
     arrives: bytes
-    """What a subscriber reads for it."""
+    """Data that a subscriber reads for the record."""
     producer_hello: bytes = b""
     producer_answer: bytes = b""
-    """What is in the answer to that."""
+    """Text in the answer to the hello, which completes the handshake."""
     subscriber_hello: bytes = b""
     subscriber_answer: bytes = b""
     subscriber_request: bytes = b""
-    """What it says after that, and what is not answered."""
+    """Sent after the handshake; not answered."""
 
 
 def plain(record: bytes) -> Wire:
-    """Nothing around it: a record is a line."""
+    """Lines without a protocol."""
     return Wire(record, record)
 
 
@@ -51,7 +51,7 @@ def _resp(*strings: bytes) -> bytes:
 
 
 def nats(record: bytes) -> Wire:
-    """NATS' client protocol: PUB and MSG; PONG tells that what was said before was understood."""
+    """Client protocol of NATS: PUB and MSG. PONG confirms the preceding commands."""
     connect = b'CONNECT {"verbose":false,"pedantic":false}\r\n'
     return Wire(
         sent=b"PUB %b %d\r\n%b\r\n" % (TOPIC, len(record), record),
@@ -64,7 +64,7 @@ def nats(record: bytes) -> Wire:
 
 
 def mqtt(record: bytes) -> Wire:
-    """MQTT 3.1.1, QoS 0: a clean session without a name, never a keep-alive."""
+    """MQTT 3.1.1, QoS 0: a clean session without a client ID and without keep-alive."""
     connect = _mqtt_packet(0x10, _mqtt_string(b"MQTT") + b"\x04\x02\x00\x00" + _mqtt_string(b""))
     connack = b"\x20\x02\x00\x00"
     publish = _mqtt_packet(0x30, _mqtt_string(TOPIC) + record)
@@ -95,9 +95,8 @@ def _mqtt_packet(kind: int, body: bytes) -> bytes:
 def zeromq(record: bytes) -> Wire:
     """ZMTP 3.0 with the NULL mechanism: a PUB to the proxy's XSUB, a SUB to its XPUB.
 
-    A subscription is a message of its own (``\\x01`` and a prefix; here the empty one), sent
-    after the handshake, since libzmq hangs up on one that comes along with it. There
-    is no answer to it.
+    A subscription is a message of ``\\x01`` and a prefix, which is empty here. It is sent after the
+    handshake, because libzmq closes the connection if both arrive together. It is not answered.
     """
     message = _zmtp_frame(0x00, record)
     return Wire(

@@ -18,22 +18,12 @@ from typing import Any
 
 from cliff.app import App
 from cliff.command import Command
-from cliff.commandmanager import CommandManager
 
 from notif_relay import paths
 from notif_relay.version import __version__
-from notif_relayctl.commands import Disconnect, ListProducers, ListSubscribers, ShowStatus
-from notif_relayctl.complete import Complete
-from notif_relayctl.doctor.command import Doctor
+from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
-from notif_relayctl.exporter import Exporter
-from notif_relayctl.metrics import ShowMetrics
-from notif_relayctl.send import Send
-from notif_relayctl.tail import Tail
-from notif_relayctl.top import Top
 from notif_relayd.escaping import printable
-
-PROGRAM = "relayctl"
 
 BY_SIGNAL = 128
 """What a shell adds to the number of the signal that ended a command."""
@@ -78,45 +68,19 @@ def _run(arguments: list[str]) -> int:
         raise CtlError(f"{wrong}; see {PROGRAM} help") from None
 
 
-class Commands(CommandManager):
-    """The commands, and what is said of any other."""
-
-    def __init__(self) -> None:
-        super().__init__("")  # No entry points; older versions of cliff want it said.
-        self.add_command("status", ShowStatus)
-        self.add_command("producers", ListProducers)
-        self.add_command("subscribers", ListSubscribers)
-        self.add_command("tail", Tail)
-        self.add_command("watch", Tail)
-        self.add_command("top", Top)
-        self.add_command("metrics", ShowMetrics)
-        self.add_command("exporter", Exporter)
-        self.add_command("disconnect", Disconnect)
-        self.add_command("send", Send)
-        self.add_command("doctor", Doctor)
-
-    def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:
-        """The command that the words begin with, its name, and the words after it."""
-        try:
-            return super().find_command(argv)
-        except ValueError:
-            raise CtlError(
-                f"there is no command or option {argv[0]!r}; see {PROGRAM} help"
-            ) from None
-
-
 class Relayctl(App):
     """The application."""
 
     NAME = PROGRAM
 
     def __init__(self) -> None:
+        commands = Commands()
         super().__init__(
             description="Tells how the notification relay of this host is doing, and tries it out.",
             version=__version__,
-            command_manager=Commands(),
+            command_manager=commands,
         )
-        self.command_manager.add_command("complete", Complete)  # cliff has put its own there
+        commands.load_all()
 
     def build_option_parser(
         self,

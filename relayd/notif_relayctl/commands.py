@@ -18,7 +18,7 @@ from cliff.show import ShowOne
 from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.formats import duration
+from notif_relayctl.durations import duration
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
@@ -45,7 +45,7 @@ class Question(CtlCommand):
 
 
 class ShowStatus(Question, ShowOne):
-    """Show the relay as a whole: what came in, what went out, what was lost."""
+    """Show the state and the counters of the relay."""
 
     example = "relayctl status -f json | jq .records_dropped"
 
@@ -56,7 +56,7 @@ class ShowStatus(Question, ShowOne):
 
 
 class ListProducers(Question, Lister):
-    """List the processes that send notifications, one row a connection."""
+    """List the connections of programs that send."""
 
     example = "relayctl producers --sort-column rejected --sort-descending"
 
@@ -66,7 +66,7 @@ class ListProducers(Question, Lister):
 
 
 class ListSubscribers(Question, Lister):
-    """List the processes that read notifications, one row a connection."""
+    """List the connections of programs that read."""
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
 
@@ -76,7 +76,7 @@ class ListSubscribers(Question, Lister):
 
 
 class Disconnect(Question):
-    """End the connection of one producer or subscriber; it may well connect again."""
+    """End one connection; its program may connect again."""
 
     example = "relayctl disconnect 7"
 

@@ -7,6 +7,6 @@ from notif_relayctl.command import CtlCommand
 
 
 class Complete(CtlCommand, CompleteCommand):
-    """Print what bash has to read to complete the commands and their options."""
+    """Print the bash completion of all commands and options."""
 
     example = "relayctl complete > /etc/bash_completion.d/relayctl"

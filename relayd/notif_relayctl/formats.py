@@ -132,14 +132,6 @@ def _item(value: object, key: str) -> object:
     return None
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them, for instance `3 days, 4:05:06`."""
-    try:
-        return str(dt.timedelta(seconds=int(seconds)))
-    except OverflowError:
-        return f"{seconds:g} s"
-
-
 def _text(value: object) -> str:
     if value is None:
         return ABSENT

@@ -30,9 +30,9 @@ SEND_TIMEOUT = 5.0
 
 
 class Send(CtlCommand):
-    """Send one notification to the relay, or many, as a service would.
+    """Send notifications to the relay, as a service does.
 
-    Nothing is printed where the relay's socket took them all.
+    Nothing is printed if the socket of the relay accepted all of them.
     """
 
     example = """relayctl send --event-type volume.test --priority WARN '{"size": 8}'"""

@@ -28,10 +28,11 @@ COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
 
 
 class Tail(CtlCommand):
-    """Show notifications as they come: all, or those that match all options given.
+    """Show notifications as they arrive.
 
-    Patterns are shell globs; an option may be given more than once, and any of its patterns may
-    match. What was lost on the way is shown as a gap in its place.
+    With options, only the notifications that match all of them are shown. Patterns are shell
+    globs. An option may be repeated; a notification matches it if any of its patterns matches.
+    Lost notifications are shown as a gap where they are missing.
     """
 
     example = "relayctl tail --event-type 'compute.*' -o '{event_type} {payload[uuid]}'"

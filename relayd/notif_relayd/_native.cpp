@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The way of the commonest thing of all, so short that it is worth a compiler: good records that
-// are plain, and one producer whose records go to a few sockets before anybody in Python has to be
-// asked. Whatever is out of the ordinary is left to Python, which also keeps the books. Nothing is
-// kept here between two calls.
+// The fast path: one call that waits for events, reads a batch of plain valid records from one
+// producer, and sends it to a few sockets. fastpath.py states the contract, _native.pyi documents
+// the functions. Everything else is left to Python, and no state is kept between two calls, except
+// for the parser's buffers.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,40 +23,42 @@
 
 namespace {
 
-constexpr int MOST_EVENTS = 1023;  // what select.epoll.poll asks for
-constexpr int MOST_SOCKETS = 64;   // with more than that there are better ways
-constexpr size_t MOST_SIZE = 128 * 1024;  // bytes of a plain record
-constexpr size_t MOST_DEPTH = 64;         // of its objects, lists and values in one another
-constexpr Py_ssize_t MOST_KINDS = 8;      // that are looked through for the same one
+constexpr int MAX_EVENTS = 1023;         // events of one epoll_wait(2), as in select.epoll.poll
+constexpr int MAX_SOCKETS = 64;          // for more, shared_pages.py is faster
+constexpr size_t MAX_SIZE = 128 * 1024;  // bytes of a plain record
+constexpr size_t MAX_DEPTH = 64;         // levels of nested values in a plain record
+constexpr Py_ssize_t MAX_RECENT = 8;     // routing keys that are compared with the next one
 
-// What makes a good record.
-struct Policy {
-    const char *prefix;  // of an event_type that needs another look
+// What a valid record is.
+struct Rules {
+    const char *prefix;  // of an event_type that Python has to check
     Py_ssize_t prefix_size;
-    Py_ssize_t limit;  // bytes, with the newline
+    Py_ssize_t limit;  // bytes of a record, its newline included
 };
 
 simdjson::dom::parser *parser;
 
-bool starts_with(std::string_view text, const Policy &rules)
+bool is_reserved(std::string_view text, const Rules &rules)
 {
     return !text.compare(0, rules.prefix_size, rules.prefix, rules.prefix_size);
 }
 
-// What a notification is: its event_type, priority and publisher_id.
+// The event_type, priority and publisher_id of a record.
 using RoutingKey = std::array<std::string_view, 3>;
 
-// The kind of a line, if it is a good record, and a plain one. More than the line may be read, as
-// far as `readable`: simdjson reads so many bytes at once that it goes beyond the end.
-std::optional<RoutingKey> kind_of(const char *line, size_t size, size_t readable, const Policy &rules)
+// Returns the routing key of a line if it is a plain valid record. simdjson reads up to
+// SIMDJSON_PADDING bytes beyond the end of the line; if fewer than that are readable after `line`,
+// the line is copied first.
+std::optional<RoutingKey> routing_key_of(const char *line, size_t size, size_t readable,
+                                         const Rules &rules)
 {
-    static char padded[MOST_SIZE + simdjson::SIMDJSON_PADDING];
+    static char padded[MAX_SIZE + simdjson::SIMDJSON_PADDING];
     simdjson::dom::object record;
     bool has_event_type = false, has_priority = false;
-    RoutingKey kind{"", "", ""};
-    auto &[event_type, priority, publisher_id] = kind;
+    RoutingKey key{"", "", ""};
+    auto &[event_type, priority, publisher_id] = key;
 
-    if (*line != '{' || size > MOST_SIZE || static_cast<Py_ssize_t>(size) > rules.limit)
+    if (*line != '{' || size > MAX_SIZE || static_cast<Py_ssize_t>(size) > rules.limit)
         return {};
     if (readable - size < simdjson::SIMDJSON_PADDING) {
         memcpy(padded, line, size);
@@ -64,74 +66,76 @@ std::optional<RoutingKey> kind_of(const char *line, size_t size, size_t readable
     }
     if (parser->parse(line, size, false).get(record))
         return {};
-    // Where a key is there twice the last one counts, but each has to be good.
-    for (const auto [key, value] : record) {
-        if (key == "event_type") {
-            if (value.get(event_type) || starts_with(event_type, rules))
+    // If a field is given twice, its last value counts, but all of them must be valid.
+    for (const auto [name, value] : record) {
+        if (name == "event_type") {
+            if (value.get(event_type) || is_reserved(event_type, rules))
                 return {};
             has_event_type = true;
-        } else if (key == "priority") {
+        } else if (name == "priority") {
             if (value.get(priority))
                 return {};
             has_priority = true;
-        } else if (key == "publisher_id" && value.get(publisher_id)) {
+        } else if (name == "publisher_id" && value.get(publisher_id)) {
             publisher_id = "";
         }
     }
     if (!has_event_type || !has_priority)
         return {};
-    return kind;
+    return key;
 }
 
-bool is_same(PyObject *kind, const RoutingKey &other)
+bool is_equal(PyObject *tuple, const RoutingKey &key)
 {
-    for (size_t i = 0; i < other.size(); i++) {
+    for (size_t i = 0; i < key.size(); i++) {
         Py_ssize_t size;
-        const char *const value = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(kind, i), &size);
+        const char *const value = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(tuple, i), &size);
 
-        if (!value || std::string_view(value, size) != other[i])
+        if (!value || std::string_view(value, size) != key[i])
             return false;
     }
     return true;
 }
 
-// A host has few routing_keys of notifications and many of each: one of the last may be the same.
-PyObject *tuple_of(const RoutingKey &kind, PyObject *before)
+// Returns a new reference to a routing key as a tuple. Most records of a host have one of a few
+// routing keys, so the last tuples of `previous` are looked through for an equal one first.
+PyObject *tuple_of(const RoutingKey &key, PyObject *previous)
 {
-    const Py_ssize_t count = PyList_GET_SIZE(before);
+    const Py_ssize_t count = PyList_GET_SIZE(previous);
 
-    for (Py_ssize_t i = count - 1; i >= 0 && i >= count - MOST_KINDS; i--) {
-        PyObject *const one = PyList_GET_ITEM(before, i);
+    for (Py_ssize_t i = count - 1; i >= 0 && i >= count - MAX_RECENT; i--) {
+        PyObject *const tuple = PyList_GET_ITEM(previous, i);
 
-        if (is_same(one, kind)) {
-            Py_INCREF(one);
-            return one;
+        if (is_equal(tuple, key)) {
+            Py_INCREF(tuple);
+            return tuple;
         }
         if (PyErr_Occurred())
             return nullptr;
     }
-    return Py_BuildValue("(s#s#s#)", kind[0].data(), kind[0].size(), kind[1].data(),
-                         kind[1].size(), kind[2].data(), kind[2].size());
+    return Py_BuildValue("(s#s#s#)", key[0].data(), key[0].size(), key[1].data(), key[1].size(),
+                         key[2].data(), key[2].size());
 }
 
-// The routing_keys of all lines of a run, where all are good and plain; otherwise an empty list, or null
-// with an exception. For `readable` see above.
-PyObject *routing_keys_of(const char *run, size_t size, size_t readable, const Policy &rules)
+// Returns the routing keys of a batch as a new list: one for each line if all lines are plain valid
+// records, and otherwise none. Returns null with an exception set if memory is exhausted.
+// `readable` is the number of readable bytes from `batch` on, at least `size`.
+PyObject *routing_keys_of(const char *batch, size_t size, size_t readable, const Rules &rules)
 {
-    const char *const end = run + size;
-    const char *const beyond = run + readable;
+    const char *const end = batch + size;
+    const char *const readable_end = batch + readable;
     PyObject *const routing_keys = PyList_New(0);
 
     if (!routing_keys || !size || end[-1] != '\n')
         return routing_keys;
-    while (run < end) {
-        const char *const next = static_cast<const char *>(memchr(run, '\n', end - run)) + 1;
-        const auto kind = kind_of(run, next - run, beyond - run, rules);
-        PyObject *const tuple = kind ? tuple_of(*kind, routing_keys) : nullptr;
+    for (const char *line = batch; line < end;) {
+        const char *const next = static_cast<const char *>(memchr(line, '\n', end - line)) + 1;
+        const auto key = routing_key_of(line, next - line, readable_end - line, rules);
+        PyObject *const tuple = key ? tuple_of(*key, routing_keys) : nullptr;
 
         if (!tuple || PyList_Append(routing_keys, tuple)) {
             Py_XDECREF(tuple);
-            // What of Unicode Python does not take is not plain.
+            // A string that simdjson accepts and Python does not: the record is not plain.
             if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_UnicodeError))
                 PyErr_Clear();
             if (PyErr_Occurred() || PyList_SetSlice(routing_keys, 0, PY_SSIZE_T_MAX, nullptr)) {
@@ -141,7 +145,7 @@ PyObject *routing_keys_of(const char *run, size_t size, size_t readable, const P
             break;
         }
         Py_DECREF(tuple);
-        run = next;
+        line = next;
     }
     return routing_keys;
 }
@@ -149,7 +153,7 @@ PyObject *routing_keys_of(const char *run, size_t size, size_t readable, const P
 PyObject *native_routing_keys_of(PyObject *, PyObject *args)
 {
     PyObject *lines;
-    Policy rules;
+    Rules rules;
 
     if (!PyArg_ParseTuple(args, "S(y#n):routing_keys_of", &lines, &rules.prefix, &rules.prefix_size,
                           &rules.limit))
@@ -158,21 +162,22 @@ PyObject *native_routing_keys_of(PyObject *, PyObject *args)
     return routing_keys_of(PyBytes_AS_STRING(lines), size, size, rules);
 }
 
-// What became of a send to each socket: bytes that it took, or the error's number below zero.
-PyObject *send_all(const char *run, Py_ssize_t size, const int *sockets, int count)
+// Sends a batch to each socket, in order. Returns a new list with one result for each: the bytes
+// that the socket took, or the negative error number. All sends precede the first allocation.
+PyObject *send_all(const char *batch, Py_ssize_t size, const int *sockets, int count)
 {
-    ssize_t taken[MOST_SOCKETS];
+    ssize_t sent[MAX_SOCKETS];
     PyObject *results;
 
     for (int i = 0; i < count; i++) {
-        taken[i] = send(sockets[i], run, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (taken[i] < 0)
-            taken[i] = -errno;
+        sent[i] = send(sockets[i], batch, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent[i] < 0)
+            sent[i] = -errno;
     }
     if (!(results = PyList_New(count)))
         return nullptr;
     for (int i = 0; i < count; i++) {
-        PyObject *const result = PyLong_FromSsize_t(taken[i]);
+        PyObject *const result = PyLong_FromSsize_t(sent[i]);
 
         if (!result) {
             Py_DECREF(results);
@@ -183,8 +188,9 @@ PyObject *send_all(const char *run, Py_ssize_t size, const int *sockets, int cou
     return results;
 }
 
-// recv(2) without the file descriptors that a peer may have passed; see ancillary.py. Where the
-// kernel does not refuse them (`peek`), a first look takes nothing: with descriptors it is -1.
+// Reads like recv(2), but never takes file descriptors that a peer has passed; see ancillary.py. If
+// the kernel cannot refuse them (`peek`), the message is peeked at first; returns -1 if it carries
+// any.
 ssize_t receive(int fd, char *data, size_t room, bool peek)
 {
     if (peek) {
@@ -201,13 +207,14 @@ ssize_t receive(int fd, char *data, size_t room, bool peek)
     return recv(fd, data, room, MSG_DONTWAIT);
 }
 
-// Reads one producer into `run` and hands on what is good: (producer, bytes, routing_keys, what became of
-// the sends). Null with an exception, or without one where nothing was read.
-PyObject *relay(int fd, PyObject *producer, PyObject **run, const Policy &rules, const int *sockets,
-                int count, Py_ssize_t most, bool peek)
+// Reads from one producer into `batch`, shrinks `batch` to what was read, and sends it if all
+// records are plain and valid. Returns a new tuple (producer, batch, routing keys, results). Returns
+// null if nothing was read, or with an exception set.
+PyObject *relay(int fd, PyObject *producer, PyObject **batch, const Rules &rules,
+                const int *sockets, int count, Py_ssize_t threshold, bool peek)
 {
-    char *const data = PyBytes_AS_STRING(*run);
-    const Py_ssize_t room = PyBytes_GET_SIZE(*run);
+    char *const data = PyBytes_AS_STRING(*batch);
+    const Py_ssize_t room = PyBytes_GET_SIZE(*batch);
     const ssize_t size = receive(fd, data, room, peek);
     PyObject *routing_keys, *results;
 
@@ -215,13 +222,15 @@ PyObject *relay(int fd, PyObject *producer, PyObject **run, const Policy &rules,
         return nullptr;
     if (!(routing_keys = routing_keys_of(data, size, room, rules)))
         return nullptr;
-    results = send_all(data, size, sockets, PyList_GET_SIZE(routing_keys) && size < most ? count : 0);
-    if (!results || _PyBytes_Resize(run, size)) {
+    if (!PyList_GET_SIZE(routing_keys) || size >= threshold)
+        count = 0;
+    results = send_all(data, size, sockets, count);
+    if (!results || _PyBytes_Resize(batch, size)) {
         Py_XDECREF(results);
         Py_DECREF(routing_keys);
         return nullptr;
     }
-    return Py_BuildValue("(OONN)", producer, *run, routing_keys, results);
+    return Py_BuildValue("(OONN)", producer, *batch, routing_keys, results);
 }
 
 PyObject *list_of(const struct epoll_event *events, int count)
@@ -242,65 +251,67 @@ PyObject *list_of(const struct epoll_event *events, int count)
 
 PyObject *native_wait(PyObject *, PyObject *args)
 {
-    struct epoll_event events[MOST_EVENTS];
-    int sockets[MOST_SOCKETS];
-    int epoll, count, happened, peek;
+    struct epoll_event events[MAX_EVENTS];
+    int sockets[MAX_SOCKETS];
+    int epoll, socket_count, event_count, peek;
     double seconds, milliseconds;
-    PyObject *producers, *given, *run, *relayed = nullptr;
-    Py_ssize_t read_size, most;
-    Policy rules;
+    PyObject *producers, *socket_list, *batch, *relayed = nullptr;
+    Py_ssize_t read_size, threshold;
+    Rules rules;
     struct timespec awake;
 
     if (!PyArg_ParseTuple(args, "idO!n(y#n)O!np:wait", &epoll, &seconds, &PyDict_Type, &producers,
                           &read_size, &rules.prefix, &rules.prefix_size, &rules.limit,
-                          &PyList_Type, &given, &most, &peek))
+                          &PyList_Type, &socket_list, &threshold, &peek))
         return nullptr;
-    if (PyList_GET_SIZE(given) > MOST_SOCKETS || read_size < 1)
-        return PyErr_Format(PyExc_ValueError, "more than %d sockets, or no byte to be read",
-                            MOST_SOCKETS);
-    count = static_cast<int>(PyList_GET_SIZE(given));
-    for (int i = 0; i < count; i++) {
-        const long fd = PyLong_AsLong(PyList_GET_ITEM(given, i));
+    if (PyList_GET_SIZE(socket_list) > MAX_SOCKETS || read_size < 1)
+        return PyErr_Format(PyExc_ValueError, "more than %d sockets, or read_size is less than 1",
+                            MAX_SOCKETS);
+    socket_count = static_cast<int>(PyList_GET_SIZE(socket_list));
+    for (int i = 0; i < socket_count; i++) {
+        const long fd = PyLong_AsLong(PyList_GET_ITEM(socket_list, i));
 
         if (fd < 0 || fd > INT_MAX)
-            return PyErr_Occurred() ? nullptr
-                                    : PyErr_Format(PyExc_ValueError, "no socket: %ld", fd);
+            return PyErr_Occurred()
+                       ? nullptr
+                       : PyErr_Format(PyExc_ValueError, "not a file descriptor: %ld", fd);
         sockets[i] = static_cast<int>(fd);
     }
-    // While nobody waits for it.
-    if (!(run = PyBytes_FromStringAndSize(nullptr, read_size)))
+    // Allocated before the wait, when no record is delayed by it.
+    if (!(batch = PyBytes_FromStringAndSize(nullptr, read_size)))
         return nullptr;
     milliseconds = std::ceil(seconds * 1000);
 
     Py_BEGIN_ALLOW_THREADS
-    happened = epoll_wait(epoll, events, MOST_EVENTS,
-                          seconds < 0 ? -1 : static_cast<int>(std::fmin(milliseconds, INT_MAX)));
+    event_count = epoll_wait(epoll, events, MAX_EVENTS,
+                             seconds < 0 ? -1 : static_cast<int>(std::fmin(milliseconds, INT_MAX)));
     Py_END_ALLOW_THREADS
     clock_gettime(CLOCK_MONOTONIC, &awake);
 
-    if (happened == 1 && events[0].events == EPOLLIN) {
+    if (event_count == 1 && events[0].events == EPOLLIN) {
         PyObject *const fd = PyLong_FromLong(events[0].data.fd);
         PyObject *const producer = fd ? PyDict_GetItemWithError(producers, fd) : nullptr;
 
         Py_XDECREF(fd);
         if (producer) {
             Py_INCREF(producer);
-            relayed = relay(events[0].data.fd, producer, &run, rules, sockets, count, most,
-                            peek);
+            relayed = relay(events[0].data.fd, producer, &batch, rules, sockets, socket_count,
+                            threshold, peek);
             Py_DECREF(producer);
         }
-    } else if (happened < 0) {
-        // A signal: its handler may raise. Otherwise that was all.
+    } else if (event_count < 0) {
+        // After EINTR the handler of a signal may raise an exception. Without one, the wait is over
+        // and there are no events.
         if (errno != EINTR)
             PyErr_SetFromErrno(PyExc_OSError);
         else
             PyErr_CheckSignals();
     }
-    Py_XDECREF(run);
+    Py_XDECREF(batch);
     if (PyErr_Occurred())
         return nullptr;
-    if (relayed || happened < 0)
-        happened = 0;
+    if (relayed || event_count < 0)
+        event_count = 0;
     if (!relayed) {
         relayed = Py_None;
         Py_INCREF(relayed);
@@ -308,7 +319,7 @@ PyObject *native_wait(PyObject *, PyObject *args)
     return Py_BuildValue("(dNN)",
                          static_cast<double>(awake.tv_sec) +
                              static_cast<double>(awake.tv_nsec) * 1e-9,
-                         list_of(events, happened), relayed);
+                         list_of(events, event_count), relayed);
 }
 
 PyMethodDef methods[] = {
@@ -325,16 +336,17 @@ PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    // Of memory that is set aside only what is written to is taken.
-    static simdjson::dom::parser one(MOST_SIZE);
+    // The buffers are reserved here; the kernel provides only the pages that are written to.
+    static simdjson::dom::parser instance(MAX_SIZE);
     PyObject *module = PyModule_Create(&definition);
 
-    parser = &one;
-    if (one.allocate(MOST_SIZE, MOST_DEPTH)) {
+    parser = &instance;
+    if (instance.allocate(MAX_SIZE, MAX_DEPTH)) {
         PyErr_NoMemory();
         Py_CLEAR(module);
     }
-    if (!module || PyModule_AddIntMacro(module, MOST_SOCKETS))
+    if (!module || PyModule_AddIntMacro(module, MAX_SOCKETS) ||
+        PyModule_AddIntConstant(module, "MOST_SOCKETS", MAX_SOCKETS))
         Py_CLEAR(module);
     return module;
 }

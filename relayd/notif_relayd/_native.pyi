@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The compiled part of the fast path; `fastpath` states the contract. No state is kept here."""
+
 from typing import Final, TypeVar
 
 from notif_relayd.records.validator import RoutingKey
 
 MOST_SOCKETS: Final[int]
-"""That may be given."""
+MAX_SOCKETS: Final[int]
+"""Sockets that one call of `wait` can send to."""
 
 _Producer = TypeVar("_Producer")
 
 def routing_keys_of(lines: bytes, rules: tuple[bytes, int], /) -> list[RoutingKey]:
-    """The routing_keys of records that these lines are, if all are plain good ones; otherwise none.
+    """Return the routing keys of a batch if all of its records are valid and plain.
 
-    A record that is good may still not be plain: when it does not begin with its object, has more
-    than 128 KiB, a number beyond 64 bits, or more than 63 objects and lists in one another.
+    A valid record is not plain if its first byte is not a brace, or if it has more than 128 KiB, a
+    number that does not fit into 64 bits, or more than 63 nested objects and lists.
 
     Args:
-        lines: a run of whole lines; there is nothing good about others.
-        rules: what the event_type of a plain record does not begin with, and the bytes that it may
-            have, with its newline.
+        lines: the batch; its last byte must be a newline.
+        rules: the prefix that the event_type of a plain record must not have, and the maximum size
+            of a record in bytes, its newline included.
+
+    Returns:
+        One routing key for each line, in order; an empty list if any line is not a plain record.
     """
 
 def wait(
@@ -27,7 +33,7 @@ def wait(
     read_size: int,
     rules: tuple[bytes, int],
     sockets: list[int],
-    most: int,
+    threshold: int,
     peek: bool,
     /,
 ) -> tuple[
@@ -35,27 +41,30 @@ def wait(
     list[tuple[int, int]],
     tuple[_Producer, bytes, list[RoutingKey], list[int]] | None,
 ]:
-    """Wait until something happens; where that is records from one producer, hand them on.
+    """Wait for events; if the only one is input of a producer, read it and send the batch.
 
     Args:
         epoll: the descriptor of an epoll.
-        seconds: how long to wait, rounded up to milliseconds; below 0 for ever.
-        producers: by the descriptors of their sockets, those who are read if they alone have
-            something to be read. It is taken for granted that a record begins there.
-        read_size: bytes to read at once.
+        seconds: the timeout, rounded up to milliseconds; below 0 to wait without one.
+        producers: by file descriptor, the producers that may be read. The next byte of each must
+            be the first one of a record.
+        read_size: maximum number of bytes to read.
         rules: see `routing_keys_of`.
-        sockets: where to send a run whose records are all good, `MOST_SOCKETS` at most.
-        most: bytes of a run from which on it is not sent.
-        peek: whether to look for passed file descriptors before each read: a producer that has
-            passed any is not read, and reported as an event.
+        sockets: descriptors to send a batch of plain records to, at most `MAX_SOCKETS`.
+        threshold: size in bytes from which on a batch is not sent.
+        peek: whether to look for passed file descriptors before the read. A producer that has
+            passed any is not read, and its event is returned.
 
     Returns:
-        When the wait was over, by the monotonic clock; what has happened, as `select.epoll.poll`
-        tells it; and where a producer was read, which is not in there then: who it was, what was
-        read, what `routing_keys_of` says of it, and for each socket the bytes that it took, or
-        below zero the number of its error. There are no results where nothing was sent.
+        The time at which the wait ended, by the monotonic clock; the events, as
+        `select.epoll.poll` returns them; and `None`, or, if a producer was read, a tuple: the
+        producer, the bytes that were read, their routing keys as `routing_keys_of` returns them,
+        and for each of `sockets`, in the same order, the number of bytes that it took or the
+        negative error number. The results are empty if the batch was not sent. The event of a
+        producer that was read is not returned.
 
     Raises:
-        OSError: there is no such epoll.
-        ValueError: there are more sockets than that, or `read_size` is less than 1.
+        OSError: the descriptor is not an epoll.
+        ValueError: there are more than `MAX_SOCKETS` sockets, a descriptor is not valid, or
+            `read_size` is less than 1.
     """

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is at the other end of a Unix socket.
+"""The process at the other end of a Unix socket.
 
-The kernel noted it when the peer connected (SO_PEERCRED, unix(7)), so it cannot be forged and is
-asked once. The command's name is read at the same moment, because the process may be gone, or be
-another, when somebody wants to know. User names are not looked up here: that can take seconds
-where users come from a directory server, and the loop must not wait. relayctl does it.
+The kernel records the credentials of a process when it connects (SO_PEERCRED, unix(7)), so they
+cannot be forged and are read once. The name of the command is read at the same moment, because the
+process may have exited later, or its number may belong to another one. User names are not looked up
+here: the lookup can take seconds if users come from a directory server, and the loop must not wait.
+relayctl looks them up.
 """
 
 import array
@@ -17,19 +18,21 @@ from dataclasses import dataclass
 
 from notif_relayd.escaping import printable
 
+ROOT_UID = 0
+
 _UCRED = struct.Struct("3i")
 
 _SO_PEERGROUPS = 59
-"""asm-generic/socket.h; Python has no name for it."""
+"""From asm-generic/socket.h; the Python module socket does not define it."""
 
-_LONGEST_OPTION = 1024
-"""Bytes that Python's getsockopt can read: 256 groups."""
+_MAX_OPTION_BYTES = 1024
+"""Size of the largest option that socket.getsockopt can read, in bytes: 256 groups."""
 
 _MAX_GROUPS = 65536
-"""Supplementary groups that a process can have: NGROUPS_MAX of the kernel."""
+"""Maximum number of supplementary groups of a process (the kernel's NGROUPS_MAX)."""
 
-_LONGEST_COMMAND = 64
-"""Bytes that are enough for any: the kernel has 15 for a process, and more for its own threads."""
+_MAX_COMMAND_BYTES = 64
+"""Bytes read of a command name. The kernel keeps 15 for a process, and more for its own threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,16 @@ class Peer:
     uid: int
     gid: int
     command: str
-    """The kernel's short name of it, at most 15 characters; empty when it was gone already."""
+    """Name of the command, usually up to 15 characters; empty if the process had exited."""
     groups: frozenset[int] = frozenset()
-    """All the groups that it was in; only `gid` where the kernel does not tell the others."""
+    """All groups of the process; only `gid` if the kernel does not report the others."""
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({printable(self.command) or 'gone'}, uid {self.uid})"
 
 
-class Unknown:
-    """A process that is looked up only if somebody wants to read its name."""
+class LazyPeer:
+    """A peer that is looked up only when it is formatted for a log message."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -59,12 +62,12 @@ class Unknown:
 
 
 def uid_of(sock: socket.socket) -> int:
-    """The user of the process, which takes a tenth of the time of all about it."""
+    """Return the user id of the peer; this takes a tenth of the time of `peer_of`."""
     return _credentials(sock)[1]
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """The process that connected to, or (asked from the client's side) listens on a socket."""
+    """Return the process that connected, or, for a client's socket, the one that listens."""
     pid, uid, gid = _credentials(sock)
     return Peer(pid, uid, gid, _command(pid), _groups(sock) | {gid})
 
@@ -77,20 +80,20 @@ def _credentials(sock: socket.socket) -> tuple[int, int, int]:
 
 
 def _groups(sock: socket.socket) -> frozenset[int]:
-    """Return the supplementary groups; none if the kernel does not tell them.
+    """Return the supplementary groups; none if the kernel does not report them.
 
-    So lists and rules that name groups let nothing through for a process whose groups are unknown.
-    /proc is no substitute: the number may be another process's by now, or its groups others.
+    Allow lists and access rules that name groups then admit nothing. /proc is not a substitute:
+    the process id may have been reused, and the groups may have changed.
     """
     try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LONGEST_OPTION)
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
         return frozenset(array.array("I", groups))
     except OSError as error:
         return _many_groups(sock) if error.errno == errno.ERANGE else frozenset()
 
 
 def _many_groups(sock: socket.socket) -> frozenset[int]:
-    """Ask for more groups than Python's getsockopt has room for."""
+    """Read more groups than socket.getsockopt has room for."""
     groups = (ctypes.c_uint32 * _MAX_GROUPS)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
     failed = ctypes.CDLL(None).getsockopt(
@@ -100,11 +103,11 @@ def _many_groups(sock: socket.socket) -> frozenset[int]:
 
 
 def _command(pid: int) -> str:
-    # Not with open(): what it makes for one small read takes as long as the rest.
+    # os.open, because open() would double the time of this function.
     try:
         comm = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(comm, _LONGEST_COMMAND).decode(errors="replace").strip()
+            return os.read(comm, _MAX_COMMAND_BYTES).decode(errors="replace").strip()
         finally:
             os.close(comm)
     except OSError:

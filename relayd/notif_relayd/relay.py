@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay: the parts put together, and how it starts, turns and stops.
+"""The relay: creates and connects its parts, runs the loop and stops.
 
-Data flows one way: a producer's bytes are read and split (intake, splitter), judged (validator),
-kept for the slow (ring) and sent (fanout). One thread does it all, because what makes it fast is
-that a turn of the loop carries as much as there is, and not that turns are many.
+Data flows one way: read and frame (intake, framing), validate (validator), keep for slow
+subscribers (ring), send (fanout). One thread does all of it. An iteration of the loop handles all
+data that has arrived, so under load many records share the cost of an iteration.
 """
 
 import itertools
@@ -13,12 +13,14 @@ import time
 from dataclasses import dataclass
 
 from notif_relayd import fastpath
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.control.report import Reporter
 from notif_relayd.control.server import ControlServer
 from notif_relayd.escaping import printable_path
 from notif_relayd.fanout.fanout import Fanout
+from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import State, encode
 from notif_relayd.ingest.intake import Intake
 from notif_relayd.net import ancillary
@@ -27,7 +29,8 @@ from notif_relayd.net.loop_latency import LoopLatency
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.peer import peer_of
-from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore, Inherited
+from notif_relayd.settings import Limits
+from notif_relayd.systemd.fdstore import PRODUCER, SUBSCRIBER, FdStore
 from notif_relayd.systemd.idle_timer import IdleTimer
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd.systemd.watchdog import Watchdog
@@ -35,86 +38,82 @@ from notif_relayd.systemd.watchdog import Watchdog
 LOG = logging.getLogger(__name__)
 
 DRAIN_TIME = 2.0
-"""Seconds that subscribers get to take what is left when the relay stops."""
+"""Seconds for which subscribers that are behind are served at most when the relay stops."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the relay may use."""
+class Sockets:
+    """The listening sockets."""
 
-    ring_size: int
-    """Bytes."""
-    max_record_size: int
-    """Bytes, the newline included."""
-    producers: ConnectionLimits
-    subscribers: ConnectionLimits
-    max_filter_bytes_per_user: int
-    """Bytes of filters and unfinished requests of one user's subscribers."""
-    idle_timeout: float | None = None
-    """Seconds without any connection after which the relay ends; none or 0 for never."""
+    public: socket.socket
+    """For subscribers."""
+    ingest: socket.socket
+    """For producers."""
+    control: socket.socket
+    """For relayctl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The service manager."""
+
+    notify: NotifySocket
+    capacity: int
+    """Number of descriptors that it keeps for the next process; 0 if it keeps none."""
+    inherited: Inherited
+    """What the process before this one left with it."""
 
 
 class Relay:
-    """Serves three listening sockets until it is told to stop.
+    """Serves three listening sockets until a signal says stop.
 
     Args:
-        limits: what it may use.
-        log: where it warns of peers that misbehave.
-        signals: tells when to stop and when to reload.
-        public: listening socket for subscribers.
-        ingest: listening socket for producers.
-        control: listening socket for relayctl.
-        notify: the service manager.
-        rules: who may read what.
-        capacity: descriptors that the service manager keeps.
-        inherited: what a relay before this one has left.
+        limits: the resources that the relay may use.
+        policy: which subscribers may read which records.
+        sockets: the listening sockets; they are closed by the caller.
+        manager: the service manager.
+        signals: receives the signals to stop and to reload.
+        log: for warnings about peers that misbehave.
     """
 
     def __init__(
         self,
         limits: Limits,
-        log: RateLimitedLog,
+        policy: Policy,
+        sockets: Sockets,
+        manager: Manager,
         signals: Signals,
-        public: socket.socket,
-        ingest: socket.socket,
-        control: socket.socket,
-        notify: NotifySocket,
-        rules: Policy,
-        capacity: int,
-        inherited: Inherited,
+        log: RateLimitedLog,
     ) -> None:
+        inherited = manager.inherited
         self._signals = signals
-        self._loop = Loop()
+        fast_path = fastpath.load()
+        self._loop = Loop(fast_path)
         self._loop.watch(signals.fileno(), READ, signals.handle)
         self._ids = itertools.count(inherited.next_id)
-        self._fdstore = FdStore(self._loop, notify, capacity, inherited.names, inherited.requests)
+        self._fdstore = FdStore(
+            self._loop, manager.notify, manager.capacity, inherited.names, inherited.requests
+        )
+        context = Context(self._loop, log, self._ids, self._fdstore)
         self._fanout = Fanout(
-            self._loop,
-            log,
-            self._ids,
-            self._fdstore,
+            context,
             limits.subscribers,
-            rules,
+            policy,
             limits.ring_size,
             limits.max_filter_bytes_per_user,
         )
         self._intake = Intake(
-            self._loop,
-            log,
-            self._ids,
-            self._fdstore,
-            limits.producers,
-            limits.max_record_size,
-            self._fanout.publish,
+            context, limits.producers, limits.max_record_size, self._fanout.publish
         )
-        fastpath.use(self._loop, self._intake, self._fanout)
+        if fast_path is not None:
+            fast_path.connect(self._intake, self._fanout)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,
             self._fanout,
             self._latency,
-            printable_path(public.getsockname()),
-            printable_path(ingest.getsockname()),
+            printable_path(sockets.public.getsockname()),
+            printable_path(sockets.ingest.getsockname()),
         )
         self._control = ControlServer(
             self._loop,
@@ -128,17 +127,18 @@ class Relay:
             },
         )
         self._take_over(inherited)
-        # Subscribers first: records that wait already are for those who wait already.
+        # Subscribers first: records that are in producers' sockets already are then sent to the
+        # subscribers that are waiting already.
         self._acceptors = [
-            self._fanout.listen(public),
-            self._intake.listen(ingest),
-            self._control.listen(control),
+            self._fanout.listen(sockets.public),
+            self._intake.listen(sockets.ingest),
+            self._control.listen(sockets.control),
         ]
-        self._watchdog = Watchdog(self._loop, notify, self._counts)
+        self._watchdog = Watchdog(self._loop, manager.notify, self._counts)
         self._idle_timer = IdleTimer(self._loop, self._has_connections, limits.idle_timeout or 0.0)
 
     def run(self) -> None:
-        """Relay until a signal says stop; then send what is left, for `DRAIN_TIME` at most."""
+        """Relay until a signal says stop or the idle timeout is over; then stop."""
         self._watchdog.ready()
         self._idle_timer.look()
         while not (self._signals.stop or self._idle_timer.over):
@@ -151,7 +151,7 @@ class Relay:
         self._stop()
 
     def apply(self, limits: Limits) -> None:
-        """Use new limits from now on; `max_record_size` stays what it was at the start."""
+        """Apply new limits; a change of `max_record_size` needs a restart."""
         self._intake.admission.limits = limits.producers
         self._fanout.admission.limits = limits.subscribers
         self._fanout.store.limit = limits.ring_size
@@ -165,7 +165,11 @@ class Relay:
         self._latency.add(time.monotonic() - awake)
 
     def _disconnect(self, number: int) -> str:
-        """End the connection with that number; what it was."""
+        """End a connection for relayctl; return a description of it.
+
+        Raises:
+            LookupError: no connection has this number.
+        """
         producer = self._intake.producers.get(number)
         if producer is not None:
             self._intake.disconnect(producer)
@@ -189,15 +193,16 @@ class Relay:
         )
 
     def _take_over(self, inherited: Inherited) -> None:
-        """Go on with everybody whose connection was kept."""
+        """Continue with the connections that the service manager has kept."""
         producers = self._still_allowed(PRODUCER, inherited.producers, self._intake.admission)
         subscribers = self._still_allowed(SUBSCRIBER, inherited.subscribers, self._fanout.admission)
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
             self._fanout.restore(inherited.state.fanout, subscribers)
-            self._latency.restore(inherited.state.turns)
-            LOG.info("went on with %d producers and %d subscribers", *self._counts()[:2])
-        # The relay of the others was killed, or another one than this knew what they may see.
+            self._latency.restore(inherited.state.latency)
+            LOG.info("restored %d producers and %d subscribers", *self._counts()[:2])
+        # These connections are not in the state: the process before this one was killed, or the
+        # access rules have changed.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
         unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
         for number in unknown_producers:
@@ -206,8 +211,8 @@ class Relay:
             self._fanout.adopt(number, subscribers[number], self._fdstore.request_of(number))
         if unknown_producers or unknown_subscribers:
             LOG.warning(
-                "took over the connections of %d producers and %d subscribers, and nothing else; "
-                "what was under way is lost",
+                "took over %d producers and %d subscribers without saved state; records in transit "
+                "are lost",
                 len(unknown_producers),
                 len(unknown_subscribers),
             )
@@ -215,7 +220,7 @@ class Relay:
     def _still_allowed(
         self, kind: str, connections: dict[int, socket.socket], admission: Admission
     ) -> dict[int, socket.socket]:
-        """Those that may connect with what is configured now; the others are let go."""
+        """Return the connections that the configuration still allows; close the others."""
         allowed = {}
         for number, connection in connections.items():
             peer = peer_of(connection)
@@ -225,16 +230,17 @@ class Relay:
             elif admission.allows(peer):
                 allowed[number] = connection
             else:
-                LOG.warning("connection ended: %s: may not connect any more", peer)
+                LOG.warning("connection ended: %s: no longer allowed to connect", peer)
                 self._fdstore.close_connection(kind, number, connection)
         return allowed
 
     def _stop(self) -> None:
-        # Who has not been let in yet stays in systemd's socket, for the next daemon.
+        # Connections that were not accepted yet stay in systemd's sockets for the next process.
         for acceptor in self._acceptors:
             acceptor.close()
         self._control.close()
         if not self._fdstore.usable:
+            # Nothing is kept for a successor, so all that producers have sent is relayed now.
             self._intake.drain()
             self._intake.close()
         expired = []
@@ -244,7 +250,8 @@ class Relay:
         if self._fdstore.usable:
             self._intake.drain()
             self._fdstore.leave(encode(self._save()))
-            # The kernel closes them when the process has ended: then no passed descriptor lingers.
+            # The kernel closes the connections when the process exits. To close them here could
+            # take long if a peer has passed file descriptors; see `net.ancillary`.
             for producer in self._intake.producers.values():
                 producer.socket.detach()
             for subscriber in self._fanout.subscribers.values():

@@ -1,7 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain, validated values that the daemon and relayctl share."""
+"""Plain, validated values: what the configuration comes to, and what relayctl shares with it.
+
+This module imports nothing that computes or opens anything, so that relayctl can import it.
+"""
 
 from dataclasses import dataclass
+
+from notif_relayd.peer import ROOT_UID, Peer
+
+PROGRAM = "notif-relayd"
+
+CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
+"""Read if it exists and no --config-file is given."""
+
+CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
+"""Read if it exists and no --config-dir is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +37,48 @@ class SocketPlan:
     """FileDescriptorName= of the systemd unit, and the prefix of the socket's options."""
     path: str
     access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """The users and groups that may connect to a socket. Root always may."""
+
+    users: frozenset[int] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+    def __contains__(self, peer: Peer) -> bool:
+        return peer.uid == ROOT_UID or peer.uid in self.users or bool(peer.groups & self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Limits of the connections to one socket. Messages call them by the names of the options."""
+
+    option: str
+    """Name of the option that sets `max_connections`."""
+    max_connections: int
+    """Connections at a time."""
+    per_user: int
+    """Connections of one user at a time."""
+    rate: int
+    """New connections of one user per second."""
+    socket: str = ""
+    """Prefix of the options that set `allowed`."""
+    allowed: AllowList | None = None
+    """`None` for every user that the permissions of the socket file admit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Resources that the relay may use."""
+
+    ring_size: int
+    """Bytes."""
+    max_record_size: int
+    """Bytes, including the newline."""
+    producers: ConnectionLimits
+    subscribers: ConnectionLimits
+    max_filter_bytes_per_user: int
+    """Bytes of filters and unfinished requests of one user's subscribers."""
+    idle_timeout: float | None = None
+    """Seconds without any connection after which the relay exits; `None` or 0 for never."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts
-from support.running import RunningRelay, running_relay
+from support.private_socket import PrivateSocket
+from support.relay import RunningRelay, running_relay
+from support.scripts import Scripts
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def compare(*arguments: str, place: Path = ROOT) -> subprocess.CompletedProcess[
     )
 
 
-def test_relays_are_compared_with_the_first_one() -> None:
+def test_ratios_refer_to_the_first_relay() -> None:
     done = compare("notif-relayd", f"other={ROOT}", "asyncio", "--seconds", "0.3")
     assert done.returncode == 0, done.stderr
     _, *lines = done.stdout.splitlines()
@@ -32,7 +32,7 @@ def test_relays_are_compared_with_the_first_one() -> None:
 
 
 @pytest.mark.parametrize("path", ["{}", "."])
-def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_path: Path) -> None:
+def test_relay_of_the_named_checkout_is_started(path: str, tmp_path: Path) -> None:
     (tmp_path / "handler").mkdir()
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
@@ -42,28 +42,28 @@ def test_the_relay_of_another_checkout_is_the_one_that_is_there(path: str, tmp_p
     assert "does not listen: another one" in done.stderr
 
 
-def test_a_checkout_is_not_measured_with_what_is_compiled_here(tmp_path: Path) -> None:
+def test_checkout_without_compiled_module_is_refused(tmp_path: Path) -> None:
     (tmp_path / "handler").mkdir()
     package = tmp_path / "relayd" / "notif_relayd"
     package.mkdir(parents=True)
     (package / "_native.cpp").touch()
     done = compare(f"other={tmp_path}")
     assert done.returncode != 0
-    assert "other: nothing is compiled there" in done.stderr
+    assert "other: the compiled module is missing" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("Kafka",), "There is no Kafka; there are notif-relayd, C limit,"),
-        (("other=/nowhere",), "other: /nowhere/handler is no directory."),
-        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be more than 0, and finite"),
-        (("notif-relayd", "--seconds", "inf"), "--rate and --seconds must be more than 0"),
-        (("notif-relayd", "--seconds", "nan"), "--rate and --seconds must be more than 0"),
+        (("Kafka",), "Unknown relay Kafka: use notif-relayd, C limit,"),
+        (("other=/nowhere",), "other: /nowhere/handler is not a directory."),
+        (("notif-relayd", "--rate", "0"), "--rate and --seconds must be positive and finite"),
+        (("notif-relayd", "--seconds", "inf"), "--rate and --seconds must be positive"),
+        (("notif-relayd", "--seconds", "nan"), "--rate and --seconds must be positive"),
         ((), "the following arguments are required: RELAY"),
     ],
 )
-def test_what_cannot_be_compared_is_said(arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_argument_is_reported(arguments: tuple[str, ...], said: str) -> None:
     done = compare(*arguments)
     assert done.returncode != 0
     assert said in done.stderr

@@ -17,7 +17,7 @@ from compare.load import LoadError, Measured, Work
 from compare.notification import record
 from compare.peers import ALTERNATIVES, LIMIT, RELAY, Peer, running
 from notif_relay import records
-from support.running import DEADLINE
+from support.waiting import TIMEOUT
 
 WHILE_JOINING = 100
 """Records after which everybody has joined."""
@@ -43,7 +43,7 @@ def test_every_subscriber_gets_every_record(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("peer", ALTERNATIVES, ids=lambda peer: peer.name)
-def test_each_peer_is_spoken_to_as_it_understands_it(peer: Peer) -> None:
+def test_every_alternative_relays_the_load(peer: Peer) -> None:
     if peer.missing():
         pytest.skip(peer.missing())
     with running(peer) as relay:
@@ -52,13 +52,13 @@ def test_each_peer_is_spoken_to_as_it_understands_it(peer: Peer) -> None:
     assert peer.version() != "?"
 
 
-def test_stalled_subscribers_are_no_part_of_what_is_counted() -> None:
+def test_stalled_subscribers_are_not_counted() -> None:
     with running(RELAY) as relay:
         measured = relay.measure(replace(COUNTED, stalled=3))
     assert measured.delivered == COUNTED.count
 
 
-def test_every_record_at_a_rate_is_a_sample_of_the_latency() -> None:
+def test_every_record_at_a_rate_is_a_latency_sample() -> None:
     with running(RELAY) as relay:
         measured = relay.measure(Work(rate=2000, window=0, subscribers=2, warm_up=0, seconds=0.2))
     assert 0 < measured.samples == measured.delivered <= 2 * measured.sent
@@ -75,7 +75,7 @@ class Repeater:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(path)
             listener.listen()
-            listener.settimeout(DEADLINE)
+            listener.settimeout(TIMEOUT)
             self._listeners.append(listener)
         self._change = change
         self._piece = piece
@@ -112,7 +112,7 @@ def repeat(tmp_path: Path) -> Iterator[Callable[..., Measured]]:
 
 
 @pytest.mark.parametrize("piece", [7, 1000, 4096])
-def test_what_is_no_record_is_counted_apart_wherever_it_is_torn(
+def test_gap_records_are_counted_separately_however_split(
     repeat: Callable[..., Measured], piece: int
 ) -> None:
     def with_gaps(line: bytes, number: int) -> bytes:
@@ -124,7 +124,7 @@ def test_what_is_no_record_is_counted_apart_wherever_it_is_torn(
     assert abs(measured.asides - COUNTED.count) <= 3
 
 
-def test_what_never_arrives_is_counted_as_lost(repeat: Callable[..., Measured]) -> None:
+def test_missing_records_are_counted_as_lost(repeat: Callable[..., Measured]) -> None:
     def without_some(line: bytes, number: int) -> bytes:
         return line if number % 10 != 5 or number < WHILE_JOINING else b""
 
@@ -134,12 +134,12 @@ def test_what_never_arrives_is_counted_as_lost(repeat: Callable[..., Measured]) 
     assert measured.delivered + measured.lost <= measured.sent
 
 
-def test_what_is_neither_a_record_nor_a_line_is_an_error(repeat: Callable[..., Measured]) -> None:
+def test_unterminated_data_is_an_error(repeat: Callable[..., Measured]) -> None:
     with pytest.raises(LoadError, match="neither a record nor a line"):
         repeat(lambda line, _: line.replace(b"\n", b" "), COUNTED)
 
 
-def test_it_is_an_error_that_nobody_listens(tmp_path: Path) -> None:
+def test_missing_relay_is_an_error(tmp_path: Path) -> None:
     nobody = str(tmp_path / "nobody")
     with pytest.raises(LoadError, match="No such file"):
         load.measure(wire.plain(record(1024)), nobody, nobody, 0, COUNTED)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, wait_until
+from support.waiting import TIMEOUT, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ class Demo:
 
     def finish(self) -> tuple[int, str, str]:
         """Exit status, output and complaints, once it is over."""
-        output, complaints = self.process.communicate(timeout=DEADLINE)
+        output, complaints = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode, output, complaints
 
     def remains(self) -> list[str]:
@@ -65,12 +65,12 @@ def demo(directory: Path, path: str | None = None) -> Iterator[Demo]:
         running.process.communicate()
 
 
-def test_it_shows_the_way_of_a_few_hundred_notifications(directory: Path) -> None:
+def test_demo_relays_300_notifications(directory: Path) -> None:
     with demo(directory) as running:
         exit_status, output, complaints = running.finish()
         assert (exit_status, complaints) == (0, "")
         assert running.remains() == []
-    assert "has read all 300, the same" in output
+    assert "has received all 300 notifications" in output
     for event_type in ("compute.instance.create.end", "volume.attach.end", "port.create.end"):
         assert f'"event_type": "{event_type}"' in " ".join(output.split())
     assert '"auth_password": "***"' in " ".join(output.split())
@@ -82,7 +82,7 @@ def test_it_shows_the_way_of_a_few_hundred_notifications(directory: Path) -> Non
     "moment", ["1.", "2.", "3.", "$ python docs/examples/demo/services.py", "5."]
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted_at_any_moment_it_leaves_nothing(
+def test_interrupted_demo_removes_files_and_processes(
     directory: Path, moment: str, number: signal.Signals
 ) -> None:
     with demo(directory) as running:
@@ -94,30 +94,30 @@ def test_interrupted_at_any_moment_it_leaves_nothing(
         assert running.remains() == []
 
 
-def test_it_ends_quietly_when_nobody_looks_on(directory: Path) -> None:
+def test_demo_exits_silently_when_stdout_is_closed(directory: Path) -> None:
     with demo(directory) as running:
         assert running.process.stdout is not None
         running.process.stdout.close()
         assert running.process.stderr is not None
         assert running.process.stderr.read() == ""
-        assert running.process.wait(DEADLINE) == 141
+        assert running.process.wait(TIMEOUT) == 141
         assert running.remains() == []
 
 
-def test_without_nc_it_says_so(directory: Path) -> None:
+def test_missing_nc_is_reported(directory: Path) -> None:
     with demo(directory, path="") as running:
         exit_status, _, complaints = running.finish()
         assert (exit_status, complaints) == (1, "The demonstration failed: nc is not installed\n")
         assert running.remains() == []
 
 
-def test_a_relay_that_cannot_start_is_quoted(directory: Path) -> None:
+def test_error_of_the_relay_is_quoted(directory: Path) -> None:
     too_long = directory / ("x" * 100)
     too_long.mkdir()
     with demo(too_long) as running:
         exit_status, _, complaints = running.finish()
         assert exit_status == 1
-        assert complaints.startswith("The demonstration failed: the relay has ended: ")
+        assert complaints.startswith("The demonstration failed: the relay has exited: ")
         assert "use a shorter public path" in complaints
         assert running.remains() == []
 
@@ -125,12 +125,12 @@ def test_a_relay_that_cannot_start_is_quoted(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("filtered", "complaint"),
     [
-        ("head -n 100", "nc has read 100 of 300 notifications"),
-        ("sed -u s/web-7/web-8/", "nc and subscriber.py have not read the same"),
-        ("sed -u p", "nc and subscriber.py have not read the same"),
+        ("head -n 100", "nc has received 100 of 300 notifications"),
+        ("sed -u s/web-7/web-8/", "nc and subscriber.py have not received the same"),
+        ("sed -u p", "nc and subscriber.py have not received the same"),
     ],
 )
-def test_a_subscriber_that_does_not_get_everything_as_it_was_is_noticed(
+def test_missing_or_altered_records_are_detected(
     directory: Path, tmp_path: Path, filtered: str, complaint: str
 ) -> None:
     nc = tmp_path / "nc"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, RunningRelay, record, wait_until
+from support.records import record
+from support.relay import RunningRelay
+from support.waiting import TIMEOUT, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -19,7 +21,7 @@ def compiled(compiler: list[str], source: str, into: Path) -> list[str]:
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"{compiler[0]} is not installed")
     program = into / "consumer"
-    subprocess.run([*compiler, "-o", program, EXAMPLES / source], check=True, timeout=DEADLINE)
+    subprocess.run([*compiler, "-o", program, EXAMPLES / source], check=True, timeout=TIMEOUT)
     return [str(program)]
 
 
@@ -36,9 +38,7 @@ def command(language: str, into: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["python", "sh", "c", "go"])
-def test_the_example_prints_errors_and_nothing_else(
-    relay: RunningRelay, tmp_path: Path, language: str
-) -> None:
+def test_example_prints_only_errors(relay: RunningRelay, tmp_path: Path, language: str) -> None:
     consumer = subprocess.Popen(
         [*command(language, tmp_path), str(relay.public)], stdout=subprocess.PIPE, text=True
     )
@@ -53,7 +53,7 @@ def test_the_example_prints_errors_and_nothing_else(
         consumer.terminate()
 
 
-def test_the_consumer_in_c_says_which_socket_is_not_there(tmp_path: Path) -> None:
+def test_c_consumer_names_the_missing_socket(tmp_path: Path) -> None:
     program = compiled(["gcc"], "consumer.c", tmp_path)
     done = subprocess.run(
         [*program, str(tmp_path / "none.sock")], capture_output=True, text=True, check=False

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))
-def test_every_link_leads_to_a_file(name: str) -> None:
+def test_every_link_target_is_a_file(name: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text())
     assert [link for link in links if not (ROOT / link).is_file()] == []
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))
-def test_every_target_of_make_that_is_named_is_there(name: str) -> None:
+def test_every_named_make_target_exists(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / name).read_text(), re.M)) <= targets

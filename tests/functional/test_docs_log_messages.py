@@ -56,7 +56,7 @@ def documented() -> set[str]:
     return {message for term in limits for message in re.findall(r"``(.+?)``", term)}
 
 
-def test_every_message_of_the_daemon_is_on_the_page_and_no_other_is() -> None:
+def test_page_lists_exactly_the_daemons_messages() -> None:
     logged = {message for path in SOURCES for message in messages(ast.parse(path.read_text()))}
     assert "stopped" in logged
     assert documented() == logged

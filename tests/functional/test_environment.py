@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import DEADLINE, RunningRelay, record
+from support.records import record
+from support.relay import RunningRelay
+from support.waiting import TIMEOUT
 
 AS_SYSTEMD = """
 import os, sys
@@ -47,7 +49,7 @@ def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
         yield relay
         if relay.process.poll() is None:
             relay.process.terminate()
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
         assert "Traceback" not in relay.log.read_text()
     finally:
         relay.process.kill()
@@ -68,22 +70,22 @@ def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
         ("NOTIFY_SOCKET", "relative"),
     ],
 )
-def test_odd_variable_is_logged_and_ignored(directory: Path, name: str, value: str) -> None:
+def test_invalid_variable_is_logged_and_ignored(directory: Path, name: str, value: str) -> None:
     with relay_with(directory, **{name: value}) as relay:
         relay.wait_logged(f"{name}={value} is ")
 
 
 @pytest.mark.parametrize("value", ["18446744073709551615", "0", ""])
-def test_no_watchdog_is_not_an_error(directory: Path, value: str) -> None:
+def test_disabled_watchdog_is_accepted(directory: Path, value: str) -> None:
     with relay_with(directory, WATCHDOG_USEC=value) as relay:
         assert "WATCHDOG_USEC" not in relay.log.read_text()
 
 
-def test_short_watchdog_leaves_the_relay_asleep(directory: Path) -> None:
+def test_short_watchdog_interval_causes_few_wakeups(directory: Path) -> None:
     path = directory / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(os.fspath(path))
-        manager.settimeout(DEADLINE)
+        manager.settimeout(TIMEOUT)
         with relay_with(directory, WATCHDOG_USEC="1", NOTIFY_SOCKET=os.fspath(path)) as relay:
             for _ in range(3):
                 while manager.recv(4096) != b"WATCHDOG=1":
@@ -115,7 +117,7 @@ def test_short_watchdog_leaves_the_relay_asleep(directory: Path) -> None:
         {"LISTEN_FDS": "0", "LISTEN_FDNAMES": "a:b:c"},
     ],
 )
-def test_odd_descriptors_end_the_start_with_one_line(
+def test_invalid_passed_descriptors_are_a_one_line_error(
     directory: Path, environment: dict[str, str]
 ) -> None:
     ended = subprocess.run(
@@ -123,7 +125,7 @@ def test_odd_descriptors_end_the_start_with_one_line(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert ended.returncode == 1
@@ -133,7 +135,7 @@ def test_odd_descriptors_end_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_directory_that_is_not_utf8(directory: Path, locale: str) -> None:
+def test_runtime_directory_may_be_invalid_utf8(directory: Path, locale: str) -> None:
     path = os.fsencode(directory) + b"/\xff\xfe"
     os.mkdir(path)
     with relay_with(Path(os.fsdecode(path)), LC_ALL=locale, LANG=locale) as relay:

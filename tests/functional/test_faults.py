@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayd.fanout.shared_pages import MANY
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, connect, wait_until
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SOCKETS
+from support.records import numbered_record
+from support.relay import RunningRelay, connect
+from support.waiting import TIMEOUT, wait_until
 
 NUMBER = 3000
 
@@ -51,7 +52,7 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it sleeps")
     finally:
         strace.terminate()
-        strace.communicate(timeout=DEADLINE)
+        strace.communicate(timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -70,17 +71,17 @@ def failing(relay: RunningRelay, call: str, error: str, when: str) -> Iterator[N
         ("epoll_wait", "EINTR", "1+3"),
     ],
 )
-def test_a_call_that_fails_for_now_loses_nothing(
+def test_temporary_call_failure_loses_no_record(
     relay: RunningRelay, call: str, error: str, when: str
 ) -> None:
     with relay.subscribe() as one, relay.subscribe() as other, relay.produce() as producer:
         relay.wait_status(producers=1)
         with failing(relay, call, error, when):
-            expected = [numbered(number) for number in range(NUMBER)]
+            expected = [numbered_record(number) for number in range(NUMBER)]
             # Read only when everything is sent, so that they fall behind and catch up, too.
             sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
             sending.start()
-            sending.join(DEADLINE)
+            sending.join(TIMEOUT)
             assert one.lines(NUMBER) == expected
             assert other.lines(NUMBER) == expected
         status = relay.status()
@@ -90,24 +91,22 @@ def test_a_call_that_fails_for_now_loses_nothing(
 
 
 @pytest.mark.parametrize(("error", "when"), [("EAGAIN", "1+2"), ("ENOMEM", "2+3")])
-def test_a_run_that_cannot_be_shared_for_now_is_lost_to_nobody(
-    relay: RunningRelay, error: str, when: str
-) -> None:
+def test_sendfile_failure_loses_no_record(relay: RunningRelay, error: str, when: str) -> None:
     """What many subscribers get at once goes by a call of its own."""
-    expected = [numbered(number, size=8192) for number in range(200)]
+    expected = [numbered_record(number, size=8192) for number in range(200)]
     with contextlib.ExitStack() as stack:
-        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MANY)]
+        subscribers = [stack.enter_context(relay.subscribe()) for _ in range(MIN_SHARED_SOCKETS)]
         producer = stack.enter_context(relay.produce())
         with failing(relay, "sendfile", error, when):
             sending = threading.Thread(target=producer.sendall, args=(b"".join(expected),))
             sending.start()
             for subscriber in subscribers:
                 assert subscriber.lines(len(expected)) == expected
-            sending.join(DEADLINE)
+            sending.join(TIMEOUT)
         assert relay.status()["records_dropped"] == 0
 
 
-def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> None:
+def test_records_are_copied_where_sendfile_is_forbidden(tmp_path: Path) -> None:
     """As in a sandbox that does not know the call."""
     program = (
         "import logging; logging.basicConfig(level=logging.INFO);"
@@ -118,8 +117,8 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
         *("-e", "trace=sendfile", "-e", "inject=sendfile:error=EPERM"),
         *(sys.executable, "-c", program),
     ]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
-    assert "records are copied for each: [Errno 1]" in said.stderr
+    said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    assert "records are copied for each subscriber: [Errno 1]" in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_where_nothing_can_be_shared_it_is_said_and_copied(tmp_path: Path) -> No
         ("epoll_ctl", "ENOSPC"),
     ],
 )
-def test_a_connection_that_cannot_be_taken_disturbs_nobody(
+def test_accept_failure_does_not_disturb_other_peers(
     relay: RunningRelay, call: str, error: str
 ) -> None:
     """The first one fails; the door opens again by itself."""
@@ -138,22 +137,22 @@ def test_a_connection_that_cannot_be_taken_disturbs_nobody(
         relay.wait_status(producers=1)
         with failing(relay, call, error, "1"):
             with contextlib.suppress(OSError), relay.produce() as another:
-                another.sendall(numbered(0))
-            producer.sendall(numbered(1))
+                another.sendall(numbered_record(0))
+            producer.sendall(numbered_record(1))
             lines = [subscriber.line()]
-            if lines == [numbered(0)]:
+            if lines == [numbered_record(0)]:
                 lines.append(subscriber.line())
-            assert lines[-1] == numbered(1)
+            assert lines[-1] == numbered_record(1)
         wait_until(lambda: relay.status()["producers"] == 1, "the door is open")
         assert relay.stop() == 0
 
 
-def test_an_error_that_nobody_expects_ends_the_relay_and_is_in_the_log(
+def test_unexpected_error_is_logged_and_ends_the_relay(
     relay: RunningRelay,
 ) -> None:
     with contextlib.suppress(OSError), failing(relay, "epoll_wait", "ENOSYS", "1"):
         connect(relay.public).close()
-        assert relay.process.wait(DEADLINE) == 1
+        assert relay.process.wait(TIMEOUT) == 1
         log = relay.log.read_text()
         assert "ended by an error that should not have happened" in log
         assert "Function not implemented" in log

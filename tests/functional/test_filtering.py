@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.producing import numbered
-from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
+from support.records import is_gap, numbered_record, record
+from support.relay import RunningRelay, Subscriber, running_relay
 
 MIB = 1024 * 1024
 
@@ -33,7 +33,7 @@ def answered(subscriber: Subscriber) -> dict[str, Any]:
             return payload
 
 
-def test_only_what_matches_comes(relay: RunningRelay) -> None:
+def test_only_matching_records_are_delivered(relay: RunningRelay) -> None:
     with relay.subscribe() as some, relay.subscribe() as all_, relay.produce() as producer:
         wanted = {"event_type": ["compute.*"], "priority": ["error", "WARN"]}
         ask(some, **wanted)
@@ -48,11 +48,11 @@ def test_only_what_matches_comes(relay: RunningRelay) -> None:
         matching = [line for line in lines if b"compute" in line and b"INFO" not in line]
         assert all_.lines(len(lines)) == lines
         assert some.lines(len(matching)) == matching
-        rows = sorted(row["records"] for row in relay.ask("subscribers"))
+        rows = sorted(row["records"] for row in relay.request("subscribers"))
         assert rows == [len(matching), len(lines)]
 
 
-def test_a_new_request_replaces_the_old_one_and_an_empty_one_is_everything(
+def test_request_replaces_filter_and_empty_one_removes_it(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
@@ -69,7 +69,7 @@ def test_a_new_request_replaces_the_old_one_and_an_empty_one_is_everything(
             assert [subscriber.notification()["event_type"] for _ in expected] == expected
 
 
-def test_requests_in_one_go_are_answered_in_their_order(relay: RunningRelay) -> None:
+def test_requests_sent_at_once_are_answered_in_order(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for name in "abcd":
             ask(subscriber, event_type=[name])
@@ -79,14 +79,14 @@ def test_requests_in_one_go_are_answered_in_their_order(relay: RunningRelay) -> 
         assert subscriber.line() == record("d")
 
 
-def test_a_request_may_come_byte_by_byte(relay: RunningRelay) -> None:
+def test_request_may_arrive_byte_by_byte(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         for byte in b'{"filter": {"event_type": ["a"]}}\n':
             subscriber.socket.sendall(bytes([byte]))
         assert answered(subscriber) == {"event_type": ["a"]}
 
 
-def test_a_request_at_the_limit_is_understood(relay: RunningRelay) -> None:
+def test_request_of_maximum_size_is_accepted(relay: RunningRelay) -> None:
     request = b'{"filter": {}}'.ljust(64 * 1024 - 1) + b"\n"
     with relay.subscribe() as subscriber:
         subscriber.socket.sendall(request)
@@ -95,7 +95,7 @@ def test_a_request_at_the_limit_is_understood(relay: RunningRelay) -> None:
         assert "longer than 65536 bytes" in subscriber.notification()["payload"]
 
 
-def test_a_client_may_ask_before_it_reads_and_misses_nothing_from_the_answer_on(
+def test_no_matching_record_is_missing_after_the_answer(
     relay: RunningRelay,
 ) -> None:
     """Records flow all the time; numbers tell whether one is missing."""
@@ -123,25 +123,25 @@ def test_a_client_may_ask_before_it_reads_and_misses_nothing_from_the_answer_on(
             thread.join()
 
 
-def test_who_is_behind_gets_the_rest_of_what_it_wanted_before_the_answer(
+def test_backlog_is_delivered_before_the_answer(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
-        before = [numbered(number) for number in range(3000)]
+        before = [numbered_record(number) for number in range(3000)]
         producer.sendall(b"".join(before))
         relay.wait_status(records_received=3000)
-        assert relay.ask("subscribers")[0]["lag"] > 0
+        assert relay.request("subscribers")[0]["lag"] > 0
         ask(subscriber, event_type=["wanted"])
         ask(subscriber, event_type=["wanted", "as well"])
         assert subscriber.lines(3000) == before
         assert answered(subscriber) == {"event_type": ["wanted"]}
         assert answered(subscriber) == {"event_type": ["wanted", "as well"]}
-        producer.sendall(numbered(1) + record("as well"))
+        producer.sendall(numbered_record(1) + record("as well"))
         assert subscriber.line() == record("as well")
         relay.wait_status(ring_bytes=0, records_dropped=0, records_delivered=3001)
 
 
-def test_gap_records_count_only_what_matched(directory: Path) -> None:
+def test_gap_records_count_only_matching_records(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
         relay.subscribe() as slow,
@@ -167,7 +167,7 @@ def test_gap_records_count_only_what_matched(directory: Path) -> None:
         relay.wait_status(records_delivered=got, records_dropped=dropped)
 
 
-def test_a_filter_does_not_take_the_memory_of_others(directory: Path) -> None:
+def test_ring_size_limits_all_filters_together(directory: Path) -> None:
     """Two that do not read, with filters of their own: the limit is for both together."""
     limit = 2 * MIB
     with (
@@ -184,11 +184,11 @@ def test_a_filter_does_not_take_the_memory_of_others(directory: Path) -> None:
             producer.sendall(record("a", payload="x" * 900))
         relay.wait_status(records_received=10_000)
         assert relay.status()["ring_bytes"] <= limit
-        rows = relay.ask("subscribers")
+        rows = relay.request("subscribers")
         assert all(row["records"] + row["lag"] + row["dropped"] == 10_000 for row in rows)
 
 
-def test_a_producers_gap_record_reaches_every_filter(relay: RunningRelay) -> None:
+def test_producers_gap_record_passes_every_filter(relay: RunningRelay) -> None:
     gap = record("notif_relayd.gap", "WARN", payload={"dropped": 3, "reason": "producer_congested"})
     with relay.subscribe() as subscriber, relay.produce() as producer:
         ask(subscriber, event_type=["never"])
@@ -205,16 +205,16 @@ def connections(relay: RunningRelay) -> Iterator[tuple[Subscriber, Any]]:
         yield subscriber, producer
 
 
-def test_a_connection_can_be_ended_by_its_id(
+def test_disconnect_ends_the_connection_with_the_id(
     relay: RunningRelay, connections: tuple[Subscriber, Any]
 ) -> None:
     subscriber, producer = connections
-    [first] = relay.ask("subscribers")
-    [second] = relay.ask("producers")
+    [first] = relay.request("subscribers")
+    [second] = relay.request("producers")
     assert first["id"] != second["id"]
-    assert relay.ask("disconnect", id=first["id"]).startswith("subscriber pid ")
-    assert subscriber.rest() == b""
-    assert relay.ask("disconnect", id=second["id"]).startswith("producer pid ")
+    assert relay.request("disconnect", id=first["id"]).startswith("subscriber pid ")
+    assert subscriber.read_to_end() == b""
+    assert relay.request("disconnect", id=second["id"]).startswith("producer pid ")
     assert producer.recv(1) == b""
     relay.wait_status(subscribers=0, producers=0)
 
@@ -228,7 +228,7 @@ def test_a_connection_can_be_ended_by_its_id(
         ({"method": "status", "id": 1}, "takes no id"),
     ],
 )
-def test_a_request_about_no_connection_is_refused(
+def test_invalid_disconnect_request_is_an_error(
     relay: RunningRelay, request_: dict[str, object], words: str
 ) -> None:
-    assert words in relay.ask_anything(request_)["error"]
+    assert words in relay.request_raw(request_)["error"]

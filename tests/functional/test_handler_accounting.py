@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from notif_relay.sender import Sender
-from support.listening import Incoming, PrivateSocket, explained, notification
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import check_gaps, numbered_text
 
 LARGEST = 1048576
 
@@ -32,20 +33,20 @@ class Schedule:
         self.emitted = 0
         self.lines: list[bytes] = []
         self._private = private
-        self._incoming: Incoming | None = None
+        self._incoming: ProducerConnection | None = None
         self._accepted = 0
         self._data = b""
 
     def take(self, step: str, value: int) -> None:
         self.now += 10  # longer than any pause between attempts to connect
         if step == "send":
-            self.sender.send(notification(self.emitted, value))
+            self.sender.send(numbered_text(self.emitted, value))
             self.emitted += 1
         elif step == "flush":
             self.sender.flush()
         elif self._incoming is not None:
             if "read" in step:
-                self._data += self._incoming.take(value if step == "read" else 1 << 30)
+                self._data += self._incoming.read_available(value if step == "read" else 1 << 30)
             if "end" in step:
                 self.end()
         if self.sender.connects > self._accepted:
@@ -64,7 +65,7 @@ class Schedule:
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, min_size=15, max_size=60))
-def test_lines_are_whole_and_gap_records_account_for_what_is_missing(
+def test_lines_are_whole_and_gaps_account_for_the_missing(
     directory: Path, steps: list[tuple[str, int]]
 ) -> None:
     with PrivateSocket(directory / "ingest.sock") as private:
@@ -75,7 +76,7 @@ def test_lines_are_whole_and_gap_records_account_for_what_is_missing(
         schedule.sender.close()
     sender = schedule.sender
     assert sender.sent + sender.dropped == schedule.emitted
-    told, present, unknown = explained(schedule.lines)
+    told, present, unknown = check_gaps(schedule.lines)
     assert (told, unknown) == (schedule.emitted, False)
     stream = b"".join(schedule.lines)
     if b'"dropped": null' not in stream:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts
+from support.private_socket import PrivateSocket
+from support.scripts import Scripts
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 DEFAULT_PATH = "/run/notif-relayd/ingest.sock"
@@ -49,12 +50,12 @@ log.getLogger("nova.compute").debug("too much detail")
 """
 
 
-def test_a_service_with_the_sample_file_relays_every_notification_and_logs_the_rest(
+def test_sample_file_relays_notifications_and_logs_the_rest(
     scripts: Scripts, private: PrivateSocket, sample: Path, directory: Path
 ) -> None:
     script = scripts.run("-W", "ignore", "-c", SERVICE, sample, directory / "file")
     with private.accept() as incoming:
-        stream = incoming.rest()
+        stream = incoming.read_to_end()
     assert stream == (directory / "file").read_bytes()
     records = [json.loads(line) for line in stream.splitlines()]
     priorities = [record["priority"] for record in records]
@@ -79,14 +80,14 @@ logging.getLogger("oslo.messaging.notification.volume.create").info("second")
 """
 
 
-def test_loading_the_file_again_closes_the_old_handler(
+def test_reloading_the_file_closes_the_old_handler(
     scripts: Scripts, private: PrivateSocket, sample: Path
 ) -> None:
     script = scripts.run("-c", LOADED_TWICE, sample)
     with private.accept() as incoming:
-        assert incoming.rest() == b"first\n"
+        assert incoming.read_to_end() == b"first\n"
     with private.accept() as incoming:
-        assert incoming.rest() == b"second\n"
+        assert incoming.read_to_end() == b"second\n"
     script.finish()
 
 
@@ -109,7 +110,7 @@ except (TypeError, ValueError) as error:
         ('("/run/ingest.sock", 0.01, 3)', "max_record_size"),
     ],
 )
-def test_a_mistake_in_the_file_shows_when_it_is_loaded(
+def test_invalid_argument_is_an_error_at_load_time(
     scripts: Scripts, private: PrivateSocket, sample: Path, args: str, argument: str
 ) -> None:
     sample.write_text(sample.read_text().replace(f'("{private.path}",)', args))
@@ -139,8 +140,8 @@ logger.info("from a dictionary")
 """
 
 
-def test_a_dictionary_configures_it_too(scripts: Scripts, private: PrivateSocket) -> None:
+def test_handler_is_configured_from_a_dictionary(scripts: Scripts, private: PrivateSocket) -> None:
     script = scripts.run("-c", FROM_DICT, private.path)
     with private.accept() as incoming:
-        assert incoming.rest() == b"from a dictionary\n"
+        assert incoming.read_to_end() == b"from a dictionary\n"
     script.finish()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from notif_relay.sender import Sender
-from support.listening import Incoming, PrivateSocket, explained, notification, room
-from support.running import DEADLINE, wait_until
+from support.private_socket import PrivateSocket, ProducerConnection, kernel_capacity
+from support.records import check_gaps, numbered_text
+from support.waiting import TIMEOUT, wait_until
 
 LARGEST = 1048576
 
@@ -28,7 +29,7 @@ class Clock:
 
     def __call__(self) -> float:
         if self.hurry:
-            self.now += 2 * DEADLINE
+            self.now += 2 * TIMEOUT
         if self.interrupt is not None:
             interrupt, self.interrupt = self.interrupt, None
             interrupt()
@@ -44,7 +45,7 @@ def clock() -> Clock:
 def sender(private: PrivateSocket, clock: Clock) -> Iterator[Sender]:
     """In a hurry: a full socket is not waited for."""
     clock.hurry = True
-    sender = Sender(private.path, max_wait=DEADLINE, max_record_size=1 << 24, clock=clock)
+    sender = Sender(private.path, max_wait=TIMEOUT, max_record_size=1 << 24, clock=clock)
     yield sender
     clock.hurry = True
     sender.close()
@@ -54,31 +55,33 @@ def fill(sender: Sender) -> int:
     """Send small records until one is dropped, and tell its number."""
     number = 0
     while not sender.dropped:
-        sender.send(notification(number, 4096))
+        sender.send(numbered_text(number, 4096))
         number += 1
     return number - 1
 
 
 def begin_a_record(private: PrivateSocket, sender: Sender) -> int:
     """Send a record that goes out in half, and tell its number."""
-    size = room(private) * 3 // 2
-    sender.send(notification(0))
-    sender.send(notification(1, size))
+    size = kernel_capacity(private) * 3 // 2
+    sender.send(numbered_text(0))
+    sender.send(numbered_text(1, size))
     assert (sender.sent, sender.dropped) == (1, 0)
     return 1
 
 
-def test_the_number_dropped_is_told_right_before_the_next_record(
-    private: PrivateSocket, sender: Sender
-) -> None:
+def test_gap_record_precedes_the_next_record(private: PrivateSocket, sender: Sender) -> None:
     first = fill(sender)
     for number in range(first + 1, first + 10):
-        sender.send(notification(number))
+        sender.send(numbered_text(number))
     assert (sender.sent, sender.dropped) == (first, 10)
     with private.accept() as incoming:
-        assert explained(incoming.take().splitlines(keepends=True)) == (first, first, False)
-        sender.send(notification(first + 10))
-        sender.send(notification(first + 11))
+        assert check_gaps(incoming.read_available().splitlines(keepends=True)) == (
+            first,
+            first,
+            False,
+        )
+        sender.send(numbered_text(first + 10))
+        sender.send(numbered_text(first + 11))
         gap = json.loads(incoming.line())
         assert [json.loads(incoming.line())["number"] for _ in "ab"] == [first + 10, first + 11]
     assert (gap["event_type"], gap["priority"]) == ("notif_relayd.gap", "WARN")
@@ -86,7 +89,7 @@ def test_the_number_dropped_is_told_right_before_the_next_record(
     assert (sender.sent, sender.dropped) == (first + 2, 10)
 
 
-def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> None:
+def test_congested_socket_is_waited_for_once(private: PrivateSocket) -> None:
     sender = Sender(private.path, max_wait=0.001)
     fill(sender)
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
@@ -99,7 +102,7 @@ def test_a_congested_socket_is_not_waited_for_again(private: PrivateSocket) -> N
     assert waits < 100
 
 
-def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
+def test_partly_drained_socket_is_not_waited_for_again(
     private: PrivateSocket,
 ) -> None:
     size = 1 << 24
@@ -108,7 +111,7 @@ def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
     with private.accept() as incoming:
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         for _ in range(5):
-            assert incoming.take()
+            assert incoming.read_available()
             sender.send("{}")
         waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
         assert (sender.sent, sender.dropped) == (0, 5)
@@ -116,7 +119,7 @@ def test_a_congested_socket_that_has_room_for_a_part_is_not_waited_for_either(
     sender.close()
 
 
-def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
+def test_socket_is_non_blocking_after_a_successful_wait(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -126,62 +129,62 @@ def test_a_wait_that_ended_well_leaves_a_socket_that_does_not_block(
     clock.interrupt = lambda: setattr(clock, "interrupt", about_to_wait.set)
     thread = threading.Thread(target=sender.flush)
     thread.start()
-    assert about_to_wait.wait(DEADLINE)
+    assert about_to_wait.wait(TIMEOUT)
     with private.accept() as incoming:
         for _ in range(begun + 1):
             incoming.line()
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         clock.hurry = True
         fill(sender)
         assert sender.connects == 1
 
 
-def test_the_congestion_lasts_until_most_of_the_buffer_is_free(
+def test_congestion_lasts_until_most_of_the_buffer_is_free(
     private: PrivateSocket, sender: Sender
 ) -> None:
     records = fill(sender)
     read = 0
     with private.accept() as incoming:
         while sender.sent == records:
-            read += len(incoming.take(4 * 4096))
+            read += len(incoming.read_available(4 * 4096))
             sender.send("{}")
     assert 0.6 * records < read / 4096 < 0.95 * records
 
 
-def test_a_record_waits_for_a_socket_that_is_read_in_time(
+def test_record_is_sent_if_the_socket_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     clock.hurry = False
 
     def send() -> None:
         for number in range(20):
-            sender.send(notification(number, LARGEST))
+            sender.send(numbered_text(number, LARGEST))
 
     thread = threading.Thread(target=send)
     thread.start()
     with private.accept() as incoming:
-        assert explained(incoming.line() for _ in range(20)) == (20, 20, False)
-    thread.join(DEADLINE)
+        assert check_gaps(incoming.line() for _ in range(20)) == (20, 20, False)
+    thread.join(TIMEOUT)
     assert (sender.sent, sender.dropped) == (20, 0)
 
 
-def test_a_half_sent_record_is_finished_before_anything_else(
+def test_partial_record_is_finished_before_other_records(
     private: PrivateSocket, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
-    sender.send(notification(begun + 1))
+    sender.send(numbered_text(begun + 1))
     assert (sender.sent, sender.dropped) == (begun, 1)
     with private.accept() as incoming:
-        data = incoming.take()
+        data = incoming.read_available()
         assert not data.endswith(b"\n")
-        sender.send(notification(begun + 2))
-        data += incoming.take()
+        sender.send(numbered_text(begun + 2))
+        data += incoming.read_available()
     assert (sender.sent, sender.dropped) == (begun + 2, 1)
     lines = data.splitlines(keepends=True)
-    assert explained(lines) == (begun + 3, begun + 2, False)
+    assert check_gaps(lines) == (begun + 3, begun + 2, False)
 
 
-def test_flush_waits_for_a_socket_that_is_read_in_time(
+def test_flush_succeeds_if_the_socket_is_read_in_time(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
@@ -190,36 +193,36 @@ def test_flush_waits_for_a_socket_that_is_read_in_time(
     thread.start()
     with private.accept() as incoming:
         lines = [incoming.line() for _ in range(begun + 1)]
-    thread.join(DEADLINE)
-    assert explained(lines) == (begun + 1, begun + 1, False)
+    thread.join(TIMEOUT)
+    assert check_gaps(lines) == (begun + 1, begun + 1, False)
     assert (sender.sent, sender.dropped) == (begun + 1, 0)
 
 
-def test_close_sends_the_rest_and_the_gap_record_if_the_socket_takes_them(
+def test_close_sends_the_remainder_and_the_gap_record(
     private: PrivateSocket, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
     sender.send("{}")
     with private.accept() as incoming:
-        data = incoming.take()
+        data = incoming.read_available()
         sender.close()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    assert explained(lines) == (begun + 2, begun + 1, False)
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    assert check_gaps(lines) == (begun + 2, begun + 1, False)
     assert json.loads(lines[-1])["payload"] == {"dropped": 1, "reason": "producer_congested"}
     assert (sender.sent, sender.dropped) == (begun + 1, 1)
 
 
-def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
+def test_close_drops_the_partial_record_if_the_socket_is_full(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     begun = begin_a_record(private, sender)
     sender.close()
     assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
     with private.accept() as incoming:
-        torn = incoming.rest()
+        torn = incoming.read_to_end()
     assert torn.count(b"\n") == begun
     # Nothing of it goes out on the next connection.
-    sender.send(notification(begun + 1))
+    sender.send(numbered_text(begun + 1))
     with private.accept() as incoming:
         gap = json.loads(incoming.line())
         assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
@@ -227,19 +230,19 @@ def test_close_gives_a_half_sent_record_up_if_the_socket_stays_full(
 
 
 @pytest.fixture
-def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Incoming]]:
+def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, ProducerConnection]]:
     """A sender whose gap record for one record is half sent, and what it is connected to.
 
     The kernel takes as many bytes of one large record as of another. A record twice as long,
     less a few bytes, leaves a rest that fits, and room for those few bytes of the gap record.
     """
-    taken = room(private)
+    taken = kernel_capacity(private)
     now = 0.0
     sender = Sender(private.path, max_wait=0, max_record_size=1 << 24, clock=lambda: now)
     sender.send("x" * (2 * taken - 101))
     sender.send("missed")
     with private.accept() as incoming:
-        assert incoming.take() == b"x" * taken
+        assert incoming.read_available() == b"x" * taken
         sender.send("missed too")
         assert incoming.line() == b"x" * (taken - 101) + b"\n"
         assert (sender.sent, sender.dropped) == (1, 2)
@@ -248,8 +251,8 @@ def half_a_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Incoming
     sender.close()
 
 
-def test_a_half_sent_gap_record_is_finished_before_anything_else(
-    half_a_gap_record: tuple[Sender, Incoming],
+def test_partial_gap_record_is_finished_before_other_records(
+    half_a_gap_record: tuple[Sender, ProducerConnection],
 ) -> None:
     sender, incoming = half_a_gap_record
     sender.send("next")
@@ -259,11 +262,11 @@ def test_a_half_sent_gap_record_is_finished_before_anything_else(
     assert (sender.sent, sender.dropped) == (2, 2)
 
 
-def test_the_number_of_a_half_sent_gap_record_is_lost_with_its_connection(
-    private: PrivateSocket, half_a_gap_record: tuple[Sender, Incoming]
+def test_count_of_a_partial_gap_record_is_lost_on_disconnect(
+    private: PrivateSocket, half_a_gap_record: tuple[Sender, ProducerConnection]
 ) -> None:
     sender, incoming = half_a_gap_record
-    incoming.take()
+    incoming.read_available()
     incoming.close()
     sender.send("next")
     with private.accept() as incoming_again:
@@ -272,7 +275,7 @@ def test_the_number_of_a_half_sent_gap_record_is_lost_with_its_connection(
         assert incoming_again.line() == b"next\n"
 
 
-def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
+def test_signal_handler_does_not_write_into_a_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     lines: list[bytes] = []
@@ -284,7 +287,7 @@ def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
                 lines.append(line)
 
     def logging_signal_handler(*_: object) -> None:
-        sender.send(notification(number + 1))
+        sender.send(numbered_text(number + 1))
         sender.flush()
         sender.close()
 
@@ -295,30 +298,30 @@ def test_a_signal_handler_cannot_write_into_the_record_that_it_interrupts(
     thread = threading.Thread(target=read)
     old = signal.signal(signal.SIGUSR1, logging_signal_handler)
     try:
-        sender.send(notification(number))
+        sender.send(numbered_text(number))
         clock.hurry = False
         clock.interrupt = interrupt
         while clock.interrupt is not None:
             number += 1
-            sender.send(notification(number, LARGEST))
+            sender.send(numbered_text(number, LARGEST))
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert (sender.sent, sender.dropped) == (number + 1, 1)
     wait_until(lambda: len(lines) == number + 1, "all is read")
-    sender.send(notification(number + 2))
+    sender.send(numbered_text(number + 2))
     sender.close()
-    thread.join(DEADLINE)
-    assert explained(lines) == (number + 3, number + 2, False)
+    thread.join(TIMEOUT)
+    assert check_gaps(lines) == (number + 3, number + 2, False)
 
 
-def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
-    sender = Sender(private.path, max_wait=DEADLINE)
+def test_signal_handler_may_log_at_any_time(private: PrivateSocket) -> None:
+    sender = Sender(private.path, max_wait=TIMEOUT)
     stream = bytearray()
     by_handler = by_others = 0
 
     def read() -> None:
         with private.accept() as incoming:
-            stream.extend(incoming.rest())
+            stream.extend(incoming.read_to_end())
 
     def logging_signal_handler(*_: object) -> None:
         nonlocal by_handler
@@ -337,7 +340,7 @@ def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     sender.close()
-    thread.join(DEADLINE)
+    thread.join(TIMEOUT)
     lines = stream.splitlines(keepends=True)
     gaps = [json.loads(line)["payload"]["dropped"] for line in lines if b"notif_relayd.gap" in line]
     assert sender.sent + sender.dropped == by_handler + by_others
@@ -345,29 +348,29 @@ def test_a_signal_handler_may_log_at_any_moment(private: PrivateSocket) -> None:
     assert len(lines) == sender.sent + len(gaps)
 
 
-def test_an_exception_from_outside_leaves_no_half_record_to_be_continued(
+def test_exception_during_send_drops_the_partial_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    sender.send(notification(0))
+    sender.send(numbered_text(0))
     clock.interrupt = interrupt
     number = 0
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (which record is cut is the kernel's choice)
         while True:
             number += 1
-            sender.send(notification(number, LARGEST))
+            sender.send(numbered_text(number, LARGEST))
     assert (sender.sent, sender.dropped, sender.connected) == (number, 1, False)
     with private.accept() as incoming:
-        assert incoming.rest().count(b"\n") == number
-    sender.send(notification(number + 1))
+        assert incoming.read_to_end().count(b"\n") == number
+    sender.send(numbered_text(number + 1))
     with private.accept() as incoming:
         assert json.loads(incoming.line())["payload"]["dropped"] == 1
         assert json.loads(incoming.line())["number"] == number + 1
 
 
-def test_an_exception_from_outside_ends_a_flush_as_well(
+def test_exception_during_flush_drops_the_partial_record(
     private: PrivateSocket, clock: Clock, sender: Sender
 ) -> None:
     def interrupt() -> None:
@@ -379,4 +382,4 @@ def test_an_exception_from_outside_ends_a_flush_as_well(
         sender.flush()
     assert (sender.sent, sender.dropped, sender.connected) == (begun, 1, False)
     with private.accept() as incoming:
-        assert incoming.rest().count(b"\n") == begun
+        assert incoming.read_to_end().count(b"\n") == begun

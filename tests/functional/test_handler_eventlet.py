@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts, explained
+from support.private_socket import PrivateSocket
+from support.records import check_gaps
+from support.scripts import Scripts
 
 PATCH = """
 import warnings
@@ -52,7 +54,7 @@ print(stats.sent, stats.dropped)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_green_threads_share_a_handler_without_tearing_each_others_records(
+def test_green_threads_share_a_handler(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
     # 80 MB: the socket fills up again and again, and is waited for.
@@ -93,16 +95,16 @@ logger.info(json.dumps({"number": number}))
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_full_socket_never_switches_green_threads_within_a_record(
+def test_full_socket_does_not_switch_green_threads(
     scripts: Scripts, private: PrivateSocket, order: str
 ) -> None:
     script = scripts.run("-c", ORDERS[order] + NOBODY_READS, private.path, 0.01)
     number = int(script.line())
     with private.accept() as incoming:
-        data = incoming.take()
-        script.go_on()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    told, present, unknown = explained(lines)
+        data = incoming.read_available()
+        script.proceed()
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    told, present, unknown = check_gaps(lines)
     assert (told, unknown) == (number + 1, False)
     assert number + 1 - present in {2, 3}  # the first dropped may have been half sent
     script.finish()
@@ -123,6 +125,6 @@ print(handler.stats().dropped)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_without_a_relay_records_are_dropped(scripts: Scripts, directory: Path, order: str) -> None:
+def test_records_are_dropped_without_a_relay(scripts: Scripts, directory: Path, order: str) -> None:
     script = scripts.run("-c", ORDERS[order] + NO_RELAY, directory / "none", 0.01)
     assert script.finish() == "1000\n"

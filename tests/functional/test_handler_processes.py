@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket, Scripts, explained, room
-from support.running import DEADLINE
+from support.private_socket import PrivateSocket, kernel_capacity
+from support.records import check_gaps
+from support.scripts import Scripts
+from support.waiting import TIMEOUT
 
 
 def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
@@ -19,13 +21,13 @@ def read_all(private: PrivateSocket, connections: int) -> list[bytes]:
 
     def read(number: int) -> None:
         with private.accept() as incoming:
-            streams[number] = incoming.rest()
+            streams[number] = incoming.read_to_end()
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     return streams
 
 
@@ -57,7 +59,7 @@ show_stats(which)
 )
 
 
-def test_eight_processes_at_once_tear_no_line_and_keep_their_order(
+def test_eight_processes_send_whole_lines_in_order(
     scripts: Scripts,
     private: PrivateSocket,
 ) -> None:
@@ -69,7 +71,7 @@ def test_eight_processes_at_once_tear_no_line_and_keep_their_order(
         lines = stream.splitlines(keepends=True)
         records = [json.loads(line) for line in lines]
         assert len({fields["process"] for fields in records if "process" in fields}) == 1
-        told, present, _ = explained(lines)
+        told, present, _ = check_gaps(lines)
         # What was dropped last has been told by the flush, if the socket took it.
         assert told <= 10_000
         whole += present
@@ -95,7 +97,7 @@ show_stats("parent")
 )
 
 
-def test_a_forked_child_has_a_connection_and_counters_of_its_own(
+def test_forked_child_has_its_own_connection_and_counters(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run("-c", FORKING, private.path)
@@ -110,7 +112,7 @@ LOGGING_FIRST = FORKED_IN_C.replace('    show_stats("child")\n    logger', "    
 
 
 @pytest.mark.parametrize("records_tell_their_process", [True, False])
-def test_a_fork_that_python_does_not_know_of_is_noticed(
+def test_fork_outside_python_is_detected(
     scripts: Scripts, private: PrivateSocket, records_tell_their_process: bool
 ) -> None:
     set_up = f"import logging\nlogging.logProcesses = {records_tell_their_process}\n"
@@ -119,7 +121,7 @@ def test_a_fork_that_python_does_not_know_of_is_noticed(
     assert script.finish().splitlines() == ["child 2 0 0", "parent 2 0 0"]
 
 
-def test_the_counters_of_a_child_that_python_does_not_know_of_begin_at_zero(
+def test_counters_start_at_zero_after_a_fork_outside_python(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run("-c", FORKED_IN_C, private.path)
@@ -127,9 +129,7 @@ def test_the_counters_of_a_child_that_python_does_not_know_of_begin_at_zero(
     assert script.finish().splitlines() == ["child 0 0 0", "child 2 0 0", "parent 2 0 0"]
 
 
-def test_records_that_another_process_made_are_sent_like_any_other(
-    scripts: Scripts, private: PrivateSocket
-) -> None:
+def test_records_of_another_process_are_sent(scripts: Scripts, private: PrivateSocket) -> None:
     """As a QueueListener gets them from the processes that it serves."""
     made_elsewhere = LOGGER + (
         'record = logging.LogRecord("n", 20, "", 1, "from elsewhere", None, None)\n'
@@ -171,7 +171,7 @@ OLD_KERNEL = "import notif_relay.forks; notif_relay.forks.MADV_WIPEONFORK = 9999
 
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 @pytest.mark.parametrize("kernel", ["", OLD_KERNEL], ids=["this kernel", "old kernel"])
-def test_a_child_never_sends_on_its_parents_connection(
+def test_child_never_sends_on_its_parents_connection(
     scripts: Scripts, private: PrivateSocket, fork: str, kernel: str
 ) -> None:
     """Not even a log record that its parent made, which logging's MemoryHandler has kept."""
@@ -199,20 +199,20 @@ show_stats("parent")
 )
 
 
-def test_what_the_parent_owes_is_not_sent_by_the_child(
+def test_child_does_not_send_the_parents_remainder(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
     script = scripts.run(
-        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, room(private) * 3 // 2
+        "-c", FORKING_WITH_A_HALF_SENT_RECORD, private.path, kernel_capacity(private) * 3 // 2
     )
     with private.accept() as parent, private.accept() as child:
-        assert child.rest() == b'{"child": 1}\n'
+        assert child.read_to_end() == b'{"child": 1}\n'
         assert script.line() == "child 1 0 0"
-        data = parent.take()
+        data = parent.read_available()
         assert not data.endswith(b"\n")
-        script.go_on()
-        lines = (data + parent.rest()).splitlines(keepends=True)
-    assert explained(lines) == (4, 3, False)
+        script.proceed()
+        lines = (data + parent.read_to_end()).splitlines(keepends=True)
+    assert check_gaps(lines) == (4, 3, False)
     assert script.finish() == "parent 3 1 0\n"
 
 
@@ -232,7 +232,7 @@ show_stats("daemon")
 )
 
 
-def test_a_daemon_that_closes_all_files_connects_again(
+def test_daemon_that_closes_all_files_reconnects(
     scripts: Scripts, private: PrivateSocket, directory: Path
 ) -> None:
     script = scripts.run("-c", DAEMON, private.path, directory / "file")
@@ -260,7 +260,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_multiprocessing_have_connections_of_their_own(
+def test_multiprocessing_workers_have_their_own_connections(
     scripts: Scripts, private: PrivateSocket, directory: Path, method: str
 ) -> None:
     # Spawned workers import the main module again: it must be a file.
@@ -283,16 +283,16 @@ sys.stdin.readline()
 )
 
 
-def test_at_exit_the_rest_and_the_gap_record_still_go_out(
+def test_remainder_and_gap_record_are_sent_at_exit(
     scripts: Scripts, private: PrivateSocket
 ) -> None:
-    script = scripts.run("-c", AT_EXIT, private.path, room(private) * 3 // 2)
+    script = scripts.run("-c", AT_EXIT, private.path, kernel_capacity(private) * 3 // 2)
     assert script.line() == "before exit 1 1 0"
     with private.accept() as incoming:
-        data = incoming.take()
-        script.go_on()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    assert explained(lines) == (3, 2, False)
+        data = incoming.read_available()
+        script.proceed()
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    assert check_gaps(lines) == (3, 2, False)
     assert script.finish() == ""
 
 
@@ -310,9 +310,7 @@ logger.info("after shutdown")
 )
 
 
-def test_records_after_the_end_of_logging_still_go_out(
-    scripts: Scripts, private: PrivateSocket
-) -> None:
+def test_records_after_logging_shutdown_are_sent(scripts: Scripts, private: PrivateSocket) -> None:
     script = scripts.run("-c", LATE, private.path)
     with private.accept() as incoming:
         assert incoming.line() == b"after shutdown\n"

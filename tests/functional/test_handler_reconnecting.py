@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from notif_relay.sender import Sender
-from support.listening import PrivateSocket, Scripts, notification
+from support.private_socket import PrivateSocket
+from support.records import numbered_text
+from support.scripts import Scripts
 
 
 class Clock:
@@ -42,17 +44,17 @@ def sender(path: Path, clock: Clock) -> Iterator[Sender]:
     sender.close()
 
 
-def test_when_the_relay_comes_the_records_missed_are_told_before_the_next_one(
+def test_gap_record_counts_records_dropped_without_relay(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     for number in range(5):
-        sender.send(notification(number))
+        sender.send(numbered_text(number))
     with PrivateSocket(path) as private:
         clock.now = 0.05  # too early for another attempt
-        sender.send(notification(5))
-        assert private.nobody_waits()
+        sender.send(numbered_text(5))
+        assert not private.has_pending()
         clock.now = 0.125
-        sender.send(notification(6))
+        sender.send(numbered_text(6))
         with private.accept() as incoming:
             gap = json.loads(incoming.line())
             assert gap["payload"] == {"dropped": 6, "reason": "relay_restarted"}
@@ -60,63 +62,63 @@ def test_when_the_relay_comes_the_records_missed_are_told_before_the_next_one(
     assert (sender.sent, sender.dropped, sender.connects) == (1, 6, 1)
 
 
-def test_a_relay_that_had_read_all_and_comes_back_at_once_misses_nothing(
+def test_relay_that_had_read_everything_misses_nothing(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     for number in range(3):
         clock.now += 1
         with PrivateSocket(path) as private:
-            sender.send(notification(number))
+            sender.send(numbered_text(number))
             with private.accept() as incoming:
                 assert json.loads(incoming.line())["number"] == number
-                assert incoming.take() == b""
+                assert incoming.read_available() == b""
     assert (sender.sent, sender.dropped, sender.connects) == (3, 0, 3)
 
 
-def test_records_that_a_relay_left_unread_are_told_without_a_number(
+def test_gap_has_no_count_if_the_relay_left_records_unread(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path) as private:
-        sender.send(notification(0))
-        sender.send(notification(1))
+        sender.send(numbered_text(0))
+        sender.send(numbered_text(1))
         private.accept().close()
         clock.now += 1
-        sender.send(notification(2))
+        sender.send(numbered_text(2))
         with private.accept() as incoming:
             gap = json.loads(incoming.line())
             assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
             assert json.loads(incoming.line())["number"] == 2
             # Told once.
-            sender.send(notification(3))
+            sender.send(numbered_text(3))
             assert json.loads(incoming.line())["number"] == 3
     assert (sender.sent, sender.dropped) == (4, 0)
 
 
-def test_records_that_waited_for_a_relay_to_be_let_in_are_told_without_a_number(
+def test_gap_has_no_count_if_the_relay_never_accepted(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path):
-        sender.send(notification(0))  # connected, but never accepted
+        sender.send(numbered_text(0))  # connected, but never accepted
     clock.now += 1
     with PrivateSocket(path) as private:
-        sender.send(notification(1))
+        sender.send(numbered_text(1))
         with private.accept() as incoming:
             assert json.loads(incoming.line())["payload"]["dropped"] is None
             assert json.loads(incoming.line())["number"] == 1
 
 
-def test_a_half_sent_record_is_void_when_its_connection_ends(
+def test_partial_record_is_dropped_when_the_connection_ends(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     with PrivateSocket(path) as private:
         number = 0
         while sender.sent == number:
-            sender.send(notification(number, 1048576))
+            sender.send(numbered_text(number, 1048576))
             number += 1
         with private.accept() as incoming:
-            assert not incoming.take().endswith(b"\n")
+            assert not incoming.read_available().endswith(b"\n")
         clock.now += 1
-        sender.send(notification(number))
+        sender.send(numbered_text(number))
         with private.accept() as incoming:
             gap = json.loads(incoming.line())
             assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
@@ -124,7 +126,7 @@ def test_a_half_sent_record_is_void_when_its_connection_ends(
     assert (sender.sent, sender.dropped) == (number, 1)
 
 
-def test_a_relay_that_hangs_up_on_everyone_is_not_asked_more_often_than_a_missing_one(
+def test_backoff_applies_to_a_relay_that_disconnects(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     connected_at = []
@@ -141,21 +143,19 @@ def test_a_relay_that_hangs_up_on_everyone_is_not_asked_more_often_than_a_missin
     assert connected_at == [0, 7, 20, 46, 98, 162, 226, 290]
 
 
-def test_a_full_backlog_is_a_failed_attempt_and_not_waited_for(
-    path: Path, clock: Clock, sender: Sender
-) -> None:
+def test_full_backlog_is_a_failed_attempt(path: Path, clock: Clock, sender: Sender) -> None:
     with PrivateSocket(path, backlog=0) as private:
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(os.fspath(path))
-            sender.send(notification(0))
+            sender.send(numbered_text(0))
             assert (sender.connected, sender.dropped) == (False, 1)
             private.accept().close()
         clock.now += 1
-        sender.send(notification(1))
+        sender.send(numbered_text(1))
         assert (sender.connected, sender.sent) == (True, 1)
 
 
-def test_close_tells_a_relay_that_has_come_meanwhile_what_it_missed(
+def test_close_sends_the_gap_record_to_a_new_relay(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     sender.send("{}")
@@ -164,10 +164,10 @@ def test_close_tells_a_relay_that_has_come_meanwhile_what_it_missed(
         sender.close()
         with private.accept() as incoming:
             assert json.loads(incoming.line())["payload"]["dropped"] == 1
-            assert incoming.rest() == b""
+            assert incoming.read_to_end() == b""
 
 
-def test_a_file_that_replaces_the_socket_is_no_relay(
+def test_regular_file_in_place_of_the_socket_is_untouched(
     path: Path, clock: Clock, sender: Sender
 ) -> None:
     path.write_text("untouched")
@@ -197,11 +197,11 @@ sender.close()
 """
 
 
-def test_a_descriptor_closed_and_used_again_is_left_alone(path: Path, directory: Path) -> None:
+def test_reused_descriptor_is_left_alone(path: Path, directory: Path) -> None:
     with PrivateSocket(path) as private, Scripts() as scripts:
         script = scripts.run("-c", CLOSED_BEHIND_ITS_BACK, path, directory / "innocent")
         for record in (b"0\n", b"1\n"):
             with private.accept() as incoming:
-                assert incoming.rest() == record
+                assert incoming.read_to_end() == record
         assert script.finish() == "2 0 2\n"
     assert (directory / "innocent").read_text() == "still open"

@@ -13,13 +13,14 @@ import pytest
 
 from notif_relay import HandlerStats, RelayHandler
 from notif_relay.records import MAX_RECORD_SIZE
-from support.listening import PrivateSocket, notification
-from support.running import DEADLINE
+from support.private_socket import PrivateSocket
+from support.records import numbered_text
+from support.waiting import TIMEOUT
 
 
 @pytest.fixture
 def handler(private: PrivateSocket) -> Iterator[RelayHandler]:
-    handler = RelayHandler(private.path, max_wait=DEADLINE)
+    handler = RelayHandler(private.path, max_wait=TIMEOUT)
     yield handler
     handler.close()
 
@@ -31,7 +32,7 @@ def logger(handler: RelayHandler) -> logging.Logger:
     return logger
 
 
-def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
+def test_message_arrives_unchanged_plus_newline(
     private: PrivateSocket, logger: logging.Logger
 ) -> None:
     message = '{ "event_type": "a",\t"priority" :"INFO", "payload": "100 % \\n ä \U0001f600" }\r'
@@ -55,7 +56,7 @@ def test_a_message_arrives_as_it_was_logged_with_a_newline_at_its_end(
         ("\n", b"\n"),
     ],
 )
-def test_a_newline_in_white_space_cannot_end_a_record(
+def test_newline_in_white_space_does_not_end_a_record(
     private: PrivateSocket, logger: logging.Logger, message: str, record: bytes
 ) -> None:
     logger.info(message)
@@ -65,7 +66,7 @@ def test_a_newline_in_white_space_cannot_end_a_record(
         assert incoming.line() == b"next\n"
 
 
-def test_a_formatter_is_not_used(
+def test_formatter_is_ignored(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -74,7 +75,7 @@ def test_a_formatter_is_not_used(
         assert incoming.line() == b"{}\n"
 
 
-def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_does_too(
+def test_only_records_over_the_limit_are_dropped(
     private: PrivateSocket,
     handler: RelayHandler,
     logger: logging.Logger,
@@ -91,11 +92,11 @@ def test_records_up_to_the_limit_arrive_whole_and_the_one_after_too_large_a_one_
     thread.start()
     with private.accept() as incoming:
         assert [len(incoming.line()) for _ in range(4)] == [32, 100_000, MAX_RECORD_SIZE, 50]
-    thread.join(DEADLINE)
+    thread.join(TIMEOUT)
     assert handler.stats() == HandlerStats(sent=4, dropped=1, reconnects=0, connected=True)
 
 
-def test_threads_share_a_handler_without_tearing_each_others_records(
+def test_threads_share_a_handler(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     number_of_threads, each = 8, 400
@@ -114,29 +115,29 @@ def test_threads_share_a_handler_without_tearing_each_others_records(
             assert fields["x"] == "x" * (fields["number"] * 37)
             numbers[fields["thread"]].append(fields["number"])
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     assert all(received == list(range(each)) for received in numbers.values())
     assert handler.stats().sent == number_of_threads * each
 
 
-def test_the_connection_is_made_with_the_first_record_and_not_before(
+def test_first_record_opens_the_connection(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     handler.flush()
-    assert private.nobody_waits()
+    assert not private.has_pending()
     logger.info("{}")
     assert handler.stats().connected
     private.accept().close()
 
 
-def test_after_close_a_record_connects_again(
+def test_record_after_close_reconnects(
     private: PrivateSocket, handler: RelayHandler, logger: logging.Logger
 ) -> None:
     for number in range(3):
-        logger.info(notification(number))
+        logger.info(numbered_text(number))
         with private.accept() as incoming:
             assert json.loads(incoming.line())["number"] == number
             handler.close()
             handler.close()
-            assert incoming.rest() == b""
+            assert incoming.read_to_end() == b""
     assert handler.stats() == HandlerStats(sent=3, dropped=0, reconnects=2, connected=False)

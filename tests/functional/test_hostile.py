@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.hostile import PROGRAMS, misbehaving, subscribed_beside
-from support.running import RunningRelay, record, running_relay
+from support.hostile import PROGRAMS, hostile_program, subscribe_beside
+from support.records import record
+from support.relay import RunningRelay, running_relay
 
 RECORDS = 2000
 
@@ -29,9 +30,9 @@ MEMORY = sum(documented_memory().values()) << 20
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
-def test_a_well_behaved_pair_loses_nothing_beside_it(relay: RunningRelay, what: str) -> None:
-    with subscribed_beside(what, relay) as subscriber, relay.produce() as producer:
-        with misbehaving(what, relay.public, relay.ingest) as process:
+def test_hostile_program_does_not_affect_other_peers(relay: RunningRelay, what: str) -> None:
+    with subscribe_beside(what, relay) as subscriber, relay.produce() as producer:
+        with hostile_program(what, relay.public, relay.ingest) as process:
             for number in range(RECORDS):
                 producer.sendall(record(number=number))
                 assert subscriber.line() == record(number=number)
@@ -50,18 +51,18 @@ def number_in_unit(pattern: str) -> int:
 
 
 def test_memory_listed_in_the_unit_adds_up_to_its_limit() -> None:
-    buffers = number_in_unit(r"Beside these (\d+) MiB")
-    total = number_in_unit(r"^# That is (\d+) MiB")
+    buffers = number_in_unit(r"buffer shares: (\d+) MiB")
+    total = number_in_unit(r"^# The total is (\d+) MiB")
     assert sum(documented_memory().values()) + buffers == total
     assert total < number_in_unit(r"^MemoryMax=(\d+)G$") * 1024
 
 
-def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Path) -> None:
+def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
     """Subscribers stall within a record, the ring is full, and so are the other limits."""
     long = record(payload="x" * 60_000)
     with (
         running_relay(directory) as relay,
-        misbehaving("all the memory it can get", relay.public, relay.ingest),
+        hostile_program("all the memory it can get", relay.public, relay.ingest),
         relay.produce() as producer,
     ):
         for _ in range(1000):
@@ -72,10 +73,10 @@ def test_all_limits_reached_at_once_take_no_more_memory_than_that(directory: Pat
         assert relay.peak_memory() < MEMORY
 
 
-def test_the_log_names_who_it_was(relay: RunningRelay) -> None:
-    with misbehaving("garbage", relay.public, relay.ingest) as process:
+def test_log_identifies_the_misbehaving_producer(relay: RunningRelay) -> None:
+    with hostile_program("garbage", relay.public, relay.ingest) as process:
         relay.wait_status(producers=1)
-        (producer,) = relay.ask("producers")
+        (producer,) = relay.request("producers")
         assert producer["pid"] == process.pid
         assert producer["rejected"] >= 1000
         assert producer["command"].startswith("python")
@@ -92,13 +93,13 @@ sys.stdin.read()
 """
 
 
-def test_name_of_a_process_is_escaped(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", NAMED, relay.ingest], stdin=subprocess.PIPE
     ) as process:
         relay.wait_logged("(\\u001b[31m\\nERROR ok, uid")
-        (producer,) = relay.ask("producers")
-        assert r"\u001b[31m\nERROR ok" in relay.ask("disconnect", id=producer["id"])
+        (producer,) = relay.request("producers")
+        assert r"\u001b[31m\nERROR ok" in relay.request("disconnect", id=producer["id"])
         process.communicate()
     log = relay.log.read_text()
     assert "\x1b" not in log

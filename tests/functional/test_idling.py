@@ -16,47 +16,40 @@ from pathlib import Path
 
 import pytest
 
-from support.managing import managed_relay
-from support.operating import needs_root
-from support.running import (
-    DEADLINE,
-    RunningRelay,
-    Subscriber,
-    connect,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
+from support.relayctl import needs_root
+from support.service_manager import managed_relay
+from support.waiting import TIMEOUT, wait_until
 
 FILTER = b'{"filter": {"priority": ["ERROR"]}}\n'
 
 
-def test_a_relay_that_nobody_is_connected_to_ends(directory: Path) -> None:
+def test_relay_without_connections_exits(directory: Path) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
-        assert relay.process.wait(DEADLINE) == 0
-        assert relay.told("STOPPING=1")
+        assert relay.process.wait(TIMEOUT) == 0
+        assert relay.has_notified("STOPPING=1")
         relay.wait_logged("stopped")
 
 
 @pytest.mark.parametrize("socket_name", ["public", "ingest", "control"])
-def test_a_single_connection_keeps_it(directory: Path, socket_name: str) -> None:
+def test_one_connection_prevents_the_exit(directory: Path, socket_name: str) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "0.2") as relay:
         with connect(getattr(relay, socket_name)), pytest.raises(subprocess.TimeoutExpired):
             relay.process.wait(1)
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
-def test_the_time_begins_anew_with_every_connection(directory: Path) -> None:
+def test_every_connection_restarts_the_timeout(directory: Path) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "1.5") as relay:
         started = time.monotonic()
         while time.monotonic() < started + 3:
             relay.status()
         assert relay.process.poll() is None
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
-def test_it_stays_unless_told_otherwise(directory: Path) -> None:
+def test_timeout_of_zero_disables_the_exit(directory: Path) -> None:
     with (
         managed_relay(directory, "--relayd-idle_timeout", "0") as relay,
         pytest.raises(subprocess.TimeoutExpired),
@@ -80,33 +73,33 @@ def reloaded(directory: Path, before: float, after: float) -> Iterator[RunningRe
         yield relay
 
 
-def test_a_reload_changes_the_time(directory: Path) -> None:
+def test_reload_changes_the_timeout(directory: Path) -> None:
     with reloaded(directory, before=0, after=0.1) as relay:
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
-def test_a_time_that_is_made_longer_is_waited_for(directory: Path) -> None:
+def test_reload_may_extend_a_running_timeout(directory: Path) -> None:
     with reloaded(directory, before=2, after=4) as relay:
         with pytest.raises(subprocess.TimeoutExpired):
             relay.process.wait(2.5)
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
-def test_a_time_that_cannot_be_is_an_error(directory: Path, value: str) -> None:
+def test_invalid_timeout_is_an_error(directory: Path, value: str) -> None:
     done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", value)
     assert done.returncode == 1
     assert re.fullmatch(r"notif-relayd: [^\n]*idle_timeout[^\n]*\n", done.stderr)
 
 
-def test_it_is_an_error_where_nobody_would_start_the_relay_again(directory: Path) -> None:
+def test_timeout_without_socket_activation_is_an_error(directory: Path) -> None:
     done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", "60")
     assert done.returncode == 1
     assert "idle_timeout: systemd does not hold the sockets" in done.stderr
     assert list(directory.iterdir()) == []
 
 
-def test_no_connection_is_lost_around_the_end(directory: Path) -> None:
+def test_no_connection_is_lost_around_the_exit(directory: Path) -> None:
     """Connections at random moments before, while and after the relay ends."""
     clients, rounds, timeout = 70, 30, 0.05
     served: list[int] = []
@@ -138,9 +131,9 @@ def test_no_connection_is_lost_around_the_end(directory: Path) -> None:
     assert rounds / 10 < ends < rounds, "too few of them have seen it end, or all have"
 
 
-def test_a_record_sent_as_the_relay_ends_arrives(directory: Path) -> None:
+def test_record_sent_during_the_exit_arrives(directory: Path) -> None:
     with managed_relay(directory, "--relayd-idle_timeout", "0.1") as relay:
-        assert relay.process.wait(DEADLINE) == 0
+        assert relay.process.wait(TIMEOUT) == 0
         with Subscriber(relay.public) as subscriber, connect(relay.ingest) as producer:
             producer.sendall(record())
             relay.start_on_demand()
@@ -148,7 +141,7 @@ def test_a_record_sent_as_the_relay_ends_arrives(directory: Path) -> None:
 
 
 @needs_root
-def test_nothing_wakes_it_while_nothing_happens(directory: Path) -> None:
+def test_idle_relay_is_not_woken(directory: Path) -> None:
     calls = directory / "calls"
     with running_relay(directory) as relay, contextlib.ExitStack() as stack:
         for _ in range(25):

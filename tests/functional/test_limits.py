@@ -19,18 +19,12 @@ import pytest
 
 from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.peer import peer_of
-from support.managing import ManagedRelay, managed_relay
-from support.operating import needs_root
 from support.other_user import OtherUser, open_relay
-from support.running import (
-    RunningRelay,
-    Subscriber,
-    connect,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay, managed_relay
+from support.waiting import wait_until
 
 
 def refusal(line: bytes) -> str:
@@ -39,7 +33,7 @@ def refusal(line: bytes) -> str:
     return str(notification["payload"])
 
 
-def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directory: Path) -> None:
+def test_refusal_names_max_connections_per_user(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-max_connections_per_user", "2") as relay,
         relay.subscribe(),
@@ -49,13 +43,13 @@ def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directo
             sentence = refusal(third.line())
             assert sentence == (
                 "This relay takes no more subscribers: "
-                f"uid {os.getuid()} has max_connections_per_user = 2 already."
+                f"uid {os.getuid()} has reached max_connections_per_user = 2."
             )
-            assert third.rest() == b""
-        relay.wait_logged("max_connections_per_user = 2 already")
+            assert third.read_to_end() == b""
+        relay.wait_logged("max_connections_per_user = 2")
         assert re.search(
             rf"connection to {relay.public} refused: pid {os.getpid()} \(.*, uid {os.getuid()}\): "
-            "uid .* has max_connections_per_user = 2 already",
+            "uid .* has reached max_connections_per_user = 2",
             relay.log.read_text(),
         )
         second.close()
@@ -64,7 +58,7 @@ def test_too_many_connections_of_a_user_are_refused_by_name_of_the_limit(directo
             pass
 
 
-def test_producers_and_subscribers_of_a_user_are_counted_apart(directory: Path) -> None:
+def test_producers_and_subscribers_are_counted_separately(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-max_connections_per_user", "1") as relay,
         relay.subscribe() as subscriber,
@@ -77,21 +71,21 @@ def test_producers_and_subscribers_of_a_user_are_counted_apart(directory: Path) 
         relay.wait_status(producers=1)
 
 
-def test_a_user_that_connects_again_and_again_is_refused_and_another_is_not(
+def test_connection_rate_is_limited_per_socket(
     directory: Path,
 ) -> None:
     with running_relay(directory, "--relayd-max_connection_rate", "1") as relay:
         for _ in range(int(2 * BURST_SECONDS)):
             connect(relay.public).close()
         with Subscriber(relay.public) as refused:
-            assert "max_connection_rate = 1/s" in refusal(refused.line())
+            assert "max_connection_rate = 1 connections per second" in refusal(refused.line())
         with relay.produce() as producer:
             producer.sendall(record())
             relay.wait_status(records_received=1)
 
 
 @needs_root
-def test_one_users_limits_do_not_concern_another(directory: Path) -> None:
+def test_limits_apply_to_each_user_separately(directory: Path) -> None:
     with (
         open_relay(directory, "--relayd-max_connections_per_user", "1") as relay,
         OtherUser(relay.public, 1234),
@@ -102,7 +96,7 @@ def test_one_users_limits_do_not_concern_another(directory: Path) -> None:
             assert "uid 1234 has" in refusal(again.line())
 
 
-def test_limits_can_be_changed_while_it_runs(directory: Path) -> None:
+def test_reload_changes_limits(directory: Path) -> None:
     options = directory / "relayd.conf"
     options.write_text("[relayd]\nmax_connections_per_user = 1\n")
     with (
@@ -117,7 +111,7 @@ def test_limits_can_be_changed_while_it_runs(directory: Path) -> None:
 
 
 @needs_root
-def test_only_users_and_members_of_groups_on_the_list_may_connect(directory: Path) -> None:
+def test_only_listed_users_and_groups_may_connect(directory: Path) -> None:
     lists = ["--relayd-public_allow_users=nobody", "--relayd-public_allow_groups=games,mail"]
     with open_relay(directory, *lists) as relay, relay.subscribe():
         nobody, mail = pwd.getpwnam("nobody").pw_uid, grp.getgrnam("mail").gr_gid
@@ -129,20 +123,20 @@ def test_only_users_and_members_of_groups_on_the_list_may_connect(directory: Pat
         ):
             relay.wait_status(subscribers=4, producers=1)
         with OtherUser(relay.public, 1234, 1234, 5000) as refused:
-            assert "uid 1234 is not of public_allow_users" in refusal(refused.line())
+            assert "uid 1234 is not in public_allow_users" in refusal(refused.line())
 
 
 @needs_root
-def test_a_list_that_gets_shorter_ends_connections_at_the_next_restart(directory: Path) -> None:
+def test_restart_disconnects_users_removed_from_the_list(directory: Path) -> None:
     directory.chmod(0o755)
     with managed_relay(directory, "--relayd-ingest_allow_users=nobody,daemon") as relay:
         relay.public.chmod(0o666)
         relay.ingest.chmod(0o666)
         with OtherUser(relay.ingest, 1), OtherUser(relay.ingest, 65534):
             relay.wait_status(producers=2)
-            relay.change("--relayd-ingest_allow_users=nobody")
+            relay.set_arguments("--relayd-ingest_allow_users=nobody")
             relay.restart()
-            assert [each["uid"] for each in relay.ask("producers")] == [65534]
+            assert [each["uid"] for each in relay.request("producers")] == [65534]
             wait_until(lambda: len(relay.stored) == 1, "nothing is kept of the other")
 
 
@@ -158,7 +152,7 @@ def test_a_list_that_gets_shorter_ends_connections_at_the_next_restart(directory
         ("--relayd-access_rules=unheard-of", "access:unheard-of"),
     ],
 )
-def test_a_limit_that_cannot_be_is_an_error(directory: Path, option: str, named: str) -> None:
+def test_invalid_limit_is_an_error(directory: Path, option: str, named: str) -> None:
     done = run_daemon("--runtime-dir", str(directory), option)
     assert done.returncode == 1
     assert re.fullmatch(r"notif-relayd: [^\n]+\n", done.stderr)
@@ -192,7 +186,7 @@ GAMES, MAIL = 60, 8
 
 
 @needs_root
-def test_subscribers_see_what_the_rules_of_their_groups_let_through(ruled: ManagedRelay) -> None:
+def test_subscribers_get_what_their_groups_rules_allow(ruled: ManagedRelay) -> None:
     with (
         ruled.subscribe() as root,
         OtherUser(ruled.public, 1234, 1234, GAMES) as first,
@@ -217,7 +211,7 @@ def test_subscribers_see_what_the_rules_of_their_groups_let_through(ruled: Manag
 
 
 @needs_root
-def test_a_filter_cannot_ask_for_more_than_is_allowed(ruled: ManagedRelay) -> None:
+def test_filter_cannot_exceed_the_access_rules(ruled: ManagedRelay) -> None:
     with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
         first.write(b'{"filter": {"event_type": ["*.start"]}}\n{"filter": {}}\n')
         assert b"notif_relayd.subscribed" in first.line()
@@ -227,7 +221,7 @@ def test_a_filter_cannot_ask_for_more_than_is_allowed(ruled: ManagedRelay) -> No
 
 
 @needs_root
-def test_rules_hold_after_a_restart_and_after_a_crash(ruled: ManagedRelay) -> None:
+def test_rules_apply_after_a_restart_and_a_crash(ruled: ManagedRelay) -> None:
     with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
         ruled.wait_status(subscribers=1, producers=1)
         ruled.restart()
@@ -241,7 +235,7 @@ def test_rules_hold_after_a_restart_and_after_a_crash(ruled: ManagedRelay) -> No
 
 
 @needs_root
-def test_rules_that_change_hold_for_who_is_connected_after_a_restart(ruled: ManagedRelay) -> None:
+def test_changed_rules_apply_to_restored_connections(ruled: ManagedRelay) -> None:
     with OtherUser(ruled.public, 1234, GAMES) as first, ruled.produce() as producer:
         ruled.wait_status(subscribers=1, producers=1)
         rules = ruled.directory / "rules.conf"
@@ -257,14 +251,12 @@ def test_rules_that_change_hold_for_who_is_connected_after_a_restart(ruled: Mana
     ("wrong", "right", "sentence"),
     [
         ("group = games", "", "has no group"),
-        ("group = games", "group = no-such-group", "there is no group 'no-such-group'"),
+        ("group = games", "group = no-such-group", "the group 'no-such-group' does not exist"),
         ("event_type = compute.*", f"event_type = {'x' * 300}", "longer than 256"),
         ("event_type = compute.*, volume.*", "event_type =", "is no list of one or more"),
     ],
 )
-def test_a_rule_that_cannot_be_is_an_error(
-    directory: Path, wrong: str, right: str, sentence: str
-) -> None:
+def test_invalid_rule_is_an_error(directory: Path, wrong: str, right: str, sentence: str) -> None:
     rules = directory / "rules.conf"
     rules.write_text(RULES.replace(wrong, right, 1))
     done = run_daemon("--runtime-dir", str(directory), "--config-file", str(rules))
@@ -273,7 +265,7 @@ def test_a_rule_that_cannot_be_is_an_error(
     assert sentence in done.stderr
 
 
-def test_only_the_relay_and_a_producers_gaps_may_call_themselves_so(relay: RunningRelay) -> None:
+def test_reserved_event_types_are_rejected(relay: RunningRelay) -> None:
     gap = record("notif_relayd.gap", "WARN", payload={"dropped": 1, "reason": "producer_congested"})
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for event_type in ("notif_relayd.error", "notif_relayd.", "notif_relayd.gap2"):
@@ -286,7 +278,7 @@ def test_only_the_relay_and_a_producers_gaps_may_call_themselves_so(relay: Runni
         relay.wait_logged("only the relay may use")
 
 
-def test_unfinished_records_have_only_so_much_room_and_the_longest_goes(
+def test_longest_partial_records_are_rejected_at_the_limit(
     relay: RunningRelay,
 ) -> None:
     size = 1024 * 1024 - 1
@@ -304,7 +296,7 @@ def test_unfinished_records_have_only_so_much_room_and_the_longest_goes(
             assert subscriber.line() == record("after")
 
 
-def test_who_connects_has_all_its_groups_known(relay: RunningRelay) -> None:
+def test_all_groups_of_a_peer_are_known(relay: RunningRelay) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(os.fspath(relay.public))
         assert peer_of(sock).pid == relay.process.pid
@@ -312,13 +304,13 @@ def test_who_connects_has_all_its_groups_known(relay: RunningRelay) -> None:
 
 
 @needs_root
-def test_who_is_in_more_groups_than_an_option_can_hold_is_known_too(directory: Path) -> None:
+def test_all_groups_are_known_for_a_peer_in_1000_groups(directory: Path) -> None:
     many = range(10_000, 11_000)
     with open_relay(directory, "--relayd-public_allow_groups=games") as relay:
         with OtherUser(relay.public, 1234, 1234, *many, GAMES):
             relay.wait_status(subscribers=1)
         with OtherUser(relay.public, 1234, 1234, *many) as refused:
-            assert "uid 1234 is not of" in refusal(refused.line())
+            assert "uid 1234 is not in" in refusal(refused.line())
 
 
 CHANGING = """
@@ -337,7 +329,7 @@ sys.stdin.read()
 
 
 @needs_root
-def test_groups_are_those_of_the_moment_of_connecting(directory: Path) -> None:
+def test_groups_are_those_at_connection_time(directory: Path) -> None:
     """What /proc says later, of this process or of another with its number, grants nothing."""
     directory.chmod(0o755)
     with managed_relay(directory, "--relayd-ingest_allow_groups=games") as relay:
@@ -351,7 +343,7 @@ def test_groups_are_those_of_the_moment_of_connecting(directory: Path) -> None:
             process.communicate()
 
 
-def test_unknown_groups_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_group_is_assumed_without_kernel_support(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel does not tell them: lists and rules that name groups let nothing through."""
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, Subscriber, connect, run_daemon, wait_until
+from support.records import numbered_record
+from support.relay import RunningRelay, Subscriber, connect, run_daemon
+from support.waiting import TIMEOUT, wait_until
 
 NUMBER = 500
 
@@ -30,7 +31,7 @@ def relay_with_stderr(
         command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(os.fspath(directory / "notify.sock"))
-        notify.settimeout(DEADLINE)
+        notify.settimeout(TIMEOUT)
         process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -58,13 +59,13 @@ def assert_relays(directory: Path) -> None:
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
         with connect(directory / "ingest.sock") as producer:
             for number in range(NUMBER):
-                producer.sendall(b"no record\n" + numbered(number, 200))
-                assert subscriber.line() == numbered(number, 200)
+                producer.sendall(b"no record\n" + numbered_record(number, 200))
+                assert subscriber.line() == numbered_record(number, 200)
 
 
 def assert_stops(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE) == 0
+    assert process.wait(TIMEOUT) == 0
 
 
 def full_pipe() -> tuple[int, int]:
@@ -80,7 +81,7 @@ def full_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def test_a_stderr_that_nobody_reads_stops_nothing(directory: Path) -> None:
+def test_unread_stderr_does_not_stop_the_relay(directory: Path) -> None:
     reader, writer = full_pipe()
     try:
         with relay_with_stderr(directory, writer, "--debug") as process:
@@ -93,7 +94,7 @@ def test_a_stderr_that_nobody_reads_stops_nothing(directory: Path) -> None:
         os.close(writer)
 
 
-def test_a_stderr_that_is_read_late_has_the_log_and_how_much_of_it_is_missing(
+def test_dropped_log_lines_are_counted_in_the_log(
     directory: Path,
 ) -> None:
     reader, writer = full_pipe()
@@ -117,7 +118,7 @@ def test_a_stderr_that_is_read_late_has_the_log_and_how_much_of_it_is_missing(
         os.close(reader)
 
 
-def test_a_stderr_whose_reader_has_gone_stops_nothing(directory: Path) -> None:
+def test_stderr_without_reader_does_not_stop_the_relay(directory: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -128,13 +129,13 @@ def test_a_stderr_whose_reader_has_gone_stops_nothing(directory: Path) -> None:
         os.close(writer)
 
 
-def test_a_closed_stderr_stops_nothing(directory: Path) -> None:
+def test_closed_stderr_does_not_stop_the_relay(directory: Path) -> None:
     with relay_with_stderr(directory, None) as process:
         assert_relays(directory)
         assert_stops(process)
 
 
-def test_a_journal_that_is_not_there_stops_nothing(directory: Path) -> None:
+def test_missing_journal_does_not_stop_the_relay(directory: Path) -> None:
     if os.path.exists("/run/systemd/journal/socket"):
         pytest.skip("there is a journal here")
     with (directory / "stderr").open("wb") as stderr:
@@ -145,7 +146,7 @@ def test_a_journal_that_is_not_there_stops_nothing(directory: Path) -> None:
             assert_stops(process)
 
 
-def test_a_log_file_on_a_full_disk_stops_nothing(directory: Path) -> None:
+def test_log_file_on_a_full_disk_does_not_stop_the_relay(directory: Path) -> None:
     with (directory / "stderr").open("wb") as stderr:
         arguments = ("--log-file", "/dev/full")
         with relay_with_stderr(directory, stderr.fileno(), *arguments) as process:
@@ -171,7 +172,7 @@ def test_a_log_file_on_a_full_disk_stops_nothing(directory: Path) -> None:
         ),
     ],
 )
-def test_a_broken_log_configuration_is_a_clear_error_at_the_start(
+def test_invalid_log_configuration_is_an_error_at_start(
     directory: Path, content: str | None, words: str
 ) -> None:
     path = directory / ("missing.conf" if content is None else "log.conf")
@@ -184,7 +185,7 @@ def test_a_broken_log_configuration_is_a_clear_error_at_the_start(
     assert words in result.stderr
 
 
-def test_a_log_configuration_that_breaks_later_stops_nothing_and_the_log_goes_on(
+def test_invalid_log_configuration_is_not_reloaded(
     directory: Path,
 ) -> None:
     log = directory / "the.log"

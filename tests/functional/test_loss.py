@@ -10,8 +10,10 @@ import socket
 import zlib
 from pathlib import Path
 
-from support.producing import emit, notify, numbered, start
-from support.running import DEADLINE, connect, is_gap, running_relay, wait_until
+from support.producer import emit, notify, start_process
+from support.records import is_gap, numbered_record
+from support.relay import connect, running_relay
+from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
 
@@ -46,7 +48,7 @@ class Tally:
             self.got += 1
 
 
-def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory: Path) -> None:
+def test_slow_subscribers_records_and_gaps_add_up(directory: Path) -> None:
     sent = 20_000
     tally = Tally()
     with (
@@ -55,7 +57,7 @@ def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory:
         relay.produce() as producer,
     ):
         for number in range(sent):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
             if number % 1000 == 999:
                 # It wakes up now and then and reads a little, and its socket fills up again.
                 relay.wait_status(records_received=number + 1)
@@ -66,19 +68,19 @@ def test_a_slow_subscriber_s_records_and_gaps_add_up_to_what_was_sent(directory:
         assert tally.next == sent
         assert tally.gaps >= 2
         relay.wait_status(records_delivered=tally.got, records_dropped=tally.dropped)
-        [row] = relay.ask("subscribers")
+        [row] = relay.request("subscribers")
         assert (row["records"], row["dropped"], row["lag"]) == (tally.got, tally.dropped, 0)
 
 
-def test_what_a_subscriber_missed_is_counted_though_it_left_without_being_told(
+def test_drops_of_a_subscriber_that_left_are_counted(
     directory: Path,
 ) -> None:
     with running_relay(directory, "--relayd-ring_size", str(MIB)) as relay:
         with relay.subscribe(), relay.produce() as producer:
             for number in range(4000):
-                producer.sendall(numbered(number))
+                producer.sendall(numbered_record(number))
             relay.wait_status(records_received=4000)
-            [row] = relay.ask("subscribers")
+            [row] = relay.request("subscribers")
             assert row["dropped"] > 1000
             assert row["records"] + row["lag"] + row["dropped"] == 4000
         relay.wait_status(subscribers=0)
@@ -87,7 +89,7 @@ def test_what_a_subscriber_missed_is_counted_though_it_left_without_being_told(
         assert status["records_delivered"] == row["records"]
 
 
-def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: Path) -> None:
+def test_healthy_subscriber_beside_200_stalled_gets_500_mb(directory: Path) -> None:
     size, total = 8192, 500 * 1000 * 1000
     number = total // size + 1
     # At this rate the default lasts for a fifth of a second: a busy machine's hiccup is no loss.
@@ -97,7 +99,7 @@ def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: 
         healthy = stack.enter_context(relay.subscribe()).socket
         relay.wait_status(subscribers=201)
         before = most = resident(relay.process.pid)
-        producer = start(emit, str(relay.ingest), 0, number, size)
+        producer = start_process(emit, str(relay.ingest), 0, number, size)
         # A reader that does little with what it gets, or it would be a slow one itself.
         got, checksum = 0, 0
         while got < number * size:
@@ -105,14 +107,14 @@ def test_a_healthy_subscriber_beside_200_that_never_read_gets_500_mb(directory: 
             got += len(data)
             checksum = zlib.crc32(data, checksum)
             most = max(most, resident(relay.process.pid))
-        producer.join(DEADLINE)
+        producer.join(TIMEOUT)
         assert producer.exitcode == 0
         expected = 0
         for each in range(number):
-            expected = zlib.crc32(numbered(each, size), expected)
+            expected = zlib.crc32(numbered_record(each, size), expected)
         assert checksum == expected
         assert most - before <= relay.status()["ring_limit_bytes"] + 20 * MIB
-        rows = relay.ask("subscribers")
+        rows = relay.request("subscribers")
         assert sorted(row["dropped"] > 0 for row in rows) == [False] + [True] * 200
         assert all(row["records"] + row["lag"] + row["dropped"] == number for row in rows)
         # A sleeper that wakes gets whole records, a gap record, and what the ring holds.
@@ -136,13 +138,13 @@ def read_what_is_there(sock: socket.socket) -> list[bytes]:
     return data.splitlines(keepends=True)
 
 
-def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Path) -> None:
+def test_records_of_eight_producers_keep_their_order(directory: Path) -> None:
     number = 5000
     # Ten processes on few processors: everything fits into the ring, however late the reader is.
     enough = ("--relayd-ring_size", str(100 * MIB))
     with running_relay(directory, *enough) as relay, relay.subscribe() as subscriber:
         producers = [
-            start(emit, str(relay.ingest), each * number, number, 300 + 200 * each)
+            start_process(emit, str(relay.ingest), each * number, number, 300 + 200 * each)
             for each in range(8)
         ]
         counts = [0] * 8
@@ -151,7 +153,7 @@ def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Pa
             assert each == counts[which]
             counts[which] += 1
         for producer in producers:
-            producer.join(DEADLINE)
+            producer.join(TIMEOUT)
             assert producer.exitcode == 0
         assert counts == [number] * 8
         wait_until(lambda: relay.status()["producers"] == 0, "all have left")
@@ -159,18 +161,18 @@ def test_eight_producers_at_once_tear_nothing_and_keep_their_order(directory: Pa
         assert relay.status()["records_dropped"] == 0
 
 
-def test_what_is_read_equals_the_log_file_byte_for_byte(directory: Path) -> None:
+def test_relayed_records_equal_the_log_file(directory: Path) -> None:
     """100,000 notifications of the real log driver, as fast as one process emits them."""
     number = 100_000
     log = directory / "notifications.log"
     with running_relay(directory) as relay, relay.subscribe() as subscriber:
-        producer = start(notify, str(relay.ingest), str(log), number)
+        producer = start_process(notify, str(relay.ingest), str(log), number)
         read = bytearray()
         lines = 0
         while lines < number and (data := subscriber.socket.recv(MIB)):
             read += data
             lines += data.count(b"\n")
-        producer.join(DEADLINE)
+        producer.join(TIMEOUT)
         assert producer.exitcode == 0
         assert bytes(read) == log.read_bytes()
         assert b"secret" not in read

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import notif_relay
-from support.running import DEADLINE, RunningRelay, record, running_relay
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.waiting import TIMEOUT
 
 MIB = 1024 * 1024
 
@@ -54,9 +56,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_lines_between_good_ones_are_counted_and_the_good_ones_arrive(
-    relay: RunningRelay, name: str
-) -> None:
+def test_malformed_lines_are_rejected_and_others_arrive(relay: RunningRelay, name: str) -> None:
     bad, number = BAD[name]
     ours = [record(producer="the same", number=n) for n in range(20)]
     theirs = [record(producer="another", number=n) for n in range(20)]
@@ -68,12 +68,12 @@ def test_bad_lines_between_good_ones_are_counted_and_the_good_ones_arrive(
         assert [line for line in got if b"the same" in line] == ours
         assert [line for line in got if b"another" in line] == theirs
         relay.wait_status(records_received=40, records_rejected=20 * number)
-        rejected = [row["rejected"] for row in relay.ask("producers")]
+        rejected = [row["rejected"] for row in relay.request("producers")]
         assert sorted(rejected) == [0, 20 * number]
     relay.wait_logged("rejected")
 
 
-def test_half_a_record_and_a_close_is_one_rejected_record(relay: RunningRelay) -> None:
+def test_partial_record_at_disconnect_is_rejected(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as healthy:
         for _ in range(3):
             with relay.produce() as producer:
@@ -84,7 +84,7 @@ def test_half_a_record_and_a_close_is_one_rejected_record(relay: RunningRelay) -
         assert subscriber.line() == record(number=3)
 
 
-def test_a_record_may_come_byte_by_byte(relay: RunningRelay) -> None:
+def test_record_may_arrive_byte_by_byte(relay: RunningRelay) -> None:
     line = record(payload="ä" * 100)
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -94,7 +94,7 @@ def test_a_record_may_come_byte_by_byte(relay: RunningRelay) -> None:
         relay.wait_status(records_received=1, records_rejected=0)
 
 
-def test_every_size_up_to_max_record_size_arrives_whole(relay: RunningRelay) -> None:
+def test_records_up_to_max_record_size_arrive_whole(relay: RunningRelay) -> None:
     smallest = b'{"event_type":"","priority":""}\n'
     # Around the powers of two, where buffers end.
     sizes = [2**n + d for n in range(7, 20) for d in (-1, 0, 1)] + [MIB - 1, MIB]
@@ -108,7 +108,7 @@ def test_every_size_up_to_max_record_size_arrives_whole(relay: RunningRelay) -> 
         relay.wait_status(records_rejected=2, records_received=len(sizes) + 2)
 
 
-def test_a_lower_max_record_size_is_kept_to(directory: Path) -> None:
+def test_lower_max_record_size_is_enforced(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-max_record_size", "1024") as relay,
         relay.subscribe() as subscriber,
@@ -119,7 +119,7 @@ def test_a_lower_max_record_size_is_kept_to(directory: Path) -> None:
         relay.wait_status(records_rejected=2)
 
 
-def test_warnings_of_one_kind_do_not_flood_the_log(relay: RunningRelay) -> None:
+def test_repeated_warnings_are_rate_limited(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         for number in range(300):
             producer.sendall(b"[]\n")
@@ -127,7 +127,7 @@ def test_warnings_of_one_kind_do_not_flood_the_log(relay: RunningRelay) -> None:
     assert relay.log.read_text().count("rejected") <= 3
 
 
-def test_readers_are_told_the_gaps_that_are_counted(relay: RunningRelay) -> None:
+def test_reported_gaps_equal_the_counted_gaps(relay: RunningRelay) -> None:
     gap = '{"priority":"w","payload":{"reason":"%s","dropped":%s},"event_type":"%s"}\n'
     sent = [
         gap % ("producer_congested", "3", "notif_relayd.gap"),
@@ -141,14 +141,14 @@ def test_readers_are_told_the_gaps_that_are_counted(relay: RunningRelay) -> None
     with (
         notif_relay.subscribe(
             relay.public,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             on_gap=lambda gap: told.append((gap.dropped, gap.reason)),
         ) as subscriber,
         relay.produce() as producer,
     ):
         producer.sendall("".join(sent).encode() + record(number=1))
         assert next(subscriber).raw == record(number=1)
-    found = relay.ask("metrics")
+    found = relay.request("metrics")
     assert told == [(3, "producer_congested"), (4, "relay_restarted"), (None, "relay_restarted")]
     assert found["dropped"]["producer_congested"] == 3
     assert found["dropped"]["relay_restarted"] == 4
@@ -156,7 +156,7 @@ def test_readers_are_told_the_gaps_that_are_counted(relay: RunningRelay) -> None
     assert found["rejected"]["malformed_gap"] == 3
 
 
-def test_a_forging_producer_does_not_keep_a_subscriber_out(relay: RunningRelay) -> None:
+def test_forged_answers_do_not_break_subscribing(relay: RunningRelay) -> None:
     """Its records would come before the answer to the subscriber's request."""
     forged = (
         b'{"publisher_id":"notif-relayd.h","event_type":"notif_relayd.%s","priority":"WARN",'
@@ -175,9 +175,9 @@ def test_a_forging_producer_does_not_keep_a_subscriber_out(relay: RunningRelay) 
         try:
             for _ in range(20):
                 with notif_relay.subscribe(
-                    relay.public, event_type="never.*", timeout=DEADLINE, reconnect=False
+                    relay.public, event_type="never.*", timeout=TIMEOUT, reconnect=False
                 ) as subscriber:
                     assert subscriber.connected
         finally:
             stop.set()
-        producing.result(DEADLINE)
+        producing.result(TIMEOUT)

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from support import descriptors
-from support.managing import managed_relay
-from support.running import connect, record, running_relay
+from support.records import record
+from support.relay import connect, running_relay
+from support.service_manager import managed_relay
 
-MORE_THAN_USUAL = descriptors.USUAL + 100
+MORE_THAN_USUAL = descriptors.USUAL_LIMIT + 100
 
 
-def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
+def test_relay_raises_its_descriptor_limit(directory: Path) -> None:
     descriptors.require(MORE_THAN_USUAL + 100)
     limits = [
         f"--relayd-{name}=4096" for name in ("max_connections_per_user", "max_connection_rate")
@@ -31,7 +32,7 @@ def test_the_relay_raises_the_usual_descriptor_limit(directory: Path) -> None:
         assert {each.recv(4096) for each in many} == {record()}
 
 
-def test_a_failed_start_leaves_nothing_behind(directory: Path) -> None:
+def test_failed_start_leaves_nothing_behind(directory: Path) -> None:
     threads, files = threading.enumerate(), os.listdir("/proc/self/fd")
     with (
         pytest.raises(AssertionError, match="no-such-option"),
@@ -46,12 +47,12 @@ def test_a_failed_start_leaves_nothing_behind(directory: Path) -> None:
 def usual_limit() -> Iterator[None]:
     """This process has the usual limit of descriptors, and so has what it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL, hard), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(descriptors.USUAL_LIMIT, hard), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_restart_works_with_the_usual_limit(usual_limit: None, directory: Path) -> None:
+def test_restart_works_with_the_default_limit(usual_limit: None, directory: Path) -> None:
     with managed_relay(directory) as relay, connect(relay.public) as subscriber:
         relay.wait_status(subscribers=1)
         relay.restart()

@@ -14,13 +14,14 @@ import pytest
 
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
-from notif_relayd.fanout.shared_pages import LARGE
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support import descriptors
-from support.managing import ManagedRelay
 from support.memory_limit import memory_cgroup
-from support.operating import needs_root
-from support.running import connect, record
+from support.records import record
+from support.relay import connect
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay
 
 UNIT = Path(__file__).parents[2] / "systemd" / "notif-relayd.service"
 
@@ -110,7 +111,7 @@ def fill_ring(relay: ManagedRelay, producer: socket.socket) -> None:
 
 def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
     """Send in batches that are too small to be shared by all subscribers."""
-    few = SHORT * (LARGE // len(SHORT) // 2)
+    few = SHORT * (MIN_SHARED_SIZE // len(SHORT) // 2)
     received = relay.status()["records_received"]
     for sent in range(1, 300_000 // len(few)):
         producer.sendall(few)
@@ -118,7 +119,7 @@ def fill_sockets(relay: ManagedRelay, producer: socket.socket) -> None:
 
 
 @needs_root
-def test_all_limits_at_once_fit_into_the_unit_s_memory(
+def test_all_limits_together_stay_below_memory_max(
     directory: Path, peers: contextlib.ExitStack
 ) -> None:
     descriptors.require(9 * MAX_CONNECTIONS)
@@ -136,7 +137,7 @@ def test_all_limits_at_once_fit_into_the_unit_s_memory(
             before = relay.status()
             relay.restart()
             after = relay.status()
-            assert "nothing else" not in relay.log.read_text()
+            assert "without saved state" not in relay.log.read_text()
             for name in ("producers", "subscribers", "ring_bytes", "records_received"):
                 assert after[name] == before[name], name
         assert group.kills == 0

@@ -12,7 +12,9 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.running import DEADLINE, RunningRelay, kill, record, wait_until
+from support.records import record
+from support.relay import RunningRelay
+from support.waiting import TIMEOUT, kill, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "oslo-consumer.rst"
 
@@ -34,7 +36,7 @@ def block(language: str) -> str:
     return textwrap.dedent(found[1])
 
 
-def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> None:
+def test_example_prints_the_documented_output(relay: RunningRelay) -> None:
     configuration = relay.directory / "consumer.conf"
     configured = block("ini").replace("/run/notif-relayd/notifications.sock", str(relay.public))
     assert str(relay.public) in configured
@@ -59,5 +61,5 @@ def test_the_example_prints_what_it_is_written_to_print(relay: RunningRelay) -> 
         )
         assert consumer.stdout.readline() == "warning: compute.instance.delete too\n"
         consumer.send_signal(signal.SIGINT)
-        output, _ = consumer.communicate(timeout=DEADLINE)
+        output, _ = consumer.communicate(timeout=TIMEOUT)
         assert (output, consumer.returncode) == ("", 0)

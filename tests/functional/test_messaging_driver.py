@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from stevedore.dispatch import DispatchExtensionManager
 
-from support.listening import Incoming, PrivateSocket, Scripts, explained
-from support.running import DEADLINE, RunningRelay, quiet_environment
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import check_gaps
+from support.relay import RunningRelay, quiet_environment
+from support.scripts import Scripts
+from support.waiting import TIMEOUT
 
 PATCH = """
 import warnings
@@ -67,8 +70,8 @@ def run(scripts: Scripts, program: str, *arguments: object) -> Any:
     return scripts.run("-W", "ignore", "-c", program, *arguments)
 
 
-def received(incoming: Incoming) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in incoming.rest().splitlines()]
+def received(incoming: ProducerConnection) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in incoming.read_to_end().splitlines()]
 
 
 ALL_PRIORITIES = (
@@ -114,7 +117,7 @@ print(len(_impl_test.NOTIFICATIONS))
 )
 
 
-def test_beside_other_drivers_it_sends_what_the_log_driver_logs(
+def test_driver_sends_what_the_log_driver_logs(
     scripts: Scripts, private: PrivateSocket, directory: Path
 ) -> None:
     drivers = ("unix", "messagingv2", "log", "test")
@@ -123,7 +126,7 @@ def test_beside_other_drivers_it_sends_what_the_log_driver_logs(
     )
     script = run(scripts, BESIDE_OTHERS, config, directory / "log")
     with private.accept() as incoming:
-        assert incoming.rest() == (directory / "log").read_bytes()
+        assert incoming.read_to_end() == (directory / "log").read_bytes()
     assert script.finish() == "2\n"
 
 
@@ -141,7 +144,7 @@ for priority in ("info", "error"):
     signature(DispatchExtensionManager).parameters["invoke_args"].default is not None,
     reason="with this stevedore the routing driver can make no driver at all",
 )
-def test_the_routing_driver_chooses_what_it_gets(
+def test_routing_driver_selects_notifications(
     scripts: Scripts, private: PrivateSocket, directory: Path
 ) -> None:
     routes = directory / "routes.yaml"
@@ -170,14 +173,14 @@ for each in (notifier, *others, notifier):
 )
 
 
-def test_all_notifiers_of_a_process_share_one_connection(
+def test_notifiers_of_a_process_share_one_connection(
     scripts: Scripts, private: PrivateSocket, config: Path
 ) -> None:
     script = run(scripts, SHARED, config)
     with private.accept() as incoming:
         publishers = [each["publisher_id"] for each in received(incoming)]
     assert script.finish() == ""
-    assert private.nobody_waits()
+    assert not private.has_pending()
     api = [f"nova-api:{number}" for number in range(3)]
     assert publishers == ["nova-compute:host-1", *api, "nova-compute:host-1"]
 
@@ -198,14 +201,14 @@ notifier.info({}, "e", {})
 )
 
 
-def test_the_connection_ends_with_the_last_notifier_and_a_new_one_makes_its_own(
+def test_connection_ends_with_the_last_notifier(
     scripts: Scripts, private: PrivateSocket, config: Path
 ) -> None:
     script = run(scripts, LAST_NOTIFIER, config)
     with private.accept() as incoming:
         assert len(received(incoming)) == 2
     assert script.line() == "gone"
-    script.go_on()
+    script.proceed()
     with private.accept() as incoming:
         assert [each["publisher_id"] for each in received(incoming)] == ["new"]
     script.finish()
@@ -214,7 +217,7 @@ def test_the_connection_ends_with_the_last_notifier_and_a_new_one_makes_its_own(
 INGEST = SERVICE + 'notifier.info({}, "e", {})\n'
 
 
-def test_ingest_path_names_a_private_socket_elsewhere(scripts: Scripts, directory: Path) -> None:
+def test_ingest_path_names_another_private_socket(scripts: Scripts, directory: Path) -> None:
     config = configuration(
         directory,
         "sock_path = /nowhere/notifications.sock",
@@ -245,7 +248,7 @@ FAULTY = SERVICE + 'notifier.info({}, "e", {})\nprint("still running")\n'
         (["sock_path = /run/n", f"ingest_path = /{'x' * 107}"], "ingest_path: path must be"),
     ],
 )
-def test_a_mistake_in_the_options_is_one_clear_error_and_the_service_runs_on(
+def test_invalid_options_are_one_error_in_a_running_service(
     scripts: Scripts, directory: Path, options: list[str], error: str
 ) -> None:
     output = run(scripts, FAULTY, configuration(directory, *options)).finish().splitlines()
@@ -267,9 +270,7 @@ sys.stdin.readline()
 )
 
 
-def test_a_relay_that_is_not_there_is_one_warning_and_nothing_more(
-    scripts: Scripts, config: Path
-) -> None:
+def test_missing_relay_is_one_warning(scripts: Scripts, config: Path) -> None:
     script = run(scripts, UNREACHED, config)
     warning = script.line()
     assert warning.startswith("WARNING notif_relay.messaging.producer: Notifications are dropped")
@@ -278,7 +279,7 @@ def test_a_relay_that_is_not_there_is_one_warning_and_nothing_more(
     assert script.line() == "still running"
 
 
-def test_a_file_in_the_place_of_the_socket_is_a_warning(scripts: Scripts, config: Path) -> None:
+def test_file_in_place_of_the_socket_is_a_warning(scripts: Scripts, config: Path) -> None:
     (config.parent / "ingest.sock").touch()
     assert run(scripts, UNREACHED, config).line().endswith("Not a socket")
 
@@ -297,7 +298,7 @@ notifier = Notifier(transport, "nobody")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_socket_that_the_service_may_not_write_to_is_a_warning_and_no_more(
+def test_denied_permission_is_a_warning(
     scripts: Scripts, private: PrivateSocket, directory: Path, config: Path
 ) -> None:
     directory.chmod(0o755)
@@ -307,7 +308,7 @@ def test_a_socket_that_the_service_may_not_write_to_is_a_warning_and_no_more(
         script.line()
     )
     assert script.line() == "still running"
-    assert private.nobody_waits()
+    assert not private.has_pending()
 
 
 TOO_LARGE = (
@@ -322,7 +323,7 @@ print(driver._producer.dropped)
 )
 
 
-def test_what_cannot_be_sent_is_logged_and_the_next_notification_is_sent(
+def test_unsendable_notification_is_logged_and_skipped(
     scripts: Scripts, private: PrivateSocket, config: Path
 ) -> None:
     script = run(scripts, TOO_LARGE, config)
@@ -351,16 +352,14 @@ sys.stdin.readline()
 )
 
 
-def test_at_exit_the_subscribers_are_still_told_what_was_dropped(
-    scripts: Scripts, private: PrivateSocket, config: Path
-) -> None:
+def test_gap_record_is_sent_at_exit(scripts: Scripts, private: PrivateSocket, config: Path) -> None:
     script = run(scripts, AT_EXIT, config)
     number = int(script.line())
     with private.accept() as incoming:
-        data = incoming.take()
-        script.go_on()
-        lines = (data + incoming.rest()).splitlines(keepends=True)
-    told, present, unknown = explained(lines)
+        data = incoming.read_available()
+        script.proceed()
+        lines = (data + incoming.read_to_end()).splitlines(keepends=True)
+    told, present, unknown = check_gaps(lines)
     assert (told, unknown) == (number, False)
     assert number - present in {1, 2}  # the first may have been half sent, and finished
     assert script.finish() == ""
@@ -388,7 +387,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_threads_of_any_kind_share_the_connection_and_tear_no_record(
+def test_threads_of_any_kind_share_the_connection(
     scripts: Scripts, private: PrivateSocket, config: Path, order: str
 ) -> None:
     script = run(scripts, ORDERS[order] + THREADS, config)
@@ -431,7 +430,7 @@ notifier.info({}, "end", {})
 )
 
 
-def test_a_forked_child_has_a_connection_of_its_own_even_while_a_thread_is_sending(
+def test_forked_child_connects_while_a_thread_is_sending(
     scripts: Scripts, relay: RunningRelay, config: Path
 ) -> None:
     children, events = [], set()
@@ -467,7 +466,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_multiprocessing_notify(
+def test_multiprocessing_workers_notify(
     scripts: Scripts, private: PrivateSocket, directory: Path, config: Path, method: str
 ) -> None:
     (directory / "main.py").write_text(WORKERS)
@@ -480,7 +479,7 @@ def test_workers_of_multiprocessing_notify(
     script.finish()
 
 
-def test_the_send_notification_script_takes_it_as_a_driver(
+def test_driver_works_in_oslo_messaging_send_notification(
     relay: RunningRelay, config: Path
 ) -> None:
     with relay.subscribe() as subscriber:
@@ -498,7 +497,7 @@ def test_the_send_notification_script_takes_it_as_a_driver(
             env=quiet_environment(),
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             check=False,
         )
         assert (done.returncode, done.stdout) == (0, "")
@@ -509,7 +508,7 @@ def test_the_send_notification_script_takes_it_as_a_driver(
     assert notification["payload"] == "{'password': '***'}"
 
 
-def test_the_options_appear_in_a_generated_sample_with_their_help() -> None:
+def test_generated_sample_lists_the_options() -> None:
     done = subprocess.run(
         [
             Path(sys.executable).with_name("oslo-config-generator"),
@@ -518,7 +517,7 @@ def test_the_options_appear_in_a_generated_sample_with_their_help() -> None:
         env=quiet_environment(),
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=True,
     )
     assert "[oslo_messaging_notifications]" in done.stdout

@@ -11,9 +11,10 @@ import json
 
 import pytest
 
-from support.consuming import Endpoint, listening, transport_to
-from support.listening import Scripts
-from support.running import RunningRelay, wait_until
+from support.messaging import Endpoint, running_listener, transport_to
+from support.relay import RunningRelay
+from support.scripts import Scripts
+from support.waiting import wait_until
 
 WAYS = {
     "the log driver and the handler": ("log", "fake://"),
@@ -82,7 +83,7 @@ application = swift.filter_factory(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FILTERS)
-def test_what_a_service_notifies_reaches_subscribers_and_consumers(
+def test_service_notifications_reach_all_readers(
     scripts: Scripts, relay: RunningRelay, name: str, way: str
 ) -> None:
     code, event_types = FILTERS[name]
@@ -93,7 +94,7 @@ def test_what_a_service_notifies_reaches_subscribers_and_consumers(
     with (
         relay.subscribe() as subscriber,
         transport_to(relay.public) as transport,
-        listening(transport, consumer, batch_size=len(event_types)),
+        running_listener(transport, consumer, batch_size=len(event_types)),
     ):
         script = scripts.run(
             *("-W", "ignore", "-c", SERVICE.replace("{filter}", code)),
@@ -101,7 +102,7 @@ def test_what_a_service_notifies_reaches_subscribers_and_consumers(
         )
         assert script.finish() == ""
         read = [json.loads(line) for line in subscriber.lines(len(event_types))]
-        notified = consumer.batch()
+        notified = consumer.next_batch()
     assert [each["event_type"] for each in read] == event_types
     assert [each.event_type for each in notified] == event_types
     for fields, each in zip(read, notified, strict=True):
@@ -143,12 +144,10 @@ print(json.dumps(report))
 """
 
 
-def test_osprofiler_collects_a_trace_that_it_notifies(
-    scripts: Scripts, relay: RunningRelay
-) -> None:
+def test_osprofiler_collects_its_own_trace(scripts: Scripts, relay: RunningRelay) -> None:
     script = scripts.run("-W", "ignore", "-c", TRACE, relay.public)
     wait_until(lambda: relay.status()["bytes_delivered"], "it listens")
-    script.go_on()
+    script.proceed()
     report = json.loads(script.finish())
     (request,) = report["children"]
     (db,) = request["children"]

@@ -19,9 +19,11 @@ from oslo_messaging.notify import _impl_test
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
 from notif_relay import RelayHandler, records
-from support.consuming import Endpoint, configuration, listening, notifier, transport_to
-from support.listening import PrivateSocket
-from support.running import RunningRelay, record, running_relay, wait_until
+from support.messaging import Endpoint, configuration, make_notifier, running_listener, transport_to
+from support.private_socket import PrivateSocket
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.waiting import wait_until
 
 MIB = 1024 * 1024
 
@@ -46,17 +48,17 @@ class AsServicesDo(oslo_messaging.NoOpSerializer):
 
 @pytest.mark.parametrize("serializer", [None, AsServicesDo()], ids=["object", "dictionary"])
 @pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
-def test_a_listener_is_given_what_the_notifier_was_and_its_context(
+def test_listener_gets_notification_and_context(
     transport: oslo_messaging.NotificationTransport,
     endpoint: Endpoint,
     driver: str,
     serializer: AsServicesDo | None,
 ) -> None:
     context = RequestContext(user_id="alice", project_id="p", request_id="req-1")
-    with listening(transport, endpoint):
-        emit = notifier(transport, driver=driver, serializer=serializer)
+    with running_listener(transport, endpoint):
+        emit = make_notifier(transport, driver=driver, serializer=serializer)
         emit.info(context, "compute.create", {"host": "hôst", "n": [1, None, 2.5]})
-        got = endpoint.next()
+        got = endpoint.next_notification()
     assert (got.priority, got.publisher_id, got.event_type, got.payload) == (
         "info",
         "compute.host-1",
@@ -68,13 +70,13 @@ def test_a_listener_is_given_what_the_notifier_was_and_its_context(
     assert (got.context["user"], got.context["request_id"]) == ("alice", "req-1")
 
 
-def test_a_plain_subscriber_reads_the_notification_as_it_was_made_and_where_it_belongs(
+def test_subscriber_gets_notification_topic_and_context(
     relay: RunningRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_impl_test, "NOTIFICATIONS", [])
     conf = configuration(driver=["messagingv2", "test"])
     with transport_to(relay.public, conf) as transport, relay.subscribe() as subscriber:
-        emit = notifier(transport, "a.topic", driver=None)
+        emit = make_notifier(transport, "a.topic", driver=None)
         emit.warn({}, "compute.create", {"x": 1})
         emit.warn(RequestContext(user_id="alice"), "compute.create", {"x": 1})
         bare, full = subscriber.notification(), subscriber.notification()
@@ -85,7 +87,7 @@ def test_a_plain_subscriber_reads_the_notification_as_it_was_made_and_where_it_b
     assert full["_context"]["user"] == "alice"
 
 
-def test_no_subscriber_sees_a_secret_of_payload_or_context(
+def test_secrets_in_payload_and_context_are_masked(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     message = {
@@ -109,41 +111,44 @@ def test_no_subscriber_sees_a_secret_of_payload_or_context(
 def test_all_seven_priorities_arrive(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
-    with listening(transport, endpoint):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint):
+        emit = make_notifier(transport)
         for priority in PRIORITIES:
             getattr(emit, priority)({}, f"event.{priority}", priority)
-        got = {(each.priority, each.payload) for each in (endpoint.next() for _ in PRIORITIES)}
+        got = {
+            (each.priority, each.payload)
+            for each in (endpoint.next_notification() for _ in PRIORITIES)
+        }
     assert got == {(priority, priority) for priority in PRIORITIES}
     assert len(PRIORITIES) == 7
 
 
-def test_only_priorities_that_endpoints_take_leave_the_relay(
+def test_only_priorities_of_endpoints_are_requested(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     endpoint, other = Endpoint("error"), Endpoint("audit")
-    with listening(transport, endpoint, other):
+    with running_listener(transport, endpoint, other):
         before = relay.status()["records_delivered"]
-        emit = notifier(transport)
+        emit = make_notifier(transport)
         for priority in PRIORITIES:
             getattr(emit, priority)({}, "event", priority)
-        assert endpoint.next().payload == "error"
-        assert other.next().payload == "audit"
+        assert endpoint.next_notification().payload == "error"
+        assert other.next_notification().payload == "audit"
         relay.wait_status(records_received=7)
         assert relay.status()["records_delivered"] == before + 2
 
 
-def test_a_listener_without_endpoints_gets_nothing(
+def test_listener_without_endpoints_gets_nothing(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
-    with listening(transport):
+    with running_listener(transport):
         before = relay.status()["records_delivered"]
-        notifier(transport).info({}, "event", 1)
+        make_notifier(transport).info({}, "event", 1)
         relay.wait_status(records_received=1)
         assert relay.status()["records_delivered"] == before
 
 
-def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
+def test_listener_gets_its_topics_and_records_without_topic(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     both, one, dotted = Endpoint("info"), Endpoint("info"), Endpoint("info")
@@ -153,17 +158,17 @@ def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
     logger.addHandler(handler)
     try:
         with (
-            listening(transport, both, topics=("a", "b")),
-            listening(transport, one, topics=("a",)),
-            listening(transport, dotted, topics=("a.b",)),
+            running_listener(transport, both, topics=("a", "b")),
+            running_listener(transport, one, topics=("a",)),
+            running_listener(transport, dotted, topics=("a.b",)),
         ):
             for topic in ("a", "b", "a.b", "c", "a.info"):
-                notifier(transport, topic).info({}, "event", topic)
+                make_notifier(transport, topic).info({}, "event", topic)
             wait_until(lambda: relay.status()["records_received"] == 5, "they are relayed")
-            notifier(transport, driver="log").info({}, "event", "log")
-            assert both.payloads(3) == ["a", "b", "log"]
-            assert one.payloads(2) == ["a", "log"]
-            assert dotted.payloads(2) == ["a.b", "log"]
+            make_notifier(transport, driver="log").info({}, "event", "log")
+            assert both.next_payloads(3) == ["a", "b", "log"]
+            assert one.next_payloads(2) == ["a", "log"]
+            assert dotted.next_payloads(2) == ["a.b", "log"]
         # Now that the listeners' threads have ended, nothing more can come.
         assert both.calls.empty()
         assert one.calls.empty()
@@ -173,17 +178,17 @@ def test_a_listener_gets_the_topics_of_its_targets_and_what_has_no_topic(
         handler.close()
 
 
-def test_a_notifier_with_two_topics_sends_one_record_for_each(
+def test_notifier_sends_one_record_per_topic(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
     with relay.subscribe() as subscriber:
-        notifier(transport, "a", "b").info({}, "event", 1)
+        make_notifier(transport, "a", "b").info({}, "event", 1)
         first, second = subscriber.notification(), subscriber.notification()
     assert (first.pop("_topic"), second.pop("_topic")) == ("a", "b")
     assert first == second
 
 
-def test_exchanges_make_no_difference(
+def test_exchange_is_ignored(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     target = oslo_messaging.Target(topic="notifications", exchange="nova")
@@ -192,26 +197,29 @@ def test_exchanges_make_no_difference(
     )
     listener.start()
     try:
-        notifier(transport).info({}, "event", 1)
-        assert endpoint.next().payload == 1
+        make_notifier(transport).info({}, "event", 1)
+        assert endpoint.next_notification().payload == 1
     finally:
         listener.stop()
         listener.wait()
 
 
 @pytest.mark.parametrize("pools", [(None, None), ("pool", "pool"), ("pool", "other")])
-def test_every_listener_has_its_own_copy_whatever_its_pool(
+def test_every_listener_gets_a_copy_in_any_pool(
     transport: oslo_messaging.NotificationTransport, pools: tuple[str | None, str | None]
 ) -> None:
     first, second = Endpoint("info"), Endpoint("info")
-    with listening(transport, first, pool=pools[0]), listening(transport, second, pool=pools[1]):
-        emit = notifier(transport)
+    with (
+        running_listener(transport, first, pool=pools[0]),
+        running_listener(transport, second, pool=pools[1]),
+    ):
+        emit = make_notifier(transport)
         for number in range(25):
             emit.info({}, "event", number)
-        assert first.payloads(25) == second.payloads(25) == list(range(25))
+        assert first.next_payloads(25) == second.next_payloads(25) == list(range(25))
 
 
-def test_an_endpoint_with_a_filter_is_only_given_what_matches(
+def test_endpoint_filter_is_applied(
     transport: oslo_messaging.NotificationTransport,
 ) -> None:
     by_type, by_context, everything = Endpoint("info"), Endpoint("info"), Endpoint("info")
@@ -221,87 +229,93 @@ def test_an_endpoint_with_a_filter_is_only_given_what_matches(
     by_context.filter_rule = oslo_messaging.NotificationFilter(  # type: ignore[attr-defined]
         context={"user": "^alice$"}
     )
-    with listening(transport, by_type, by_context, everything):
-        emit = notifier(transport)
+    with running_listener(transport, by_type, by_context, everything):
+        emit = make_notifier(transport)
         emit.info({}, "compute.update", {"state": "error", "n": 1})
         emit.info({}, "volume.update", {"state": "active", "n": 2})
         emit.info({}, "compute.update", {"state": "active", "n": 3})
         emit.info(RequestContext(user_id="bob"), "x", {"n": 4})
         emit.info(RequestContext(user_id="alice"), "x", {"n": 5})
-        assert sorted(everything.next().payload["n"] for _ in range(5)) == [1, 2, 3, 4, 5]
-        assert by_type.next().payload["n"] == 3
-        assert by_context.next().payload["n"] == 5
+        assert sorted(everything.next_notification().payload["n"] for _ in range(5)) == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
+        assert by_type.next_notification().payload["n"] == 3
+        assert by_context.next_notification().payload["n"] == 5
     assert by_type.calls.empty()
     assert by_context.calls.empty()
 
 
-def test_batches_are_full_and_the_last_one_comes_in_time(
+def test_last_batch_arrives_after_the_timeout(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
-    with listening(transport, endpoint, batch_size=5, batch_timeout=0.2):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint, batch_size=5, batch_timeout=0.2):
+        emit = make_notifier(transport)
         sent = []
         for number in range(12):
             emit.info({}, "event", number)
             sent.append(number)
         batches = []
         while sum(map(len, batches)) < 12:
-            batches.append(endpoint.batch())
+            batches.append(endpoint.next_batch())
         emit.info({}, "event", 12)  # after a timeout all goes on
-        batches.append(endpoint.batch())
+        batches.append(endpoint.next_batch())
     assert max(map(len, batches)) <= 5
     assert sorted(each.payload for batch in batches for each in batch) == [*sent, 12]
 
 
-def test_without_a_timeout_a_batch_is_complete_or_comes_when_the_listener_stops(
+def test_stop_delivers_an_incomplete_batch(
     relay: RunningRelay,
     transport: oslo_messaging.NotificationTransport,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     endpoint = Endpoint("info")
-    with listening(transport, endpoint, batch_size=5):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint, batch_size=5):
+        emit = make_notifier(transport)
         for number in range(12):
             emit.info({}, "event", number)
-        both = endpoint.batch() + endpoint.batch()
+        both = endpoint.next_batch() + endpoint.next_batch()
         assert sorted(each.payload for each in both) == list(range(10))
         relay.wait_status(records_received=12)
         with relay.produce() as producer:
             producer.sendall(records.gap(7, "producer_congested"))
             # It is logged when it is read: then so is all before it.
             wait_until(lambda: "7 notifications were lost" in caplog.text, "all is read")
-    assert sorted(each.payload for each in endpoint.batch()) == [10, 11]
+    assert sorted(each.payload for each in endpoint.next_batch()) == [10, 11]
     assert endpoint.calls.empty()
 
 
-def test_an_endpoint_that_raises_ends_neither_a_batch_nor_the_listener(
+def test_endpoint_exception_does_not_stop_the_listener(
     transport: oslo_messaging.NotificationTransport,
 ) -> None:
     class Failing(Endpoint):
-        def take(self, priority: str, *call: Any) -> None:
-            super().take(priority, *call)
+        def receive(self, priority: str, *call: Any) -> None:
+            super().receive(priority, *call)
             raise RuntimeError("no")
 
     failing = Failing("info")
-    with listening(transport, failing), listening(transport, failing, batch_size=1):
+    with running_listener(transport, failing), running_listener(transport, failing, batch_size=1):
         for number in range(300):  # more than may be unhandled at a time
-            notifier(transport).info({}, "event", number)
-        assert failing.payloads(600) == sorted([*range(300), *range(300)])
+            make_notifier(transport).info({}, "event", number)
+        assert failing.next_payloads(600) == sorted([*range(300), *range(300)])
 
 
-def test_requeueing_is_refused(
+def test_requeue_is_refused(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     with (
         pytest.raises(NotImplementedError, match="cannot requeue a notification"),
-        listening(transport, endpoint, allow_requeue=True),
+        running_listener(transport, endpoint, allow_requeue=True),
     ):
         pass
     with pytest.raises(NotImplementedError, match="cannot requeue a notification"):
         transport._require_driver_features(requeue=True)  # noqa: SLF001
 
 
-def test_a_listener_that_was_refused_can_be_stopped(
+def test_refused_listener_can_be_stopped(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
     target = oslo_messaging.Target(topic="notifications")
@@ -332,38 +346,38 @@ def test_remote_procedure_calls_are_refused(relay: RunningRelay) -> None:
 
 
 @pytest.mark.parametrize("retry", [None, -1, 0, 3])
-def test_without_a_relay_nothing_waits_whatever_retry_says_and_the_loss_is_told(
+def test_missing_relay_drops_without_retry_and_reports_a_gap(
     directory: Path, retry: int | None
 ) -> None:
     endpoint = Endpoint("info", "warn")
     with transport_to(directory / "notifications.sock") as transport:
-        emit = notifier(transport, retry=retry)
+        emit = make_notifier(transport, retry=retry)
         for number in range(3):
             emit.info({}, "event", number)
-        with running_relay(directory) as relay, listening(transport, endpoint):
+        with running_relay(directory) as relay, running_listener(transport, endpoint):
             # A connection is tried for anew only after a pause.
             wait_until(
                 lambda: emit.info({}, "event", 0) or relay.status()["records_received"],
                 "the notifier has found the relay",
             )
-            gap = endpoint.next()
+            gap = endpoint.next_notification()
             while gap.priority != "warn":
-                gap = endpoint.next()
+                gap = endpoint.next_notification()
     assert gap.event_type == "notif_relayd.gap"
     assert gap.payload["reason"] == "relay_restarted"
     assert gap.payload["dropped"] >= 3
 
 
-def test_a_notification_that_is_too_large_is_logged_and_others_go_on(
+def test_oversized_notification_is_logged_and_dropped(
     transport: oslo_messaging.NotificationTransport,
     endpoint: Endpoint,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with listening(transport, endpoint):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint):
+        emit = make_notifier(transport)
         emit.info({}, "large.event", "x" * MIB)
         emit.info({}, "small.event", "x")
-        assert endpoint.next().event_type == "small.event"
+        assert endpoint.next_notification().event_type == "small.event"
     (message,) = (each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING)
     assert message.startswith("large.event of compute.host-1: a record of ")
     assert len(message) < 200
@@ -372,8 +386,8 @@ def test_a_notification_that_is_too_large_is_logged_and_others_go_on(
 def test_threads_share_a_transport(
     transport: oslo_messaging.NotificationTransport, relay: RunningRelay, endpoint: Endpoint
 ) -> None:
-    with listening(transport, endpoint, batch_size=50, batch_timeout=0.1):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint, batch_size=50, batch_timeout=0.1):
+        emit = make_notifier(transport)
 
         def notify(thread: int) -> None:
             for number in range(200):
@@ -384,18 +398,18 @@ def test_threads_share_a_transport(
             thread.start()
         got: list[Any] = []
         while len(got) < 800:
-            got += [each.payload for each in endpoint.batch()]
+            got += [each.payload for each in endpoint.next_batch()]
         for thread in threads:
             thread.join()
     assert sorted(got) == [[thread, number] for thread in range(4) for number in range(200)]
     assert relay.status()["records_rejected"] == 0
 
 
-def test_a_forked_process_sends_as_well(
+def test_forked_process_sends(
     transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
 ) -> None:
-    with listening(transport, endpoint):
-        emit = notifier(transport)
+    with running_listener(transport, endpoint):
+        emit = make_notifier(transport)
         emit.info({}, "event", "before")
         pid = os.fork()
         if not pid:
@@ -403,28 +417,28 @@ def test_a_forked_process_sends_as_well(
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         emit.info({}, "event", "parent")
-        assert endpoint.payloads(3) == ["before", "child", "parent"]
+        assert endpoint.next_payloads(3) == ["before", "child", "parent"]
 
 
-def test_the_private_socket_may_be_elsewhere(directory: Path) -> None:
+def test_ingest_path_names_another_private_socket(directory: Path) -> None:
     with PrivateSocket(directory / "elsewhere") as private:
         conf = configuration()
         with transport_to(directory / "notifications.sock", conf):
             pass
         conf.set_override("ingest_path", str(private.path), group="oslo_messaging_notifications")
         with transport_to(directory / "notifications.sock", conf) as transport:
-            notifier(transport).info({}, "event", 1)
+            make_notifier(transport).info({}, "event", 1)
             with private.accept() as incoming:
                 assert json.loads(incoming.line())["payload"] == 1
 
 
-def test_a_transport_that_is_only_listened_on_needs_no_private_socket(
+def test_listening_needs_no_private_socket(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = Endpoint("info")
     with running_relay(directory) as relay, relay.produce() as producer:
         relay.ingest.unlink()
-        with transport_to(relay.public) as transport, listening(transport, endpoint):
+        with transport_to(relay.public) as transport, running_listener(transport, endpoint):
             producer.sendall(record(payload=1))
-            assert endpoint.next().payload == 1
+            assert endpoint.next_notification().payload == 1
     assert not [each for each in caplog.records if each.name.endswith("producer")]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import Scripts
-from support.running import RunningRelay, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.scripts import Scripts
+from support.waiting import wait_until
 
 PATCH = """
 import warnings
@@ -116,7 +118,7 @@ listener.wait()
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_green_listener_waits_for_a_relay_that_comes_and_goes(
+def test_green_listener_reconnects_to_the_relay(
     scripts: Scripts, directory: Path, order: str
 ) -> None:
     script = scripts.run("-c", ORDERS[order] + SET_UP + LISTEN, directory / "notifications.sock")

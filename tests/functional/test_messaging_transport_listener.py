@@ -19,19 +19,27 @@ import pytest
 from notif_relay import records
 from notif_relay.messaging import subscriber as subscriber_module
 from notif_relay.messaging.listener import MAX_UNHANDLED
-from support.consuming import Endpoint, left_open, listening, notifier, transport_to
-from support.listening import Incoming, PrivateSocket, Scripts
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
+from support.messaging import (
+    Endpoint,
+    make_notifier,
+    running_listener,
+    threads_and_descriptors,
+    transport_to,
+)
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import numbered_record, record
+from support.relay import RunningRelay, connect, running_relay
+from support.scripts import Scripts
+from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    before = left_open()
+    before = threads_and_descriptors()
     yield
-    assert left_open() <= before
+    assert threads_and_descriptors() <= before
 
 
 @contextlib.contextmanager
@@ -51,55 +59,53 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> lis
     ]
 
 
-def test_a_listener_that_is_stopped_and_started_again_leaves_nothing_behind(
-    relay: RunningRelay, nothing_left: None
-) -> None:
+def test_restarted_listener_leaves_nothing_behind(relay: RunningRelay, nothing_left: None) -> None:
     endpoint = Endpoint("info")
     with transport_to(relay.public) as transport:
         listener = oslo_messaging.get_notification_listener(
             transport, [oslo_messaging.Target(topic="t")], [endpoint], executor="threading"
         )
-        before = left_open()
+        before = threads_and_descriptors()
         with relay.produce() as producer:
             for number in range(3):
                 listener.start()
                 producer.sendall(record(payload=number))
-                assert endpoint.next().payload == number
+                assert endpoint.next_notification().payload == number
                 listener.stop()
                 listener.wait()
                 relay.wait_status(subscribers=0)
                 producer.sendall(record(payload="nobody is to get this"))
                 relay.wait_status(records_received=2 * (number + 1))
-        assert left_open() <= before
+        assert threads_and_descriptors() <= before
     assert endpoint.calls.empty()
 
 
-def test_cleaning_up_the_transport_stops_its_listeners_and_disconnects(
-    relay: RunningRelay, nothing_left: None
-) -> None:
+def test_transport_cleanup_stops_its_listeners(relay: RunningRelay, nothing_left: None) -> None:
     endpoint = Endpoint("info")
-    with transport_to(relay.public) as transport, listening(transport, endpoint):
-        emit = notifier(transport)
+    with transport_to(relay.public) as transport, running_listener(transport, endpoint):
+        emit = make_notifier(transport)
         emit.info({}, "event", 1)
-        assert endpoint.next().payload == 1
+        assert endpoint.next_notification().payload == 1
         transport.cleanup()
         # The notifier keeps the transport; it could send again.
         relay.wait_status(subscribers=0, producers=0)
         transport.cleanup()
 
 
-def test_a_listener_waits_for_a_relay_and_says_so_once(
+def test_listener_waits_for_a_relay_and_logs_it_once(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     caplog.set_level(logging.INFO)
     endpoint = Endpoint("info", "warn")
     public = directory / "notifications.sock"
-    with transport_to(public) as transport, listening(transport, endpoint):
+    with transport_to(public) as transport, running_listener(transport, endpoint):
         wait_until(lambda: messages(caplog), "it says so")
         with running_relay(directory) as relay, relay.produce() as producer:
             wait_until(lambda: len(messages(caplog)) > 1, "it has come")
             producer.sendall(record(payload=1))
-            assert endpoint.next().payload == 1  # and no gap before: nothing was promised
+            assert (
+                endpoint.next_notification().payload == 1
+            )  # and no gap before: nothing was promised
             assert messages(caplog) == [
                 f"no connection to the relay at {public}: the socket does not exist; is"
                 " notif-relayd installed and running?; retrying",
@@ -108,24 +114,24 @@ def test_a_listener_waits_for_a_relay_and_says_so_once(
     assert endpoint.calls.empty()
 
 
-def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
+def test_restart_of_the_relay_is_a_gap(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:
             transport = stack.enter_context(transport_to(relay.public))
-            stack.enter_context(listening(transport, endpoint))
+            stack.enter_context(running_listener(transport, endpoint))
             with relay.produce() as producer:
                 producer.sendall(record(payload=1))
-                assert endpoint.next().payload == 1
+                assert endpoint.next_notification().payload == 1
         with next_relay(directory) as relay:
-            gap = endpoint.next()
+            gap = endpoint.next_notification()
             assert (gap.priority, gap.event_type) == ("warn", "notif_relayd.gap")
             assert gap.payload == {"dropped": None, "reason": "relay_restarted"}
             with relay.produce() as producer:
                 producer.sendall(record(payload=2))
-                assert endpoint.next().payload == 2
+                assert endpoint.next_notification().payload == 2
         stack.close()
     away, lost, *others = messages(caplog, logging.WARNING)
     assert away.startswith(f"no connection to the relay at {relay.public}: ")
@@ -135,15 +141,15 @@ def test_a_relay_that_goes_and_comes_is_a_gap_for_the_endpoints_and_in_the_log(
 
 
 @pytest.mark.parametrize("state", ["connected", "without a relay", "busy"])
-def test_a_listener_can_be_stopped_whatever_it_waits_for(
+def test_listener_can_be_stopped_in_any_state(
     directory: Path, nothing_left: None, state: str
 ) -> None:
     gate = threading.Event()
 
     class Busy(Endpoint):
-        def take(self, priority: str, *call: Any) -> None:
-            super().take(priority, *call)
-            gate.wait(DEADLINE)
+        def receive(self, priority: str, *call: Any) -> None:
+            super().receive(priority, *call)
+            gate.wait(TIMEOUT)
 
     endpoint = Busy("info")
     with contextlib.ExitStack() as stack:
@@ -156,8 +162,8 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
         listener.start()
         if state == "busy":
             with relay.produce() as producer:
-                producer.sendall(b"".join(map(numbered, range(2 * MAX_UNHANDLED))))
-                endpoint.next()
+                producer.sendall(b"".join(map(numbered_record, range(2 * MAX_UNHANDLED))))
+                endpoint.next_notification()
                 relay.wait_status(records_received=2 * MAX_UNHANDLED)
         listener.stop()
         assert not [each for each in threading.enumerate() if each.name == "notif_relay listener"]
@@ -165,34 +171,34 @@ def test_a_listener_can_be_stopped_whatever_it_waits_for(
         listener.wait()
 
 
-def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_its_loss(
+def test_records_of_a_slow_endpoint_stay_in_the_relay(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent, gate = 20_000, threading.Event()
 
     class Slow(Endpoint):
-        def take(self, priority: str, *call: Any) -> None:
-            gate.wait(DEADLINE)
-            super().take(priority, *call)
+        def receive(self, priority: str, *call: Any) -> None:
+            gate.wait(TIMEOUT)
+            super().receive(priority, *call)
 
     slow, taking_gaps = Slow("info"), Slow("warn")
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
         transport_to(relay.public) as transport,
-        listening(transport, slow, taking_gaps),
+        running_listener(transport, slow, taking_gaps),
         relay.produce() as producer,
     ):
         for number in range(sent):
-            producer.sendall(numbered(number))
+            producer.sendall(numbered_record(number))
         relay.wait_status(records_received=sent)
         dropped = relay.status()["records_dropped"]
         assert dropped > sent - 4 * MIB // 1024
         gate.set()
         for _ in range(sent - dropped):
-            slow.next()
+            slow.next_notification()
         told = 0
         while told < dropped:
-            gap = taking_gaps.next()
+            gap = taking_gaps.next_notification()
             assert gap.payload["reason"] == "slow_subscriber"
             told += gap.payload["dropped"]
         assert told == dropped
@@ -200,17 +206,17 @@ def test_what_an_endpoint_cannot_keep_up_with_stays_with_the_relay_which_tells_i
         assert slow.calls.empty()
 
 
-def test_a_gap_is_in_the_log_of_a_consumer_that_takes_no_warnings(
+def test_gap_is_logged_without_a_warn_endpoint(
     relay: RunningRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = Endpoint("info")
     with (
         transport_to(relay.public) as transport,
-        listening(transport, endpoint),
+        running_listener(transport, endpoint),
         relay.produce() as producer,
     ):
         producer.sendall(records.gap(7, "producer_congested") + record(payload=1))
-        assert endpoint.next().payload == 1
+        assert endpoint.next_notification().payload == 1
     assert messages(caplog) == ["7 notifications were lost: producer_congested"]
 
 
@@ -226,7 +232,7 @@ def as_nobody() -> Iterator[str]:
         os.seteuid(user)
 
 
-def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
+def test_denied_permission_is_an_error_at_start(
     relay: RunningRelay, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     relay.directory.chmod(0o755)
@@ -235,7 +241,7 @@ def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
         as_nobody() as name,
         transport_to(relay.public) as transport,
         pytest.raises(oslo_messaging.MessagingException) as raised,
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
     sentence = str(raised.value)
@@ -244,7 +250,7 @@ def test_who_may_not_read_is_told_how_to_when_the_listener_starts(
     assert messages(caplog) == [f"Cannot listen for notifications: {sentence}"]
 
 
-def test_who_may_not_read_any_more_is_told_so_and_goes_on_when_it_is_put_right(
+def test_later_denied_permission_is_logged_until_granted(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint("info", "warn")
@@ -254,22 +260,24 @@ def test_who_may_not_read_any_more_is_told_so_and_goes_on_when_it_is_put_right(
             relay.public.chmod(0o666)
             with as_nobody():
                 transport = stack.enter_context(transport_to(relay.public))
-                stack.enter_context(listening(transport, endpoint))
+                stack.enter_context(running_listener(transport, endpoint))
         with next_relay(directory) as relay:
             relay.public.chmod(0)
             with as_nobody():
                 wait_until(lambda: "usermod -aG" in caplog.text, "it says what is wrong")
                 assert endpoint.calls.empty()
             # Root again, which may.
-            assert endpoint.next().event_type == "notif_relayd.gap"
+            assert endpoint.next_notification().event_type == "notif_relayd.gap"
         stack.close()
     assert len([each for each in messages(caplog) if "usermod -aG" in each]) == 1
 
 
 @contextlib.contextmanager
-def answering(public: Path, answers: Callable[[], bytes]) -> Iterator[queue.Queue[Incoming]]:
+def answering(
+    public: Path, answers: Callable[[], bytes]
+) -> Iterator[queue.Queue[ProducerConnection]]:
     """A relay as no real one is: takes each subscriber's request, and answers as it likes."""
-    subscribers: queue.Queue[Incoming] = queue.Queue()
+    subscribers: queue.Queue[ProducerConnection] = queue.Queue()
     with PrivateSocket(public) as private:
 
         def serve() -> None:
@@ -289,7 +297,7 @@ def answering(public: Path, answers: Callable[[], bytes]) -> Iterator[queue.Queu
                 subscribers.get().close()
 
 
-def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
+def test_refused_filter_is_an_error_at_start(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     public = directory / "notifications.sock"
@@ -297,13 +305,13 @@ def test_a_relay_that_refuses_the_filter_is_an_error_when_the_listener_starts(
         answering(public, lambda: records.error("There is no such thing.")),
         transport_to(public) as transport,
         pytest.raises(oslo_messaging.MessagingException, match="There is no such thing"),
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
     assert messages(caplog) == ["Cannot listen for notifications: There is no such thing."]
 
 
-def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
+def test_later_refused_filter_is_logged_as_error(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     public = directory / "notifications.sock"
@@ -311,16 +319,16 @@ def test_a_relay_that_refuses_the_filter_later_is_an_error_in_the_log(
     with (
         answering(public, answers.pop) as subscribers,
         transport_to(public) as transport,
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
-        subscribers.get(timeout=DEADLINE).close()
+        subscribers.get(timeout=TIMEOUT).close()
         wait_until(lambda: messages(caplog, logging.ERROR), "it says so")
     assert messages(caplog, logging.ERROR) == [
         "Stopped listening for notifications: There is no such thing."
     ]
 
 
-def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
+def test_silent_relay_is_an_error_at_start(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     nothing_left: None,
@@ -331,12 +339,12 @@ def test_a_relay_that_does_not_answer_is_an_error_when_the_listener_starts(
         PrivateSocket(public),
         transport_to(public) as transport,
         pytest.raises(oslo_messaging.MessagingException, match=f"{public} does not answer"),
-        listening(transport, Endpoint()),
+        running_listener(transport, Endpoint()),
     ):
         pass
 
 
-def test_what_is_no_notification_is_left_out_and_logged(
+def test_unreadable_records_are_logged_and_skipped(
     directory: Path, caplog: pytest.LogCaptureFixture, nothing_left: None
 ) -> None:
     endpoint = Endpoint()
@@ -357,13 +365,13 @@ def test_what_is_no_notification_is_left_out_and_logged(
     with (
         answering(public, lambda: records.subscribed({})) as subscribers,
         transport_to(public) as transport,
-        listening(transport, endpoint),
+        running_listener(transport, endpoint),
     ):
-        incoming = subscribers.get(timeout=DEADLINE)
+        incoming = subscribers.get(timeout=TIMEOUT)
         incoming.socket.sendall(b"".join(junk + unusual) + records.error("No.") + later + odd)
-        payloads = [endpoint.next().payload for _ in unusual]
+        payloads = [endpoint.next_notification().payload for _ in unusual]
         assert payloads == [{}, {"dropped": "many", "reason": 5}, float("inf")]
-        got = endpoint.next()
+        got = endpoint.next_notification()
         assert (got.payload, got.context) == (1, {})
         incoming.close()
     assert len(
@@ -375,7 +383,6 @@ def test_what_is_no_notification_is_left_out_and_logged(
 NEVER_STOPPED = """
 import sys
 import oslo_messaging
-from support.consuming import Endpoint, configuration
 transport = oslo_messaging.get_notification_transport(configuration(), url="unix://" + sys.argv[1])
 listener = oslo_messaging.get_notification_listener(
     transport, [oslo_messaging.Target(topic="t")], [Endpoint()], executor="threading"
@@ -385,7 +392,7 @@ print("listening", flush=True)
 """
 
 
-def test_a_consumer_that_never_stops_its_listener_can_end(
+def test_process_exits_with_a_running_listener(
     relay: RunningRelay, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), os.pathsep)

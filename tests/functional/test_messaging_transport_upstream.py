@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 
-from support.listening import Scripts
-from support.running import RunningRelay
+from support.relay import RunningRelay
+from support.scripts import Scripts
 
 RUN = """
 import json
@@ -26,9 +26,7 @@ json.dump([result.testsRun, len(result.skipped), failed], sys.stdout)
 """
 
 
-def test_it_passes_but_for_listeners_that_want_to_share(
-    scripts: Scripts, relay: RunningRelay
-) -> None:
+def test_upstream_tests_pass_except_shared_listeners(scripts: Scripts, relay: RunningRelay) -> None:
     script = scripts.run("-W", "ignore", "-c", RUN, relay.public)
     run, skipped, failed = json.loads(script.finish())
     assert run >= 7

@@ -9,8 +9,9 @@ from pathlib import Path
 import oslo_messaging
 import pytest
 
-from support.consuming import Endpoint, configuration, listening
-from support.running import record, running_relay
+from support.messaging import Endpoint, configuration, running_listener
+from support.records import record
+from support.relay import running_relay
 
 
 def transport(url: str) -> oslo_messaging.NotificationTransport:
@@ -30,23 +31,23 @@ def transport(url: str) -> oslo_messaging.NotificationTransport:
         ("n.sock", "unix://{}%2Fn.sock"),
     ],
 )
-def test_a_url_may_name_any_absolute_path(directory: Path, name: str, written: str) -> None:
+def test_url_may_name_any_absolute_path(directory: Path, name: str, written: str) -> None:
     public = directory / name
     url = written.format(directory, directory.name)
     endpoint = Endpoint("info")
     with (
         running_relay(directory, "--oslo_messaging_notifications-sock_path", str(public)) as relay,
         relay.produce() as producer,
-        listening(transport(url), endpoint),
+        running_listener(transport(url), endpoint),
     ):
         producer.sendall(record(payload=url))
-        assert endpoint.next().payload == url
+        assert endpoint.next_notification().payload == url
 
 
-def test_the_url_may_come_from_the_configuration(directory: Path) -> None:
+def test_url_is_read_from_the_configuration(directory: Path) -> None:
     url = f"unix://{directory}/notifications.sock"
     made = oslo_messaging.get_notification_transport(configuration(transport_url=url))
-    with running_relay(directory) as relay, listening(made, Endpoint()):
+    with running_relay(directory) as relay, running_listener(made, Endpoint()):
         assert relay.status()["subscribers"] == 1
 
 
@@ -72,7 +73,7 @@ def test_the_url_may_come_from_the_configuration(directory: Path) -> None:
         ("unix:///" + "x" * 95 + "/n.sock", "at most 107 bytes long"),  # with ingest.sock instead
     ],
 )
-def test_any_other_url_is_refused_with_a_reason(url: str, reason: str) -> None:
+def test_invalid_url_is_refused_with_a_reason(url: str, reason: str) -> None:
     with pytest.raises(oslo_messaging.InvalidTransportURL, match=re.escape(reason)) as raised:
         transport(url)
     sentence = str(raised.value)
@@ -81,9 +82,11 @@ def test_any_other_url_is_refused_with_a_reason(url: str, reason: str) -> None:
     assert "\n" not in sentence
 
 
-def test_what_oslo_messaging_drops_of_a_url_does_no_harm(directory: Path) -> None:
+def test_fragment_and_empty_query_are_ignored(directory: Path) -> None:
     """A fragment and an empty query are gone before a driver is asked."""
     with running_relay(directory):
         for rest in ("#fragment", "?", "?novalue"):
-            with listening(transport(f"unix://{directory}/notifications.sock{rest}"), Endpoint()):
+            with running_listener(
+                transport(f"unix://{directory}/notifications.sock{rest}"), Endpoint()
+            ):
                 pass

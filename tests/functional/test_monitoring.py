@@ -12,9 +12,9 @@ import pytest
 import yaml
 from prometheus_client import Metric
 
-from support.operating import relayctl
-from support.running import RunningRelay
-from support.scraping import CHECKOUT, families, names, needs_promtool, promtool
+from support.prometheus import CHECKOUT, families, family_names, needs_promtool, promtool
+from support.relay import RunningRelay
+from support.relayctl import relayctl
 
 DASHBOARD = CHECKOUT / "etc/grafana/notif-relayd.json"
 RULES = CHECKOUT / "etc/prometheus/notif-relayd.rules.yml"
@@ -55,7 +55,7 @@ def rule_expressions() -> list[str]:
     return [rule["expr"] for group in groups for rule in group["rules"]]
 
 
-def test_every_expression_uses_metrics_that_there_are(told: list[Metric]) -> None:
+def test_every_expression_uses_existing_metrics(told: list[Metric]) -> None:
     known = series(told)
     for expression in [*dashboard_expressions(), *rule_expressions()]:
         used = set(NAME.findall(expression))
@@ -63,7 +63,7 @@ def test_every_expression_uses_metrics_that_there_are(told: list[Metric]) -> Non
         assert used <= known, expression
 
 
-def test_labels_in_the_dashboard_and_in_alerts_are_labels_that_there_are(
+def test_dashboard_and_alerts_use_existing_labels(
     told: list[Metric],
 ) -> None:
     known = {label for family in told for sample in family.samples for label in sample.labels}
@@ -72,7 +72,7 @@ def test_labels_in_the_dashboard_and_in_alerts_are_labels_that_there_are(
     assert used <= known | {"instance"}
 
 
-def test_panels_do_not_overlap_and_each_says_what_it_shows() -> None:
+def test_panels_do_not_overlap_and_have_descriptions() -> None:
     places: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         grid = panel["gridPos"]
@@ -92,12 +92,12 @@ def entries() -> Iterator[tuple[str, str]]:
     yield from re.findall(r"^``(notif_relayd_\w+)`` \((.*)\)$", PAGE.read_text(), re.MULTILINE)
 
 
-def test_the_page_explains_each_metric_once_with_type_and_labels(told: list[Metric]) -> None:
+def test_page_describes_each_metric_once(told: list[Metric]) -> None:
     explained = dict(entries())
     assert len(explained) == len(list(entries()))
-    assert explained.keys() == names(told)
+    assert explained.keys() == family_names(told)
     for family in told:
-        (name,) = names([family])
+        (name,) = family_names([family])
         kind, *_ = explained[name].split(",")
         assert kind == family.type, name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -105,9 +105,9 @@ def test_the_page_explains_each_metric_once_with_type_and_labels(told: list[Metr
             assert set(re.findall(r"``(\w+)``", explained[name])) == labels, name
 
 
-def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metric]) -> None:
+def test_page_lists_only_existing_metrics_and_all_reasons(told: list[Metric]) -> None:
     text = PAGE.read_text()
-    assert set(NAME.findall(text)) <= series(told) | names(told)
+    assert set(NAME.findall(text)) <= series(told) | family_names(told)
     reasons = {
         value
         for family in told
@@ -118,7 +118,7 @@ def test_the_page_speaks_of_no_other_metrics_and_of_all_reasons(told: list[Metri
     assert reasons <= set(re.findall(r"``(\w+)``", text))
 
 
-def test_the_page_says_how_many_series_there_are(told: list[Metric]) -> None:
+def test_page_states_the_number_of_series(told: list[Metric]) -> None:
     bounded = [s for family in told for s in family.samples if "id" not in s.labels]
     assert f"There are {len(bounded)} time series." in PAGE.read_text()
 

@@ -20,21 +20,24 @@ from types import SimpleNamespace
 import pytest
 
 from notif_relayd.access import request_pacer
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.control import server
 from notif_relayd.control.server import ControlServer
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.ingest import intake
-from notif_relayd.ingest.intake import Intake, Producer
+from notif_relayd.ingest import expensive_time, intake
+from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
 from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import validator
 from notif_relayd.records.validator import Reason, RoutingKey
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
-from support.running import connect, record
+from support.records import record
+from support.relay import connect
 
 THROTTLE = RateLimitedLog(logging.getLogger(__name__))
 
@@ -50,8 +53,8 @@ class LoopLatency:
         self.listener.listen(1024)
         self.limits = ConnectionLimits("room", max_connections=room, per_user=room, rate=10_000)
         self.notify = NotifySocket(None)
-        self.store = FdStore(self.loop, self.notify, 0, (), {})
-        self.ids = itertools.count()
+        store = FdStore(self.loop, self.notify, 0, (), {})
+        self.context = Context(self.loop, THROTTLE, itertools.count(), store)
         self.opened: list[socket.socket] = [self.listener]
         self.inside: list[Intake | Fanout | ControlServer] = []
 
@@ -60,15 +63,13 @@ class LoopLatency:
         publish: Callable[[bytes, list[RoutingKey]], float] = lambda *_: 0.0,
         limit: int = 1 << 20,
     ) -> Intake:
-        intake = Intake(self.loop, THROTTLE, self.ids, self.store, self.limits, limit, publish)
+        intake = Intake(self.context, self.limits, limit, publish)
         self.inside.append(intake)
         intake.listen(self.listener)
         return intake
 
     def fanout(self) -> Fanout:
-        limits = 1 << 20, 1 << 20
-        about = self.loop, THROTTLE, self.ids, self.store
-        fanout = Fanout(*about, self.limits, Policy([]), *limits)
+        fanout = Fanout(self.context, self.limits, Policy([]), 1 << 20, 1 << 20)
         self.inside.append(fanout)
         fanout.listen(self.listener)
         return fanout
@@ -113,7 +114,7 @@ def others(directory: Path, loop: Loop) -> Iterator[LoopLatency]:
     turns.close()
 
 
-def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: LoopLatency) -> None:
+def test_accepts_per_iteration_are_limited(turns: LoopLatency) -> None:
     waiting = turns.intake()
     turns.connect(acceptor.MAX_ACCEPTS + 10)
     turns.loop.run_once()
@@ -122,7 +123,7 @@ def test_all_who_may_come_in_do_so_in_one_turn_but_for_a_flood(turns: LoopLatenc
     assert len(waiting.producers) == acceptor.MAX_ACCEPTS + 10
 
 
-def test_one_is_sent_away_in_a_turn_and_then_nobody_is_looked_at_for_a_while(
+def test_accepting_pauses_after_each_refusal(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the same moments for all sockets, so that fewer records have to wait."""
@@ -163,7 +164,7 @@ def read_once(turns: LoopLatency, producer: Producer) -> int:
     return producer.bytes - before
 
 
-def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
+def test_reads_shrink_after_rejects_and_grow_again(
     turns: LoopLatency,
 ) -> None:
     """Each rejected record costs many times what a good one does."""
@@ -189,7 +190,7 @@ def test_less_is_read_of_a_producer_of_garbage_and_more_again_while_it_is_good(
     assert known.records == 1000
 
 
-def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: LoopLatency) -> None:
+def test_oversized_line_is_skipped_in_small_reads(turns: LoopLatency) -> None:
     """A long read is a long turn, and nobody has anything of it."""
     reading = turns.intake()
     producer = turns.connect()
@@ -211,12 +212,10 @@ def test_less_is_read_of_a_line_that_was_given_up_until_it_ends(turns: LoopLaten
     while known.records < 1000:
         turns.run_once()
     assert known.rejected == 1
-    assert known.read_size == intake.READ_SIZE
+    assert known.read_size == READ_SIZE
 
 
-def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sent(
-    turns: LoopLatency, others: LoopLatency
-) -> None:
+def test_subscriber_is_served_between_batches(turns: LoopLatency, others: LoopLatency) -> None:
     """More than a socket holds, in many runs: it is asked between them whether there is room."""
     fanout = others.fanout()
     runs: list[int] = []
@@ -243,12 +242,12 @@ def test_a_turn_gives_a_subscriber_what_it_reads_however_many_producers_have_sen
         each.sendall(sent)
     turns.run_once()
     assert reading.received == 40 * 60
-    assert max(runs) < intake.RUN_SIZE + intake.READ_SIZE
+    assert max(runs) < intake.BATCH_SIZE + READ_SIZE
     assert 40 * len(sent) - got - all_there_is(subscriber) <= 2 * max(runs)
     assert not fanout.dropped
 
 
-def test_a_run_does_not_go_through_the_room_of_those_who_have_stopped_reading(
+def test_stalled_subscribers_cost_nothing_per_batch(
     turns: LoopLatency,
 ) -> None:
     fanout = turns.fanout()
@@ -263,7 +262,7 @@ def test_a_run_does_not_go_through_the_room_of_those_who_have_stopped_reading(
     while len(stream.current) > 1:
         fanout.publish(run, [("compute", "INFO", "")] * 60)
         assert all_there_is(quick) == len(run)
-    assert sys.getsizeof(stream.current) == sys.getsizeof({quick})
+    assert sys.getsizeof(stream.current) <= sys.getsizeof(dict.fromkeys(range(10)))
 
 
 def all_there_is(connection: socket.socket) -> int:
@@ -275,7 +274,7 @@ def all_there_is(connection: socket.socket) -> int:
     return size
 
 
-def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
+def test_rejects_do_not_cause_rechecks_of_other_records(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = turns.intake()
@@ -295,7 +294,7 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     assert looked_at == [4 * good]
     producers[1].sendall(b"garbage\n")
     turns.run_once()
-    while any(each.resting for each in reading.producers.values()):
+    while any(each.paused for each in reading.producers.values()):
         turns.run_once()
     looked_at.clear()
     for each in producers:
@@ -306,7 +305,7 @@ def test_what_comes_from_a_producer_of_garbage_has_nobody_elses_looked_at_twice(
     assert reading.received == 7
 
 
-def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
+def test_only_the_rejected_producer_is_paused(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[tuple[float, Callable[[], None]]] = []
@@ -327,7 +326,7 @@ def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
         turns.run_once()
         assert reading.received == number + 1
     ((seconds, rested),) = rests
-    assert seconds == intake.REST
+    assert seconds == intake.REJECT_PAUSE
     rested()
     for _ in range(5):
         wake()
@@ -337,7 +336,7 @@ def test_a_producer_rests_after_a_rejected_record_and_nobody_else_does(
     assert len(rests) == 1
 
 
-def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: LoopLatency) -> None:
+def test_disconnect_while_paused_pauses_no_other_producer(turns: LoopLatency) -> None:
     """Its descriptor may be somebody else's by then."""
     reading = turns.intake()
     bad = turns.connect()
@@ -345,10 +344,10 @@ def test_one_who_goes_during_its_rest_has_nobody_else_rested(turns: LoopLatency)
     (known,) = reading.producers.values()
     bad.sendall(b"garbage\n")
     turns.run_once()
-    assert known.resting
+    assert known.paused
     reading.disconnect(known)
     turns.connect()
-    while known.resting:
+    while known.paused:
         turns.run_once()
     turns.opened[-1].sendall(b"garbage\n")
     turns.run_once()
@@ -363,9 +362,9 @@ def test_requests_are_handled_one_at_a_time_and_paced(
     clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
     monkeypatch.setattr(request_pacer, "time", clock)
     pauses: list[tuple[float, Callable[[], None]]] = []
-    turns.fanout()
     wake = partial(turns.loop.call_in, 0, lambda: None)
     monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
+    turns.fanout()
     clients = [turns.connect() for _ in range(3)]
     for each in clients:
         each.setblocking(False)
@@ -401,15 +400,15 @@ def read_what_is_there(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("what", ["values", "lines"])
-def test_expensive_values_make_their_user_wait(
+def test_expensive_records_delay_their_user(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     owed = 0.1
-    cost = intake.EXPENSIVE_BURST + owed
+    cost = expensive_time.EXPENSIVE_BURST + owed
     times = iter([0.0, cost])
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     clock.thread_time = lambda: next(times, cost)
-    monkeypatch.setattr(intake, "time", clock)
+    monkeypatch.setattr(expensive_time, "time", clock)
     monkeypatch.setattr(validator, "time", clock)
     costs = iter([cost] if what == "values" else [])
     sent = record() if what == "values" else record(payload="?").replace(b"?", rb"\ud800")
@@ -425,16 +424,16 @@ def test_expensive_values_make_their_user_wait(
     turns.run_once()
     assert reading.received == 1
     [(seconds, resume)] = pauses
-    assert seconds == pytest.approx(owed / intake.EXPENSIVE_SHARE)
+    assert seconds == pytest.approx(owed / expensive_time.EXPENSIVE_SHARE)
     clock.now += 1.01 * seconds
     resume()
     wake()
     turns.run_once()
     assert reading.received == 2
-    assert all(each.read_size < intake.READ_SIZE for each in reading.producers.values())
+    assert all(each.read_size < READ_SIZE for each in reading.producers.values())
 
 
-def test_answers_to_one_user_take_a_share_of_the_time(
+def test_answers_to_one_user_are_limited_to_a_time_share(
     turns: LoopLatency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(
@@ -446,14 +445,14 @@ def test_answers_to_one_user_take_a_share_of_the_time(
         clock.used += server.BURST + server.SHARE  # a second's share more than it may have
         return 1
 
+    pauses: list[tuple[float, Callable[[], None]]] = []
+    wake = partial(turns.loop.call_in, 0, lambda: None)
+    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
     asking = ControlServer(turns.loop, THROTTLE, {"status": status})
     turns.inside.append(asking)
     asking.listen(turns.listener)
     client = turns.connect()
     client.sendall(b'{"method": "status"}\n' * 2)
-    pauses: list[tuple[float, Callable[[], None]]] = []
-    wake = partial(turns.loop.call_in, 0, lambda: None)
-    monkeypatch.setattr(turns.loop, "call_in", lambda *pause: pauses.append(pause))
 
     def answers() -> int:
         for _ in range(5):

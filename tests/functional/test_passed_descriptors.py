@@ -16,9 +16,18 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.net.ancillary import kernel_refuses
-from support.managing import ManagedRelay, managed_relay
-from support.passing import WAYS, lingering, out_of_band, pass_on, permit, plainly
-from support.running import DEADLINE, RunningRelay, Subscriber, connect, record, wait_until
+from support.passed_sockets import (
+    PASSING_METHODS,
+    lingering_socket,
+    pass_out_of_band,
+    pass_plainly,
+    pass_socket,
+    permit_passing,
+)
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect
+from support.service_manager import ManagedRelay, managed_relay
+from support.waiting import TIMEOUT, wait_until
 
 Way = Callable[[socket.socket, socket.socket], None]
 
@@ -93,28 +102,28 @@ def assert_ended(connection: socket.socket) -> None:
 def make_closer_wait(relay: RunningRelay, peer: socket.socket, passed: socket.socket) -> None:
     """Pass what the relay does not disarm, and be the first to close it."""
     relay.process.send_signal(signal.SIGSTOP)
-    plainly(peer, passed)
+    pass_plainly(peer, passed)
     relay.process.send_signal(signal.SIGCONT)
     assert_ended(peer)
 
 
 @needs_kernel
-@pytest.mark.parametrize("way", [plainly, out_of_band])
+@pytest.mark.parametrize("way", [pass_plainly, pass_out_of_band])
 @pytest.mark.parametrize("name", SOCKETS)
 def test_kernel_refuses_descriptors(relay: RunningRelay, name: str, way: Way) -> None:
-    with lingering() as passed, connect(getattr(relay, name)) as peer:
+    with lingering_socket() as passed, connect(getattr(relay, name)) as peer:
         with pytest.raises(PermissionError):
             way(peer, passed)
         assert_relays(relay)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PASSING_METHODS)
 @pytest.mark.parametrize("name", SOCKETS)
 def test_old_kernel_passing_peer_is_disconnected(
     old_kernel: RunningRelay, name: str, way: Way
 ) -> None:
     before = idle_descriptors(old_kernel)
-    with lingering() as passed, connect(getattr(old_kernel, name)) as peer:
+    with lingering_socket() as passed, connect(getattr(old_kernel, name)) as peer:
         way(peer, passed)
         assert_ended(peer)
         assert_relays(old_kernel)
@@ -124,11 +133,11 @@ def test_old_kernel_passing_peer_is_disconnected(
 
 
 @pytest.mark.parametrize("name", SOCKETS)
-def test_old_kernel_peer_may_hang_up_at_once(old_kernel: RunningRelay, name: str) -> None:
+def test_old_kernel_peer_may_disconnect_at_once(old_kernel: RunningRelay, name: str) -> None:
     before = idle_descriptors(old_kernel)
-    with lingering() as passed:
+    with lingering_socket() as passed:
         with connect(getattr(old_kernel, name)) as peer:
-            plainly(peer, passed)
+            pass_plainly(peer, passed)
         assert_relays(old_kernel)
         wait_until(lambda: descriptors(old_kernel) <= before, "the descriptors are closed")
 
@@ -146,11 +155,11 @@ def waiting_closer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         relay.close()
 
 
-def test_old_kernel_thread_that_waits_stops_new_connections_only(
+def test_old_kernel_closing_thread_blocks_only_new_peers(
     waiting_closer: RunningRelay,
 ) -> None:
     relay = waiting_closer
-    with relay.subscribe() as subscriber, relay.produce() as producer, lingering() as passed:
+    with relay.subscribe() as subscriber, relay.produce() as producer, lingering_socket() as passed:
         with relay.produce() as peer:
             make_closer_wait(relay, peer, passed)
         with connect(relay.public):
@@ -160,12 +169,12 @@ def test_old_kernel_thread_that_waits_stops_new_connections_only(
         assert relay.stop() == 0
 
 
-def test_old_kernel_records_before_descriptors_count(old_kernel: RunningRelay) -> None:
+def test_old_kernel_records_before_descriptors_are_relayed(old_kernel: RunningRelay) -> None:
     with old_kernel.subscribe() as subscriber, old_kernel.produce() as producer:
         producer.sendall(record(number=1))
         assert subscriber.line() == record(number=1)
-        with lingering() as passed:
-            plainly(producer, passed)
+        with lingering_socket() as passed:
+            pass_plainly(producer, passed)
             assert_ended(producer)
     old_kernel.wait_status(producers=0, records_received=1)
 
@@ -177,10 +186,14 @@ def test_old_kernel_refused_connection_is_closed(
     relay = RunningRelay(directory, "--relayd-max_connections_per_user", "1")
     try:
         relay.wait_ready()
-        with relay.produce() as producer, relay.subscribe() as subscriber, lingering() as passed:
+        with (
+            relay.produce() as producer,
+            relay.subscribe() as subscriber,
+            lingering_socket() as passed,
+        ):
             relay.process.send_signal(signal.SIGSTOP)
             with connect(relay.ingest) as refused:
-                plainly(refused, passed)
+                pass_plainly(refused, passed)
                 relay.process.send_signal(signal.SIGCONT)
                 assert_ended(refused)
             producer.sendall(record())
@@ -198,33 +211,35 @@ def test_old_kernel_stop_does_not_wait(old_kernel: RunningRelay) -> None:
         # Connections that are not accepted yet hold some as well.
         peers += [stack.enter_context(connect(getattr(old_kernel, each))) for each in SOCKETS]
         for peer in peers:
-            plainly(peer, stack.enter_context(lingering()))
+            pass_plainly(peer, stack.enter_context(lingering_socket()))
         old_kernel.process.send_signal(signal.SIGTERM)
         old_kernel.process.send_signal(signal.SIGCONT)
-        assert old_kernel.process.wait(DEADLINE) == 0
+        assert old_kernel.process.wait(TIMEOUT) == 0
 
 
-def test_old_kernel_stop_does_not_wait_for_what_is_not_stored(
+def test_old_kernel_stop_does_not_wait_for_unstored_peers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store is full, and the relay does not read a subscriber whose request waits."""
     monkeypatch.setattr(RunningRelay, "program", ("-c", PROGRAMS["compiled"]))
-    with managed_relay(directory, room=1) as relay, connect(relay.public) as peer:
+    with managed_relay(directory, fdstore_max=1) as relay, connect(relay.public) as peer:
         relay.wait_status(subscribers=1)
-        with relay.produce() as producer, lingering() as passed:
+        with relay.produce() as producer, lingering_socket() as passed:
             producer.sendall(record(payload="x" * 1000) * 1000)
             peer.sendall(b'{"filter": {}}\n')
             wait_until(lambda: not unread(peer), "the request is read")
-            pass_on(peer, b" ", passed)
+            pass_socket(peer, b" ", passed)
             assert relay.stop() == 0
 
 
-def test_descriptors_passed_before_the_start(directory: Path) -> None:
+def test_descriptors_passed_before_the_start_are_closed(directory: Path) -> None:
     with managed_relay(directory) as relay, contextlib.ExitStack() as stack:
         assert relay.stop() == 0
         for path in (relay.public, relay.ingest):
-            permit(relay.listeners["public" if path == relay.public else "ingest"].fileno())
-            plainly(stack.enter_context(connect(path)), stack.enter_context(lingering()))
+            permit_passing(relay.listeners["public" if path == relay.public else "ingest"].fileno())
+            pass_plainly(
+                stack.enter_context(connect(path)), stack.enter_context(lingering_socket())
+            )
         relay.start()
         assert_relays(relay)
         relay.wait_logged(LOGGED)
@@ -232,7 +247,7 @@ def test_descriptors_passed_before_the_start(directory: Path) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("end", [ManagedRelay.restart, ManagedRelay.kill])
-def test_descriptors_passed_to_an_older_relay(
+def test_descriptors_passed_to_an_older_relay_are_closed(
     directory: Path, end: Callable[[ManagedRelay], None]
 ) -> None:
     """Its connections, which did not refuse them, are in the descriptor store."""
@@ -243,9 +258,9 @@ def test_descriptors_passed_to_an_older_relay(
         wait_until(lambda: len(relay.stored) == len(peers), "both are stored")
         relay.process.send_signal(signal.SIGSTOP)
         for fd, *_ in relay.stored.values():
-            permit(fd)
+            permit_passing(fd)
         for peer in peers:
-            plainly(peer, stack.enter_context(lingering()))
+            pass_plainly(peer, stack.enter_context(lingering_socket()))
         relay.process.kill()
         relay.process.wait()
         relay.start()
@@ -257,12 +272,12 @@ def test_descriptors_passed_to_an_older_relay(
 
 
 @needs_kernel
-def test_connection_of_an_older_relay_refuses_from_then_on(directory: Path) -> None:
+def test_restored_connection_refuses_descriptors(directory: Path) -> None:
     with managed_relay(directory) as relay, connect(relay.ingest) as producer:
         relay.wait_status(producers=1)
         wait_until(lambda: relay.stored, "it is stored")
         for fd, *_ in relay.stored.values():
-            permit(fd)
+            permit_passing(fd)
         relay.restart()
-        with lingering() as passed, pytest.raises(PermissionError):
-            pass_on(producer, b" ", passed)
+        with lingering_socket() as passed, pytest.raises(PermissionError):
+            pass_socket(producer, b" ", passed)

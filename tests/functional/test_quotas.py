@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from notif_relayd.fanout.fanout import MAX_SENTENCE, MAX_TORN_BYTES
+from notif_relayd.fanout.fanout import MAX_TORN_BYTES
+from notif_relayd.fanout.request_handler import MAX_ERROR_LENGTH
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
-from support.managing import ManagedRelay, managed_relay
-from support.operating import needs_root
 from support.other_user import OtherUser, open_relay
-from support.running import RunningRelay, Subscriber, is_gap, record, running_relay
+from support.records import is_gap, record
+from support.relay import RunningRelay, Subscriber, running_relay
+from support.relayctl import needs_root
+from support.service_manager import ManagedRelay, managed_relay
 
 LONG = record(payload="x" * 1_000_000)
 
 
-def test_subscribers_that_stop_in_one_record_share_it(relay: RunningRelay) -> None:
+def test_subscribers_stalled_in_one_record_share_it(relay: RunningRelay) -> None:
     with contextlib.ExitStack() as stack, relay.produce() as producer:
         stalled = [stack.enter_context(Subscriber(relay.public)) for _ in range(200)]
         subscriber = stack.enter_context(relay.subscribe())
@@ -38,7 +40,7 @@ def test_subscribers_that_stop_in_one_record_share_it(relay: RunningRelay) -> No
 
 
 @needs_root
-def test_torn_records_are_reclaimed_from_the_user_with_most(directory: Path) -> None:
+def test_torn_records_of_the_largest_user_are_reclaimed(directory: Path) -> None:
     """Each subscriber stops in a record of its own, so none of them can be shared."""
     with (
         open_relay(directory) as relay,
@@ -53,7 +55,7 @@ def test_torn_records_are_reclaimed_from_the_user_with_most(directory: Path) -> 
             assert subscriber.line() == LONG
             stack.enter_context(relay.subscribe())
         relay.wait_logged(r"records are kept for uid 0, and the limit of all users")
-        left = [each["uid"] for each in relay.ask("subscribers")]
+        left = [each["uid"] for each in relay.request("subscribers")]
         assert 1234 in left
         assert left.count(0) < count
         assert relay.peak_memory() < 256 << 20
@@ -62,7 +64,7 @@ def test_torn_records_are_reclaimed_from_the_user_with_most(directory: Path) -> 
 
 
 @needs_root
-def test_unfinished_records_are_rejected_of_the_user_with_most(directory: Path) -> None:
+def test_partial_records_of_the_largest_user_are_rejected(directory: Path) -> None:
     size, whole = 900_000, record(payload="x" * 1_000_000)
     with open_relay(directory) as relay, OtherUser(relay.ingest, 1234) as modest:
         assert modest.process.stdin is not None
@@ -72,7 +74,7 @@ def test_unfinished_records_are_rejected_of_the_user_with_most(directory: Path) 
             for _ in range(MAX_PARTIAL_BYTES // size + 5):
                 stack.enter_context(relay.produce()).sendall(b"x" * size)
             relay.wait_logged("unfinished records")
-            rejected = {each["uid"]: each["rejected"] for each in relay.ask("producers")}
+            rejected = {each["uid"]: each["rejected"] for each in relay.request("producers")}
             assert rejected[1234] == 0
             with relay.subscribe() as subscriber:
                 modest.write(whole[-10:])
@@ -108,13 +110,13 @@ def test_filters_of_one_user_are_bounded(directory: Path) -> None:
                 break
             granted += 1
             assert granted < 100
-        assert answer["payload"] == f"uid {os.getuid()} has {FILTERS} = {limit} bytes already."
-        assert subscriber.rest() == b""
+        assert answer["payload"] == f"uid {os.getuid()} has reached {FILTERS} = {limit} bytes."
+        assert subscriber.read_to_end() == b""
         assert granted >= 2
         relay.wait_status(subscribers=granted)
 
 
-def test_a_filter_that_is_replaced_or_gone_is_not_counted(directory: Path) -> None:
+def test_replaced_and_closed_filters_are_not_counted(directory: Path) -> None:
     with running_relay(directory, f"--relayd-{FILTERS}={4 << 20}") as relay:
         with relay.subscribe() as subscriber:
             for number in range(30):
@@ -165,14 +167,14 @@ def test_filters_over_the_limit_are_not_restored(
         for number, each in enumerate(subscribers):
             assert ask(each, largest_filter(number))["event_type"] == "notif_relayd.subscribed"
         limit = 2 << 20  # for one of them
-        relay.change(f"--relayd-{FILTERS}", str(limit))
+        relay.set_arguments(f"--relayd-{FILTERS}", str(limit))
         end(relay)
         relay.wait_status(subscribers=1)
         for each in subscribers[1:]:
-            assert f"has {FILTERS} = {limit} bytes already." in each.rest().decode()
+            assert f"has reached {FILTERS} = {limit} bytes." in each.read_to_end().decode()
 
 
-def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRelay) -> None:
+def test_unread_answers_take_bounded_memory(relay: RunningRelay) -> None:
     """The sockets are full, so the answers wait in the relay."""
     count, records = 100, 30
     with contextlib.ExitStack() as stack, relay.produce() as producer:
@@ -192,9 +194,9 @@ def test_answers_that_are_not_read_are_not_larger_than_requests(relay: RunningRe
         assert relay.peak_memory() - before < count * 3 * len(request)
 
 
-def test_an_error_does_not_quote_a_whole_request(relay: RunningRelay) -> None:
+def test_error_quotes_only_part_of_a_request(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         answer = ask(subscriber, {"\x00" * 10_000: ["a"]})
         assert answer["event_type"] == "notif_relayd.error"
         assert answer["payload"].startswith("There is no key '\\x00")
-        assert len(answer["payload"]) == MAX_SENTENCE
+        assert len(answer["payload"]) == MAX_ERROR_LENGTH

@@ -17,17 +17,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.operating import (
+from support.records import record
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import (
     RELAYCTL,
-    answering,
-    assert_refused,
-    listening,
+    answer_once,
+    assert_error,
+    bind_listener,
     needs_root,
     relayctl,
     relayctl_as_nobody,
     run,
 )
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.waiting import TIMEOUT
 
 STATUS_KEYS = [
     *("version", "pid", "uptime_seconds", "producers", "subscribers"),
@@ -37,7 +39,7 @@ STATUS_KEYS = [
 ]
 
 
-def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: RunningRelay) -> None:
+def test_status_in_json_equals_the_daemons_status(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(record() * 3 + b"garbage\n")
         relay.wait_status(records_rejected=1)
@@ -55,7 +57,7 @@ def test_the_status_in_json_has_the_daemons_figures_with_their_types(relay: Runn
     assert status["public_socket"] == os.fspath(relay.public)
 
 
-def test_the_other_formats_tell_the_same(relay: RunningRelay) -> None:
+def test_other_formats_show_the_same_values(relay: RunningRelay) -> None:
     pid = relay.process.pid
 
     def show(form: str) -> str:
@@ -69,7 +71,7 @@ def test_the_other_formats_tell_the_same(relay: RunningRelay) -> None:
     assert re.search(rf"^\| pid +\| {pid} +\|$", show("table"), re.MULTILINE)
 
 
-def test_a_table_shows_times_as_people_read_them(relay: RunningRelay) -> None:
+def test_table_shows_times_as_hours_minutes_seconds(relay: RunningRelay) -> None:
     with relay.subscribe():
         status = relayctl(relay.directory, "status").stdout
         subscribers = relayctl(relay.directory, "subscribers").stdout
@@ -77,7 +79,7 @@ def test_a_table_shows_times_as_people_read_them(relay: RunningRelay) -> None:
     assert re.search(r" \| \d:\d\d:\d\d +\| ", subscribers)
 
 
-def test_the_options_may_follow_the_command_and_name_the_control_socket_alone(
+def test_control_path_may_follow_the_command(
     directory: Path,
 ) -> None:
     elsewhere = directory / "elsewhere.sock"
@@ -87,7 +89,7 @@ def test_the_options_may_follow_the_command_and_name_the_control_socket_alone(
         assert done.stdout == f"{relay.process.pid}\n"
 
 
-def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
+def test_producers_lists_one_row_per_producer(relay: RunningRelay) -> None:
     with relay.produce() as producer, relay.produce():
         producer.sendall(record() * 4 + b"garbage\n")
         relay.wait_status(records_rejected=1, producers=2)
@@ -104,7 +106,7 @@ def test_each_producer_is_a_row_with_what_it_sent(relay: RunningRelay) -> None:
     assert rows[1] == {**who, "records": 0, "bytes": 0, "rejected": 0}
 
 
-def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> None:
+def test_subscribers_lists_one_row_per_subscriber(directory: Path) -> None:
     sent = 2000
     with (
         running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
@@ -116,7 +118,7 @@ def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> 
         thread.start()
         for _ in range(sent):
             producer.sendall(record(payload="x" * 1000))
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         relay.wait_status(records_received=sent)
         done = relayctl(relay.directory, "subscribers", "-f", "json")
     reading, stuck = json.loads(done.stdout)
@@ -131,33 +133,33 @@ def test_each_subscriber_is_a_row_with_how_far_behind_it_is(directory: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["producers", "subscribers"])
-def test_a_connection_is_ended_by_its_id(relay: RunningRelay, kind: str) -> None:
+def test_disconnect_ends_the_connection_with_the_id(relay: RunningRelay, kind: str) -> None:
     path = relay.ingest if kind == "producers" else relay.public
     with connect(path) as ended, connect(path) as stays:
         relay.wait_status(**{kind: 2})
-        first, second = relay.ask(kind)
+        first, second = relay.request(kind)
         done = relayctl(relay.directory, "disconnect", str(first["id"]))
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(rf"disconnected {kind[:-1]} .*\b{os.getpid()}\b.*\n", done.stdout)
         assert ended.recv(1) == b""
-        assert [each["id"] for each in relay.ask(kind)] == [second["id"]]
+        assert [each["id"] for each in relay.request(kind)] == [second["id"]]
         stays.setblocking(False)
         with pytest.raises(BlockingIOError):
             stays.recv(1)
 
 
-def test_an_id_that_no_connection_has_is_told(relay: RunningRelay) -> None:
-    assert_refused(relayctl(relay.directory, "disconnect", "4711"), 1, "4711")
+def test_disconnect_of_an_unknown_id_is_an_error(relay: RunningRelay) -> None:
+    assert_error(relayctl(relay.directory, "disconnect", "4711"), 1, "4711")
 
 
-def test_an_unknown_column_is_an_error_that_lists_the_columns(relay: RunningRelay) -> None:
+def test_unknown_column_error_lists_the_columns(relay: RunningRelay) -> None:
     done = relayctl(relay.directory, "subscribers", "-c", "colour")
-    assert_refused(done, 1, "colour", "connected_seconds")
+    assert_error(done, 1, "colour", "connected_seconds")
 
 
-def test_without_a_relay_it_says_that_the_sockets_are_not_there(directory: Path) -> None:
+def test_missing_relay_error_names_the_missing_sockets(directory: Path) -> None:
     done = relayctl(directory, "status")
-    assert_refused(
+    assert_error(
         done,
         3,
         "the daemon is not running",
@@ -166,35 +168,35 @@ def test_without_a_relay_it_says_that_the_sockets_are_not_there(directory: Path)
     )
 
 
-def test_asking_touches_neither_of_the_sockets_that_would_start_the_relay(directory: Path) -> None:
+def test_queries_do_not_connect_to_activating_sockets(directory: Path) -> None:
     with (
-        listening(directory / "notifications.sock") as public,
-        listening(directory / "ingest.sock") as ingest,
+        bind_listener(directory / "notifications.sock") as public,
+        bind_listener(directory / "ingest.sock") as ingest,
     ):
         for command in ("status", "producers", "subscribers"):
             done = relayctl(directory, command)
-            assert_refused(done, 3, "notifications.sock is there", "ingest.sock is there")
+            assert_error(done, 3, "notifications.sock is there", "ingest.sock is there")
         for listener in (public, ingest):
             listener.setblocking(False)
             with pytest.raises(BlockingIOError):
                 listener.accept()
 
 
-def test_a_relay_that_was_killed_is_not_running(relay: RunningRelay) -> None:
+def test_killed_relay_is_reported_as_not_running(relay: RunningRelay) -> None:
     relay.process.kill()
-    relay.process.wait(DEADLINE)
+    relay.process.wait(TIMEOUT)
     assert relay.control.is_socket()
-    assert_refused(relayctl(relay.directory, "status"), 3, "not running", "is there")
+    assert_error(relayctl(relay.directory, "status"), 3, "not running", "is there")
 
 
 @needs_root
-def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay) -> None:
+def test_denied_permission_error_names_the_group_to_join(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in (0, 65534))
     os.chown(relay.control, -1, group.gr_gid)
     done = relayctl_as_nobody(relay.directory, "status")
     user = pwd.getpwuid(65534).pw_name
-    assert_refused(
+    assert_error(
         done, 4, os.fspath(relay.control), f"usermod -aG {group.gr_name} {user}, and log in again"
     )
 
@@ -203,26 +205,26 @@ def test_who_may_not_ask_is_told_which_group_to_join_and_how(relay: RunningRelay
 @pytest.mark.parametrize(
     ("group", "mode"), [(0, 0o660), (1, 0o600)], ids=["root's group", "no group"]
 )
-def test_where_no_group_may_ask_nobody_is_told_to_join_one(
+def test_denied_permission_error_suggests_root_without_group(
     relay: RunningRelay, group: int, mode: int
 ) -> None:
     relay.directory.chmod(0o755)
     os.chown(relay.control, -1, group)
     relay.control.chmod(mode)
     done = relayctl_as_nobody(relay.directory, "status")
-    assert_refused(done, 4, os.fspath(relay.control), "try it as root")
+    assert_error(done, 4, os.fspath(relay.control), "try it as root")
     assert "usermod" not in done.stderr
 
 
 @needs_root
-def test_a_closed_directory_is_a_refusal_too(relay: RunningRelay) -> None:
+def test_inaccessible_directory_is_denied_permission(relay: RunningRelay) -> None:
     done = relayctl_as_nobody(relay.directory, "status")
-    assert_refused(done, 4, f"you may not enter {relay.directory}")
+    assert_error(done, 4, f"you may not enter {relay.directory}")
 
 
-def test_a_relay_that_does_not_answer_is_given_up(relay: RunningRelay) -> None:
+def test_unresponsive_relay_is_an_error_after_5_seconds(relay: RunningRelay) -> None:
     relay.process.send_signal(signal.SIGSTOP)
-    assert_refused(relayctl(relay.directory, "status"), 1, "does not answer within 5 seconds")
+    assert_error(relayctl(relay.directory, "status"), 1, "does not answer within 5 seconds")
 
 
 @pytest.mark.parametrize(
@@ -240,19 +242,19 @@ def test_a_relay_that_does_not_answer_is_given_up(relay: RunningRelay) -> None:
         ("subscribers", b'{"error": "not today"}\n', "refuses: not today"),
     ],
 )
-def test_an_answer_that_is_none_is_one_line(
+def test_invalid_answer_is_a_one_line_error(
     directory: Path, command: str, answer: bytes, complaint: str
 ) -> None:
-    with answering(directory / "control.sock", answer):
-        assert_refused(relayctl(directory, command), 1, complaint)
+    with answer_once(directory / "control.sock", answer):
+        assert_error(relayctl(directory, command), 1, complaint)
 
 
-def test_an_answer_without_an_end_is_not_read_for_ever(directory: Path) -> None:
-    with answering(directory / "control.sock", b"x" * 65536, times=1024):
-        assert_refused(relayctl(directory, "status"), 1, "cannot be understood")
+def test_endless_answer_is_an_error(directory: Path) -> None:
+    with answer_once(directory / "control.sock", b"x" * 65536, times=1024):
+        assert_error(relayctl(directory, "status"), 1, "cannot be understood")
 
 
-def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
+def test_unknown_fields_of_a_newer_daemon_are_ignored(directory: Path) -> None:
     producer = {
         "id": 5,
         "pid": 7,
@@ -262,12 +264,12 @@ def test_a_daemon_of_a_newer_version_may_tell_more(directory: Path) -> None:
         "colour": "red",
     }
     answer = json.dumps({"result": [{**producer, "records": 1, "bytes": 2, "rejected": 3}]})
-    with answering(directory / "control.sock", answer.encode() + b"\n"):
+    with answer_once(directory / "control.sock", answer.encode() + b"\n"):
         done = relayctl(directory, "producers", "-f", "value")
     assert done.stdout == f"5 7 nova {pwd.getpwuid(0).pw_name} 1.5 1 2 3\n"
 
 
-def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     named = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\nroot');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
@@ -284,9 +286,7 @@ def test_a_process_with_an_evil_name_cannot_control_the_terminal(relay: RunningR
 @pytest.mark.parametrize(
     ("command", "exit_status"), [("status", 141), ("subscribers", 141), ("help", 0)]
 )
-def test_a_reader_that_has_left_is_no_error_to_talk_about(
-    relay: RunningRelay, command: str, exit_status: int
-) -> None:
+def test_closed_stdout_prints_no_error(relay: RunningRelay, command: str, exit_status: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -294,7 +294,7 @@ def test_a_reader_that_has_left_is_no_error_to_talk_about(
             [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), command],
             stdout=writing,
             stderr=subprocess.PIPE,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             check=False,
         )
     finally:
@@ -303,22 +303,22 @@ def test_a_reader_that_has_left_is_no_error_to_talk_about(
     assert done.returncode == exit_status
 
 
-def test_a_full_disk_is_told(relay: RunningRelay) -> None:
+def test_full_disk_is_an_error(relay: RunningRelay) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "status"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
             check=False,
         )
-    assert_refused(done, 1, os.strerror(28))
+    assert_error(done, 1, os.strerror(28))
 
 
-def test_ctrl_c_ends_it_without_a_word(directory: Path) -> None:
+def test_ctrl_c_ends_it_without_output(directory: Path) -> None:
     with (
-        listening(directory / "control.sock") as listener,
+        bind_listener(directory / "control.sock") as listener,
         subprocess.Popen(
             [RELAYCTL, "--runtime-dir", os.fspath(directory), "status"], stderr=subprocess.PIPE
         ) as process,
@@ -327,6 +327,6 @@ def test_ctrl_c_ends_it_without_a_word(directory: Path) -> None:
         with connection:
             assert connection.recv(4096) == b'{"method":"status"}\n'
             process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=DEADLINE)
+            _, complaint = process.communicate(timeout=TIMEOUT)
     assert complaint == b""
     assert process.returncode == 128 + signal.SIGINT

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from notif_relayctl.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
-from support.listening import Incoming, PrivateSocket
-from support.running import record
+from notif_relayctl.top.busiest import MAX_EVENT_TYPE_LENGTH, MAX_LINE, MOST, WINDOW, Busiest
+from support.private_socket import PrivateSocket, ProducerConnection
+from support.records import record
 
-Connected = tuple[Busiest, Incoming]
+Connected = tuple[Busiest, ProducerConnection]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def counted(busiest: Busiest, number: int = 10) -> list[str]:
     return [name for name, _ in busiest.rates(number)]
 
 
-def test_a_record_that_comes_in_pieces_is_counted_once(connected: Connected) -> None:
+def test_record_in_pieces_is_counted_once(connected: Connected) -> None:
     busiest, relay = connected
     record_of_two = record("compute.two")
     relay.socket.sendall(record("compute.one") + record_of_two[:25])
@@ -47,21 +47,21 @@ def test_a_record_that_comes_in_pieces_is_counted_once(connected: Connected) -> 
     assert rates["compute.three"] == pytest.approx(3 * rates["compute.two"])
 
 
-def test_what_cannot_be_decoded_is_passed_over(connected: Connected) -> None:
+def test_undecodable_lines_are_skipped(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(b"garbage\n[]\n" + b"[" * 5000 + b"\n\xff\n" + record("good"))
     busiest.read()
     assert counted(busiest) == ["good"]
 
 
-def test_nothing_to_read_is_no_error(connected: Connected) -> None:
+def test_empty_socket_is_not_an_error(connected: Connected) -> None:
     busiest, _ = connected
     busiest.read()
     assert counted(busiest) == []
     assert busiest.connected
 
 
-def test_no_more_event_types_are_remembered_than_a_limit(connected: Connected) -> None:
+def test_number_of_event_types_is_limited(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(record("often") * 2)
     for number in range(3 * MOST):
@@ -72,7 +72,7 @@ def test_no_more_event_types_are_remembered_than_a_limit(connected: Connected) -
     assert names[0] == "often"
 
 
-def test_an_event_type_that_comes_no_more_is_forgotten(connected: Connected) -> None:
+def test_unused_event_type_is_forgotten(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(record("once"))
     busiest.read()
@@ -81,7 +81,7 @@ def test_an_event_type_that_comes_no_more_is_forgotten(connected: Connected) -> 
     assert counted(busiest) == []
 
 
-def test_a_relay_that_has_hung_up_is_not_waited_for(connected: Connected) -> None:
+def test_disconnect_of_the_relay_is_noticed(connected: Connected) -> None:
     busiest, relay = connected
     relay.close()
     busiest.read()
@@ -89,7 +89,7 @@ def test_a_relay_that_has_hung_up_is_not_waited_for(connected: Connected) -> Non
     busiest.read()
 
 
-def test_a_socket_that_is_not_there_is_told(directory: Path) -> None:
+def test_missing_socket_is_reported(directory: Path) -> None:
     path = os.fspath(directory / "notifications.sock")
     busiest = Busiest()
     busiest.connect(path)
@@ -97,7 +97,7 @@ def test_a_socket_that_is_not_there_is_told(directory: Path) -> None:
     assert f"{path}: the socket does not exist" in str(busiest.problem)
 
 
-def test_a_line_without_an_end_is_given_up(connected: Connected) -> None:
+def test_endless_line_ends_the_connection(connected: Connected) -> None:
     busiest, relay = connected
     sent = 0
     while busiest.connected and sent <= 2 * MAX_LINE:
@@ -108,7 +108,7 @@ def test_a_line_without_an_end_is_given_up(connected: Connected) -> None:
     assert MAX_LINE < sent < 2 * MAX_LINE
 
 
-def test_of_a_long_event_type_only_the_beginning_is_kept(connected: Connected) -> None:
+def test_long_event_type_is_truncated(connected: Connected) -> None:
     busiest, relay = connected
     relay.socket.sendall(record("x" * MAX_EVENT_TYPE_LENGTH + "y" * 10_000))
     busiest.read()

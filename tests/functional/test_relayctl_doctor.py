@@ -23,16 +23,17 @@ import yaml
 
 from notif_relayctl.access import ACL, refusal
 from notif_relayctl.accounts import Account
-from support.listening import PrivateSocket
-from support.operating import (
-    AS_NOBODY,
+from support.private_socket import PrivateSocket
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import (
     RELAYCTL,
+    RELAYCTL_AS_NOBODY,
     needs_root,
     relayctl,
     relayctl_as_nobody,
     run,
 )
-from support.running import DEADLINE, RunningRelay, connect, running_relay
+from support.waiting import TIMEOUT
 
 Row = dict[str, str]
 
@@ -85,7 +86,7 @@ def open_relay(relay: RunningRelay) -> RunningRelay:
     return relay
 
 
-def test_a_relay_that_works_has_no_failure_and_relays_within_microseconds(
+def test_working_relay_has_no_failure(
     open_relay: RunningRelay,
 ) -> None:
     rows = examine(open_relay.directory)
@@ -108,7 +109,7 @@ def test_a_relay_that_works_has_no_failure_and_relays_within_microseconds(
     assert f"pid {open_relay.process.pid}" in the(rows, "listening control")["finding"]
 
 
-def test_the_round_trip_leaves_nobody_connected_and_can_be_left_out(relay: RunningRelay) -> None:
+def test_round_trip_can_be_disabled(relay: RunningRelay) -> None:
     before = relay.status()["records_received"]
     rows = examine(relay.directory, "--no-round-trip")
     assert of(rows, "round trip") == []
@@ -118,7 +119,7 @@ def test_the_round_trip_leaves_nobody_connected_and_can_be_left_out(relay: Runni
     assert relay.status()["records_received"] > before
 
 
-def test_what_is_sent_for_the_round_trip_can_be_told_from_all_else(relay: RunningRelay) -> None:
+def test_round_trip_notification_is_identifiable(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         examine(relay.directory)
         notification = subscriber.notification()
@@ -138,7 +139,7 @@ def test_every_format_has_the_same_rows(relay: RunningRelay) -> None:
     assert "| listening control " in show("table")
 
 
-def test_without_a_relay_all_that_is_missing_is_said_and_what_to_do(directory: Path) -> None:
+def test_missing_relay_is_a_failure_with_advice(directory: Path) -> None:
     rows = examine(directory)
     assert failed(rows) == {"socket public", "socket ingest", "listening control", "round trip"}
     assert "is not there" in the(rows, "socket public")["finding"]
@@ -146,14 +147,14 @@ def test_without_a_relay_all_that_is_missing_is_said_and_what_to_do(directory: P
     assert the(rows, "socket control")["result"] == "skipped"
 
 
-def test_a_directory_that_is_missing_is_said_and_how_to_make_it(directory: Path) -> None:
+def test_missing_directory_is_a_failure_with_advice(directory: Path) -> None:
     path = directory / "none"
     row = the(examine(path), f"directory {path}")
     assert (row["result"], row["finding"]) == ("failed", "there is no such directory")
     assert str(path) in row["advice"]
 
 
-def test_a_file_in_the_directorys_place_is_said(directory: Path) -> None:
+def test_file_in_place_of_the_directory_is_a_failure(directory: Path) -> None:
     path = directory / "file"
     path.touch()
     rows = examine(path)
@@ -161,19 +162,19 @@ def test_a_file_in_the_directorys_place_is_said(directory: Path) -> None:
     assert "socket public" in failed(rows)
 
 
-def test_a_directory_that_everybody_may_write_to_is_a_warning(open_relay: RunningRelay) -> None:
+def test_world_writable_directory_is_a_warning(open_relay: RunningRelay) -> None:
     open_relay.directory.chmod(0o777)
     row = the(examine(open_relay.directory), f"directory {open_relay.directory}")
     assert (row["result"], row["advice"]) == ("warning", f"chmod o-w {open_relay.directory}")
     assert "0777 root:root" in row["finding"] or os.geteuid()
 
 
-def test_a_directory_that_few_may_enter_is_a_warning(relay: RunningRelay) -> None:
+def test_directory_without_search_permission_is_a_warning(relay: RunningRelay) -> None:
     row = the(examine(relay.directory), f"directory {relay.directory}")
     assert (row["result"], row["advice"]) == ("warning", f"chmod o+x {relay.directory}")
 
 
-def test_a_missing_group_and_another_group_are_warnings(open_relay: RunningRelay) -> None:
+def test_missing_and_unexpected_groups_are_warnings(open_relay: RunningRelay) -> None:
     conf = open_relay.directory / "relayd.conf"
     conf.write_text(f"[relayd]\npublic_group = notif-no-such\ningest_group = {a_group()}\n")
     rows = examine(open_relay.directory, "--relayd-config", os.fspath(conf))
@@ -187,7 +188,7 @@ def test_a_missing_group_and_another_group_are_warnings(open_relay: RunningRelay
 
 
 @needs_root
-def test_a_socket_as_configured_is_in_order(open_relay: RunningRelay) -> None:
+def test_socket_as_configured_is_ok(open_relay: RunningRelay) -> None:
     conf = open_relay.directory / "relayd.conf"
     conf.write_text(
         f"[relayd]\npublic_mode = 0600\npublic_group = {a_group()}\npublic_user = {NOBODY}\n"
@@ -214,7 +215,7 @@ def test_a_socket_as_configured_is_in_order(open_relay: RunningRelay) -> None:
         (0o666, "warning", "everybody on this host may connect", "chmod o="),
     ],
 )
-def test_a_mode_for_too_few_or_too_many_is_said(
+def test_too_strict_or_too_open_mode_is_reported(
     open_relay: RunningRelay, name: str, mode: int, result: str, said: str, advice: str
 ) -> None:
     path: Path = getattr(open_relay, name)
@@ -229,7 +230,7 @@ def test_a_mode_for_too_few_or_too_many_is_said(
     assert advice in rows[0]["advice"]
 
 
-def test_a_file_in_a_sockets_place_is_a_failure(directory: Path) -> None:
+def test_file_in_place_of_a_socket_is_a_failure(directory: Path) -> None:
     (directory / "ingest.sock").touch()
     rows = examine(directory)
     assert "is no socket" in the(rows, "socket ingest")["finding"]
@@ -237,11 +238,11 @@ def test_a_file_in_a_sockets_place_is_a_failure(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--no-round-trip",)])
-def test_the_files_of_a_relay_that_was_killed_are_stale(
+def test_sockets_of_a_killed_relay_are_stale(
     relay: RunningRelay, arguments: tuple[str, ...]
 ) -> None:
     relay.process.kill()
-    relay.process.wait(DEADLINE)
+    relay.process.wait(TIMEOUT)
     assert relay.public.is_socket()
     rows = examine(relay.directory, *arguments)
     for name in ("public", "ingest"):
@@ -252,19 +253,19 @@ def test_the_files_of_a_relay_that_was_killed_are_stale(
     assert "listening control" in failed(rows)
 
 
-def test_looking_connects_to_neither_socket_that_would_start_the_relay(directory: Path) -> None:
+def test_doctor_does_not_connect_to_activating_sockets(directory: Path) -> None:
     with (
         PrivateSocket(directory / "notifications.sock") as public,
         PrivateSocket(directory / "ingest.sock") as ingest,
     ):
         rows = examine(directory, "--no-round-trip")
-        assert public.nobody_waits()
-        assert ingest.nobody_waits()
+        assert not public.has_pending()
+        assert not ingest.has_pending()
     for name in ("public", "ingest"):
         assert the(rows, f"listening {name}")["result"] == "ok"
 
 
-def test_a_stopped_relay_is_told_from_one_that_does_not_run(relay: RunningRelay) -> None:
+def test_suspended_relay_is_reported_as_unresponsive(relay: RunningRelay) -> None:
     relay.process.send_signal(signal.SIGSTOP)
     rows = examine(relay.directory)
     assert the(rows, "listening public")["result"] == "ok"
@@ -274,7 +275,7 @@ def test_a_stopped_relay_is_told_from_one_that_does_not_run(relay: RunningRelay)
 
 
 @needs_root
-def test_a_relay_in_another_network_is_found_by_connecting(directory: Path) -> None:
+def test_relay_in_another_network_namespace_is_found(directory: Path) -> None:
     if run("unshare", "--net", "true").returncode != 0:
         pytest.skip("this root may not create namespaces")
     elsewhere = os.fspath(directory / "elsewhere.sock")
@@ -288,7 +289,7 @@ def test_a_relay_in_another_network_is_found_by_connecting(directory: Path) -> N
 
 
 @pytest.mark.parametrize("limit", ["subscribers", "producers"])
-def test_a_relay_that_is_full_is_said_and_which_limit_to_raise(directory: Path, limit: str) -> None:
+def test_full_relay_advice_names_the_limit(directory: Path, limit: str) -> None:
     with running_relay(directory, f"--relayd-max_{limit}", "1") as relay:
         path = relay.public if limit == "subscribers" else relay.ingest
         with connect(path):
@@ -298,7 +299,7 @@ def test_a_relay_that_is_full_is_said_and_which_limit_to_raise(directory: Path, 
     assert f"max_{limit}" in row["advice"]
 
 
-def test_what_goes_in_and_does_not_come_out_is_a_failure(directory: Path) -> None:
+def test_lost_round_trip_is_a_failure(directory: Path) -> None:
     with (
         running_relay(
             directory,
@@ -312,7 +313,7 @@ def test_what_goes_in_and_does_not_come_out_is_a_failure(directory: Path) -> Non
     assert f"{directory}/ingest.sock took a notification that did not come out" in row["finding"]
 
 
-def test_a_relay_without_a_private_socket_is_a_failure_of_the_round_trip(
+def test_round_trip_fails_without_a_private_socket(
     relay: RunningRelay,
 ) -> None:
     relay.ingest.unlink()
@@ -324,7 +325,7 @@ def test_a_relay_without_a_private_socket_is_a_failure_of_the_round_trip(
 # The relay's configuration.
 
 
-def test_paths_come_from_the_configuration_where_no_daemon_answers(directory: Path) -> None:
+def test_paths_are_read_from_the_configuration(directory: Path) -> None:
     conf = directory / "relayd.conf"
     conf.write_text(f"[oslo_messaging_notifications]\nsock_path = {directory}/there/public.sock\n")
     (directory / "relayd.conf.d").mkdir()
@@ -339,7 +340,7 @@ def test_paths_come_from_the_configuration_where_no_daemon_answers(directory: Pa
     assert f"directory {directory}/there" in failed(rows)
 
 
-def test_the_daemon_knows_better_where_its_sockets_are(directory: Path) -> None:
+def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
     path = os.fspath(directory / "elsewhere.sock")
     with running_relay(directory, "--relayd-ingest_path", path):
         rows = examine(directory)
@@ -359,7 +360,7 @@ def test_the_daemon_knows_better_where_its_sockets_are(directory: Path) -> None:
         ("\udcff", "decode"),
     ],
 )
-def test_a_configuration_that_the_daemon_cannot_use_is_a_failure_and_not_the_end(
+def test_invalid_configuration_is_a_failure(
     relay: RunningRelay, content: str | None, said: str
 ) -> None:
     conf = relay.directory / "relayd.conf"
@@ -374,7 +375,7 @@ def test_a_configuration_that_the_daemon_cannot_use_is_a_failure_and_not_the_end
 
 
 @needs_root
-def test_a_configuration_that_may_not_be_read_is_skipped(open_relay: RunningRelay) -> None:
+def test_unreadable_configuration_is_skipped(open_relay: RunningRelay) -> None:
     conf = open_relay.directory / "relayd.conf"
     conf.touch(0o600)
     rows = examine_as_nobody(open_relay.directory, "--relayd-config", os.fspath(conf))
@@ -385,7 +386,7 @@ def test_a_configuration_that_may_not_be_read_is_skipped(open_relay: RunningRela
 
 
 @needs_root
-def test_without_any_right_nothing_is_told_that_only_root_may_see(relay: RunningRelay) -> None:
+def test_checks_without_permission_are_skipped(relay: RunningRelay) -> None:
     rows = examine_as_nobody(relay.directory)
     skipped = {row["check"] for row in rows if row["result"] == "skipped"}
     assert skipped >= {
@@ -400,7 +401,7 @@ def test_without_any_right_nothing_is_told_that_only_root_may_see(relay: Running
 
 
 @needs_root
-def test_a_user_is_told_which_group_to_join_for_each_right(open_relay: RunningRelay) -> None:
+def test_missing_permission_advice_names_the_group(open_relay: RunningRelay) -> None:
     groups = [each.gr_name for each in grp.getgrall() if each.gr_gid not in (0, 65534)][:3]
     sockets = {"subscribe": open_relay.public, "produce": open_relay.ingest}
     for group, path in zip(groups, sockets.values(), strict=False):
@@ -418,7 +419,7 @@ def test_a_user_is_told_which_group_to_join_for_each_right(open_relay: RunningRe
 
 
 @needs_root
-def test_what_a_user_lacks_is_a_warning_where_the_user_may_do_something(
+def test_missing_permission_is_a_warning_if_another_exists(
     open_relay: RunningRelay,
 ) -> None:
     shutil.chown(open_relay.ingest, group=65534)
@@ -430,7 +431,7 @@ def test_what_a_user_lacks_is_a_warning_where_the_user_may_do_something(
 
 
 @needs_root
-def test_what_a_user_needs_is_all_that_counts(open_relay: RunningRelay) -> None:
+def test_only_needed_permissions_are_checked(open_relay: RunningRelay) -> None:
     shutil.chown(open_relay.ingest, group=65534)
     rows = examine(open_relay.directory, "--user", "65534", "--needs", "produce")
     assert [row["result"] for row in rows if row["check"].startswith("user ")] == ["ok"]
@@ -441,16 +442,18 @@ def test_what_a_user_needs_is_all_that_counts(open_relay: RunningRelay) -> None:
 
 
 @pytest.mark.parametrize("user", ["no-such-user", "4294967290", "99999999999999999999"])
-def test_a_user_that_is_none_is_a_failure(relay: RunningRelay, user: str) -> None:
+def test_unknown_user_is_a_failure(relay: RunningRelay, user: str) -> None:
     row = the(examine(relay.directory, "--user", user), f"user {user}")
     assert (row["result"], row["finding"]) == ("failed", f"there is no user {user!r}")
 
 
 @needs_root
-def test_who_has_not_logged_in_again_since_joining_is_told_to(open_relay: RunningRelay) -> None:
+def test_new_group_member_is_advised_to_log_in_again(open_relay: RunningRelay) -> None:
     shutil.chown(open_relay.public, group=65534)
-    before_joining = AS_NOBODY.replace("setresgid(65534, 65534, 65534)", "setresgid(1, 1, 1)")
-    assert before_joining != AS_NOBODY
+    before_joining = RELAYCTL_AS_NOBODY.replace(
+        "setresgid(65534, 65534, 65534)", "setresgid(1, 1, 1)"
+    )
+    assert before_joining != RELAYCTL_AS_NOBODY
     directory = os.fspath(open_relay.directory)
     command = ("--runtime-dir", directory, "doctor", "-f", "json")
     rows = rows_of(run(sys.executable, "-c", before_joining, *command))
@@ -460,7 +463,7 @@ def test_who_has_not_logged_in_again_since_joining_is_told_to(open_relay: Runnin
 
 
 @needs_root
-def test_a_service_that_runs_since_before_its_user_joined_is_named(
+def test_process_started_before_joining_is_a_warning(
     open_relay: RunningRelay,
 ) -> None:
     shutil.chown(open_relay.ingest, group=65534)
@@ -478,7 +481,7 @@ def test_a_service_that_runs_since_before_its_user_joined_is_named(
 
 
 @needs_root
-def test_who_may_connect_is_what_the_kernel_says(open_relay: RunningRelay) -> None:
+def test_predicted_permissions_match_the_kernel(open_relay: RunningRelay) -> None:
     account = Account(NOBODY, 65534, frozenset({65534, 1}))
     path, link = open_relay.public, open_relay.directory / "link"
     link.symlink_to(open_relay.public)

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from support.listening import PrivateSocket
-from support.operating import needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, quiet_environment
+from support.private_socket import PrivateSocket
+from support.relay import quiet_environment
+from support.relayctl import needs_root, relayctl, relayctl_as_nobody
+from support.waiting import TIMEOUT
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
 
@@ -332,7 +333,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         subprocess.run(
             [sys.executable, "-c", SERVICE, *confs],
             stdout=sys.stderr,
-            timeout=4 * DEADLINE,
+            timeout=4 * TIMEOUT,
             check=True,
             env=quiet_environment(),
         )
@@ -380,12 +381,12 @@ def received(private: PrivateSocket) -> bytes:
     with contextlib.suppress(BlockingIOError):
         while True:
             with private.accept() as incoming:
-                came += incoming.rest()
+                came += incoming.read_to_end()
     return came
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_said_of_a_service_is_what_happens(outcomes: dict[str, Outcome], name: str) -> None:
+def test_verdict_matches_the_outcome(outcomes: dict[str, Outcome], name: str) -> None:
     case, outcome = CASES[name], outcomes[name]
     assert outcome.result == case.result, outcome.rows
     assert outcome.arrived == (case.result != "failed"), outcome.rows
@@ -395,7 +396,7 @@ def test_what_is_said_of_a_service_is_what_happens(outcomes: dict[str, Outcome],
         assert bool(row["advice"]) == (row["result"] != "ok"), row
 
 
-def test_files_and_directories_of_one_service_are_read_together(directory: Path) -> None:
+def test_files_and_directories_of_a_service_are_merged(directory: Path) -> None:
     (directory / "more").mkdir()
     files = {
         "nova.conf": "[DEFAULT]\n[oslo_messaging_notifications]\ndriver = noop\n",
@@ -415,7 +416,7 @@ def test_files_and_directories_of_one_service_are_read_together(directory: Path)
     ]
 
 
-def test_old_names_of_options_are_a_warning_as_only_old_versions_read_them(
+def test_deprecated_option_names_are_a_warning(
     directory: Path,
 ) -> None:
     path = directory / "service.conf"
@@ -427,7 +428,7 @@ def test_old_names_of_options_are_a_warning_as_only_old_versions_read_them(
 
 
 @pytest.mark.parametrize("url", ["unix://{}/notifications.sock", "unix://{}/%6eotifications.sock"])
-def test_the_librarys_transport_comes_here_too(directory: Path, url: str) -> None:
+def test_transport_of_the_library_reaches_the_relay(directory: Path, url: str) -> None:
     path = directory / "service.conf"
     url = url.format(directory)
     path.write_text(
@@ -438,7 +439,7 @@ def test_the_librarys_transport_comes_here_too(directory: Path, url: str) -> Non
     assert "the driver messagingv2 sends to" in rows[1]["finding"]
 
 
-def test_a_transport_to_a_broker_does_not(directory: Path) -> None:
+def test_transport_to_a_broker_is_a_failure(directory: Path) -> None:
     path = directory / "service.conf"
     path.write_text(
         "[DEFAULT]\ntransport_url = rabbit://nova:secret@host:5672/\n"
@@ -449,7 +450,7 @@ def test_a_transport_to_a_broker_does_not(directory: Path) -> None:
     assert "secret" not in str(row)
 
 
-def test_a_logging_file_that_depends_on_a_directory_is_a_warning(directory: Path) -> None:
+def test_relative_logging_file_is_a_warning(directory: Path) -> None:
     path = directory / "service.conf"
     path.write_text(filled("[DEFAULT]\nlog_config_append = logging.conf\n" + DRIVER, path, path))
     rows = examined(directory, [os.fspath(path)])
@@ -457,7 +458,7 @@ def test_a_logging_file_that_depends_on_a_directory_is_a_warning(directory: Path
     assert "depends on where the service is started" in rows[1]["finding"]
 
 
-def test_nothing_of_a_logging_file_is_executed(directory: Path) -> None:
+def test_logging_file_is_not_executed(directory: Path) -> None:
     write(Case("ok"), directory, directory)
     path = directory / "logging.conf"
     made = directory / "made"
@@ -473,7 +474,7 @@ def test_nothing_of_a_logging_file_is_executed(directory: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("closed", ["service.conf", "logging.conf"])
-def test_what_may_not_be_read_is_skipped(directory: Path, closed: str) -> None:
+def test_unreadable_files_are_skipped(directory: Path, closed: str) -> None:
     write(Case("ok"), directory, directory)
     directory.chmod(0o755)
     (directory / closed).chmod(0o600)

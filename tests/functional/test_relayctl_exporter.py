@@ -20,11 +20,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import Metric
 
-from notif_relayctl.exposition import RelayCollector
-from notif_relayctl.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
-from support.operating import RELAYCTL, assert_refused, listening, relayctl
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
-from support.scraping import needs_promtool, promtool, samples
+from notif_relayctl.prometheus.exposition import RelayCollector
+from notif_relayctl.prometheus.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from support.prometheus import needs_promtool, promtool, samples
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.relayctl import RELAYCTL, assert_error, bind_listener, relayctl
+from support.waiting import TIMEOUT, wait_until
 
 UP = ("notif_relayd_up",)
 
@@ -38,7 +40,7 @@ class Exporter:
     log: Path
 
     def scrape(self) -> str:
-        with urllib.request.urlopen(self.url, timeout=DEADLINE) as answer:
+        with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:
             assert answer.status == 200
             return str(answer.read().decode())
 
@@ -85,7 +87,7 @@ def ipv6() -> bool:
 
 
 @pytest.mark.parametrize("host", [*ADDRESSES, "localhost"])
-def test_a_scrape_tells_what_relayctl_metrics_does(relay: RunningRelay, host: str) -> None:
+def test_scrape_equals_relayctl_metrics(relay: RunningRelay, host: str) -> None:
     if "::" in host and not ipv6():
         pytest.skip("this host has no IPv6")
     with exporting(relay.directory, host=host) as exporter, relay.produce() as producer:
@@ -107,21 +109,21 @@ def test_promtool_accepts_a_scrape(relay: RunningRelay) -> None:
         assert promtool("check", "metrics", stdin=exporter.scrape()) == ""
 
 
-def test_prometheus_may_ask_for_openmetrics_and_for_compression(relay: RunningRelay) -> None:
+def test_openmetrics_and_compression_are_supported(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter:
         request = urllib.request.Request(
             exporter.url,
             headers={"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"},
         )
-        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
             assert answer.headers["Content-Encoding"] == "gzip"
 
 
-def test_a_relay_that_is_away_is_up_0_and_is_not_started(directory: Path) -> None:
+def test_missing_relay_is_up_0_and_is_not_started(directory: Path) -> None:
     with (
-        listening(directory / "notifications.sock") as public,
-        listening(directory / "ingest.sock") as ingest,
+        bind_listener(directory / "notifications.sock") as public,
+        bind_listener(directory / "ingest.sock") as ingest,
         exporting(directory) as exporter,
     ):
         assert samples(exporter.scrape()) == {UP: 0}
@@ -131,7 +133,7 @@ def test_a_relay_that_is_away_is_up_0_and_is_not_started(directory: Path) -> Non
                 listener.accept()
 
 
-def test_a_relay_may_come_and_go_and_the_log_says_so_once_each_time(directory: Path) -> None:
+def test_each_change_of_up_is_logged_once(directory: Path) -> None:
     with exporting(directory) as exporter:
         for _ in range(2):
             assert samples(exporter.scrape())[UP] == 0
@@ -146,7 +148,7 @@ def test_a_relay_may_come_and_go_and_the_log_says_so_once_each_time(directory: P
     assert gone == away
 
 
-def test_a_relay_that_refuses_is_up_0_with_the_reason_in_the_log(relay: RunningRelay) -> None:
+def test_refused_connection_is_up_0_and_logged(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter:
         relay.control.unlink()
         relay.control.write_text("")
@@ -155,53 +157,53 @@ def test_a_relay_that_refuses_is_up_0_with_the_reason_in_the_log(relay: RunningR
 
 
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/status"])
-def test_there_is_nothing_but_the_metrics(relay: RunningRelay, path: str) -> None:
+def test_other_paths_are_status_404(relay: RunningRelay, path: str) -> None:
     with exporting(relay.directory) as exporter:
         with pytest.raises(urllib.error.HTTPError, match="404") as error:
-            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=DEADLINE)
+            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=TIMEOUT)
         with error.value:
             assert error.value.read() == b"The metrics are at /metrics.\n"
 
 
-def test_clients_that_say_nothing_or_leave_hold_up_nobody(relay: RunningRelay) -> None:
+def test_silent_and_closed_clients_block_no_scrape(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
         for _ in range(20):
-            silent = stack.enter_context(socket.create_connection(exporter.address, DEADLINE))
+            silent = stack.enter_context(socket.create_connection(exporter.address, TIMEOUT))
             silent.sendall(b"GET /met")
-        with socket.create_connection(exporter.address, DEADLINE) as leaving:
+        with socket.create_connection(exporter.address, TIMEOUT) as leaving:
             leaving.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         assert samples(exporter.scrape())[UP] == 1
     assert "Traceback" not in exporter.log.read_text()
 
 
-def test_more_scrapes_at_once_than_the_relay_answers_are_answered_all(relay: RunningRelay) -> None:
+def test_as_many_concurrent_scrapes_as_allowed_are_answered(relay: RunningRelay) -> None:
     found: list[float] = []
     with exporting(relay.directory) as exporter:
         threads = [
             threading.Thread(target=lambda: found.append(samples(exporter.scrape())[UP]))
-            for _ in range(40)
+            for _ in range(MAX_CONNECTIONS)
         ]
         for each in threads:
             each.start()
         for each in threads:
-            each.join(DEADLINE)
-    assert found == [1.0] * 40
+            each.join(TIMEOUT)
+    assert found == [1.0] * MAX_CONNECTIONS
 
 
-def test_sigterm_ends_it_well(relay: RunningRelay) -> None:
+def test_sigterm_ends_it_with_status_0(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter:
         exporter.scrape()
         exporter.process.send_signal(signal.SIGTERM)
-        assert exporter.process.wait(DEADLINE) == 0
+        assert exporter.process.wait(TIMEOUT) == 0
         assert exporter.log.read_text() == "the relay answers\n"
 
 
-def test_the_service_manager_is_told_that_it_is_ready(relay: RunningRelay) -> None:
+def test_exporter_notifies_the_service_manager(relay: RunningRelay) -> None:
     path = os.fspath(relay.directory / "manager.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
-        manager.settimeout(DEADLINE)
+        manager.settimeout(TIMEOUT)
         with exporting(relay.directory, NOTIFY_SOCKET=path):
             assert manager.recv(4096) == b"READY=1"
 
@@ -221,17 +223,17 @@ def test_the_service_manager_is_told_that_it_is_ready(relay: RunningRelay) -> No
         ("no.such.host.invalid:9856", "no.such.host.invalid"),
     ],
 )
-def test_an_address_that_cannot_be_listened_on_is_one_line(
+def test_invalid_listen_address_is_a_one_line_error(
     directory: Path, listen: str, complaint: str
 ) -> None:
-    assert_refused(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
+    assert_error(relayctl(directory, "exporter", "--listen", listen), 1, complaint)
 
 
-def test_an_address_that_is_taken_is_one_line(directory: Path) -> None:
+def test_address_in_use_is_a_one_line_error(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         listen = f"127.0.0.1:{server.getsockname()[1]}"
         done = relayctl(directory, "exporter", "--listen", listen)
-    assert_refused(done, 1, "127.0.0.1", "Address already in use")
+    assert_error(done, 1, "127.0.0.1", "Address already in use")
 
 
 def closed(client: socket.socket) -> bool:
@@ -245,10 +247,10 @@ def closed(client: socket.socket) -> bool:
         return True
 
 
-def test_request_has_one_deadline_however_slowly_it_comes(relay: RunningRelay) -> None:
+def test_slow_request_is_closed_at_its_deadline(relay: RunningRelay) -> None:
     with (
         exporting(relay.directory) as exporter,
-        socket.create_connection(exporter.address, DEADLINE) as slow,
+        socket.create_connection(exporter.address, TIMEOUT) as slow,
     ):
         slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
 
@@ -261,11 +263,11 @@ def test_request_has_one_deadline_however_slowly_it_comes(relay: RunningRelay) -
         assert samples(exporter.scrape())[UP] == 1
 
 
-def test_oldest_of_many_connections_makes_room(relay: RunningRelay) -> None:
+def test_oldest_connections_are_closed_at_the_limit(relay: RunningRelay) -> None:
     with exporting(relay.directory) as exporter, contextlib.ExitStack() as stack:
         slow = []
         for _ in range(3 * MAX_CONNECTIONS):
-            slow.append(stack.enter_context(socket.create_connection(exporter.address, DEADLINE)))
+            slow.append(stack.enter_context(socket.create_connection(exporter.address, TIMEOUT)))
             slow[-1].sendall(b"GET /met")
         assert samples(exporter.scrape())[UP] == 1
         wait_until(lambda: all(map(closed, slow[:MAX_CONNECTIONS])), "the oldest are closed")
@@ -280,10 +282,10 @@ GET = b"GET /metrics HTTP/1.1\r\n"
 @pytest.mark.parametrize(
     "request_", [b"X" * MAX_REQUEST, GET + b"X" * MAX_REQUEST, GET + b"X: y\r\n" * 200]
 )
-def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: bytes) -> None:
+def test_oversized_request_is_refused(relay: RunningRelay, request_: bytes) -> None:
     with (
         exporting(relay.directory) as exporter,
-        socket.create_connection(exporter.address, DEADLINE) as client,
+        socket.create_connection(exporter.address, TIMEOUT) as client,
     ):
         client.sendall(request_)
         with client.makefile("rb") as answer:
@@ -295,7 +297,7 @@ def test_request_that_is_too_long_is_refused(relay: RunningRelay, request_: byte
 def test_answer_of_another_version_is_up_0_with_the_reason(
     relay: RunningRelay, tmp_path: Path
 ) -> None:
-    metrics = relay.ask("metrics")
+    metrics = relay.request("metrics")
     metrics["turn_bounds"].pop()
     answer = json.dumps({"result": metrics}).encode() + b"\n"
 
@@ -305,17 +307,17 @@ def test_answer_of_another_version_is_up_0_with_the_reason(
                 client.recv(4096)
                 client.sendall(answer)
 
-    with listening(tmp_path / "control.sock") as control, exporting(tmp_path) as exporter:
+    with bind_listener(tmp_path / "control.sock") as control, exporting(tmp_path) as exporter:
         thread = threading.Thread(target=serve, args=(control,))
         thread.start()
         for _ in range(2):
             assert samples(exporter.scrape()) == {UP: 0}
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         (line,) = exporter.log.read_text().splitlines()
     assert "is the daemon of another version?" in line
 
 
-def test_unexpected_error_is_status_500_and_told_once(tmp_path: Path) -> None:
+def test_unexpected_error_is_status_500_and_logged_once(tmp_path: Path) -> None:
     class Broken(RelayCollector):
         def collect(self) -> Iterator[Metric]:
             raise RuntimeError("\x1b[31m")
@@ -327,11 +329,11 @@ def test_unexpected_error_is_status_500_and_told_once(tmp_path: Path) -> None:
         try:
             for _ in range(3):
                 with pytest.raises(urllib.error.HTTPError, match="500") as error:
-                    urllib.request.urlopen(server.url, timeout=DEADLINE)
+                    urllib.request.urlopen(server.url, timeout=TIMEOUT)
                 error.value.close()
         finally:
             server.shutdown()
-            thread.join(DEADLINE)
+            thread.join(TIMEOUT)
     assert log.getvalue().count("\n") == 1
     assert "RuntimeError" in log.getvalue()
     assert "\x1b" not in log.getvalue()

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from notif_relay import records
-from support.operating import RELAYCTL, listening, relayctl
-from support.running import DEADLINE, RunningRelay, connect, record
+from support.records import record
+from support.relay import RunningRelay, connect
+from support.relayctl import RELAYCTL, bind_listener, relayctl
 from support.terminal import Terminal
+from support.waiting import TIMEOUT
 
 HOSTILE = "\x1b]0;pwn\x07\x1b[2J\n\r\x9b31m\u202e"
 HUGE = 10**300
@@ -96,7 +98,7 @@ def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[No
                 connection.sendall(answer)
 
     path = directory / "control.sock"
-    with listening(path) as listener:
+    with bind_listener(path) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
@@ -104,7 +106,7 @@ def impersonating(directory: Path, answers: Mapping[str, object]) -> Iterator[No
         finally:
             with contextlib.closing(connect(path)):
                 pass  # which ends it
-            thread.join(DEADLINE)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
 
 
@@ -146,7 +148,7 @@ def test_no_error_controls_the_terminal(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("number", [HUGE, -HUGE, 2**63, -(2**63)], ids="{:.0e}".format)
-def test_no_number_is_a_traceback(directory: Path, command: list[str], number: int) -> None:
+def test_no_number_causes_a_traceback(directory: Path, command: list[str], number: int) -> None:
     def replaced(value: object) -> object:
         match value:
             case dict():
@@ -164,7 +166,7 @@ def test_no_number_is_a_traceback(directory: Path, command: list[str], number: i
 
 @pytest.mark.parametrize("path", ["/x\0y", "x" * 5000, "", "\0"], ids=repr)
 @pytest.mark.parametrize("command", [["doctor"], ["top", "-n", "1", "--batch", "-d", "0.01"]])
-def test_no_path_is_a_traceback(directory: Path, command: list[str], path: str) -> None:
+def test_no_path_causes_a_traceback(directory: Path, command: list[str], path: str) -> None:
     status = {**STATUS, "public_socket": path, "ingest_socket": path}
     with impersonating(directory, {**ANSWERS, "status": {"result": status}}):
         assert_harmless(relayctl(directory, *command))
@@ -187,7 +189,7 @@ def test_no_argument_controls_the_terminal(directory: Path) -> None:
 
 def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
     """Something answers one subscriber on the public socket, and hangs up."""
-    listener = listening(directory / "notifications.sock")
+    listener = bind_listener(directory / "notifications.sock")
 
     def serve() -> None:
         with listener:
@@ -202,7 +204,7 @@ def public_lines(directory: Path, *lines: bytes) -> threading.Thread:
 
 
 @pytest.mark.parametrize("form", ["short", "json-pretty", "{event_type} {payload}"])
-def test_no_line_ends_tail_or_controls_the_terminal(directory: Path, form: str) -> None:
+def test_no_record_ends_tail_or_controls_the_terminal(directory: Path, form: str) -> None:
     gap = b'{"event_type":"notif_relayd.gap","priority":"W","payload":%s}\n'
     serving = public_lines(
         directory,
@@ -218,30 +220,30 @@ def test_no_line_ends_tail_or_controls_the_terminal(directory: Path, form: str) 
         record("the last"),
     )
     done = relayctl(directory, "tail", "--no-reconnect", "-o", form)
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert all(line.isprintable() for line in done.stdout.split("\n"))
     assert "the last" in done.stdout
 
 
-def test_json_in_a_pipe_is_the_very_bytes_even_of_a_torn_record(directory: Path) -> None:
+def test_json_in_a_pipe_is_byte_for_byte(directory: Path) -> None:
     torn = b'{"event_type":"torn\xc3\n'
     serving = public_lines(directory, records.subscribed({}), torn + record())
     done = subprocess.run(
         [RELAYCTL, "--runtime-dir", directory, "tail", "--no-reconnect", "-o", "json"],
         capture_output=True,
-        timeout=DEADLINE,
+        timeout=TIMEOUT,
         check=False,
     )
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.stdout == torn + record()
 
 
-def test_an_error_of_a_false_relay_is_escaped(directory: Path) -> None:
+def test_error_of_a_hostile_relay_is_escaped(directory: Path) -> None:
     serving = public_lines(directory, records.error(HOSTILE))
     done = relayctl(directory, "tail")
-    serving.join(DEADLINE)
+    serving.join(TIMEOUT)
     assert done.returncode == 1
     assert done.stderr[:-1].isprintable()
     assert "pwn" in done.stderr

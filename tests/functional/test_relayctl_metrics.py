@@ -15,10 +15,12 @@ import pytest
 
 from notif_relay import records
 from notif_relay.version import __version__
-from support.managing import managed_relay
-from support.operating import answering, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay, wait_until
-from support.scraping import Samples, needs_promtool, promtool, samples
+from support.prometheus import Samples, needs_promtool, promtool, samples
+from support.records import record
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import answer_once, assert_error, needs_root, relayctl, relayctl_as_nobody
+from support.service_manager import managed_relay
+from support.waiting import TIMEOUT, wait_until
 
 PREFIX = "notif_relayd_"
 
@@ -37,7 +39,7 @@ def figures(relay: RunningRelay, *arguments: str) -> Samples:
     }
 
 
-def test_what_comes_in_and_goes_out_is_told(relay: RunningRelay) -> None:
+def test_input_and_output_are_counted(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(record() * 2)
         relay.wait_status(records_discarded=2)
@@ -67,7 +69,7 @@ def test_what_comes_in_and_goes_out_is_told(relay: RunningRelay) -> None:
     assert found["ring_limit_bytes",] == relay.status()["ring_limit_bytes"]
 
 
-def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
+def test_slow_subscriber_is_counted(directory: Path) -> None:
     sent = 2000
     with (
         running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay,
@@ -78,14 +80,14 @@ def test_a_subscriber_that_is_behind_and_loses_is_told(directory: Path) -> None:
             producer.sendall(record(payload="x" * 1000))
         relay.wait_status(records_received=sent)
         found = figures(relay)
-        (status,) = relay.ask("subscribers")
+        (status,) = relay.request("subscribers")
     assert found["subscribers_behind",] == 1
     assert found["max_lag_records",] == status["lag"] > 0
     assert found["records_dropped_total", "slow_subscriber"] == status["dropped"] > 0
     assert 900_000 < found["ring_bytes",] <= found["ring_limit_bytes",] == 1024 * 1024
 
 
-def test_what_producers_have_dropped_is_told_by_their_reason(relay: RunningRelay) -> None:
+def test_producers_drops_are_counted_by_reason(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(records.gap(3, "producer_congested") + record())
         producer.sendall(records.gap(4, "relay_restarted"))
@@ -100,7 +102,7 @@ def test_what_producers_have_dropped_is_told_by_their_reason(relay: RunningRelay
     assert found["unknown_gaps_total", "relay_restarted"] == 0
 
 
-def test_connections_refused_and_made_again_are_told(directory: Path) -> None:
+def test_refused_and_repeated_connections_are_counted(directory: Path) -> None:
     with (
         running_relay(directory, "--relayd-max_subscribers", "1") as relay,
         relay.subscribe() as first,
@@ -118,7 +120,7 @@ def test_connections_refused_and_made_again_are_told(directory: Path) -> None:
     assert found["reconnects_total", "ingest"] == 0
 
 
-def test_each_turn_of_the_loop_is_in_the_histogram(relay: RunningRelay) -> None:
+def test_each_loop_iteration_is_in_the_histogram(relay: RunningRelay) -> None:
     name = "turn_duration_seconds"
     with relay.subscribe() as subscriber, relay.produce() as producer:
         before = figures(relay)
@@ -134,7 +136,7 @@ def test_each_turn_of_the_loop_is_in_the_histogram(relay: RunningRelay) -> None:
     assert buckets[-1] == after[f"{name}_count",]
 
 
-def test_counters_go_on_after_a_restart_and_begin_again_after_a_crash(directory: Path) -> None:
+def test_counters_survive_a_restart_but_not_a_crash(directory: Path) -> None:
     with (
         managed_relay(directory) as relay,
         relay.subscribe() as subscriber,
@@ -161,7 +163,7 @@ def test_counters_go_on_after_a_restart_and_begin_again_after_a_crash(directory:
     assert {key[1]: crashed[key] for key in kept} == {"public": 1, "ingest": 1}
 
 
-def test_series_do_not_grow_with_what_is_connected_unless_that_is_asked_for(
+def test_per_connection_series_are_optional(
     relay: RunningRelay,
 ) -> None:
     before = figures(relay).keys()
@@ -184,7 +186,7 @@ def test_series_do_not_grow_with_what_is_connected_unless_that_is_asked_for(
     assert len(found.keys() - before) == 3 + 2 * 4
 
 
-def test_a_process_with_an_evil_name_adds_no_line(relay: RunningRelay) -> None:
+def test_process_name_is_escaped(relay: RunningRelay) -> None:
     named = (
         "import socket, sys; open('/proc/self/comm', 'wb').write(b'\\x1b\"\\n\\\\');"
         "peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]); sys.stdin.read()"
@@ -201,23 +203,23 @@ def test_a_process_with_an_evil_name_adds_no_line(relay: RunningRelay) -> None:
 
 
 @needs_promtool
-def test_promtool_accepts_it(relay: RunningRelay) -> None:
+def test_promtool_accepts_the_metrics(relay: RunningRelay) -> None:
     with relay.subscribe(), relay.produce():
         relay.wait_status(producers=1)
         text = metrics(relay, "--per-connection")
     assert promtool("check", "metrics", stdin=text) == ""
 
 
-def test_a_relay_that_is_not_there_is_told_as_for_the_status(directory: Path) -> None:
+def test_missing_relay_is_an_error(directory: Path) -> None:
     done = relayctl(directory, "metrics")
-    assert_refused(done, 3, "the daemon is not running")
+    assert_error(done, 3, "the daemon is not running")
     assert done.stdout == ""
 
 
 @needs_root
-def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
+def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
-    assert_refused(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
+    assert_error(relayctl_as_nobody(relay.directory, "metrics"), 4, os.fspath(relay.control))
 
 
 @pytest.mark.parametrize(
@@ -230,21 +232,21 @@ def test_who_may_not_ask_is_told_so(relay: RunningRelay) -> None:
         (b"", "cannot be understood"),
     ],
 )
-def test_an_answer_that_is_none_is_one_line(directory: Path, answer: bytes, complaint: str) -> None:
-    with answering(directory / "control.sock", answer + b"\n"):
-        assert_refused(relayctl(directory, "metrics"), 1, complaint)
+def test_invalid_answer_is_a_one_line_error(directory: Path, answer: bytes, complaint: str) -> None:
+    with answer_once(directory / "control.sock", answer + b"\n"):
+        assert_error(relayctl(directory, "metrics"), 1, complaint)
 
 
-def test_a_relay_of_a_newer_version_may_tell_more(relay: RunningRelay) -> None:
-    answer = relay.ask_anything({"method": "metrics"})
+def test_unknown_fields_of_a_newer_relay_are_ignored(relay: RunningRelay) -> None:
+    answer = relay.request_raw({"method": "metrics"})
     answer["result"]["more"] = answer["result"]["status"]["more"] = {"to": "tell"}
     elsewhere = relay.directory / "elsewhere"
     elsewhere.mkdir()
-    with answering(elsewhere / "control.sock", json.dumps(answer).encode() + b"\n"):
+    with answer_once(elsewhere / "control.sock", json.dumps(answer).encode() + b"\n"):
         assert relayctl(elsewhere, "metrics").returncode == 0
 
 
-def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
+def test_output_file_is_replaced_atomically(relay: RunningRelay) -> None:
     """Whoever looks at any moment finds a whole one, and for everybody to read."""
     target = relay.directory / "relay.prom"
     target.write_text(metrics(relay))
@@ -260,21 +262,21 @@ def test_a_file_is_written_in_one_piece(relay: RunningRelay) -> None:
     for _ in range(3):
         assert metrics(relay, "--output", os.fspath(target)) == ""
     over.set()
-    looking.join(DEADLINE)
+    looking.join(TIMEOUT)
     assert ends == {f"{PREFIX}turn_duration_seconds_sum"}
     assert target.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
 
 
-def test_a_file_says_that_the_relay_is_not_there(directory: Path) -> None:
+def test_output_file_reports_a_missing_relay(directory: Path) -> None:
     target = directory / "relay.prom"
     done = relayctl(directory, "metrics", "-o", os.fspath(target))
-    assert_refused(done, 3, "the daemon is not running")
+    assert_error(done, 3, "the daemon is not running")
     assert samples(target.read_text()) == {(f"{PREFIX}up",): 0}
 
 
-def test_a_file_that_cannot_be_written_is_one_line(relay: RunningRelay) -> None:
+def test_unwritable_output_file_is_a_one_line_error(relay: RunningRelay) -> None:
     path = relay.directory / "missing" / "relay.prom"
     done = relayctl(relay.directory, "metrics", "-o", os.fspath(path))
-    assert_refused(done, 1, f"{path} cannot be written: No such file or directory")
+    assert_error(done, 1, f"{path} cannot be written: No such file or directory")
     wait_until(lambda: relay.status()["pid"] == relay.process.pid, "it still answers")

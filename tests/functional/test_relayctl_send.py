@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from support.operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from support.running import RunningRelay, running_relay
+from support.relay import RunningRelay, running_relay
+from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 
 ORDER = ["message_id", "publisher_id", "event_type", "priority", "payload", "timestamp"]
 
 
-def test_a_subscriber_gets_it_as_a_service_would_have_sent_it(relay: RunningRelay) -> None:
+def test_notification_has_the_fields_of_a_service(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         done = relayctl(
             relay.directory,
@@ -43,7 +43,7 @@ def test_a_subscriber_gets_it_as_a_service_would_have_sent_it(relay: RunningRela
     }
 
 
-def test_only_the_event_type_has_to_be_given(relay: RunningRelay) -> None:
+def test_only_the_event_type_is_required(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         assert relayctl(relay.directory, "send", "--event-type", "test").returncode == 0
         notification = subscriber.notification()
@@ -71,38 +71,38 @@ def test_each_line_of_the_input_is_a_payload(relay: RunningRelay) -> None:
 @pytest.mark.parametrize(
     "payload", ["{", "", "NaN", '{"ratio": 1e999}', "\udcff", "[" * 100_000, "{} {}"]
 )
-def test_a_payload_that_is_no_json_is_not_sent(relay: RunningRelay, payload: str) -> None:
+def test_invalid_json_payload_is_not_sent(relay: RunningRelay, payload: str) -> None:
     done = relayctl(relay.directory, "send", "--event-type", "test", payload)
-    assert_refused(done, 1, "the payload is not JSON: ")
+    assert_error(done, 1, "the payload is not JSON: ")
     assert relay.status()["records_received"] == relay.status()["records_rejected"] == 0
 
 
-def test_a_wrong_line_of_the_input_is_named_and_ends_it(relay: RunningRelay) -> None:
+def test_invalid_input_line_is_named_and_ends_it(relay: RunningRelay) -> None:
     done = relayctl(
         relay.directory, "send", "--event-type", "test", "-", stdin='{}\n{"half":\n{}\n'
     )
-    assert_refused(done, 1, "line 2 of the input: the payload is not JSON: ")
+    assert_error(done, 1, "line 2 of the input: the payload is not JSON: ")
     relay.wait_status(records_received=1, producers=0)
 
 
-def test_a_priority_that_no_notifier_has_is_refused(relay: RunningRelay) -> None:
+def test_unknown_priority_is_refused(relay: RunningRelay) -> None:
     done = relayctl(relay.directory, "send", "--event-type", "test", "--priority", "urgent")
-    assert_refused(done, 1, "--priority", "'URGENT'", "CRITICAL")
+    assert_error(done, 1, "--priority", "'URGENT'", "CRITICAL")
 
 
-def test_a_payload_that_makes_too_long_a_record_is_refused(relay: RunningRelay) -> None:
+def test_oversized_payload_is_refused(relay: RunningRelay) -> None:
     done = relayctl(
         relay.directory, "send", "--event-type", "test", "-", stdin=f'{{}}\n"{"x" * 1048576}"\n'
     )
-    assert_refused(done, 1, "line 2 of the input: ", "max_record_size")
+    assert_error(done, 1, "line 2 of the input: ", "max_record_size")
 
 
-def test_without_a_relay_it_fails(directory: Path) -> None:
+def test_missing_relay_is_an_error(directory: Path) -> None:
     done = relayctl(directory, "send", "--event-type", "test")
-    assert_refused(done, 3, "not sent", f"{directory}/ingest.sock: the socket does not exist")
+    assert_error(done, 3, "not sent", f"{directory}/ingest.sock: the socket does not exist")
 
 
-def test_it_starts_a_relay_that_is_started_by_its_socket(directory: Path) -> None:
+def test_send_connects_to_an_activating_socket(directory: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(directory / "ingest.sock"))
         listener.listen()
@@ -113,7 +113,7 @@ def test_it_starts_a_relay_that_is_started_by_its_socket(directory: Path) -> Non
             assert stream.read() == b""
 
 
-def test_the_socket_may_be_elsewhere(directory: Path) -> None:
+def test_ingest_path_names_another_socket(directory: Path) -> None:
     path = os.fspath(directory / "elsewhere.sock")
     with (
         running_relay(directory, "--relayd-ingest_path", path) as relay,
@@ -125,14 +125,14 @@ def test_the_socket_may_be_elsewhere(directory: Path) -> None:
 
 
 @needs_root
-def test_who_may_not_send_is_told_so(relay: RunningRelay) -> None:
+def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     relay.ingest.chmod(0o600)
     done = relayctl_as_nobody(relay.directory, "send", "--event-type", "test")
-    assert_refused(done, 4, "not sent", f"{relay.ingest}, which is for root alone")
+    assert_error(done, 4, "not sent", f"{relay.ingest}, which is for root alone")
 
 
-def test_a_relay_that_takes_no_more_is_told_of_with_the_line_where_it_stopped(
+def test_blocked_relay_error_names_the_input_line(
     relay: RunningRelay,
 ) -> None:
     relay.process.send_signal(signal.SIGSTOP)
@@ -142,7 +142,7 @@ def test_a_relay_that_takes_no_more_is_told_of_with_the_line_where_it_stopped(
         *("send", "--event-type", "test", "-"),
         stdin=f'"{"x" * 1000_000}"\n' * number,
     )
-    assert_refused(done, 1, " of the input: not sent: ", "takes no more")
+    assert_error(done, 1, " of the input: not sent: ", "takes no more")
     line = int(done.stderr.split()[2])
     relay.process.send_signal(signal.SIGCONT)
     relay.wait_status(producers=0)
@@ -150,7 +150,7 @@ def test_a_relay_that_takes_no_more_is_told_of_with_the_line_where_it_stopped(
     assert line < number
 
 
-def test_each_line_goes_out_when_it_is_there(relay: RunningRelay) -> None:
+def test_each_input_line_is_sent_at_once(relay: RunningRelay) -> None:
     command = [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "send", "--event-type", "t"]
     with (
         relay.subscribe() as subscriber,

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from notif_relay import records
-from support.operating import RELAYCTL, assert_refused, needs_root, relayctl, relayctl_as_nobody
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, running_relay
+from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 from support.terminal import CTRL_C, Terminal
+from support.waiting import TIMEOUT, wait_until
 
 
 def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[str]:
@@ -28,7 +30,7 @@ def command(relay: RunningRelay, *arguments: str, name: str = "tail") -> list[st
 def wait_subscribed(relay: RunningRelay) -> None:
     """Wait until somebody has subscribed and was answered, so that it misses nothing."""
     wait_until(
-        lambda: any(each["bytes"] for each in relay.ask("subscribers")), "tail has subscribed"
+        lambda: any(each["bytes"] for each in relay.request("subscribers")), "tail has subscribed"
     )
 
 
@@ -42,7 +44,7 @@ def tailing(
         stderr=subprocess.PIPE,
         env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
     )
-    patience = threading.Timer(DEADLINE, process.kill)  # so that no read waits for ever
+    patience = threading.Timer(TIMEOUT, process.kill)  # so that no read waits for ever
     patience.start()
     with process:
         try:
@@ -60,7 +62,7 @@ def line(process: subprocess.Popen[bytes]) -> str:
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     """Wait for the end: the exit status, and what else was written."""
-    out, complaint = process.communicate(timeout=DEADLINE)
+    out, complaint = process.communicate(timeout=TIMEOUT)
     return process.returncode, out.decode(), complaint.decode()
 
 
@@ -70,21 +72,21 @@ def send(relay: RunningRelay, *lines: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["tail", "watch"])
-def test_a_reader_of_a_pipe_gets_each_line_at_once(relay: RunningRelay, name: str) -> None:
+def test_pipe_gets_each_line_at_once(relay: RunningRelay, name: str) -> None:
     with tailing(relay, name=name) as process, relay.produce() as producer:
         for number in range(3):
             producer.sendall(record("a.b", publisher_id="x", payload={"n": number, "t": "y" * 500}))
             assert line(process) == f'- INFO  x a.b {{"n": {number}, "t": "{"y" * 500}"}}\n'
 
 
-def test_json_is_byte_for_byte_what_was_sent_and_a_count_ends_it(relay: RunningRelay) -> None:
+def test_json_is_byte_for_byte_and_count_ends_it(relay: RunningRelay) -> None:
     sent = [record("a", number=number, name="høst") for number in range(1000)]
     with tailing(relay, "-o", "json", "-n", "1000") as process:
         send(relay, *sent, record("beyond"))
         assert finish(process) == (0, b"".join(sent).decode(), "")
 
 
-def test_only_what_matches_all_options_is_shown(relay: RunningRelay) -> None:
+def test_only_records_matching_all_options_are_shown(relay: RunningRelay) -> None:
     wanted = ("--event-type", "compute.*", "--event-type", "volume.?", "--priority", "error")
     with tailing(
         relay, *wanted, "--publisher", "host-1:*", "-o", "{event_type}", "-n", "2"
@@ -101,20 +103,20 @@ def test_only_what_matches_all_options_is_shown(relay: RunningRelay) -> None:
         assert finish(process) == (0, "compute.create\nvolume.x\n", "")
 
 
-def test_a_template_is_filled_in_for_each(relay: RunningRelay) -> None:
+def test_template_is_applied_to_each_record(relay: RunningRelay) -> None:
     with tailing(relay, "-o", "{event_type}: {payload[uuid]}", "-n", "2") as process:
         send(relay, record("a", payload={"uuid": "i-1"}), record("b"))
         assert finish(process) == (0, "a: i-1\nb: -\n", "")
 
 
-def test_a_gap_is_a_line_of_its_own_and_does_not_count(relay: RunningRelay) -> None:
+def test_gap_is_a_separate_line_and_not_counted(relay: RunningRelay) -> None:
     gap = records.gap(12, "producer_congested")
     with tailing(relay, "-o", "{event_type}", "-n", "2") as process:
         send(relay, record("a"), gap, record("b"))
         assert finish(process) == (0, "a\n-- gap: 12 dropped (producer_congested) --\nb\n", "")
 
 
-def test_who_reads_too_slowly_is_told_how_many_it_lost(directory: Path) -> None:
+def test_slow_tail_shows_the_number_of_lost_records(directory: Path) -> None:
     number = 3000
     with running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay:
         with tailing(relay, "-o", "json", "--event-type", "test.*") as process:
@@ -130,35 +132,35 @@ def test_who_reads_too_slowly_is_told_how_many_it_lost(directory: Path) -> None:
         assert number < 3000
 
 
-def test_a_time_ends_it(relay: RunningRelay) -> None:
+def test_duration_ends_it(relay: RunningRelay) -> None:
     with subprocess.Popen(
         command(relay, "--for", "0.2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert finish(process) == (0, "", "")
 
 
-def test_a_time_ends_it_beside_a_relay_that_is_stopped(relay: RunningRelay) -> None:
+def test_duration_ends_it_with_a_suspended_relay(relay: RunningRelay) -> None:
     relay.process.send_signal(signal.SIGSTOP)
     assert relayctl(relay.directory, "tail", "--for", "0.2").returncode == 0
 
 
-def test_ctrl_c_ends_it_without_a_word(relay: RunningRelay) -> None:
+def test_ctrl_c_ends_it_without_output(relay: RunningRelay) -> None:
     with tailing(relay) as process:
         process.send_signal(signal.SIGINT)
         assert finish(process) == (130, "", "")
 
 
-def test_a_reader_that_has_left_ends_it_without_a_word(relay: RunningRelay) -> None:
+def test_closed_stdout_ends_it_without_output(relay: RunningRelay) -> None:
     with tailing(relay) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         send(relay, record())
-        assert process.wait(DEADLINE) == 141
+        assert process.wait(TIMEOUT) == 141
         assert process.stderr.read() == b""
 
 
-def test_it_goes_on_with_the_next_relay_and_says_that_something_may_be_missing(
+def test_reconnect_shows_a_gap(
     directory: Path,
 ) -> None:
     with running_relay(directory) as first, tailing(first, "-o", "{event_type}") as process:
@@ -173,7 +175,7 @@ def test_it_goes_on_with_the_next_relay_and_says_that_something_may_be_missing(
             assert line(process) == "after\n"
 
 
-def test_without_reconnecting_it_ends_with_the_relay(relay: RunningRelay) -> None:
+def test_no_reconnect_ends_it_with_the_relay(relay: RunningRelay) -> None:
     with tailing(relay, "--no-reconnect") as process:
         assert relay.stop() == 0
         status, out, complaint = finish(process)
@@ -183,9 +185,9 @@ def test_without_reconnecting_it_ends_with_the_relay(relay: RunningRelay) -> Non
     )
 
 
-def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningRelay) -> None:
+def test_stale_socket_prints_that_tail_waits(relay: RunningRelay) -> None:
     relay.process.kill()
-    relay.process.wait(DEADLINE)
+    relay.process.wait(TIMEOUT)
     assert relay.public.is_socket()
     with subprocess.Popen(
         command(relay, "-n", "1", "-o", "json"),
@@ -201,16 +203,16 @@ def test_it_says_that_it_waits_where_a_relay_has_left_its_socket(relay: RunningR
             with running_relay(relay.directory) as again:
                 wait_subscribed(again)
                 send(again, record("after"))
-                out, more = process.communicate(timeout=DEADLINE)
+                out, more = process.communicate(timeout=TIMEOUT)
         finally:
             process.kill()
     assert (out.encode(), more) == (record("after"), "")
 
 
 @pytest.mark.parametrize("options", [[], ["--no-reconnect"]])
-def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) -> None:
+def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
     done = relayctl(directory, "tail", *options)
-    assert_refused(done, 3, f" relay at {directory}/notifications.sock: ")
+    assert_error(done, 3, f" relay at {directory}/notifications.sock: ")
 
 
 @pytest.mark.parametrize(
@@ -224,18 +226,18 @@ def test_without_a_relay_it_ends_at_once(directory: Path, options: list[str]) ->
         (["--sock-path", "/" + "x" * 200], "at most 107 bytes"),
     ],
 )
-def test_a_wrong_argument_is_one_line(
+def test_invalid_argument_is_a_one_line_error(
     relay: RunningRelay, arguments: list[str], complaint: str
 ) -> None:
-    assert_refused(relayctl(relay.directory, "tail", *arguments), 1, complaint)
+    assert_error(relayctl(relay.directory, "tail", *arguments), 1, complaint)
 
 
 @needs_root
-def test_who_may_not_subscribe_is_told_so(relay: RunningRelay) -> None:
+def test_denied_permission_is_an_error(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     relay.public.chmod(0o600)
     done = relayctl_as_nobody(relay.directory, "tail")
-    assert_refused(done, 4, f"may not connect to {relay.public}")
+    assert_error(done, 4, f"may not connect to {relay.public}")
 
 
 @contextlib.contextmanager
@@ -252,7 +254,7 @@ def tailing_in_terminal(
         yield terminal
 
 
-def test_a_terminal_shows_errors_in_red_and_warnings_in_yellow(relay: RunningRelay) -> None:
+def test_terminal_shows_errors_red_and_warnings_yellow(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay, "-o", "{event_type}") as terminal:
         send(relay, record("plain"), record("failed", "error"), record("odd", "WARN"), record("z"))
         terminal.wait_for(r"z\r\n")
@@ -260,7 +262,7 @@ def test_a_terminal_shows_errors_in_red_and_warnings_in_yellow(relay: RunningRel
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_who_wants_no_colours_gets_none(relay: RunningRelay, variable: dict[str, str]) -> None:
+def test_colours_can_be_disabled(relay: RunningRelay, variable: dict[str, str]) -> None:
     with tailing_in_terminal(relay, "-o", "{event_type}", environment=variable) as terminal:
         send(relay, record("failed", "ERROR"), record("z"))
         terminal.wait_for(r"z\r\n")
@@ -274,7 +276,7 @@ def test_json_has_no_colours_in_a_terminal(relay: RunningRelay) -> None:
         assert terminal.output.encode() == record("failed", "ERROR")[:-1] + b"\r\n"
 
 
-def test_a_line_is_cut_off_at_the_terminals_width(relay: RunningRelay) -> None:
+def test_lines_are_truncated_at_the_terminal_width(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay) as terminal:
         send(relay, record("long.one", payload="x" * 100), record("short.one"))
         terminal.wait_for(r"short.one -\r\n")
@@ -284,14 +286,14 @@ def test_a_line_is_cut_off_at_the_terminals_width(relay: RunningRelay) -> None:
         assert second == "- INFO  - short.one -"
 
 
-def test_a_line_is_whole_where_the_terminal_does_not_know_its_width(relay: RunningRelay) -> None:
+def test_lines_are_whole_if_the_width_is_unknown(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay, columns=0) as terminal:
         send(relay, record("long.one", payload="x" * 100))
         terminal.wait_for(r"x\r\n")
         assert terminal.output == f"- INFO  - long.one {'x' * 100}\r\n"
 
 
-def test_a_record_cannot_control_the_terminal(relay: RunningRelay) -> None:
+def test_record_cannot_control_the_terminal(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay) as terminal:
         send(relay, record("a\x1b[2Jb", "IN\x07FO", payload="\x9b2J"), record("z"))
         terminal.wait_for(r" z -\r\n")
@@ -300,9 +302,9 @@ def test_a_record_cannot_control_the_terminal(relay: RunningRelay) -> None:
         assert r"a\u001b[2Jb \u009b2J" in terminal.output
 
 
-def test_ctrl_c_in_a_terminal_ends_it_without_a_word(relay: RunningRelay) -> None:
+def test_ctrl_c_in_a_terminal_ends_it_without_output(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay) as terminal:
         terminal.press(CTRL_C)
         assert terminal.finish() == 130
         assert terminal.output in ("", "^C")
-        assert terminal.is_as_before()
+        assert terminal.is_restored()

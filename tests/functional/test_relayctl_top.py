@@ -13,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from support.operating import (
-    RELAYCTL,
-    assert_refused,
-    needs_root,
-    relayctl,
-    relayctl_as_nobody,
-)
-from support.running import DEADLINE, RunningRelay, connect, record, running_relay
+from support.records import record
+from support.relay import RunningRelay, connect, running_relay
+from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
 from support.terminal import CTRL_C, LEFT, RIGHT, TAB, Terminal
+from support.waiting import TIMEOUT
 
 
 @contextlib.contextmanager
@@ -42,13 +38,13 @@ def traffic(relay: RunningRelay) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
 
 
 def top(relay: RunningRelay, *arguments: str) -> Terminal:
     return Terminal(
         *(RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "top", "-d", "0.1", *arguments),
-        last_words="r reverse",
+        last_text="r reverse",
     )
 
 
@@ -56,7 +52,7 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def test_a_frame_for_scripts_has_rates_rows_and_event_types(relay: RunningRelay) -> None:
+def test_batch_frame_has_rates_rows_and_event_types(relay: RunningRelay) -> None:
     with traffic(relay):
         done = relayctl(relay.directory, "top", "-n", "1", "--batch", "-d", "0.5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,12 +72,12 @@ def test_a_frame_for_scripts_has_rates_rows_and_event_types(relay: RunningRelay)
     assert number(often[1]) == pytest.approx(3 * number(seldom[1]), rel=0.1)
 
 
-def test_as_many_frames_come_as_are_asked_for(relay: RunningRelay) -> None:
+def test_number_of_frames_is_an_option(relay: RunningRelay) -> None:
     done = relayctl(relay.directory, "top", "-n", "3", "--batch", "-d", "0.1")
     assert done.stdout.count("notif-relayd ") == 3
 
 
-def test_the_screen_lives_and_q_ends_it(relay: RunningRelay) -> None:
+def test_screen_is_updated_and_q_ends_it(relay: RunningRelay) -> None:
     with top(relay) as terminal:
         terminal.wait_for(r"producers: 0")
         with connect(relay.ingest) as producer:
@@ -91,10 +87,10 @@ def test_the_screen_lives_and_q_ends_it(relay: RunningRelay) -> None:
         terminal.wait_for(r"producers: 0")
         terminal.press(b"q")
         assert terminal.finish() == 0
-        assert terminal.is_as_before()
+        assert terminal.is_restored()
 
 
-def test_keys_choose_the_table_the_column_and_the_order(relay: RunningRelay) -> None:
+def test_keys_select_table_column_and_order(relay: RunningRelay) -> None:
     with connect(relay.public), connect(relay.public), top(relay) as terminal:
         terminal.wait_for(r"rejected[^▼]*subscribers: 3")
         assert terminal.screen.count("records/s▼") == 2
@@ -116,7 +112,7 @@ def test_keys_choose_the_table_the_column_and_the_order(relay: RunningRelay) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_without_a_word_and_the_terminal_is_as_before(
+def test_signal_ends_it_and_restores_the_terminal(
     relay: RunningRelay, number: signal.Signals
 ) -> None:
     with top(relay) as terminal:
@@ -126,12 +122,12 @@ def test_a_signal_ends_it_without_a_word_and_the_terminal_is_as_before(
         else:
             terminal.signal(number)
         assert terminal.finish() == 128 + number
-        assert terminal.is_as_before()
+        assert terminal.is_restored()
         assert "Traceback" not in terminal.output
         assert "relayctl:" not in terminal.output
 
 
-def test_it_goes_on_when_the_relay_is_restarted(directory: Path) -> None:
+def test_top_continues_after_a_restart_of_the_relay(directory: Path) -> None:
     with running_relay(directory) as relay:
         terminal = top(relay)
         pid = relay.process.pid
@@ -148,16 +144,16 @@ def test_it_goes_on_when_the_relay_is_restarted(directory: Path) -> None:
                 assert terminal.finish() == 0
 
 
-def test_without_a_terminal_it_says_what_there_is_instead(relay: RunningRelay) -> None:
-    assert_refused(relayctl(relay.directory, "top"), 1, "terminal", "--batch")
+def test_error_without_a_terminal_suggests_batch(relay: RunningRelay) -> None:
+    assert_error(relayctl(relay.directory, "top"), 1, "terminal", "--batch")
 
 
-def test_without_a_relay_it_ends_like_the_other_commands(directory: Path) -> None:
-    assert_refused(relayctl(directory, "top", "--batch"), 3, "not running")
+def test_missing_relay_is_an_error(directory: Path) -> None:
+    assert_error(relayctl(directory, "top", "--batch"), 3, "not running")
 
 
 @needs_root
-def test_who_may_not_subscribe_sees_all_but_event_types(relay: RunningRelay) -> None:
+def test_event_types_need_permission_to_subscribe(relay: RunningRelay) -> None:
     relay.directory.chmod(0o755)
     relay.control.chmod(0o666)
     relay.public.chmod(0o600)

@@ -4,10 +4,12 @@
 import socket
 from pathlib import Path
 
-from support.running import RunningRelay, Subscriber, connect, record, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, Subscriber, connect, running_relay
+from support.waiting import wait_until
 
 
-def test_a_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) -> None:
+def test_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) -> None:
     line = b'{ "event_type" : "compute.\\u0061", "priority":"info",\t"payload": "\xc3\xa4" }\r\n'
     subscribers = [relay.subscribe() for _ in range(3)]
     with relay.produce() as producer:
@@ -17,7 +19,7 @@ def test_a_record_reaches_every_subscriber_byte_for_byte(relay: RunningRelay) ->
                 assert subscriber.line() == line
 
 
-def test_nothing_is_kept_while_nobody_subscribes(relay: RunningRelay) -> None:
+def test_nothing_is_kept_without_subscribers(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(record("before") * 10)
         relay.wait_status(records_received=10)
@@ -30,17 +32,17 @@ def test_nothing_is_kept_while_nobody_subscribes(relay: RunningRelay) -> None:
     assert relay.status()["records_discarded"] == 10
 
 
-def test_nothing_is_kept_that_nobody_waits_for(relay: RunningRelay) -> None:
+def test_delivered_records_are_not_kept(relay: RunningRelay) -> None:
     with relay.subscribe() as slow, relay.produce() as producer:
         producer.sendall(record(payload="x" * 1000) * 1000)
         relay.wait_status(records_received=1000)
         assert relay.status()["ring_bytes"] > 500_000
         assert len(slow.lines(1000)) == 1000
         relay.wait_status(records_delivered=1000, ring_bytes=0)
-        assert relay.ask("subscribers")[0]["lag"] == 0
+        assert relay.request("subscribers")[0]["lag"] == 0
 
 
-def test_a_subscriber_may_shut_its_own_direction_down_and_reads_on(relay: RunningRelay) -> None:
+def test_subscriber_may_shut_down_its_writing_side(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         subscriber.socket.shutdown(socket.SHUT_WR)
         for number in range(3):
@@ -49,7 +51,7 @@ def test_a_subscriber_may_shut_its_own_direction_down_and_reads_on(relay: Runnin
         assert [subscriber.notification()["number"] for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_subscriber_that_leaves_is_forgotten_and_harms_nobody(relay: RunningRelay) -> None:
+def test_disconnected_subscriber_is_removed(relay: RunningRelay) -> None:
     with relay.subscribe() as stays, relay.produce() as producer:
         leaves = relay.subscribe()
         leaves.close()
@@ -58,7 +60,7 @@ def test_a_subscriber_that_leaves_is_forgotten_and_harms_nobody(relay: RunningRe
         relay.wait_status(subscribers=1)
 
 
-def test_the_status_balances(relay: RunningRelay) -> None:
+def test_status_counters_balance(relay: RunningRelay) -> None:
     with relay.subscribe() as one, relay.subscribe() as two, relay.produce() as producer:
         producer.sendall(record() * 100 + b"garbage\n")
         relay.wait_status(records_rejected=1)
@@ -79,20 +81,20 @@ def test_the_status_balances(relay: RunningRelay) -> None:
     relay.wait_status(producers=0, subscribers=0, records_delivered=200)
 
 
-def test_producers_and_subscribers_are_listed_with_who_they_are(relay: RunningRelay) -> None:
+def test_producers_and_subscribers_are_listed(relay: RunningRelay) -> None:
     with relay.subscribe(), relay.produce() as producer:
         producer.sendall(record() * 7 + b"\n")
         relay.wait_status(records_received=7)
-        [row] = relay.ask("producers")
+        [row] = relay.request("producers")
         assert (row["records"], row["rejected"], row["uid"]) == (7, 1, 0)
         assert row["bytes"] == 7 * len(record()) + 1
-        [row] = relay.ask("subscribers")
+        [row] = relay.request("subscribers")
         assert (row["records"], row["lag"], row["dropped"]) == (7, 0, 0)
         with open("/proc/self/comm") as comm:
             assert row["command"] == comm.read().strip()
 
 
-def test_requests_that_cannot_be_met_are_answered_and_the_connection_closed(
+def test_invalid_request_gets_an_error_and_is_disconnected(
     relay: RunningRelay,
 ) -> None:
     for request, sentence in {
@@ -114,27 +116,27 @@ def test_requests_that_cannot_be_met_are_answered_and_the_connection_closed(
             assert set(answer) == {
                 *("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
             }
-            assert subscriber.rest() == b""
+            assert subscriber.read_to_end() == b""
     relay.wait_status(subscribers=0)
 
 
-def test_an_answer_does_not_tear_a_record_that_is_half_sent(relay: RunningRelay) -> None:
+def test_answer_does_not_tear_a_partial_record(relay: RunningRelay) -> None:
     big = record(payload="x" * 900_000)
     with relay.subscribe() as subscriber, relay.produce() as producer:
         producer.sendall(big)
-        wait_until(lambda: relay.ask("subscribers")[0]["lag"] == 1, "a record is half sent")
+        wait_until(lambda: relay.request("subscribers")[0]["lag"] == 1, "a record is half sent")
         subscriber.socket.sendall(b"?\n")
         assert subscriber.line() == big
         assert subscriber.notification()["event_type"] == "notif_relayd.error"
-        assert subscriber.rest() == b""
+        assert subscriber.read_to_end() == b""
 
 
-def test_one_too_many_is_told_and_let_go(directory: Path) -> None:
+def test_connection_over_the_limit_is_refused(directory: Path) -> None:
     limits = ("--relayd-max_subscribers", "1", "--relayd-max_producers", "1")
     with running_relay(directory, *limits) as relay:
         with relay.subscribe(), Subscriber(relay.public) as second:
             assert "max_subscribers = 1" in second.notification()["payload"]
-            assert second.rest() == b""
+            assert second.read_to_end() == b""
         with relay.produce() as first:
             relay.wait_status(producers=1, subscribers=0)
             with connect(relay.ingest) as second_producer:

@@ -14,56 +14,48 @@ from pathlib import Path
 
 import pytest
 
-from support.producing import numbered
-from support.running import (
-    DEADLINE,
-    RunningRelay,
-    connect,
-    pid_in,
-    record,
-    run_daemon,
-    running_relay,
-    wait_until,
-)
+from support.records import numbered_record, record
+from support.relay import RunningRelay, connect, run_daemon, running_relay
+from support.waiting import TIMEOUT, read_pid, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_status_0_and_its_sockets_removed(
+def test_signal_ends_it_and_removes_its_sockets(
     relay: RunningRelay, number: signal.Signals
 ) -> None:
     with relay.subscribe() as subscriber, relay.produce():
         relay.process.send_signal(number)
-        assert relay.process.wait(DEADLINE) == 0
-        assert subscriber.rest() == b""
+        assert relay.process.wait(TIMEOUT) == 0
+        assert subscriber.read_to_end() == b""
     assert sorted(each.name for each in relay.directory.iterdir()) == ["notify.sock", "relay.log"]
 
 
-def test_what_was_sent_before_the_end_still_arrives(relay: RunningRelay) -> None:
+def test_records_sent_before_the_stop_arrive(relay: RunningRelay) -> None:
     """Both in the ring, for a subscriber that is behind, and still in a producer's socket."""
     number = 5000
     with relay.subscribe() as subscriber, relay.produce() as producer:
         for each in range(number):
-            producer.sendall(numbered(each))
+            producer.sendall(numbered_record(each))
         relay.wait_status(records_received=number)
         relay.process.send_signal(signal.SIGSTOP)
-        producer.sendall(numbered(number))
+        producer.sendall(numbered_record(number))
         relay.process.send_signal(signal.SIGTERM)
         relay.process.send_signal(signal.SIGCONT)
-        lines = subscriber.rest().splitlines(keepends=True)
-        assert lines == [numbered(each) for each in range(number + 1)]
-        assert relay.process.wait(DEADLINE) == 0
+        lines = subscriber.read_to_end().splitlines(keepends=True)
+        assert lines == [numbered_record(each) for each in range(number + 1)]
+        assert relay.process.wait(TIMEOUT) == 0
 
 
-def test_a_subscriber_that_takes_nothing_does_not_keep_it_from_ending(
+def test_stalled_subscriber_does_not_prevent_the_stop(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe(), relay.produce() as producer:
-        producer.sendall(numbered(1, 500_000) * 4)
+        producer.sendall(numbered_record(1, 500_000) * 4)
         relay.wait_status(records_received=4)
         assert relay.stop() == 0
 
 
-def test_the_mutable_options_are_read_again_on_sighup(directory: Path) -> None:
+def test_sighup_reloads_mutable_options(directory: Path) -> None:
     config = directory / "relayd.conf"
     config.write_text("[relayd]\nring_size = 2000000\n")
     with (
@@ -83,9 +75,7 @@ def test_the_mutable_options_are_read_again_on_sighup(directory: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["[relayd]\nring_size = 5\n", "[relayd\n", "[relayd]\nring_size=x"]
 )
-def test_a_bad_configuration_on_sighup_is_logged_and_the_old_one_kept(
-    directory: Path, text: str
-) -> None:
+def test_invalid_configuration_is_not_reloaded(directory: Path, text: str) -> None:
     config = directory / "relayd.conf"
     config.write_text("[relayd]\nring_size = 2000000\n")
     with running_relay(directory, "--config-file", str(config)) as relay:
@@ -98,7 +88,7 @@ def test_a_bad_configuration_on_sighup_is_logged_and_the_old_one_kept(
         relay.wait_status(ring_limit_bytes=4_000_000)
 
 
-def test_the_service_manager_hears_how_it_goes(directory: Path) -> None:
+def test_service_manager_gets_the_status(directory: Path) -> None:
     relay = RunningRelay(directory)
     try:
         message = relay.wait_notified("READY=1")
@@ -113,7 +103,7 @@ def test_the_service_manager_hears_how_it_goes(directory: Path) -> None:
         relay.close()
 
 
-def test_the_watchdog_is_fed_as_long_as_the_loop_turns(
+def test_watchdog_is_notified_while_the_loop_runs(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
@@ -122,14 +112,14 @@ def test_the_watchdog_is_fed_as_long_as_the_loop_turns(
             relay.wait_notified("WATCHDOG=1")
 
 
-def test_it_goes_to_the_background_and_keeps_a_pidfile(directory: Path) -> None:
+def test_daemonize_runs_in_the_background_with_a_pidfile(directory: Path) -> None:
     pidfile, log = directory / "pid", directory / "relay.log"
     command = [
         *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
         *("--daemonize", "--pidfile", os.fspath(pidfile), "--log-file", os.fspath(log)),
     ]
-    subprocess.run(command, check=True, timeout=DEADLINE, stdin=subprocess.DEVNULL)
-    pid = pid_in(pidfile)
+    subprocess.run(command, check=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
+    pid = read_pid(pidfile)
     try:
         with connect(directory / "notifications.sock") as subscriber:
             with connect(directory / "control.sock") as control:
@@ -153,20 +143,20 @@ def test_it_goes_to_the_background_and_keeps_a_pidfile(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["4194304\n", ""])
-def test_a_pidfile_left_by_a_dead_daemon_is_replaced(directory: Path, left: str) -> None:
+def test_stale_pidfile_is_replaced(directory: Path, left: str) -> None:
     pidfile = directory / "pid"
     pidfile.write_text(left)
     command = [
         *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
         *("--daemonize", "--pidfile", os.fspath(pidfile)),
     ]
-    subprocess.run(command, check=True, timeout=DEADLINE)
-    pid = pid_in(pidfile, left)
+    subprocess.run(command, check=True, timeout=TIMEOUT)
+    pid = read_pid(pidfile, left)
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
 
 
-def test_a_file_that_is_no_pidfile_is_left_alone(directory: Path) -> None:
+def test_file_that_is_not_a_pidfile_is_left_alone(directory: Path) -> None:
     precious = directory / "precious"
     precious.write_text("root:x:0:0\n")
     arguments = ("--runtime-dir", str(directory), "--daemonize", "--pidfile", str(precious))
@@ -176,7 +166,7 @@ def test_a_file_that_is_no_pidfile_is_left_alone(directory: Path) -> None:
     assert precious.read_text() == "root:x:0:0\n"
 
 
-def test_it_runs_out_of_descriptors_and_goes_on(directory: Path) -> None:
+def test_relay_recovers_from_descriptor_exhaustion(directory: Path) -> None:
     """Those connected are served; the next ones wait in the kernel until there is room."""
     with (
         running_relay(directory) as relay,
@@ -201,7 +191,7 @@ def test_it_runs_out_of_descriptors_and_goes_on(directory: Path) -> None:
         assert many[-1].recv(4096).endswith(record())
 
 
-def test_a_control_request_that_is_none_gets_an_error_and_harms_nobody(
+def test_invalid_control_request_is_an_error(
     relay: RunningRelay,
 ) -> None:
     for request in (b"\n", b"[]\n", b"\xff\n", b'{"method": 5}\n', b'{"method": "stop"}\n',
@@ -228,7 +218,7 @@ def test_a_control_request_that_is_none_gets_an_error_and_harms_nobody(
     assert relay.status()["subscribers"] == 0
 
 
-def test_a_client_that_asks_and_does_not_read_the_answer_stops_nobody(
+def test_unread_control_answers_do_not_block_the_relay(
     relay: RunningRelay,
 ) -> None:
     with connect(relay.control) as control, relay.subscribe() as subscriber:
@@ -242,7 +232,7 @@ def test_a_client_that_asks_and_does_not_read_the_answer_stops_nobody(
         assert relay.status()["records_received"] == 1
 
 
-def test_two_records_sent_before_the_relay_listens_to_them_arrive_in_order(
+def test_records_of_unaccepted_producers_arrive_in_order(
     relay: RunningRelay,
 ) -> None:
     with relay.subscribe() as subscriber:

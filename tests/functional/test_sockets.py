@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.net.listeners import LOCK_FILE
-from support.running import DEADLINE, RunningRelay, record, run_daemon, running_relay, wait_until
+from support.records import record
+from support.relay import RunningRelay, run_daemon, running_relay
+from support.waiting import TIMEOUT, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
@@ -28,7 +30,7 @@ def access(path: Path) -> tuple[int, str, str]:
     return stat.S_IMODE(status.st_mode), owner.pw_name, group.gr_name
 
 
-def test_sockets_are_for_owner_and_group_unless_told_otherwise(relay: RunningRelay) -> None:
+def test_default_mode_is_for_owner_and_group(relay: RunningRelay) -> None:
     for path in (relay.public, relay.ingest, relay.control):
         assert access(path)[0] == 0o660
 
@@ -49,7 +51,7 @@ def test_mode_owner_and_group_are_as_configured(directory: Path) -> None:
         assert (mode, group) == (0o640, "games")
 
 
-def test_a_socket_is_never_more_open_than_in_the_end(directory: Path) -> None:
+def test_socket_is_never_more_open_than_configured(directory: Path) -> None:
     """Watch the system calls: the umask does it, and nobody may connect before the group is set."""
     trace = directory / "trace"
     group = grp.getgrgid(os.getgid()).gr_name
@@ -65,7 +67,7 @@ def test_a_socket_is_never_more_open_than_in_the_end(directory: Path) -> None:
         wait_until((directory / "control.sock").exists, "the last socket is there")
     finally:
         relay.terminate()
-        relay.wait(DEADLINE)
+        relay.wait(TIMEOUT)
     wait_until(lambda: "+++" in trace.read_text(), "the trace is complete")
     calls = [line.partition("(") for line in trace.read_text().splitlines()]
     calls = calls[next(i for i, call in enumerate(calls) if "notifications.sock" in call[2]) - 1 :]
@@ -75,7 +77,7 @@ def test_a_socket_is_never_more_open_than_in_the_end(directory: Path) -> None:
     assert not any("chmod" in name for name, _, _ in calls)
 
 
-def test_the_other_sockets_are_beside_the_public_one(directory: Path) -> None:
+def test_other_sockets_are_beside_the_public_one(directory: Path) -> None:
     elsewhere = directory / "elsewhere"
     elsewhere.mkdir()
     public = elsewhere / "public"
@@ -92,7 +94,7 @@ def test_the_other_sockets_are_beside_the_public_one(directory: Path) -> None:
         relay.close()
 
 
-def test_a_stale_socket_file_is_replaced(directory: Path) -> None:
+def test_stale_socket_file_is_replaced(directory: Path) -> None:
     for name in ("notifications.sock", "ingest.sock", "control.sock"):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(os.fspath(directory / name))
@@ -112,7 +114,7 @@ def test_sockets_left_by_a_killed_relay_are_replaced(directory: Path) -> None:
         assert subscriber.line() == record()
 
 
-def test_a_second_instance_ends_and_says_who_the_first_is(relay: RunningRelay) -> None:
+def test_second_instance_exits_and_names_the_first(relay: RunningRelay) -> None:
     second = run_daemon("--runtime-dir", str(relay.directory))
     assert second.returncode == 1
     assert str(relay.public) in second.stderr
@@ -123,7 +125,7 @@ def test_a_second_instance_ends_and_says_who_the_first_is(relay: RunningRelay) -
         assert subscriber.line() == record()
 
 
-def test_two_instances_that_start_at_once_do_not_take_each_other_s_sockets(
+def test_concurrent_instances_do_not_share_sockets(
     directory: Path,
 ) -> None:
     for name in ("notifications.sock", "ingest.sock", "control.sock"):
@@ -141,10 +143,10 @@ def test_two_instances_that_start_at_once_do_not_take_each_other_s_sockets(
     finally:
         for each in both:
             each.terminate()
-            each.communicate(timeout=DEADLINE)
+            each.communicate(timeout=TIMEOUT)
 
 
-def test_a_file_in_the_way_is_left_alone(directory: Path) -> None:
+def test_file_in_place_of_a_socket_is_left_alone(directory: Path) -> None:
     (directory / "ingest.sock").write_text("precious")
     result = run_daemon("--runtime-dir", str(directory))
     assert result.returncode == 1
@@ -154,12 +156,12 @@ def test_a_file_in_the_way_is_left_alone(directory: Path) -> None:
 
 
 @needs_root
-def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory: Path) -> None:
+def test_passed_sockets_are_used_and_not_removed(directory: Path) -> None:
     """systemd-socket-activate(1) passes descriptors as systemd does."""
     names = {"public": directory / "held-public.sock", "ingest": directory / "held-ingest.sock"}
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind(os.fspath(directory / "notify.sock"))
-    ready.settimeout(DEADLINE)
+    ready.settimeout(TIMEOUT)
     process = subprocess.Popen(
         [
             "systemd-socket-activate",
@@ -189,7 +191,7 @@ def test_sockets_passed_by_a_service_manager_are_used_and_left_behind(directory:
         assert relay.status()["public_socket"] == str(relay.public)
     finally:
         process.terminate()
-        process.wait(DEADLINE)
+        process.wait(TIMEOUT)
         ready.close()
     assert all(path.exists() for path in names.values())
     assert not (directory / "control.sock").exists()
@@ -206,7 +208,7 @@ sys.stdin.read()
 
 
 @needs_root
-def test_directory_locked_by_another_user_does_not_matter(directory: Path) -> None:
+def test_directory_lock_of_another_user_is_harmless(directory: Path) -> None:
     directory.chmod(0o755)
     command = [sys.executable, "-c", LOCK_HOLDER, os.fspath(directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -233,7 +235,9 @@ def readable_file(path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("make", [hostile_file, link, readable_file, Path.mkdir, os.mkfifo])
-def test_lock_file_of_another_is_not_used(directory: Path, make: Callable[[Path], None]) -> None:
+def test_lock_file_with_wrong_owner_or_mode_is_refused(
+    directory: Path, make: Callable[[Path], None]
+) -> None:
     path = directory / LOCK_FILE
     make(path)
     result = run_daemon("--runtime-dir", str(directory))

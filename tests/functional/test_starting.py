@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from notif_relay import __version__
-from support.running import DEADLINE, quiet_environment, run_daemon, running_relay
+from support.relay import quiet_environment, run_daemon, running_relay
+from support.waiting import TIMEOUT
 
 DIRECTORY = "DIRECTORY"
 
@@ -46,7 +47,7 @@ DIRECTORY = "DIRECTORY"
     ],
     ids=" ".join,
 )
-def test_a_bad_option_is_one_line_that_names_it(
+def test_invalid_option_is_a_one_line_error(
     directory: Path, arguments: list[str], words: list[str]
 ) -> None:
     result = run_daemon("--runtime-dir", str(directory), *arguments)
@@ -69,7 +70,7 @@ def test_a_bad_option_is_one_line_that_names_it(
         ("\x00\x01", ["relayd.conf"]),
     ],
 )
-def test_a_bad_configuration_file_is_one_line_that_says_where(
+def test_invalid_configuration_file_is_a_one_line_error(
     directory: Path, text: str, words: list[str]
 ) -> None:
     config = directory / "relayd.conf"
@@ -82,7 +83,7 @@ def test_a_bad_configuration_file_is_one_line_that_says_where(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may give its privileges away")
-def test_a_directory_that_may_not_be_written_to_is_named(directory: Path) -> None:
+def test_unwritable_directory_is_named(directory: Path) -> None:
     directory.chmod(0o555)
     result = subprocess.run(
         [
@@ -99,7 +100,7 @@ def test_a_directory_that_may_not_be_written_to_is_named(directory: Path) -> Non
     assert f"let the daemon's user write to {directory}" in line
 
 
-def test_help_and_version_are_no_errors() -> None:
+def test_help_and_version_succeed() -> None:
     shown = run_daemon("--help")
     assert shown.returncode == 0
     for option in ("--runtime-dir", "--daemonize", "--pidfile", "--relayd-ring_size"):
@@ -108,7 +109,7 @@ def test_help_and_version_are_no_errors() -> None:
     assert (shown.returncode, shown.stdout.strip()) == (0, __version__)
 
 
-def test_options_come_from_a_file_and_a_directory(directory: Path) -> None:
+def test_options_are_read_from_a_file_and_a_directory(directory: Path) -> None:
     (directory / "relayd.conf").write_text("[relayd]\nring_size = 2000000\nmax_producers = 1\n")
     parts = directory / "parts"
     parts.mkdir()
@@ -118,7 +119,7 @@ def test_options_come_from_a_file_and_a_directory(directory: Path) -> None:
         assert relay.status()["ring_limit_bytes"] == 3_000_000
 
 
-def test_without_its_requirements_a_command_says_what_to_install(directory: Path) -> None:
+def test_missing_requirements_are_named(directory: Path) -> None:
     """The base install has the commands, but nothing that they need."""
     root = Path(__file__).parents[2]
     for function, name in (("relayd", "notif-relayd"), ("relayctl", "relayctl")):
@@ -138,7 +139,7 @@ def test_without_its_requirements_a_command_says_what_to_install(directory: Path
         assert "pip install 'notif-relayd[daemon]'" in line
 
 
-def test_the_sample_configuration_is_current_and_can_be_loaded(directory: Path) -> None:
+def test_sample_configuration_is_current_and_loadable(directory: Path) -> None:
     sample = Path(__file__).parents[2] / "etc/notif-relayd/relayd.conf.sample"
     generator = Path(sys.executable).with_name("oslo-config-generator")
     fresh = subprocess.run(
@@ -149,7 +150,7 @@ def test_the_sample_configuration_is_current_and_can_be_loaded(directory: Path) 
         assert relay.status()["ring_limit_bytes"] == 16 * 1024 * 1024
 
 
-def test_too_few_descriptors_for_the_limits_are_warned_of(directory: Path) -> None:
+def test_too_low_descriptor_limit_is_a_warning(directory: Path) -> None:
     command = ("prlimit", "--nofile=200:300", sys.executable, "-m", "notif_relayd")
     relay = subprocess.Popen(
         [*command, "--runtime-dir", directory], stderr=subprocess.PIPE, text=True
@@ -162,4 +163,4 @@ def test_too_few_descriptors_for_the_limits_are_warned_of(directory: Path) -> No
         assert re.search(r"Max open files +300 +300", limits)
     finally:
         relay.terminate()
-        relay.communicate(timeout=DEADLINE)
+        relay.communicate(timeout=TIMEOUT)

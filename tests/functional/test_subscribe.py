@@ -29,10 +29,12 @@ from notif_relay import (
     records,
     subscribe,
 )
-from support.listening import PrivateSocket, Scripts
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, record, running_relay, wait_until
-from support.subscribing import number, open_sockets
+from support.descriptors import open_sockets
+from support.private_socket import PrivateSocket
+from support.records import numbered_record, record, record_number
+from support.relay import RunningRelay, running_relay
+from support.scripts import Scripts
+from support.waiting import TIMEOUT, wait_until
 
 MIB = 1024 * 1024
 
@@ -60,7 +62,7 @@ def in_thread(target: Callable[[], object]) -> Iterator[int | None]:
     try:
         yield thread.ident
     finally:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
 
 
@@ -70,23 +72,23 @@ def waits_in(function: str, thread: int | None) -> bool:
     return frame is not None and frame.f_code.co_name == function
 
 
-def test_what_is_emitted_once_a_subscriber_is_there_is_read(relay: RunningRelay) -> None:
+def test_record_sent_after_subscribe_is_read(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         for each in range(200):
             wanted = None if each % 2 else "wanted.*"
-            with subscribe(relay.public, event_type=wanted, timeout=DEADLINE) as subscriber:
+            with subscribe(relay.public, event_type=wanted, timeout=TIMEOUT) as subscriber:
                 producer.sendall(record("wanted.event", number=each))
-                assert number(next(subscriber)) == each
+                assert record_number(next(subscriber)) == each
 
 
-def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) -> None:
+def test_only_matching_records_are_read(relay: RunningRelay, no_socket_left: None) -> None:
     with (
         subscribe(
             relay.public,
             event_type=["compute.*", "port.*"],
             priority="error",
             publisher_id="a:*",
-            timeout=DEADLINE,
+            timeout=TIMEOUT,
         ) as subscriber,
         relay.produce() as producer,
     ):
@@ -105,7 +107,7 @@ def test_only_what_matches_is_read(relay: RunningRelay, no_socket_left: None) ->
 
 
 @pytest.mark.parametrize("to_callback", [False, True])
-def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stays(
+def test_reconnect_is_one_gap_and_keeps_the_filter(
     directory: Path, no_socket_left: None, to_callback: bool
 ) -> None:
     gaps: list[Gap] = []
@@ -113,11 +115,11 @@ def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stay
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:
             subscriber = stack.enter_context(
-                subscribe(relay.public, event_type="a", timeout=DEADLINE, on_gap=on_gap)
+                subscribe(relay.public, event_type="a", timeout=TIMEOUT, on_gap=on_gap)
             )
             with relay.produce() as producer:
                 producer.sendall(record("b", number=1) + record("a", number=2))
-                assert number(next(subscriber)) == 2
+                assert record_number(next(subscriber)) == 2
         with next_relay(directory) as relay, relay.produce() as noise:
             stop = threading.Event()
 
@@ -140,20 +142,20 @@ def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stay
                     gap = next(subscriber)
                     assert isinstance(gap, Gap)
                     gaps.append(gap)
-                assert number(next(subscriber)) == 4
+                assert record_number(next(subscriber)) == 4
     assert [(gap.dropped, gap.reason) for gap in gaps] == [(None, "relay_restarted")]
 
 
-def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> None:
+def test_slow_reader_gets_the_exact_number_of_drops(directory: Path) -> None:
     sent = 20_000
     with (
         running_relay(directory, "--relayd-ring_size", str(2 * MIB)) as relay,
-        subscribe(relay.public, timeout=DEADLINE) as subscriber,
+        subscribe(relay.public, timeout=TIMEOUT) as subscriber,
         relay.produce() as producer,
     ):
         expected = gaps = 0
         for each in range(sent):
-            producer.sendall(numbered(each))
+            producer.sendall(numbered_record(each))
         relay.wait_status(records_received=sent)
         while expected < sent:
             notification = next(subscriber)
@@ -163,15 +165,15 @@ def test_a_slow_reader_is_told_exactly_how_much_it_missed(directory: Path) -> No
                 expected += notification.dropped
                 gaps += 1
             else:
-                assert number(notification) == expected
+                assert record_number(notification) == expected
                 expected += 1
         assert expected == sent
         assert gaps
         assert relay.status()["records_dropped"] > 10_000
 
 
-def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path, no_socket_left: None) -> None:
-    with subscribe(directory / "notifications.sock", timeout=DEADLINE) as subscriber:
+def test_missing_relay_is_waited_for(directory: Path, no_socket_left: None) -> None:
+    with subscribe(directory / "notifications.sock", timeout=TIMEOUT) as subscriber:
         read: list[Notification] = []
         with in_thread(lambda: read.append(next(subscriber))), running_relay(directory) as relay:
             relay.wait_status(subscribers=1)
@@ -182,7 +184,7 @@ def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path, no_socket_
     assert [each.event_type for each in read] == ["first"]  # and no gap: nothing was promised
 
 
-def test_without_reconnecting_a_missing_relay_is_an_error(directory: Path) -> None:
+def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> None:
     path = directory / "notifications.sock"
     with pytest.raises(RelayUnavailable, match=f"relay at {path}: the socket does not exist"):
         subscribe(path, reconnect=False)
@@ -192,7 +194,7 @@ def test_without_reconnecting_a_missing_relay_is_an_error(directory: Path) -> No
         subscribe(path, reconnect=False)
 
 
-def test_without_reconnecting_the_end_of_the_relay_is_an_error_once(
+def test_end_of_relay_is_one_error_without_reconnect(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     subscriber = subscribe(relay.public, reconnect=False)
@@ -206,19 +208,17 @@ def test_without_reconnecting_the_end_of_the_relay_is_an_error_once(
     assert list(subscriber) == []
 
 
-def test_nothing_in_time_is_an_error_after_which_one_can_go_on(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
+def test_reading_continues_after_a_timeout(relay: RunningRelay, no_socket_left: None) -> None:
     with subscribe(relay.public, timeout=0.05) as subscriber, relay.produce() as producer:
         for each in range(3):
             with pytest.raises(TimeoutError, match=r"for 0\.05 s"):
                 next(subscriber)
             producer.sendall(record(number=each))
             relay.wait_status(records_delivered=each + 1)
-            assert number(next(subscriber)) == each
+            assert record_number(next(subscriber)) == each
 
 
-def test_nothing_in_time_while_there_is_no_relay_does_not_keep_it_from_connecting(
+def test_short_timeouts_do_not_prevent_the_connection(
     directory: Path,
 ) -> None:
     path = directory / "notifications.sock"
@@ -235,9 +235,7 @@ def test_nothing_in_time_while_there_is_no_relay_does_not_keep_it_from_connectin
             wait_until(connected, "it has connected")
 
 
-def test_a_relay_that_does_not_answer_is_given_up_in_time(
-    directory: Path, no_socket_left: None
-) -> None:
+def test_unresponsive_relay_is_a_timeout(directory: Path, no_socket_left: None) -> None:
     with (
         PrivateSocket(directory / "notifications.sock") as silent,
         pytest.raises(TimeoutError),
@@ -245,8 +243,8 @@ def test_a_relay_that_does_not_answer_is_given_up_in_time(
         subscribe(silent.path, timeout=0.05)
 
 
-@pytest.mark.parametrize("timeout", [None, DEADLINE])
-def test_another_thread_can_close_a_reader_that_waits_for_a_notification(
+@pytest.mark.parametrize("timeout", [None, TIMEOUT])
+def test_another_thread_can_close_a_waiting_reader(
     relay: RunningRelay, no_socket_left: None, timeout: float | None
 ) -> None:
     for _ in range(20):
@@ -271,7 +269,7 @@ def test_closing_at_any_moment_ends_the_iteration(
             assert list(subscriber) == []
 
 
-def test_another_thread_can_close_a_reader_that_waits_for_the_relay(directory: Path) -> None:
+def test_another_thread_can_close_a_connecting_reader(directory: Path) -> None:
     subscriber = subscribe(directory / "notifications.sock")
     ended: list[object] = []
     with in_thread(lambda: ended.append(list(subscriber))) as reader:
@@ -298,7 +296,7 @@ def interrupting(handler: Callable[..., object]) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_signal_handler_can_close_the_reader_that_it_interrupts(
+def test_signal_handler_can_close_the_interrupted_reader(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     subscriber = subscribe(relay.public)
@@ -306,13 +304,13 @@ def test_a_signal_handler_can_close_the_reader_that_it_interrupts(
         assert list(subscriber) == []
 
 
-def test_an_exception_from_a_signal_handler_costs_the_connection_and_a_gap_tells(
+def test_exception_in_a_signal_handler_causes_a_gap(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with subscribe(relay.public, timeout=DEADLINE) as subscriber, relay.produce() as producer:
+    with subscribe(relay.public, timeout=TIMEOUT) as subscriber, relay.produce() as producer:
         with interrupting(interrupt), pytest.raises(KeyboardInterrupt):
             next(subscriber)
         gap = next(subscriber)
@@ -322,7 +320,7 @@ def test_an_exception_from_a_signal_handler_costs_the_connection_and_a_gap_tells
         assert next(subscriber).event_type == "after"
 
 
-def test_a_loop_that_is_left_leaves_no_socket_and_no_warning(
+def test_abandoned_loop_leaves_no_socket_and_no_warning(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     with relay.produce() as producer:
@@ -334,19 +332,17 @@ def test_a_loop_that_is_left_leaves_no_socket_and_no_warning(
             del subscriber
 
 
-def test_many_threads_read_what_each_has_asked_for(
-    relay: RunningRelay, no_socket_left: None
-) -> None:
+def test_threads_read_with_their_own_filters(relay: RunningRelay, no_socket_left: None) -> None:
     threads, each_gets = 16, 300
     read: dict[int, list[int]] = {}
 
     def follow(subscriber: Subscriber, which: int) -> None:
         with subscriber:
-            read[which] = [number(n) for n in itertools.islice(subscriber, each_gets)]
+            read[which] = [record_number(n) for n in itertools.islice(subscriber, each_gets)]
 
     with contextlib.ExitStack() as stack:
         for which in range(threads):
-            subscriber = subscribe(relay.public, event_type=f"kind.{which}", timeout=DEADLINE)
+            subscriber = subscribe(relay.public, event_type=f"kind.{which}", timeout=TIMEOUT)
             stack.enter_context(in_thread(functools.partial(follow, subscriber, which)))
         with relay.produce() as producer:
             for each in range(threads * each_gets):
@@ -355,7 +351,7 @@ def test_many_threads_read_what_each_has_asked_for(
         assert read[which] == list(range(which, threads * each_gets, threads))
 
 
-def test_threads_that_share_a_subscriber_get_each_notification_once(
+def test_threads_sharing_a_subscriber_read_each_record_once(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     sent = 5000
@@ -363,7 +359,7 @@ def test_threads_that_share_a_subscriber_get_each_notification_once(
     with subscribe(relay.public) as subscriber, contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(
-                in_thread(lambda: taken.extend(number(n) for n in subscriber)),
+                in_thread(lambda: taken.extend(record_number(n) for n in subscriber)),
             )
         with relay.produce() as producer:
             for each in range(sent):
@@ -373,15 +369,13 @@ def test_threads_that_share_a_subscriber_get_each_notification_once(
     assert sorted(taken) == list(range(sent))
 
 
-def test_a_full_relay_is_tried_again_until_it_has_room(
-    directory: Path, no_socket_left: None
-) -> None:
+def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
     with running_relay(directory, "--relayd-max_subscribers", "1") as relay:
         first = subscribe(relay.public)
         for _ in range(100):  # the relay may hang up before it was asked for anything
             with pytest.raises(RelayUnavailable, match="max_subscribers = 1"):
                 subscribe(relay.public, event_type="a", reconnect=False)
-        with subscribe(relay.public, event_type="a", timeout=DEADLINE) as second:
+        with subscribe(relay.public, event_type="a", timeout=TIMEOUT) as second:
             read: list[Notification] = []
             with in_thread(lambda: read.append(next(second))), relay.produce() as producer:
                 first.close()
@@ -390,7 +384,7 @@ def test_a_full_relay_is_tried_again_until_it_has_room(
             assert read[0].event_type == "a"
 
 
-def test_what_the_relay_says_of_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
+def test_relays_error_about_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
     """Only a relay of another version has something to say, so the test plays one."""
     with PrivateSocket(directory / "notifications.sock") as other:
 
@@ -403,7 +397,7 @@ def test_what_the_relay_says_of_a_filter_is_raised(directory: Path, no_socket_le
             subscribe(other.path, event_type="a")
 
 
-def test_who_may_not_read_is_told_which_group_to_join(relay: RunningRelay) -> None:
+def test_denied_permission_error_names_the_group_to_join(relay: RunningRelay) -> None:
     os.chmod(relay.directory, 0o711)
     os.chmod(relay.public, 0)
     user = os.geteuid()
@@ -419,7 +413,7 @@ def test_who_may_not_read_is_told_which_group_to_join(relay: RunningRelay) -> No
     assert f"usermod -aG {relay.public.group()} {name}" in str(raised.value)
 
 
-def test_a_subscriber_without_a_sensible_timeout_or_path_is_refused(directory: Path) -> None:
+def test_invalid_timeout_or_path_is_refused(directory: Path) -> None:
     with pytest.raises(ValueError, match="timeout must be"):
         subscribe(directory / "socket", timeout=0)
     with pytest.raises(ValueError, match="path must be"):
@@ -451,7 +445,7 @@ print(*(notification.event_type for notification in read))
 """
 
 
-def test_green_threads_read_and_let_the_others_run(relay: RunningRelay) -> None:
+def test_green_threads_read_without_blocking_others(relay: RunningRelay) -> None:
     with Scripts() as scripts:
         script = scripts.run("-c", GREEN, relay.public)
         assert script.line() == "waiting"
@@ -460,7 +454,7 @@ def test_green_threads_read_and_let_the_others_run(relay: RunningRelay) -> None:
             assert script.finish() == "green also.green\n"
 
 
-def test_the_readme_s_way_to_read_from_python_works(directory: Path) -> None:
+def test_readme_example_works(directory: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     [example] = re.findall(r"^```python\n(from notif_relay .*?)^```$", readme, re.DOTALL | re.M)
     code = example.replace(

@@ -14,10 +14,11 @@ import pytest
 
 from notif_relay import BadFilter, Gap, Notification, RelayUnavailable, records
 from notif_relay.aio import Subscriber, subscribe
-from support.listening import PrivateSocket
-from support.producing import numbered
-from support.running import DEADLINE, RunningRelay, record, running_relay
-from support.subscribing import number, open_sockets
+from support.descriptors import open_sockets
+from support.private_socket import PrivateSocket
+from support.records import numbered_record, record, record_number
+from support.relay import RunningRelay, running_relay
+from support.waiting import TIMEOUT
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -26,7 +27,7 @@ def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
         async def whole() -> None:
-            await asyncio.wait_for(test(**fixtures), DEADLINE)
+            await asyncio.wait_for(test(**fixtures), TIMEOUT)
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         before = open_sockets()
@@ -42,20 +43,20 @@ async def meanwhile(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 @asynchronous
-async def test_what_matches_is_read_once_the_subscriber_is_entered(relay: RunningRelay) -> None:
+async def test_matching_records_are_read_after_entering(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         for each in range(100):
             async with subscribe(relay.public, event_type="a.*") as subscriber:
                 producer.sendall(record("b.x") + record("a.x", number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
-async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> None:
+async def test_iteration_works_without_async_with(relay: RunningRelay) -> None:
     async def read() -> list[int]:
         found = []
         async for notification in subscribe(relay.public):
-            found.append(number(notification))
+            found.append(record_number(notification))
             if len(found) == 1000:
                 break
         return found
@@ -64,12 +65,12 @@ async def test_a_loop_needs_no_more_than_the_subscriber(relay: RunningRelay) -> 
     while relay.status()["bytes_delivered"] == 0:  # its answer
         await asyncio.sleep(0)
     with relay.produce() as producer:
-        await meanwhile(producer.sendall, b"".join(map(numbered, range(1000))))
+        await meanwhile(producer.sendall, b"".join(map(numbered_record, range(1000))))
         assert await reader == list(range(1000))
 
 
 @asynchronous
-async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: RunningRelay) -> None:
+async def test_cancelled_tasks_lose_no_notification(relay: RunningRelay) -> None:
     """Cancelled after each number of turns of the event loop, while records keep coming."""
     sent = 3000
     read: list[int] = []
@@ -81,7 +82,9 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
             while len(read) < sent:
                 # A few at a time, so that there is often nothing to read yet.
                 if emitted <= len(read) and emitted < sent:
-                    producer.sendall(b"".join(numbered(emitted + each, 200) for each in range(3)))
+                    producer.sendall(
+                        b"".join(numbered_record(emitted + each, 200) for each in range(3))
+                    )
                     emitted += 3
                 task = asyncio.ensure_future(subscriber.__anext__())
                 turns = (turns + 1) % 12
@@ -89,7 +92,7 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
                     await asyncio.sleep(0)
                 task.cancel()
                 try:
-                    read.append(number(await task))
+                    read.append(record_number(await task))
                 except asyncio.CancelledError:
                     cancelled += 1
     assert read == list(range(sent))
@@ -97,7 +100,7 @@ async def test_no_notification_is_lost_to_tasks_that_are_cancelled(relay: Runnin
 
 
 @asynchronous
-async def test_a_task_cancelled_with_the_data_at_hand_leaves_them_to_the_next(
+async def test_cancellation_after_data_arrived_loses_nothing(
     directory: Path,
 ) -> None:
     """The socket can be read, the task is told so, and is cancelled before it runs again.
@@ -122,12 +125,12 @@ async def test_a_task_cancelled_with_the_data_at_hand_leaves_them_to_the_next(
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
             subscriber.close()
 
 
 @asynchronous
-async def test_nothing_is_left_wherever_connecting_is_cancelled(relay: RunningRelay) -> None:
+async def test_cancelled_connect_leaves_nothing_behind(relay: RunningRelay) -> None:
     for turns in range(30):
         task = asyncio.ensure_future(subscribe(relay.public, event_type="a").__aenter__())
         for _ in range(turns):
@@ -138,29 +141,29 @@ async def test_nothing_is_left_wherever_connecting_is_cancelled(relay: RunningRe
 
 
 @asynchronous
-async def test_a_timeout_from_outside_can_be_followed_by_more(relay: RunningRelay) -> None:
+async def test_reading_continues_after_wait_for_timeout(relay: RunningRelay) -> None:
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             for each in range(5):
                 with pytest.raises(asyncio.TimeoutError):
                     await asyncio.wait_for(subscriber.__anext__(), 0.01)
                 producer.sendall(record(number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
-async def test_nothing_in_time_is_an_error_after_which_one_can_go_on(relay: RunningRelay) -> None:
+async def test_reading_continues_after_a_timeout(relay: RunningRelay) -> None:
     async with subscribe(relay.public, timeout=0.05) as subscriber:
         with relay.produce() as producer:
             for each in range(3):
                 with pytest.raises(TimeoutError, match=r"for 0\.05 s"):
                     await subscriber.__anext__()
                 producer.sendall(record(number=each))
-                assert number(await subscriber.__anext__()) == each
+                assert record_number(await subscriber.__anext__()) == each
 
 
 @asynchronous
-async def test_a_relay_that_does_not_answer_is_given_up_in_time(directory: Path) -> None:
+async def test_unresponsive_relay_is_a_timeout(directory: Path) -> None:
     with PrivateSocket(directory / "notifications.sock") as silent, pytest.raises(TimeoutError):
         async with subscribe(silent.path, timeout=0.05):
             pass
@@ -168,7 +171,7 @@ async def test_a_relay_that_does_not_answer_is_given_up_in_time(directory: Path)
 
 @pytest.mark.parametrize("to_callback", [False, True])
 @asynchronous
-async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filter_stays(
+async def test_reconnect_is_one_gap_and_keeps_the_filter(
     directory: Path, to_callback: bool
 ) -> None:
     gaps: list[Gap] = []
@@ -181,7 +184,7 @@ async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filte
             )
             with relay.produce() as producer:
                 producer.sendall(record("b", number=1) + record("a", number=2))
-                assert number(await subscriber.__anext__()) == 2
+                assert record_number(await subscriber.__anext__()) == 2
         (directory / "notify.sock").unlink()
         with running_relay(directory) as relay:
             task = asyncio.ensure_future(subscriber.__anext__())
@@ -195,12 +198,12 @@ async def test_a_relay_that_is_killed_and_started_again_is_one_gap_and_the_filte
                     assert isinstance(gap, Gap)
                     gaps.append(gap)
                     task = asyncio.ensure_future(subscriber.__anext__())
-                assert number(await task) == 4
+                assert record_number(await task) == 4
     assert [(gap.dropped, gap.reason) for gap in gaps] == [(None, "relay_restarted")]
 
 
 @asynchronous
-async def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path) -> None:
+async def test_missing_relay_is_waited_for(directory: Path) -> None:
     async with subscribe(directory / "notifications.sock") as subscriber:
         task = asyncio.ensure_future(subscriber.__anext__())
         await asyncio.sleep(0)
@@ -212,7 +215,7 @@ async def test_a_relay_that_is_not_there_yet_is_waited_for(directory: Path) -> N
 
 
 @asynchronous
-async def test_without_reconnecting_a_relay_that_is_not_there_is_an_error(directory: Path) -> None:
+async def test_missing_relay_is_an_error_without_reconnect(directory: Path) -> None:
     path = directory / "notifications.sock"
     with pytest.raises(RelayUnavailable, match="the socket does not exist"):
         async with subscribe(path, reconnect=False):
@@ -227,7 +230,7 @@ async def test_without_reconnecting_a_relay_that_is_not_there_is_an_error(direct
 
 @pytest.mark.parametrize("there", [True, False])
 @asynchronous
-async def test_another_task_can_close_a_reader_that_waits(relay: RunningRelay, there: bool) -> None:
+async def test_another_task_can_close_a_waiting_reader(relay: RunningRelay, there: bool) -> None:
     path = relay.public if there else relay.directory / "none"
     subscriber = subscribe(path)
     ended = asyncio.ensure_future(_all(subscriber))
@@ -239,11 +242,11 @@ async def test_another_task_can_close_a_reader_that_waits(relay: RunningRelay, t
 
 
 @asynchronous
-async def test_others_have_their_turn_however_much_there_is_to_read(relay: RunningRelay) -> None:
+async def test_other_tasks_run_while_records_are_read(relay: RunningRelay) -> None:
     async with subscribe(relay.public) as subscriber:
         with relay.produce() as producer:
             for each in range(4000):
-                producer.sendall(numbered(each))
+                producer.sendall(numbered_record(each))
         turns = 0
 
         async def others() -> None:
@@ -254,7 +257,7 @@ async def test_others_have_their_turn_however_much_there_is_to_read(relay: Runni
 
         task = asyncio.ensure_future(others())
         for each in range(4000):
-            assert number(await subscriber.__anext__()) == each
+            assert record_number(await subscriber.__anext__()) == each
         assert turns >= 4000 * 1024 // (64 * 1024)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -271,11 +274,11 @@ async def test_two_tasks_cannot_wait_for_the_same_notification(relay: RunningRel
             await subscriber.__anext__()
         with relay.produce() as producer:
             producer.sendall(record(number=1))
-            assert number(await first) == 1
+            assert record_number(await first) == 1
 
 
 @asynchronous
-async def test_a_filter_that_cannot_be_right_is_refused_at_once(relay: RunningRelay) -> None:
+async def test_invalid_filter_is_refused_at_once(relay: RunningRelay) -> None:
     with pytest.raises(BadFilter):
         subscribe(relay.public, event_type=[])
 

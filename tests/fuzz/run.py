@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs atheris on one target, from the seeds that are kept.
+"""Runs atheris on one target, with the stored seeds.
 
-What it finds on its way stays in a directory of its own; what crashes is written to the current
-directory as crash-*. Put that among the seeds: a unit test runs all of them.
+atheris writes new inputs to a temporary directory, and a failing input to crash-* in the current
+directory. Add a failing input to the seeds: a unit test runs all of them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SEEDS = Path(__file__).parent / "seeds"
 
 
 def main() -> None:
-    """Fuzz until the time is over or something is found; the fuzzer itself ends the process."""
+    """Fuzz for the given time or until an input fails; atheris ends the process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay reads from others, each with a plain way to know what must come of it.
+"""Parsers of untrusted data, each compared with a simple reference implementation.
 
-A target is a function of bytes that raises when something is wrong, so that a fuzzer can run it,
-and a unit test can run it on what fuzzers have found.
+A target is a function of bytes that raises an exception if the results differ. Fuzzers run it with
+their inputs, and a unit test with the stored seeds.
 """
 
 import fnmatch
@@ -25,20 +25,23 @@ KEYS = ("event_type", "priority", "publisher_id")
 
 
 class Pairs(list[tuple[str, object]]):
-    """An object, with the keys that are there twice."""
+    """A JSON object that keeps duplicate keys."""
 
     def values(self, key: str) -> list[object]:
-        """All values of a key."""
+        """Return all values of a key."""
         return [value for each, value in self if each == key]
 
     def value(self, key: str) -> object:
-        """The value of a key that is there once."""
+        """Return the value of a key, or a list if the key is missing or duplicate."""
         found = self.values(key)
         return found[0] if len(found) == 1 else found
 
 
 def records(data: bytes) -> None:
-    """The first byte is the limit, the second the size of the pieces that the rest comes in."""
+    """Frame and validate records.
+
+    The first byte selects the size limit, the second one the size of the reads.
+    """
     if len(data) < 2:
         return
     limit, step, stream = 16 + 4 * data[0], 1 + data[1], data[2:]
@@ -57,7 +60,7 @@ def records(data: bytes) -> None:
     try:
         good = [line for line in whole if len(line) < limit and _is_record(line)]
     except RecursionError:
-        return  # How deep is too deep is nobody's business here.
+        return  # The maximum nesting depth is not checked here.
     assert out == b"".join(line + b"\n" for line in good)
     rest, skipping = splitter.save()
     assert rest == (b"" if skipping else tail)
@@ -70,7 +73,7 @@ def _is_record(line: bytes) -> bool:
         record = json.loads(
             line.decode(),
             parse_constant=_refuse,
-            # Python's own limit for the length of a number is none of JSON's.
+            # Python limits the length of a number; JSON does not.
             parse_int=lambda digits: int(digits) if len(digits) < 20 else 0.5,
             parse_float=lambda _: 0.5,
             object_pairs_hook=Pairs,
@@ -107,7 +110,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def request(data: bytes) -> None:
-    """A request line without its newline."""
+    """Parse a request line without its newline."""
     try:
         parsed = subscription_request.parse(data)
     except subscription_request.RequestError:
@@ -129,7 +132,7 @@ def _matches(key: str, value: str, glob: str) -> bool:
 
 
 def state(data: bytes) -> None:
-    """What a relay finds in the store."""
+    """Decode the saved state of a relay."""
     try:
         found = decode(data)
     except StateError:

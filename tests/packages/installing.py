@@ -13,11 +13,6 @@ def package(directory: Path, name: str) -> str:
     return str(found)
 
 
-def msgspec(directory: Path) -> list[str]:
-    """The package of msgspec, where it is built because Debian has none."""
-    return [str(found) for found in directory.glob("python3-msgspec_*.deb")]
-
-
 def apt(*arguments: str) -> str:
     """Run apt-get, which has no network here and must find everything installed or given."""
     environment = {"PATH": os.environ["PATH"], "DEBIAN_FRONTEND": "noninteractive"}

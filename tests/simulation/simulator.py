@@ -18,17 +18,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import StateError, decode
+from notif_relayd.ingest.intake import Intake
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import subscription_request
-from notif_relayd.relay import Limits, Relay
-from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER, Inherited
+from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.settings import ConnectionLimits, Limits
+from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 from simulation.kernel import (
     Bell,
     End,
@@ -162,13 +165,9 @@ class Simulation:
             "systemd.fdstore.os": files,
             "systemd.fdstore.fcntl": files,
             "control.report.os": SimpleNamespace(getpid=lambda: 1),
-            "ingest.intake.RUN_SIZE": 1500,
-            "ingest.intake.READ_SIZE": 1000,
-            "fastpath.READ_SIZE": 1000,
+            "relay.Intake": partial(Intake, read_size=1000, batch_size=1500),
             "fastpath.WHY_NOT": "" if self._compiled else "no compiler",
             "fastpath._native": self.shortcut,
-            # A set's order is that of addresses otherwise, and no seed would decide it.
-            "fanout.subscriber.Subscriber.__hash__": lambda subscriber: subscriber.id,
         }
         for name, module in sys.modules.items():
             if name.startswith("notif_relayd.") and getattr(module, "time", None) is time:
@@ -185,7 +184,7 @@ class Simulation:
 
     def _live(self, inherited: Inherited) -> None:
         """The life of one process."""
-        sockets: dict[str, Any] = {
+        listeners: dict[str, Any] = {
             name: Socket(self._kernel, self._observer, listener)
             for name, listener in self._listeners.items()
         }
@@ -196,13 +195,11 @@ class Simulation:
         try:
             self._relay = Relay(
                 self._limits,
-                RateLimitedLog(logging.getLogger("simulation"), self._kernel.monotonic),
+                Policy(),
+                Sockets(**listeners),
+                Manager(manager, self._manager.room, inherited),
                 self._signals,
-                notify=manager,
-                rules=Policy(),
-                capacity=self._manager.room,
-                inherited=inherited,
-                **sockets,
+                RateLimitedLog(logging.getLogger("simulation"), self._kernel.monotonic),
             )
         except OSError:
             # No room in epoll: the service manager starts it again.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A deadline for each phase of each test, and a check that the test ends its threads.
 
-A test that waits for ever fails, with the stacks of all threads on standard error. Set-up, call and
-tear-down have a deadline each. pytest-timeout has one timer for all three, which does not end a
-tear-down that hangs after the test has.
+A test that hangs fails, with the stacks of all threads on standard error. Set-up, call and
+tear-down each have a deadline. pytest-timeout has one timer for all three; it does not interrupt a
+tear-down that hangs after the test has hung.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from types import FrameType
 import pytest
 
 INTERVAL = 10.0
-"""Seconds from an expired deadline to the next interruption, for a clean-up that waits as well."""
+"""Seconds between interruptions after the deadline, in case the clean-up hangs as well."""
 
 JOIN_TIMEOUT = 10.0
 """Seconds that a thread may take to end after the test that started it."""
 
-_left: list[threading.Thread] = []
+_unfinished: list[threading.Thread] = []
 _exit_status = 1
 
 
@@ -60,7 +60,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Fail a test that leaves a thread running, which would keep pytest from ending."""
+    """Fail a test that leaves a thread running, because pytest would not end."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + JOIN_TIMEOUT
@@ -68,7 +68,7 @@ def no_thread_is_left() -> Iterator[None]:
     for thread in started:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = [thread for thread in started if thread.is_alive()]
-    _left.extend(left)
+    _unfinished.extend(left)
     assert not left, f"still running: {', '.join(thread.name for thread in left)}"
 
 
@@ -79,8 +79,8 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """End now, where the interpreter would wait for a thread that does not end."""
-    if any(thread.is_alive() for thread in _left):
+    """Exit at once if a thread of a test still runs; the interpreter would wait for it."""
+    if any(thread.is_alive() for thread in _unfinished):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(_exit_status)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that misbehave; each runs until it is killed.
+"""Misbehaving programs; each runs until it is killed.
 
-Tests check that peers beside them lose nothing, and bench/hostile.py measures how long these have
-to wait. Each program gets the paths of the public and the private socket, and prints a line as
-soon as its attack has begun.
+Tests check that other peers of the relay lose nothing, and bench/hostile.py measures their delay.
+The arguments of a program are the paths of the public and the private socket. It prints a line when
+its attack has begun.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE
-from support.running import DEADLINE, RunningRelay, Subscriber, first_line
+from support.relay import RunningRelay, Subscriber
+from support.waiting import TIMEOUT, first_line
 
-# BURST: after so many requests of usual cost, those of the user are limited to their share.
-_BEGINNING = f"""
+# BURST: number of requests of minimum cost after which the relay limits the user to its share.
+_PREAMBLE = f"""
 import contextlib, itertools, json, selectors, socket, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 public, ingest = sys.argv[1:]
@@ -126,7 +127,7 @@ for _ in range(300):
         client = connect(public)
         held.append(client)
         client.sendall(b"x" * 65_000)
-time.sleep(1)  # until that has been read
+time.sleep(1)  # until the relay has read it
 begun()
 sys.stdin.read()
 """,
@@ -204,11 +205,11 @@ for number in itertools.count():
                 begun()
 """,
     "passed descriptors": """
-from support.passing import lingering, pass_on
+from support.passed_sockets import lingering_socket, pass_socket
 for number, path in enumerate(itertools.cycle((public, ingest, control))):
-    # EPERM where the kernel refuses descriptors.
-    with lingering() as passed, connect(path) as client, contextlib.suppress(PermissionError):
-        pass_on(client, b"x", passed)
+    with lingering_socket() as passed, connect(path) as client:
+        with contextlib.suppress(PermissionError):  # EPERM if the kernel refuses descriptors
+            pass_socket(client, b"x", passed)
     if number == 10:
         begun()
     time.sleep(0.02)
@@ -270,24 +271,28 @@ for number in itertools.count():
     time.sleep(0.01)
 """,
 }
-"""By what they do."""
+"""Source code by description."""
 
-RECORDS_TOO = {
+PRODUCING = {
     "one filter that changes beside many",
     "event types of 1 MB",
     "stops in the middle of long records",
 }
-"""Programs that send records, too, whose event types begin with ``hostile``."""
+"""Programs that also send records; their event types begin with ``hostile``."""
 
 
 @contextlib.contextmanager
-def subscribed_beside(what: str, relay: RunningRelay) -> Iterator[Subscriber]:
-    """Yield a subscriber that gets every ``test.*`` and no record of such a program.
+def subscribe_beside(what: str, relay: RunningRelay) -> Iterator[Subscriber]:
+    """Yield a subscriber that receives ``test.*`` and no records of a hostile program.
 
-    It has a filter only if that is necessary, because the relay serves it faster without.
+    It sets a filter only if the program sends records: without a filter the relay is faster.
+
+    Args:
+        what: Key of the program in PROGRAMS.
+        relay: The relay to subscribe to.
     """
     with relay.subscribe() as subscriber:
-        if what in RECORDS_TOO:
+        if what in PRODUCING:
             subscriber.socket.sendall(json.dumps({"filter": {"event_type": ["test.*"]}}).encode())
             subscriber.socket.sendall(b"\n")
             assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
@@ -295,9 +300,15 @@ def subscribed_beside(what: str, relay: RunningRelay) -> Iterator[Subscriber]:
 
 
 @contextlib.contextmanager
-def misbehaving(what: str, public: Path, ingest: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run such a program, from when it has begun until the end of the block."""
-    program = _BEGINNING + _FUNCTIONS + PROGRAMS[what]
+def hostile_program(what: str, public: Path, ingest: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a program until the end of the block; its attack has begun when the block is entered.
+
+    Args:
+        what: Key of the program in PROGRAMS.
+        public: Path of the public socket.
+        ingest: Path of the private socket.
+    """
+    program = _PREAMBLE + _FUNCTIONS + PROGRAMS[what]
     command = [sys.executable, "-c", program, str(public), str(ingest)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -305,4 +316,4 @@ def misbehaving(what: str, public: Path, ingest: Path) -> Iterator[subprocess.Po
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=DEADLINE)
+        process.communicate(timeout=TIMEOUT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A memory limit of the kernel for a process, as `MemoryMax=` in a unit sets it."""
+"""A memory limit for processes, as `MemoryMax=` in a unit sets it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ V2 = Path("/sys/fs/cgroup")
 
 
 class MemoryCgroup:
-    """A control group of version 1 or 2."""
+    """A control group, version 1 or 2, whose memory is limited to `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         first = (V1 / "memory.limit_in_bytes").exists()
@@ -24,7 +24,7 @@ class MemoryCgroup:
         try:
             names = ("limit_in_bytes", "memsw.limit_in_bytes") if first else ("max", "swap.max")
             for name, value in zip(names, (limit, limit if first else 0), strict=True):
-                with contextlib.suppress(FileNotFoundError):  # Swap need not be accounted for.
+                with contextlib.suppress(FileNotFoundError):  # The kernel may not account swap.
                     (self.path / f"memory.{name}").write_text(str(value))
         except OSError:
             self.path.rmdir()
@@ -34,18 +34,24 @@ class MemoryCgroup:
 
     @property
     def kills(self) -> int:
-        """Processes that the kernel has killed because of the limit."""
+        """Number of processes that the kernel has killed because of the limit."""
         lines = (self.path / self._events).read_text().splitlines()
         return sum(int(each.split()[1]) for each in lines if each.startswith("oom_kill "))
 
 
 @contextlib.contextmanager
 def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
-    """A group with a limit in bytes; its processes must have ended at the end of the block."""
+    """Yield a control group whose processes must end before the block does.
+
+    Skip the calling test if no control group can be made.
+
+    Args:
+        limit: Memory limit in bytes.
+    """
     try:
         group = MemoryCgroup(limit)
     except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
+        pytest.skip(f"cannot make a control group: {error}")
     try:
         yield group
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of other users, and a relay that they may connect to; only for root."""
+"""Processes of other users, and a relay that they may connect to; for tests that run as root."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.running import RunningRelay, running_relay
+from support.relay import RunningRelay, running_relay
 
-OTHERS = """
+OTHER_USER = """
 import os, socket, sys, threading
 path, uid, groups = sys.argv[1], int(sys.argv[2]), list(map(int, sys.argv[3].split(",")))
 os.setgroups(groups[1:])
@@ -30,12 +30,18 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 
 class OtherUser:
-    """A process of another user, connected to a socket; it sends what it is given at the end."""
+    """A process of another user, connected to a socket.
+
+    Args:
+        path: Path of the socket.
+        uid: User ID of the process.
+        groups: Its group ID and supplementary group IDs; by default `uid`.
+    """
 
     def __init__(self, path: Path, uid: int, *groups: int) -> None:
         ids = ",".join(map(str, groups or (uid,)))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OTHERS, str(path), str(uid), ids],
+            [sys.executable, "-c", OTHER_USER, str(path), str(uid), ids],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -50,10 +56,12 @@ class OtherUser:
         self.process.communicate()
 
     def line(self) -> bytes:
+        """Return the next line that the process receives."""
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
     def write(self, data: bytes) -> None:
+        """Let the process send `data`; possible once."""
         assert self.process.stdin is not None
         self.process.stdin.write(data)
         self.process.stdin.close()
@@ -62,7 +70,7 @@ class OtherUser:
 
 @contextlib.contextmanager
 def open_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
-    """A relay whose sockets every user may connect to."""
+    """Run a relay whose sockets allow all users to connect."""
     directory.chmod(0o755)
     modes = [f"--relayd-{name}_mode=0666" for name in ("public", "ingest")]
     with running_relay(directory, *modes, *arguments) as relay:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A terminal for a program to run in: keys are pressed, and the screen is read."""
+"""A pseudo-terminal in which a program runs; the test presses keys and reads the screen."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ import termios
 import time
 from collections.abc import Mapping
 
-from support.running import DEADLINE, kill
+from support.waiting import TIMEOUT, kill
 
 RIGHT, LEFT, TAB, CTRL_C = b"\x1b[C", b"\x1b[D", b"\t", b"\x03"
 
 CONTROL = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[=>])")
-"""Colours, cursor movements and modes."""
+"""Escape sequences: colours, cursor movements and modes."""
 
 HOME = "\x1b[H"
-"""What a program that draws the whole screen anew sends first."""
+"""Escape sequence with which a program begins to redraw the whole screen."""
 
 
 class Terminal:
-    """A program in a terminal of this size, which is the program's controlling one.
+    """A program and its controlling terminal.
 
-    Its `last_words` are what it writes last of each screen, for one that draws it anew each time.
+    Args:
+        command: The program and its arguments.
+        lines: Height of the terminal.
+        columns: Width of the terminal.
+        last_text: Text that the program writes last when it redraws the screen.
+        environment: Additional environment variables.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Terminal:
         *command: str,
         lines: int = 40,
         columns: int = 120,
-        last_words: str = "",
+        last_text: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._master, self._slave = pty.openpty()
@@ -45,8 +50,8 @@ class Terminal:
         self._settings = termios.tcgetattr(self._slave)
         self._name = os.ttyname(self._slave)
         self._output = b""
-        self._last_words = last_words
-        # A session's leader that opens a terminal has it as its controlling one from then on.
+        self._last_text = last_text
+        # The first terminal that a session leader opens becomes its controlling terminal.
         self._process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', self._name, *command],
             start_new_session=True,
@@ -68,28 +73,28 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        """All that was written so far."""
+        """All output so far."""
         return self._output.decode(errors="replace")
 
     @property
     def screen(self) -> str:
-        """What is to be seen: the last whole screen that was drawn."""
-        screens = [each for each in self.output.split(HOME) if self._last_words in each]
+        """Text of the last screen that was drawn completely."""
+        screens = [each for each in self.output.split(HOME) if self._last_text in each]
         return CONTROL.sub("", screens[-1]) if screens else ""
 
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until the screen shows it; what was found."""
-        deadline = time.monotonic() + DEADLINE
+        """Wait until the screen matches a regular expression, and return the matched text."""
+        deadline = time.monotonic() + TIMEOUT
         while (found := re.search(pattern, self.screen)) is None:
             assert self._read(deadline), f"no {pattern!r} in:\n{self.screen}"
         return found.group()
 
     def finish(self) -> int:
-        """Wait for the program to end; its exit status."""
-        deadline = time.monotonic() + DEADLINE
+        """Wait for the program to end, and return its exit status."""
+        deadline = time.monotonic() + TIMEOUT
         while self._process.poll() is None:
             assert self._read(min(deadline, time.monotonic() + 0.05)) or (
                 time.monotonic() < deadline
@@ -101,8 +106,8 @@ class Terminal:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def is_as_before(self) -> bool:
-        """Whether the terminal echoes, shows its cursor and its first screen as it did."""
+    def is_restored(self) -> bool:
+        """Return whether the terminal's settings, cursor and main screen are as at the start."""
         return termios.tcgetattr(self._slave) == self._settings and all(
             self.output.rfind(undone) >= self.output.rfind(done)
             for done, undone in (("\x1b[?25l", "\x1b[?25h"), ("\x1b[?1049h", "\x1b[?1049l"))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import kill
+from support.waiting import kill
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -123,7 +123,7 @@ def test_under_a_real_systemd(inside: str, booted: Booted) -> None:
 
 @pytest.mark.phase_deadline(DEADLINE + 30)
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_failing_test_leaves_the_others_alone(wrong: str, booted: Booted) -> None:
+def test_failing_test_does_not_affect_the_others(wrong: str, booted: Booted) -> None:
     """The others are looked at above: the failing ones run before them."""
     assert booted.verdict(wrong) == WRONG[wrong], booted.reason(wrong)
 

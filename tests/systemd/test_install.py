@@ -9,7 +9,6 @@ CHECKOUT = Path(__file__).parents[2]
 UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
-    "share/notif-relayd/textfile/notif-relayd-textfile.service": "relayctl",
 }
 """Those that start a program."""
 
@@ -23,7 +22,7 @@ def files(destination: Path) -> set[str]:
     return {str(p.relative_to(destination)) for p in destination.rglob("*") if p.is_file()}
 
 
-def test_everything_lands_below_the_prefix_and_samples_in_etc(tmp_path: Path) -> None:
+def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
     install(tmp_path, "PREFIX=/usr", "MAN=none")
     assert files(tmp_path) == {
         "etc/notif-relayd/logging.conf.sample",
@@ -36,12 +35,10 @@ def test_everything_lands_below_the_prefix_and_samples_in_etc(tmp_path: Path) ->
         "usr/lib/tmpfiles.d/notif-relayd.conf",
         "usr/share/notif-relayd/grafana/notif-relayd.json",
         "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
-        "usr/share/notif-relayd/textfile/notif-relayd-textfile.service",
-        "usr/share/notif-relayd/textfile/notif-relayd-textfile.timer",
     }
 
 
-def test_systemd_looks_for_the_program_unless_its_directory_is_given(tmp_path: Path) -> None:
+def test_bindir_is_written_into_the_units(tmp_path: Path) -> None:
     install(tmp_path, "PREFIX=/sought")
     install(tmp_path, "PREFIX=/given", "BINDIR=/opt/relay/bin")
     for unit, program in UNITS.items():
@@ -51,7 +48,7 @@ def test_systemd_looks_for_the_program_unless_its_directory_is_given(tmp_path: P
         assert given == sought.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
 
 
-def test_installing_again_leaves_an_operators_configuration_alone(tmp_path: Path) -> None:
+def test_reinstall_keeps_the_operators_configuration(tmp_path: Path) -> None:
     install(tmp_path)
     own = tmp_path / "etc/notif-relayd/relayd.conf"
     own.write_text("[relayd]\n")
@@ -59,7 +56,7 @@ def test_installing_again_leaves_an_operators_configuration_alone(tmp_path: Path
     assert own.read_text() == "[relayd]\n"
 
 
-def test_man_pages_are_installed_where_they_have_been_made(tmp_path: Path) -> None:
+def test_built_man_pages_are_installed(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     for name in ("relayctl.1", "notif-relayd.conf.5", "notif-relayd.8", "other"):
@@ -69,7 +66,7 @@ def test_man_pages_are_installed_where_they_have_been_made(tmp_path: Path) -> No
     assert files(pages) == {"man1/relayctl.1", "man5/notif-relayd.conf.5", "man8/notif-relayd.8"}
 
 
-def test_what_was_installed_is_gone_again_and_nothing_else(tmp_path: Path) -> None:
+def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
     install(tmp_path)
     own, others = tmp_path / "etc/notif-relayd/relayd.conf", tmp_path / "usr/local/lib/other"
     own.write_text("[relayd]\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay and the library read every record alike, however a producer spells it."""
+"""The relay and the library read every record in the same way, whatever its JSON spelling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_DRIVER = (
 
 
 def check(line: bytes) -> Verdict:
-    """The verdict, which is the same without the compiled part."""
+    """Return the verdict, and check that it is the same without the compiled module."""
     validator = Validator(LIMIT)
     verdict = validator.check(line)
     with mock.patch("notif_relayd.records.validator.routing_keys_of", return_value=[]):
@@ -34,8 +34,8 @@ def check(line: bytes) -> Verdict:
     return verdict
 
 
-def shown(line: bytes) -> Notification:
-    """What a subscriber is given."""
+def received(line: bytes) -> Notification:
+    """Return the notification that the library gives to a subscriber."""
     stream = Stream("/the/socket", None)
     assert list(stream.receive(records.subscribed({}))) == []
     [notification] = stream.receive(line)
@@ -49,7 +49,7 @@ def assert_agreement(line: bytes) -> None:
     assert compiled in ([], verdict.routing_keys)
     if verdict.rejected:
         return
-    notification = shown(line)
+    notification = received(line)
     assert verdict.routing_keys == [
         (notification.event_type, notification.priority, notification.publisher_id)
     ]
@@ -62,10 +62,11 @@ def assert_agreement(line: bytes) -> None:
         assert not notification.event_type.startswith("notif_relayd.")
 
 
-def escaped(text: str, which: Sequence[bool]) -> str:
-    """A JSON string that has some letters written as escapes."""
-    each = (f"\\u{ord(char):04x}" if yes else char for char, yes in zip(text, which, strict=True))
-    return f'"{"".join(each)}"'
+def escaped(text: str, selected: Sequence[bool]) -> str:
+    """Return a JSON string in which the selected characters are escaped."""
+    pairs = zip(text, selected, strict=True)
+    characters = (f"\\u{ord(char):04x}" if escape else char for char, escape in pairs)
+    return f'"{"".join(characters)}"'
 
 
 @st.composite
@@ -103,9 +104,9 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 GAP_PAYLOADS = st.tuples(NUMBERS | st.just("null"), strings(REASONS)).map(
-    lambda told: f'{{"dropped": {told[0]}, "reason": {told[1]}}}'
+    lambda gap: f'{{"dropped": {gap[0]}, "reason": {gap[1]}}}'
 )
-NEARLY = st.fixed_dictionaries(
+RECORD_FIELDS = st.fixed_dictionaries(
     {"event_type": strings(EVENT_TYPES), "priority": strings(st.just("INFO"))},
     optional={
         "payload": GAP_PAYLOADS | VALUES,
@@ -117,8 +118,8 @@ NEARLY = st.fixed_dictionaries(
 
 @st.composite
 def lines(draw: st.DrawFn) -> bytes:
-    """Records with fields in any order, some of them twice, in many spellings."""
-    fields = [(f'"{key}"', value) for key, value in draw(NEARLY).items()]
+    """Generate records in many spellings: fields in any order, and some of them twice."""
+    fields = [(f'"{key}"', value) for key, value in draw(RECORD_FIELDS).items()]
     fields += draw(st.lists(st.tuples(strings(KEYS), strings(EVENT_TYPES) | VALUES), max_size=2))
     fields = draw(st.permutations(fields))
     comma, colon = draw(st.sampled_from([", ", ","])), draw(st.sampled_from([": ", ":"]))

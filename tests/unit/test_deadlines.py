@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that wait for ever or leave a thread behind: what becomes of them."""
+"""A test that hangs or leaves a thread behind fails, and the next test runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANGING = {
     ),
 }  # fmt: skip
 
-BEGINNING = """
+PREAMBLE = """
 import threading
 from support import deadlines
 import pytest
@@ -33,9 +33,9 @@ def wait():
 
 
 def run(directory: Path, text: str) -> str:
-    """The output of pytest, run on a file with this text."""
+    """Return the output of pytest for a test file with this text."""
     file = directory / "test_it.py"
-    file.write_text(BEGINNING + text)
+    file.write_text(PREAMBLE + text)
     command = (
         *(sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", directory),
         *("-p", "support.deadlines", "-p", "no:cacheprovider", "-o", "phase_deadline=0.2", file),
@@ -67,11 +67,11 @@ def test_leftover_thread_fails_the_test(tmp_path: Path) -> None:
 deadlines.JOIN_TIMEOUT = 0.1
 
 def test_thread():
-    threading.Thread(target=wait, name="left").start()
+    threading.Thread(target=wait, name="leftover").start()
 
 def test_next():
     pass
 """
-    output = run(tmp_path, text)  # which also shows that pytest ended
-    assert "still running: left" in output
+    output = run(tmp_path, text)  # returns, so pytest has ended
+    assert "still running: leftover" in output
     assert "2 passed, 1 error" in output

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``make dist`` makes: a wheel for any service's environment, sources for packagers.
+"""The results of ``make dist``: a wheel for any service's environment, and an sdist for packagers.
 
-The wheel has a compiled part where there is a compiler, and is good without it.
+The wheel contains a compiled module if there is a compiler, and works without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from notif_relay.version import __version__
-from support.running import Subscriber, connect, record, wait_until
+from support.records import record
+from support.relay import Subscriber, connect
+from support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 INFO = f"notif_relayd-{__version__}.dist-info"
@@ -45,7 +47,7 @@ def make_dist(directory: Path, **variables: str) -> None:
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with both of them."""
+    """Return a directory with the wheel and the sdist."""
     directory = tmp_path_factory.mktemp("dist")
     make_dist(directory)
     return directory
@@ -58,7 +60,7 @@ def wheel(dist: Path) -> Path:
 
 
 def sources(package: str) -> set[str]:
-    """The package's files, as they are named in a wheel."""
+    """Return the names of the package's files in a wheel."""
     root = PACKAGES[package]
     return {
         str(path.relative_to(root))
@@ -69,16 +71,16 @@ def sources(package: str) -> set[str]:
 
 def test_dist_makes_sdist_and_wheel_only(dist: Path, wheel: Path) -> None:
     assert set(dist.iterdir()) == {wheel, dist / f"notif_relayd-{__version__}.tar.gz"}
-    # For this Python and this machine, since a part of it is compiled.
+    # The compiled module makes the wheel specific to this Python and this machine.
     assert sysconfig.get_config_var("SOABI").split("-")[1] in wheel.name
     assert os.uname().machine in wheel.name
 
 
 def test_wheel_has_the_packages_and_nothing_else(wheel: Path) -> None:
-    about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
+    metadata = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    # Where it stands within the metadata depends on the version of setuptools.
+    # Its directory within the metadata depends on the version of setuptools.
     licenses = {f"{INFO}/LICENSE", f"{INFO}/licenses/LICENSE"} & names
     assert len(licenses) == 1
     assert names - licenses == (
@@ -86,15 +88,15 @@ def test_wheel_has_the_packages_and_nothing_else(wheel: Path) -> None:
         | sources("notif_relayctl")
         | sources("notif_relayd")
         | {COMPILED}
-        | {f"{INFO}/{name}" for name in about}
+        | {f"{INFO}/{name}" for name in metadata}
     )
 
 
 def test_wheel_declares_all_entry_points(wheel: Path) -> None:
-    told = configparser.ConfigParser(delimiters=["="])
+    entry_points = configparser.ConfigParser(delimiters=["="])
     with zipfile.ZipFile(wheel) as archive:
-        told.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
-    assert {section: set(told[section]) for section in told.sections()} == {
+        entry_points.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
+    assert {section: set(entry_points[section]) for section in entry_points.sections()} == {
         "console_scripts": {"notif-relayd", "relayctl"},
         "oslo.config.opts": {"notif_relay", "notif_relayd"},
         "oslo.messaging.drivers": {"unix"},
@@ -135,16 +137,16 @@ def test_relay_works_without_the_compiled_module(tmp_path: Path) -> None:
         assert COMPILED not in archive.namelist()
         archive.extractall(unpacked)
     log = tmp_path / "log"
-    # What the checkout has compiled would be found as well, by way of its *.pth file.
+    # -S ignores the *.pth file through which the compiled module of the checkout is found.
     command = [sys.executable, "-S", "-m", "notif_relayd", "--runtime-dir", os.fspath(tmp_path)]
-    places = os.pathsep.join((os.fspath(unpacked), sysconfig.get_path("purelib")))
-    environment = {**os.environ, "PYTHONPATH": places}
+    search_path = os.pathsep.join((os.fspath(unpacked), sysconfig.get_path("purelib")))
+    environment = {**os.environ, "PYTHONPATH": search_path}
     with (
         log.open("w") as stderr,
         subprocess.Popen(command, env=environment, stderr=stderr) as relay,
     ):
         try:
-            wait_until(lambda: "no compiled part" in log.read_text(), "the relay says so")
+            wait_until(lambda: "fast path is missing" in log.read_text(), "the relay logs it")
             with (
                 Subscriber(tmp_path / "notifications.sock") as subscriber,
                 connect(tmp_path / "ingest.sock") as producer,

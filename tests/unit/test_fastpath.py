@@ -24,15 +24,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relayd import _native
-from notif_relayd.access.admission import ConnectionLimits
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.fanout.shared_pages import LARGE, MANY
+from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE, MIN_SHARED_SOCKETS
 from notif_relayd.fastpath import FastPath
-from notif_relayd.ingest.intake import READ_SIZE, Intake, Producer
+from notif_relayd.ingest.intake import READ_SIZE, Intake
+from notif_relayd.ingest.producer import Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import Validator
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 
@@ -84,7 +86,7 @@ class World:
             "read_size": READ_SIZE,
             "rules": Validator(LIMIT).rules,
             "sockets": [ours.fileno() for ours, _ in self.subscribers],
-            "most": ALL,
+            "threshold": ALL,
             "peek": False,
         }
         return _native.wait(*{**given, **other}.values())
@@ -179,10 +181,10 @@ def test_result_of_each_send_is_returned() -> None:
 
 def test_long_batch_is_not_sent(world: World) -> None:
     world.producer.send(GOOD)
-    _, _, relayed = world.wait(most=len(GOOD))
+    _, _, relayed = world.wait(threshold=len(GOOD))
     assert relayed == ("the producer", GOOD, [KIND], [])
     world.producer.send(GOOD)
-    assert world.wait(most=len(GOOD) + 1)[2][3] == [len(GOOD)] * 2
+    assert world.wait(threshold=len(GOOD) + 1)[2][3] == [len(GOOD)] * 2
     assert world.got() == [GOOD] * 2
 
 
@@ -284,7 +286,7 @@ def test_signal_ends_the_wait_and_may_raise(world: World) -> None:
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
         ({"sockets": [1] * (_native.MOST_SOCKETS + 1)}, ValueError),
-        ({"most": 1.5}, TypeError),
+        ({"threshold": 1.5}, TypeError),
     ],
     ids=str,
 )
@@ -345,15 +347,16 @@ class Relaying:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self.loop = stack.enter_context(contextlib.closing(Loop()))
+        fast_path = FastPath()
+        self.loop = stack.enter_context(contextlib.closing(Loop(fast_path)))
         notify = stack.enter_context(contextlib.closing(NotifySocket(None)))
         descriptors = FdStore(self.loop, notify, 0, [], {})
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
-        about = (self.loop, log, self._ids, descriptors, limits)
-        self.fanout = Fanout(*about, Policy(), 1 << 20, 1 << 20)
-        self.intake = Intake(*about, LIMIT, self.fanout.publish)
-        self.loop.wait = FastPath(self.intake, self.fanout).wait
+        context = Context(self.loop, log, self._ids, descriptors)
+        self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20)
+        self.intake = Intake(context, limits, LIMIT, self.fanout.publish)
+        fast_path.connect(self.intake, self.fanout)
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("nothing happens"))
         stack.callback(self.fanout.close)
         stack.callback(self.intake.close)
@@ -460,11 +463,11 @@ def test_full_socket_is_behind_and_closed_one_is_removed(
 def test_batch_for_many_subscribers_is_shared(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscribers = [relaying.subscribe() for _ in range(MANY)]
+    subscribers = [relaying.subscribe() for _ in range(MIN_SHARED_SOCKETS)]
     _, theirs = relaying.produce()
-    sockets, most = relaying.fanout.fast_recipients(MANY)
-    assert (len(sockets), most) == (MANY, LARGE)
-    assert relaying.fanout.fast_recipients(MANY - 1) == ([], 0)
+    recipients, threshold = relaying.fanout.fast_recipients(MIN_SHARED_SOCKETS)
+    assert (len(recipients), threshold) == (MIN_SHARED_SOCKETS, MIN_SHARED_SIZE)
+    assert relaying.fanout.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
 
@@ -473,11 +476,11 @@ def test_batch_for_many_subscribers_is_shared(
         return sendfile(out, file, offset, size)
 
     monkeypatch.setattr("notif_relayd.fanout.shared_pages.os.sendfile", counted)
-    for number, times in ((1, 0), (LARGE // len(GOOD) + 1, MANY)):
+    for number, times in ((1, 0), (MIN_SHARED_SIZE // len(GOOD) + 1, MIN_SHARED_SOCKETS)):
         theirs.send(GOOD * number)
         assert relaying.run_once()
         assert len(shared) == times
-        assert [read(each) for each in subscribers] == [GOOD * number] * MANY
+        assert [read(each) for each in subscribers] == [GOOD * number] * MIN_SHARED_SOCKETS
 
 
 def test_only_steady_producers_use_the_fast_path(
@@ -496,7 +499,7 @@ def test_only_steady_producers_use_the_fast_path(
     assert (producer.records, producer.rejected) == (0, 1)
     assert read(subscriber) == b""
     # After a rest it is read in small pieces, and trusted again when that went well for a while.
-    while producer.resting:
+    while producer.paused:
         relaying.run_once()
     times = 0
     while not steady:

@@ -34,14 +34,14 @@ def passes(
     priority: str = "INFO",
     publisher_id: str = "",
 ) -> bool:
-    """Whether a filter lets a notification through; a selector must agree."""
-    kind = event_type, priority, publisher_id
+    """Return whether a filter passes a notification, and check that a selector agrees."""
+    routing_key = event_type, priority, publisher_id
     view = View(Filter.parse(asked))
     selector: Selector[str] = Selector()
-    selector.add(view, "this")
+    selector.add(view, "tested")
     selector.add(View(Filter.parse({"event_type": ["never"]})), "other")
-    assert ("this" in selector.select([kind])) == view(kind)
-    return view(kind)
+    assert ("tested" in selector.select([routing_key])) == view(routing_key)
+    return view(routing_key)
 
 
 @pytest.mark.parametrize(
@@ -125,22 +125,22 @@ def test_filter_at_the_limits_is_accepted() -> None:
 
 @pytest.mark.parametrize("pattern", ["ŉ" * 129, "ŉ" * 64 + "?"])
 def test_priority_is_measured_in_upper_case(pattern: str) -> None:
-    """It is saved in upper case, and the next relay has to accept it."""
+    """A filter is saved in upper case, and the next relay must accept it."""
     with pytest.raises(FilterError, match="characters"):
         Filter.parse({"priority": [pattern]})
-    just_right = Filter.parse({"priority": [pattern[1:]]})
-    assert Filter.parse(just_right.request) == just_right
+    at_limit = Filter.parse({"priority": [pattern[1:]]})
+    assert Filter.parse(at_limit.request) == at_limit
 
 
 def test_patterns_that_have_only_stars_are_not_compiled() -> None:
-    """Python's compiler would take a third of a second for a whole request."""
+    """Compiling a request of the maximum size would take Python a third of a second."""
     many = {key: [f"{number}" + "*a" * 120 for number in range(64)] for key in KEYS}
     assert not Filter.parse(many).compiled
     assert list(Filter.parse({"event_type": ["a*", "a?"]}).compiled) == ["a?"]
 
 
 def test_pattern_that_python_cannot_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Python before 3.10.5 does with a range that is the wrong way round."""
+    """Python before 3.10.5 fails on a reversed range."""
     monkeypatch.setattr("notif_relayd.records.filters.fnmatch.translate", lambda glob: glob)
     with pytest.raises(FilterError, match=r"'\[b-a\]' cannot be used: bad character range b-a"):
         Filter.parse({"event_type": ["x*", "[b-a]"]})
@@ -158,12 +158,12 @@ def request(*globs: str) -> dict[str, list[str]]:
     return {key: list(globs) for key in KEYS}
 
 
-many_characters = st.characters(exclude_characters="?[", exclude_categories=["Cs"])
+any_character = st.characters(exclude_characters="?[", exclude_categories=["Cs"])
 globs = st.one_of(
-    st.text(many_characters, max_size=MAX_PATTERN_SIZE // 3),
+    st.text(any_character, max_size=MAX_PATTERN_SIZE // 3),
     st.text("*aāဂ🂡", max_size=MAX_PATTERN_SIZE // 3),
     st.builds(lambda part: (part + "*") * 60, st.sampled_from(["abc", "āāā", "🂡", ""])),
-    st.builds(lambda text: "*" + text + "*a", st.text(many_characters, min_size=3, max_size=5)),
+    st.builds(lambda text: "*" + text + "*a", st.text(any_character, min_size=3, max_size=5)),
     st.sampled_from(["?*" * 15, "[āࠁᠠ⠀㠀]" * 4, "[🀀🁀🂀]?"]),
 )
 requests = st.dictionaries(
@@ -178,7 +178,7 @@ def parsed(asked: dict[str, list[str]]) -> Filter | None:
 
 
 def memory_of(filters: list[dict[str, list[str]]]) -> tuple[int, int]:
-    """Return the bytes that these filters take in a relay, and what they are charged with."""
+    """Return the bytes that these filters take in a relay, and the bytes charged for them."""
     streams = Streams(Store(1000))
     first = Filter.parse(request("a", "b*", "*c", "*d*", "*", "?e", "*hij*k"))
     streams.of(View(first))
@@ -218,12 +218,14 @@ def memory_of(filters: list[dict[str, list[str]]]) -> tuple[int, int]:
 )
 @example([request(*(f"*{chr(256 + n)}{chr(300 + m)}a*" for n in range(64))) for m in range(9)])
 @example([request(*(f"{n:03}" + "*ā" * 126 for n in range(55)))])
-@example([request(*(f"{m} {n}" for n in range(58))) for m in range(6)])  # dictionaries just grew
+@example(
+    [request(*(f"{m} {n}" for n in range(58))) for m in range(6)]
+)  # dictionaries that have just grown
 @example([{"event_type": [chr(97 + n) + "?" for n in range(64)]}])
 @example([{"event_type": ["[" + "".join(chr(256 + 257 * n) for n in range(126)) + "]"]}])
 @example([{"event_type": ["?*" * 64]}])
 def test_cost_is_an_upper_bound_of_the_memory(filters: list[dict[str, list[str]]]) -> None:
-    memory_of(filters)  # whatever is made once, such as caches, is there then
+    memory_of(filters)  # fills caches, which are allocated once
     memory, cost = memory_of(filters)
     assert memory <= cost
 
@@ -245,7 +247,7 @@ def test_patterns_that_take_time_cost_more() -> None:
 
 @pytest.mark.parametrize("glob", ["*a" * 127 + "*b", "*" * 255 + "b", "?*" * 63 + "b"])
 def test_hostile_glob_takes_bounded_time(glob: str) -> None:
-    """With backtracking this would not end."""
+    """Matching with backtracking would not end."""
     assert not passes({"event_type": [glob]}, event_type="a" * 100_000)
 
 
@@ -258,7 +260,7 @@ def test_hostile_glob_takes_bounded_time(glob: str) -> None:
         ("a" * 255 + "*", True),
         ("a" * 128 + "*" + "b" * 127, True),
         ("a" * 256, False),
-        ("*c*", False),  # only the beginning and the end are compared
+        ("*c*", False),  # only the start and the end are compared
         ("*ab*", True),
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fuzzers start from, and what they have found, is taken as it must be on every machine."""
+"""The fuzz targets accept all seeds, including inputs that fuzzers have found."""
 
 from __future__ import annotations
 

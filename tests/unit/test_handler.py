@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler as logging sees it, without a relay."""
+"""The handler as the logging module uses it, without a relay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from notif_relay import HandlerStats, RelayHandler
 MODULES = """
 import sys
 before = set(sys.modules)
-import notif_relay
+from notif_relay import *
 for name in set(sys.modules) - before:
     top = name.partition(".")[0]
     if top not in sys.stdlib_module_names and top != "notif_relay":
@@ -35,7 +35,7 @@ def handler(tmp_path: Path) -> Iterator[RelayHandler]:
 
 @pytest.fixture
 def logger(handler: RelayHandler) -> logging.Logger:
-    """A logger that no other handler hears."""
+    """Return a logger without any other handler."""
     logger = logging.Logger("oslo.messaging.notification")
     logger.addHandler(handler)
     return logger
@@ -53,6 +53,20 @@ def test_library_imports_only_the_standard_library() -> None:
     assert result.stdout == ""
 
 
+def test_library_imports_a_module_when_it_is_used() -> None:
+    code = "import sys, notif_relay; print(*(m for m in sys.modules if 'notif_relay.' in m))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["notif_relay.version"]
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'notif_relay' has no attribute 'RelayHandle'"):
+        vars(notif_relay)["__getattr__"]("RelayHandle")
+    assert set(notif_relay.__all__) <= set(dir(notif_relay))
+
+
 def test_library_exports_its_public_names() -> None:
     assert {"RelayHandler", "HandlerStats", "__version__"} <= set(notif_relay.__all__)
     assert all(hasattr(notif_relay, name) for name in notif_relay.__all__)
@@ -62,7 +76,7 @@ def test_bad_argument_is_named_and_leaves_no_handler() -> None:
     logging.shutdown()
     with pytest.raises(ValueError, match="max_wait"):
         RelayHandler(max_wait=-1)
-    # It would fail, or print, if half a handler were in logging's list.
+    # Fails or prints if logging still has a partly initialised handler.
     logging.shutdown()
 
 

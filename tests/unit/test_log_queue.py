@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No log handler ends the log, and nothing that a peer has chosen is raw in it."""
+"""A failing log handler does not stop the log, and control characters are escaped in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notif_relayd.daemon.log_queue import LogQueue
 
 
 class Lines(logging.Handler):
-    """Keeps what it is given; raises for some of it."""
+    """Stores the messages; raises `error` for those that contain "bad"."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class Lines(logging.Handler):
 
 @contextlib.contextmanager
 def log_through(handler: logging.Handler) -> Iterator[logging.Logger]:
-    """A logger with that handler behind the queue; all is written at the end of the block."""
-    log = logging.getLogger("a log that is written by a thread")
+    """Yield a logger whose queue writes to `handler`; the queue is empty after the block."""
+    log = logging.getLogger("test_log_queue")
     log.propagate = False
     log.handlers[:] = [handler]
     before = logging.getLogger().handlers[:]
@@ -57,10 +57,10 @@ def test_failing_handler_does_not_stop_the_log(
     assert handler.lines[:2] == ["one", "three"]
     assert handler.lines[2].startswith("2 lines of this log were dropped")
     assert handler.lines[3:] == ["four"]
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert type(error).__name__ in told
-    assert "\x1b" not in told
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert type(error).__name__ in stderr
+    assert "\x1b" not in stderr
 
 
 def test_failing_handler_without_a_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop calls whom it should, once, and nobody for somebody else."""
+"""The event loop: events, hangups, urgent descriptors and deadlines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_paused_descriptor_reports_hangup_once(loop: Loop, pipes: list[tuple[int
     loop.call_in(0, lambda: None)
     loop.run_once()
     assert not seen
-    os.dup2(pipes[1][1], writer)  # Closes it.
+    os.dup2(pipes[1][1], writer)  # Closes the only writing end.
     for _ in range(3):
         loop.call_in(0, lambda: None)
         loop.run_once()
@@ -68,7 +68,7 @@ def test_paused_descriptor_reports_hangup_once(loop: Loop, pipes: list[tuple[int
 def test_event_is_not_delivered_to_a_reused_descriptor(
     loop: Loop, pipes: list[tuple[int, int]]
 ) -> None:
-    """Two are ready; whichever comes first closes the other, whose number is given away again."""
+    """The first of two ready descriptors closes the other, and its number is used again."""
     calls: list[str] = []
     readers = [reader for reader, _ in pipes[:2]]
 
@@ -76,7 +76,7 @@ def test_event_is_not_delivered_to_a_reused_descriptor(
         other = readers[1 - number]
         loop.forget(other)
         loop.forget(readers[number])
-        os.dup2(pipes[2][0], other)  # Closes it, and a silent pipe has its number.
+        os.dup2(pipes[2][0], other)  # Closes `other`; an idle pipe gets its number.
         loop.watch(other, READ, lambda _: calls.append("the successor"))
         calls.append("the first")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns of the loop are counted by how long they took."""
+"""The histogram of the durations of loop iterations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import itertools
 
 import pytest
 
-from notif_relayd.handover.state import LoopLatencyState
-from notif_relayd.net.loop_latency import BOUNDS, LoopLatency
+from notif_relayd.net.loop_latency import BOUNDS, LoopLatency, LoopLatencyState
 
 
 def test_bounds_double_from_50_us_to_800_ms() -> None:
@@ -18,7 +17,7 @@ def test_bounds_double_from_50_us_to_800_ms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "place"),
+    ("seconds", "bucket"),
     [
         (0.0, 0),
         (BOUNDS[0], 0),
@@ -28,17 +27,17 @@ def test_bounds_double_from_50_us_to_800_ms() -> None:
         (3600.0, len(BOUNDS)),
     ],
 )
-def test_duration_is_counted_in_the_first_fitting_bucket(seconds: float, place: int) -> None:
-    turns = LoopLatency()
-    turns.add(seconds)
-    assert [n for n, count in enumerate(turns.counts) if count] == [place]
-    assert (sum(turns.counts), turns.seconds) == (1, seconds)
+def test_duration_is_counted_in_the_first_fitting_bucket(seconds: float, bucket: int) -> None:
+    latency = LoopLatency()
+    latency.add(seconds)
+    assert [index for index, count in enumerate(latency.counts) if count] == [bucket]
+    assert (sum(latency.counts), latency.seconds) == (1, seconds)
 
 
 def test_histogram_with_other_bounds_is_not_restored() -> None:
-    turns, heir = LoopLatency(), LoopLatency()
-    turns.add(0.01)
-    heir.restore(turns.save())
-    heir.restore(LoopLatencyState([9, 9], 9.0))
-    heir.restore(None)
-    assert heir.save() == turns.save()
+    latency, successor = LoopLatency(), LoopLatency()
+    latency.add(0.01)
+    successor.restore(latency.save())
+    successor.restore(LoopLatencyState([9, 9], 9.0))
+    successor.restore(None)
+    assert successor.save() == latency.save()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Pythons the Makefile takes and finds."""
+"""The Makefile: which versions of Python it accepts and finds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory in which `make venv` has all to do yet."""
+    """Return a directory in which `make venv` has not run yet."""
     for name in ("Makefile", "pyproject.toml", "setup.py"):
         shutil.copy(CHECKOUT / name, tmp_path)
     (tmp_path / "relayd/notif_relayd").mkdir(parents=True)
@@ -26,7 +26,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def make(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    # Not as a part of the make that runs the tests.
+    # Without the variables of the make that runs the tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", "--silent", *arguments],
@@ -41,7 +41,7 @@ def make(directory: Path, *arguments: str, **variables: str) -> subprocess.Compl
 
 
 def python_of_version(path: Path, *version: int) -> Path:
-    """A program that says that it is this version of Python, and is nothing else of one."""
+    """Write a program that reports this version of Python and can do nothing else."""
     code = f"import sys; sys.version_info = {version!r}; exec(sys.argv[2])"
     path.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$@\"\n")
     path.chmod(0o755)

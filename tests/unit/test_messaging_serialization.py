@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver sends is what oslo.messaging's log driver logs, whatever the message.
+"""The driver sends exactly what the log driver of oslo.messaging logs, for any message.
 
-The real log driver of the installed oslo.messaging is asked each time, with the masking of the
-installed oslo.utils: what it does has changed over the years, and will again.
+Each test compares with the log driver and the masking of the installed oslo.messaging and
+oslo.utils, because both differ between versions.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from oslo_utils import strutils
 
 from notif_relay.messaging.serialization import dump
 
-NAMES: list[str] = getattr(strutils, "_SANITIZE_KEYS")  # noqa: B009
+NAMES: list[str] = getattr(strutils, "_SANITIZE_KEYS")  # noqa: B009 - has no public name
+"""Names of the keys whose values oslo.utils masks."""
 
 
-class Kept(logging.Handler):
-    """Keeps what is logged to it."""
+class MessageList(logging.Handler):
+    """Stores the messages that are logged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,16 +46,16 @@ class Kept(logging.Handler):
 
 
 def logged(message: Mapping[str, Any]) -> str:
-    """What the real log driver logs."""
+    """Return the text that the log driver logs."""
     logger = logging.getLogger("oslo.messaging.notification")
-    kept = Kept()
-    logger.addHandler(kept)
+    handler = MessageList()
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         LogDriver(None, [], None).notify({}, message, "INFO", None)
     finally:
-        logger.removeHandler(kept)
-    (text,) = kept.texts
+        logger.removeHandler(handler)
+    (text,) = handler.texts
     return text
 
 
@@ -63,22 +64,22 @@ def notification(payload: object) -> dict[str, Any]:
 
 
 def outcome(write: Callable[[Mapping[str, Any]], str], payload: object) -> str | type[Exception]:
-    """The text, or what kind of exception there is instead."""
+    """Return the text, or the type of the exception."""
     try:
         return write(notification(payload))
-    except Exception as error:  # noqa: BLE001 (whatever it is)
+    except Exception as error:  # noqa: BLE001 - any type is a result
         return type(error)
 
 
 class State(str, enum.Enum):
-    """To JSON a string, and another one to ``str``."""
+    """A string for JSON; ``str`` returns another one."""
 
     ACTIVE = "active"
     SECRET = "password=abc"
 
 
 class Translated(str):
-    """As oslo.i18n's messages: its text is not what it holds."""
+    """A string whose ``str`` differs from its value, like a message of oslo.i18n."""
 
     __slots__ = ()
 
@@ -96,7 +97,7 @@ class Pair(NamedTuple):
 
 
 class Versioned:
-    """As objects of oslo.versionedobjects: no mapping, but with items."""
+    """An object with ``items`` that is no mapping, as in oslo.versionedobjects."""
 
     def __init__(self, fields: dict[str, object]) -> None:
         self._fields = fields
@@ -106,7 +107,7 @@ class Versioned:
 
 
 class Rows:
-    """Can be iterated over, and has neither length nor members."""
+    """An iterable without length and membership test."""
 
     def __init__(self, rows: list[object]) -> None:
         self._rows = rows
@@ -115,27 +116,29 @@ class Rows:
         return iter(self._rows)
 
 
-class Backwards(list[object]):
-    """Says of itself what its storage does not hold."""
+class Reversed(list[object]):
+    """A list whose iteration order differs from its storage."""
 
     def __iter__(self) -> Iterator[object]:
         return reversed(list(super().__iter__()))
 
 
-class Shouting(dict[str, object]):
+class UpperCaseKeys(dict[str, object]):
+    """A dictionary whose ``items`` differ from its storage."""
+
     def items(self) -> Any:
         return [(key.upper(), value) for key, value in super().items()]
 
 
-def disguised(name: str, where: int) -> Iterator[str]:
-    """The name in other cases, and with letters that only look like its own."""
+def variants(name: str, where: int) -> Iterator[str]:
+    """Yield the name in other cases, and with letters that are equal in some case mappings."""
     yield from (name, name.upper(), name.title(), name[:where] + name[where:].upper())
-    yield name.replace("k", "\u212a")  # Kelvin sign, in lower case a k
-    yield name.replace("s", "\u017f")  # long s, an s only without regard to case
-    yield name.replace("i", "\u0130")  # in lower case an i with a dot of its own
+    yield name.replace("k", "\u212a")  # Kelvin sign, whose lower case is k
+    yield name.replace("s", "\u017f")  # long s, equal to s if case is ignored
+    yield name.replace("i", "\u0130")  # its lower case is i with a combining dot
 
 
-PLACES = [
+FORMS = [
     "%s",
     "x%s9",
     "%s=abc",
@@ -151,19 +154,19 @@ PLACES = [
     "%s --x abc",
     "%s\nabc\t'%s': 'ü'",
 ]
-"""Ways in which a secret stands in a text, each of them masked by another rule."""
+"""Forms of a secret in a text; a different rule masks each of them."""
 
 
-def secretive() -> st.SearchStrategy[str]:
+def secret_texts() -> st.SearchStrategy[str]:
     names = st.tuples(st.sampled_from(NAMES), st.integers(0, 20)).flatmap(
-        lambda drawn: st.sampled_from(list(disguised(*drawn)))
+        lambda drawn: st.sampled_from(list(variants(*drawn)))
     )
     return st.builds(
-        lambda place, name: place.replace("%s", name), st.sampled_from(PLACES), names
+        lambda form, name: form.replace("%s", name), st.sampled_from(FORMS), names
     ) | st.tuples(st.text(max_size=4), names, st.text(max_size=4)).map("".join)
 
 
-TEXTS = st.text(max_size=12) | secretive()
+TEXTS = st.text(max_size=12) | secret_texts()
 PIECES = st.sampled_from(["pass", "wor", "word", "to", "ken", "secret"[:3], "ret", "_"])
 PLAIN = (
     st.none()
@@ -203,11 +206,11 @@ def containers(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         | st.builds(Pair, TEXTS, children)
         | lists.map(collections.deque)
         | lists.map(Rows)
-        | lists.map(Backwards)
+        | lists.map(Reversed)
         | of_strings.map(collections.OrderedDict)
         | of_strings.map(types.MappingProxyType)
         | of_strings.map(collections.UserDict)
-        | of_strings.map(Shouting)
+        | of_strings.map(UpperCaseKeys)
         | of_strings.map(Versioned)
         | of_strings.map(dict.values)
     )
@@ -242,13 +245,13 @@ def test_odd_values_equal_log_driver_output(odd: Any, plain: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_secret_name_is_masked_in_any_place(name: str) -> None:
-    for disguise in disguised(name, len(name) // 2):
-        payload: dict[str, Any] = {disguise: "abc", "nested": {"a": [{disguise: ["abc"]}]}}
-        for number, place in enumerate(PLACES):
-            text = place.replace("%s", disguise)
+    for variant in variants(name, len(name) // 2):
+        payload: dict[str, Any] = {variant: "abc", "nested": {"a": [{variant: ["abc"]}]}}
+        for number, form in enumerate(FORMS):
+            text = form.replace("%s", variant)
             payload |= {text: text, f"text{number}": text, f"list{number}": [text, {"a": (text,)}]}
         for key, value in payload.items():
-            # One at a time: a message with any secret at all is gone through more closely.
+            # Each key separately: a secret anywhere makes the driver take its slow path.
             assert dump(notification({key: value})) == logged(notification({key: value}))
         assert dump(notification(payload)) == logged(notification(payload))
     assert json.loads(dump(notification({name: "abc"})))["payload"] == {name: "***"}
@@ -299,7 +302,7 @@ def test_circular_payload_is_refused() -> None:
             write(notification(payload))
 
 
-NAMELESS = """
+WITHOUT_KEY_LIST = """
 import importlib.util, sys
 import oslo_utils
 spec = importlib.util.find_spec("oslo_utils.strutils")
@@ -314,7 +317,10 @@ print(dump({"payload": {"password": "abc", "text": "token=abc", "list": [{"a": N
 
 def test_secrets_are_masked_with_private_key_list() -> None:
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", NAMELESS], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_KEY_LIST],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(result.stdout) == {
         "payload": {"password": "***", "text": "token=***", "list": [{"a": None}]},

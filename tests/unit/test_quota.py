@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that are charged to users."""
+"""Quotas: limits on the bytes that are charged to a user and to all users."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_user_limit_is_enforced() -> None:
     quota = Quota("max_things", 100, 1000)
     quota.charge(1, 60)
     quota.charge(1, 40)
-    with pytest.raises(QuotaError, match=r"^uid 1 has max_things = 100 bytes already$"):
+    with pytest.raises(QuotaError, match=r"^uid 1 has reached max_things = 100 bytes$"):
         quota.charge(1, 1)
     quota.charge(2, 100)
     quota.release(1, 40)
@@ -22,7 +22,7 @@ def test_total_limit_is_enforced() -> None:
     quota = Quota("max_things", 100, 250)
     quota.charge(1, 100)
     quota.charge(2, 100)
-    with pytest.raises(QuotaError, match="all users together have the maximum of 250 bytes"):
+    with pytest.raises(QuotaError, match="all users together have reached the limit of 250 bytes"):
         quota.charge(3, 51)
     quota.charge(3, 50)
 
@@ -35,4 +35,4 @@ def test_refused_charge_changes_nothing() -> None:
     quota.charge(5, 10)
     quota.release(5, 10)
     assert quota.charged == 0
-    assert not quota._by_user  # noqa: SLF001 - memory is what is tested
+    assert quota.tracked_users == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kind of warning is said once in a while, and none is forgotten in the count."""
+"""Each message is logged once per interval, with a count of the suppressed ones."""
 
 import logging
 
@@ -9,6 +9,8 @@ from notif_relayd.net.ratelimit import INTERVAL, RateLimitedLog
 
 
 class Clock:
+    """A clock that a test sets."""
+
     now = 1000.0
 
     def __call__(self) -> float:

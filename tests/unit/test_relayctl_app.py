@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl as far as it needs no relay: arguments, help, values."""
+"""relayctl without a relay: arguments, help, completion and formatting of values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pwd
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,29 @@ from cliff.columns import FormattableColumn
 from notif_relay import __version__
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.command_table import COMMANDS
 from notif_relayctl.commands import Duration
 
-COMMANDS = [
+NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
     *("metrics", "exporter", "complete"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
+CLASSES = {name: entry.load() for name, entry in Relayctl().command_manager}
+
 EXAMPLES = [
     *re.findall(r"^(?:[^`\n]* \| )?(relayctl .*)$", README, re.MULTILINE),
-    *(vars(Relayctl().command_manager.find_command([name])[0])["example"] for name in COMMANDS),
+    *(CLASSES[name].example for name in NAMES),
 ]
 
-NOBODYS = 2**31 - 7
-"""A number that no user and no group has."""
+UNUSED_ID = 2**31 - 7
+"""A number that is not the ID of a user or a group."""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["stauts"], "no command or option 'stauts'"),
         (["--colour", "status"], "no command or option '--colour'"),
@@ -46,15 +50,39 @@ NOBODYS = 2**31 - 7
     ],
 )
 def test_wrong_argument_is_one_line_and_status_1(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("relayctl: ")
-    assert complaint in err
+    assert message in err
     assert err.endswith("; see relayctl help\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "summary"), [(each, COMMANDS[each][1]) for each in COMMANDS])
+def test_summary_is_the_first_line_of_the_help(name: str, summary: str) -> None:
+    assert (CLASSES[name].__doc__ or "").partition("\n")[0] == f"{summary}."
+
+
+def test_status_imports_no_other_command() -> None:
+    code = (
+        "import sys; from notif_relayctl.app import main; "
+        "main(['--runtime-dir', '/nonexistent', 'status']); "
+        "print(*(name for name in sys.modules if name.startswith('notif_relay')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(result.stdout.split())
+    assert "notif_relayctl.commands" in loaded
+    assert {name for name in loaded if name.startswith("notif_relayd.")} == {
+        "notif_relayd.control",
+        "notif_relayd.control.schema",
+        "notif_relayd.escaping",
+    }
+    assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]])
@@ -63,11 +91,11 @@ def test_help_and_no_command_list_the_commands(
 ) -> None:
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert set(COMMANDS) <= {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    assert set(NAMES) <= {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     assert err == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES)
 @pytest.mark.parametrize("form", ["{} --help", "{} --flavour -h", "help {}", "--help {}"])
 def test_each_command_has_help_with_an_example(
     capsys: pytest.CaptureFixture[str], command: str, form: str
@@ -86,7 +114,7 @@ def test_documented_command_lines_are_accepted(line: str) -> None:
         words = words[: words.index(operator)]
     relayctl = Relayctl()
     command_class, name, rest = relayctl.command_manager.find_command(words[1:])
-    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits where it is not
+    command_class(relayctl, None).get_parser(name).parse_args(rest)  # exits if it is not accepted
 
 
 def test_bash_completion_covers_all_commands_and_options(
@@ -96,7 +124,7 @@ def test_bash_completion_covers_all_commands_and_options(
     script = capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
-    assert {*COMMANDS, "watch", "help"} == set(names)
+    assert {*NAMES, "watch", "help"} == set(names)
     assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 
@@ -117,4 +145,4 @@ def test_duration_is_readable_in_tables_exact_in_json(seconds: float, text: str)
 
 def test_unknown_user_or_group_is_shown_as_number() -> None:
     assert user_name(0) == pwd.getpwuid(0).pw_name
-    assert user_name(NOBODYS) == group_name(NOBODYS) == str(NOBODYS)
+    assert user_name(UNUSED_ID) == group_name(UNUSED_ID) == str(UNUSED_ID)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl doctor reads what others wrote: whatever that is, there are rows and no traceback."""
+"""relayctl doctor returns findings, and no traceback, for any configuration file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ VALUES = st.one_of(
 LOGGING_LINES = [number for number, line in enumerate(SAMPLE.splitlines()) if " = " in line]
 
 
-def examined(conf: str, logging: str = SAMPLE) -> list[Finding]:
+def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
+    """Return the findings for a service; LOGGING in `conf` is the path of its logging file."""
     with tempfile.TemporaryDirectory() as directory:
         path, appended = Path(directory, "service.conf"), Path(directory, "logging.conf")
         path.write_bytes(conf.replace("LOGGING", os.fspath(appended)).encode(errors="replace"))
@@ -60,7 +61,7 @@ def examined(conf: str, logging: str = SAMPLE) -> list[Finding]:
 @example("DEFAULT", {"notification_driver": "log", "log_config_append": "/a\0b"})
 def test_any_service_option_value_gives_findings(section: str, values: dict[str, str]) -> None:
     lines = [f"[{section}]", *(f"{key} = {value}" for key, value in values.items())]
-    assert examined("\n".join(lines))
+    assert examine("\n".join(lines))
 
 
 @given(st.dictionaries(st.sampled_from(LOGGING_LINES), VALUES, max_size=3))
@@ -70,7 +71,7 @@ def test_any_logging_file_value_gives_findings(values: dict[int, str]) -> None:
     for number, value in values.items():
         lines[number] = f"{lines[number].partition(' = ')[0]} = {value}"
     conf = f"[DEFAULT]\nlog_config_append = LOGGING\n[{service.SECTION}]\ndriver = log\n"
-    assert examined(conf, "\n".join(lines))
+    assert examine(conf, "\n".join(lines))
 
 
 @given(st.binary(max_size=200))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What relayctl makes of a record, whatever is in it."""
+"""The output formats of relayctl tail, for normal and for hostile records."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ NOTIFICATION = {
 }
 
 HOSTILE = "\x1b[2J\n\r\x07\x7f\x9b31m\u202e\u2028\ud800"
-HARMLESS = r"\u001b[2J\n\r\u0007\u007f\u009b31m\u202e\u2028\ud800"
+ESCAPED = r"\u001b[2J\n\r\u0007\u007f\u009b31m\u202e\u2028\ud800"
 
 
 def record(**fields: object) -> bytes:
+    """Return a record with the fields of NOTIFICATION, some of them replaced."""
     return json.dumps({**NOTIFICATION, **fields}).encode() + b"\n"
 
 
@@ -65,8 +66,8 @@ def test_short_format_is_one_line_with_json_payload() -> None:
 
 
 def test_json_format_is_the_record_unchanged() -> None:
-    came = b'{"event_type":"x" , "priority":"INFO", "n":1e3, "name":"h\xc3\xb8st"}\n'
-    assert named("json")(came).encode() + b"\n" == came
+    raw = b'{"event_type":"x" , "priority":"INFO", "n":1e3, "name":"h\xc3\xb8st"}\n'
+    assert named("json")(raw).encode() + b"\n" == raw
 
 
 def test_pretty_json_is_equal_json() -> None:
@@ -129,7 +130,7 @@ def test_control_characters_are_escaped(form: str, field: str, value: object) ->
     lines = shown.split("\n")
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 1 or form == "json-pretty"
-    assert HARMLESS[:9] in shown.replace("\\\\", "\\")
+    assert ESCAPED[:9] in shown.replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize(

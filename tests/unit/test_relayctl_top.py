@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl top without a relay and without a terminal: rates, order, keys, looks."""
+"""relayctl top without a relay and a terminal: rates, sorting, keys and layout."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pwd
 import pytest
 from rich.console import Console
 
-from notif_relayctl.keys import LEFT, QUIT, RIGHT, TAB, Keys
-from notif_relayctl.screen import page, whole_screen
-from notif_relayctl.traffic import Sample, between
-from notif_relayctl.view import Frame, Order, View
+from notif_relayctl.top.keys import LEFT, QUIT, RIGHT, TAB, Keys
+from notif_relayctl.top.screen import page, whole_screen
+from notif_relayctl.top.traffic import Sample, between
+from notif_relayctl.top.view import Frame, Order, View
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 
 
@@ -46,7 +46,8 @@ def subscriber(number: int, count: int, lag: int = 0) -> SubscriberStatus:
     return SubscriberStatus(number, 200 + number, "jq", 0, 1.0, count, 10 * count, lag, 4)
 
 
-def shown(frame: Frame, lines: int | None = None) -> str:
+def render(frame: Frame, lines: int | None = None) -> str:
+    """Return the text of a frame: a page, or a screen with this number of lines."""
     out = io.StringIO()
     Console(file=out, width=120, height=lines).print(
         page(frame) if lines is None else whole_screen(frame, lines)
@@ -128,7 +129,7 @@ def test_split_escape_sequences_are_joined(pieces: list[bytes], keys: list[str])
 def test_process_name_cannot_control_the_terminal() -> None:
     now = Sample(1.0, status(), [producer(1, 0, "\x1b[2J[red]x")], [])
     frame = Frame(between(None, now), [("\x1b[2J[bold]y", 1.0)], None, None, View())
-    for text in (shown(frame), shown(frame, lines=40)):
+    for text in (render(frame), render(frame, lines=40)):
         assert r"\u001b[2J[red]x" in text
         assert r"\u001b[2J[bold]y" in text
         assert "\x1b" not in text
@@ -137,15 +138,15 @@ def test_process_name_cannot_control_the_terminal() -> None:
 @pytest.mark.parametrize(("ring", "filled"), [(0, 0), (512, 15), (1024, 30), (5000, 30)])
 def test_ring_usage_is_shown_as_a_bar(ring: int, filled: int) -> None:
     frame = Frame(between(None, Sample(1.0, status(ring=ring), [], [])), [], None, None, View())
-    assert f"[{'#' * filled}{' ' * (30 - filled)}]" in shown(frame)
+    assert f"[{'#' * filled}{' ' * (30 - filled)}]" in render(frame)
 
 
 def test_many_rows_leave_room_for_the_other_tables() -> None:
-    crowd = [producer(number, 0, f"nova-{number}.") for number in range(200)]
-    frame = Frame(between(None, Sample(1.0, status(), crowd, [])), [], None, None, View())
-    text = shown(frame)
+    producers = [producer(number, 0, f"nova-{number}.") for number in range(200)]
+    frame = Frame(between(None, Sample(1.0, status(), producers, [])), [], None, None, View())
+    text = render(frame)
     assert all(f"nova-{number}." in text for number in range(200))
-    screen = shown(frame, lines=24)
+    screen = render(frame, lines=24)
     assert screen.count("\n") <= 24
     assert "subscribers: 0" in screen
     assert "busiest event types" in screen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a subscriber's requests are cut out of what it writes."""
+"""The buffer that splits the bytes of a subscriber into requests."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the requests of subscribers are handled."""
+"""The pacing of subscribers' requests, by interval and by share of processor time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from notif_relayd.access.request_pacer import BURST, INTERVAL, MIN_COST, SHARE, 
 
 
 class Schedule:
-    """A loop and both clocks; time passes only when a deadline is waited for.
+    """A simulated loop with a clock and a processor-time clock, and a pacer that uses them.
 
     Args:
-        cost: seconds of processor time that a request takes.
+        monkeypatch: Replaces the clocks of the pacer.
+        cost: Processor time of a request, in seconds.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float = 0.0) -> None:
@@ -36,7 +37,7 @@ class Schedule:
         assert len(self._deadlines) < 5
 
     def advance(self, seconds: float) -> None:
-        """Let all deadlines of the next seconds pass."""
+        """Advance the clock, and call the callbacks that become due."""
         end = self.now + seconds
         while self._deadlines and min(each[0] for each in self._deadlines) <= end:
             first = min(self._deadlines, key=lambda each: each[0])
@@ -56,71 +57,71 @@ def schedule(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Schedule]:
 
 
 def test_single_request_is_handled_at_once(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
-    assert not paced.pacer.enter(1000, 1)
-    assert paced.served == [1]
+    simulated = schedule()
+    assert not simulated.pacer.enter(1000, 1)
+    assert simulated.served == [1]
 
 
 def test_requests_are_handled_at_an_interval(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
-    waits = [paced.pacer.enter(1000, number) for number in range(4)]
+    simulated = schedule()
+    waits = [simulated.pacer.enter(1000, number) for number in range(4)]
     assert waits == [False, True, True, True]
     for number in range(1, 4):
-        paced.advance(INTERVAL)
-        assert paced.served == list(range(number + 1))
+        simulated.advance(INTERVAL)
+        assert simulated.served == list(range(number + 1))
 
 
 @pytest.mark.parametrize("cost", [0.0, MIN_COST, 0.001, 0.02])
 def test_requests_of_a_user_keep_to_their_share(
     schedule: Callable[..., Schedule], cost: float
 ) -> None:
-    paced = schedule(cost)
+    simulated = schedule(cost)
     for number in range(10_000):
-        paced.pacer.enter(1000, number)
-    paced.advance(10.0)
-    charged = len(paced.served) * max(cost, MIN_COST)
+        simulated.pacer.enter(1000, number)
+    simulated.advance(10.0)
+    charged = len(simulated.served) * max(cost, MIN_COST)
     assert BURST + 10 * SHARE - 2 * max(cost, MIN_COST) <= charged
     assert charged <= BURST + 10 * SHARE + max(cost, MIN_COST)
 
 
 def test_users_are_served_in_turn(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+    simulated = schedule()
     for number in range(5):
-        paced.pacer.enter(1000, number)
-    paced.pacer.enter(1001, 100)
-    paced.pacer.enter(1002, 200)
-    paced.advance(3.01 * INTERVAL)
-    assert paced.served == [0, 1, 100, 200]
+        simulated.pacer.enter(1000, number)
+    simulated.pacer.enter(1001, 100)
+    simulated.pacer.enter(1002, 200)
+    simulated.advance(3.01 * INTERVAL)
+    assert simulated.served == [0, 1, 100, 200]
 
 
 def test_exhausted_user_does_not_delay_others(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule(cost=2 * BURST)
+    simulated = schedule(cost=2 * BURST)
     for number in range(3):
-        paced.pacer.enter(1000, number)
-    assert paced.served == [0]
-    paced.advance(1.0)
-    paced.cost = 0.0
-    assert not paced.pacer.enter(1001, 100)
-    assert paced.served == [0, 100]
-    paced.advance(BURST / SHARE)
-    assert paced.served[:3] == [0, 100, 1]
+        simulated.pacer.enter(1000, number)
+    assert simulated.served == [0]
+    simulated.advance(1.0)
+    simulated.cost = 0.0
+    assert not simulated.pacer.enter(1001, 100)
+    assert simulated.served == [0, 100]
+    simulated.advance(BURST / SHARE)
+    assert simulated.served[:3] == [0, 100, 1]
 
 
 def test_disconnected_subscriber_is_not_served(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+    simulated = schedule()
     for number in range(3):
-        paced.pacer.enter(1000, number)
-    paced.pacer.leave(1000, 1)
-    paced.pacer.leave(1000, 2)
-    paced.pacer.leave(1000, 7)
-    paced.pacer.leave(1001, 2)
-    paced.advance(10.0)
-    assert paced.served == [0]
+        simulated.pacer.enter(1000, number)
+    simulated.pacer.leave(1000, 1)
+    simulated.pacer.leave(1000, 2)
+    simulated.pacer.leave(1000, 7)
+    simulated.pacer.leave(1001, 2)
+    simulated.advance(10.0)
+    assert simulated.served == [0]
 
 
 def test_users_are_forgotten(schedule: Callable[..., Schedule]) -> None:
-    paced = schedule()
+    simulated = schedule()
     for uid in range(1000):
-        paced.pacer.enter(uid, uid)
-        paced.advance(1.0)
-    assert len(paced.pacer._buckets) < 10  # noqa: SLF001 - memory is what is tested
+        simulated.pacer.enter(uid, uid)
+        simulated.advance(1.0)
+    assert simulated.pacer.tracked_users < 10

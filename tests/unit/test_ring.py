@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ring and its cursors: whole lines, exact gaps, bounded memory."""
+"""Rings and cursors: whole records, exact gaps, bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from notif_relayd.fanout.ring import CHUNK_OVERHEAD, MAX_BUFFERS, Chunk, Cursor, Ring, Store
+from notif_relayd.fanout.chunk import CHUNK_OVERHEAD, Chunk
+from notif_relayd.fanout.ring import MAX_BUFFERS, Cursor, Ring, Store
 
 
 def gap(lost: int) -> bytes:
@@ -18,12 +19,12 @@ def gap(lost: int) -> bytes:
 
 
 def lines(first: int, number: int, width: int = 1) -> bytes:
-    """Numbered records, filled up with dots."""
+    """Return numbered records, each padded with dots to `width` bytes and a newline."""
     return b"".join((b"%d" % n).ljust(width, b".") + b"\n" for n in range(first, first + number))
 
 
 def drain(cursor: Cursor, step: int = 10**9) -> bytes:
-    """Send all there is, at most `step` bytes a time."""
+    """Send everything, at most `step` bytes at a time; return it."""
     out = b""
     while not cursor.finished:
         waiting = b"".join(cursor.buffers())
@@ -246,10 +247,10 @@ def test_step_size_is_bounded() -> None:
 
 @settings(max_examples=200, stateful_step_count=60)
 class Subscribers(RuleBasedStateMachine):
-    """Any schedule of appends and partial sends: the books balance to the record.
+    """In any sequence of appends and partial sends, every record is sent or announced as missing.
 
-    Subscribers 0 and 1 share a ring, subscriber 2 has another in the same store. What each has
-    read, with every gap replaced by the records that it stands for, is its ring's whole sequence.
+    Subscribers 0 and 1 share a ring; subscriber 2 has another ring in the same store. If each gap
+    is replaced by the records that it announces, a subscriber has the whole sequence of its ring.
     """
 
     @initialize(limit=st.integers(min_value=0, max_value=4 * (CHUNK_OVERHEAD + 40)))
@@ -261,32 +262,32 @@ class Subscribers(RuleBasedStateMachine):
         self.read = [b""] * 3
         self.inserted = [0] * 3
 
-    @rule(who=st.integers(0, 2), number=st.integers(1, 6), width=st.integers(1, 30))
-    def append(self, who: int, number: int, width: int) -> None:
-        ring = self.rings[who]
-        ring.append(lines(ring.next_seq, number, width), number)
+    @rule(index=st.integers(0, 2), count=st.integers(1, 6), width=st.integers(1, 30))
+    def append(self, index: int, count: int, width: int) -> None:
+        ring = self.rings[index]
+        ring.append(lines(ring.next_seq, count, width), count)
 
-    @rule(who=st.integers(0, 2), size=st.integers(0, 200))
-    def send(self, who: int, size: int) -> None:
-        waiting = b"".join(self.cursors[who].buffers())
-        self.read[who] += waiting[:size]
-        self.cursors[who].advance(min(size, len(waiting)))
+    @rule(index=st.integers(0, 2), size=st.integers(0, 200))
+    def send(self, index: int, size: int) -> None:
+        waiting = b"".join(self.cursors[index].buffers())
+        self.read[index] += waiting[:size]
+        self.cursors[index].advance(min(size, len(waiting)))
 
-    @rule(who=st.integers(0, 2))
-    def insert(self, who: int) -> None:
-        self.cursors[who].insert(b"answer\n")
-        self.inserted[who] += 1
+    @rule(index=st.integers(0, 2))
+    def insert(self, index: int) -> None:
+        self.cursors[index].insert(b"answer\n")
+        self.inserted[index] += 1
 
-    @rule(who=st.integers(0, 2))
-    def stop(self, who: int) -> None:
-        if not self.cursors[who].stopped:
-            self.cursors[who].stop()
+    @rule(index=st.integers(0, 2))
+    def stop(self, index: int) -> None:
+        if not self.cursors[index].stopped:
+            self.cursors[index].stop()
 
     @invariant()
-    def every_line_is_whole_and_every_missing_one_accounted_for(self) -> None:
-        for who in range(3) if hasattr(self, "cursors") else ():
+    def lines_are_whole_and_missing_ones_are_announced(self) -> None:
+        for index in range(3) if hasattr(self, "cursors") else ():
             expected, dropped, answers = 0, 0, 0
-            for line in self.read[who].split(b"\n")[:-1]:
+            for line in self.read[index].split(b"\n")[:-1]:
                 word = line.rstrip(b".")
                 if word.startswith(b"gap "):
                     expected += int(word[4:])
@@ -296,28 +297,43 @@ class Subscribers(RuleBasedStateMachine):
                 else:
                     assert int(word) == expected
                     expected += 1
-            assert expected <= self.cursors[who].end
-            assert dropped <= self.cursors[who].announced
-            assert answers <= self.inserted[who]
+            assert expected <= self.cursors[index].end
+            assert dropped <= self.cursors[index].announced
+            assert answers <= self.inserted[index]
 
     def teardown(self) -> None:
-        for who in range(3) if hasattr(self, "cursors") else ():
-            cursor = self.cursors[who]
-            self.read[who] += drain(cursor, step=7)
+        for index in range(3) if hasattr(self, "cursors") else ():
+            cursor = self.cursors[index]
+            self.read[index] += drain(cursor, step=7)
             assert cursor.position == cursor.end
-            out = self.read[who].split(b"\n")[:-1]
+            out = self.read[index].split(b"\n")[:-1]
             gaps = sum(int(line[4:]) for line in out if line.startswith(b"gap "))
             records = sum(line[:1].isdigit() for line in out)
             assert gaps == cursor.announced
-            assert out.count(b"answer") == self.inserted[who]
+            assert out.count(b"answer") == self.inserted[index]
             assert records + gaps == cursor.end
-        self.every_line_is_whole_and_every_missing_one_accounted_for()
+        self.lines_are_whole_and_missing_ones_are_announced()
         for cursor in getattr(self, "cursors", []):
             cursor.detach()
         assert not hasattr(self, "store") or self.store.size == 0
 
 
 TestSubscribers = Subscribers.TestCase
+
+
+def test_restored_rings_keep_chunks_until_the_store_shrinks() -> None:
+    store = Store(CHUNK_OVERHEAD)
+    one, two = Ring(store), Ring(store)
+    one.restore(10)
+    two.restore(5)
+    saved = [(one, b"7\n8\n", 2), (two, b"4\n", 1), (None, b"unread\n", 1), (one, b"9\n", 1)]
+    chunks = store.restore(saved)
+    assert [each and each.data for each in chunks] == [b"7\n8\n", b"4\n", None, b"9\n"]
+    assert [each and each.first for each in chunks] == [7, 4, None, 9]
+    assert (one.first_seq, one.next_seq) == (7, 10)
+    assert (two.first_seq, two.next_seq) == (4, 5)
+    store.shrink()
+    assert (one.first_seq, two.first_seq) == (9, 5)
 
 
 @given(data=st.data())

@@ -19,31 +19,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notif_relayd.access.admission import ConnectionLimits
+from notif_relayd.access.connection_stats import ConnectionStatsState
 from notif_relayd.access.policy import Policy
+from notif_relayd.context import Context
 from notif_relayd.fanout.fanout import Fanout
-from notif_relayd.handover.state import (
+from notif_relayd.fanout.saved_state import (
     ChunkState,
-    ConnectionStatsState,
     CursorState,
     FanoutState,
-    IntakeState,
-    LoopLatencyState,
-    ProducerGapsState,
-    ProducerState,
-    ReadingState,
-    State,
-    StateError,
     StreamState,
     SubscriberState,
+    SubscriptionState,
     TornRecordState,
-    decode,
-    encode,
 )
+from notif_relayd.handover.state import State, StateError, decode, encode
 from notif_relayd.ingest.intake import Intake
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net.loop import Loop
+from notif_relayd.net.loop_latency import LoopLatencyState
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer
+from notif_relayd.records.gaps import ProducerGapsState
+from notif_relayd.settings import ConnectionLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from simulation.simulator import Simulation
@@ -85,20 +82,22 @@ def example() -> State:
                 ChunkState(0, b"three\n", 1),
             ],
             [
-                SubscriberState(3, peer, 7.5, 70, 9, 0, b"", True, ReadingState(0, None), None),
+                SubscriberState(
+                    3, peer, 7.5, 70, 9, 0, b"", True, SubscriptionState(0, None), None
+                ),
                 SubscriberState(
                     *(4, peer, 7.5, 70, 9, 0, b'{"fil', True),
-                    ReadingState(0, CursorState(9, None, b"", 0, 5)),
+                    SubscriptionState(0, CursorState(9, None, b"", 0, 5)),
                     None,
                 ),
                 SubscriberState(
                     *(5, peer, 7.5, 70, 3, 2, b"", False),
-                    ReadingState(0, CursorState(4, 12, b"rest\n", None, 0)),
-                    ReadingState(1, CursorState(2, None, b"answer\n", None, 0)),
+                    SubscriptionState(0, CursorState(4, 12, b"rest\n", None, 0)),
+                    SubscriptionState(1, CursorState(2, None, b"answer\n", None, 0)),
                 ),
                 SubscriberState(
                     *(8, peer, 7.5, 70, 2, 0, b"", True),
-                    ReadingState(2, CursorState(1, None, b"gap\n", None, 0, 0, 2), 900),
+                    SubscriptionState(2, CursorState(1, None, b"gap\n", None, 0, 0, 2), 900),
                     None,
                 ),
             ],
@@ -127,7 +126,7 @@ def test_fields_with_defaults_are_kept() -> None:
         {"producer_congested": 4}, {"relay_restarted": 1}
     )
     state.fanout.unknown_gaps = 2
-    state.turns = LoopLatencyState([1, 0, 2], 0.5)
+    state.latency = LoopLatencyState([1, 0, 2], 0.5)
     assert decode(encoded(state)) == state
 
 
@@ -160,7 +159,7 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
         return state.intake.producers[0]
 
     def cursor(state: State, which: int = 1) -> CursorState:
-        found = state.fanout.subscribers[which].reading.cursor
+        found = state.fanout.subscribers[which].subscription.cursor
         assert found is not None
         return found
 
@@ -171,53 +170,53 @@ def contradictions() -> Iterator[tuple[str, Callable[[State], object]]]:
 
         return change
 
-    yield "same id", lambda s: put(id=3)(first(s))
-    yield "impossible id", lambda s: put(id=0)(first(s))
-    yield "impossible id", put(next_id=8)
-    yield "a time is none", lambda s: put(since=float("nan"))(first(s))
-    yield "not unfinished", lambda s: put(rest=b"a\nb")(first(s))
-    yield "cannot be used", lambda s: put(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
-    yield "cannot be used", lambda s: put(allowed=[{"priority": []}])(s.fanout.streams[2])
-    yield "are the same", lambda s: put(patterns=None)(s.fanout.streams[1])
-    yield "filter is empty", lambda s: put(patterns={})(s.fanout.streams[1])
-    yield "in no stream", lambda s: put(stream=3)(s.fanout.chunks[0])
-    yield "in no stream", lambda s: put(stream=-1)(s.fanout.chunks[0])
+    yield "same ID", lambda s: put(id=3)(first(s))
+    yield "ID is out of range", lambda s: put(id=0)(first(s))
+    yield "ID is out of range", put(next_id=8)
+    yield "timestamp is not finite", lambda s: put(since=float("nan"))(first(s))
+    yield "contains a newline", lambda s: put(partial=b"a\nb")(first(s))
+    yield "is invalid", lambda s: put(patterns={"nonsense": ["*"]})(s.fanout.streams[1])
+    yield "is invalid", lambda s: put(allowed=[{"priority": []}])(s.fanout.streams[2])
+    yield "the same filter", lambda s: put(patterns=None)(s.fanout.streams[1])
+    yield "a stream is empty", lambda s: put(patterns={})(s.fanout.streams[1])
+    yield "belongs to a missing stream", lambda s: put(stream=3)(s.fanout.chunks[0])
+    yield "belongs to a missing stream", lambda s: put(stream=-1)(s.fanout.chunks[0])
     yield "within a record", lambda s: put(data=b"one\ntwo")(s.fanout.chunks[0])
     yield "within a record", lambda s: put(data=b"", count=0)(s.fanout.chunks[0])
-    yield "miscounted", lambda s: put(count=1)(s.fanout.chunks[0])
-    yield "more records than it had", lambda s: put(next_seq=0)(s.fanout.streams[1])
-    yield "stream is missing", lambda s: put(stream=3)(s.fanout.subscribers[0].reading)
-    yield "stream is missing", lambda s: put(stream=-1)(s.fanout.subscribers[0].reading)
+    yield "wrong number of records", lambda s: put(count=1)(s.fanout.chunks[0])
+    yield "more records than it has had", lambda s: put(next_seq=0)(s.fanout.streams[1])
+    yield "reads a missing stream", lambda s: put(stream=3)(s.fanout.subscribers[0].subscription)
+    yield "reads a missing stream", lambda s: put(stream=-1)(s.fanout.subscribers[0].subscription)
     yield (
-        "not being left",
-        lambda s: put(following=ReadingState(1, None))(s.fanout.subscribers[1]),
+        "has no cursor",
+        lambda s: put(pending=SubscriptionState(1, None))(s.fanout.subscribers[1]),
     )
     yield (
-        "begin within a record",
-        lambda s: put(following=ReadingState(0, cursor(s)))(s.fanout.subscribers[1]),
+        "starts within a record",
+        lambda s: put(pending=SubscriptionState(0, cursor(s)))(s.fanout.subscribers[1]),
     )
-    yield "ends in a chunk", lambda s: put(until=10)(cursor(s))
-    yield "ends in a chunk", lambda s: put(until=-1)(cursor(s))
-    yield "ends in a chunk", lambda s: put(chunk=None, next=13, until=13)(cursor(s))
-    yield "in the future", lambda s: put(chunk=None, next=13)(cursor(s))
-    yield "in the future", lambda s: put(chunk=None, next=-1)(cursor(s))
-    yield "in no chunk", lambda s: put(chunk=None, next=10)(cursor(s))
-    yield "chunk that is missing", lambda s: put(chunk=3)(cursor(s))
-    yield "chunk that is missing", lambda s: put(chunk=-1)(cursor(s))
-    yield "another stream's chunk", lambda s: put(chunk=1)(cursor(s))
-    yield "outside of its chunk", lambda s: put(offset=9)(cursor(s))
-    yield "outside of its chunk", lambda s: put(offset=-1)(cursor(s))
-    yield "behind its end", lambda s: put(until=9)(cursor(s))
-    yield "has no end", lambda s: put(rest=b"torn")(cursor(s, 2))
-    yield "within a record", lambda s: put(rest=b"answer\n", offset=5)(cursor(s))
-    yield "within a record", lambda s: put(torn=0, offset=5)(cursor(s))
-    yield "torn record is missing", lambda s: put(torn=1)(cursor(s, 3))
-    yield "torn record is missing", lambda s: put(torn=-1)(cursor(s, 3))
-    yield "outside of its torn record", lambda s: put(torn_sent=5)(cursor(s, 3))
-    yield "outside of its torn record", lambda s: put(torn_sent=-1)(cursor(s, 3))
-    yield "torn record has no end", lambda s: put(data=b"torn")(s.fanout.torn[0])
-    yield "charge is negative", lambda s: put(charge=-1)(s.fanout.subscribers[3].reading)
-    yield "request is too long", lambda s: put(request=b"x" * 65537)(s.fanout.subscribers[3])
+    yield "ends within a chunk", lambda s: put(until=10)(cursor(s))
+    yield "ends within a chunk", lambda s: put(until=-1)(cursor(s))
+    yield "ends within a chunk", lambda s: put(chunk=None, next=13, until=13)(cursor(s))
+    yield "beyond its end", lambda s: put(chunk=None, next=13)(cursor(s))
+    yield "beyond its end", lambda s: put(chunk=None, next=-1)(cursor(s))
+    yield "not in a chunk", lambda s: put(chunk=None, next=10)(cursor(s))
+    yield "in a missing chunk", lambda s: put(chunk=3)(cursor(s))
+    yield "in a missing chunk", lambda s: put(chunk=-1)(cursor(s))
+    yield "chunk of another stream", lambda s: put(chunk=1)(cursor(s))
+    yield "outside its chunk", lambda s: put(offset=9)(cursor(s))
+    yield "outside its chunk", lambda s: put(offset=-1)(cursor(s))
+    yield "ends before its chunk does", lambda s: put(until=9)(cursor(s))
+    yield "record does not end", lambda s: put(inserted=b"torn")(cursor(s, 2))
+    yield "within another record", lambda s: put(inserted=b"answer\n", offset=5)(cursor(s))
+    yield "within another record", lambda s: put(torn=0, offset=5)(cursor(s))
+    yield "in a missing torn record", lambda s: put(torn=1)(cursor(s, 3))
+    yield "in a missing torn record", lambda s: put(torn=-1)(cursor(s, 3))
+    yield "outside its torn record", lambda s: put(torn_sent=5)(cursor(s, 3))
+    yield "outside its torn record", lambda s: put(torn_sent=-1)(cursor(s, 3))
+    yield "torn record does not end", lambda s: put(data=b"torn")(s.fanout.torn[0])
+    yield "filter is negative", lambda s: put(charge=-1)(s.fanout.subscribers[3].subscription)
+    yield "subscriber is too long", lambda s: put(request=b"x" * 65537)(s.fanout.subscribers[3])
 
 
 def test_only_figures_remain_of_subscribers_that_hung_up() -> None:
@@ -276,8 +275,9 @@ def go_on(state: State) -> None:
         descriptors = FdStore(loop, notify, 0, [], {})
         log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
-        fanout = Fanout(loop, log, ids, descriptors, limits, Policy(), 2000, 1 << 20)
-        intake = Intake(loop, log, ids, descriptors, limits, 300, fanout.publish)
+        context = Context(loop, log, ids, descriptors)
+        fanout = Fanout(context, limits, Policy(), 2000, 1 << 20)
+        intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
         for each in (*state.intake.producers, *state.fanout.subscribers):
@@ -311,9 +311,9 @@ def assert_whole_lines(got: bytes, who: SubscriberState, fanout: FanoutState) ->
     whole = {b"published"}
     for chunk in fanout.chunks:
         whole.update(chunk.data.split(b"\n"))
-    for reading in (who.reading, who.following):
-        if reading is not None and reading.cursor is not None:
-            whole.update(reading.cursor.rest.split(b"\n"))
+    for each in (who.subscription, who.pending):
+        if each is not None and each.cursor is not None:
+            whole.update(each.cursor.inserted.split(b"\n"))
     # The first may be the rest of one whose beginning the subscriber has.
     for line in got.split(b"\n")[1:-1]:
         assert line in whole or json.loads(line)["event_type"].startswith("notif_relayd.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream is there as long as somebody is in it, and has what its view lets through."""
+"""A stream exists as long as it has members, and gets the records that its view lets through."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading
+from notif_relayd.fanout.subscriber import Subscription
 from notif_relayd.records.filters import EVERYTHING, Filter, View
 
-KINDS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
+ROUTING_KEYS = [("a.x", "INFO", ""), ("b", "INFO", ""), ("a.y", "INFO", "")]
 
 
 def view(pattern: str) -> View:
@@ -28,7 +28,7 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
     other = streams.of(view("b"))
     assert list(streams) == [stream, other]
     for _ in range(2):
-        Reading(stream)
+        Subscription(stream)
     streams.leave(stream)
     assert list(streams) == [stream, other]
     streams.leave(stream)
@@ -37,31 +37,31 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
 
 
 def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
-    stream, everything = streams.of(view("a.*")), streams.of(EVERYTHING)
+    stream, unfiltered = streams.of(view("a.*")), streams.of(EVERYTHING)
     streams.of(view("b"))
-    Reading(stream)
-    assert streams.unfiltered is everything
-    streams.tidy()
+    Subscription(stream)
+    assert streams.unfiltered is unfiltered
+    streams.end_unused()
     assert list(streams) == [stream]
     assert streams.unfiltered is None
-    assert list(streams.select(KINDS)) == [(stream, [0, 2])]
+    assert list(streams.select(ROUTING_KEYS)) == [(stream, [0, 2])]
 
 
 def test_filtered_streams_get_matching_records(streams: Streams) -> None:
-    assert list(streams.select(KINDS)) == []
+    assert list(streams.select(ROUTING_KEYS)) == []
     streams.of(EVERYTHING)
-    assert list(streams.select(KINDS)) == []
+    assert list(streams.select(ROUTING_KEYS)) == []
     some, one = streams.of(view("a.*")), streams.of(view("b"))
     streams.of(view("never"))
-    assert dict(streams.select(KINDS)) == {some: [0, 2], one: [1]}
+    assert dict(streams.select(ROUTING_KEYS)) == {some: [0, 2], one: [1]}
 
 
 def test_stream_that_ends_during_selection_is_skipped(streams: Streams) -> None:
     for pattern in ("a.*", "b"):
-        Reading(streams.of(view(pattern)))
-    chosen = streams.select(KINDS)
-    first, _ = next(chosen)
+        Subscription(streams.of(view(pattern)))
+    selected = streams.select(ROUTING_KEYS)
+    first, _ = next(selected)
     for each in list(streams):
         if each is not first:
             streams.leave(each)
-    assert list(chosen) == []
+    assert list(selected) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from notif_relay import BadFilter, Gap, Notification, RelayUnavailable, records
 from notif_relay.stream import OnGap, Stream
-from support.running import record
+from support.records import record
 
 ANSWER = records.subscribed({})
 FULL = "This relay takes no more subscribers: there are max_subscribers = 1 already."

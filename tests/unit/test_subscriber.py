@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of those who read, where it can be looked at without a socket."""
+"""The current subscribers of a stream."""
 
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import cast
 
 from notif_relayd.fanout.ring import Store
@@ -11,15 +12,27 @@ from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.records.filters import EVERYTHING
 
 
-def test_cost_of_current_set_ignores_past_size() -> None:
+def test_cost_of_current_subscribers_ignores_past_number() -> None:
     stream = Stream(EVERYTHING, Store(1000))
-    first, *others = cast("list[Subscriber]", [object() for _ in range(1000)])
-    stream.current.update((first, *others))
-    for number, each in enumerate(others, 1):
+    subscribers = [cast("Subscriber", SimpleNamespace(id=number)) for number in range(1000)]
+    last = subscribers.pop()
+    for each in (*subscribers, last):
+        stream.mark_current(each)
+    for number, each in enumerate(subscribers, 1):
         stream.mark_behind(each)
         stream.mark_behind(each)
         assert len(stream.current) == 1000 - number
-    assert stream.current == {first}
-    assert sys.getsizeof(stream.current) == sys.getsizeof({first})
-    stream.mark_behind(first)
+    assert stream.current == {last.id: last}
+    assert sys.getsizeof(stream.current) <= sys.getsizeof(dict.fromkeys(range(10)))
+    stream.mark_behind(last)
     assert not stream.current
+
+
+def test_current_subscribers_keep_their_order() -> None:
+    stream = Stream(EVERYTHING, Store(1000))
+    one, two, three = (cast("Subscriber", SimpleNamespace(id=number)) for number in (3, 1, 2))
+    for each in (one, two, three):
+        stream.mark_current(each)
+    stream.mark_behind(one)
+    stream.mark_current(one)
+    assert list(stream.current.values()) == [two, three, one]

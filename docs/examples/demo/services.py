@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two services that do what OpenStack's do: they work, and announce it through oslo.messaging.
+"""Two services that emit notifications through oslo.messaging, as OpenStack services do.
 
-Nothing in here knows of the relay. That notifications get there is a matter of configuration: the
-log driver writes them to a logger, and the logging.conf that `log_config_append` names has the
-relay's handler on that logger.
+The services do not refer to the relay; only their configuration does. The log driver writes the
+notifications to a logger, and the file that `log_config_append` names attaches the relay's handler
+to this logger.
 
-Started as: services.py compute|storage --config-file FILE
+Usage: services.py compute|storage --config-file FILE
 """
 
 import sys
@@ -21,11 +21,11 @@ HOST = "demo-host"
 PROJECT = "8d7a4c0e2b9f4f1c9d6e5a3b7c1f0e42"
 
 Notification = tuple[str, str, dict[str, Any]]
-"""Publisher, event type, payload."""
+"""Publisher ID, event type and payload."""
 
 
 def compute() -> Iterator[Notification]:
-    """What nova-compute announces of some instances."""
+    """Yield the notifications of nova-compute about some instances."""
     publisher = f"compute.{HOST}"
     for number in range(60):
         instance = {
@@ -45,7 +45,7 @@ def compute() -> Iterator[Notification]:
 
 
 def storage() -> Iterator[Notification]:
-    """What cinder-volume and neutron-server announce of some volumes and ports."""
+    """Yield the notifications of cinder-volume and neutron-server about some volumes and ports."""
     for number in range(60):
         volume = {
             "volume_id": str(uuid.uuid4()),
@@ -72,7 +72,7 @@ def storage() -> Iterator[Notification]:
 
 
 def main(service: str, *arguments: str) -> None:
-    """Set up as a service does, emit everything, and say how much that was."""
+    """Set up logging as a service does, emit all notifications, and print their number."""
     conf = cfg.ConfigOpts()
     log.register_options(conf)
     conf(arguments, project="demo")

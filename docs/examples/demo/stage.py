@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the demonstration takes place: a directory and some processes, all gone when it is over.
+"""The temporary directory and the processes of the demonstration.
 
-That holds however it ends: by itself, by an error, at its time limit, by Ctrl-C. So a signal only
-ever interrupts what can be interrupted: it is held back while something is made that has to be
-removed, and while it is removed. The processes have sessions of their own, because Ctrl-C is to
-reach this one alone, which then ends the others.
+Both are removed however the demonstration ends: normally, by an error, at the time limit or by a
+signal. Therefore signals are blocked while a resource is created or removed. Each process has its
+own session, so that Ctrl-C reaches only the demonstration, which then stops the processes.
 """
 
 import contextlib
@@ -17,34 +16,34 @@ from types import FrameType
 from typing import NoReturn
 
 TIME_LIMIT = 12
-"""Seconds; what is left of the 15 that are promised is for ending the processes."""
+"""Maximum duration in seconds. Stopping the processes takes the remainder of the documented 15."""
 
-STOP_TIME = 2.5
-"""Seconds that a process gets to end; the relay drains for two."""
+STOP_TIMEOUT = 2.5
+"""Maximum time for a process to exit, in seconds. The relay sends pending records for two."""
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM}
 
 
 class DemoError(Exception):
-    """One sentence: what did not work."""
+    """A step of the demonstration failed; the message is one sentence."""
 
 
 class Stage:
-    """The directory, and what is started in it."""
+    """The temporary directory, and the processes that are started in it."""
 
     def __init__(self, directory: Path, resources: contextlib.ExitStack) -> None:
         self.directory = directory
         self.log = directory / "log"
-        """What the processes have to say beside their output."""
+        """File with the stderr of the processes."""
         self._resources = resources
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process whose output is read here.
+        """Start a process with its stdout connected to a pipe.
 
         Raises:
-            DemoError: there is no such command.
+            DemoError: the command does not exist.
         """
-        with _signals_held_back(), self.log.open("ab") as log:
+        with _signals_blocked(), self.log.open("ab") as log:
             try:
                 process = subprocess.Popen(
                     command,
@@ -52,7 +51,7 @@ class Stage:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=_let_signals_through,  # noqa: PLW1509 - there is one thread only
+                    preexec_fn=_unblock_signals,  # noqa: PLW1509 - there are no other threads
                 )
             except FileNotFoundError:
                 raise DemoError(f"{command[0]} is not installed") from None
@@ -61,10 +60,10 @@ class Stage:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process, by force if it takes too long."""
+    """Terminate a process; kill it if it has not exited after `STOP_TIMEOUT`."""
     process.terminate()
     try:
-        process.wait(STOP_TIME)
+        process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -72,18 +71,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def stage() -> Iterator[Stage]:
-    """A stage for `TIME_LIMIT` seconds at most.
+    """Provide a stage for at most `TIME_LIMIT` seconds.
 
     Raises:
-        DemoError: the time is over.
-        KeyboardInterrupt: somebody wants it to end.
+        DemoError: the time limit is exceeded.
+        KeyboardInterrupt: a signal asks the demonstration to stop.
     """
     for number in SIGNALS:
         signal.signal(number, _on_signal)
     signal.alarm(TIME_LIMIT)
     resources = contextlib.ExitStack()
     try:
-        with _signals_held_back():
+        with _signals_blocked():
             temporary = tempfile.TemporaryDirectory(prefix="notif-relayd-")
             directory = Path(resources.enter_context(temporary))
         yield Stage(directory, resources)
@@ -95,7 +94,7 @@ def stage() -> Iterator[Stage]:
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
-    # One is enough: from here on everything is being cleared away.
+    # Block further signals: from here on, the resources are being removed.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if number == signal.SIGALRM:
         raise DemoError(f"not done after {TIME_LIMIT} seconds")
@@ -103,13 +102,13 @@ def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        _let_signals_through()
+        _unblock_signals()
 
 
-def _let_signals_through() -> None:
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A subscriber: prints every record that it reads from the relay's public socket.
+"""A subscriber that prints every record from the relay's public socket.
 
-This is all that it takes. One record is one JSON object on one line.
+A record is one JSON object on one line.
 """
 
 import socket
@@ -9,7 +9,7 @@ import sys
 
 
 def main(path: str) -> None:
-    """Read until the relay stops."""
+    """Print records until the relay closes the connection."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
         with sock.makefile("rb") as records:

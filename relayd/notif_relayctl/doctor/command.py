@@ -13,11 +13,11 @@ from notif_relayd.escaping import printable
 
 
 class Doctor(CtlCommand, Lister):
-    """Look for what goes wrong in practice, and say what to do about it, one row a check.
+    """Check the relay and its set-up, and suggest remedies.
 
-    At the end notifications are sent through the relay, which other subscribers see as well. To
-    connect for that starts the relay where systemd holds its sockets; nothing before does. The
-    exit status is 1 if a check has failed, and 0 else, warnings included.
+    Each check is one row. The last checks send notifications through the relay, which other
+    subscribers receive as well; if systemd holds the sockets, this starts the relay. The exit
+    status is 1 if a check failed, and otherwise 0, even if there are warnings.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"

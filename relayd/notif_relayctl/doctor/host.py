@@ -27,9 +27,8 @@ from notif_relayctl.doctor.units import (
 from notif_relayctl.errors import CtlError
 from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
-from notif_relayd.daemon.main import CONFIG_FILE, PROGRAM
 from notif_relayd.errors import StartError
-from notif_relayd.settings import Access, SocketPlan
+from notif_relayd.settings import CONFIG_FILE, PROGRAM, Access, SocketPlan
 
 FLAGS = 3
 """The column in /proc/net/unix."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users and groups that the configuration names, as the numbers that the kernel knows."""
+"""Lookup of the users and groups that the configuration names."""
 
 import grp
 import pwd
@@ -9,10 +9,10 @@ from notif_relayd.settings import SocketPlan
 
 
 def user_id(option: str, name: str) -> int:
-    """The user's number.
+    """Return the user ID.
 
     Raises:
-        StartError: there is no such user; the message names the option.
+        StartError: the user does not exist; the message names the option.
     """
     try:
         return pwd.getpwnam(name).pw_uid
@@ -21,10 +21,10 @@ def user_id(option: str, name: str) -> int:
 
 
 def group_id(option: str, name: str) -> int:
-    """The group's number.
+    """Return the group ID.
 
     Raises:
-        StartError: there is no such group; the message names the option.
+        StartError: the group does not exist; the message names the option.
     """
     try:
         return grp.getgrnam(name).gr_gid
@@ -46,4 +46,6 @@ def socket_owner(plan: SocketPlan) -> tuple[int, int]:
 
 
 def _missing(option: str, kind: str, name: str) -> StartError:
-    return StartError(f"{option}: there is no {kind} {name!r}: create it or name another")
+    return StartError(
+        f"{option}: the {kind} {name!r} does not exist: create it or configure another one"
+    )

@@ -1,62 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect to a socket, beyond what its file says, and how often.
+"""Limits on connections, beyond the permissions of the socket file.
 
-Everything is accounted for by user: one user's programs, gone wild or hostile, must leave room
-for everybody else's. The rate is a token bucket, so that all of a service's workers may come at
-once after a restart, but none of them again and again. What is known of a user is forgotten when
-it does not matter any more, so the memory for it is bounded by the connections and by the rate.
+All limits are accounted by user, so that the programs of one user always leave room for those of
+others. The rate is limited by a token bucket: all workers of a service may connect at once after a
+restart, but may not reconnect in a loop.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from notif_relayd.access.connection_stats import ConnectionStats, Refusal
 from notif_relayd.access.token_bucket import TokenBuckets
 from notif_relayd.peer import Peer
+from notif_relayd.settings import ConnectionLimits
 
 BURST_SECONDS = 40.0
-"""A user may connect this many seconds' worth at once."""
-
-ROOT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The only ones that may connect; root always may."""
-
-    users: frozenset[int] = frozenset()
-    groups: frozenset[int] = frozenset()
-
-    def __contains__(self, peer: Peer) -> bool:
-        return peer.uid == ROOT or peer.uid in self.users or bool(peer.groups & self.groups)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What holds for one socket. In messages the names are those of the options."""
-
-    name: str
-    """Of the option for `room`."""
-    max_connections: int
-    """Connections at once."""
-    per_user: int
-    """Connections of one user at once."""
-    rate: int
-    """Connections of one user a second."""
-    socket: str = ""
-    """Prefix of the options that say who is allowed."""
-    allowed: Allowed | None = None
-    """`None` for everybody that the socket's file lets in."""
+"""Size of a full token bucket: connections of this many seconds at the configured rate."""
 
 
 class Admission:
-    """Counts the connections of one socket.
+    """Admits connections to one socket, and counts them.
+
+    Memory is bounded: a user without connections and with a full token bucket takes none.
 
     Args:
-        limits: what holds; may be changed while running, and holds for newcomers.
-        clock: seconds.
+        limits: may be replaced at any time; new limits apply to new connections.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -68,45 +38,53 @@ class Admission:
         self._buckets = TokenBuckets(clock)
 
     def refusal(self, peer: Peer) -> str | None:
-        """Why the peer may not come in now; `None` when it may, and from then on it counts."""
+        """Count a new connection; return the refusal message if a limit does not allow it.
+
+        A connection that is counted must be given back with `leave`.
+        """
         limits, uid = self.limits, peer.uid
         if not self.allows(peer):
             self.counts.refused[Refusal.NOT_ALLOWED] += 1
             return (
-                f"uid {uid} is not of {limits.socket}_allow_users or {limits.socket}_allow_groups"
+                f"uid {uid} is not in {limits.socket}_allow_users or {limits.socket}_allow_groups"
             )
         if self._connections[uid] >= limits.per_user:
             self.counts.refused[Refusal.PER_USER] += 1
-            return f"uid {uid} has max_connections_per_user = {limits.per_user} already"
+            return f"uid {uid} has reached max_connections_per_user = {limits.per_user}"
         if self._connections.total() >= limits.max_connections:
             self.counts.refused[Refusal.FULL] += 1
-            return f"there are {limits.name} = {limits.max_connections} already"
+            return f"{limits.option} = {limits.max_connections} is reached"
         self._connections[uid] += 1
-        self.counts.come(peer)
+        self.counts.connected(peer)
         return None
 
     def take_token(self, uid: int) -> str | None:
-        """Why the user may not connect once more now; `None` when it may, and that counts."""
+        """Take one token from the user's rate limit; return the refusal message if none is left."""
         if self._take_token(uid):
             return None
         self.counts.refused[Refusal.RATE] += 1
-        return f"uid {uid} connects more often than max_connection_rate = {self.limits.rate}/s"
+        return f"uid {uid} exceeds max_connection_rate = {self.limits.rate} connections per second"
 
     def allows(self, peer: Peer) -> bool:
-        """Whether the peer is one of those that may connect at all."""
+        """Return whether the allow list, if there is one, contains the peer."""
         return self.limits.allowed is None or peer in self.limits.allowed
 
     def enter(self, peer: Peer) -> None:
-        """A connection is there that a relay before this one let in."""
+        """Count a connection taken over from the previous process, whatever the limits are."""
         self._connections[peer.uid] += 1
         self.counts.kept += 1
 
     def leave(self, peer: Peer) -> None:
-        """It has ended."""
-        self.counts.leave(peer)
+        """Give back a connection that has ended."""
+        self.counts.disconnected(peer)
         self._connections[peer.uid] -= 1
         if not self._connections[peer.uid]:
             del self._connections[peer.uid]
+
+    @property
+    def tracked_users(self) -> int:
+        """Number of users with connections, plus that of users with a bucket that is not full."""
+        return len(self._connections) + len(self._buckets)
 
     def _take_token(self, uid: int) -> bool:
         rate = self.limits.rate

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has become of those who connected to one socket, in numbers.
+"""Connection statistics for one listening socket.
 
-Who connects again is known by its process, for as long as a bounded number of those that left is
-remembered: a service whose connection breaks comes back under the same process, and a shell that
-asks once a minute does not.
+A reconnect is a connection of a process whose earlier connection has ended. This distinguishes a
+service whose connection breaks from a script that connects once a minute with a new process.
 """
 
 from __future__ import annotations
@@ -11,18 +10,19 @@ from __future__ import annotations
 import enum
 from collections import Counter
 
-from notif_relayd.handover.state import ConnectionStatsState
+import msgspec
+
 from notif_relayd.peer import Peer
 
-REMEMBERED = 4096
-"""Processes that left, the latest; twice as many as may be connected by default."""
+MAX_REMEMBERED = 4096
+"""Number of disconnected processes that are remembered: twice the default connection limit."""
 
 NO_PID = 0
-"""Of a process that this one cannot see: in another PID namespace, for instance."""
+"""Process ID of a peer that is not visible, for example in another PID namespace."""
 
 
 class Refusal(str, enum.Enum):
-    """Why somebody may not come in; the value is a word for it."""
+    """Reason for a refused connection; the value appears in metrics."""
 
     NOT_ALLOWED = "not_allowed"
     PER_USER = "per_user"
@@ -30,41 +30,51 @@ class Refusal(str, enum.Enum):
     RATE = "rate"
 
 
+class ConnectionStatsState(msgspec.Struct):
+    """Saved connection statistics."""
+
+    accepted: int
+    reconnected: int
+    kept: int
+    refused: dict[str, int]
+    """Refused connections, by the value of the `Refusal`."""
+
+
 class ConnectionStats:
-    """Counts the connections of one socket."""
+    """Counters of one socket."""
 
     def __init__(self) -> None:
         self.accepted = 0
-        """All that were let in."""
+        """Accepted connections."""
         self.reconnected = 0
-        """Those of them whose process had one before, which had ended."""
+        """Accepted connections of a process whose earlier connection had ended."""
         self.kept = 0
-        """Those that were taken over from a relay before this one."""
+        """Connections taken over from the previous process."""
         self.refused: Counter[Refusal] = Counter()
-        self._left: dict[int, None] = {}
+        self._disconnected: dict[int, None] = {}
 
-    def come(self, peer: Peer) -> None:
-        """It was let in."""
+    def connected(self, peer: Peer) -> None:
+        """Count an accepted connection."""
         self.accepted += 1
-        if peer.pid in self._left:
-            del self._left[peer.pid]
+        if peer.pid in self._disconnected:
+            del self._disconnected[peer.pid]
             self.reconnected += 1
 
-    def leave(self, peer: Peer) -> None:
-        """Its connection has ended."""
+    def disconnected(self, peer: Peer) -> None:
+        """Remember the process of a connection that has ended."""
         if peer.pid != NO_PID:
-            self._left.pop(peer.pid, None)
-            self._left[peer.pid] = None
-            if len(self._left) > REMEMBERED:
-                del self._left[next(iter(self._left))]
+            self._disconnected.pop(peer.pid, None)
+            self._disconnected[peer.pid] = None
+            if len(self._disconnected) > MAX_REMEMBERED:
+                del self._disconnected[next(iter(self._disconnected))]
 
     def save(self) -> ConnectionStatsState:
-        """The numbers; who has left is forgotten."""
+        """Return the counters. The remembered processes are not saved."""
         refused = {reason.value: self.refused[reason] for reason in Refusal}
         return ConnectionStatsState(self.accepted, self.reconnected, self.kept, refused)
 
     def restore(self, saved: ConnectionStatsState | None) -> None:
-        """Go on with the numbers of another relay; an older one has none."""
+        """Continue with saved counters; `None` if an older version saved none."""
         if saved is not None:
             self.accepted = saved.accepted
             self.reconnected = saved.reconnected

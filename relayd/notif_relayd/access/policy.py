@@ -1,36 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which subscribers may see what.
+"""Access rules: which subscribers may read which records.
 
-A rule lets the members of a group see what a filter lets through. Who is in several groups sees
-what any of their rules allows. Where there is any rule, who is in no rule's group sees nothing but
-gap records: a rule that somebody could escape by leaving a group would be none. Root sees
-everything, as everywhere.
+A rule allows the members of a group to read the records that match a filter:
+
+- Without any rule, every subscriber may read every record.
+- A process in several groups may read what any of their rules allows.
+- If there are rules, a process in none of their groups receives gap records only. Otherwise, a
+  program could avoid a rule by leaving its group.
+- Root may read every record.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from notif_relayd.access.admission import ROOT
-from notif_relayd.peer import Peer
+from notif_relayd.peer import ROOT_UID, Peer
 from notif_relayd.records.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRule:
-    """What the members of a group may see."""
+    """One section ``[access:NAME]`` of the configuration."""
 
     group: int
-    lets_through: Filter
+    """Group ID."""
+    readable: Filter
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All of them."""
+    """All access rules."""
 
     rules: Sequence[AccessRule] = ()
 
     def allowed(self, peer: Peer) -> frozenset[Filter] | None:
-        """What the peer may see: what any of these lets through; `None` for everything."""
-        if not self.rules or peer.uid == ROOT:
+        """Return the filters of which a record must match one; `None` if all may be read."""
+        if not self.rules or peer.uid == ROOT_UID:
             return None
-        return frozenset(each.lets_through for each in self.rules if each.group in peer.groups)
+        return frozenset(each.readable for each in self.rules if each.group in peer.groups)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that users cause the relay to hold, accounted by user."""
+"""Limits on the memory that the relay holds on behalf of users, accounted by user."""
 
 from collections import Counter
 
@@ -33,10 +33,10 @@ class Quota:
         """
         if self._by_user[uid] + size > self.per_user:
             self._forget_if_zero(uid)
-            raise QuotaError(f"uid {uid} has {self._name} = {self.per_user} bytes already")
+            raise QuotaError(f"uid {uid} has reached {self._name} = {self.per_user} bytes")
         if self.charged + size > self._total:
             self._forget_if_zero(uid)
-            raise QuotaError(f"all users together have the maximum of {self._total} bytes already")
+            raise QuotaError(f"all users together have reached the limit of {self._total} bytes")
         self._by_user[uid] += size
         self.charged += size
 
@@ -45,6 +45,11 @@ class Quota:
         self._by_user[uid] -= size
         self.charged -= size
         self._forget_if_zero(uid)
+
+    @property
+    def tracked_users(self) -> int:
+        """Number of users with charged bytes."""
+        return len(self._by_user)
 
     def _forget_if_zero(self, uid: int) -> None:
         if not self._by_user[uid]:

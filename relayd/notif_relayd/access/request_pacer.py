@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a subscriber's request is handled: request work is bounded per user and per iteration.
+"""Schedules the handling of requests, so that requests do not delay records.
 
-To read a request and to put its filter in force takes as long as many records do, and the request
-comes from a peer that may be hostile. So one request at most is handled every `INTERVAL` seconds,
-and each user has a share of the loop's time, however many connections it has. A subscriber whose
-request has to wait is not read meanwhile; users with waiting requests are served in turn.
+Handling a request takes as long as relaying many records, and the peer may be hostile. At most one
+request is handled per `INTERVAL`, and the requests of each user get a limited share of the loop's
+time, however many connections the user has. A client whose request has to wait is not read
+meanwhile. Users with waiting requests are served in turn.
 """
 
 import time
@@ -13,36 +13,36 @@ from collections.abc import Callable
 from notif_relayd.access.token_bucket import TokenBuckets
 
 INTERVAL = 0.002
-"""Minimum interval, in seconds, between two requests.
+"""Minimum interval between two requests, in seconds.
 
-Fewer than one record in a hundred then has to wait for a request on a relay that is busy.
+On a busy relay, fewer than one record in a hundred then waits for a request.
 """
 
 SHARE = 0.01
-"""Share of the loop's processor time that the requests of one user may take."""
+"""Share of the loop's processor time for the requests of one user."""
 
 BURST = 0.05
-"""Seconds of processor time that the requests of one user may take at once.
+"""Processor time, in seconds, that the requests of one user may take without a pause.
 
-At `MIN_COST` each these are 500 requests, which is enough for the subscribers that most users have
-to connect again after the relay was restarted without systemd.
+This is enough for 500 requests of `MIN_COST`: the subscribers of one user reconnect at once when a
+relay without systemd is restarted.
 """
 
 MIN_COST = 0.0001
-"""Seconds of processor time charged for a request at least: what a usual one takes, with the
-system calls around it."""
+"""Minimum processor time charged for a request, in seconds: that of a usual request with its system
+calls."""
 
 CallIn = Callable[[float, Callable[[], None]], None]
 
 
 class RequestPacer:
-    """Calls `serve` for subscribers, as often as their users' shares allow.
+    """Calls `serve` for each waiting client when the share of its user allows it.
 
     Args:
         call_in: calls a function after a delay in seconds, in the event loop.
-        serve: called with a subscriber's number; reads and handles one request at most.
-        share: of the loop's processor time, for the requests of one user.
-        burst: seconds of it that the requests of one user may take at once.
+        serve: called with a client's number; reads and handles at most one request.
+        share: share of the loop's processor time for the requests of one user, above 0 and below 1.
+        burst: processor time, in seconds, that the requests of one user may take without a pause.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class RequestPacer:
         self._burst = burst
         self._buckets = TokenBuckets(time.monotonic)
         self._waiting: dict[int, dict[int, None]] = {}
-        """Numbers of the subscribers that wait, by user; both in the order in which they came."""
+        """Numbers of the waiting clients, by user, in the order of their arrival."""
         self._free_at = 0.0
-        """When the next request may be handled."""
+        """Earliest time of the next request."""
         self._due: float | None = None
-        """When `_next` is called next, if it is."""
+        """Time of the next scheduled call of `_next`, if any."""
 
     def enter(self, uid: int, number: int) -> bool:
-        """Serve a subscriber now if possible, and otherwise later; return whether it has to wait.
+        """Serve a client now if possible, otherwise later; return whether it has to wait.
 
         Args:
             uid: the user that is charged.
-            number: the subscriber's number.
+            number: the client's number.
         """
         now = time.monotonic()
         ready_at = self._ready_at(uid, now)
@@ -81,7 +81,7 @@ class RequestPacer:
         return True
 
     def leave(self, uid: int, number: int) -> None:
-        """Forget a subscriber that may be waiting."""
+        """Remove a client that may be waiting."""
         waiting = self._waiting.get(uid)
         if waiting is not None:
             waiting.pop(number, None)
@@ -89,7 +89,7 @@ class RequestPacer:
                 del self._waiting[uid]
 
     def _next(self) -> None:
-        """Serve the next user that has tokens."""
+        """Serve one client of the next user that has tokens."""
         now = time.monotonic()
         self._due = None
         for uid in list(self._waiting):
@@ -98,7 +98,7 @@ class RequestPacer:
                 number = next(iter(waiting))
                 del waiting[number]
                 if waiting:
-                    self._waiting[uid] = waiting  # at the end: other users are next
+                    self._waiting[uid] = waiting  # at the end, so that other users are next
                 self._run(uid, number, now)
                 break
         if self._waiting:
@@ -106,18 +106,23 @@ class RequestPacer:
 
     def _run(self, uid: int, number: int, now: float) -> None:
         self._free_at = now + INTERVAL
-        # Processor time, so that the user does not pay for what other processes take.
+        # Processor time instead of elapsed time: other processes are not charged to the user.
         before = time.thread_time()
         self._serve(number)
         self._buckets.take(uid, max(MIN_COST, time.thread_time() - before))
 
+    @property
+    def tracked_users(self) -> int:
+        """Number of users whose bucket is not full."""
+        return len(self._buckets)
+
     def _ready_at(self, uid: int, now: float) -> float:
-        """Return when the next request of a user may be handled; in the past if it may be now."""
+        """Return the earliest time of the user's next request, which may be in the past."""
         available = self._buckets.available(uid, self._share, self._burst)
         return max(self._free_at, now - available / self._share)
 
     def _schedule(self, moment: float, now: float) -> None:
-        """Call `_next` at that moment, unless it is called before anyway."""
+        """Call `_next` at `moment`, unless an earlier call is scheduled."""
         if self._due is None or moment < self._due:
             self._due = moment
             self._call_in(max(0.0, moment - now), self._next)

@@ -108,7 +108,7 @@ class Reporter:
         unknown = {reason: gaps.unknown[reason] for reason in REASONS}
         unknown["relay_restarted"] += self._fanout.unknown_gaps
         subscribers = self._fanout.subscribers.values()
-        behind = [each for each in subscribers if each.reading.cursor is not None]
+        behind = [each for each in subscribers if each.is_behind]
         return Metrics(
             status=status,
             python=platform.python_version(),

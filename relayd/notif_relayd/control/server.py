@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.control.schema import Request
 from notif_relayd.net import ancillary
@@ -20,6 +20,7 @@ from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, NOT_NOW, NOTHING, READ, WRITE, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer
+from notif_relayd.settings import ConnectionLimits
 
 LIMITS = ConnectionLimits("connections", max_connections=32, per_user=16, rate=10_000)
 """relayctl closes its connection after one answer."""

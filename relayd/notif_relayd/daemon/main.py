@@ -26,24 +26,17 @@ from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon import options
 from notif_relayd.daemon.log_queue import LogQueue
 from notif_relayd.errors import StartError
+from notif_relayd.handover.inherit import Inherited, inherit
 from notif_relayd.net.listeners import Listener, adopt, bind, passed
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
-from notif_relayd.relay import Limits, Relay
-from notif_relayd.settings import SocketPlan
+from notif_relayd.relay import Manager, Relay, Sockets
+from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM, Limits, SocketPlan
 from notif_relayd.systemd import fdstore
 from notif_relayd.systemd.environment import number
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
-
-PROGRAM = "notif-relayd"
-
-CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
-"""Read when it is there and no --config-file is given."""
-
-CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
-"""Likewise, without --config-dir."""
 
 STDERR = 2
 
@@ -156,7 +149,7 @@ def _stderr_is_the_journal() -> bool:
 
 def _listen(
     stack: contextlib.ExitStack, settings: options.Settings
-) -> tuple[dict[str, Listener], fdstore.Inherited]:
+) -> tuple[dict[str, Listener], Inherited]:
     listeners: dict[str, Listener] = {}
 
     def hold(plan: SocketPlan, listener: Listener) -> None:
@@ -173,7 +166,7 @@ def _listen(
             others.append((name, fd))
     for plan in (*plans.values(), settings.control):
         hold(plan, bind(plan, socket_owner(plan)))
-    return listeners, fdstore.inherit(others)
+    return listeners, inherit(others)
 
 
 @contextlib.contextmanager
@@ -223,7 +216,7 @@ def _serve(
     conf: cfg.ConfigOpts,
     settings: options.Settings,
     listeners: dict[str, Listener],
-    inherited: fdstore.Inherited,
+    inherited: Inherited,
 ) -> bool:
     """Relay until it is over; whether the log took everything."""
     writer = LogQueue()
@@ -245,7 +238,7 @@ def _relay(
     conf: cfg.ConfigOpts,
     settings: options.Settings,
     listeners: dict[str, Listener],
-    inherited: fdstore.Inherited,
+    inherited: Inherited,
     writer: LogQueue,
 ) -> None:
     held = not (listeners["public"].bound_here or listeners["ingest"].bound_here)
@@ -258,17 +251,15 @@ def _relay(
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
+        sockets = Sockets(**{name: listener.socket for name, listener in listeners.items()})
+        capacity = _store_capacity() if held and notify.there else 0
         relay = Relay(
             limits,
-            RateLimitedLog(LOG),
+            settings.rules,
+            sockets,
+            Manager(notify, capacity, inherited),
             signals,
-            public=listeners["public"].socket,
-            ingest=listeners["ingest"].socket,
-            control=listeners["control"].socket,
-            notify=notify,
-            rules=settings.rules,
-            capacity=_store_capacity() if held and notify.there else 0,
-            inherited=inherited,
+            RateLimitedLog(LOG),
         )
         LOG.info(
             "relaying from %s to %s",

@@ -14,12 +14,11 @@ from oslo_config import cfg
 from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relayd.access.accounts import group_id, user_id
-from notif_relayd.access.admission import BURST_SECONDS, Allowed, ConnectionLimits
+from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.errors import StartError
 from notif_relayd.records.filters import Filter, FilterError
-from notif_relayd.relay import Limits
-from notif_relayd.settings import Access, SocketPlan
+from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
 
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
@@ -341,10 +340,10 @@ def _terms(relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str) -> Connecti
     )
 
 
-def _allowed(socket: str, users: list[str] | None, groups: list[str] | None) -> Allowed | None:
+def _allowed(socket: str, users: list[str] | None, groups: list[str] | None) -> AllowList | None:
     if users is None and groups is None:
         return None
-    return Allowed(
+    return AllowList(
         frozenset(user_id(f"[relayd] {socket}_allow_users", user) for user in users or []),
         frozenset(group_id(f"[relayd] {socket}_allow_groups", group) for group in groups or []),
     )

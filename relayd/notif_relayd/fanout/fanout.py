@@ -1,83 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way out: runs of records go to all subscribers.
+"""Sends batches of records to the subscribers.
 
-A run is handed whole to the socket of every subscriber that is current, and that is all there is
-to it. A socket that does not take all of it puts its subscriber behind, and from then on nothing
-is spent on it until the kernel says that it takes data again. So the cost of a run is one send
-for each subscriber that reads, and nothing for those that do not.
+A batch is sent whole to the socket of every current subscriber. If a socket does not take all of
+it, the subscriber falls behind: it gets a cursor in a ring and costs nothing until the kernel
+reports that its socket takes data again. So a batch costs one send for each subscriber that keeps
+up, and nothing for the others.
 
-Subscribers with the same filter read the same stream: what it lets through is picked out of a run
-once for all of them. Those without a filter get the run as it is, and are not concerned by the
-filters of others.
+Subscribers with the same filter share a stream, whose records are selected once for all of them.
+Subscribers without a filter get each batch as it is; the filters of others do not affect them.
 """
 
 import contextlib
 import logging
-import math
-import os
 import socket
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from notif_relay import records
-from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.access.admission import Admission, ConnectionLimits
+from notif_relayd.access.admission import Admission
+from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
-from notif_relayd.access.request_pacer import RequestPacer
-from notif_relayd.fanout.ring import Chunk, Cursor, Store, TornRecord
+from notif_relayd.context import Context
+from notif_relayd.fanout.chunk import TornRecord
+from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
+from notif_relayd.fanout.request_handler import RequestHandler, discard_input
+from notif_relayd.fanout.ring import Cursor, Store
+from notif_relayd.fanout.saved_state import (
+    ChunkState,
+    FanoutState,
+    SubscriberState,
+    TornRecordState,
+)
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Reading, Stream, Subscriber
-from notif_relayd.handover.state import ChunkState, FanoutState, SubscriberState, TornRecordState
-from notif_relayd.net import ancillary
+from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE, Loop
-from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.loop import HANGUP, NOT_NOW, READ, WRITE
 from notif_relayd.peer import Peer, peer_of
-from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
-from notif_relayd.systemd.fdstore import SUBSCRIBER, FdStore
+from notif_relayd.settings import ConnectionLimits
+from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
 
 MAX_TORN_BYTES = 32 * 1024 * 1024
-"""Bytes of torn records, of all users together: records that have left the ring, but not for those
-subscribers that stopped reading in the middle of them."""
-
-MAX_SENTENCE = 512
-"""Characters of an error that a subscriber reads; the rest is cut off."""
+"""Bytes of torn records of all users together. When they are exceeded, subscribers of the user that
+holds the most are disconnected."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
+
+
+@dataclass(slots=True)
+class _Totals:
+    delivered: int = 0
+    dropped: int = 0
+    bytes: int = 0
+
+    def add(self, delivered: int, dropped: int, size: int) -> None:
+        self.delivered += delivered
+        self.dropped += dropped
+        self.bytes += size
 
 
 class Fanout:
     """All subscribers, and the streams that they read.
 
     Args:
-        loop: says whose socket takes data again.
-        log: where the door reports whom it has refused.
-        ids: numbers for connections.
-        descriptors: keeps connections for the next relay.
-        limits: who may read.
-        rules: who may read what.
-        ring_size: bytes kept for subscribers that fall behind.
+        context: the loop, the log and the store of descriptors.
+        limits: which processes may connect, and how many.
+        policy: which subscribers may read which records.
+        ring_size: bytes of records kept for subscribers that are behind.
         max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
     """
 
     def __init__(
         self,
-        loop: Loop,
-        log: RateLimitedLog,
-        ids: Iterator[int],
-        fdstore: FdStore,
+        context: Context,
         limits: ConnectionLimits,
-        rules: Policy,
+        policy: Policy,
         ring_size: int,
         max_filter_bytes_per_user: int,
     ) -> None:
@@ -85,74 +91,83 @@ class Fanout:
         self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
-        """By the number of the connection."""
+        """By connection number."""
         self.discarded = 0
+        """Number of records that were published while there was no subscriber."""
         self.unknown_gaps = 0
-        """Gap records that say that a number of records is missing that nobody knows."""
-        self._delivered_before = 0
-        self._dropped_before = 0
-        self._bytes_before = 0
-        self._loop = loop
-        self._log = log
-        self._ids = ids
-        self._rules = rules
-        self._fdstore = fdstore
+        """Number of gap records that announce an unknown number of missing records."""
+        self._ended = _Totals()
+        """Figures of connections that have ended."""
+        self._loop = context.loop
+        self._log = context.log
+        self._ids = context.ids
+        self._policy = policy
+        self._fdstore = context.fdstore
         self._streams = Streams(self.store)
         self._pages = SharedPages()
         self._refusal = "", b""
-        """The last reason for a refused connection, and the record that tells it."""
-        self._pacer = RequestPacer(loop.call_in, self._take_request)
+        """The last reason for a refused connection, and the error record that states it."""
+        self._requests = RequestHandler(
+            context, policy, self._streams, self.quota, self.subscribers, self.disconnect
+        )
 
     @property
     def delivered(self) -> int:
-        """Records handed over, one for each subscriber that got it."""
-        return self._delivered_before + sum(each.delivered for each in self.subscribers.values())
+        """Number of records that sockets took, counted once for each subscriber."""
+        return self._ended.delivered + sum(each.delivered for each in self.subscribers.values())
 
     @property
     def dropped(self) -> int:
-        """Records that subscribers did not get, one for each subscriber that missed it."""
-        return self._dropped_before + sum(each.dropped for each in self.subscribers.values())
+        """Number of records that subscribers missed, counted once for each subscriber."""
+        return self._ended.dropped + sum(each.dropped for each in self.subscribers.values())
 
     @property
     def bytes_delivered(self) -> int:
-        """Bytes that sockets took, the relay's own records among them."""
-        return self._bytes_before + sum(each.bytes for each in self.subscribers.values())
+        """Number of bytes that sockets took, including records of the relay itself."""
+        return self._ended.bytes + sum(each.bytes for each in self.subscribers.values())
 
     @property
     def drained(self) -> bool:
-        """Whether everybody has everything."""
+        """Whether all subscribers are current."""
         current = sum(len(stream.current) for stream in self._streams)
         return current == len(self.subscribers)
 
     def listen(self, listener: socket.socket) -> Acceptor:
-        """Let subscribers in through `listener`."""
+        """Accept subscribers from a listening socket."""
         return Acceptor(
             self._loop, self._log, listener, self.admission, self._welcome, self._refuse
         )
 
-    def fast_recipients(self, most: int) -> tuple[list[int], int]:
-        """Sockets that get every record at once, unless they are more than `most`; none then.
-
-        Returns:
-            Their descriptors. Whoever sends a run to all of them has to tell `publish`. And bytes,
-            from which on that is not the best way to do it.
-        """
-        stream = self._streams.unfiltered
-        if stream is None or len(stream.current) > most:
-            return [], 0
-        sockets = [each.socket.fileno() for each in stream.current]
-        return sockets, self._pages.threshold(len(sockets))
-
-    def publish(
-        self, run: bytes, routing_keys: list[RoutingKey], results: Sequence[int] = ()
-    ) -> float:
-        """Give records to everybody who wants them; nothing is kept when there is nobody.
+    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], int]:
+        """Return the subscribers to which the fast path sends each batch before `publish`.
 
         Args:
-            run: the records.
-            routing_keys: the kind of each.
-            results: what became of it, if the sockets that `prompt` named have got it just now: the
-                bytes that each of them took, or below zero the number of its error.
+            limit: the number of subscribers that the fast path can serve.
+
+        Returns:
+            The current subscribers of the unfiltered stream, none if they are more than `limit`;
+            and the size of a batch, in bytes, from which on the fast path must not send it.
+        """
+        stream = self._streams.unfiltered
+        if stream is None or len(stream.current) > limit:
+            return [], 0
+        return list(stream.current.values()), self._pages.threshold(len(stream.current))
+
+    def publish(
+        self,
+        batch: bytes,
+        routing_keys: list[RoutingKey],
+        recipients: Sequence[Subscriber] = (),
+        results: Sequence[int] = (),
+    ) -> float:
+        """Send records to the subscribers that read them; without subscribers, discard them.
+
+        Args:
+            batch: the records.
+            routing_keys: one for each record.
+            recipients: what `fast_recipients` returned just before the fast path sent the batch.
+            results: for each recipient the bytes that its socket took, or the negative error
+                number; empty if the fast path did not send the batch.
 
         Returns:
             Processor time, in seconds, to match values of fields that are not remembered with
@@ -161,18 +176,23 @@ class Fanout:
         if not self.subscribers:
             self.discarded += len(routing_keys)
             return 0.0
-        if self._streams.unfiltered is not None:
-            self._send(self._streams.unfiltered, run, len(routing_keys), results)
+        unfiltered = self._streams.unfiltered
+        if unfiltered is not None:
+            if results:
+                outcome = note_sends(len(batch), recipients, results)
+                self._finish(unfiltered, batch, len(routing_keys), outcome)
+            else:
+                self._send(unfiltered, batch, len(routing_keys))
         before = self._streams.seconds
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
-            lines = lines or list(split(run))
+            lines = lines or list(split(batch))
             some = [lines[place] for place in places]
             self._send(stream, b"".join(some), len(some))
         return self._streams.seconds - before
 
     def save(self) -> FanoutState:
-        """All that is known of what goes out."""
+        """Return all that a successor needs to continue."""
         streams = list(self._streams)
         numbers = {stream: number for number, stream in enumerate(streams)}
         rings = {stream.ring: number for stream, number in numbers.items()}
@@ -182,9 +202,9 @@ class Fanout:
         subscribers = [each.save(numbers, places, torn) for each in self.subscribers.values()]
         return FanoutState(
             self.discarded,
-            self._delivered_before,
-            self._dropped_before,
-            self._bytes_before,
+            self._ended.delivered,
+            self._ended.dropped,
+            self._ended.bytes,
             [each.save() for each in streams],
             [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
             subscribers,
@@ -194,113 +214,101 @@ class Fanout:
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
-        """Go on where another relay has stopped, with those subscribers that are still there.
+        """Continue where another process has stopped.
 
-        Who may see something else now than then is left out.
+        A subscriber is not restored if its connection is missing, if the access rules now allow it
+        other records, or if its filters exceed the quota. Only its figures are kept.
+
+        Args:
+            saved: what `save` returned there.
+            connections: the connections of subscribers, by connection number.
         """
         self.discarded = saved.discarded
         self.unknown_gaps = saved.unknown_gaps
         self.admission.counts.restore(saved.connections)
-        self._delivered_before = saved.delivered
-        self._dropped_before = saved.dropped
-        self._bytes_before = saved.bytes
+        self._ended = _Totals(saved.delivered, saved.dropped, saved.bytes)
         streams = {}
         for number in sorted(saved.streams_in_use):
             streams[number] = self._streams.of(saved.streams[number].view())
-            streams[number].ring.next_seq = saved.streams[number].next_seq
-        chunks = self._restore_chunks(saved.chunks, streams)
+            streams[number].ring.restore(saved.streams[number].next_seq)
+        rings = {number: stream.ring for number, stream in streams.items()}
+        chunks = self.store.restore(
+            [(rings.get(each.stream), each.data, each.count) for each in saved.chunks]
+        )
         torn_records = [TornRecord(each.data) for each in saved.torn]
-        for who in saved.subscribers:
-            connection = connections.get(who.id)
-            if connection is not None and self._may_see(who, streams) and self._can_charge(who):
-                self.admission.enter(who.peer)
-                stream = streams[who.reading.stream]
-                subscriber = self._admit(who.id, connection, who.peer, stream)
-                subscriber.restore(who, streams, chunks, torn_records)
-                if subscriber.reading.cursor is not None:
+        for each in saved.subscribers:
+            connection = connections.get(each.id)
+            if connection is not None and self._is_allowed(each, streams) and self._charge(each):
+                self.admission.enter(each.peer)
+                stream = streams[each.subscription.stream]
+                subscriber = self._admit(each.id, connection, each.peer, stream)
+                subscriber.restore(each, streams, chunks, torn_records)
+                if subscriber.is_behind:
                     stream.mark_behind(subscriber)
-                self._wait(subscriber)
+                self._update_events(subscriber)
             else:
-                self._delivered_before += who.delivered
-                self._dropped_before += who.dropped
-                self._bytes_before += who.bytes
+                self._ended.add(each.delivered, each.dropped, each.bytes_sent)
+        # Only now: streams and chunks must stay until all subscribers have their positions.
         for stream in streams.values():
-            stream.ring.tidy()
-        self._streams.tidy()
+            stream.ring.evict_unused()
+        self._streams.end_unused()
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
-            self._request_work(subscriber)
+            self._requests.schedule(subscriber)
 
-    def _restore_chunks(
-        self, saved: Sequence[ChunkState], streams: Mapping[int, Stream]
-    ) -> list[Chunk | None]:
-        """Fill the rings; return the chunks, and `None` for those of streams without a reader."""
-        for each in saved:
-            if each.stream in streams:
-                streams[each.stream].ring.next_seq -= each.count
-        # The limit, which may be lower now, applies again when every subscriber has its place.
-        limit, self.store.limit = self.store.limit, sys.maxsize
-        chunks: list[Chunk | None] = []
-        for each in saved:
-            stream = streams.get(each.stream)
-            if stream is not None:
-                stream.ring.append(each.data, each.count)
-            chunks.append(None if stream is None else stream.ring.newest)
-        self.store.limit = limit
-        return chunks
-
-    def _can_charge(self, who: SubscriberState) -> bool:
-        """Charge what the subscriber has; return whether its user may have that much."""
+    def _charge(self, saved: SubscriberState) -> bool:
+        """Charge the filters and requests of a subscriber; return whether the quota allows it."""
         try:
-            self.quota.charge(who.peer.uid, who.charge)
+            self.quota.charge(saved.peer.uid, saved.charge)
         except QuotaError as error:
-            LOG.warning("filter of %s not restored: %s", who.peer, error)
+            LOG.warning("filter of %s not restored: %s", saved.peer, error)
             return False
         return True
 
-    def _may_see(self, who: SubscriberState, streams: Mapping[int, Stream]) -> bool:
-        """Whether that is still what it may see."""
-        allowed = self._rules.allowed(who.peer)
-        return all(streams[each.stream].view.allowed == allowed for each in who.readings)
+    def _is_allowed(self, saved: SubscriberState, streams: Mapping[int, Stream]) -> bool:
+        """Return whether the access rules allow a subscriber the same records as before."""
+        allowed = self._policy.allowed(saved.peer)
+        return all(streams[each.stream].view.allowed == allowed for each in saved.subscriptions)
 
     def adopt(self, number: int, connection: socket.socket, request: bytes) -> None:
-        """Serve a subscriber of whom nothing is known but its connection, from here on.
+        """Serve a subscriber of which only the connection and the last request are known.
 
-        What it has got may end within a record, so a newline goes first. It may still wait for an
-        answer to its request, so it gets another.
+        The bytes that it has received may end within a record, so the gap record that it gets
+        begins with a newline. It may still wait for the answer to its request, so the request is
+        handled, and answered, again.
+
+        Args:
+            number: the number of the connection.
+            connection: a non-blocking socket.
+            request: the last request, empty if there is none.
         """
         peer = peer_of(connection)
         self.admission.enter(peer)
         subscriber = self._admit(number, connection, peer, self._stream_of(peer))
-        lost = b"\n" + records.gap(None, "relay_restarted")
-        self._put_behind(subscriber).insert(lost)
+        subscriber.fall_behind().insert(b"\n" + records.gap(None, "relay_restarted"))
         self.unknown_gaps += 1
         if request:
-            # At once and not paced: until then records would go out that the filter excludes.
-            self._handle_request(subscriber, request)
+            # Not paced: until the filter is in force, records would be sent that it excludes.
+            self._requests.handle(subscriber, request)
+        self._update_events(subscriber)
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.stream.mark_behind(subscriber)
-        self._delivered_before += subscriber.delivered
-        self._dropped_before += subscriber.dropped
-        self._bytes_before += subscriber.bytes
-        for reading in (subscriber.reading, subscriber.following):
-            if reading is not None:
-                reading.catch_up()
-                self._streams.leave(reading.stream)
+        # Before the cursors are dropped below: the figures are derived from them.
+        self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
+        for each in subscriber.subscriptions:
+            each.stream.mark_behind(subscriber)
+            each.catch_up()
+            self._streams.leave(each.stream)
         self._loop.forget(subscriber.socket.fileno())
         del self.subscribers[subscriber.id]
-        self._pacer.leave(subscriber.peer.uid, subscriber.id)
-        self.quota.release(subscriber.peer.uid, subscriber.charge)
+        self._requests.forget(subscriber)
         self.admission.leave(subscriber.peer)
         self._fdstore.close_connection(SUBSCRIBER, subscriber.id, subscriber.socket)
-        LOG.debug("subscriber left: %s", subscriber.peer)
+        LOG.debug("subscriber disconnected: %s", subscriber.peer)
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Disconnect every subscriber."""
         for subscriber in list(self.subscribers.values()):
             self.disconnect(subscriber)
 
@@ -319,84 +327,70 @@ class Fanout:
             self._streams.leave(stream)
             raise
         self.subscribers[number] = subscriber
-        stream.current.add(subscriber)
+        stream.mark_current(subscriber)
         self._fdstore.keep_subscriber(number, connection)
         return subscriber
 
     def _refuse(self, connection: socket.socket, reason: str) -> None:
-        # In a flood the reason is mostly the same: the record is then made once.
+        # In a flood most refusals have the same reason: the record is then encoded once.
         if reason != self._refusal[0]:
             self._refusal = reason, records.error(f"{records.TOO_MANY_SUBSCRIBERS}: {reason}.")
         with contextlib.suppress(OSError):
             connection.send(self._refusal[1])
 
     def _stream_of(self, peer: Peer) -> Stream:
-        """What it reads as long as it has not asked for anything."""
-        return self._streams.of(View(None, self._rules.allowed(peer)))
+        """Return the stream that a subscriber reads until it requests another one."""
+        return self._streams.of(View(None, self._policy.allowed(peer)))
 
     def _on_event(self, subscriber: Subscriber, events: int) -> None:
         if events & HANGUP:
             self.disconnect(subscriber)
             return
         if events & READ and not subscriber.waiting:
-            self._request_work(subscriber, readable=True)
+            self._requests.schedule(subscriber, readable=True)
             if subscriber.id not in self.subscribers:
                 return
-        if events & WRITE and subscriber.reading.cursor is not None:
-            self._catch_up(subscriber, subscriber.reading.cursor)
+        cursor = subscriber.subscription.cursor
+        if events & WRITE and cursor is not None:
+            self._send_from(cursor, subscriber)
 
-    def _send(self, stream: Stream, run: bytes, count: int, results: Sequence[int] = ()) -> None:
-        size = len(run)
-        late: list[tuple[Subscriber, int]] = []
-        gone: list[Subscriber] = []
-        send = _done(results) if results else self._pages.sender(run, len(stream.current))
-        for subscriber in stream.current:
-            try:
-                sent = send(subscriber.socket)
-            except OSError as error:
-                if error.errno not in NOT_NOW:
-                    gone.append(subscriber)
-                sent = 0
-            subscriber.bytes += sent
-            if sent != size:
-                late.append((subscriber, size - sent))
+    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
+        """Send `count` records to the current subscribers of a stream."""
+        send = self._pages.sender(batch, len(stream.current))
+        outcome = send_batch(len(batch), stream.current.values(), send)
+        self._finish(stream, batch, count, outcome)
+
+    def _finish(self, stream: Stream, batch: bytes, count: int, outcome: Outcome) -> None:
+        """Keep a batch that was sent if a subscriber has yet to get a part of it."""
+        late, failed = outcome
         if late or stream.ring.cursors:
-            stream.ring.append(run, count)
+            stream.ring.append(batch, count)
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
-            self._put_behind(subscriber).rewind(unsent)
-        for subscriber in gone:
+            subscriber.fall_behind().rewind(unsent)
+            self._update_events(subscriber)
+        for subscriber in failed:
             self.disconnect(subscriber)
         if self.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 
     def _reclaim_torn(self) -> None:
-        """Disconnect subscribers of the user that holds the most of torn records."""
+        """Disconnect subscribers of the user that holds the most bytes of torn records."""
         while self.store.torn > MAX_TORN_BYTES:
-            by_user: Counter[int] = Counter()
-            for each in self.subscribers.values():
-                by_user[each.peer.uid] += math.ceil(each.torn_share)
-            uid, held = by_user.most_common(1)[0]
-            mine = (each for each in self.subscribers.values() if each.peer.uid == uid)
-            largest = max(mine, key=lambda each: each.torn_share)
+            largest, held = largest_holder(self.subscribers.values(), attrgetter("torn_share"))
             self._log.warning(
                 "connection ended: %s: stopped reading in the middle of a record; %d bytes of such "
                 "records are kept for uid %d, and the limit of all users together is %d",
                 largest.peer,
                 held,
-                uid,
+                largest.peer.uid,
                 MAX_TORN_BYTES,
             )
             self.disconnect(largest)
 
-    def _put_behind(self, subscriber: Subscriber) -> Cursor:
-        subscriber.reading.stream.mark_behind(subscriber)
-        cursor = subscriber.reading.fall_behind()
-        self._wait(subscriber)
-        return cursor
-
-    def _catch_up(self, subscriber: Subscriber, cursor: Cursor) -> None:
+    def _send_from(self, cursor: Cursor, subscriber: Subscriber) -> None:
+        """Send once what the cursor of a subscriber has to send."""
         try:
             sent = subscriber.socket.sendmsg(cursor.buffers())
         except OSError as error:
@@ -408,124 +402,14 @@ class Fanout:
         cursor.advance(sent)
         if not cursor.finished:
             return
-        if subscriber.following is not None:
-            self.quota.release(subscriber.peer.uid, subscriber.reading.charge)
-            self._streams.leave(subscriber.go_on(subscriber.following))
-            self._request_work(subscriber)
+        if subscriber.pending is not None:
+            self._requests.finish_change(subscriber, subscriber.pending)
         elif cursor.stopped:
-            self._discard_input(subscriber)
+            discard_input(subscriber)
             self.disconnect(subscriber)
         else:
-            subscriber.reading.catch_up()
-            subscriber.reading.stream.current.add(subscriber)
-            self._wait(subscriber)
+            subscriber.catch_up()
+            self._update_events(subscriber)
 
-    def _request_work(self, subscriber: Subscriber, *, readable: bool = False) -> None:
-        """Have a request read or handled, now or later, if there is one and it may be handled.
-
-        One request at a time: the next one is handled when the last one is in force.
-        """
-        if subscriber.following is None and (readable or subscriber.request.is_complete()):
-            subscriber.waiting = True
-            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
-                return
-        self._wait(subscriber)
-
-    def _take_request(self, number: int) -> None:
-        """Read from a subscriber unless a request is complete; handle one request at most."""
-        subscriber = self.subscribers[number]
-        subscriber.waiting = False
-        try:
-            if not subscriber.request.is_complete() and not self._read(subscriber):
-                return
-            line = subscriber.request.next_line()
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-        else:
-            if line is not None:
-                self.quota.release(subscriber.peer.uid, len(line) + 1)
-                self._handle_request(subscriber, line)
-        self._request_work(subscriber)
-
-    def _read(self, subscriber: Subscriber) -> bool:
-        """Read what a subscriber has written; return whether it is still connected.
-
-        Raises:
-            QuotaError: its user has too much unfinished.
-        """
-        try:
-            data = ancillary.receive(subscriber.socket, subscriber.request.room)
-        except OSError as error:
-            if error.errno in NOT_NOW:
-                return True
-            self.disconnect(subscriber)
-            return False
-        subscriber.listening = bool(data)
-        if not subscriber.ending:
-            self.quota.charge(subscriber.peer.uid, len(data))
-            subscriber.request.feed(data)
-        return True
-
-    def _discard_input(self, subscriber: Subscriber) -> None:
-        """Read what a subscriber has written after a request that was refused.
-
-        A connection that is closed with unread data makes the peer's next read fail.
-        """
-        with contextlib.suppress(OSError):
-            ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)
-
-    def _handle_request(self, subscriber: Subscriber, line: bytes) -> None:
-        try:
-            self._change(subscriber, subscription_request.parse(line))
-        except (subscription_request.RequestError, QuotaError) as error:
-            self._refuse_request(subscriber, error)
-
-    def _refuse_request(self, subscriber: Subscriber, error: ValueError) -> None:
-        """Announce an error at the end of what the subscriber has yet to get, and end there."""
-        self.quota.release(subscriber.peer.uid, len(subscriber.request))
-        subscriber.request.clear()
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        sentence = (
-            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
-        )
-        # It may quote the request, and waits in memory for a subscriber that does not read.
-        cursor.stop_with(records.error(sentence[:MAX_SENTENCE]))
-
-    def _change(self, subscriber: Subscriber, request: subscription_request.Request) -> None:
-        """Let another filter follow the one in force.
-
-        Raises:
-            QuotaError: the user has too many filters.
-        """
-        charge = request.charge
-        self.quota.charge(subscriber.peer.uid, charge)
-        self._fdstore.keep_request(subscriber.id, request.line)
-        cursor = subscriber.reading.cursor or self._put_behind(subscriber)
-        cursor.stop()
-        wanted = request.filter if request.filter.patterns else None
-        view = View(wanted, self._rules.allowed(subscriber.peer))
-        subscriber.following = Reading(self._streams.of(view), charge)
-        subscriber.following.fall_behind().insert(request.answer)
-
-    def _wait(self, subscriber: Subscriber) -> None:
-        """Have the loop report what can be done now.
-
-        Nothing is read while a request waits or is not in force yet.
-        """
-        busy = subscriber.following is not None or subscriber.waiting
-        reads = subscriber.listening and not busy
-        writes = subscriber.reading.cursor is not None
-        self._loop.change(subscriber.socket.fileno(), reads * READ | writes * WRITE)
-
-
-def _done(results: Sequence[int]) -> Callable[[socket.socket], int]:
-    """In place of sends that were made: returns or raises with each call what the next one did."""
-    rest = iter(results)
-
-    def send(_connection: socket.socket) -> int:
-        result = next(rest)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return result
-
-    return send
+    def _update_events(self, subscriber: Subscriber) -> None:
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)

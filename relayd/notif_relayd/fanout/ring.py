@@ -1,149 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounded log of recent records, and the places of slow subscribers in it.
+"""The bounded log of recent records, and the positions of slow subscribers in it.
 
-All subscribers with the same filter share a ring, and all rings share a store, so that memory is
-one number however many of them there are. A ring is a chain of chunks; a chunk is what came in
-during one turn of the loop, whole records only, and is sent as it is. A subscriber that has
-everything needs no place at all. One that fell behind has a `Cursor`: it says which bytes come
-next, and is told how many the socket took. A ring in which no cursor stands keeps nothing.
+All subscribers with the same filter share a ring, and all rings share one store, so one limit
+bounds the memory of all of them. A subscriber that fell behind has a cursor in its ring; a current
+subscriber needs none. A ring without cursors keeps no records.
 
-Everything about positions, sequence numbers and gaps is decided here. Nothing here knows of
-sockets or filters, and nobody else computes what a subscriber has missed.
+Everything about positions, sequence numbers and gaps is decided here, without sockets or filters.
 
-A chunk that leaves the ring must be freed, or a thousand stalled subscribers would keep a thousand
-old chunks alive. So a chunk knows the cursors that stand in it and makes them leave: a cursor keeps
-the record that is half sent, shared with all cursors in the same record, and the number of the
-record after it. A stalled subscriber is visited once, when its chunk goes, and not again until its
-socket takes data. Costs: append and evict O(1) and O(cursors in the chunk); a cursor's step
-O(buffers sent).
+When a chunk is evicted, its cursors leave it. Otherwise a thousand stalled subscribers would keep a
+thousand old chunks in memory. A cursor that is within a record keeps that record, shared with all
+cursors in the same record, and the number of the next one. It is not visited again until its
+socket takes data. Costs: append O(1), evict O(cursors in the chunk), a cursor's step O(buffers).
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from notif_relayd.handover.state import CursorState
-from notif_relayd.records.framing import split
-
-CHUNK_OVERHEAD = 448
-"""Bytes charged for a chunk beside its records: what CPython takes for the objects, rounded up.
-
-Without it a ring of tiny records would take several times its limit.
-"""
-
-BYTES_TO_A_HOLE = 32
-"""Of so many bytes one more is charged, for what malloc(3) cannot use between chunks that come and
-go: 1 to 3 per cent, by malloc_stats(3) of a relay with a full ring."""
+from notif_relayd.fanout.chunk import Chunk, TornRecord
+from notif_relayd.fanout.saved_state import CursorState
 
 MAX_BUFFERS = 64
-"""Chunks given to one sendmsg(2) at most (the kernel's own limit, IOV_MAX, is 1024)."""
+"""Maximum number of chunks for one sendmsg(2); the kernel's limit, IOV_MAX, is 1024."""
 
-MAX_STEP = 512 * 1024
-"""Bytes given to one sendmsg(2) before no further chunk is added: twice a socket's buffer."""
-
-
-class TornRecord:
-    """A record that has left the ring after some subscribers had got a part of it.
-
-    Args:
-        data: the whole record.
-    """
-
-    __slots__ = ("data", "holders")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.holders = 0
-        """Cursors that have yet to send the end of it."""
-
-    @property
-    def share(self) -> float:
-        """Bytes of it for each holder."""
-        return len(self.data) / self.holders
-
-
-class Chunk:
-    """Whole records as they came, and the number of the first."""
-
-    __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
-
-    def __init__(self, data: bytes, count: int, first: int) -> None:
-        self.data = data
-        self.count = count
-        self.first = first
-        self.next: Chunk | None = None
-        self.cursors: set[Cursor] = set()
-        self._ends: list[int] | None = None
-        self._torn: dict[int, TornRecord] | None = None
-        """By the place where they end; made when it is needed, since most chunks have none."""
-
-    @property
-    def charge(self) -> int:
-        """Bytes that the chunk counts for in the ring's limit."""
-        size = len(self.data)
-        return size + size // BYTES_TO_A_HOLE + CHUNK_OVERHEAD
-
-    def _find_ends(self) -> list[int]:
-        # Once for all cursors: needed only where a socket stopped in the middle of a chunk.
-        if self._ends is None:
-            self._ends = list(itertools.accumulate(map(len, split(self.data))))
-        return self._ends
-
-    def boundary(self, offset: int) -> int:
-        """Where the record ends that the byte before `offset` belongs to."""
-        if offset in (0, len(self.data)):
-            return offset
-        ends = self._find_ends()
-        return ends[bisect.bisect_left(ends, offset)]
-
-    def torn_record(self, offset: int) -> tuple[TornRecord, int]:
-        """Return the record that `offset` lies within, and the bytes of it before `offset`."""
-        end = self.boundary(offset)
-        before = self.whole_before(offset)
-        start = self._find_ends()[before - 1] if before else 0
-        if self._torn is None:
-            self._torn = {}
-        if end not in self._torn:
-            self._torn[end] = TornRecord(self.data[start:end])
-        return self._torn[end], offset - start
-
-    def whole_before(self, offset: int) -> int:
-        """How many records end at `offset` or before it."""
-        if offset == len(self.data):
-            return self.count
-        if offset == 0:
-            return 0
-        return bisect.bisect_right(self._find_ends(), offset)
+MAX_SEND_SIZE = 512 * 1024
+"""Bytes for one sendmsg(2) after which no further chunk is added: twice a socket's buffer."""
 
 
 class Store:
-    """The memory of all rings: when it is full, the oldest chunk goes, whosever it is."""
+    """The memory of all rings. When it is full, the oldest chunk of any ring is evicted.
+
+    Args:
+        limit: bytes.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        """Bytes; may be changed at any time, and holds from the next record on."""
+        """Bytes; a change applies from the next record on."""
         self.size = 0
-        """Bytes charged now."""
+        """Bytes charged for chunks."""
         self.torn = 0
-        """Bytes beside those, of torn records; each counts once, however many cursors hold it."""
+        """Bytes of torn records, in addition to `size`; each counts once."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
+        """The oldest first."""
 
-    def keep(self, chunk: Chunk, ring: Ring) -> None:
-        """Take the newest chunk, which stays; old ones go until the limit holds again."""
+    def add(self, chunk: Chunk, ring: Ring) -> None:
+        """Charge a new chunk; old chunks are not evicted before `shrink`."""
         self._chunks[chunk] = ring
         self.size += chunk.charge
-        self.shrink()
 
     def shrink(self) -> None:
-        """Let the oldest chunks go until the limit holds."""
+        """Evict the oldest chunks until the limit holds; the newest chunk always stays."""
         while self.size > self.limit and len(self._chunks) > 1:
             next(iter(self._chunks.values())).evict()
 
+    def restore(self, saved: Sequence[tuple[Ring | None, bytes, int]]) -> list[Chunk | None]:
+        """Put saved chunks into rings that are restored and still empty.
+
+        The limit, which may be lower than when the chunks were saved, does not apply yet: call
+        `shrink` when all cursors have their places.
+
+        Args:
+            saved: for each chunk, the oldest first: its ring, its records and their number. The
+                ring is `None` if no subscriber reads it; the chunk is dropped then.
+
+        Returns:
+            The chunks, in the same order, and `None` for each that was dropped.
+        """
+        for ring, _, count in saved:
+            if ring is not None:
+                ring.next_seq -= count
+        return [None if ring is None else ring.add(data, count) for ring, data, count in saved]
+
     def release(self, chunk: Chunk) -> None:
-        """The chunk has left its ring."""
+        """Stop charging a chunk that has left its ring."""
         del self._chunks[chunk]
         self.size -= chunk.charge
 
@@ -154,22 +85,26 @@ class Store:
         torn.holders += 1
 
     def drop(self, torn: TornRecord) -> None:
-        """Count one cursor less."""
+        """Count one cursor less that holds a torn record."""
         torn.holders -= 1
         if not torn.holders:
             self.torn -= len(torn.data)
 
     def __iter__(self) -> Iterator[tuple[Chunk, Ring]]:
-        """The chunks, the oldest first, each with the ring that it is in."""
+        """The chunks, the oldest first, each with its ring."""
         return iter(self._chunks.items())
 
 
 class Ring:
-    """The records of the recent past that somebody still waits for."""
+    """The recent records of one stream that a cursor has yet to send.
+
+    Args:
+        store: where its chunks are charged.
+    """
 
     def __init__(self, store: Store) -> None:
         self.next_seq = 0
-        """The number that the next record will get."""
+        """Sequence number of the next record."""
         self.oldest: Chunk | None = None
         self.newest: Chunk | None = None
         self.cursors: set[Cursor] = set()
@@ -177,11 +112,16 @@ class Ring:
 
     @property
     def first_seq(self) -> int:
-        """The number of the oldest record kept; `next_seq` when there is none."""
+        """Sequence number of the oldest record in the ring; `next_seq` if the ring is empty."""
         return self.next_seq if self.oldest is None else self.oldest.first
 
     def append(self, data: bytes, count: int) -> None:
-        """Keep `count` whole records for those who are behind."""
+        """Keep `count` whole records for the cursors; evict old chunks if the store is full."""
+        self.add(data, count)
+        self.store.shrink()
+
+    def add(self, data: bytes, count: int) -> Chunk:
+        """Keep `count` whole records; the store's limit applies with the next `Store.shrink`."""
         chunk = Chunk(data, count, self.next_seq)
         self.next_seq += count
         if self.newest is None:
@@ -189,94 +129,109 @@ class Ring:
         else:
             self.newest.next = chunk
         self.newest = chunk
-        self.store.keep(chunk, self)
+        self.store.add(chunk, self)
+        return chunk
+
+    def restore(self, next_seq: int) -> None:
+        """Set the number of the next record; `Store.restore` adds the chunks before it."""
+        self.next_seq = next_seq
 
     def skip(self, count: int) -> None:
-        """Count records that nobody needs to have kept, because nobody is behind."""
+        """Count records without keeping them; allowed only while there are no cursors."""
         self.next_seq += count
 
     def evict(self) -> None:
-        """Let the oldest chunk go."""
+        """Remove the oldest chunk; its cursors leave it."""
         chunk = self.oldest
-        assert chunk is not None  # noqa: S101 - the store knows what is there
+        assert chunk is not None  # noqa: S101 - the store evicts only chunks that it holds
         self.oldest = chunk.next
         if self.oldest is None:
             self.newest = None
         self.store.release(chunk)
+        # A copy: a cursor that leaves removes itself from the set.
         for cursor in list(chunk.cursors):
             cursor.leave()
 
-    def enter(self, cursor: Cursor) -> None:
-        """Somebody has fallen behind."""
+    def add_cursor(self, cursor: Cursor) -> None:
+        """Keep records from now on until the cursor has sent them."""
         self.cursors.add(cursor)
 
-    def exit(self, cursor: Cursor) -> None:
-        """Somebody has no use for a place any more; keep nothing when there is nobody left."""
+    def remove_cursor(self, cursor: Cursor) -> None:
+        """Stop keeping records for a cursor."""
         self.cursors.discard(cursor)
-        self.tidy()
+        self.evict_unused()
 
-    def tidy(self) -> None:
-        """Keep nothing where nobody is behind."""
+    def evict_unused(self) -> None:
+        """Evict all chunks if there are no cursors."""
         while self.oldest is not None and not self.cursors:
             self.evict()
 
 
 class Cursor:
-    """The place of a subscriber that has fallen behind, at first the end of the ring.
+    """The position of a subscriber that fell behind; a new one is at the end of the ring.
+
+    A cursor sends, in this order: the remainder of its torn record, the inserted records, and the
+    chunks of the ring.
 
     Args:
-        ring: the ring it reads.
-        gap: makes the record that announces a number of missing ones.
+        ring: the ring that it reads.
+        gap: returns the record that announces a number of missing records.
     """
 
     __slots__ = (
         "_chunk",
         "_gap",
-        "_next",
+        "_inserted",
+        "_next_seq",
         "_offset",
-        "_rest",
         "_ring",
+        "_stop_seq",
         "_torn",
         "_torn_sent",
-        "_until",
         "announced",
     )
 
     def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
         self._ring = ring
         self._gap = gap
-        self._next = ring.next_seq
-        """The record to go on with, where there is no chunk to say so."""
-        self._until: int | None = None
-        """The first record that is not to go out any more, where there is one."""
+        self._next_seq = ring.next_seq
+        """Sequence number of the next record of the ring; valid only if `_chunk` is `None`."""
+        self._stop_seq: int | None = None
+        """Sequence number of the first record that is not to be sent; `None` without an end."""
         self._torn: TornRecord | None = None
-        """Goes out before anything else."""
         self._torn_sent = 0
-        """Bytes of it that have gone out."""
-        self._rest = b""
-        """Goes out next: a gap record, an answer, or both."""
+        """Bytes of the torn record that were sent."""
+        self._inserted = b""
+        """Records of the relay itself that are sent next: a gap, an answer, or both."""
         self.announced = 0
-        """Records that gap records have spoken of so far."""
+        """Number of missing records that gap records have announced so far."""
         self._chunk: Chunk | None = None
-        """The chunk that the last byte sent came from; `None` when the ring has given it up."""
+        """The chunk of the byte that was sent last; `None` if that chunk was evicted."""
         self._offset = 0
+        """Bytes of `_chunk` that were sent."""
         if ring.newest is not None:
-            self._stand(ring.newest, len(ring.newest.data))
-        ring.enter(self)
+            self._move(ring.newest, len(ring.newest.data))
+        ring.add_cursor(self)
 
     def save(self, places: Mapping[Chunk, int], torn_records: dict[TornRecord, int]) -> CursorState:
-        """Return all about the place but what has been announced.
+        """Return the position; the number of announced records is saved with the subscriber.
 
         Args:
-            places: numbers of the chunks.
-            torn_records: numbers of the torn records; one that is not in it is added.
+            places: the index of each chunk in the saved state.
+            torn_records: the index of each torn record; a record that is missing is added.
         """
         chunk = None if self._chunk is None else places[self._chunk]
         torn = None
         if self._torn is not None:
             torn = torn_records.setdefault(self._torn, len(torn_records))
         return CursorState(
-            self._next, self._until, self._rest, chunk, self._offset, torn, self._torn_sent
+            self._next_seq,
+            self._stop_seq,
+            self._inserted,
+            chunk,
+            self._offset,
+            torn,
+            self._torn_sent,
         )
 
     def restore(
@@ -285,36 +240,42 @@ class Cursor:
         chunks: Sequence[Chunk | None],
         torn_records: Sequence[TornRecord],
     ) -> None:
-        """Take a place that was saved and has been checked."""
+        """Take a saved position, which `handover.state` has checked.
+
+        Args:
+            saved: what `save` returned.
+            chunks: the chunks by their index in the saved state.
+            torn_records: the torn records by their index.
+        """
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
             self._chunk = None
-        self._next, self._until, self._rest = saved.next, saved.until, saved.rest
+        self._next_seq, self._stop_seq, self._inserted = saved.next, saved.until, saved.inserted
         if saved.torn is not None:
             self._hold(torn_records[saved.torn], saved.torn_sent)
         if saved.chunk is not None:
             chunk = chunks[saved.chunk]
-            assert chunk is not None  # noqa: S101 - that of a stream that is restored
-            self._stand(chunk, saved.offset)
+            assert chunk is not None  # noqa: S101 - its stream has this subscriber, so it was kept
+            self._move(chunk, saved.offset)
 
     @property
     def end(self) -> int:
-        """The number of the first record that it has no business with."""
-        return self._ring.next_seq if self._until is None else self._until
+        """Sequence number of the first record that this cursor will not send, as of now."""
+        return self._ring.next_seq if self._stop_seq is None else self._stop_seq
 
     @property
     def position(self) -> int:
-        """The number of the first record that has not gone out."""
+        """Sequence number of the first record that was not sent completely."""
         if self._chunk is None:
-            return self._next
+            return self._next_seq
         return self._chunk.first + self._chunk.whole_before(self._offset)
 
     @property
     def lost(self) -> int:
-        """Records that the ring has dropped and no gap record has announced yet."""
+        """Number of evicted records that no gap record has announced yet."""
         if self._chunk is not None:
             return 0
-        return max(0, min(self._ring.first_seq, self.end) - self._next)
+        return max(0, min(self._ring.first_seq, self.end) - self._next_seq)
 
     @property
     def torn_share(self) -> float:
@@ -323,34 +284,34 @@ class Cursor:
 
     @property
     def finished(self) -> bool:
-        """Whether everything has gone out: the subscriber needs no cursor any more."""
-        if self._rest or self._torn is not None:
+        """Whether everything was sent, so that the subscriber needs no cursor."""
+        if self._inserted or self._torn is not None:
             return False
         if self._chunk is None:
-            return self._next == self.end
+            return self._next_seq == self.end
         at_its_end = self._offset == len(self._chunk.data)
         return at_its_end and self._chunk.first + self._chunk.count == self.end
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing will be added to what it has yet to hand out."""
-        return self._until is not None
+        """Whether records that are appended from now on will not be sent."""
+        return self._stop_seq is not None
 
     def rewind(self, unsent: int) -> None:
-        """Go back `unsent` bytes in the chunk at whose end the cursor stands."""
+        """Go back `unsent` bytes; the cursor must be new, and the chunk its batch."""
         self._offset -= unsent
 
     def buffers(self) -> list[bytes | memoryview]:
-        """What to hand to the socket next; `advance` must follow before anything else."""
-        if self._chunk is None and self._torn is None and not self._rest:
-            self._enter()
+        """Return what to give to sendmsg(2); `advance` must be the next call."""
+        if self._chunk is None and self._torn is None and not self._inserted:
+            self._enter_ring()
         buffers: list[bytes | memoryview] = []
         if self._torn is not None:
             buffers.append(memoryview(self._torn.data)[self._torn_sent :])
-        if self._rest:
-            buffers.append(self._rest)
+        if self._inserted:
+            buffers.append(self._inserted)
         chunk, offset, size, end = self._chunk, self._offset, 0, self.end
-        while chunk is not None and size < MAX_STEP and len(buffers) < MAX_BUFFERS:
+        while chunk is not None and size < MAX_SEND_SIZE and len(buffers) < MAX_BUFFERS:
             if chunk.first >= end:
                 break
             if offset < len(chunk.data):
@@ -360,60 +321,60 @@ class Cursor:
         return buffers
 
     def advance(self, sent: int) -> None:
-        """The socket took the first `sent` bytes of `buffers`."""
+        """Note that the socket took the first `sent` bytes of `buffers`."""
         if self._torn is not None:
             part = min(sent, len(self._torn.data) - self._torn_sent)
             self._torn_sent += part
             sent -= part
             if self._torn_sent == len(self._torn.data):
                 self._drop_torn()
-        if self._rest and sent:
-            part = min(sent, len(self._rest))
-            self._rest = self._rest[part:]
+        if self._inserted and sent:
+            part = min(sent, len(self._inserted))
+            self._inserted = self._inserted[part:]
             sent -= part
         if not sent:
             return
         chunk, offset = self._chunk, self._offset + sent
-        assert chunk is not None  # noqa: S101 - the bytes came from somewhere
+        assert chunk is not None  # noqa: S101 - `buffers` returned bytes of a chunk
         while offset > len(chunk.data) and chunk.next is not None:
             offset -= len(chunk.data)
             chunk = chunk.next
-        self._stand(chunk, offset)
+        self._move(chunk, offset)
 
     def insert(self, record: bytes) -> None:
-        """Let `record` go out at the next boundary between two records."""
+        """Send `record` at the next boundary between two records."""
         if self._chunk is not None:
             self._offset = self._tear(self._chunk)
-        self._rest += record
+        self._inserted += record
 
     def stop(self) -> None:
-        """Let nothing go out that is not in the ring yet."""
-        self._until = self._ring.next_seq
+        """Send no records but those that are in the ring now."""
+        self._stop_seq = self._ring.next_seq
 
     def stop_with(self, record: bytes) -> None:
-        """Let `record` be the last, at the next boundary between two records."""
+        """Send `record` at the next boundary between two records, and nothing after it."""
         self.leave()
-        self._rest += record
-        self._until = self._next
+        self._inserted += record
+        self._stop_seq = self._next_seq
 
     def leave(self) -> None:
-        """Stand in no chunk; hold the record that is half sent, and nothing else."""
+        """Leave the chunk; keep the record that was sent in part, if any."""
         chunk = self._chunk
         if chunk is not None:
             end = self._tear(chunk)
-            self._next = chunk.first + chunk.whole_before(end)
+            self._next_seq = chunk.first + chunk.whole_before(end)
             self._chunk = None
             chunk.cursors.discard(self)
 
     def detach(self) -> None:
-        """The subscriber has no use for the place any more."""
+        """Leave the ring; the cursor must not be used afterwards."""
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
         self._drop_torn()
-        self._ring.exit(self)
+        self._ring.remove_cursor(self)
 
     def _tear(self, chunk: Chunk) -> int:
-        """Hold the record within which the cursor stands; return where it ends in the chunk."""
+        """Hold the record that was sent in part; return the offset of its end in the chunk."""
         end = chunk.boundary(self._offset)
         if end != self._offset:
             self._hold(*chunk.torn_record(self._offset))
@@ -428,17 +389,18 @@ class Cursor:
             self._ring.store.drop(self._torn)
             self._torn, self._torn_sent = None, 0
 
-    def _stand(self, chunk: Chunk, offset: int) -> None:
+    def _move(self, chunk: Chunk, offset: int) -> None:
         if self._chunk is not None:
             self._chunk.cursors.discard(self)
         self._chunk, self._offset = chunk, offset
         chunk.cursors.add(self)
 
-    def _enter(self) -> None:
+    def _enter_ring(self) -> None:
+        """Announce the records that were evicted; go to the oldest chunk if it has a next one."""
         lost = self.lost
         if lost:
-            self._rest = self._gap(lost)
+            self._inserted = self._gap(lost)
             self.announced += lost
-            self._next += lost
-        if self._ring.oldest is not None and self._next < self.end:
-            self._stand(self._ring.oldest, 0)
+            self._next_seq += lost
+        if self._ring.oldest is not None and self._next_seq < self.end:
+            self._move(self._ring.oldest, 0)

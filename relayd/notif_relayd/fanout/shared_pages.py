@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run for many sockets is copied into the kernel once, not once for each.
+"""Sends one batch to many sockets without a copy of it for each socket.
 
-send(2) copies what it is given. sendfile(2) from a file in memory hands a Unix socket the file's
-pages themselves, and all sockets get the same ones: they stay in the processor's cache, for the
-subscribers as well, and those who stop reading at the same time hold the same memory.
+send(2) copies the batch into the kernel once per socket. sendfile(2) from a file in memory gives a
+Unix socket references to the pages of the file, and all sockets get the same pages. The batch then
+stays in the processor's cache, also for the subscribers, and subscribers that stop reading at the
+same time hold the same memory.
 
-No page is ever written again. Before the next run the file is emptied, which takes its pages
-away from it and leaves them, as they are, to the sockets that still hold them.
-
-Filling the file costs about three sends of the same run, and sendfile(2) as much as a send of a
-few KiB. So it is used only where it pays: `MANY` sockets and a `LARGE` run.
+Pages that were sent are never written again: sockets may still hold them. Before the next batch
+the file is truncated to 0 bytes, which detaches its pages.
 """
 
 import contextlib
@@ -24,57 +22,71 @@ from operator import methodcaller
 
 LOG = logging.getLogger(__name__)
 
-MANY = 10
-"""Sockets from which on sharing pays; with 8 both ways cost the same."""
+# To fill the file costs about as much as three sends of the same batch, and sendfile(2) as much as
+# a send of a few KiB.
 
-LARGE = 16 * 1024
-"""Bytes of a run from which on it does; with 8 KiB it takes more than `MANY`."""
+MIN_SHARED_SOCKETS = 10
+"""Number of sockets from which on sharing pays; at 8 both ways cost the same."""
+
+MIN_SHARED_SIZE = 16 * 1024
+"""Bytes of a batch from which on sharing pays; at 8 KiB it takes more sockets."""
 
 
 class SharedPages:
-    """The file in memory, if the kernel and the sandbox around the relay let it be used so."""
+    """A file in memory whose pages sockets share, if the kernel and the sandbox allow it."""
 
     def __init__(self) -> None:
         self._fd = -1
         self._size = 0
         self.usable = False
-        """Whether sockets can share pages here."""
+        """Whether sockets can share pages."""
         try:
-            self._fd = os.memfd_create("run", os.MFD_CLOEXEC)
+            self._fd = os.memfd_create("batch", os.MFD_CLOEXEC)
             weakref.finalize(self, os.close, self._fd)
             self._try()
         except OSError as error:
-            LOG.info("sockets cannot share memory here, records are copied for each: %s", error)
+            LOG.info(
+                "cannot share memory between sockets, records are copied for each subscriber: %s",
+                error,
+            )
         else:
             self.usable = True
 
     def threshold(self, sockets: int) -> int:
-        """Bytes from which on a run is shared by so many sockets."""
-        return LARGE if sockets >= MANY and self.usable else sys.maxsize
+        """Return the size, in bytes, from which on a batch for so many sockets is shared."""
+        return MIN_SHARED_SIZE if sockets >= MIN_SHARED_SOCKETS and self.usable else sys.maxsize
 
-    def sender(self, run: bytes, sockets: int) -> Callable[[socket.socket], int]:
-        """What gives `run` to one of so many sockets with each call, until the next run.
+    def sender(self, batch: bytes, sockets: int) -> Callable[[socket.socket], int]:
+        """Return the function that sends `batch` to one socket; it is valid until the next call.
 
-        It returns and raises what `socket.send` does.
+        The function returns and raises what `socket.send` does.
+
+        Args:
+            batch: the records.
+            sockets: the number of sockets that the batch is for.
         """
-        if len(run) >= self.threshold(sockets):
-            # No memory for it (strict overcommit) is no reason not to send it.
+        if len(batch) >= self.threshold(sockets):
+            # If memory for the file is refused (strict overcommit), the batch is sent as a copy.
             with contextlib.suppress(OSError):
-                self._fill(run)
+                self._fill(batch)
                 return self._send
-        return methodcaller("send", run)
+        return methodcaller("send", batch)
 
-    def _fill(self, run: bytes) -> None:
+    def _fill(self, batch: bytes) -> None:
         os.ftruncate(self._fd, 0)
-        self._size = len(run)
-        if os.pwrite(self._fd, run, 0) != self._size:
+        self._size = len(batch)
+        if os.pwrite(self._fd, batch, 0) != self._size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _send(self, connection: socket.socket) -> int:
         return os.sendfile(connection.fileno(), self._fd, 0, self._size)
 
     def _try(self) -> None:
-        """Find out on a pair of sockets; later, an error means that a subscriber is gone."""
+        """Share a page between two sockets, so that later errors are about a subscriber.
+
+        Raises:
+            OSError: sockets cannot share pages.
+        """
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._fill(b"\n")

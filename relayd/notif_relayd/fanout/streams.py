@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams, one for each view that a subscriber has, and which records are in which of them.
+"""The streams, one for each view that a subscriber has, and the selection of their records.
 
-A stream ends when its last member leaves it. Nothing here knows of sockets; the position of a
-subscriber in a stream is the business of its ring.
+A stream begins with its first subscription and ends when its last member leaves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +17,17 @@ class Streams:
     """All streams.
 
     Args:
-        store: where their rings keep records.
+        store: where their rings are charged.
     """
 
     def __init__(self, store: Store) -> None:
         self.unfiltered: Stream | None = None
-        """The unfiltered stream, while it has members."""
+        """The stream of all records, while it has members."""
         self._store = store
         self._by_view: dict[View, Stream] = {}
         self._selector: Selector[Stream] = Selector()
         self._filtered = 0
+        """Number of streams other than the unfiltered one."""
 
     def __iter__(self) -> Iterator[Stream]:
         """All streams, in the order in which they began."""
@@ -39,9 +39,9 @@ class Streams:
         return self._selector.seconds if self._filtered else 0.0
 
     def select(self, routing_keys: Sequence[RoutingKey]) -> Iterator[tuple[Stream, list[int]]]:
-        """Return the filtered streams that any of these records is in, with its places.
+        """Yield the filtered streams that any of these records is in, and its indexes.
 
-        A stream that ends meanwhile, because its last member leaves, is left out.
+        A stream that ends during the iteration, because its last member leaves, is omitted.
         """
         if self._filtered:
             for stream, places in self._selector.select(routing_keys).items():
@@ -49,7 +49,7 @@ class Streams:
                     yield stream, places
 
     def of(self, view: View) -> Stream:
-        """Return the stream of a view; a new one has no members yet."""
+        """Return the stream of a view; a new stream has no members yet."""
         stream = self._by_view.get(view)
         if stream is None:
             stream = self._by_view[view] = Stream(view, self._store)
@@ -61,12 +61,12 @@ class Streams:
         return stream
 
     def leave(self, stream: Stream) -> None:
-        """Take a member out, and end the stream if it was the last."""
+        """Remove one member of a stream; end the stream if it was the last."""
         stream.members -= 1
         if not stream.members:
             self._end(stream)
 
-    def tidy(self) -> None:
+    def end_unused(self) -> None:
         """End the streams that have no members."""
         for stream in list(self):
             if not stream.members:

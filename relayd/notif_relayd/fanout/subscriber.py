@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to the public socket: what it reads, where it is, and the figures about it.
+"""One connection to the public socket: its subscription, its position and its figures.
 
-What a subscriber reads is a stream: the records that one filter lets through. It is *current* in
-it, with everything up to the end, or *behind*, with a cursor in the stream's ring. When it asks
-for another filter while it is behind, it first gets what is left of the old stream, and what the
-new one brings meanwhile is kept for it.
+A subscriber reads one stream: the records that one filter lets through. It is *current* if all
+records of the stream were sent to it, or *behind*, with a cursor in the ring of the stream. When
+it requests another filter, it first gets the remaining records of the old stream, while the
+records of the new stream are kept for it.
 
-Figures are derived from positions, because counting would cost every send.
+Figures are derived from positions, because to count them would add work to every send.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ import time
 from collections.abc import Mapping, Sequence
 
 from notif_relay import records
-from notif_relayd.fanout.ring import Chunk, Cursor, Ring, Store, TornRecord
-from notif_relayd.handover.state import ReadingState, StreamState, SubscriberState
+from notif_relayd.fanout.chunk import Chunk, TornRecord
+from notif_relayd.fanout.ring import Cursor, Ring, Store
+from notif_relayd.fanout.saved_state import StreamState, SubscriberState, SubscriptionState
+from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import RequestBuffer
 
 
 class Stream:
-    """The records of one view."""
+    """The records that one view lets through.
+
+    Args:
+        view: selects the records.
+        store: where the ring of the stream is charged.
+    """
 
     __slots__ = ("current", "ended", "members", "ring", "view")
 
@@ -32,25 +39,31 @@ class Stream:
         self.view = view
         self.ring = Ring(store)
         self.members = 0
-        """Subscribers that read it or are about to."""
+        """Number of subscriptions to the stream."""
         self.ended = False
-        """Whether its last member has left it."""
-        self.current: set[Subscriber] = set()
-        """Those of them that have everything; `mark_behind` takes one out."""
+        """Whether the last member has left."""
+        self.current: dict[int, Subscriber] = {}
+        """Its current subscribers by connection number, in the order in which they became current.
+
+        `mark_current` adds one and `mark_behind` removes one."""
+
+    def mark_current(self, subscriber: Subscriber) -> None:
+        """Add a subscriber to the current ones."""
+        self.current[subscriber.id] = subscriber
 
     def mark_behind(self, subscriber: Subscriber) -> None:
-        """It has everything no longer, if it had.
+        """Remove a subscriber from the current ones, if present.
 
-        Every run goes through all who are current, and CPython goes through all the room that a
-        set ever needed. So what is left moves into a smaller one each time it is half as many.
+        Every batch iterates over the current subscribers, and CPython iterates over all slots that
+        a dict has ever needed. So the remaining ones are copied each time their number has halved.
         """
-        self.current.discard(subscriber)
-        left = len(self.current)
-        if not left & (left - 1):
-            self.current = set(self.current)
+        self.current.pop(subscriber.id, None)
+        count = len(self.current)
+        if not count & (count - 1):
+            self.current = dict(self.current)
 
     def save(self) -> StreamState:
-        """What it lets through, and how far it is; the ring's chunks are saved with the store."""
+        """Return the view and the sequence number; the chunks are saved with the store."""
         allowed = self.view.allowed
         return StreamState(
             None if self.view.asked is None else self.view.asked.request,
@@ -59,8 +72,13 @@ class Stream:
         )
 
 
-class Reading:
-    """A subscriber's part in one stream, from its end on."""
+class Subscription:
+    """A subscriber's membership in one stream; it begins at the end of the stream.
+
+    Args:
+        stream: the stream.
+        charge: bytes charged to the user for the filter.
+    """
 
     __slots__ = ("_announced", "_joined", "charge", "cursor", "stream")
 
@@ -69,18 +87,20 @@ class Reading:
         self.charge = charge
         """Bytes charged to the user for the filter."""
         self.cursor: Cursor | None = None
-        """Its place in the ring; `None` while it is current."""
+        """The position in the ring; `None` while the subscriber is current."""
         self._joined = stream.ring.next_seq
+        """Sequence number of the first record; `delivered` counts from there."""
         self._announced = 0
+        """Number of missing records that cursors which are gone have announced."""
         stream.members += 1
 
     def fall_behind(self) -> Cursor:
-        """Take a place at the end of the ring."""
+        """Create a cursor at the end of the ring."""
         self.cursor = Cursor(self.stream.ring, _slow_subscriber)
         return self.cursor
 
     def catch_up(self) -> None:
-        """Have everything."""
+        """Drop the cursor, if there is one."""
         if self.cursor is not None:
             self.cursor.detach()
             self._announced += self.cursor.announced
@@ -91,60 +111,73 @@ class Reading:
         streams: Mapping[Stream, int],
         places: Mapping[Chunk, int],
         torn_records: dict[TornRecord, int],
-    ) -> ReadingState:
-        """Return the position; the figures are the subscriber's to save. See `Cursor.save`."""
+    ) -> SubscriptionState:
+        """Return the position; the subscriber saves the figures.
+
+        Args:
+            streams: the index of each stream in the saved state.
+            places: see `Cursor.save`.
+            torn_records: see `Cursor.save`.
+        """
         cursor = None if self.cursor is None else self.cursor.save(places, torn_records)
-        return ReadingState(streams[self.stream], cursor, self.charge)
+        return SubscriptionState(streams[self.stream], cursor, self.charge)
 
     def restore(
         self,
-        saved: ReadingState,
+        saved: SubscriptionState,
         chunks: Sequence[Chunk | None],
         torn_records: Sequence[TornRecord],
     ) -> None:
-        """Restore the saved position; the charge is the caller's to make."""
+        """Take a saved position; see `Cursor.restore`. The caller charges the user."""
         self.charge = saved.charge
         if saved.cursor is not None:
             self.fall_behind().restore(saved.cursor, chunks, torn_records)
-            # What it got from the relay before is in the subscriber's figures.
+            # The saved figures of the subscriber include the records before the position.
             self._joined += self.delivered
 
     @property
     def lag(self) -> int:
-        """Records in the ring that it has yet to get."""
+        """Number of records in the ring that were not sent yet."""
         if self.cursor is None:
             return 0
         return self.cursor.end - self.cursor.position - self.cursor.lost
 
     @property
     def dropped(self) -> int:
-        """Records that it will never get, whether it was told already or not."""
+        """Number of records that will never be sent, announced or not."""
         if self.cursor is None:
             return self._announced
         return self._announced + self.cursor.announced + self.cursor.lost
 
     @property
     def delivered(self) -> int:
-        """Records that its socket took."""
+        """Number of records that the socket took."""
         end = self.stream.ring.next_seq if self.cursor is None else self.cursor.end
         return end - self._joined - self.dropped - self.lag
 
 
 class Subscriber:
-    """A process that reads notifications."""
+    """A process that reads notifications.
+
+    Args:
+        number: the number of the connection.
+        connection: a non-blocking socket.
+        peer: the process that connected.
+        stream: the stream that it reads until it requests another one.
+    """
 
     __slots__ = (
         "_delivered_before",
         "_dropped_before",
         "bytes",
-        "following",
         "id",
         "listening",
         "peer",
-        "reading",
+        "pending",
         "request",
         "since",
         "socket",
+        "subscription",
         "waiting",
     )
 
@@ -153,18 +186,21 @@ class Subscriber:
         self.socket = connection
         self.peer = peer
         self.since = time.monotonic()
-        self.reading = Reading(stream)
+        """When it connected, by the monotonic clock."""
+        self.subscription = Subscription(stream)
         """What it reads now."""
-        self.following: Reading | None = None
-        """What it reads once it has everything of that."""
+        self.pending: Subscription | None = None
+        """What it reads when all records of `subscription` were sent."""
         self.request = RequestBuffer()
-        """What it has written and was not answered yet."""
+        """Requests that were read and are not handled yet."""
         self.waiting = False
-        """Whether it waits for the relay to read or handle a request."""
+        """Whether a request waits to be read or handled."""
         self.listening = True
-        """Whether it may still write: a subscriber may shut its own direction down."""
+        """Whether it may send requests: it may have shut down its direction of the connection."""
         self.bytes = 0
+        """Number of bytes that the socket took, including records of the relay itself."""
         self._delivered_before = 0
+        """Records delivered before `subscription`; likewise below."""
         self._dropped_before = 0
 
     def save(
@@ -173,10 +209,10 @@ class Subscriber:
         places: Mapping[Chunk, int],
         torn_records: dict[TornRecord, int],
     ) -> SubscriberState:
-        """Return all about it; streams, chunks and torn records by their numbers."""
-        following = None
-        if self.following is not None:
-            following = self.following.save(streams, places, torn_records)
+        """Return all that a successor needs; see `Subscription.save` for the arguments."""
+        pending = None
+        if self.pending is not None:
+            pending = self.pending.save(streams, places, torn_records)
         return SubscriberState(
             self.id,
             self.peer,
@@ -186,8 +222,8 @@ class Subscriber:
             self.dropped,
             self.request.save(),
             self.listening,
-            self.reading.save(streams, places, torn_records),
-            following,
+            self.subscription.save(streams, places, torn_records),
+            pending,
         )
 
     def restore(
@@ -197,59 +233,92 @@ class Subscriber:
         chunks: Sequence[Chunk | None],
         torn_records: Sequence[TornRecord],
     ) -> None:
-        """Take over what was saved, in place of what a new subscriber has."""
-        self.reading.restore(saved.reading, chunks, torn_records)
-        if saved.following is not None:
-            self.following = Reading(streams[saved.following.stream])
-            self.following.restore(saved.following, chunks, torn_records)
+        """Take saved values in place of those of a new subscriber.
+
+        Args:
+            saved: what `save` returned.
+            streams: the streams by their index in the saved state.
+            chunks: see `Cursor.restore`.
+            torn_records: see `Cursor.restore`.
+        """
+        self.subscription.restore(saved.subscription, chunks, torn_records)
+        if saved.pending is not None:
+            self.pending = Subscription(streams[saved.pending.stream])
+            self.pending.restore(saved.pending, chunks, torn_records)
         self.since = saved.since
         self.request.feed(saved.request)
         self.listening = saved.listening
-        self.bytes = saved.bytes
+        self.bytes = saved.bytes_sent
         self._delivered_before = saved.delivered - self.delivered
         self._dropped_before = saved.dropped - self.dropped
 
-    def go_on(self, following: Reading) -> Stream:
-        """Read another stream from now on; the one that it leaves."""
-        left = self.reading
-        self._delivered_before += left.delivered
-        self._dropped_before += left.dropped
-        left.catch_up()
-        self.reading, self.following = following, None
-        return left.stream
+    @property
+    def events(self) -> int:
+        """The events to watch for: input unless a request is in progress, room if it is behind."""
+        busy = self.pending is not None or self.waiting
+        reads = self.listening and not busy
+        writes = self.subscription.cursor is not None
+        return reads * READ | writes * WRITE
+
+    def fall_behind(self) -> Cursor:
+        """Leave the current subscribers of the stream; return a cursor at the end of its ring."""
+        self.subscription.stream.mark_behind(self)
+        return self.subscription.fall_behind()
+
+    def catch_up(self) -> None:
+        """Drop the cursor and join the current subscribers of the stream."""
+        self.subscription.catch_up()
+        self.subscription.stream.mark_current(self)
+
+    def switch(self, pending: Subscription) -> Stream:
+        """Replace the subscription by the pending one; return the stream that it leaves."""
+        old = self.subscription
+        self._delivered_before += old.delivered
+        self._dropped_before += old.dropped
+        old.catch_up()
+        self.subscription, self.pending = pending, None
+        return old.stream
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """`subscription`, and `pending` if there is one."""
+        return [self.subscription] if self.pending is None else [self.subscription, self.pending]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has a cursor; otherwise it is current."""
+        return self.subscription.cursor is not None
 
     @property
     def charge(self) -> int:
         """Bytes charged to the user for filters and unfinished requests."""
-        following = self.following.charge if self.following else 0
-        return len(self.request) + self.reading.charge + following
+        return len(self.request) + sum(each.charge for each in self.subscriptions)
 
     @property
     def ending(self) -> bool:
-        """Whether it gets nothing more but what is left, and then the end."""
-        cursor = self.reading.cursor
-        return self.following is None and cursor is not None and cursor.stopped
+        """Whether the connection ends when all that the cursor has to send was sent."""
+        cursor = self.subscription.cursor
+        return self.pending is None and cursor is not None and cursor.stopped
 
     @property
     def torn_share(self) -> float:
         """Bytes of the torn record that it holds, divided by the number of its holders."""
-        return 0.0 if self.reading.cursor is None else self.reading.cursor.torn_share
+        return 0.0 if self.subscription.cursor is None else self.subscription.cursor.torn_share
 
     @property
     def lag(self) -> int:
-        """Records in the relay that it has yet to get."""
-        return self.reading.lag + (self.following.lag if self.following else 0)
+        """Number of records in rings that were not sent to it yet."""
+        return sum(each.lag for each in self.subscriptions)
 
     @property
     def dropped(self) -> int:
-        """Records that it will never get, whether it was told already or not."""
-        following = self.following.dropped if self.following else 0
-        return self._dropped_before + self.reading.dropped + following
+        """Number of records that will never be sent to it, announced or not."""
+        return self._dropped_before + sum(each.dropped for each in self.subscriptions)
 
     @property
     def delivered(self) -> int:
-        """Records that its socket took."""
-        return self._delivered_before + self.reading.delivered
+        """Number of records that its socket took."""
+        return self._delivered_before + self.subscription.delivered
 
 
 def _slow_subscriber(lost: int) -> bytes:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state that a relay leaves to its successor.
+"""The state that a process hands over to the next: its format, and its consistency checks.
 
-The parts of the relay save and restore what is theirs. The format, and what a successor may rely
-on, is decided here. State may come from another version of this program, so it is checked as a
-whole before any of it is used: a part that is restored finds everything consistent.
+The state may come from another version of this program or be damaged. `decode` checks all of it
+before any of it is used, so that no part of the relay has to check what it restores.
 
-The state is a sequence of MessagePack objects, each after its length: the version, the small
-figures, and then one object for each producer, subscriber, stream, chunk and torn record. A relay
-that stops writes them one by one, so that it never holds a second copy of its state.
+The state is a sequence of MessagePack objects, each after its length: the version, the counters,
+and then one object for each producer, subscriber, stream, chunk and torn record. `encode` yields
+the objects one by one, so that a second copy of the whole state is never in memory.
 
 A field may be added if it has a default. Any other change needs another `VERSION`.
 """
@@ -24,199 +23,42 @@ import msgspec
 from msgspec.structs import replace
 
 from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.peer import Peer
-from notif_relayd.records.filters import Filter, FilterError, View
+from notif_relayd.fanout.saved_state import (
+    ChunkState,
+    CursorState,
+    FanoutState,
+    StreamState,
+    SubscriberState,
+    TornRecordState,
+)
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
+from notif_relayd.net.loop_latency import LoopLatencyState
+from notif_relayd.records.filters import FilterError
 
 VERSION = 2
 
 _LENGTH = struct.Struct(">I")
-"""Precedes each object."""
+"""Length of an object in bytes, in front of the object."""
 
 
 class StateError(ValueError):
-    """State that cannot be used, and why."""
-
-
-class ConnectionState(msgspec.Struct):
-    """What producers and subscribers have in common."""
-
-    id: int
-    peer: Peer
-    since: float
-    """CLOCK_MONOTONIC, which goes on as long as the host does."""
-    bytes: int
-
-
-class ProducerState(ConnectionState, tag="producer"):
-    """One connection to the private socket."""
-
-    records: int
-    rejected: int
-    rest: bytes
-    """Its unfinished line."""
-    skipping: bool
-    """Whether that was given up as too long."""
-
-
-class CursorState(msgspec.Struct):
-    """A place in a ring."""
-
-    next: int
-    until: int | None
-    rest: bytes
-    chunk: int | None
-    """Index of a chunk."""
-    offset: int
-    torn: int | None = None
-    """Index of a torn record."""
-    torn_sent: int = 0
-    """Bytes of it that have gone out."""
-
-
-class ReadingState(msgspec.Struct):
-    """A subscriber's part in a stream."""
-
-    stream: int
-    """Index of the stream."""
-    cursor: CursorState | None
-    charge: int = 0
-    """Bytes charged for the filter."""
-
-
-class SubscriberState(ConnectionState, tag="subscriber"):
-    """One connection to the public socket."""
-
-    delivered: int
-    dropped: int
-    request: bytes
-    listening: bool
-    reading: ReadingState
-    following: ReadingState | None
-
-    @property
-    def readings(self) -> list[ReadingState]:
-        """Both, or one."""
-        return [self.reading] if self.following is None else [self.reading, self.following]
-
-    @property
-    def charge(self) -> int:
-        """Bytes charged to the user for filters and unfinished requests."""
-        return len(self.request) + sum(each.charge for each in self.readings)
-
-
-class StreamState(msgspec.Struct, tag="stream"):
-    """The records that a filter lets through."""
-
-    patterns: dict[str, list[str]] | None
-    next_seq: int
-    allowed: list[dict[str, list[str]]] | None = None
-    """What its subscribers may see: what any of these lets through."""
-
-    def view(self) -> View:
-        """What it lets through.
-
-        Raises:
-            FilterError: it is no filter.
-        """
-        return View(
-            None if self.patterns is None else Filter.parse(self.patterns),
-            None if self.allowed is None else frozenset(map(Filter.parse, self.allowed)),
-        )
-
-
-class ChunkState(msgspec.Struct, tag="chunk"):
-    """Records of a ring."""
-
-    stream: int
-    """Index of the stream."""
-    data: bytes
-    count: int
-
-
-class TornRecordState(msgspec.Struct, tag="torn"):
-    """A record that has left the ring after a part of it had gone out."""
-
-    data: bytes
-
-
-class ConnectionStatsState(msgspec.Struct):
-    """What has become of those who connected to one socket."""
-
-    accepted: int
-    reconnected: int
-    kept: int
-    refused: dict[str, int]
-    """By the word for the reason."""
-
-
-class ProducerGapsState(msgspec.Struct):
-    """What producers have told that they dropped, by reason."""
-
-    dropped: dict[str, int]
-    unknown: dict[str, int]
-
-
-class LoopLatencyState(msgspec.Struct):
-    """How long the loop's turns took."""
-
-    counts: list[int]
-    seconds: float
-
-
-class IntakeState(msgspec.Struct):
-    """The way in."""
-
-    received: int
-    bytes_received: int
-    rejected: dict[str, int]
-    """By the name of the reason."""
-    producers: list[ProducerState]
-    connections: ConnectionStatsState | None = None
-    producer_gaps: ProducerGapsState | None = msgspec.field(default=None, name="losses")
-
-
-class FanoutState(msgspec.Struct):
-    """The way out."""
-
-    discarded: int
-    delivered: int
-    """By connections that have ended."""
-    dropped: int
-    bytes: int
-    streams: list[StreamState]
-    chunks: list[ChunkState]
-    """Of all rings, the oldest first."""
-    subscribers: list[SubscriberState]
-    connections: ConnectionStatsState | None = None
-    unknown_gaps: int = 0
-    """Gap records without a number that subscribers got."""
-    torn: list[TornRecordState] = []
-
-    def forget(self, subscriber: SubscriberState) -> None:
-        """Keep only the figures of a subscriber whose connection has ended."""
-        self.delivered += subscriber.delivered
-        self.dropped += subscriber.dropped
-        self.bytes += subscriber.bytes
-
-    @property
-    def streams_in_use(self) -> set[int]:
-        """Indexes of the streams that a subscriber reads."""
-        return {each.stream for who in self.subscribers for each in who.readings}
+    """The state cannot be used; the message gives the reason."""
 
 
 class State(msgspec.Struct):
-    """The relay."""
+    """The state of a relay."""
 
     next_id: int
+    """The next connection number."""
     intake: IntakeState
     fanout: FanoutState
-    turns: LoopLatencyState | None = None
+    latency: LoopLatencyState | None = msgspec.field(default=None, name="turns")
 
 
 class _Header(msgspec.Struct):
     version: int
     objects: int = 0
-    """Number of the objects that follow."""
+    """Number of objects after the header."""
 
 
 _Part = ProducerState | SubscriberState | StreamState | ChunkState | TornRecordState
@@ -225,7 +67,7 @@ _Buffer = bytes | memoryview | mmap.mmap
 
 
 def encode(state: State) -> Iterator[bytes]:
-    """Yield the state in pieces; the largest holds one chunk, record or request."""
+    """Yield the encoded state in parts; the largest part holds one chunk, record or request."""
     intake, fanout = state.intake, state.fanout
     head = replace(
         state,
@@ -246,30 +88,30 @@ def encode(state: State) -> Iterator[bytes]:
 
 
 def decode(data: _Buffer, subscribers: Container[int] | None = None) -> State:
-    """Return the state that `encode` made.
+    """Decode and check a state.
 
     Args:
-        data: what `encode` yielded.
-        subscribers: numbers of the subscribers that are still connected; the others' figures are
-            kept, and nothing else of them. All of them if it is `None`.
+        data: the concatenated output of `encode`.
+        subscribers: numbers of the subscribers that are still connected. Of all others, only the
+            counters are kept. `None` if all are connected.
 
     Raises:
-        StateError: it is of another version, damaged, or contradicts itself.
+        StateError: the state has another version, or it is damaged or inconsistent.
     """
     objects = _objects(memoryview(data))
     try:
         header = msgspec.msgpack.decode(next(objects, b""), type=_Header)
         if header.version != VERSION:
-            raise StateError(f"it is of version {header.version}, and this relay reads {VERSION}")
+            raise StateError(f"version {header.version} is not supported, only {VERSION} is")
         state = msgspec.msgpack.decode(next(objects, b""), type=State)
         count = 1
         for each in objects:
             _add(state, msgspec.msgpack.decode(each, type=_Part), subscribers)
             count += 1
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StateError(f"it cannot be decoded: {error}") from None
+        raise StateError(f"cannot be decoded: {error}") from None
     if count != header.objects:
-        raise StateError(f"it has {count} of {header.objects} objects")
+        raise StateError(f"found {count} of {header.objects} objects")
     _check(state)
     return state
 
@@ -279,11 +121,11 @@ def _objects(view: memoryview) -> Iterator[memoryview]:
     while at < len(view):
         start = at + _LENGTH.size
         if start > len(view):
-            raise StateError("it is cut off")
+            raise StateError("truncated")
         (length,) = _LENGTH.unpack_from(view, at)
         at = start + length
         if at > len(view):
-            raise StateError("it is cut off")
+            raise StateError("truncated")
         yield view[start:at]
 
 
@@ -300,35 +142,49 @@ def _add(state: State, part: _Part, subscribers: Container[int] | None) -> None:
     elif subscribers is None or part.id in subscribers:
         fanout.subscribers.append(part)
     else:
-        fanout.forget(part)
+        fanout.add_ended(part)
 
 
 def _check(state: State) -> None:
     intake, fanout = state.intake, state.fanout
-    connections = (*intake.producers, *fanout.subscribers)
+    connections: list[ProducerState | SubscriberState] = [*intake.producers, *fanout.subscribers]
     ids = [each.id for each in connections]
-    _require(all(math.isfinite(each.since) for each in connections), "a time is none")
-    _require(len(set(ids)) == len(ids), "two connections have the same id")
-    _require(all(0 < each < state.next_id for each in ids), "a connection has an impossible id")
-    _require(not any(b"\n" in each.rest for each in intake.producers), "a line is not unfinished")
+    _require(
+        all(math.isfinite(each.since) for each in connections),
+        "connection timestamp is not finite",
+    )
+    _require(len(set(ids)) == len(ids), "two connections have the same ID")
+    _require(all(0 < each < state.next_id for each in ids), "connection ID is out of range")
+    _require(
+        not any(b"\n" in each.partial for each in intake.producers),
+        "partial record of a producer contains a newline",
+    )
     _check_streams(fanout)
     numbers = _check_chunks(fanout)
     for subscriber in fanout.subscribers:
-        readings = subscriber.readings
-        _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "a request is too long")
-        _require(all(each.charge >= 0 for each in readings), "a charge is negative")
-        for reading in readings:
-            _require(0 <= reading.stream < len(fanout.streams), "a stream is missing")
-            if reading.cursor is not None:
-                _check_cursor(reading.cursor, reading.stream, fanout, numbers)
-        _require(
-            len(readings) == 1 or all(each.cursor is not None for each in readings),
-            "a filter is to follow one that is not being left",
-        )
-        _require(
-            all(_is_between(each.cursor, fanout.chunks) for each in readings[1:] if each.cursor),
-            "a filter is to begin within a record",
-        )
+        _check_subscriber(subscriber, fanout, numbers)
+
+
+def _check_subscriber(
+    subscriber: SubscriberState, fanout: FanoutState, numbers: _SequenceNumbers
+) -> None:
+    subscriptions = subscriber.subscriptions
+    _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
+    _require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
+    for each in subscriptions:
+        _require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
+        if each.cursor is not None:
+            _check_cursor(each.cursor, each.stream, fanout, numbers)
+    _require(
+        len(subscriptions) == 1 or all(each.cursor is not None for each in subscriptions),
+        "pending filter change has no cursor",
+    )
+    _require(
+        all(
+            _is_at_boundary(each.cursor, fanout.chunks) for each in subscriptions[1:] if each.cursor
+        ),
+        "pending filter change starts within a record",
+    )
 
 
 def _check_streams(fanout: FanoutState) -> None:
@@ -337,75 +193,83 @@ def _check_streams(fanout: FanoutState) -> None:
     try:
         views = {stream.view() for stream in used}
     except FilterError as error:
-        raise StateError(f"a stream's filter cannot be used: {error}") from None
-    _require(len(views) == len(used), "two streams are the same")
-    _require(all(stream.patterns != {} for stream in fanout.streams), "a filter is empty")
+        raise StateError(f"filter of a stream is invalid: {error}") from None
+    _require(len(views) == len(used), "two streams have the same filter")
+    _require(all(stream.patterns != {} for stream in fanout.streams), "filter of a stream is empty")
 
 
-class _Numbers(NamedTuple):
-    """The numbers of records at which something begins or ends."""
+class _SequenceNumbers(NamedTuple):
+    """Sequence numbers of the records at which streams and chunks begin or end."""
 
     newest: list[int]
-    """For each stream, where it ends."""
+    """For each stream: the number after its last record."""
     oldest: list[int]
-    """For each stream, where what is kept of it begins."""
+    """For each stream: the number of the first record that is kept."""
     boundaries: list[set[int]]
-    """For each stream, where its chunks begin and end."""
+    """For each stream: the numbers at which its chunks begin and end."""
     ends: list[int]
-    """For each chunk, where it ends."""
+    """For each chunk: the number after its last record."""
 
 
-def _check_chunks(fanout: FanoutState) -> _Numbers:
-    _require(all(each.data.endswith(b"\n") for each in fanout.torn), "a torn record has no end")
+def _check_chunks(fanout: FanoutState) -> _SequenceNumbers:
+    _require(
+        all(each.data.endswith(b"\n") for each in fanout.torn),
+        "torn record does not end with a newline",
+    )
     newest = [each.next_seq for each in fanout.streams]
     oldest = newest.copy()
     boundaries = [{each} for each in newest]
     ends = []
     for chunk in reversed(fanout.chunks):
-        _require(0 <= chunk.stream < len(fanout.streams), "a chunk is in no stream")
-        _require(chunk.data.endswith(b"\n"), "a chunk ends within a record")
-        _require(chunk.count == chunk.data.count(b"\n"), "a chunk is miscounted")
+        _require(0 <= chunk.stream < len(fanout.streams), "chunk belongs to a missing stream")
+        _require(chunk.data.endswith(b"\n"), "chunk ends within a record")
+        _require(chunk.count == chunk.data.count(b"\n"), "chunk has a wrong number of records")
         ends.append(oldest[chunk.stream])
         oldest[chunk.stream] -= chunk.count
         boundaries[chunk.stream].add(oldest[chunk.stream])
-    _require(all(each >= 0 for each in oldest), "a stream has more records than it had")
-    return _Numbers(newest, oldest, boundaries, ends[::-1])
+    _require(all(each >= 0 for each in oldest), "stream keeps more records than it has had")
+    return _SequenceNumbers(newest, oldest, boundaries, ends[::-1])
 
 
-def _check_cursor(cursor: CursorState, stream: int, fanout: FanoutState, numbers: _Numbers) -> None:
+def _check_cursor(
+    cursor: CursorState, stream: int, fanout: FanoutState, numbers: _SequenceNumbers
+) -> None:
     chunks = fanout.chunks
-    _require(cursor.rest[-1:] in (b"", b"\n"), "a rest has no end")
+    _require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
     oldest = numbers.oldest[stream]
     end = numbers.newest[stream] if cursor.until is None else cursor.until
-    # A subscriber whose request was refused gets no record after the one it was in.
+    # A subscriber whose request was refused gets no record after the one that was being sent, so
+    # its end may be within a chunk.
     at_its_end = cursor.chunk is None and cursor.next == end <= numbers.newest[stream]
     at_boundary = 0 <= end <= oldest or end in numbers.boundaries[stream]
-    _require(at_its_end or at_boundary, "a place ends in a chunk")
+    _require(at_its_end or at_boundary, "cursor ends within a chunk")
     if cursor.chunk is None:
-        _require(0 <= cursor.next <= end, "a place is in the future")
-        _require(cursor.next <= oldest or cursor.next == end, "a place is in no chunk")
+        _require(0 <= cursor.next <= end, "cursor is beyond its end")
+        _require(cursor.next <= oldest or cursor.next == end, "cursor is not in a chunk")
     else:
-        _require(0 <= cursor.chunk < len(chunks), "a place is in a chunk that is missing")
+        _require(0 <= cursor.chunk < len(chunks), "cursor is in a missing chunk")
         chunk = chunks[cursor.chunk]
-        _require(chunk.stream == stream, "a place is in another stream's chunk")
-        _require(0 <= cursor.offset <= len(chunk.data), "a place is outside of its chunk")
-        _require(numbers.ends[cursor.chunk] <= end, "a place is behind its end")
-        between = _is_between(cursor, chunks)
-        nothing_before = not cursor.rest and cursor.torn is None
-        _require(between or nothing_before, "a rest comes within a record")
+        _require(chunk.stream == stream, "cursor is in a chunk of another stream")
+        _require(0 <= cursor.offset <= len(chunk.data), "cursor is outside its chunk")
+        _require(numbers.ends[cursor.chunk] <= end, "cursor ends before its chunk does")
+        nothing_before = not cursor.inserted and cursor.torn is None
+        _require(
+            _is_at_boundary(cursor, chunks) or nothing_before,
+            "inserted record is within another record",
+        )
     if cursor.torn is not None:
-        _require(0 <= cursor.torn < len(fanout.torn), "a torn record is missing")
+        _require(0 <= cursor.torn < len(fanout.torn), "cursor is in a missing torn record")
         size = len(fanout.torn[cursor.torn].data)
-        _require(0 <= cursor.torn_sent < size, "a place is outside of its torn record")
+        _require(0 <= cursor.torn_sent < size, "cursor is outside its torn record")
 
 
-def _is_between(cursor: CursorState, chunks: list[ChunkState]) -> bool:
-    """Whether a record ends there, and not only later."""
+def _is_at_boundary(cursor: CursorState, chunks: list[ChunkState]) -> bool:
+    """Return whether a cursor is between two records, not within one."""
     if cursor.chunk is None or not cursor.offset:
         return True
     return chunks[cursor.chunk].data[cursor.offset - 1 : cursor.offset] == b"\n"
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise StateError(f"it contradicts itself: {otherwise}")
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise StateError(otherwise)

@@ -1,245 +1,197 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way in: producers' bytes become runs of good records.
+"""Reads producers, validates their lines and publishes batches of valid records.
 
-Each producer that has data is read once a turn, so that a busy one does not starve the others.
-What a turn brought from all of them is judged and goes on as one piece: the copy that joins it is
-made once, the sends that it saves are made once for every subscriber.
+Each producer that has data is read once per iteration of the loop, so that a busy producer does
+not starve the others. The lines of one iteration are validated and published as one batch: to join
+them takes one copy, and it saves one send for each further producer and subscriber.
 """
 
 import logging
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, groupby, starmap
+from operator import attrgetter
 
-from notif_relayd.access.admission import Admission, ConnectionLimits
-from notif_relayd.access.token_bucket import TokenBuckets
-from notif_relayd.handover.state import IntakeState, ProducerState
+from notif_relayd.access.admission import Admission
+from notif_relayd.access.largest_holder import largest_holder
+from notif_relayd.context import Context
+from notif_relayd.ingest.expensive_time import MIN_EXPENSIVE_TIME, ExpensiveTime
+from notif_relayd.ingest.producer import Producer
+from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net import ancillary
 from notif_relayd.net.acceptor import Acceptor
-from notif_relayd.net.loop import NOT_NOW, NOTHING, READ, Loop
-from notif_relayd.net.ratelimit import RateLimitedLog
+from notif_relayd.net.loop import NOT_NOW, NOTHING, READ
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.framing import Framer, split
 from notif_relayd.records.gaps import ProducerGaps
 from notif_relayd.records.validator import Reason, RoutingKey, Validator
-from notif_relayd.systemd.fdstore import PRODUCER, FdStore
+from notif_relayd.settings import ConnectionLimits
+from notif_relayd.systemd.fdstore import PRODUCER
 
 LOG = logging.getLogger(__name__)
 
 READ_SIZE = 96 * 1024
-"""Bytes asked of a socket at once: of records of 1 KiB, all that Linux lets a producer's hold."""
+"""Bytes of one read: with records of 1 KiB all that Linux lets a producer's socket hold."""
 
 SUSPECT_READ_SIZE = 128
-"""Likewise, of a producer some of whose records were just rejected.
+"""Bytes of one read from a suspect producer: one whose records were just rejected or expensive.
 
-Each of them takes many times what a good one does, and a read may hold 50,000. With every read
-that is all good it may send twice as much again; one of a line that was given up is not.
+A rejected record takes many times as long as a valid one, and a read of `READ_SIZE` bytes may hold
+50,000 of them. The size doubles with each read, unless the read is of a line that is too long.
 """
 
-REST = 0.005
-"""Seconds until a producer some of whose records were just rejected is read again.
+REJECT_PAUSE = 0.005
+"""Seconds until a producer is read again after some of its records were rejected.
 
-Without it, one that sends nothing else keeps the relay busy all the time. It is half of what a
-handler waits for a full socket, so a single bad record has no good one behind it dropped.
+Without the pause, a producer that sends nothing else would keep the relay busy all the time. It is
+half of the time that a handler waits for a full socket, so one invalid record does not cause valid
+records after it to be dropped.
 """
 
-EXPENSIVE = 0.001
-"""Seconds of processor time from which on the records of a run are expensive: to match new values
-with patterns, and to decode records as a whole. Other work for a record takes microseconds."""
+BATCH_SIZE = 64 * 1024
+"""Bytes of lines from which on they are published before the end of the iteration.
 
-EXPENSIVE_SHARE = 0.05
-"""Share of the loop's processor time that expensive records of one user may take."""
-
-EXPENSIVE_BURST = 0.05
-"""Seconds of it that one user may use at once."""
-
-RUN_SIZE = 64 * 1024
-"""Bytes collected within a turn before they go on without waiting for its end.
-
-With one more read it is less than a subscriber's socket holds. So one that reads as fast as
-records come is sent each run whole, and what is too much waits in the sockets of the producers,
-where it makes the next read a longer one.
+A batch and one more read are less than a subscriber's socket holds. So a subscriber that reads as
+fast as records arrive gets each batch with one send. Further records wait in the sockets of the
+producers and make the next read a longer one.
 """
 
 MAX_PARTIAL_BYTES = 32 * 1024 * 1024
-"""Bytes of unfinished records, of all producers together."""
+"""Bytes of partial records of all producers together. When they are exceeded, the longest partial
+record of the user that holds the most bytes is rejected."""
 
-LAST_READS = 64
-"""Reads from each producer when the relay stops: far more than a socket's buffer holds."""
-
-
-class Producer:
-    """One connection to the private socket, and what came from it."""
-
-    __slots__ = (
-        "bytes",
-        "held",
-        "id",
-        "peer",
-        "read_size",
-        "records",
-        "rejected",
-        "resting",
-        "since",
-        "socket",
-        "splitter",
-    )
-
-    def __init__(
-        self, number: int, connection: socket.socket, peer: Peer, max_record_size: int
-    ) -> None:
-        self.id = number
-        self.socket = connection
-        self.peer = peer
-        self.splitter = Framer(max_record_size)
-        self.since = time.monotonic()
-        self.records = 0
-        self.bytes = 0
-        self.rejected = 0
-        self.held = 0
-        """Bytes of an unfinished record."""
-        self.read_size = READ_SIZE
-        """Bytes to ask for next time."""
-        self.resting = False
-        """Whether that is not yet."""
+MAX_DRAIN_READS = 64
+"""Maximum number of reads from each producer when the relay stops; a full socket needs fewer."""
 
 
 class Intake:
     """All producers.
 
     Args:
-        loop: says which of them has data.
-        log: where rejected records are reported.
-        ids: numbers for connections.
-        descriptors: keeps connections for the next relay.
-        limits: who may send.
-        max_record_size: bytes of the longest record.
-        publish: gets every run of good records, and the kind of each; returns the processor time,
-            in seconds, that a producer can make expensive.
+        context: the loop, the log and the store of descriptors.
+        limits: which processes may connect, and how many.
+        max_record_size: bytes of the longest record, its newline included.
+        publish: called with each batch of valid records and their routing keys; returns the
+            processor time, in seconds, that matching new values took.
+        read_size: bytes of one read from a producer that is not suspect.
+        batch_size: bytes of lines from which on they are published at once.
     """
 
     def __init__(
         self,
-        loop: Loop,
-        log: RateLimitedLog,
-        ids: Iterator[int],
-        fdstore: FdStore,
+        context: Context,
         limits: ConnectionLimits,
         max_record_size: int,
         publish: Callable[[bytes, list[RoutingKey]], float],
+        read_size: int = READ_SIZE,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.admission = Admission(limits)
         self.producers: dict[int, Producer] = {}
-        """By the number of the connection."""
+        """By connection number."""
         self.steady: dict[int, Producer] = {}
-        """By their descriptors: those who are trusted, and whose next byte begins a record."""
+        """By file descriptor: producers that are not suspect and whose next byte begins a record.
+
+        The fast path may read them."""
         self.received = 0
+        """Number of valid records."""
         self.bytes_received = 0
         self.rejected: Counter[Reason] = Counter()
         self.producer_gaps = ProducerGaps()
-        self._loop = loop
-        self._log = log
-        self._ids = ids
-        self._fdstore = fdstore
+        self.read_size = read_size
+        self._loop = context.loop
+        self._log = context.log
+        self._ids = context.ids
+        self._fdstore = context.fdstore
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size)
+        self.rules = self.validator.rules
+        """What a plain valid record is, for the fast path."""
         self._publish = publish
-        self._pieces: list[tuple[Producer, bytes]] = []
-        """Lines that this turn has brought, and from whom."""
-        self._size = 0
-        self._held = 0
-        self._expensive_time = TokenBuckets(time.monotonic)
-        self._expensive: set[int] = set()
-        """Users that have not all of their share of it."""
+        self._batch_size = batch_size
+        self._unpublished: list[tuple[Producer, bytes]] = []
+        """Whole lines that were read in this iteration, with their producers."""
+        self._unpublished_size = 0
+        """Bytes of these lines."""
+        self._partial_size = 0
+        """Bytes of partial records of all producers."""
+        self._expensive_time = ExpensiveTime()
 
     def listen(self, listener: socket.socket) -> Acceptor:
-        """Let producers in through `listener`."""
+        """Accept producers from a listening socket."""
         return Acceptor(
             self._loop, self._log, listener, self.admission, self._welcome, lambda *_: None
         )
 
     def flush(self) -> None:
-        """Judge what this turn has brought, and publish what is good; to be called at its end."""
-        if not self._pieces:
+        """Validate and publish the lines that were read; call at the end of each iteration."""
+        if not self._unpublished:
             return
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        # Together with lines that are likely to be rejected, or whose values are expensive, all
-        # would have to wait for these.
-        for trusted, some in groupby(pieces, _is_trusted):
-            group = list(some)
+        unpublished, self._unpublished, self._unpublished_size = self._unpublished, [], 0
+        # Lines of suspect producers are likely to be rejected or expensive. They are not joined
+        # with others, which would have to wait for them.
+        for trusted, lines_of_producers in groupby(unpublished, self._is_trusted):
+            group = list(lines_of_producers)
             if trusted and len(group) > 1:
                 self._flush_together(group)
             else:
                 for producer, lines in group:
                     before = self.validator.seconds
-                    seconds = self._relay(*self._judge(producer, lines))
+                    seconds = self._publish_batch(*self._validate(producer, lines))
                     self.account(producer, seconds + self.validator.seconds - before)
 
-    def _flush_together(self, pieces: list[tuple[Producer, bytes]]) -> None:
+    def _flush_together(self, group: list[tuple[Producer, bytes]]) -> None:
         before = self.validator.seconds
-        seconds = self._relay(*self._judge_together(pieces))
-        if seconds + self.validator.seconds - before > EXPENSIVE:
-            # Which of them it was shows when each is handled by itself.
-            for producer, _ in pieces:
-                self._distrust(producer)
+        seconds = self._publish_batch(*self._validate_together(group))
+        if seconds + self.validator.seconds - before > MIN_EXPENSIVE_TIME:
+            # As suspects they are handled one by one, which shows the producer that caused it.
+            for producer, _ in group:
+                self._suspect(producer)
 
-    def _relay(self, records: bytes, routing_keys: list[RoutingKey]) -> float:
+    def _publish_batch(self, records: bytes, routing_keys: list[RoutingKey]) -> float:
         if not routing_keys:
             return 0.0
         self.received += len(routing_keys)
         return self._publish(records, routing_keys)
 
     def account(self, producer: Producer, seconds: float) -> None:
-        """Charge processor time that a producer's records took to its user, if it was much.
+        """Charge the processor time of an expensive batch to the user of its producer.
 
-        It is the time for matching, and for records that have to be decoded as a whole.
+        When a user has used up its share, its producers are not read until the debt is paid.
 
-        The producers of a user that has used up its share are not read until it has some again.
+        Args:
+            producer: the producer of all records of the batch.
+            seconds: processor time for matching new values and for decoding records as a whole.
         """
-        if seconds > EXPENSIVE:
+        if seconds > MIN_EXPENSIVE_TIME:
             uid = producer.peer.uid
-            self._expensive_time.available(uid, EXPENSIVE_SHARE, EXPENSIVE_BURST)
-            self._expensive_time.take(uid, seconds)
-            self._expensive.add(uid)
+            self._expensive_time.charge(uid, seconds)
             for each in self.producers.values():
                 if each.peer.uid == uid:
-                    self._distrust(each)
+                    self._suspect(each)
 
-    def _must_wait(self, producer: Producer) -> bool:
-        """Whether a producer's user has used up its share; then it is read later."""
-        uid = producer.peer.uid
-        if uid in self._expensive:
-            available = self._expensive_time.available(uid, EXPENSIVE_SHARE, EXPENSIVE_BURST)
-            if available < 0:
-                self._rest(producer, -available / EXPENSIVE_SHARE)
-                return True
-            if available >= EXPENSIVE_BURST:
-                self._expensive.remove(uid)
-        return False
-
-    def _distrust(self, producer: Producer) -> None:
-        """Read little of a producer at a time, and handle it by itself."""
+    def _suspect(self, producer: Producer) -> None:
+        """Read little from a producer at a time, and do not join its lines with others."""
         producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
 
-    def _judge_together(
-        self, pieces: list[tuple[Producer, bytes]]
+    def _validate_together(
+        self, group: list[tuple[Producer, bytes]]
     ) -> tuple[bytes, list[RoutingKey]]:
-        """What is good of the lines of several producers."""
-        verdict = self.validator.check(b"".join([lines for _, lines in pieces]))
+        """Return the valid records of several producers, and their routing keys."""
+        verdict = self.validator.check(b"".join([lines for _, lines in group]))
         if verdict.rejected:
-            # Somebody's: each is looked at by itself.
-            return _joined(starmap(self._judge, pieces))
+            # The verdict does not name the producer, so the lines of each are validated again.
+            return _join(starmap(self._validate, group))
         self.producer_gaps.note(verdict.gaps)
-        for producer, lines in pieces:
+        for producer, lines in group:
             producer.records += len(list(split(lines)))
         return verdict.records, verdict.routing_keys
 
-    def _judge(self, producer: Producer, lines: bytes) -> tuple[bytes, list[RoutingKey]]:
-        """What is good of one producer's lines."""
+    def _validate(self, producer: Producer, lines: bytes) -> tuple[bytes, list[RoutingKey]]:
+        """Return the valid records of one producer, and their routing keys."""
         verdict = self.validator.check(lines)
         if verdict.rejected:
             self._reject(producer, verdict.rejected)
@@ -249,21 +201,21 @@ class Intake:
         return verdict.records, verdict.routing_keys
 
     def drain(self) -> None:
-        """Take what the producers have sent already."""
-        self._expensive.clear()
+        """Read and publish all that the producers have sent so far."""
+        self._expensive_time.users.clear()
         for producer in list(self.producers.values()):
-            for _ in range(LAST_READS):
+            for _ in range(MAX_DRAIN_READS):
                 if not self._read(producer):
                     break
         self.flush()
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Disconnect every producer."""
         for producer in list(self.producers.values()):
             self.disconnect(producer)
 
     def save(self) -> IntakeState:
-        """All that is known of what came in."""
+        """Return all that a successor needs to continue."""
         return IntakeState(
             self.received,
             self.bytes_received,
@@ -276,7 +228,7 @@ class Intake:
                     each.bytes,
                     each.records,
                     each.rejected,
-                    *each.splitter.save(),
+                    *each.framer.save(),
                 )
                 for each in self.producers.values()
             ],
@@ -285,7 +237,13 @@ class Intake:
         )
 
     def restore(self, saved: IntakeState, connections: Mapping[int, socket.socket]) -> None:
-        """Go on where another relay has stopped, with those producers that are still there."""
+        """Continue where another process has stopped.
+
+        Args:
+            saved: what `save` returned there.
+            connections: the connections of producers, by connection number. A producer whose
+                connection is missing is not restored.
+        """
         self.received = saved.received
         self.bytes_received = saved.bytes_received
         for reason in Reason:
@@ -297,57 +255,65 @@ class Intake:
                 self.admission.enter(each.peer)
                 producer = self._admit(each.id, connections[each.id], each.peer)
                 producer.since = each.since
-                producer.bytes = each.bytes
+                producer.bytes = each.bytes_read
                 producer.records = each.records
                 producer.rejected = each.rejected
-                producer.splitter.restore(each.rest, each.skipping)
+                producer.framer.restore(each.partial, each.skipping)
                 self._account_partial(producer)
-            elif each.rest:
+            elif each.partial:
                 self.rejected[Reason.TORN] += 1
 
     def adopt(self, number: int, connection: socket.socket) -> None:
-        """Read a producer of a relay that was killed, perhaps from the middle of a record on."""
+        """Read from a producer of a relay that was killed; the first line may be incomplete."""
         peer = peer_of(connection)
         self.admission.enter(peer)
         self._admit(number, connection, peer)
 
     def disconnect(self, producer: Producer) -> None:
-        """End a connection; a record half received is a rejected one."""
+        """End a connection and reject its partial record, if any."""
         self._loop.forget(producer.socket.fileno())
         self.steady.pop(producer.socket.fileno(), None)
-        self._held -= producer.held
+        self._partial_size -= producer.partial_size
+        # Before `_reject`, which pauses a producer that is still connected.
         del self.producers[producer.id]
-        if producer.splitter.torn:
+        if producer.framer.torn:
             self._reject(producer, [Reason.TORN])
         self.admission.leave(producer.peer)
         self._fdstore.close_connection(PRODUCER, producer.id, producer.socket)
-        LOG.debug("producer left: %s", producer.peer)
+        LOG.debug("producer disconnected: %s", producer.peer)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
         self._admit(next(self._ids), connection, peer)
         LOG.debug("producer connected: %s", peer)
 
     def _admit(self, number: int, connection: socket.socket, peer: Peer) -> Producer:
-        producer = Producer(number, connection, peer, self._max_record_size)
+        framer = Framer(self._max_record_size)
+        producer = Producer(number, connection, peer, framer, self.read_size)
         self._loop.watch(connection.fileno(), READ, partial(self._read, producer))
         self.producers[number] = producer
-        if peer.uid in self._expensive:
+        if peer.uid in self._expensive_time.users:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
         self._fdstore.keep_producer(number, connection)
         return producer
 
     def _read(self, producer: Producer, events: int = READ) -> bool:
-        """Read once; whether there may be more."""
+        """Read once from a producer; return whether there may be more to read."""
         if not events & READ:
-            # It has gone while it rests, which is told once. What it has sent is read afterwards.
+            # A hang-up of a paused producer, which is reported once. The remaining data, and the
+            # end of the stream, are read after the pause.
             return False
-        if self._size >= RUN_SIZE:
+        if self._unpublished_size >= self._batch_size:
             self.flush()
-            # Whom an earlier run has put behind may have read it by now.
+            # Re-entry into the loop: subscribers that fell behind in this iteration may have read
+            # since, and catch up before the next batch. Only callbacks of subscribers are called;
+            # they change neither `producer` nor anything else of the intake.
             self._loop.serve_urgent()
-        if self._expensive and self._must_wait(producer):
-            return False
+        if self._expensive_time.users:
+            seconds = self._expensive_time.pause(producer.peer.uid)
+            if seconds:
+                self._pause(producer, seconds)
+                return False
         try:
             data = ancillary.receive(producer.socket, producer.read_size)
         except OSError as error:
@@ -358,69 +324,71 @@ class Intake:
             self.disconnect(producer)
             return False
         self.take(producer, data)
-        if producer.peer.uid in self._expensive:
-            self.flush()  # The next producer of the same user may have to wait for what it takes.
+        if producer.peer.uid in self._expensive_time.users:
+            # The time that this takes may be up to the next producer of the same user.
+            self.flush()
         return True
 
     def take(self, producer: Producer, data: bytes) -> None:
-        """Keep what was read until the end of the turn."""
+        """Keep bytes that were read from a producer until `flush`."""
         producer.bytes += len(data)
         self.bytes_received += len(data)
-        if producer.read_size < READ_SIZE:
-            producer.read_size = min(2 * producer.read_size, READ_SIZE)
+        if producer.read_size < self.read_size:
+            producer.read_size = min(2 * producer.read_size, self.read_size)
             self._update_steady(producer)
-        lines = producer.splitter.feed(data)
+        lines = producer.framer.feed(data)
         if lines is not data:
             self._account_partial(producer)
         if lines:
-            self._pieces.append((producer, lines))
-            self._size += len(lines)
+            self._unpublished.append((producer, lines))
+            self._unpublished_size += len(lines)
 
-    def note(self, producer: Producer, size: int, count: int) -> None:
-        """Count good records that were read, and have gone on, without the intake."""
+    def count(self, producer: Producer, size: int, records: int) -> None:
+        """Count a batch of valid records that the fast path has read.
+
+        Args:
+            producer: the producer.
+            size: bytes of the batch.
+            records: number of records.
+        """
         producer.bytes += size
-        producer.records += count
+        producer.records += records
         self.bytes_received += size
-        self.received += count
+        self.received += records
 
     def _update_steady(self, producer: Producer) -> None:
-        """See whether it is steady."""
-        if producer.read_size == READ_SIZE and not producer.splitter.within:
+        """Add a producer to the steady ones, or remove it."""
+        if producer.read_size == self.read_size and not producer.framer.within:
             self.steady[producer.socket.fileno()] = producer
         else:
             self.steady.pop(producer.socket.fileno(), None)
 
     def _account_partial(self, producer: Producer) -> None:
-        """Take note of what has become of an unfinished record."""
-        splitter = producer.splitter
-        self._held += splitter.held - producer.held
-        producer.held = splitter.held
-        if splitter.skipping:
+        """Update what depends on the partial record of a producer."""
+        framer = producer.framer
+        self._partial_size += framer.held - producer.partial_size
+        producer.partial_size = framer.held
+        if framer.skipping:
             producer.read_size = SUSPECT_READ_SIZE
         self._update_steady(producer)
-        if splitter.given_up:
-            splitter.given_up = 0
+        if framer.given_up:
+            framer.given_up = 0
             self._reject(producer, [Reason.TOO_LONG])
-        if self._held > MAX_PARTIAL_BYTES:
+        if self._partial_size > MAX_PARTIAL_BYTES:
             self._reclaim_partial()
 
     def _reclaim_partial(self) -> None:
-        """Reject the longest unfinished record of the user that has the most of them."""
-        by_user: Counter[int] = Counter()
-        for each in self.producers.values():
-            by_user[each.peer.uid] += each.held
-        uid, _ = by_user.most_common(1)[0]
-        mine = (each for each in self.producers.values() if each.peer.uid == uid)
-        longest = max(mine, key=lambda each: each.held)
-        self._held -= longest.held
-        longest.held = 0
-        longest.splitter.skip()
-        self._reject(longest, [Reason.NO_ROOM])
+        """Reject the longest partial record of the user that holds the most bytes of them."""
+        producer, _ = largest_holder(self.producers.values(), attrgetter("partial_size"))
+        self._partial_size -= producer.partial_size
+        producer.partial_size = 0
+        producer.framer.skip()
+        self._reject(producer, [Reason.NO_ROOM])
 
     def _reject(self, producer: Producer, reasons: list[Reason]) -> None:
         producer.rejected += len(reasons)
-        self._distrust(producer)
-        self._rest(producer, REST)
+        self._suspect(producer)
+        self._pause(producer, REJECT_PAUSE)
         self.rejected.update(reasons)
         self._log.warning(
             "rejected %d record(s) of producer %s: %s",
@@ -429,23 +397,23 @@ class Intake:
             ", ".join(sorted({reason.value for reason in reasons})),
         )
 
-    def _rest(self, producer: Producer, seconds: float) -> None:
-        """Do not read a producer for so many seconds, if it is still connected."""
-        if producer.id in self.producers and not producer.resting:
-            producer.resting = True
+    def _pause(self, producer: Producer, seconds: float) -> None:
+        """Do not read from a producer for some time, if it is still connected and not paused."""
+        if producer.id in self.producers and not producer.paused:
+            producer.paused = True
             self._loop.change(producer.socket.fileno(), NOTHING)
-            self._loop.call_in(seconds, partial(self._rested, producer))
+            self._loop.call_in(seconds, partial(self._resume, producer))
 
-    def _rested(self, producer: Producer) -> None:
-        producer.resting = False
+    def _resume(self, producer: Producer) -> None:
+        producer.paused = False
         if producer.id in self.producers:
             self._loop.change(producer.socket.fileno(), READ)
 
+    def _is_trusted(self, unpublished: tuple[Producer, bytes]) -> bool:
+        producer, _ = unpublished
+        return producer.read_size == self.read_size
 
-def _is_trusted(piece: tuple[Producer, bytes]) -> bool:
-    return piece[0].read_size == READ_SIZE
 
-
-def _joined(judged: Iterable[tuple[bytes, list[RoutingKey]]]) -> tuple[bytes, list[RoutingKey]]:
-    runs, routing_keys = zip(*judged, strict=True)
-    return b"".join(runs), list(chain.from_iterable(routing_keys))
+def _join(validated: Iterable[tuple[bytes, list[RoutingKey]]]) -> tuple[bytes, list[RoutingKey]]:
+    batches, routing_keys = zip(*validated, strict=True)
+    return b"".join(batches), list(chain.from_iterable(routing_keys))

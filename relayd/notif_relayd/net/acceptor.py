@@ -18,7 +18,7 @@ from typing import Protocol
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
-from notif_relayd.peer import Peer, Unknown, peer_of, uid_of
+from notif_relayd.peer import LazyPeer, Peer, peer_of, uid_of
 
 MAX_ACCEPTS = 16
 """Connections accepted in one iteration of the loop: 1 ms, as each takes 60 µs."""
@@ -150,7 +150,7 @@ class Acceptor:
         self._log.warning(
             "connection to %s refused: %s: %s",
             self._path,
-            Unknown(connection),
+            LazyPeer(connection),
             reason,
         )
         self._refuse(connection, reason)

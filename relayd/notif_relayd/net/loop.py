@@ -16,6 +16,7 @@ import itertools
 import select
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -36,19 +37,37 @@ Events = list[tuple[int, int]]
 """Descriptors, and what has happened to each."""
 
 
-class Loop:
-    """Calls whoever waits for a descriptor or for a moment."""
+class Waiter(Protocol):
+    """Waits for events in place of the loop's own call of epoll."""
 
-    def __init__(self) -> None:
+    def wait(self, epoll: int, seconds: float) -> tuple[float, Events]:
+        """Wait until an event happens or the time is over.
+
+        Args:
+            epoll: the descriptor of an epoll.
+            seconds: the timeout; below 0 to wait without one.
+
+        Returns:
+            When the wait ended, by the monotonic clock, and the events that callbacks have yet to
+            handle. The waiter may have handled others.
+        """
+
+
+class Loop:
+    """Calls whoever waits for a descriptor or for a moment.
+
+    Args:
+        waiter: waits for events; by default `select.epoll.poll` does.
+    """
+
+    def __init__(self, waiter: Waiter | None = None) -> None:
         self._epoll = select.epoll()
         self._urgent = select.epoll()
         """Of those who are served out of turn."""
         self._epolls: dict[int, select.epoll] = {}
         """By the descriptors that they watch."""
         self._callbacks: dict[int, Callback] = {}
-        self.wait: Callable[[int, float], tuple[float, Events]] = self._wait
-        """Sleeps until something happens to the epoll of that number, or for so many seconds (below
-        0: for ever). Returns when the sleep was over, and what has happened and is not done yet."""
+        self._wait = self._poll if waiter is None else waiter.wait
         self.changed = False
         """Whether a descriptor has come or gone since somebody has set this to `False`."""
         self._forgotten: set[int] = set()
@@ -98,7 +117,7 @@ class Loop:
         """
         self._forgotten.clear()
         time_left = self._time_left() if self._deadlines else FOR_EVER
-        awake, happened = self.wait(self._epoll.fileno(), time_left)
+        awake, happened = self._wait(self._epoll.fileno(), time_left)
         self._call(happened)
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2]()
@@ -113,7 +132,7 @@ class Loop:
         self._urgent.close()
         self._epoll.close()
 
-    def _wait(self, _epoll: int, seconds: float) -> tuple[float, Events]:
+    def _poll(self, _epoll: int, seconds: float) -> tuple[float, Events]:
         happened = self._epoll.poll(seconds)
         return time.monotonic(), happened
 

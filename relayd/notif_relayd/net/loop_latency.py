@@ -9,10 +9,17 @@ each of them costs next to nothing for a record.
 
 from bisect import bisect_left
 
-from notif_relayd.handover.state import LoopLatencyState
+import msgspec
 
 BOUNDS = tuple(50e-6 * 2**power for power in range(15))
 """Seconds, the upper ends of all classes but the last: from 50 microseconds to 0.8 seconds."""
+
+
+class LoopLatencyState(msgspec.Struct):
+    """A saved histogram."""
+
+    counts: list[int]
+    seconds: float
 
 
 class LoopLatency:

@@ -9,13 +9,21 @@ record can keep the sums from being saved and shown.
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
+
 from notif_relay.records import MAX_DROPPED, PRODUCER_REASONS, GapReport
-from notif_relayd.handover.state import ProducerGapsState
 
 REASONS = PRODUCER_REASONS
 
 END = MAX_DROPPED + 1
 """Integers below are exact as a double, which is all that Prometheus knows."""
+
+
+class ProducerGapsState(msgspec.Struct):
+    """Saved sums, by reason."""
+
+    dropped: dict[str, int]
+    unknown: dict[str, int]
 
 
 class ProducerGaps:

@@ -20,21 +20,13 @@ import contextlib
 import errno
 import fcntl
 import logging
-import mmap
 import os
-import re
-import select
 import socket
-import stat
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-from systemd import daemon
+from collections.abc import Iterable, Mapping, Sequence
 
 from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.handover.state import State, StateError, decode
 from notif_relayd.net import ancillary
 from notif_relayd.net.loop import Loop
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
@@ -59,116 +51,7 @@ RETRY_TIME = 0.05
 _UNFINISHED = b"!"
 """First byte of a request that is being written. No JSON text starts with it."""
 
-_NAME = re.compile(rf"(?P<kind>[{PRODUCER}{SUBSCRIBER}])(?P<number>[1-9][0-9]{{0,18}})")
-
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-
-@dataclass(slots=True)
-class Inherited:
-    """Descriptors and state from the store."""
-
-    producers: dict[int, socket.socket] = field(default_factory=dict)
-    """By the number of the connection."""
-    subscribers: dict[int, socket.socket] = field(default_factory=dict)
-    requests: dict[int, int] = field(default_factory=dict)
-    """The memfd with the last request of the subscriber with that number."""
-    state: State | None = None
-    names: list[str] = field(default_factory=list)
-    """All names under which the store still holds something; one entry for each descriptor."""
-
-    @property
-    def next_id(self) -> int:
-        """A connection number that no known connection has had."""
-        if self.state is not None:
-            return self.state.next_id
-        return 1 + max([0, *self.producers, *self.subscribers])
-
-
-def inherit(passed: Iterable[tuple[str, int]]) -> Inherited:
-    """Sort the passed descriptors by their names; close and log those that cannot be used."""
-    inherited = Inherited()
-    states = []
-    for name, fd in passed:
-        known = _NAME.fullmatch(name)
-        if name == STATE or known:
-            inherited.names.append(name)
-        if name == STATE:
-            states.append(fd)
-        elif known is None:
-            LOG.warning("systemd passed a descriptor named %r, which is not used", name)
-            os.close(fd)
-        elif not _add(inherited, known["kind"], int(known["number"]), fd):
-            LOG.warning("the descriptor %r from the store is not a connection", name)
-            os.close(fd)
-    _close_unpaired(inherited)
-    _close_hung_up(inherited)
-    try:
-        if len(states) > 1:
-            raise StateError("there are two")
-        inherited.state = _decoded(states[0], inherited.subscribers) if states else None
-    except StateError as error:
-        LOG.error("cannot restore the saved state: %s", error)
-    for fd in states:
-        os.close(fd)
-    return inherited
-
-
-def _add(inherited: Inherited, kind: str, number: int, fd: int) -> bool:
-    """Add one descriptor of a connection; return False if it is of the wrong type."""
-    if daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=0):
-        mine = inherited.producers if kind == PRODUCER else inherited.subscribers
-        mine[number] = socket.socket(fileno=fd)
-        mine[number].setblocking(False)
-        return True
-    if kind == SUBSCRIBER and stat.S_ISREG(os.fstat(fd).st_mode):
-        os.set_inheritable(fd, False)
-        inherited.requests[number] = fd
-        return True
-    return False
-
-
-def _close_unpaired(inherited: Inherited) -> None:
-    """Close subscribers without a request memfd, and memfds without a subscriber.
-
-    Such a subscriber may have had a filter. To serve it without one would show it records that it
-    did not ask for.
-    """
-    for number in inherited.subscribers.keys() - inherited.requests.keys():
-        LOG.warning("connection ended: subscriber %d: its filter is not in the store", number)
-        connection = inherited.subscribers.pop(number)
-        with contextlib.suppress(OSError):  # The peer may have hung up.
-            connection.shutdown(socket.SHUT_RDWR)
-        ancillary.close(connection)
-    for number in inherited.requests.keys() - inherited.subscribers.keys():
-        os.close(inherited.requests.pop(number))
-
-
-def _close_hung_up(inherited: Inherited) -> None:
-    """Close subscribers that have hung up, so that nothing is restored for them.
-
-    Producers that have hung up are kept: they may have left records to read.
-    """
-    poll = select.poll()
-    numbers = {each.fileno(): number for number, each in inherited.subscribers.items()}
-    for fd in numbers:
-        poll.register(fd, 0)
-    for fd, _ in poll.poll(0):
-        ancillary.close(inherited.subscribers.pop(numbers[fd]))
-        os.close(inherited.requests.pop(numbers[fd]))
-
-
-def _decoded(fd: int, subscribers: Container[int]) -> State:
-    """Decode the state in a memfd, without a copy of it.
-
-    Raises:
-        StateError: it cannot be used.
-    """
-    try:
-        content = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise StateError(f"it cannot be read: {error}") from None
-    return decode(content, subscribers)
 
 
 class FdStore:

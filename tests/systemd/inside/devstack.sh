@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# devstack.sh PLUGIN MODE [PHASE]: what stack.sh, unstack.sh and clean.sh do with a plugin. Those of
-# DevStack's functions that it calls are here, each by the shortest way that has the same effect.
-# The tests are root: there is no sudo in the container.
+# devstack.sh PLUGIN MODE [PHASE]: run a plugin as stack.sh, unstack.sh and clean.sh do. Contains short
+# equivalents of the DevStack functions that the plugin calls. The tests run as root, and the container
+# has no sudo.
 set -eu
 
 sudo() { "$@"; }

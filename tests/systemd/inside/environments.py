@@ -23,10 +23,10 @@ VARIABLES = {
 
 
 @contextmanager
-def requirements_at_hand() -> Iterator[None]:
-    """Have the requirements found by what systemd starts, too."""
+def requirements_at_hand(installed: Path = SITE_PACKAGES) -> Iterator[None]:
+    """Make the requirements in this directory available to programs that systemd starts."""
     REQUIREMENTS.mkdir()
-    for entry in SITE_PACKAGES.iterdir():
+    for entry in installed.iterdir():
         if "notif_relay" not in entry.name:
             (REQUIREMENTS / entry.name).symlink_to(entry)
     systemctl("set-environment", f"PYTHONPATH={REQUIREMENTS}")

@@ -21,7 +21,7 @@ import pytest
 from systemd import journal
 
 from notif_relay import paths
-from support.running import wait_until
+from support.waiting import wait_until
 
 PUBLIC = f"{paths.RUNTIME_DIR}/{paths.PUBLIC_SOCKET}"
 INGEST = f"{paths.RUNTIME_DIR}/{paths.INGEST_SOCKET}"

@@ -10,21 +10,21 @@ def running(journal: Journal) -> None:
     assert relays()
 
 
-def test_a_subscriber_may_read_and_do_nothing_else() -> None:
+def test_subscriber_may_only_read() -> None:
     assert allowed("reader") == {PUBLIC}
 
 
-def test_a_producer_may_send_and_do_nothing_else() -> None:
+def test_producer_may_only_send() -> None:
     assert allowed("writer") == {INGEST}
 
 
-def test_a_member_of_the_relays_own_group_may_ask_for_the_status_and_do_nothing_else() -> None:
+def test_member_of_the_relays_group_may_only_query() -> None:
     assert allowed("admin") == {CONTROL}
 
 
-def test_a_user_in_none_of_the_groups_may_do_nothing() -> None:
+def test_user_in_no_group_may_not_connect() -> None:
     assert allowed("outsider") == set()
 
 
-def test_root_may_do_everything() -> None:
+def test_root_may_connect_to_all_sockets() -> None:
     assert allowed("root") == {PUBLIC, INGEST, CONTROL}

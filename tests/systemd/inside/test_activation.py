@@ -23,19 +23,19 @@ from machine import (
 STARTED = "Started notif-relayd.service"
 
 
-def test_a_producer_that_connects_first_starts_the_service(journal: Journal) -> None:
+def test_first_producer_starts_the_service(journal: Journal) -> None:
     with connect(INGEST):
         journal.entry(MESSAGE=STARTED)
     assert states() == ("active", "active", "active")
 
 
-def test_a_subscriber_that_connects_first_starts_the_service(journal: Journal) -> None:
+def test_first_subscriber_starts_the_service(journal: Journal) -> None:
     with connect(PUBLIC):
         journal.entry(MESSAGE=STARTED)
     assert states() == ("active", "active", "active")
 
 
-def test_what_is_sent_before_the_service_is_up_arrives(journal: Journal) -> None:
+def test_records_sent_before_the_start_arrive(journal: Journal) -> None:
     os.mkfifo("/run/gate")
     drop_in("ExecStartPre=+/bin/sh -c 'read go < /run/gate'")
     sent = [record() for _ in range(100)]
@@ -50,7 +50,7 @@ def test_what_is_sent_before_the_service_is_up_arrives(journal: Journal) -> None
     os.unlink("/run/gate")
 
 
-def test_a_stopped_service_leaves_its_sockets_and_the_next_connection_starts_it_again() -> None:
+def test_next_connection_starts_a_stopped_service() -> None:
     assert relays()
     first = show("MainPID")
     files = os.stat(PUBLIC).st_ino, os.stat(INGEST).st_ino
@@ -61,27 +61,27 @@ def test_a_stopped_service_leaves_its_sockets_and_the_next_connection_starts_it_
     assert (os.stat(PUBLIC).st_ino, os.stat(INGEST).st_ino) == files
 
 
-def test_a_stopped_service_takes_its_control_socket_away() -> None:
+def test_stopped_service_removes_its_control_socket() -> None:
     assert relays()
     assert os.path.exists(CONTROL)
     systemctl("stop", SERVICE)
     assert not os.path.exists(CONTROL)
 
 
-def test_stopping_the_public_socket_stops_everything() -> None:
+def test_stopping_the_public_socket_stops_all_units() -> None:
     assert relays()
     systemctl("stop", PUBLIC_UNIT)
     assert states() == ("inactive", "inactive", "inactive")
 
 
-def test_starting_the_service_itself_brings_its_sockets() -> None:
+def test_starting_the_service_starts_its_sockets() -> None:
     systemctl("stop", PUBLIC_UNIT)
     systemctl("start", SERVICE)
     assert states() == ("active", "active", "active")
     assert relays()
 
 
-def test_it_works_after_a_restart_of_the_service() -> None:
+def test_relay_works_after_a_restart_of_the_service() -> None:
     assert relays()
     first = show("MainPID")
     systemctl("restart", SERVICE)
@@ -89,13 +89,13 @@ def test_it_works_after_a_restart_of_the_service() -> None:
     assert relays()
 
 
-def test_it_works_after_a_restart_of_the_sockets() -> None:
+def test_relay_works_after_a_restart_of_the_sockets() -> None:
     assert relays()
     systemctl("restart", PUBLIC_UNIT)
     assert relays()
 
 
-def test_the_service_runs_as_its_own_user_without_privileges() -> None:
+def test_service_runs_as_its_own_user_without_privileges() -> None:
     assert relays()
     process = f"/proc/{show('MainPID')}"
     with open(f"{process}/status") as lines:

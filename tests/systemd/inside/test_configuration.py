@@ -18,7 +18,7 @@ from machine import (
 )
 
 
-def test_a_configured_mode_and_group_hold_for_the_sockets_of_systemd() -> None:
+def test_mode_and_group_apply_to_passed_sockets() -> None:
     configure("[relayd]", "public_mode = 0666", "ingest_group = notif-relayd")
     systemctl("start", SERVICE)
     assert access(PUBLIC) == ("0666", "notif-relayd", "notif-subscribers")
@@ -28,7 +28,7 @@ def test_a_configured_mode_and_group_hold_for_the_sockets_of_systemd() -> None:
     assert INGEST not in allowed("writer")
 
 
-def test_a_group_that_the_relay_is_not_in_is_an_error_that_names_the_option(
+def test_unavailable_group_error_names_the_option(
     journal: Journal,
 ) -> None:
     configure("[relayd]", "public_group = adm")
@@ -37,7 +37,7 @@ def test_a_group_that_the_relay_is_not_in_is_an_error_that_names_the_option(
     assert "public_group" in str(said["MESSAGE"])
 
 
-def test_a_mistake_keeps_the_sockets_and_is_over_once_it_is_mended(journal: Journal) -> None:
+def test_invalid_configuration_keeps_the_sockets(journal: Journal) -> None:
     configure("[relayd]", "ring_size = many")
     drop_in("RestartSec=100ms")
     with connect(PUBLIC):
@@ -49,7 +49,7 @@ def test_a_mistake_keeps_the_sockets_and_is_over_once_it_is_mended(journal: Jour
     assert relays()
 
 
-def test_reload_takes_new_limits_without_a_restart(journal: Journal) -> None:
+def test_reload_applies_new_limits_without_a_restart(journal: Journal) -> None:
     configure("[relayd]", "max_subscribers = 2")
     assert relays()
     pid = show("MainPID")

@@ -127,7 +127,7 @@ def stacked(host: None) -> tuple[str, str, str]:
     return states()
 
 
-def test_a_plugin_whose_service_is_disabled_does_nothing(host: None) -> None:
+def test_disabled_plugin_changes_nothing(host: None) -> None:
     NOVA.parent.mkdir(exist_ok=True)
     NOVA.write_text(TOLD_ELSEWHERE)
     for phase in (("stack", "install"), ("stack", "post-config"), ("unstack",), ("clean",)):
@@ -136,7 +136,7 @@ def test_a_plugin_whose_service_is_disabled_does_nothing(host: None) -> None:
     assert states() == ("inactive", "active", "active")
 
 
-def test_what_services_tell_is_relayed_beside_what_else_becomes_of_it(
+def test_stack_relays_notifications_beside_other_drivers(
     stacked: tuple[str, str, str],
 ) -> None:
     assert stacked == ("inactive", "active", "active")
@@ -150,7 +150,7 @@ def test_what_services_tell_is_relayed_beside_what_else_becomes_of_it(
         assert f'"publisher_id": "{configuration}"' in notifies(configuration)
 
 
-def test_what_is_right_already_is_not_written_again(stacked: tuple[str, str, str]) -> None:
+def test_correct_configuration_is_not_rewritten(stacked: tuple[str, str, str]) -> None:
     before = configurations()
     written = [path.stat().st_mtime_ns for path in before]
     devstack("stack", "post-config")
@@ -159,7 +159,7 @@ def test_what_is_right_already_is_not_written_again(stacked: tuple[str, str, str
     assert configurations() == before
 
 
-def test_unstacked_nobody_listens_and_cleaned_nothing_is_left(
+def test_unstack_stops_and_clean_removes_the_relay(
     stacked: tuple[str, str, str],
 ) -> None:
     devstack("unstack")

@@ -47,7 +47,7 @@ def failed(rows: dict[str, Row]) -> set[str]:
     return {check for check, row in rows.items() if row["result"] == "failed"}
 
 
-def test_a_host_as_installed_is_all_in_order_before_and_after_the_first_start() -> None:
+def test_installed_host_is_ok_before_and_after_the_start() -> None:
     for state in ("inactive", "active"):
         assert states()[0] == state
         rows = examine()
@@ -64,7 +64,7 @@ def test_a_host_as_installed_is_all_in_order_before_and_after_the_first_start() 
         )
 
 
-def test_looking_does_not_start_the_service() -> None:
+def test_doctor_does_not_start_the_service() -> None:
     rows = examine("--no-round-trip")
     assert states() == ("inactive", "active", "active")
     assert rows[f"unit {SERVICE}"]["finding"].endswith("the first connection starts it")
@@ -72,7 +72,7 @@ def test_looking_does_not_start_the_service() -> None:
     assert failed(rows) == set()
 
 
-def test_each_user_is_told_of_their_own_rights() -> None:
+def test_each_user_gets_their_own_permissions() -> None:
     assert relays()
     reader, writer = examine(user="reader"), examine(user="writer")
     assert reader["user reader subscribe"]["result"] == "ok"
@@ -86,7 +86,7 @@ def test_each_user_is_told_of_their_own_rights() -> None:
     assert failed(outsider) == {"user outsider subscribe", "user outsider produce"}
 
 
-def test_a_service_that_was_started_before_its_user_joined_the_group_is_named() -> None:
+def test_process_started_before_joining_is_a_warning() -> None:
     with subprocess.Popen(
         ["/usr/bin/cat"], stdin=subprocess.PIPE, user="outsider", group="outsider", extra_groups=[]
     ) as process:
@@ -103,7 +103,7 @@ def test_a_service_that_was_started_before_its_user_joined_the_group_is_named() 
     assert f"{process.pid} (cat)" in row["finding"]
 
 
-def test_a_socket_that_is_not_enabled_is_a_warning() -> None:
+def test_disabled_socket_unit_is_a_warning() -> None:
     systemctl("disable", PUBLIC_UNIT)
     rows = examine()
     for unit in (PUBLIC_UNIT, INGEST_UNIT):
@@ -114,13 +114,13 @@ def test_a_socket_that_is_not_enabled_is_a_warning() -> None:
     assert failed(rows) == set()
 
 
-def test_the_private_socket_comes_with_the_public_one_enabled_or_not() -> None:
+def test_disabled_private_socket_unit_is_ok() -> None:
     systemctl("disable", INGEST_UNIT)
     row = examine("--no-round-trip")[f"unit {INGEST_UNIT}"]
     assert (row["result"], row["finding"]) == ("ok", "it is disabled and active (listening)")
 
 
-def test_a_socket_that_is_stopped_is_a_failure() -> None:
+def test_stopped_socket_unit_is_a_failure() -> None:
     systemctl("stop", PUBLIC_UNIT)
     rows = examine()
     assert failed(rows) == {
@@ -130,7 +130,7 @@ def test_a_socket_that_is_stopped_is_a_failure() -> None:
     assert rows[f"unit {PUBLIC_UNIT}"]["advice"] == f"systemctl enable --now {PUBLIC_UNIT}"
 
 
-def test_a_masked_unit_is_a_failure() -> None:
+def test_masked_unit_is_a_failure() -> None:
     for unit in (PUBLIC_UNIT, INGEST_UNIT, SERVICE):
         systemctl("mask", "--runtime", unit)
         try:
@@ -141,7 +141,7 @@ def test_a_masked_unit_is_a_failure() -> None:
         assert row["advice"] == f"systemctl unmask {unit}"
 
 
-def test_a_socket_that_cannot_listen_has_failed() -> None:
+def test_failed_socket_unit_is_a_failure() -> None:
     systemctl("stop", PUBLIC_UNIT)
     os.mkdir(INGEST)
     try:
@@ -157,7 +157,7 @@ def test_a_socket_that_cannot_listen_has_failed() -> None:
     assert "is no socket" in rows["socket ingest"]["finding"]
 
 
-def test_a_service_that_cannot_start_has_failed_and_why_is_in_its_configuration() -> None:
+def test_failed_service_and_its_configuration_are_reported() -> None:
     configure("[relayd]", "ring_size = many")
     drop_in("Restart=no")
     assert run("systemctl", "start", SERVICE).returncode != 0
@@ -168,7 +168,7 @@ def test_a_service_that_cannot_start_has_failed_and_why_is_in_its_configuration(
     assert "many" in row["finding"]
 
 
-def test_a_service_that_starts_in_vain_again_and_again_is_a_failure(journal: Journal) -> None:
+def test_restarting_service_is_a_failure(journal: Journal) -> None:
     configure("[relayd]", "ring_size = many")
     drop_in("RestartSec=1h")
     with connect(PUBLIC):
@@ -178,7 +178,7 @@ def test_a_service_that_starts_in_vain_again_and_again_is_a_failure(journal: Jou
     assert "again and again" in row["finding"]
 
 
-def test_a_unit_that_was_changed_and_not_read_again_is_a_warning() -> None:
+def test_unit_changed_since_its_load_is_a_warning() -> None:
     drop_in("RestartSec=2")
     os.utime(f"/run/systemd/system/{SERVICE}.d/test.conf", (2**31 - 1, 2**31 - 1))
     done = run("relayctl", "doctor", "--no-round-trip", "-f", "json")
@@ -186,7 +186,7 @@ def test_a_unit_that_was_changed_and_not_read_again_is_a_warning() -> None:
     assert "systemctl daemon-reload" in advice
 
 
-def test_a_directory_that_is_not_the_services_is_a_failure() -> None:
+def test_directory_of_another_owner_is_a_failure() -> None:
     assert relays()
     shutil.chown(paths.RUNTIME_DIR, "root", "root")
     try:
@@ -197,7 +197,7 @@ def test_a_directory_that_is_not_the_services_is_a_failure() -> None:
     assert "notif-relayd may not make a socket there" in row["finding"]
 
 
-def test_units_that_are_not_installed_are_a_failure_unless_a_relay_runs_without() -> None:
+def test_missing_units_are_a_failure_without_a_relay() -> None:
     systemctl("stop", PUBLIC_UNIT)
     systemctl("disable", PUBLIC_UNIT)
     directory = "/usr/local/lib/systemd/system"

@@ -23,8 +23,8 @@ import pytest
 from environments import CHECKOUT, SITE_PACKAGES, make_environment
 from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
 
-from support import documented
-from support.documented import Block
+from support import doc_blocks
+from support.doc_blocks import Block
 
 DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
 """The first one is where the container has the checkout."""
@@ -201,10 +201,10 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     assert run("make", "-C", os.fspath(CHECKOUT), "install").returncode == 0
 
 
-def test_the_tutorial_works_from_its_first_line_to_its_last(host: Path) -> None:
+def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
     output, second = "", None
     with Terminal(host) as terminal:
-        for block in documented.tutorial():
+        for block in doc_blocks.tutorial():
             match block.language, block.where:
                 case "sh", "":
                     if block.text.strip() not in NOT_RUN:
@@ -230,11 +230,11 @@ def test_the_tutorial_works_from_its_first_line_to_its_last(host: Path) -> None:
                     pytest.fail(f"nobody knows what to do with {block}")
 
 
-def test_the_readme_works_from_its_first_line_to_its_last(host: Path) -> None:
+def test_readme_works_from_first_to_last_line(host: Path) -> None:
     installed = Path(PLACE).exists()
     with Terminal(host) as terminal:
         terminal.type("mkdir bin && ln -s /opt/stack/data/venv/bin/pip bin && PATH=$PWD/bin:$PATH")
-        for block in documented.readme():
+        for block in doc_blocks.readme():
             match block.language:
                 case "ini":
                     append(block)

@@ -10,7 +10,7 @@ LEAK = "leaked-from-the-caller"
 """What test_booted.py sets the caller's variables to."""
 
 
-def test_the_callers_environment_stays_outside() -> None:
+def test_callers_environment_does_not_reach_the_container() -> None:
     assert LEAK not in Path("/proc/1/environ").read_text().replace("\0", "\n")
     assert LEAK not in systemctl("show-environment")
     assert LEAK not in os.environ.values()

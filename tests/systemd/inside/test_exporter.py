@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter as a service under its unit's hardening, and the timer for node_exporter."""
+"""The exporter as a service, with the sandbox of its unit."""
 
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,6 @@ import pytest
 from machine import DEADLINE, Journal, needs_loopback, relays, run, show, states, systemctl
 
 EXPORTER = "notif-relayd-exporter.service"
-TEXTFILE = "notif-relayd-textfile"
-
-COLLECTED = Path("/var/lib/prometheus/node-exporter")
-UNITS = Path("/run/systemd/system")
 
 
 @pytest.fixture
@@ -24,29 +19,13 @@ def exporter() -> Iterator[str]:
     systemctl("stop", EXPORTER)
 
 
-@pytest.fixture
-def textfile() -> Iterator[Path]:
-    """The file that is written, after an operator has copied the units."""
-    COLLECTED.mkdir(parents=True)
-    for suffix in ("service", "timer"):
-        unit = f"{TEXTFILE}.{suffix}"
-        shutil.copy(f"/usr/local/share/notif-relayd/textfile/{unit}", UNITS / unit)
-    systemctl("daemon-reload")
-    yield COLLECTED / "notif-relayd.prom"
-    systemctl("stop", f"{TEXTFILE}.timer", f"{TEXTFILE}.service")
-    for suffix in ("service", "timer"):
-        (UNITS / f"{TEXTFILE}.{suffix}").unlink()
-    systemctl("daemon-reload")
-    shutil.rmtree(COLLECTED.parent)
-
-
 def scrape(url: str) -> list[str]:
     needs_loopback()
     with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
         return [line for line in answer.read().decode().splitlines() if line[0] != "#"]
 
 
-def test_the_exporter_tells_of_a_relay_that_runs_and_does_not_start_one(exporter: str) -> None:
+def test_exporter_does_not_start_the_relay(exporter: str) -> None:
     assert scrape(exporter) == ["notif_relayd_up 0.0"]
     assert states() == ("inactive", "active", "active")
     assert relays()
@@ -55,14 +34,14 @@ def test_the_exporter_tells_of_a_relay_that_runs_and_does_not_start_one(exporter
     assert "notif_relayd_records_received_total 1.0" in told
 
 
-def test_the_exporter_outlives_the_relays_stop(exporter: str) -> None:
+def test_exporter_survives_a_stop_of_the_relay(exporter: str) -> None:
     assert relays()
     systemctl("stop", "notif-relayd.socket", "notif-relayd.service")
     assert scrape(exporter) == ["notif_relayd_up 0.0"]
     assert show("ActiveState", EXPORTER) == "active"
 
 
-def test_the_exporter_is_a_user_of_its_own_and_ends_well(exporter: str, journal: Journal) -> None:
+def test_exporter_runs_as_its_own_user_and_stops_cleanly(exporter: str, journal: Journal) -> None:
     pid = show("MainPID", EXPORTER)
     status = Path(f"/proc/{pid}/status").read_text()
     (user,) = (line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
@@ -73,32 +52,18 @@ def test_the_exporter_is_a_user_of_its_own_and_ends_well(exporter: str, journal:
     assert show("ExecMainStatus", EXPORTER) == "0"
 
 
-def test_the_exporter_is_not_enabled_and_the_relay_does_not_bring_it() -> None:
+def test_exporter_is_disabled_and_not_started_by_the_relay() -> None:
     assert relays()
     assert show("UnitFileState", EXPORTER) == "disabled"
     assert show("ActiveState", EXPORTER) == "inactive"
 
 
-def test_systemd_has_no_complaint_about_the_units(textfile: Path) -> None:
-    units = (EXPORTER, f"{TEXTFILE}.service", f"{TEXTFILE}.timer")
-    verified = run("systemd-analyze", "verify", *units)
+def test_systemd_analyze_accepts_the_exporter_unit() -> None:
+    verified = run("systemd-analyze", "verify", EXPORTER)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_the_exporter_is_exposed_as_little_as_one_with_a_port_can_be() -> None:
+def test_exporter_unit_has_exposure_of_at_most_1() -> None:
     # In tenths: 1.0 of 10, of which the port, and that users may be seen, are most.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=10", EXPORTER)
     assert scored.returncode == 0, scored.stdout
-
-
-def test_the_timer_has_the_file_written_again_and_again(textfile: Path, journal: Journal) -> None:
-    systemctl("start", f"{TEXTFILE}.timer")
-    journal.entry(MESSAGE="Finished", UNIT=f"{TEXTFILE}.service")
-    assert "notif_relayd_up 0.0\n" in textfile.read_text()
-    assert states() == ("inactive", "active", "active")
-    assert relays()
-    systemctl("start", f"{TEXTFILE}.service")
-    assert "notif_relayd_records_received_total 1.0\n" in textfile.read_text()
-    assert show("NextElapseUSecMonotonic", f"{TEXTFILE}.timer") not in ("", "infinity")
-    assert textfile.stat().st_mode & 0o777 == 0o644
-    assert [each.name for each in COLLECTED.iterdir()] == ["notif-relayd.prom"]

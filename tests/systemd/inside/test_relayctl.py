@@ -16,19 +16,19 @@ from machine import (
 )
 
 
-def test_asking_for_the_status_does_not_start_a_stopped_service() -> None:
+def test_status_does_not_start_a_stopped_service() -> None:
     asked = run("relayctl", "status")
     assert asked.returncode == 3
     assert states() == ("inactive", "active", "active")
 
 
-def test_the_status_of_a_stopped_service_says_whether_its_sockets_are_there() -> None:
+def test_status_of_a_stopped_service_names_its_sockets() -> None:
     assert f"{PUBLIC} is there" in run("relayctl", "status").stderr
     systemctl("stop", PUBLIC_UNIT)
     assert f"{PUBLIC} is not there" in run("relayctl", "status").stderr
 
 
-def test_the_status_of_a_running_service_is_for_the_relays_own_group() -> None:
+def test_status_is_for_the_relays_own_group() -> None:
     assert relays()
     status = run("relayctl", "status", "-f", "json", user="admin")
     assert status.returncode == 0, status.stderr
@@ -36,7 +36,7 @@ def test_the_status_of_a_running_service_is_for_the_relays_own_group() -> None:
     assert run("relayctl", "status", user="outsider").returncode == 4
 
 
-def test_a_peers_name_and_user_come_out_right() -> None:
+def test_command_and_user_of_a_peer_are_shown() -> None:
     stay = (
         "import socket, sys; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]);"
         "print(flush=True); sys.stdin.read()"

@@ -22,7 +22,7 @@ from machine import (
     systemctl,
 )
 
-from support.bookkeeping import Load, Produced, load
+from support.load import Load, ProducerTotals, load
 
 PRODUCERS, SUBSCRIBERS = 4, 20
 RATE = 10_000
@@ -39,7 +39,7 @@ def wait_for_stored(number: int) -> None:
         assert time.monotonic() < end, stored
 
 
-def interrupted(how: object) -> tuple[Load, list[Produced]]:
+def interrupted(how: object) -> tuple[Load, list[ProducerTotals]]:
     """What became of a load that was interrupted so often."""
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
@@ -58,25 +58,25 @@ def kill() -> None:
         assert time.monotonic() < end
 
 
-def test_twenty_restarts_under_load_lose_no_record_and_no_connection() -> None:
+def test_twenty_restarts_under_load_lose_no_record() -> None:
     # On a machine with more to do the subscribers are behind, by more than the usual ring holds.
     configure("[relayd]", f"ring_size = {128 * 1024 * 1024}")
     running, produced = interrupted(lambda: systemctl("restart", SERVICE))
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == 0
-        assert books.received == sum(each.sent for each in produced)
-        assert books.missing == books.announced == sum(each.dropped for each in produced)
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
 
 
-def test_twenty_crashes_under_load_lose_no_connection_and_no_loss_is_silent() -> None:
+def test_twenty_crashes_under_load_lose_no_record_silently() -> None:
     drop_in("RestartSec=100ms")
     running, produced = interrupted(kill)
     attempts = sum(each.attempts for each in produced)
-    for books in running.books:
-        assert books.wrong == []
-        assert books.crashes == TIMES
-        assert books.received + books.missing == attempts
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == TIMES
+        assert checker.received + checker.missing == attempts
 
 
 def test_stop_and_start_leave_nothing_in_the_store() -> None:
@@ -91,7 +91,7 @@ def test_stop_and_start_leave_nothing_in_the_store() -> None:
         assert show("NFileDescriptorStore") == "0"
 
 
-def test_a_crash_loop_does_not_fill_the_store(journal: Journal) -> None:
+def test_crash_loop_does_not_fill_the_store(journal: Journal) -> None:
     drop_in("RestartSec=100ms")
     for _ in range(5):
         with connect(PUBLIC) as subscriber, connect(INGEST):
@@ -103,7 +103,7 @@ def test_a_crash_loop_does_not_fill_the_store(journal: Journal) -> None:
         wait_for_stored(0)
 
 
-def test_who_does_not_fit_into_the_store_is_connected_until_the_next_restart() -> None:
+def test_connection_not_stored_lasts_until_the_next_restart() -> None:
     drop_in("FileDescriptorStoreMax=2", "Environment=RELAYD_FDSTORE=2")
     with connect(INGEST) as producer:
         wait_for_stored(1)
@@ -116,7 +116,7 @@ def test_who_does_not_fit_into_the_store_is_connected_until_the_next_restart() -
             wait_for_stored(1)
 
 
-def test_a_new_unit_file_or_a_reload_of_systemd_costs_no_connection() -> None:
+def test_daemon_reload_and_reexec_lose_no_connection() -> None:
     with connect(PUBLIC) as subscriber, connect(INGEST) as producer:
         wait_for_stored(3)
         systemctl("daemon-reexec")
@@ -127,7 +127,7 @@ def test_a_new_unit_file_or_a_reload_of_systemd_costs_no_connection() -> None:
         assert subscriber.makefile("rb").readline() == sent
 
 
-def test_the_sockets_are_as_they_were_after_a_restart() -> None:
+def test_sockets_stay_active_over_a_restart() -> None:
     with connect(PUBLIC):
         systemctl("restart", SERVICE)
         assert states() == ("active", "active", "active")

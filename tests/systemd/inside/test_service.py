@@ -33,7 +33,7 @@ def test_start_and_stop_are_in_the_journal(journal: Journal) -> None:
         assert entry["MESSAGE"] == message
 
 
-def test_a_rejected_record_is_a_warning_that_names_the_producer(journal: Journal) -> None:
+def test_rejected_record_warning_names_the_producer(journal: Journal) -> None:
     with connect(INGEST) as producer:
         producer.sendall(b"no record\n")
         entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="rejected")
@@ -41,23 +41,25 @@ def test_a_rejected_record_is_a_warning_that_names_the_producer(journal: Journal
     assert f"pid {os.getpid()} " in str(entry["MESSAGE"])
 
 
-def test_the_status_text_counts_who_is_connected() -> None:
+def test_status_text_counts_connections() -> None:
     with connect(PUBLIC), connect(PUBLIC), connect(INGEST):
         wait_for_status_text("1 producers, 2 subscribers")
     wait_for_status_text("0 producers, 0 subscribers")
 
 
-def test_sockets_share_memory_unless_the_unit_is_made_to_forbid_it(journal: Journal) -> None:
+def test_sendfile_is_used_unless_the_unit_forbids_it(journal: Journal) -> None:
     assert relays()
-    assert "sockets cannot share memory" not in journal.text()
+    assert "cannot share memory between sockets" not in journal.text()
     systemctl("stop", SERVICE)
     drop_in("SystemCallFilter=~sendfile")
     assert relays()
-    entry = journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="sockets cannot share memory")
+    entry = journal.entry(
+        SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="cannot share memory between sockets"
+    )
     assert entry["PRIORITY"] == INFO
 
 
-def test_a_killed_daemon_comes_back(journal: Journal) -> None:
+def test_killed_daemon_is_restarted(journal: Journal) -> None:
     assert relays()
     os.kill(int(show("MainPID")), signal.SIGKILL)
     journal.entry(MESSAGE="Started notif-relayd.service")
@@ -65,7 +67,7 @@ def test_a_killed_daemon_comes_back(journal: Journal) -> None:
     assert show("NRestarts") == "1"
 
 
-def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_comes_back(journal: Journal) -> None:
+def test_watchdog_restarts_a_hanging_daemon(journal: Journal) -> None:
     drop_in("WatchdogSec=2")
     with connect(PUBLIC):
         journal.entry(MESSAGE="Started notif-relayd.service")
@@ -76,7 +78,7 @@ def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_comes_back(journal: J
     assert show("NRestarts") == "1"
 
 
-def test_the_watchdog_leaves_a_daemon_alone_that_has_nothing_to_do() -> None:
+def test_watchdog_does_not_kill_an_idle_daemon() -> None:
     drop_in("WatchdogSec=2")
     assert relays()
     pid = show("MainPID")

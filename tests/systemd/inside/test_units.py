@@ -18,19 +18,19 @@ from machine import (
 )
 
 
-def test_enabling_the_public_socket_brings_the_private_one_and_not_the_service() -> None:
+def test_enabling_the_public_socket_enables_the_private_one() -> None:
     systemctl("stop", PUBLIC_UNIT)
     systemctl("enable", "--now", PUBLIC_UNIT)
     assert states() == ("inactive", "active", "active")
     assert {show("UnitFileState", unit) for unit in (PUBLIC_UNIT, INGEST_UNIT)} == {"enabled"}
 
 
-def test_each_socket_is_for_one_group() -> None:
+def test_each_socket_belongs_to_one_group() -> None:
     assert access(PUBLIC) == ("0660", "notif-relayd", "notif-subscribers")
     assert access(INGEST) == ("0660", "notif-relayd", "notif-producers")
 
 
-def test_disabling_the_public_socket_takes_both_sockets_away() -> None:
+def test_disabling_the_public_socket_removes_both_sockets() -> None:
     systemctl("enable", PUBLIC_UNIT)
     systemctl("disable", "--now", PUBLIC_UNIT)
     assert states() == ("inactive", "inactive", "inactive")
@@ -38,21 +38,21 @@ def test_disabling_the_public_socket_takes_both_sockets_away() -> None:
     assert os.listdir("/run/notif-relayd") == []
 
 
-def test_the_runtime_directory_belongs_to_the_service_and_is_open_to_all() -> None:
+def test_runtime_directory_has_owner_and_mode_0755() -> None:
     assert access("/run/notif-relayd") == ("0755", "notif-relayd", "notif-relayd")
 
 
-def test_the_services_user_may_give_a_socket_to_subscribers_and_to_producers() -> None:
+def test_services_user_is_in_both_socket_groups() -> None:
     for group in ("notif-subscribers", "notif-producers"):
         assert "notif-relayd" in grp.getgrnam(group).gr_mem
 
 
-def test_systemd_has_no_complaint_about_the_units() -> None:
+def test_systemd_analyze_accepts_the_units() -> None:
     verified = run("systemd-analyze", "verify", SERVICE, PUBLIC_UNIT, INGEST_UNIT)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_the_service_is_exposed_as_little_as_a_unit_can_make_it() -> None:
+def test_service_unit_has_exposure_of_at_most_0_6() -> None:
     # In tenths: 0.6 of 10.
     scored = run("systemd-analyze", "security", "--offline=true", "--threshold=6", SERVICE)
     assert scored.returncode == 0, scored.stdout

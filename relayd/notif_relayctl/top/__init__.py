@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl top: a live view of rates, connections and event types."""

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the requests of subscribers and changes their filters.
+
+A request takes as much time as many records, and it comes from a peer that may be hostile. So
+requests are paced by user, and the memory that they need is charged to the user.
+
+A subscriber has at most one request in progress. While that request waits, or until its filter is
+in force, the relay does not read from the subscriber.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+from notif_relay import records
+from notif_relay.request import MAX_REQUEST_SIZE
+from notif_relayd.access.policy import Policy
+from notif_relayd.access.quota import Quota, QuotaError
+from notif_relayd.access.request_pacer import RequestPacer
+from notif_relayd.context import Context
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.fanout.subscriber import Subscriber, Subscription
+from notif_relayd.net import ancillary
+from notif_relayd.net.loop import NOT_NOW
+from notif_relayd.records import subscription_request
+from notif_relayd.records.filters import View
+
+MAX_ERROR_LENGTH = 512
+"""Characters of an error message for a subscriber; the remainder is cut off."""
+
+
+class RequestHandler:
+    """Handles the requests of all subscribers.
+
+    Args:
+        context: the loop and the store of descriptors.
+        policy: which subscribers may read which records.
+        streams: the streams that subscribers read.
+        quota: limits the bytes of filters and unfinished requests.
+        subscribers: all subscribers, by connection number.
+        disconnect: ends the connection of a subscriber.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        policy: Policy,
+        streams: Streams,
+        quota: Quota,
+        subscribers: Mapping[int, Subscriber],
+        disconnect: Callable[[Subscriber], None],
+    ) -> None:
+        self._loop = context.loop
+        self._fdstore = context.fdstore
+        self._policy = policy
+        self._streams = streams
+        self._quota = quota
+        self._subscribers = subscribers
+        self._disconnect = disconnect
+        self._pacer = RequestPacer(context.loop.call_in, self._serve)
+
+    def schedule(self, subscriber: Subscriber, *, readable: bool = False) -> None:
+        """Read or handle the next request now, or as soon as the user's share allows it.
+
+        Do nothing but update the watched events if there is no request, or if the last request is
+        not in force yet. The subscriber may be disconnected afterwards.
+
+        Args:
+            subscriber: a connected subscriber.
+            readable: whether its socket has data to read.
+        """
+        if subscriber.pending is None and (readable or subscriber.request.is_complete()):
+            subscriber.waiting = True
+            if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
+                return
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)
+
+    def handle(self, subscriber: Subscriber, line: bytes) -> None:
+        """Handle a request at once; the caller updates the watched events."""
+        try:
+            self._start_change(subscriber, subscription_request.parse(line))
+        except (subscription_request.RequestError, QuotaError) as error:
+            self._refuse(subscriber, error)
+
+    def finish_change(self, subscriber: Subscriber, pending: Subscription) -> None:
+        """Put a new filter in force.
+
+        Args:
+            subscriber: a subscriber that was sent all records of its current subscription.
+            pending: its pending subscription.
+        """
+        self._quota.release(subscriber.peer.uid, subscriber.subscription.charge)
+        self._streams.leave(subscriber.switch(pending))
+        self.schedule(subscriber)
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Drop the requests of a subscriber that is being disconnected."""
+        self._pacer.leave(subscriber.peer.uid, subscriber.id)
+        self._quota.release(subscriber.peer.uid, subscriber.charge)
+
+    def _serve(self, number: int) -> None:
+        """Read from a subscriber unless a request is complete; handle one request at most."""
+        subscriber = self._subscribers[number]
+        subscriber.waiting = False
+        try:
+            if not subscriber.request.is_complete() and not self._read(subscriber):
+                return
+            line = subscriber.request.next_line()
+        except (subscription_request.RequestError, QuotaError) as error:
+            self._refuse(subscriber, error)
+        else:
+            if line is not None:
+                self._quota.release(subscriber.peer.uid, len(line) + 1)
+                self.handle(subscriber, line)
+        self.schedule(subscriber)
+
+    def _read(self, subscriber: Subscriber) -> bool:
+        """Read from a subscriber; return whether it is still connected.
+
+        Raises:
+            QuotaError: its user has too many bytes of filters and unfinished requests.
+        """
+        try:
+            data = ancillary.receive(subscriber.socket, subscriber.request.room)
+        except OSError as error:
+            if error.errno in NOT_NOW:
+                return True
+            self._disconnect(subscriber)
+            return False
+        subscriber.listening = bool(data)
+        if not subscriber.ending:
+            self._quota.charge(subscriber.peer.uid, len(data))
+            subscriber.request.feed(data)
+        return True
+
+    def _start_change(self, subscriber: Subscriber, request: subscription_request.Request) -> None:
+        """Let the requested filter follow the one in force.
+
+        Raises:
+            QuotaError: the user has too many bytes of filters and unfinished requests.
+        """
+        charge = request.charge
+        self._quota.charge(subscriber.peer.uid, charge)
+        self._fdstore.keep_request(subscriber.id, request.line)
+        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
+        cursor.stop()
+        wanted = request.filter if request.filter.patterns else None
+        view = View(wanted, self._policy.allowed(subscriber.peer))
+        subscriber.pending = Subscription(self._streams.of(view), charge)
+        subscriber.pending.fall_behind().insert(request.answer)
+
+    def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
+        """Send the rest of the record in progress and then an error; then end the connection."""
+        self._quota.release(subscriber.peer.uid, len(subscriber.request))
+        subscriber.request.clear()
+        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
+        sentence = (
+            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
+        )
+        # The message may quote the request, and stays in memory until the subscriber reads it.
+        cursor.stop_with(records.error(sentence[:MAX_ERROR_LENGTH]))
+
+
+def discard_input(subscriber: Subscriber) -> None:
+    """Read what a subscriber has written after a request that was refused.
+
+    If a connection is closed with unread data, the peer's next read fails.
+    """
+    with contextlib.suppress(OSError):
+        ancillary.receive(subscriber.socket, MAX_REQUEST_SIZE)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fan-out saves for the next process.
+
+Objects refer to each other by indexes into the lists of `FanoutState`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from notif_relayd.access.connection_stats import ConnectionStatsState
+from notif_relayd.peer import Peer
+from notif_relayd.records.filters import Filter, View
+
+
+class CursorState(msgspec.Struct):
+    """A position in the ring of a stream."""
+
+    next: int
+    """Sequence number of the next record, if there is no chunk."""
+    until: int | None
+    """Sequence number of the first record that is not sent; `None` for no end."""
+    inserted: bytes = msgspec.field(name="rest")
+    """Records of the relay itself that are sent before the next record of the ring."""
+    chunk: int | None
+    """Index of the chunk that the last byte sent came from."""
+    offset: int
+    """Bytes of the chunk before the position."""
+    torn: int | None = None
+    """Index of a torn record, which is sent before anything else."""
+    torn_sent: int = 0
+    """Bytes of the torn record that have been sent."""
+
+
+class SubscriptionState(msgspec.Struct):
+    """A subscriber's position in a stream."""
+
+    stream: int
+    """Index of the stream."""
+    cursor: CursorState | None
+    """`None` if the subscriber is current."""
+    charge: int = 0
+    """Bytes charged to the user for the filter."""
+
+
+class SubscriberState(msgspec.Struct, tag="subscriber"):
+    """One connection to the public socket."""
+
+    id: int
+    peer: Peer
+    since: float
+    """Time of the connect, by CLOCK_MONOTONIC, which continues until the host is rebooted."""
+    bytes_sent: int = msgspec.field(name="bytes")
+    delivered: int
+    dropped: int
+    request: bytes
+    """Requests, or the beginning of one, that have not been handled."""
+    listening: bool
+    """Whether the subscriber may send further requests."""
+    subscription: SubscriptionState = msgspec.field(name="reading")
+    pending: SubscriptionState | None = msgspec.field(name="following")
+    """What the subscriber reads after `subscription`, while a filter change is pending."""
+
+    @property
+    def subscriptions(self) -> list[SubscriptionState]:
+        """`subscription`, and `pending` if there is one."""
+        return [self.subscription] if self.pending is None else [self.subscription, self.pending]
+
+    @property
+    def charge(self) -> int:
+        """Bytes charged to the user for filters and unfinished requests."""
+        return len(self.request) + sum(each.charge for each in self.subscriptions)
+
+
+class StreamState(msgspec.Struct, tag="stream"):
+    """The records that match one filter."""
+
+    patterns: dict[str, list[str]] | None
+    """The filter; `None` for all records."""
+    next_seq: int
+    """Sequence number of the next record."""
+    allowed: list[dict[str, list[str]]] | None = None
+    """Filters of the access rules: subscribers may read records that match any of them. `None` if
+    they may read all records."""
+
+    def view(self) -> View:
+        """Return the view that selects the records.
+
+        Raises:
+            FilterError: a filter is malformed or exceeds a limit.
+        """
+        return View(
+            None if self.patterns is None else Filter.parse(self.patterns),
+            None if self.allowed is None else frozenset(map(Filter.parse, self.allowed)),
+        )
+
+
+class ChunkState(msgspec.Struct, tag="chunk"):
+    """Consecutive records of a ring."""
+
+    stream: int
+    """Index of the stream."""
+    data: bytes
+    count: int
+    """Number of records in `data`."""
+
+
+class TornRecordState(msgspec.Struct, tag="torn"):
+    """A record that left the ring after a part of it had been sent to a subscriber."""
+
+    data: bytes
+
+
+class FanoutState(msgspec.Struct):
+    """Counters of the fan-out, its streams and its subscribers."""
+
+    discarded: int
+    delivered: int
+    """Like `dropped` and `bytes`: of connections that have ended."""
+    dropped: int
+    bytes: int
+    streams: list[StreamState]
+    chunks: list[ChunkState]
+    """Chunks of all rings, the oldest first."""
+    subscribers: list[SubscriberState]
+    connections: ConnectionStatsState | None = None
+    unknown_gaps: int = 0
+    """Gap records without a number that subscribers received."""
+    torn: list[TornRecordState] = []
+
+    def add_ended(self, subscriber: SubscriberState) -> None:
+        """Add the counters of a subscriber whose connection has ended."""
+        self.delivered += subscriber.delivered
+        self.dropped += subscriber.dropped
+        self.bytes += subscriber.bytes_sent
+
+    @property
+    def streams_in_use(self) -> set[int]:
+        """Indexes of the streams that at least one subscriber reads."""
+        return {part.stream for each in self.subscribers for part in each.subscriptions}

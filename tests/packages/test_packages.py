@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packages on a Debian with a real systemd: installed, upgraded under load, and purged.
+
+One test after the other, as an operator would go on; each says what it needs of the one before.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from installing import NEW, OLD, apt, package
+from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
+
+from support.load import load
+from support.waiting import read_pid
+
+PYTHON = "/usr/bin/python3"
+"""Debian's own, which sees what is installed and nothing of the checkout."""
+
+PRODUCERS, SUBSCRIBERS = 4, 20
+RATE = 10_000
+"""Records a second from all producers together."""
+BEFORE_AND_AFTER = 20_000
+"""Records that are read before the upgrade, and after it."""
+
+LOAD_DRIVERS = """
+from importlib.metadata import entry_points
+for group in ("oslo.messaging.notify.drivers", "oslo.messaging.drivers"):
+    (found,) = entry_points(group=group, name="unix")
+    print(found.load().__module__)
+"""
+
+NOTIFY = """
+import oslo_messaging
+from oslo_config import cfg
+conf = cfg.ConfigOpts()
+conf(["--config-file", "/run/nova.conf"], project="nova")
+transport = oslo_messaging.get_notification_transport(conf, url="fake://")
+notifier = oslo_messaging.Notifier(transport, "compute.host-1", topics=["t"])
+notifier.info({}, "compute.instance.create.end", {"host": "here"})
+"""
+
+
+def python(code: str, user: str | None = None) -> str:
+    environment = ("env", "-u", "PYTHONPATH")
+    done = run(*environment, PYTHON, "-I", "-c", code, user=user)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def version(name: str) -> str:
+    return run("dpkg-query", "-W", "-f", "${Version}", name).stdout
+
+
+def related_files() -> set[str]:
+    """Files of this host that may be a package's, wherever they are."""
+    found = run(
+        *("find", "/etc", "/usr", "/var", "/run", "-xdev"),
+        *("(", "-name", "*notif[-_]relay*", "-o", "-path", "*/notif[-_]relay*", ")"),
+        *("-not", "-path", "/opt/*", "-not", "-path", "/var/lib/apt/*"),
+        *("-not", "-path", "/var/cache/apt/*"),
+    )
+    return set(found.stdout.split())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before() -> set[str]:
+    return related_files()
+
+
+def test_library_package_provides_the_messaging_drivers() -> None:
+    apt("install", package(OLD, "python3-notif-relay"))
+    assert python(LOAD_DRIVERS).split() == [
+        "notif_relay.messaging.driver",
+        "notif_relay.messaging.transport",
+    ]
+    assert run("python3", "-I", "-c", "import notif_relayd").returncode != 0
+
+
+def test_installed_relay_listens_before_the_first_connection() -> None:
+    apt("install", package(OLD, "notif-relayd"))
+    assert run("dpkg", "--audit").stdout == ""
+    python("import notif_relayd._native")
+    assert states() == ("inactive", "active", "active")
+    assert show("UnitFileState", PUBLIC_UNIT) == "enabled"
+    assert show("UnitFileState", "notif-relayd-exporter.service") == "disabled"
+    assert access(PUBLIC) == ("0660", "notif-relayd", "notif-subscribers")
+    assert access(INGEST) == ("0660", "notif-relayd", "notif-producers")
+    assert relays()
+
+
+def test_service_with_the_librarys_driver_is_relayed() -> None:
+    made = run("systemd-sysusers", "--inline", "u nova -", "m nova notif-producers")
+    assert made.returncode == 0, made.stderr
+    lines = ["[oslo_messaging_notifications]", "driver = unix", f"sock_path = {PUBLIC}", ""]
+    Path("/run/nova.conf").write_text("\n".join(lines))
+    with connect(PUBLIC) as subscriber:
+        python(NOTIFY, user="nova")
+        assert b"compute.instance.create.end" in subscriber.makefile("rb").readline()
+
+
+def test_relayctl_works_with_debians_libraries() -> None:
+    assert "records_received" in run("relayctl", "status").stdout
+    assert "notif_relayd_up 1" in run("relayctl", "metrics").stdout
+
+
+def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    options = ("--runtime-dir", str(tmp_path), "--pidfile", str(pid), "--daemonize")
+    started = run("/usr/bin/notif-relayd", *options)
+    assert started.returncode == 0, started.stderr
+    with connect(str(tmp_path / "notifications.sock")):
+        os.kill(read_pid(pid), 15)
+
+
+def test_upgrade_under_load_loses_no_record() -> None:
+    with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
+        running.produce(PRODUCERS, rate=RATE // PRODUCERS)
+        running.wait_received(BEFORE_AND_AFTER)
+        before, sockets = show("MainPID"), show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT)
+        apt("install", package(NEW, "notif-relayd"), package(NEW, "python3-notif-relay"))
+        running.wait_received(BEFORE_AND_AFTER)
+        produced = running.finish()
+    assert show("MainPID") not in (before, "0")
+    assert show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT) == sockets
+    assert version("notif-relayd") == version("python3-notif-relay")
+    assert version("notif-relayd").endswith("+upgrade")
+    for checker in running.checkers:
+        assert checker.errors == []
+        assert checker.crash_gaps == 0
+        assert checker.received == sum(each.sent for each in produced)
+        assert checker.missing == checker.announced == sum(each.dropped for each in produced)
+
+
+def test_upgrade_does_not_start_a_stopped_relay() -> None:
+    run("systemctl", "stop", SERVICE)
+    apt("install", "--reinstall", package(NEW, "notif-relayd"))
+    assert states() == ("inactive", "active", "active")
+
+
+def test_remove_stops_the_relay_and_keeps_configuration() -> None:
+    assert relays()
+    apt("remove", "notif-relayd")
+    assert states() == ("inactive", "inactive", "inactive")
+    assert not Path("/run/notif-relayd").exists()
+    assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
+
+
+def test_purge_leaves_only_users(before: set[str]) -> None:
+    apt("purge", "notif-relayd", "python3-notif-relay")
+    assert related_files() - before == set()
+    assert run("getent", "group", "notif-producers").returncode == 0

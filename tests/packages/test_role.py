@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The role for Ansible, played by the playbook that its page shows, on a Debian of its own.
+
+First with the packages, which it gets from an archive, and then with pip. One test after the other;
+each says what it needs of the one before.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from environments import CHECKOUT, VARIABLES, copy_checkout, make_environment, requirements_at_hand
+from installing import NEW
+from machine import (
+    CONFIGURATION,
+    INGEST_UNIT,
+    PUBLIC,
+    PUBLIC_UNIT,
+    connect,
+    run,
+    show,
+    states,
+    systemctl,
+)
+
+ARCHIVE, WHEELS = Path("/run/archive"), Path("/run/wheels")
+VENV, NOVA = Path("/opt/relay"), Path("/opt/nova")
+NOVA_CONF, UNIT = Path("/etc/nova/nova.conf"), Path("/etc/systemd/system/nova-compute.service")
+DEADLINE = 100
+
+NOVA_COMPUTE = """
+import signal
+import oslo_messaging
+from oslo_config import cfg
+conf = cfg.ConfigOpts()
+conf(["--config-file", "/etc/nova/nova.conf"])
+transport = oslo_messaging.get_notification_transport(conf, url="fake://")
+oslo_messaging.Notifier(transport, "nova-compute").info({}, "compute.started", {})
+signal.pause()
+"""
+
+WITH_PACKAGES: dict[str, object] = {"notif_relayd_install": "package"}
+WITH_PIP: dict[str, object] = {
+    "notif_relayd_install": "pip",
+    "notif_relayd_packages": [],  # There is no archive with a compiler; none is needed here.
+    "notif_relayd_venv": str(VENV),
+    "notif_relayd_service_venvs": [str(NOVA)],
+}
+
+
+def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """Run the playbook on this host, with other variables."""
+    here = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_become": False,  # There is no sudo.
+    }
+    command: list[str | Path] = [
+        *("ansible-playbook", "-i", "compute,"),
+        *("-e", json.dumps(here | variables), CHECKOUT / "packaging/ansible/relay.yml"),
+    ]
+    settings = {
+        "ANSIBLE_HOME": "/run/ansible",
+        "ANSIBLE_NOCOLOR": "yes",
+        "LC_ALL": "C.UTF-8",
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if variables["notif_relayd_install"] == "pip":
+        # Debian's packages are present, but not the metadata of all requirements, such as tzdata's.
+        environment |= VARIABLES | {"PIP_NO_DEPS": "yes"}
+    return subprocess.run(
+        command,
+        env=environment | settings,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> int:
+    """How many tasks have changed something, none having failed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    (count,) = re.findall(r"changed=(\d+)", done.stdout)
+    return int(count)
+
+
+def make_archive() -> None:
+    """The packages as a Debian archive, the only one that apt knows."""
+    ARCHIVE.mkdir()
+    paragraphs = []
+    for package in NEW.glob("*.deb"):
+        (ARCHIVE / package.name).symlink_to(package)
+        control = run("dpkg-deb", "--field", str(package)).stdout
+        digest = hashlib.sha256(package.read_bytes()).hexdigest()
+        size = package.stat().st_size
+        paragraphs.append(f"{control}Filename: ./{package.name}\nSize: {size}\nSHA256: {digest}\n")
+    (ARCHIVE / "Packages").write_text("\n".join(paragraphs))
+    Path("/etc/apt/sources.list").write_text(f"deb [trusted=yes] file:{ARCHIVE} ./\n")
+    updated = run("apt-get", "update")
+    assert updated.returncode == 0, updated.stderr
+
+
+def start_nova(python: str | Path) -> None:
+    """A service, which is not told of the relay yet."""
+    NOVA_CONF.parent.mkdir(exist_ok=True)
+    NOVA_CONF.write_text("[oslo_messaging_notifications]\ndriver = messagingv2\n[other]\n")
+    Path("/opt/compute").write_text(NOVA_COMPUTE)
+    UNIT.write_text(f"[Service]\nType=exec\nUser=nova\nExecStart={python} /opt/compute\n")
+    systemctl("daemon-reload")
+    systemctl("restart", UNIT.name)
+
+
+def assert_relayed() -> None:
+    """What the playbook is for."""
+    assert states()[1:] == ("active", "active")
+    assert {show("UnitFileState", unit) for unit in (PUBLIC_UNIT, INGEST_UNIT)} == {"enabled"}
+    with connect(PUBLIC) as subscriber:
+        systemctl("restart", UNIT.name)
+        assert "compute.started" in subscriber.makefile().readline()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[None]:
+    """A host with users and an archive to install the relay from."""
+    assert run("systemd-sysusers", "--inline", "u nova -", "u alice -").returncode == 0
+    make_archive()
+    yield
+    systemctl("stop", UNIT.name)
+
+
+def test_playbook_installs_the_package_and_relays_nova() -> None:
+    start_nova("/usr/bin/python3")
+    before = show("MainPID", UNIT.name)
+    assert changed(play(WITH_PACKAGES))
+    assert show("MainPID", UNIT.name) != before
+    assert "ring_size = 33554432" in CONFIGURATION.read_text()
+    assert {"notif-producers"} <= set(run("id", "-nG", "nova").stdout.split())
+    assert {"notif-subscribers"} <= set(run("id", "-nG", "alice").stdout.split())
+    assert_relayed()
+
+
+def test_second_run_changes_nothing() -> None:
+    assert changed(play(WITH_PACKAGES)) == 0
+
+
+def test_changed_option_restarts_a_running_relay() -> None:
+    with connect(PUBLIC):
+        before = show("MainPID")
+        config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
+        assert changed(play(WITH_PACKAGES | {"notif_relayd_config": config})) == 2
+        assert show("MainPID") not in (before, "0")
+    assert "public_allow_users = alice,nova\n" in CONFIGURATION.read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"notif_relayd_install": "rpm"}, "must be one of: package, pip, got: rpm"),
+        ({"notif_relayd_members": {"notif-reader": ["nova"]}}, "notif-reader"),
+        ({"notif_relayd_members": {"notif-producers": ["bob"]}}, "item=bob"),
+        (
+            {"notif_relayd_config": {"relayd": {"ring_size": "many"}}},
+            "Integer(min=65536) value: many",
+        ),
+        ({"notif_relayd_service_configs": ["/etc/nova/none.conf"]}, "/etc/nova/none.conf"),
+    ],
+)
+def test_invalid_variable_is_reported_and_changes_nothing(
+    variables: dict[str, object], said: str
+) -> None:
+    config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
+    before = CONFIGURATION.read_text(), NOVA_CONF.read_text()
+    done = play(WITH_PACKAGES | {"notif_relayd_config": config} | variables)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert "changed=0" in done.stdout
+    assert (CONFIGURATION.read_text(), NOVA_CONF.read_text()) == before
+    assert run("getent", "passwd", "bob").stdout == ""
+
+
+def test_playbook_installs_with_pip() -> None:
+    removed = run("apt-get", "-y", "purge", "notif-relayd", "python3-notif-relay")
+    assert removed.returncode == 0, removed.stderr
+    for each in (VENV, NOVA):
+        make_environment(each)
+    with requirements_at_hand(Path("/usr/lib/python3/dist-packages")):
+        copy_checkout(Path("/run/sources"))
+        made = subprocess.run(
+            ["python3", "-m", "pip", "wheel", "--no-deps", "-w", WHEELS, "/run/sources"],
+            env=os.environ | VARIABLES,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert made.returncode == 0, made.stdout
+        variables = WITH_PIP | {"notif_relayd_pip": str(next(WHEELS.glob("*.whl")))}
+        start_nova(NOVA / "bin/python")
+        assert changed(play(variables))
+        assert_relayed()
+        assert changed(play(variables)) == 0
+        run("systemctl", "disable", "--now", PUBLIC_UNIT)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code blocks of the documentation, in their order, for the tests that execute them.
+
+A block that the patterns here do not match is an error, because no test would execute it.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+MARKDOWN = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+RST = re.compile(
+    r"^\.\. code-block:: (?P<language>\w+)\n(?:   :caption: (?P<caption>.+)\n)?\n"
+    r"(?P<text>(?:(?:   .*)?\n)+)",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands to type, the content of a file, or expected output."""
+
+    language: str
+    text: str
+    where: str
+    """Name of the file, or of a terminal other than the first; may be empty."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The commands, without comments at the end of the line."""
+        return [re.sub(r"\s{2,}#.*", "", line) for line in self.text.splitlines() if line.strip()]
+
+
+def tutorial() -> list[Block]:
+    """Return all blocks of the tutorial."""
+    page = (ROOT / "docs" / "tutorial.rst").read_text()
+    blocks = [
+        Block(each["language"], textwrap.dedent(each["text"]).strip() + "\n", each["caption"] or "")
+        for each in RST.finditer(page)
+    ]
+    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", page, re.MULTILINE)
+    assert len(blocks) == len(marked), "the pattern does not match every block"
+    return blocks
+
+
+def readme() -> list[Block]:
+    """Return all blocks of README.md.
+
+    An `ini` block is the content of the file in /etc that the text names last before the block.
+    """
+    page = (ROOT / "README.md").read_text()
+    blocks = []
+    for each in MARKDOWN.finditer(page):
+        named = re.findall(r"`(/etc/[^`]+)`", page[: each.start()])
+        where = named[-1] if each["language"] == "ini" else ""
+        blocks.append(Block(each["language"], each["text"], where))
+    assert 2 * len(blocks) == page.count("```"), "the pattern does not match every block"
+    return blocks
