@@ -103,9 +103,10 @@ soak: .venv/.made ## reconnects, slow readers and restarts for MINUTES=10; draws
 
 docs: man ## build HTML and man pages in docs/build
 	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
+	@echo "Pages: docs/build/html/index.html; man pages: docs/build/man"
 
 man: .venv/.made ## build only the man pages; "make install" installs them
-	@$(call extra,docs,openstackdocstheme)
+	@$(call extra,docs,furo)
 	@.venv/bin/sphinx-build $(SPHINX) -b man -c docs -t man docs/man docs/build/man
 	@command -v man >/dev/null || exit 0; for page in docs/build/man/*.[158]; do \
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \

@@ -31,13 +31,13 @@ copyright = author  # noqa: A001 - Sphinx's name
 version = release = __version__
 
 root_doc = "relayctl.1" if for_man else "index"
-exclude_patterns = ["build", "_templates"]
+exclude_patterns = ["build"]
 extensions = ["oslo_config.sphinxext"]
 if not for_man:
     extensions += [
-        "openstackdocstheme",
         "sphinx.ext.autodoc",
         "sphinx.ext.napoleon",
+        "sphinx_copybutton",
     ]
 
 man_pages = [
@@ -52,15 +52,15 @@ man_pages = [
 # Keep the two dashes of an option.
 smartquotes = False
 
-html_theme = "openstackdocs"
+# furo loads nothing from other hosts, is readable on a phone and has a search box.
+html_theme = "furo"
+html_title = f"notif-relayd {release}"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
-templates_path = ["_templates"]
-# No analytics.
-html_theme_options = {"analytics_tracking_code": "", "display_badge": False}
-openstackdocs_auto_name = False
-openstackdocs_auto_version = False
-openstackdocs_pdf_link = False
+html_css_files = ["blocks.css"]
+html_copy_source = False
+html_show_sphinx = False
+# Only commands have a button that copies them, not their output.
+copybutton_selector = ".highlight-sh pre, .highlight-ini pre, .highlight-python pre"
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
