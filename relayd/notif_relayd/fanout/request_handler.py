@@ -135,6 +135,8 @@ class RequestHandler:
             self._disconnect(subscriber)
             return False
         subscriber.listening = bool(data)
+        if not data and not subscriber.request.is_blank():
+            data = b"\n"  # the end of input ends a request as well
         if not subscriber.ending:
             self._quota.charge(subscriber.peer.uid, len(data))
             subscriber.request.feed(data)

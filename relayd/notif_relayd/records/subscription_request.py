@@ -54,6 +54,10 @@ class RequestBuffer:
         self._data = bytearray()
         self._searched = 0
 
+    def is_blank(self) -> bool:
+        """Return whether the content is empty or only white space."""
+        return not self._data or self._data.isspace()
+
     def is_complete(self) -> bool:
         """Return whether `next_line` would return a line or raise an error."""
         return self._find() >= 0 or not self.remaining
