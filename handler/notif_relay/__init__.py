@@ -15,6 +15,7 @@ from notif_relay.version import __version__
 if TYPE_CHECKING:
     from notif_relay.errors import (
         BadFilter,
+        InvalidRecord,
         PermissionDenied,
         RelayError,
         RelayUnavailable,
@@ -28,6 +29,7 @@ __all__ = [
     "BadFilter",
     "Gap",
     "HandlerStats",
+    "InvalidRecord",
     "Notification",
     "PermissionDenied",
     "RelayError",
@@ -43,6 +45,7 @@ _MODULES = {
     "BadFilter": "errors",
     "Gap": "notification",
     "HandlerStats": "handler",
+    "InvalidRecord": "errors",
     "Notification": "notification",
     "PermissionDenied": "errors",
     "RelayError": "errors",

@@ -24,6 +24,18 @@ class RecordTooLarge(RelayError):  # noqa: N818 (public name without the suffix 
         self.limit = limit
 
 
+class InvalidRecord(RelayError, ValueError):  # noqa: N818
+    """The relay would reject a record. The record was dropped before it was sent.
+
+    Attributes:
+        reason: what is wrong with the record.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"a record that the relay would reject was dropped: {reason}")
+        self.reason = reason
+
+
 class UnreadableRecord(RelayError, ValueError):  # noqa: N818
     """Python cannot decode a record.
 
