@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         PermissionDenied,
         RelayError,
         RelayUnavailable,
+        SubscriptionRefused,
         UnreadableRecord,
+        WrongProcess,
     )
     from notif_relay.handler import HandlerStats, RelayHandler
     from notif_relay.notification import Gap, Notification
@@ -36,7 +38,9 @@ __all__ = [
     "RelayHandler",
     "RelayUnavailable",
     "Subscriber",
+    "SubscriptionRefused",
     "UnreadableRecord",
+    "WrongProcess",
     "__version__",
     "subscribe",
 ]
@@ -52,7 +56,9 @@ _MODULES = {
     "RelayHandler": "handler",
     "RelayUnavailable": "errors",
     "Subscriber": "subscriber",
+    "SubscriptionRefused": "errors",
     "UnreadableRecord": "errors",
+    "WrongProcess": "errors",
     "subscribe": "subscriber",
 }
 """The module of each public name (PEP 562)."""

@@ -35,7 +35,11 @@ class Subscriber(Subscription):
     unknown size then precedes the notifications of the new connection. Gaps are part of the
     stream unless ``on_gap`` is given.
 
-    Several threads may share a subscriber; each notification goes to one of them.
+    Several threads may share a subscriber; each notification goes to one of them. A child process
+    cannot use the subscriber of its parent: reading raises ``WrongProcess``.
+
+    While the relay is not available, the logger ``notif_relay.subscription`` logs once that the
+    subscriber waits for it, and then that it is connected again.
 
     Args:
         path: path of the relay's public socket.
@@ -91,8 +95,11 @@ class Subscriber(Subscription):
 
         Raises:
             TimeoutError: no notification arrived within ``timeout``; the call can be repeated.
+            WrongProcess: another process created the subscriber and forked this one.
             RelayError: for the same reasons as in the constructor.
         """
+        if not self._fork_mark[0]:
+            self._check_process()
         for notification in self._ready:
             return notification
         return self._wait()
@@ -109,12 +116,18 @@ class Subscriber(Subscription):
         self.close()
 
     def close(self) -> None:
-        """Disconnect and end the iteration, in any thread; signal handlers may call it too."""
+        """Disconnect and end the iteration, in any thread; signal handlers may call it too.
+
+        A child process closes only its copy of the socket; its parent continues to read.
+        """
         self._closed = True
+        if self._in_child():
+            self._release()  # without the locks, which threads of the parent may have held
+            return
         with contextlib.suppress(RuntimeError):  # already released
             self._closing.release()
         sock = self._socket
-        if sock is not None:
+        if sock is not None and self._owns_descriptor(sock):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         self._release_if_closed()

@@ -8,6 +8,9 @@ immediately or fails, and accepts a whole request immediately. Only reads have t
 Many subscribers lose the relay at the same time, so reconnecting uses exponential backoff with
 full jitter: a random pause whose upper limit doubles with each failure. (Marc Brooker,
 "Exponential Backoff And Jitter", 2015.)
+
+A subscriber belongs to the process that created it. A child process that was forked shares the
+connection: it may neither read from it, nor shut it down.
 """
 
 import contextlib
@@ -18,8 +21,16 @@ import socket
 import time
 from collections.abc import Iterator
 
-from notif_relay.connection import NO_SIGNAL, checked_path, connect_error
-from notif_relay.errors import BadFilter, PermissionDenied, RelayUnavailable
+from notif_relay.connection import NO_SIGNAL, checked_path, connect_error, identity
+from notif_relay.errors import (
+    BadFilter,
+    PermissionDenied,
+    RelayError,
+    RelayUnavailable,
+    SubscriptionRefused,
+    WrongProcess,
+)
+from notif_relay.forks import fork_mark
 from notif_relay.notification import Notification
 from notif_relay.stream import OnGap, Stream
 
@@ -48,6 +59,7 @@ class Subscription:
     """
 
     _socket: socket.socket | None = None
+    _socket_identity = 0, 0
 
     def __init__(
         self,
@@ -59,6 +71,9 @@ class Subscription:
     ) -> None:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        self._pid = os.getpid()
+        self._fork_mark = fork_mark()
+        """Its first item is 0 in a child process."""
         self.path = checked_path(path)
         """Path of the public socket."""
         self._request = request
@@ -83,6 +98,14 @@ class Subscription:
         """Close the socket of a subscriber that was abandoned, for example inside a loop."""
         self._disconnect()
 
+    def _in_child(self) -> bool:
+        """Return whether this process is a child of the one that created the subscriber."""
+        return not self._fork_mark[0] and os.getpid() != self._pid
+
+    def _check_process(self) -> None:
+        if self._in_child():
+            raise WrongProcess(self.path, self._pid, os.getpid())
+
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout
 
@@ -97,7 +120,9 @@ class Subscription:
             RelayUnavailable: the attempt failed, and ``reconnect`` is off.
         """
         try:
-            self._socket = _connected(self.path, self._request)
+            sock = _connected(self.path, self._request)
+            self._socket_identity = identity(sock.fileno())
+            self._socket = sock
         except PermissionDenied:
             # When a relay restarts, it creates its socket an instant before it sets the group.
             # Therefore the first denial after another failure is followed by one more attempt.
@@ -117,8 +142,13 @@ class Subscription:
             BlockingIOError, TimeoutError: there is no data; the connection remains open.
             BadFilter: the relay refused the filter; the subscriber is closed.
             RelayUnavailable: the connection ended, and ``reconnect`` is off.
+            SubscriptionRefused: the relay refused the subscriber, which is closed.
+            WrongProcess: this is a child process. The process may have been forked while it
+                waited here, by a signal handler or a green thread.
         """
         try:
+            sock.recv(1, socket.MSG_PEEK)  # waits, and leaves the data in the socket
+            self._check_process()
             data = sock.recv(READ_SIZE)
             if not data:
                 raise EOFError
@@ -157,10 +187,21 @@ class Subscription:
         self._connect_at = now + random.uniform(0, self._backoff_limit)  # noqa: S311 (no secret)
 
     def _disconnect(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        sock = self._socket
+        if sock is not None:
+            if self._owns_descriptor(sock):
+                sock.close()  # in a child process, only the child's copy
+            else:
+                sock.detach()
             self._socket = None
             self._stream.end()
+
+    def _owns_descriptor(self, sock: socket.socket) -> bool:
+        """Return whether the descriptor still refers to this socket and not to another file."""
+        try:
+            return identity(sock.fileno()) == self._socket_identity
+        except OSError:
+            return False
 
     def _release(self) -> None:
         """Discard unread notifications and close the socket."""
