@@ -23,6 +23,9 @@ from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
+MAX_WAIT = 86_400.0
+"""Maximum time in seconds of one read; sockets of Python cannot wait for more than 24 days."""
+
 
 class Subscriber(Subscription):
     """An iterator over notifications: ``for notification in subscribe(): ...``.
@@ -46,18 +49,20 @@ class Subscriber(Subscription):
         event_type: one pattern or several, of which one has to match; None matches everything.
             Patterns are shell globs: at most 64 for each key, at most 256 characters each. The
             patterns with ``?`` or ``[`` of all keys have at most 128 characters together.
-        priority: likewise; compared without regard to case.
+        priority: likewise; compared without regard to case. Each pattern has to match one of
+            ``notif_relay.request.PRIORITIES``.
         publisher_id: likewise.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.
         on_gap: called with each gap at its position in the stream.
 
     Raises:
-        BadFilter: the filter exceeds a limit, or the relay refused it.
+        BadFilter: a pattern is invalid or cannot match, the filter exceeds a limit, or the relay
+            refused it.
         PermissionDenied: the process is not allowed to connect; the message names the remedy.
         RelayUnavailable: the relay is not available, and ``reconnect`` is off.
         TimeoutError: the relay did not answer within ``timeout``.
-        TypeError, ValueError: ``path`` or ``timeout`` is invalid.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -161,11 +166,12 @@ class Subscriber(Subscription):
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise self._timeout_error()
-        sock.settimeout(remaining)
+        sock.settimeout(None if remaining is None else min(remaining, MAX_WAIT))
         try:
             self._read(sock)
         except TimeoutError:
-            raise self._timeout_error() from None
+            if remaining is None or remaining <= MAX_WAIT:
+                raise self._timeout_error() from None
 
     def _release_if_closed(self) -> None:
         # The thread that holds the lock calls this after it releases the lock, so either that

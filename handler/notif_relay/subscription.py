@@ -18,6 +18,8 @@ import errno
 import os
 import random
 import socket
+import stat
+import threading
 import time
 from collections.abc import Iterator
 
@@ -55,7 +57,7 @@ class Subscription:
         on_gap: see ``Stream``.
 
     Raises:
-        TypeError, ValueError: an argument is invalid.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     _socket: socket.socket | None = None
@@ -69,12 +71,11 @@ class Subscription:
         reconnect: bool,
         on_gap: OnGap | None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        _check_options(timeout, reconnect, on_gap)
         self._pid = os.getpid()
         self._fork_mark = fork_mark()
         """Its first item is 0 in a child process."""
-        self.path = checked_path(path)
+        self.path = _checked_public_path(path)
         """Path of the public socket."""
         self._request = request
         self._stream = Stream(self.path, on_gap)
@@ -207,6 +208,52 @@ class Subscription:
         """Discard unread notifications and close the socket."""
         self._ready = iter(())
         self._disconnect()
+
+
+def _check_options(timeout: object, reconnect: object, on_gap: object) -> None:
+    if timeout is not None:
+        if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    if not isinstance(reconnect, bool):
+        raise TypeError(f"reconnect must be True or False, not {reconnect!r}")
+    if on_gap is not None and not callable(on_gap):
+        raise TypeError(f"on_gap must be a function or None, not {on_gap!r}")
+
+
+def _checked_public_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of the public socket.
+
+    A subscriber waits for a socket that does not exist. Therefore a pattern, a URL or another file
+    in place of the path must not pass as a path.
+
+    Raises:
+        TypeError, ValueError: this is not the path of a socket.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"path must be the path of the relay's public socket, not {path!r}; {_BY_NAME}"
+        )
+    name = checked_path(path)
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:
+        if isinstance(path, str) and "://" in path:
+            raise ValueError(f"path must be an ordinary path, not the URL {path!r}") from None
+        if isinstance(path, str) and "/" not in path and not path.endswith(".sock"):
+            raise ValueError(
+                f"path must be the path of the relay's public socket, and {path!r} does not exist;"
+                f" {_BY_NAME}, or write ./{path} if it is a path"
+            ) from None
+    else:
+        if not stat.S_ISSOCK(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a socket"
+            raise ValueError(f"path must name the relay's public socket: {name} is {kind}")
+    return name
+
+
+_BY_NAME = "pass patterns by name, as in event_type='compute.*'"
 
 
 def _connected(path: str, request: bytes) -> socket.socket:
