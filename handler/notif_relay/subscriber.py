@@ -61,6 +61,8 @@ class Subscriber(Subscription):
             refused it.
         PermissionDenied: the process is not allowed to connect; the message names the remedy.
         RelayUnavailable: the relay is not available, and ``reconnect`` is off.
+        SubscriptionRefused: the relay does not admit the user, or one of its limits was reached
+            before the subscriber was connected for the first time.
         TimeoutError: the relay did not answer within ``timeout``.
         TypeError, ValueError: an argument is invalid; the message names it.
     """

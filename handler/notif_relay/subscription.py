@@ -15,6 +15,7 @@ connection: it may neither read from it, nor shut it down.
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import socket
@@ -35,6 +36,8 @@ from notif_relay.errors import (
 from notif_relay.forks import fork_mark
 from notif_relay.notification import Notification
 from notif_relay.stream import OnGap, Stream
+
+LOG = logging.getLogger(__name__)
 
 READ_SIZE = 64 * 1024
 """Maximum size of one read in bytes; more exceeds the fastest processor caches and is slower."""
@@ -89,11 +92,19 @@ class Subscription:
         self._failed_at = 0.0
         self._backoff_limit = MIN_BACKOFF
         self._was_denied = False
+        self._logged: set[type[RelayError]] = set()
+        """Types of failures that were logged since the relay answered last."""
+        self._notice_logged = False
 
     @property
     def connected(self) -> bool:
         """Whether a connection is open; the end of the relay is detected at the next read."""
         return self._socket is not None
+
+    @property
+    def notice(self) -> str:
+        """The relay's sentence if the access rules leave nothing to read; otherwise empty."""
+        return self._stream.notice
 
     def __del__(self) -> None:
         """Close the socket of a subscriber that was abandoned, for example inside a loop."""
@@ -163,21 +174,52 @@ class Subscription:
         except RelayUnavailable as error:
             self._handle_failure(error)
         except (OSError, EOFError):
-            self._handle_failure(RelayUnavailable(self.path, "the relay closed the connection"))
+            reason = self._stream.error or "the relay closed the connection"
+            self._handle_failure(RelayUnavailable(self.path, reason))
         except BaseException:
             # An asynchronous exception may have been raised after data was read and before it
             # was stored. Only a new connection is certain to start at a record boundary.
             self._disconnect()
             raise
+        if self.notice and not self._notice_logged:
+            self._notice_logged = True
+            LOG.warning("connected to the relay at %s: %s", self.path, self.notice)
+        if self._logged and self._stream.flowing:
+            self._logged.clear()
+            self._log_connected()
 
     def _handle_failure(self, error: RelayUnavailable) -> None:
         self._disconnect()
         if self._closed:
             return
-        if not self._reconnect:
+        if self._is_final(error):
             self._closed = True
             raise error
+        self._log_failure(error)
         self._postpone()
+
+    def _is_final(self, error: RelayUnavailable) -> bool:
+        """Return whether to raise a failure to the caller instead of connecting again.
+
+        A limit of the relay is final only before the first answer. Later it can be due to many
+        subscribers that connect again at the same time.
+        """
+        if isinstance(error, SubscriptionRefused):
+            return error.is_permanent or not self._reconnect or not self._stream.times_flowed
+        return not self._reconnect
+
+    def _log_failure(self, error: RelayUnavailable | PermissionDenied) -> None:
+        """Log a failure once until the relay answers again."""
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            if isinstance(error, RelayUnavailable):
+                LOG.warning("waiting for a relay at %s: %s", self.path, error.reason)
+            else:
+                LOG.warning("waiting for access to the relay: %s", error)
+
+    def _log_connected(self) -> None:
+        again = " again" if self._stream.times_flowed > 1 else ""
+        LOG.info("connected%s to the relay at %s", again, self.path)
 
     def _postpone(self) -> None:
         now = time.monotonic()

@@ -109,15 +109,15 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         Raises:
             NotImplementedError: the server was created with ``allow_requeue``.
             MessagingException: the process is not allowed to connect, the relay refused the
-                request, or it did not answer.
+                subscriber or its request, or it did not answer.
         """
         # oslo.messaging has require_features() for this purpose, but does not call it.
         if getattr(getattr(on_incoming_callback, "__self__", None), "_allow_requeue", False):
             raise NotImplementedError(NO_REQUEUE)
         try:
-            # Without endpoints only gaps are logged: an empty pattern matches no notification.
-            subscriber = ListeningSubscriber(self._path, sorted(self._priorities) or [""])
-        except (BadFilter, PermissionDenied, TimeoutError) as error:
+            # Without endpoints only gaps are received, and logged.
+            subscriber = ListeningSubscriber(self._path, sorted(self._priorities))
+        except (BadFilter, PermissionDenied, SubscriptionRefused, TimeoutError) as error:
             LOG.error("Cannot listen for notifications: %s", error)
             raise MessagingException(str(error)) from error
         super().start(on_incoming_callback)

@@ -156,7 +156,7 @@ class RequestHandler:
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
         subscriber.pending = Subscription(self._streams.of(view), charge)
-        subscriber.pending.fall_behind().insert(request.answer)
+        subscriber.pending.fall_behind().insert(request.answer(view.notice))
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
         """Send the remainder of the current record and an error, and then end the connection."""

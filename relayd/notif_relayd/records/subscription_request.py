@@ -108,10 +108,13 @@ class Request:
         size = len(self.line)
         return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + STREAM_COST
 
-    @property
-    def answer(self) -> bytes:
-        """The record that confirms the filter and precedes the first record that passes it."""
-        return records.subscribed(self.requested)
+    def answer(self, notice: str = "") -> bytes:
+        """Return the record that confirms the filter and precedes the first record that passes it.
+
+        Args:
+            notice: a sentence about the access rules for the subscriber; none if it is empty.
+        """
+        return records.subscribed(self.requested | ({records.NOTICE: notice} if notice else {}))
 
 
 def parse(line: bytes) -> Request:
