@@ -15,10 +15,13 @@ from notif_relay.version import __version__
 if TYPE_CHECKING:
     from notif_relay.errors import (
         BadFilter,
+        InvalidRecord,
         PermissionDenied,
         RelayError,
         RelayUnavailable,
+        SubscriptionRefused,
         UnreadableRecord,
+        WrongProcess,
     )
     from notif_relay.handler import HandlerStats, RelayHandler
     from notif_relay.notification import Gap, Notification
@@ -28,13 +31,16 @@ __all__ = [
     "BadFilter",
     "Gap",
     "HandlerStats",
+    "InvalidRecord",
     "Notification",
     "PermissionDenied",
     "RelayError",
     "RelayHandler",
     "RelayUnavailable",
     "Subscriber",
+    "SubscriptionRefused",
     "UnreadableRecord",
+    "WrongProcess",
     "__version__",
     "subscribe",
 ]
@@ -43,13 +49,16 @@ _MODULES = {
     "BadFilter": "errors",
     "Gap": "notification",
     "HandlerStats": "handler",
+    "InvalidRecord": "errors",
     "Notification": "notification",
     "PermissionDenied": "errors",
     "RelayError": "errors",
     "RelayHandler": "handler",
     "RelayUnavailable": "errors",
     "Subscriber": "subscriber",
+    "SubscriptionRefused": "errors",
     "UnreadableRecord": "errors",
+    "WrongProcess": "errors",
     "subscribe": "subscriber",
 }
 """The module of each public name (PEP 562)."""

@@ -61,6 +61,8 @@ class Subscriber(Subscription):
             RelayError: for the same reasons as ``notif_relay.subscribe``.
             RuntimeError: another task is waiting for the next notification.
         """
+        if not self._fork_mark[0]:
+            self._check_process()
         for notification in self._ready:
             return notification
         deadline = self._deadline()
@@ -92,9 +94,12 @@ class Subscriber(Subscription):
         self.close()
 
     def close(self) -> None:
-        """Disconnect and end the iteration; call this in the thread of the event loop."""
+        """Disconnect and end the iteration; call this in the thread of the event loop.
+
+        A child process closes only its copy of the socket; its parent continues to read.
+        """
         self._closed = True
-        if self._waiter is None:
+        if self._waiter is None or self._in_child():
             self._release()
         else:
             # The waiting task releases the socket, because the event loop still watches it.
@@ -102,6 +107,7 @@ class Subscriber(Subscription):
 
     async def _start(self, deadline: float | None) -> None:
         """Connect for the first time and wait until the relay has applied the filter."""
+        self._check_process()
         if not self._started:
             self._connect()
             self._started = True
@@ -149,7 +155,9 @@ class Subscriber(Subscription):
             return await waiter
         finally:
             self._waiter = None
-            if sock is not None:
+            # A child process shares the epoll object of its parent's event loop, so the parent
+            # would not be woken any more.
+            if sock is not None and not self._in_child():
                 loop.remove_reader(sock)
             if timer is not None:
                 timer.cancel()

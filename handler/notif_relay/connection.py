@@ -56,7 +56,7 @@ class Connection:
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, SEND_BUFFER)
             sock.connect(path)
             self._send_buffer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF)
-            self._identity = _identity(sock.fileno())
+            self._identity = identity(sock.fileno())
         except OSError:
             sock.close()
             raise
@@ -131,7 +131,7 @@ class Connection:
         """
         descriptor = self._socket.detach()
         with contextlib.suppress(OSError):
-            if _identity(descriptor) == self._identity:
+            if identity(descriptor) == self._identity:
                 os.close(descriptor)
 
 
@@ -197,6 +197,13 @@ def _user() -> str:
         return str(user)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def identity(descriptor: int) -> tuple[int, int]:
+    """Return a value that differs between the open files of a process.
+
+    A process that became a daemon may have closed a descriptor and reused its number.
+
+    Raises:
+        OSError: the descriptor is closed.
+    """
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino

@@ -24,6 +24,18 @@ class RecordTooLarge(RelayError):  # noqa: N818 (public name without the suffix 
         self.limit = limit
 
 
+class InvalidRecord(RelayError, ValueError):  # noqa: N818
+    """The relay would reject a record. The record was dropped before it was sent.
+
+    Attributes:
+        reason: what is wrong with the record.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"a record that the relay would reject was dropped: {reason}")
+        self.reason = reason
+
+
 class UnreadableRecord(RelayError, ValueError):  # noqa: N818
     """Python cannot decode a record.
 
@@ -56,6 +68,34 @@ class RelayUnavailable(RelayError):  # noqa: N818
         self.path = path
         self.reason = reason
         self.running = running
+
+
+class SubscriptionRefused(RelayUnavailable):
+    """The relay is running and refused the subscriber; the message contains the relay's sentence.
+
+    Attributes:
+        reason: the sentence of the relay.
+        is_permanent: True if the relay's configuration does not admit the user; False if a limit
+            is reached, for example ``max_subscribers``.
+    """
+
+    def __init__(self, path: str, reason: str, *, is_permanent: bool) -> None:
+        super().__init__(path, reason)
+        self.is_permanent = is_permanent
+
+
+class WrongProcess(RelayError, RuntimeError):  # noqa: N818
+    """A child process used the subscriber of its parent.
+
+    Both processes would read from one connection, and each would get parts of the stream. A child
+    that needs notifications has to subscribe itself.
+    """
+
+    def __init__(self, path: str, owner: int, process: int) -> None:
+        super().__init__(
+            f"process {process} cannot read from the connection of process {owner} to {path};"
+            " subscribe after the fork"
+        )
 
 
 class PermissionDenied(RelayError):  # noqa: N818

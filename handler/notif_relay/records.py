@@ -32,6 +32,13 @@ TOO_MANY_SUBSCRIBERS = "This relay takes no more subscribers"
 Part of the wire format: it distinguishes this error from an invalid request.
 """
 
+NOT_ADMITTED = "This relay does not admit this subscriber"
+"""Start of the error message when the allow lists do not contain the user; part of the wire format.
+"""
+
+NOTICE = "notice"
+"""Key in the answer to a request, if the access rules leave nothing to read; a sentence."""
+
 MAX_RECORD_SIZE = 1024 * 1024
 """Default maximum size of a record in bytes, including its newline; for daemon and library."""
 

@@ -5,12 +5,18 @@ This module is the home of the limits; the daemon imports them. The library chec
 so that an invalid filter raises an exception where the program defines it.
 """
 
+import fnmatch
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
+
+PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
+"""The priorities of notifications; oslo.messaging's Notifier has a method for each."""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
@@ -37,8 +43,9 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
         publisher_id: likewise.
 
     Raises:
-        BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, or the
-            filter exceeds a limit of this module.
+        BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, a pattern
+            cannot match any notification, or the filter exceeds a limit of this module. The
+            message names the argument.
     """
     given = {"event_type": event_type, "priority": priority, "publisher_id": publisher_id}
     checked = {
@@ -51,10 +58,7 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
             f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
             " allowed"
         )
-    try:
-        request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        raise BadFilter("a pattern contains an unpaired surrogate") from None
+    request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
@@ -62,8 +66,13 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
     return request
 
 
-def _checked(key: str, patterns: str | Iterable[str]) -> list[str]:
-    checked = [patterns] if isinstance(patterns, str) else list(patterns)
+def _checked(key: str, patterns: object) -> list[str]:
+    if isinstance(patterns, str):
+        checked = [patterns]
+    elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes | bytearray | Mapping):
+        checked = list(patterns)
+    else:
+        raise BadFilter(f"{key} must be a pattern or a list of patterns, not {patterns!r}")
     if not checked:
         raise BadFilter(f"{key} has no patterns; omit {key} to match all notifications")
     if len(checked) > MAX_PATTERNS:
@@ -71,13 +80,64 @@ def _checked(key: str, patterns: str | Iterable[str]) -> list[str]:
     for pattern in checked:
         if not isinstance(pattern, str):
             raise BadFilter(f"a pattern of {key} must be a string, not {pattern!r}")
+        try:
+            pattern.encode()
+        except UnicodeEncodeError:
+            raise BadFilter(f"a pattern of {key} contains an unpaired surrogate") from None
     for glob in _normalized(key, checked):
         if len(glob) > MAX_PATTERN_SIZE:
             raise BadFilter(
                 f"a pattern of {key} has {len(glob)} characters; at most {MAX_PATTERN_SIZE}"
                 f" are allowed: {glob[:40]!r}..."
             )
+        if problem := _mismatch(key, glob):
+            raise BadFilter(f"the pattern {glob!r} of {key} matches no notification: {problem}")
     return checked
+
+
+def _mismatch(key: str, glob: str) -> str:
+    """Return why no notification can match a pattern; empty if one can.
+
+    Args:
+        key: the key of the pattern.
+        glob: the pattern, as ``_normalized`` returns it.
+    """
+    if not glob:
+        return "it is empty"
+    if glob != glob.strip():
+        return "it begins or ends with white space"
+    if "," in re.sub(r"\[[^]]*\]", "", glob):
+        return "it contains a comma; pass several patterns as a list, or write [,] for a comma"
+    if _has_open_bracket(glob):
+        return "a [ has no ]; write [[] for a literal ["
+    return _mismatch_of_expression(key, glob)
+
+
+def _mismatch_of_expression(key: str, glob: str) -> str:
+    try:
+        expression = fnmatch.translate(glob)
+        match = re.compile(expression).match
+    except re.error as error:  # a range such as [b-a], before Python 3.10.5
+        return str(error)
+    if "(?!)" in expression:
+        return "a range in [] ends before it begins"
+    if key == "priority" and not any(map(match, PRIORITIES)):
+        return f"the priorities are {', '.join(PRIORITIES)}"
+    if key == "event_type" and glob.startswith(EVENT_TYPE_PREFIX) and match(GAP) is None:
+        return f"event types that begin with {EVENT_TYPE_PREFIX} are reserved for the relay"
+    return ""
+
+
+def _has_open_bracket(glob: str) -> bool:
+    """Return whether a ``[`` is not the start of a set, so that it would match only itself."""
+    start = glob.find("[")
+    while start >= 0:
+        first = start + 1 + (glob[start + 1 : start + 2] == "!")
+        end = glob.find("]", first + 1)  # a ] that comes first belongs to the set
+        if end < 0:
+            return True
+        start = glob.find("[", end)
+    return False
 
 
 def _normalized(key: str, patterns: list[str]) -> list[str]:

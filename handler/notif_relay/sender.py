@@ -116,7 +116,7 @@ class Sender:
         self.sent = 0
         """Number of records that the socket accepted completely."""
         self.dropped = 0
-        """Number of records that were passed to ``send`` and dropped."""
+        """Number of records that were dropped, invalid ones included."""
         self.connects = 0
         """Number of connections made."""
 
@@ -184,6 +184,11 @@ class Sender:
             raise
         finally:
             self._sending = False
+
+    def count_invalid(self) -> None:
+        """Count a notification that is not passed to ``send``, because it is invalid."""
+        self.check_process()
+        self.dropped += 1
 
     def flush(self) -> None:
         """Send a partial record's remainder and a pending gap record.

@@ -10,6 +10,8 @@ notifications. One stream continues over many connections:
   that flows starts with a gap of unknown size.
 - A record that cannot be decoded, or that only resembles one of the relay's, is yielded like any
   other. It never ends the stream and never replaces another record.
+- After a crash, the next relay ends an incomplete record with a newline, sends a gap record, and
+  answers the request once more. Neither the incomplete record nor the answer is yielded.
 """
 
 import io
@@ -17,7 +19,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
-from notif_relay.errors import BadFilter, RelayError, RelayUnavailable, UnreadableRecord
+from notif_relay.errors import BadFilter, RelayError, SubscriptionRefused, UnreadableRecord
 from notif_relay.notification import Gap, Notification, decode
 
 OnGap = Callable[[Gap], object]
@@ -35,11 +37,21 @@ class Stream:
     def __init__(self, path: str, on_gap: OnGap | None) -> None:
         self.flowing = False
         """Whether the relay has applied the filter of the current connection."""
+        self.times_flowed = 0
+        """Number of connections that have flowed."""
+        self.notice = ""
+        """The sentence in the relay's last answer about the access of this user; may be empty."""
+        self.error = ""
+        """Why the relay will close the connection, after it has applied the filter."""
         self._path = path
         self._on_gap = on_gap
         self._partial: list[bytes] = []
         """The incomplete last record, in pieces: a long record arrives in many reads."""
         self._gap_pending = False
+        self._held = b""
+        """The last line, if it is a truncated record; a gap of a restart replaces it."""
+        self._answer_may_follow = False
+        """Whether the last record was a gap of a restart."""
 
     def receive(self, data: bytes) -> Iterator[Notification]:
         """Return the notifications that ``data`` completes.
@@ -53,11 +65,12 @@ class Stream:
 
         Raises:
             BadFilter: the relay refused the filter.
-            RelayUnavailable: the relay has reached its maximum number of subscribers.
+            SubscriptionRefused: the relay refused the subscriber.
         """
         continued = bool(self._partial)
+        is_restart = self._answer_may_follow or self._held
         lines = self._lines(data)
-        if self.flowing and not _may_contain_gap(lines, data, continued):
+        if self.flowing and not is_restart and not _may_contain_gap(lines, data, continued):
             return map(Notification, lines)
         if self._on_gap is None:
             return iter(self._notifications(lines))
@@ -68,6 +81,9 @@ class Stream:
         self._gap_pending |= self.flowing
         self.flowing = False
         self._partial.clear()
+        self._held = b""
+        self._answer_may_follow = False
+        self.error = ""
 
     def _lines(self, data: bytes) -> list[bytes]:
         lines = io.BytesIO(data).readlines()  # the fastest method that splits only at \n
@@ -79,28 +95,47 @@ class Stream:
             self._partial.clear()
         if not lines[-1].endswith(b"\n"):
             self._partial.append(lines.pop())
+        if self._held and lines:
+            lines.insert(0, self._held)
+            self._held = b""
+        if lines and _may_be_truncated(lines[-1]) and _is_truncated(lines[-1]):
+            self._held = lines.pop()
         return lines
 
     def _notifications(self, lines: Iterable[bytes]) -> list[Notification]:
         found: list[Notification] = []
         for line in lines:
             event_type = records.own_event_type(line)
-            if not self.flowing:
-                if event_type == records.ERROR:
-                    raise self._error(Notification(line).payload)
-                if event_type == records.SUBSCRIBED:
-                    self.flowing = True
-                    if self._gap_pending:
-                        self._gap_pending = False
-                        found.append(Gap(records.gap(None, "relay_restarted")))
+            self._answer_may_follow = False
+            if event_type == records.ERROR:
+                self.error = Notification(line).payload
+                if not self.flowing:
+                    raise self._refusal(self.error)
+            elif event_type == records.SUBSCRIBED:
+                self._note_answer(Notification(line), found)
+            elif not self.flowing:
+                continue
             elif event_type == records.GAP:
                 gap = Gap(line)
-                if found and gap.reason == "relay_restarted" and _is_truncated(found[-1].raw):
-                    found.pop()
+                if gap.reason == "relay_restarted":
+                    self._answer_may_follow = True
+                    if found and _is_truncated(found[-1].raw):
+                        found.pop()
                 found.append(gap)
             else:
                 found.append(Notification(line))
         return found
+
+    def _note_answer(self, answer: Notification, found: list[Notification]) -> None:
+        notice = answer.payload.get(records.NOTICE)
+        self.notice = notice if isinstance(notice, str) else ""
+        if self.flowing:
+            return
+        self.flowing = True
+        self.times_flowed += 1
+        if self._gap_pending:
+            self._gap_pending = False
+            found.append(Gap(records.gap(None, "relay_restarted")))
 
     def _is_yielded(self, notification: Notification) -> bool:
         if self._on_gap is None or not isinstance(notification, Gap):
@@ -108,9 +143,13 @@ class Stream:
         self._on_gap(notification)
         return False
 
-    def _error(self, message: str) -> RelayError:
+    def _refusal(self, message: str) -> RelayError:
+        if message.startswith(records.NOT_ADMITTED):
+            return SubscriptionRefused(self._path, message, is_permanent=True)
         if message.startswith(records.TOO_MANY_SUBSCRIBERS):
-            return RelayUnavailable(self._path, message)
+            # A relay of version 0.1 uses this sentence for the allow lists as well.
+            is_permanent = "_allow_users" in message
+            return SubscriptionRefused(self._path, message, is_permanent=is_permanent)
         return BadFilter(message)
 
 
@@ -127,6 +166,11 @@ def _may_contain_gap(lines: list[bytes], data: bytes, continued: bool) -> bool:
     if not lines or min(map(len, lines)) > records.MAX_GAP_SIZE:
         return False
     return records.may_be_reserved(data) or (continued and records.may_be_reserved(lines[0]))
+
+
+def _may_be_truncated(line: bytes) -> bool:
+    """Return whether a line has to be decoded to find out whether it is a truncated record."""
+    return not line.endswith(b"}\n") or line.count(b"{") != line.count(b"}")
 
 
 def _is_truncated(record: bytes) -> bool:

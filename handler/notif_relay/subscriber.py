@@ -23,6 +23,9 @@ from notif_relay.request import Patterns, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
+MAX_WAIT = 86_400.0
+"""Maximum time in seconds of one read; sockets of Python cannot wait for more than 24 days."""
+
 
 class Subscriber(Subscription):
     """An iterator over notifications: ``for notification in subscribe(): ...``.
@@ -35,25 +38,33 @@ class Subscriber(Subscription):
     unknown size then precedes the notifications of the new connection. Gaps are part of the
     stream unless ``on_gap`` is given.
 
-    Several threads may share a subscriber; each notification goes to one of them.
+    Several threads may share a subscriber; each notification goes to one of them. A child process
+    cannot use the subscriber of its parent: reading raises ``WrongProcess``.
+
+    While the relay is not available, the logger ``notif_relay.subscription`` logs once that the
+    subscriber waits for it, and then that it is connected again.
 
     Args:
         path: path of the relay's public socket.
         event_type: one pattern or several, of which one has to match; None matches everything.
             Patterns are shell globs: at most 64 for each key, at most 256 characters each. The
             patterns with ``?`` or ``[`` of all keys have at most 128 characters together.
-        priority: likewise; compared without regard to case.
+        priority: likewise; compared without regard to case. Each pattern has to match one of
+            ``notif_relay.request.PRIORITIES``.
         publisher_id: likewise.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.
         on_gap: called with each gap at its position in the stream.
 
     Raises:
-        BadFilter: the filter exceeds a limit, or the relay refused it.
+        BadFilter: a pattern is invalid or cannot match, the filter exceeds a limit, or the relay
+            refused it.
         PermissionDenied: the process is not allowed to connect; the message names the remedy.
         RelayUnavailable: the relay is not available, and ``reconnect`` is off.
+        SubscriptionRefused: the relay does not admit the user, or one of its limits was reached
+            before the subscriber was connected for the first time.
         TimeoutError: the relay did not answer within ``timeout``.
-        TypeError, ValueError: ``path`` or ``timeout`` is invalid.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -91,8 +102,11 @@ class Subscriber(Subscription):
 
         Raises:
             TimeoutError: no notification arrived within ``timeout``; the call can be repeated.
+            WrongProcess: another process created the subscriber and forked this one.
             RelayError: for the same reasons as in the constructor.
         """
+        if not self._fork_mark[0]:
+            self._check_process()
         for notification in self._ready:
             return notification
         return self._wait()
@@ -109,12 +123,18 @@ class Subscriber(Subscription):
         self.close()
 
     def close(self) -> None:
-        """Disconnect and end the iteration, in any thread; signal handlers may call it too."""
+        """Disconnect and end the iteration, in any thread; signal handlers may call it too.
+
+        A child process closes only its copy of the socket; its parent continues to read.
+        """
         self._closed = True
+        if self._in_child():
+            self._release()  # without the locks, which threads of the parent may have held
+            return
         with contextlib.suppress(RuntimeError):  # already released
             self._closing.release()
         sock = self._socket
-        if sock is not None:
+        if sock is not None and self._owns_descriptor(sock):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         self._release_if_closed()
@@ -148,11 +168,12 @@ class Subscriber(Subscription):
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise self._timeout_error()
-        sock.settimeout(remaining)
+        sock.settimeout(None if remaining is None else min(remaining, MAX_WAIT))
         try:
             self._read(sock)
         except TimeoutError:
-            raise self._timeout_error() from None
+            if remaining is None or remaining <= MAX_WAIT:
+                raise self._timeout_error() from None
 
     def _release_if_closed(self) -> None:
         # The thread that holds the lock calls this after it releases the lock, so either that

@@ -8,20 +8,36 @@ immediately or fails, and accepts a whole request immediately. Only reads have t
 Many subscribers lose the relay at the same time, so reconnecting uses exponential backoff with
 full jitter: a random pause whose upper limit doubles with each failure. (Marc Brooker,
 "Exponential Backoff And Jitter", 2015.)
+
+A subscriber belongs to the process that created it. A child process that was forked shares the
+connection: it may neither read from it, nor shut it down.
 """
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import socket
+import stat
+import threading
 import time
 from collections.abc import Iterator
 
-from notif_relay.connection import NO_SIGNAL, checked_path, connect_error
-from notif_relay.errors import BadFilter, PermissionDenied, RelayUnavailable
+from notif_relay.connection import NO_SIGNAL, checked_path, connect_error, identity
+from notif_relay.errors import (
+    BadFilter,
+    PermissionDenied,
+    RelayError,
+    RelayUnavailable,
+    SubscriptionRefused,
+    WrongProcess,
+)
+from notif_relay.forks import fork_mark
 from notif_relay.notification import Notification
 from notif_relay.stream import OnGap, Stream
+
+LOG = logging.getLogger(__name__)
 
 READ_SIZE = 64 * 1024
 """Maximum size of one read in bytes; more exceeds the fastest processor caches and is slower."""
@@ -44,10 +60,11 @@ class Subscription:
         on_gap: see ``Stream``.
 
     Raises:
-        TypeError, ValueError: an argument is invalid.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     _socket: socket.socket | None = None
+    _socket_identity = 0, 0
 
     def __init__(
         self,
@@ -57,9 +74,11 @@ class Subscription:
         reconnect: bool,
         on_gap: OnGap | None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
-        self.path = checked_path(path)
+        _check_options(timeout, reconnect, on_gap)
+        self._pid = os.getpid()
+        self._fork_mark = fork_mark()
+        """Its first item is 0 in a child process."""
+        self.path = _checked_public_path(path)
         """Path of the public socket."""
         self._request = request
         self._stream = Stream(self.path, on_gap)
@@ -73,15 +92,31 @@ class Subscription:
         self._failed_at = 0.0
         self._backoff_limit = MIN_BACKOFF
         self._was_denied = False
+        self._logged: set[type[RelayError]] = set()
+        """Types of failures that were logged since the relay answered last."""
+        self._notice_logged = False
 
     @property
     def connected(self) -> bool:
         """Whether a connection is open; the end of the relay is detected at the next read."""
         return self._socket is not None
 
+    @property
+    def notice(self) -> str:
+        """The relay's sentence if the access rules leave nothing to read; otherwise empty."""
+        return self._stream.notice
+
     def __del__(self) -> None:
         """Close the socket of a subscriber that was abandoned, for example inside a loop."""
         self._disconnect()
+
+    def _in_child(self) -> bool:
+        """Return whether this process is a child of the one that created the subscriber."""
+        return not self._fork_mark[0] and os.getpid() != self._pid
+
+    def _check_process(self) -> None:
+        if self._in_child():
+            raise WrongProcess(self.path, self._pid, os.getpid())
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout
@@ -97,7 +132,9 @@ class Subscription:
             RelayUnavailable: the attempt failed, and ``reconnect`` is off.
         """
         try:
-            self._socket = _connected(self.path, self._request)
+            sock = _connected(self.path, self._request)
+            self._socket_identity = identity(sock.fileno())
+            self._socket = sock
         except PermissionDenied:
             # When a relay restarts, it creates its socket an instant before it sets the group.
             # Therefore the first denial after another failure is followed by one more attempt.
@@ -117,8 +154,13 @@ class Subscription:
             BlockingIOError, TimeoutError: there is no data; the connection remains open.
             BadFilter: the relay refused the filter; the subscriber is closed.
             RelayUnavailable: the connection ended, and ``reconnect`` is off.
+            SubscriptionRefused: the relay refused the subscriber, which is closed.
+            WrongProcess: this is a child process. The process may have been forked while it
+                waited here, by a signal handler or a green thread.
         """
         try:
+            sock.recv(1, socket.MSG_PEEK)  # waits, and leaves the data in the socket
+            self._check_process()
             data = sock.recv(READ_SIZE)
             if not data:
                 raise EOFError
@@ -132,21 +174,52 @@ class Subscription:
         except RelayUnavailable as error:
             self._handle_failure(error)
         except (OSError, EOFError):
-            self._handle_failure(RelayUnavailable(self.path, "the relay closed the connection"))
+            reason = self._stream.error or "the relay closed the connection"
+            self._handle_failure(RelayUnavailable(self.path, reason))
         except BaseException:
             # An asynchronous exception may have been raised after data was read and before it
             # was stored. Only a new connection is certain to start at a record boundary.
             self._disconnect()
             raise
+        if self.notice and not self._notice_logged:
+            self._notice_logged = True
+            LOG.warning("connected to the relay at %s: %s", self.path, self.notice)
+        if self._logged and self._stream.flowing:
+            self._logged.clear()
+            self._log_connected()
 
     def _handle_failure(self, error: RelayUnavailable) -> None:
         self._disconnect()
         if self._closed:
             return
-        if not self._reconnect:
+        if self._is_final(error):
             self._closed = True
             raise error
+        self._log_failure(error)
         self._postpone()
+
+    def _is_final(self, error: RelayUnavailable) -> bool:
+        """Return whether to raise a failure to the caller instead of connecting again.
+
+        A limit of the relay is final only before the first answer. Later it can be due to many
+        subscribers that connect again at the same time.
+        """
+        if isinstance(error, SubscriptionRefused):
+            return error.is_permanent or not self._reconnect or not self._stream.times_flowed
+        return not self._reconnect
+
+    def _log_failure(self, error: RelayUnavailable | PermissionDenied) -> None:
+        """Log a failure once until the relay answers again."""
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            if isinstance(error, RelayUnavailable):
+                LOG.warning("waiting for a relay at %s: %s", self.path, error.reason)
+            else:
+                LOG.warning("waiting for access to the relay: %s", error)
+
+    def _log_connected(self) -> None:
+        again = " again" if self._stream.times_flowed > 1 else ""
+        LOG.info("connected%s to the relay at %s", again, self.path)
 
     def _postpone(self) -> None:
         now = time.monotonic()
@@ -157,15 +230,72 @@ class Subscription:
         self._connect_at = now + random.uniform(0, self._backoff_limit)  # noqa: S311 (no secret)
 
     def _disconnect(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        sock = self._socket
+        if sock is not None:
+            if self._owns_descriptor(sock):
+                sock.close()  # in a child process, only the child's copy
+            else:
+                sock.detach()
             self._socket = None
             self._stream.end()
+
+    def _owns_descriptor(self, sock: socket.socket) -> bool:
+        """Return whether the descriptor still refers to this socket and not to another file."""
+        try:
+            return identity(sock.fileno()) == self._socket_identity
+        except OSError:
+            return False
 
     def _release(self) -> None:
         """Discard unread notifications and close the socket."""
         self._ready = iter(())
         self._disconnect()
+
+
+def _check_options(timeout: object, reconnect: object, on_gap: object) -> None:
+    if timeout is not None:
+        if not isinstance(timeout, int | float) or isinstance(timeout, bool):
+            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    if not isinstance(reconnect, bool):
+        raise TypeError(f"reconnect must be True or False, not {reconnect!r}")
+    if on_gap is not None and not callable(on_gap):
+        raise TypeError(f"on_gap must be a function or None, not {on_gap!r}")
+
+
+def _checked_public_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of the public socket.
+
+    A subscriber waits for a socket that does not exist. Therefore a pattern, a URL or another file
+    in place of the path must not pass as a path.
+
+    Raises:
+        TypeError, ValueError: this is not the path of a socket.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"path must be the path of the relay's public socket, not {path!r}; {_BY_NAME}"
+        )
+    name = checked_path(path)
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:
+        if isinstance(path, str) and "://" in path:
+            raise ValueError(f"path must be an ordinary path, not the URL {path!r}") from None
+        if isinstance(path, str) and "/" not in path and not path.endswith(".sock"):
+            raise ValueError(
+                f"path must be the path of the relay's public socket, and {path!r} does not exist;"
+                f" {_BY_NAME}, or write ./{path} if it is a path"
+            ) from None
+    else:
+        if not stat.S_ISSOCK(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a socket"
+            raise ValueError(f"path must name the relay's public socket: {name} is {kind}")
+    return name
+
+
+_BY_NAME = "pass patterns by name, as in event_type='compute.*'"
 
 
 def _connected(path: str, request: bytes) -> socket.socket:

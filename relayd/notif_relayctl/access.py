@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from notif_relay.connection import connect_error
-from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable
+from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable, SubscriptionRefused
 from notif_relayctl.accounts import Account, group_name, this_process, user_name
 from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 
@@ -126,11 +126,13 @@ def relay_failure(error: RelayError) -> CtlError:
     """Return relayctl's error for an error of the library.
 
     Returns:
-        `NotAllowedError` if this user may not connect, `NotRunningError` if the relay is not
-        available, `CtlError` for any other error.
+        `NotAllowedError` if this user may not connect or the relay refuses the connection,
+        `NotRunningError` if the relay is not available, `CtlError` for any other error.
     """
     if isinstance(error, PermissionDenied):
         return NotAllowedError(not_allowed(error.path))
+    if isinstance(error, SubscriptionRefused):
+        return NotAllowedError(str(error))
     if isinstance(error, RelayUnavailable):
         return NotRunningError(str(error))
     return CtlError(str(error))

@@ -7,6 +7,7 @@ when to end, and adapts the output to a terminal.
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -78,6 +79,8 @@ class Tail(CtlCommand):
 
     def take_action(self, arguments: argparse.Namespace) -> None:
         """Show notifications until the count or the time is reached."""
+        # The library's warnings about a relay that is not available are not errors of this command.
+        logging.getLogger("notif_relay").addHandler(logging.NullHandler())
         printer = Printer(sys.stdout, arguments.output)
         path = arguments.sock_path or self.runtime_path(paths.PUBLIC_SOCKET)
         shown = 0
@@ -99,6 +102,8 @@ class Tail(CtlCommand):
                 raise connect_error(path, FileNotFoundError())
             if not notifications.connected:
                 self.app.stderr.write(f"relayctl: waiting for a relay at {printable(path)}\n")
+            if notifications.notice:
+                self.app.stderr.write(f"relayctl: {printable(notifications.notice)}\n")
             for notification in notifications:
                 printer.print(notification)
                 shown += not isinstance(notification, Gap)

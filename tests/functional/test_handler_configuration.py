@@ -74,9 +74,10 @@ def test_sample_file_relays_notifications_and_logs_the_rest(
 LOADED_TWICE = """
 import logging.config, sys
 logging.config.fileConfig(sys.argv[1], disable_existing_loggers=False)
-logging.getLogger("oslo.messaging.notification.volume.create").info("first")
+logger = logging.getLogger("oslo.messaging.notification.volume.create")
+logger.info('{"event_type": "first", "priority": "INFO"}')
 logging.config.fileConfig(sys.argv[1], disable_existing_loggers=False)
-logging.getLogger("oslo.messaging.notification.volume.create").info("second")
+logger.info('{"event_type": "second", "priority": "INFO"}')
 """
 
 
@@ -85,9 +86,9 @@ def test_reloading_the_file_closes_the_old_handler(
 ) -> None:
     script = scripts.run("-c", LOADED_TWICE, sample)
     with private.accept() as incoming:
-        assert incoming.read_to_end() == b"first\n"
+        assert incoming.read_to_end() == b'{"event_type": "first", "priority": "INFO"}\n'
     with private.accept() as incoming:
-        assert incoming.read_to_end() == b"second\n"
+        assert incoming.read_to_end() == b'{"event_type": "second", "priority": "INFO"}\n'
     script.finish()
 
 
@@ -136,12 +137,12 @@ logging.config.dictConfig({
 })
 logger = logging.getLogger("oslo.messaging.notification.port.update.end")
 logger.debug("below the handler's level")
-logger.info("from a dictionary")
+logger.info('{"event_type": "e", "priority": "INFO"}')
 """
 
 
 def test_handler_is_configured_from_a_dictionary(scripts: Scripts, private: PrivateSocket) -> None:
     script = scripts.run("-c", FROM_DICT, private.path)
     with private.accept() as incoming:
-        assert incoming.read_to_end() == b"from a dictionary\n"
+        assert incoming.read_to_end() == b'{"event_type": "e", "priority": "INFO"}\n'
     script.finish()

@@ -41,7 +41,8 @@ ORDERS = {
 GREEN_THREADS = """
 def log(thread):
     for number in range(200):
-        logger.info(json.dumps({"thread": thread, "number": number, "x": "x" * 20_000}))
+        fields = {"thread": thread, "number": number, "x": "x" * 20_000}
+        logger.info(json.dumps({"event_type": "e", "priority": "INFO", **fields}))
         eventlet.sleep(0)
 
 pool = eventlet.GreenPool()
@@ -83,14 +84,15 @@ eventlet.sleep(0)
 number = 0
 before = switches
 while handler.stats().dropped < 3:  # only the first drop waits
-    logger.info(json.dumps({"number": number, "x": "x" * 20_000}))
+    fields = {"number": number, "x": "x" * 20_000}
+    logger.info(json.dumps({"event_type": "e", "priority": "INFO", **fields}))
     number += 1
 assert switches == before, "a green thread ran while a record was logged"
 eventlet.sleep(0)
 assert switches > before
 print(number, flush=True)
 sys.stdin.readline()
-logger.info(json.dumps({"number": number}))
+logger.info(json.dumps({"event_type": "e", "priority": "INFO", "number": number}))
 """
 
 
@@ -113,7 +115,7 @@ def test_full_socket_does_not_switch_green_threads(
 NO_RELAY = """
 def log():
     for number in range(100):
-        logger.info("{}")
+        logger.info('{"event_type": "e", "priority": "INFO"}')
         eventlet.sleep(0)
 
 pool = eventlet.GreenPool()

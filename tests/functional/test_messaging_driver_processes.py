@@ -26,7 +26,8 @@ AT_EXIT = (
 number = 0
 driver = UnixDriver(CONF)
 while producer().dropped < 2:
-    driver.notify({}, {"number": number, "x": "x" * 20_000}, "INFO", None)
+    fields = {"event_type": "e", "priority": "INFO", "number": number, "x": "x" * 20_000}
+    driver.notify({}, fields, "INFO", None)
     number += 1
 print(number, flush=True)
 sys.stdin.readline()

@@ -208,21 +208,6 @@ def test_unresponsive_relay_is_a_timeout(directory: Path, no_socket_left: None) 
         subscribe(silent.path, timeout=0.05)
 
 
-def test_full_relay_is_retried(directory: Path, no_socket_left: None) -> None:
-    with running_relay(directory, "--relayd-max_subscribers", "1") as relay:
-        first = subscribe(relay.public)
-        for _ in range(100):  # the relay may disconnect before or after the request is sent
-            with pytest.raises(RelayUnavailable, match="max_subscribers = 1"):
-                subscribe(relay.public, event_type="a", reconnect=False)
-        with subscribe(relay.public, event_type="a", timeout=TIMEOUT) as second:
-            read: list[Notification] = []
-            with in_thread(lambda: read.append(next(second))), relay.produce() as producer:
-                first.close()
-                while not read:
-                    producer.sendall(record("a") * 10)
-            assert read[0].event_type == "a"
-
-
 def test_relays_error_about_a_filter_is_raised(directory: Path, no_socket_left: None) -> None:
     """Only a relay of another version refuses a valid filter; the test acts as such a relay."""
     with PrivateSocket(directory / "notifications.sock") as other:

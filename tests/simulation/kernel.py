@@ -178,6 +178,7 @@ class Observer:
 
     accepted: Callable[[Listener, Endpoint], None]
     received: Callable[[Endpoint, bytes], None]
+    """Called with no data at the end of the input."""
     sent: Callable[[Endpoint, bytes], None]
     closed: Callable[[Endpoint], None]
     """Called only if the relay closes it, not at the end of the process."""
@@ -291,8 +292,7 @@ class Socket:
         end = self._endpoint()
         self._kernel.call(*RECV_ERRORS, about=end)
         data = end.recv(self._kernel.partial(size))
-        if data:
-            self._observer.received(end, data)
+        self._observer.received(end, data)
         self._kernel.call()
         return data
 

@@ -52,6 +52,14 @@ def check(holds: object, otherwise: object) -> None:
         raise ModelError(otherwise)
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass
 class Request:
     """A filter request of a subscriber."""
@@ -194,11 +202,15 @@ class Model:
         self.readers[end] = Reader(positions, requests)
 
     def subscriber_read(self, end: Endpoint, data: bytes) -> None:
-        """The relay has read `data` from a subscriber."""
+        """The relay has read `data` from a subscriber, or the end of its input if there is none."""
         reader = self.readers[end]
+        if not data and reader.request_data:
+            data = b"\n"  # the end of the input ends a request
         *lines, reader.request_data = (reader.request_data + data).split(b"\n")
         unread = [each for each in reader.requests if each.earliest < 0]
-        for _, each in zip(lines, unread, strict=False):
+        for line, each in zip(lines, unread, strict=False):
+            if not _is_json(line):
+                each.filter = None
             each.earliest = self._iteration_start
             if each is reader.requests[0]:
                 each.latest = len(self._sequence)

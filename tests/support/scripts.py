@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from support.waiting import TIMEOUT
+from support.waiting import TIMEOUT, wait_until
 
 
 class Script:
@@ -30,6 +33,13 @@ class Script:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
+
+    def signal_when_asleep(self, number: signal.Signals) -> None:
+        """Send a signal to the process when it waits in a system call."""
+        pid = self._process.pid
+        state = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it sleeps")
+        os.kill(pid, number)
 
     def finish(self) -> str:
         """Wait for the process to succeed, and return the rest of its output."""

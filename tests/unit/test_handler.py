@@ -97,20 +97,21 @@ def test_missing_relay_causes_no_error(
     assert capsys.readouterr().err == ""
 
 
-def test_oversized_record_is_reported_by_logging(
-    handler: RelayHandler, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+def test_oversized_record_is_one_warning(
+    handler: RelayHandler, logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger.warning("x" * 1048576)
     assert handler.stats().dropped == 1
-    assert "a record of 1048577 bytes was dropped" in capsys.readouterr().err
+    (warning,) = caplog.messages
+    assert "a record of 1048577 bytes was dropped" in warning
+    assert len(warning) < 300
 
 
-@pytest.mark.parametrize("message", ["%d", "\ud83d", "{} %s %s"])
+@pytest.mark.parametrize("message", ["%d", "{} %s %s"])
 def test_formatting_error_is_reported_not_raised(
     message: str, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("x",) if "%" in message else ()
-    logger.warning(message, *arguments)
+    logger.warning(message, "x")
     assert "--- Logging error ---" in capsys.readouterr().err
 
 

@@ -41,7 +41,7 @@ def numbers(stream: Stream, data: bytes) -> list[object]:
         st.one_of(
             st.integers().map(lambda number: record(number=number)),
             st.text().map(lambda text: record(payload=text + "\r\v\x85\u2028")),
-            st.sampled_from([records.gap(3, "slow_subscriber"), b"{}\r\n", b"\n"]),
+            st.sampled_from([records.gap(3, "slow_subscriber"), b"{}\r\n"]),
         )
     ),
     st.lists(st.integers(1, 400)),
@@ -193,3 +193,53 @@ def test_gap_is_found_in_any_spelling_and_pieces(size: int) -> None:
     for start in range(0, len(data), size):
         found += numbers(stream, data[start : start + size])
     assert found == [0, "gap", 1, "gap", 2, "gap"]
+
+
+def after_crash(filter_size: int) -> bytes:
+    """Return what a relay sends first on a connection of a relay that was killed."""
+    answer = records.subscribed({"event_type": ["x" * filter_size]})
+    return b"\n" + records.gap(None, "relay_restarted") + answer
+
+
+@pytest.mark.parametrize("size", [1, 100, 10**6])
+@pytest.mark.parametrize("filter_size", [1, 5000])
+@pytest.mark.parametrize("torn", [b"", record(number=2, nested={"a": 1})[:-3]])
+def test_stream_after_a_crash_has_only_gap_and_records(
+    torn: bytes, filter_size: int, size: int
+) -> None:
+    stream = subscribed()
+    data = record(number=1) + torn + after_crash(filter_size) + record(number=3) * 2
+    data += torn + after_crash(filter_size) + record(number=4)
+    found: list[object] = []
+    for start in range(0, len(data), size):
+        found += numbers(stream, data[start : start + size])
+    assert found == [1, "gap", 3, 3, "gap", 4]
+
+
+def test_large_answer_is_found_in_a_read_of_its_own() -> None:
+    stream = subscribed()
+    newline, gap, answer, _ = after_crash(5000).split(b"\n")
+    assert numbers(stream, newline + b"\n") == []
+    assert numbers(stream, gap + b"\n") == ["gap"]
+    assert numbers(stream, answer[:2000]) == []
+    assert numbers(stream, answer[2000:] + b"\n" + record(number=1)) == [1]
+
+
+def test_error_of_the_relay_is_kept_for_the_end_of_the_connection() -> None:
+    stream = subscribed()
+    data = record(number=1) + records.error("A sentence.")
+    assert numbers(stream, data) == [1]
+    assert stream.error == "A sentence."
+
+
+def test_torn_record_at_the_end_of_a_connection_is_not_shown() -> None:
+    stream = subscribed()
+    assert numbers(stream, record(number=1)[:-5] + b"\n") == []
+    stream.end()
+    assert numbers(stream, ANSWER + record(number=2)) == ["gap", 2]
+
+
+def test_notice_in_the_answer_is_kept() -> None:
+    stream = Stream("/the/socket", None)
+    stream.receive(records.subscribed({"event_type": ["a"], records.NOTICE: "Nothing."}))
+    assert stream.notice == "Nothing."

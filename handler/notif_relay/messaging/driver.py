@@ -19,7 +19,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_messaging.notify.notifier import Driver
 
-from notif_relay.errors import RecordTooLarge
+from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.messaging.options import ingest_path
 from notif_relay.messaging.producer import Producer
 from notif_relay.messaging.serialization import dump
@@ -58,12 +58,15 @@ class UnixDriver(Driver):  # type: ignore[misc]
     ) -> None:
         """Send ``message`` or drop it; this takes at most 10 ms.
 
+        A notification that is too large, or that the relay would reject, is dropped with a
+        warning.
+
         Raises:
             TypeError, ValueError, RecursionError: the message cannot be written as JSON. The
                 notifier logs this, as for every driver.
         """
         try:
             self._producer.send(dump(message))
-        except RecordTooLarge as error:
+        except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            LOG.warning("%s of %s: %s", message["event_type"], message["publisher_id"], error)
+            LOG.warning("%s", self._producer.explain(message, error))

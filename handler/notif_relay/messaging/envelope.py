@@ -43,7 +43,10 @@ def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]
         message: the fields of the notification.
     """
     fields = dict(message)
-    fields[TOPIC] = topic.removesuffix("." + message["priority"].lower())
+    priority = message["priority"]
+    if isinstance(priority, str):  # the producer rejects any other
+        topic = topic.removesuffix("." + priority.lower())
+    fields[TOPIC] = topic
     if context:
         fields[CONTEXT] = context if isinstance(context, Mapping) else context.to_dict()
     return fields

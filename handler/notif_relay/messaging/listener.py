@@ -13,6 +13,7 @@ an endpoint may have filtered it out, and there may be no endpoint for warnings.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -22,7 +23,7 @@ from oslo_messaging._drivers import base
 from oslo_utils import excutils
 
 from notif_relay import records
-from notif_relay.errors import BadFilter, PermissionDenied
+from notif_relay.errors import BadFilter, PermissionDenied, SubscriptionRefused, WrongProcess
 from notif_relay.messaging.envelope import Envelope, unseal
 from notif_relay.messaging.subscriber import ListeningSubscriber
 from notif_relay.notification import Gap, Notification
@@ -91,6 +92,8 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         self._path = path
         self._addresses = frozenset(addresses)
         self._priorities = frozenset(priority for _, priority in addresses)
+        self._pid = os.getpid()
+        """The process that started the listener."""
         self._subscriber: ListeningSubscriber | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -106,18 +109,19 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         Raises:
             NotImplementedError: the server was created with ``allow_requeue``.
             MessagingException: the process is not allowed to connect, the relay refused the
-                request, or it did not answer.
+                subscriber or its request, or it did not answer.
         """
         # oslo.messaging has require_features() for this purpose, but does not call it.
         if getattr(getattr(on_incoming_callback, "__self__", None), "_allow_requeue", False):
             raise NotImplementedError(NO_REQUEUE)
         try:
-            # Without endpoints only gaps are logged: an empty pattern matches no notification.
-            subscriber = ListeningSubscriber(self._path, sorted(self._priorities) or [""])
-        except (BadFilter, PermissionDenied, TimeoutError) as error:
+            # Without endpoints only gaps are received, and logged.
+            subscriber = ListeningSubscriber(self._path, sorted(self._priorities))
+        except (BadFilter, PermissionDenied, SubscriptionRefused, TimeoutError) as error:
             LOG.error("Cannot listen for notifications: %s", error)
             raise MessagingException(str(error)) from error
         super().start(on_incoming_callback)
+        self._pid = os.getpid()
         self._subscriber = subscriber
         self._thread = threading.Thread(
             target=self._run, args=(subscriber, on_incoming_callback), name="notif_relay listener"
@@ -126,7 +130,17 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         self._thread.start()
 
     def stop(self) -> None:
-        """Disconnect; after this returns, no more notifications are passed on."""
+        """Disconnect; after this returns, no more notifications are passed on.
+
+        A child process closes only its copy of the socket; the listener of its parent continues.
+        """
+        if os.getpid() != self._pid:
+            # Without the lock, which a thread of the parent may have held, and without the thread,
+            # which this process does not have.
+            if self._subscriber is not None:
+                self._subscriber.close()
+            super().stop()
+            return
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -150,6 +164,9 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         except BadFilter as error:
             # A different version of the relay was started, with other rules for requests.
             LOG.error("Stopped listening for notifications: %s", error)
+        except WrongProcess as error:
+            # With eventlet, a child process continues the green threads of its parent.
+            LOG.error("Stopped listening for notifications in a child process: %s", error)
 
     def _wait_until_below_limit(self) -> bool:
         """Wait until another batch may be passed on; return False if the listener stops."""

@@ -16,11 +16,15 @@ import os
 import stat
 import threading
 import weakref
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from os import getpid
 from typing import Any, ClassVar
 
+from notif_relay.errors import InvalidRecord, RelayError
+from notif_relay.records import MAX_RECORD_SIZE
 from notif_relay.sender import Sender
+from notif_relay.validity import check, is_usual, printable
 
 LOG = logging.getLogger(__name__)
 
@@ -63,10 +67,33 @@ class Producer:
 
         Raises:
             RecordTooLarge: the record exceeds the maximum size and was dropped.
+            InvalidRecord: the relay would reject the record, which was dropped.
         """
         process = getpid()
         with _lock(self._locks, process):
+            if not is_usual(notification) and len(notification) < MAX_RECORD_SIZE:
+                self._check(notification)
             self._sender.send(notification, process)
+
+    def explain(self, message: Mapping[str, Any], error: RelayError) -> str:
+        """Return the warning about a notification that ``send`` refused.
+
+        Args:
+            message: the fields of the notification.
+            error: the error that ``send`` raised.
+        """
+        names = (printable(str(message.get(key))) for key in ("event_type", "publisher_id"))
+        warning = f"{' of '.join(names)}: {error}"
+        if isinstance(error, InvalidRecord):
+            warning += f" ({self.dropped} records dropped so far)"
+        return warning
+
+    def _check(self, notification: str) -> None:
+        try:
+            check(notification)
+        except InvalidRecord:
+            self._sender.count_invalid()
+            raise
 
 
 def _lock(

@@ -3,15 +3,16 @@
 
 The listener's thread has no caller that handles exceptions, so the log is the only information
 for an operator. Each type of failure is logged once until notifications arrive again. Only the
-constructor raises exceptions, for failures that do not resolve themselves.
+constructor raises exceptions, for failures that do not resolve themselves. Later, an operator may
+correct the permissions of the socket, the allow lists or the limits at any time.
 """
 
 import logging
-import socket
 import time
 from collections.abc import Iterable
 
-from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable
+from notif_relay import records
+from notif_relay.errors import PermissionDenied, RelayUnavailable, SubscriptionRefused
 from notif_relay.subscriber import Subscriber
 
 LOG = logging.getLogger(__name__)
@@ -25,20 +26,25 @@ class ListeningSubscriber(Subscriber):
 
     Args:
         path: path of the public socket.
-        priorities: the priorities.
+        priorities: the priorities; none to receive gaps only.
 
     Raises:
         PermissionDenied: the process is not allowed to connect.
+        SubscriptionRefused: the relay refused the subscriber.
         BadFilter: the relay refused the request.
         TimeoutError: the relay accepted the connection and did not answer.
     """
 
     def __init__(self, path: str, priorities: Iterable[str]) -> None:
-        self._logged: set[type[RelayError]] = set()
         self._starting = True
         self.until: float | None = time.monotonic() + ANSWER_TIMEOUT
         """Time at which to stop waiting for the next notification, on the monotonic clock."""
-        super().__init__(path, priority=priorities)
+        priorities = list(priorities)
+        super().__init__(
+            path,
+            event_type=None if priorities else records.GAP,
+            priority=priorities or None,
+        )
         self._starting = False
         self.until = None
 
@@ -54,22 +60,16 @@ class ListeningSubscriber(Subscriber):
         except PermissionDenied as error:
             if self._starting:
                 raise
-            # An operator may correct the group or mode of the socket at any time.
-            self._log(error)
+            self._log_failure(error)
             self._postpone()
 
-    def _read(self, sock: socket.socket) -> None:
-        super()._read(sock)
-        if self._logged and self._stream.flowing:
-            self._logged.clear()
-            LOG.info("Receiving notifications from %s again", self.path)
+    def _is_final(self, error: RelayUnavailable) -> bool:
+        return self._starting and isinstance(error, SubscriptionRefused)
 
-    def _handle_failure(self, error: RelayUnavailable) -> None:
-        if not self._closed:
-            self._log(error)
-        super()._handle_failure(error)
-
-    def _log(self, error: RelayError) -> None:
+    def _log_failure(self, error: RelayUnavailable | PermissionDenied) -> None:
         if type(error) not in self._logged:
             self._logged.add(type(error))
             LOG.warning("%s; retrying", error)
+
+    def _log_connected(self) -> None:
+        LOG.info("Receiving notifications from %s again", self.path)

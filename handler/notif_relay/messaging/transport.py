@@ -23,7 +23,7 @@ from oslo_config import cfg
 from oslo_messaging import Target, TransportURL
 from oslo_messaging._drivers import base
 
-from notif_relay.errors import RecordTooLarge
+from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.messaging import options
 from notif_relay.messaging.envelope import seal
 from notif_relay.messaging.listener import NO_REQUEUE, RelayListener
@@ -88,6 +88,9 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
     ) -> None:
         """Send one notification or drop it; this takes at most 10 ms.
 
+        A notification that is too large, or that the relay would reject, is dropped with a
+        warning.
+
         Raises:
             TypeError, ValueError, RecursionError: the message cannot be written as JSON.
         """
@@ -98,9 +101,9 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
             producer = self._producer = Producer.shared(self._ingest_path)
         try:
             producer.send(record)
-        except RecordTooLarge as error:
+        except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            LOG.warning("%s of %s: %s", message["event_type"], message["publisher_id"], error)
+            LOG.warning("%s", producer.explain(message, error))
 
     def listen_for_notifications(
         self,

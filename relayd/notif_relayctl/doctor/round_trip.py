@@ -11,8 +11,7 @@ import uuid
 from collections.abc import Iterator
 
 import notif_relay
-from notif_relay import records
-from notif_relay.errors import PermissionDenied, RelayUnavailable
+from notif_relay.errors import PermissionDenied, RelayUnavailable, SubscriptionRefused
 from notif_relay.notification import Gap
 from notif_relay.sender import Sender
 from notif_relayctl import send
@@ -54,10 +53,14 @@ def examine(host: Host) -> Iterator[Finding]:
             f"{RECEIVE_TIMEOUT:.0f} s",
             "check the relay's log, and whether the relay is stopped or overloaded",
         )
-    except RelayUnavailable as error:
-        full = error.reason.startswith(records.TOO_MANY_SUBSCRIBERS)
+    except SubscriptionRefused as error:
         advice = "raise max_subscribers, or end connections with relayctl disconnect"
-        yield Finding(CHECK, FAILED, str(error), advice if full else host.start)
+        if error.is_permanent:
+            advice = "add this user to public_allow_users or one of its groups to "
+            advice += "public_allow_groups in relayd.conf, and reload the relay"
+        yield Finding(CHECK, FAILED, str(error), advice)
+    except RelayUnavailable as error:
+        yield Finding(CHECK, FAILED, str(error), host.start)
     except ValueError as error:
         yield Finding(CHECK, FAILED, str(error), "set another path in relayd.conf")
 

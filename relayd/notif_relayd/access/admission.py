@@ -19,6 +19,12 @@ BURST_SECONDS = 40.0
 """Size of a full token bucket: connections of this many seconds at the configured rate."""
 
 
+class NotAdmitted(str):
+    """The message of a refusal that lasts until the configuration changes."""
+
+    __slots__ = ()
+
+
 class Admission:
     """Admits connections to one socket, and counts them.
 
@@ -45,7 +51,7 @@ class Admission:
         limits, uid = self.limits, peer.uid
         if not self.allows(peer):
             self.stats.refused[Refusal.NOT_ALLOWED] += 1
-            return (
+            return NotAdmitted(
                 f"uid {uid} is not in {limits.socket}_allow_users or {limits.socket}_allow_groups"
             )
         if self._connections[uid] >= limits.per_user:

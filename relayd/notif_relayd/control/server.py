@@ -135,6 +135,8 @@ class ControlServer:
     def _read(self, client: _Client) -> None:
         data = self._loop.kernel.receive(client.socket, MAX_REQUEST_SIZE)
         client.request += data
+        if not data and client.request.strip():
+            client.request += b"\n"  # the end of input ends a request as well
         if not self._serve(client) and (not data or len(client.request) >= MAX_REQUEST_SIZE):
             self._disconnect(client)
 

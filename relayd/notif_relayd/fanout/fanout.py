@@ -19,7 +19,7 @@ from functools import partial
 from operator import attrgetter
 
 from notif_relay import records
-from notif_relayd.access.admission import Admission
+from notif_relayd.access.admission import Admission, NotAdmitted
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
@@ -340,7 +340,9 @@ class Fanout:
     def _refuse(self, connection: socket.socket, reason: str) -> None:
         # In a flood most refusals have the same reason: the record is then encoded once.
         if reason != self._refusal[0]:
-            self._refusal = reason, records.error(f"{records.TOO_MANY_SUBSCRIBERS}: {reason}.")
+            is_permanent = isinstance(reason, NotAdmitted)
+            start = records.NOT_ADMITTED if is_permanent else records.TOO_MANY_SUBSCRIBERS
+            self._refusal = reason, records.error(f"{start}: {reason}.")
         with contextlib.suppress(OSError):
             connection.send(self._refusal[1])
 

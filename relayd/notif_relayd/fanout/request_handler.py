@@ -135,6 +135,8 @@ class RequestHandler:
             self._disconnect(subscriber)
             return False
         subscriber.listening = bool(data)
+        if not data and not subscriber.request.is_blank():
+            data = b"\n"  # the end of input ends a request as well
         if not subscriber.ending:
             self._quota.charge(subscriber.peer.uid, len(data))
             subscriber.request.feed(data)
@@ -154,7 +156,7 @@ class RequestHandler:
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
         subscriber.pending = Subscription(self._streams.of(view), charge)
-        subscriber.pending.fall_behind().insert(request.answer)
+        subscriber.pending.fall_behind().insert(request.answer(view.notice))
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
         """Send the remainder of the current record and an error, and then end the connection."""

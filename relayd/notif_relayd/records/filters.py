@@ -40,6 +40,12 @@ without wildcards, or with a single star at its beginning or end, still gives th
 with the whole field. Without this limit, one record could take seconds.
 """
 
+MAX_COMPARED_PAIRS = 256
+"""Maximum number of pairs of patterns that are compared with access rules, for one key and rule.
+
+A pair takes about 1 µs. Above the limit, an answer does not say that the rules leave nothing.
+"""
+
 FILTER_COST = 2048
 """Bytes charged for a filter, including its stream and its entry in the selector, but not its
 patterns."""
@@ -171,6 +177,20 @@ class Filter:
         """
         return FILTER_COST + sum(_cost(glob) for _, globs in self.patterns for glob in globs)
 
+    def excludes(self, other: Filter) -> bool:
+        """Return whether it is certain that no notification passes both filters.
+
+        Only the beginnings and the ends of patterns are compared, and only keys for which there
+        are at most `MAX_COMPARED_PAIRS` pairs of patterns.
+        """
+        for key in KEYS:
+            mine, its = self.globs(key), other.globs(key)
+            if len(mine) * len(its) <= MAX_COMPARED_PAIRS and all(
+                _are_disjoint(one, another) for one in mine for another in its
+            ):
+                return True
+        return False
+
     def allows(self, key: str, text: str) -> bool:
         """Return whether a field passes; `text` is its value as returned by `comparable`."""
         return any(self._matches(glob, text) for glob in self.globs(key))
@@ -220,6 +240,18 @@ class View:
         """Whether this view contains every record."""
         return self.requested is None and self.allowed is None
 
+    @property
+    def notice(self) -> str:
+        """A sentence for the subscriber if the access rules leave nothing to read, else empty."""
+        if self.allowed is None:
+            return ""
+        if not self.allowed:
+            return "No access rule of this relay lets this user read notifications."
+        requested = self.requested
+        if requested is not None and all(each.excludes(requested) for each in self.allowed):
+            return "The access rules of this relay let this user read none of these notifications."
+        return ""
+
     def __call__(self, routing_key: RoutingKey) -> bool:
         """Return whether this view contains a record."""
         if (
@@ -245,6 +277,7 @@ UNFILTERED = View()
 
 _ANYTHING = ("*",)
 _NOTHING: Mapping[str, re.Pattern[str]] = {}
+_WILDCARD = re.compile(r"[*?[]")
 
 
 def matches(glob: str, text: str) -> bool:
@@ -263,6 +296,21 @@ def matches(glob: str, text: str) -> bool:
             return False
         at = found + len(part)
     return True
+
+
+def _are_disjoint(one: str, another: str) -> bool:
+    """Return whether it is certain that no text matches both globs."""
+    if shape_of(one) is Shape.LITERAL and shape_of(another) is not Shape.COMPILED:
+        return not matches(another, one)
+    if shape_of(another) is Shape.LITERAL and shape_of(one) is not Shape.COMPILED:
+        return not matches(one, another)
+    head, other_head = (_WILDCARD.split(glob, maxsplit=1)[0] for glob in (one, another))
+    if not (head.startswith(other_head) or other_head.startswith(head)):
+        return True
+    if "[" in one or "[" in another:
+        return False
+    tail, other_tail = (_WILDCARD.split(glob)[-1] for glob in (one, another))
+    return not (tail.endswith(other_tail) or other_tail.endswith(tail))
 
 
 def _globs(key: str, requested: object) -> tuple[str, ...]:

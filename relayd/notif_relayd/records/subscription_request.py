@@ -54,6 +54,10 @@ class RequestBuffer:
         self._data = bytearray()
         self._searched = 0
 
+    def is_blank(self) -> bool:
+        """Return whether the content is empty or only white space."""
+        return not self._data or self._data.isspace()
+
     def is_complete(self) -> bool:
         """Return whether `next_line` would return a line or raise an error."""
         return self._find() >= 0 or not self.remaining
@@ -104,10 +108,13 @@ class Request:
         size = len(self.line)
         return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + STREAM_COST
 
-    @property
-    def answer(self) -> bytes:
-        """The record that confirms the filter and precedes the first record that passes it."""
-        return records.subscribed(self.requested)
+    def answer(self, notice: str = "") -> bytes:
+        """Return the record that confirms the filter and precedes the first record that passes it.
+
+        Args:
+            notice: a sentence about the access rules for the subscriber; none if it is empty.
+        """
+        return records.subscribed(self.requested | ({records.NOTICE: notice} if notice else {}))
 
 
 def parse(line: bytes) -> Request:
