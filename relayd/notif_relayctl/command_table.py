@@ -59,7 +59,7 @@ class Commands(CommandManager):
         """Return the command that the words start with, its name, and the remaining words.
 
         Raises:
-            CtlError: there is no such command.
+            CtlError: the command does not exist.
         """
         try:
             return super().find_command(argv)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that end a command. Each has its own exit status."""
 
+from notif_relayd.requirements import not_installed
+
 
 class CtlError(Exception):
     """The command has failed; the message states what is wrong, where, and what to do."""
@@ -20,6 +22,6 @@ class NotAllowedError(CtlError):
     exit_status = 4
 
 
-def not_installed(error: ModuleNotFoundError) -> CtlError:
-    """Return the error for a missing module that only one command requires."""
-    return CtlError(f"{error.name} is not installed: pip install 'notif-relayd[daemon]'")
+def missing_package(error: ModuleNotFoundError) -> CtlError:
+    """Return the error for a package that only one command requires and that is not installed."""
+    return CtlError(not_installed(error))

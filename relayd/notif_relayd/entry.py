@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry points of the commands, with an error message if their requirements are not installed.
-
-The library and the daemon are one distribution. The environment of a service therefore has the
-commands `notif-relayd` and `relayctl`, but usually not the packages that they require.
-"""
+"""Entry point of the daemon, with an error message if its requirements are not installed."""
 
 import sys
 
-REQUIREMENTS = {
-    *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "prometheus_client"),
-    *("rich", "systemd"),
-}
-"""Import names of the packages that the extra [daemon] installs."""
+from notif_relayd.requirements import is_required, not_installed
 
 
 def relayd() -> int:
@@ -19,23 +11,8 @@ def relayd() -> int:
     try:
         from notif_relayd.daemon import main  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
-        return _missing("notif-relayd", error)
+        if not is_required(error):
+            raise
+        sys.stderr.write(f"notif-relayd: {not_installed(error)}\n")
+        return 1
     return main.main(sys.argv[1:])
-
-
-def relayctl() -> int:
-    """Run relayctl and return its exit status."""
-    try:
-        from notif_relayctl import app  # noqa: PLC0415 - may fail
-    except ModuleNotFoundError as error:
-        return _missing("relayctl", error)
-    return app.main(sys.argv[1:])
-
-
-def _missing(command: str, error: ModuleNotFoundError) -> int:
-    if (error.name or "").partition(".")[0] not in REQUIREMENTS:
-        raise error
-    sys.stderr.write(
-        f"{command}: {error.name} is not installed: pip install 'notif-relayd[daemon]'\n"
-    )
-    return 1

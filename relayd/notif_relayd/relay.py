@@ -272,7 +272,7 @@ class Relay:
             self._run_once()
         if self._fdstore.usable:
             self._intake.drain()
-            self._fdstore.leave(encode(self._save()))
+            self._fdstore.save_state(encode(self._save()))
             # The kernel closes the connections when the process exits. To close them here could
             # take long if a peer has passed file descriptors; see `net.ancillary`.
             for producer in self._intake.producers.values():

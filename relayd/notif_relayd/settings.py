@@ -24,7 +24,7 @@ class Access:
     mode: int | None = None
     user: str | None = None
     group: str | None = None
-    usual_group: str | None = None
+    default_group: str | None = None
     """Group of a socket that the daemon binds itself, if no group is configured and this group
     exists."""
 

@@ -32,6 +32,13 @@ def relay(directory: Path) -> Iterator[RunningRelay]:
 
 
 @pytest.fixture
+def accessible_relay(relay: RunningRelay) -> RunningRelay:
+    """Return a relay in a directory that all users may enter."""
+    relay.directory.chmod(0o755)
+    return relay
+
+
+@pytest.fixture
 def private(directory: Path) -> Iterator[PrivateSocket]:
     """Return a private socket that the test itself reads."""
     with PrivateSocket(directory / "ingest.sock") as private:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +97,8 @@ class Repeater:
             listener.close()
 
     def measure(self, work: Work) -> Measured:
-        return load.measure(wire.plain(record(work.size)), *self._paths, 0, work)
+        ingest, public = self._paths
+        return load.measure(wire.plain(record(work.size)), ingest, public, 0, work)
 
     def _repeat(self) -> None:
         subscriber, producer = (each.accept()[0] for each in reversed(self._listeners))
@@ -109,7 +110,9 @@ class Repeater:
 
 
 @pytest.fixture
-def repeat(tmp_path: Path) -> Iterator[Callable[..., Measured]]:
+def repeat(tmp_path: Path) -> Callable[..., Measured]:
+    """Return a function that measures a load through a repeater."""
+
     def measure(change: Callable[[bytes, int], bytes], work: Work, piece: int = 4096) -> Measured:
         with Repeater(tmp_path, change, piece) as repeater:
             return repeater.measure(work)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.records import record
-from support.relay import RunningRelay
+from support.relay import Relay
 from support.waiting import TIMEOUT
 
 AS_SYSTEMD = """
@@ -26,13 +26,9 @@ os.execv(sys.executable, [sys.executable, "-m", "notif_relayd", "--runtime-dir",
 
 
 @contextlib.contextmanager
-def relay_with(directory: Path, **environment: str) -> Iterator[RunningRelay]:
+def relay_with(directory: Path, **environment: str) -> Iterator[Relay]:
     """Run a relay with these environment variables; check that it relays and stops cleanly."""
-    relay = RunningRelay.__new__(RunningRelay)
-    relay.public = directory / "notifications.sock"
-    relay.ingest = directory / "ingest.sock"
-    relay.control = directory / "control.sock"
-    relay.log = directory / "relay.log"
+    relay = Relay(directory)
     with relay.log.open("wb") as log:
         relay.process = subprocess.Popen(
             [sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)],

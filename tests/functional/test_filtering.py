@@ -151,8 +151,8 @@ def test_gap_records_count_only_matching_records(directory: Path) -> None:
         read_answer(slow)
         number = 20_000
         for each in range(number):
-            kind = "wanted" if each % 4 == 0 else "other"
-            producer.sendall(record(kind, number=each, payload="x" * 900))
+            event_type = "wanted" if each % 4 == 0 else "other"
+            producer.sendall(record(event_type, number=each, payload="x" * 900))
         relay.wait_status(records_received=number)
         got, dropped = 0, 0
         while got + dropped < number / 4:
@@ -177,8 +177,8 @@ def test_ring_size_limits_all_filters_together(directory: Path) -> None:
         relay.subscribe(),
         relay.produce() as producer,
     ):
-        for subscriber, kind in ((one, "a"), (two, "[ab]")):
-            send_request(subscriber, event_type=[kind])
+        for subscriber, pattern in ((one, "a"), (two, "[ab]")):
+            send_request(subscriber, event_type=[pattern])
             read_answer(subscriber)
         for _ in range(10_000):
             producer.sendall(record("a", payload="x" * 900))

@@ -244,15 +244,15 @@ def partial_gap_record(private: PrivateSocket) -> Iterator[tuple[Sender, Produce
     length less 100 bytes therefore leaves a remainder that fits, and room for 100 bytes of the
     gap record.
     """
-    taken = kernel_capacity(private)
+    capacity = kernel_capacity(private)
     now = 0.0
     sender = Sender(private.path, max_wait=0, max_record_size=1 << 24, clock=lambda: now)
-    sender.send("x" * (2 * taken - 101))
+    sender.send("x" * (2 * capacity - 101))
     sender.send("missed")
     with private.accept() as incoming:
-        assert incoming.read_available() == b"x" * taken
+        assert incoming.read_available() == b"x" * capacity
         sender.send("missed too")
-        assert incoming.line() == b"x" * (taken - 101) + b"\n"
+        assert incoming.line() == b"x" * (capacity - 101) + b"\n"
         assert (sender.sent, sender.dropped) == (1, 2)
         now = 10.0
         yield sender, incoming

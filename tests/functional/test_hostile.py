@@ -13,6 +13,7 @@ import pytest
 from support.hostile import PROGRAMS, hostile_program, subscribe_beside
 from support.records import record
 from support.relay import RunningRelay, running_relay
+from support.waiting import wait_until
 
 RECORDS = 1000
 
@@ -69,7 +70,9 @@ def test_memory_is_bounded_with_all_limits_reached(directory: Path) -> None:
             producer.sendall(long)
         relay.wait_status(records_received=1000)
         # The other subscribers have exceeded max_filter_bytes_per_user.
-        relay.wait_status(subscribers=(8 << 20) // 65_000)
+        limit = (8 << 20) // 65_000
+        # Under load, some of the rest are disconnected because they stopped within a record.
+        wait_until(lambda: relay.status()["subscribers"] <= limit, "the limit is enforced")
         assert relay.peak_memory() < MEMORY
 
 

@@ -18,7 +18,7 @@ from support.waiting import TIMEOUT
 MIB = 1024 * 1024
 
 
-def sized(size: int, **fields: object) -> bytes:
+def sized(size: int, **fields: str) -> bytes:
     """Return a record of exactly `size` bytes."""
     empty = record(payload="", **fields)
     return record(payload="x" * (size - len(empty)), **fields)
@@ -166,13 +166,13 @@ def test_forged_answers_do_not_break_subscribing(relay: RunningRelay) -> None:
         b'{"publisher_id":"notif-relayd.h","event_type":"notif_relayd.%s","priority":"WARN",'
         b'"payload":%s,"event_type":"x"}\n'
     )
-    odd = (forged % (b"error", b'"No."') + forged % (b"subscribed", b"{}")) * 5 + record()
+    lines = (forged % (b"error", b'"No."') + forged % (b"subscribed", b"{}")) * 5 + record()
     stop = threading.Event()
 
     def produce() -> None:
         with relay.produce() as producer:
             while not stop.is_set():
-                producer.sendall(odd)
+                producer.sendall(lines)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         producing = pool.submit(produce)

@@ -116,7 +116,8 @@ notifier.info({}, "end", {})
 def test_forked_child_connects_while_a_thread_is_sending(
     scripts: Scripts, relay: RunningRelay, config: Path
 ) -> None:
-    children, events = [], set()
+    children: list[int] = []
+    events: set[str] = set()
     with relay.subscribe() as subscriber:
         script = run_service(scripts, FORK, config)
         while "end" not in events or len(children) < 20:

@@ -39,7 +39,7 @@ def endpoint() -> Endpoint:
     return Endpoint()
 
 
-class ContextSerializer(oslo_messaging.NoOpSerializer):
+class ContextSerializer(oslo_messaging.NoOpSerializer):  # type: ignore[misc]
     """Serialize a request context to a dictionary, as the serializers of nova and others do."""
 
     def serialize_context(self, ctxt: Any) -> Any:
@@ -102,7 +102,7 @@ def test_secrets_in_payload_and_context_are_masked(
     context = {"auth_token": "hidden", "user": "alice", "more": {"secret_uuid": "hidden"}}
     with relay.subscribe() as subscriber:
         # Newer versions of the notifier remove such a context, so bypass it.
-        transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001
+        transport._send_notification(target, context, message, version=2.0, retry=None)  # noqa: SLF001 (oslo.messaging)
         line = subscriber.line()
     assert b"hidden" not in line
     assert json.loads(line)["_context"]["user"] == "alice"
@@ -258,7 +258,7 @@ def test_last_batch_arrives_after_the_timeout(
         for number in range(12):
             emit.info({}, "event", number)
             sent.append(number)
-        batches = []
+        batches: list[list[Any]] = []
         while sum(map(len, batches)) < 12:
             batches.append(endpoint.next_batch())
         emit.info({}, "event", 12)  # the listener continues after a timeout
@@ -315,7 +315,7 @@ def test_requeue_is_refused(
     ):
         pass
     with pytest.raises(NotImplementedError, match="cannot requeue a notification"):
-        transport._require_driver_features(requeue=True)  # noqa: SLF001
+        transport._require_driver_features(requeue=True)  # noqa: SLF001 (oslo.messaging)
 
 
 def test_refused_listener_can_be_stopped(

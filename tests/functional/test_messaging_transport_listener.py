@@ -351,14 +351,16 @@ def test_unreadable_records_are_logged_and_skipped(
         record(payload="HUGE").replace(b'"HUGE"', b"1" * 5000),
     ]
     later = record("notif_relayd.later")  # from a relay that is newer than the library
-    odd = record(payload=1, _topic=[7], _context="none")
+    invalid_fields = record(payload=1, _topic=[7], _context="none")
     with (
         answering(public, lambda: records.subscribed({})) as subscribers,
         transport_to(public) as transport,
         running_listener(transport, endpoint),
     ):
         incoming = subscribers.get(timeout=TIMEOUT)
-        incoming.socket.sendall(b"".join(unreadable + unusual) + records.error("No.") + later + odd)
+        incoming.socket.sendall(
+            b"".join(unreadable + unusual) + records.error("No.") + later + invalid_fields
+        )
         payloads = [endpoint.next_notification().payload for _ in unusual]
         assert payloads == [{}, {"dropped": "many", "reason": 5}, float("inf")]
         got = endpoint.next_notification()

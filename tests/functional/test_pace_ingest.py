@@ -17,7 +17,7 @@ from notif_relayd.ingest import intake
 from notif_relayd.ingest.intake import READ_SIZE
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.net import acceptor
-from notif_relayd.records.validator import Reason, RoutingKey
+from notif_relayd.records.validator import Reason, RoutingKey, ValidatedBatch
 from notif_relayd.settings import ConnectionLimits
 from support.loop_harness import (
     LoopHarness,
@@ -47,9 +47,12 @@ def test_accepting_pauses_after_each_refusal(
     harness.limits = ConnectionLimits("max_connections", max_connections=2, per_user=2, rate=10_000)
     waiting = harness.intake()
     call_in = harness.loop.call_in
-    monkeypatch.setattr(
-        harness.loop, "call_in", lambda s, callback: (pauses.append(s), call_in(s, callback))
-    )
+
+    def record_pause(seconds: float, callback: Callable[[], None]) -> None:
+        pauses.append(seconds)
+        call_in(seconds, callback)
+
+    monkeypatch.setattr(harness.loop, "call_in", record_pause)
     harness.connect(5)
     for refused in range(1, 4):
         while len(pauses) < refused:
@@ -87,7 +90,7 @@ def test_reads_shrink_after_rejects_and_grow_again(
         read_once(harness, known)
     good = record(payload="x" * 50)
     producer.sendall(good * 1000)
-    read = []
+    read: list[int] = []
     while sum(read) < 1000 * len(good):
         read.append(read_once(harness, known))
     assert read[:4] == [intake.SUSPECT_READ_SIZE << n for n in range(4)]
@@ -181,11 +184,12 @@ def test_rejects_do_not_cause_rechecks_of_other_records(
     harness.run_once()
     checked: list[bytes] = []
     validate = reading.validator.validate
-    monkeypatch.setattr(
-        reading.validator,
-        "validate",
-        lambda lines: (checked.append(lines), validate(lines))[1],
-    )
+
+    def record_lines(lines: bytes) -> ValidatedBatch:
+        checked.append(lines)
+        return validate(lines)
+
+    monkeypatch.setattr(reading.validator, "validate", record_lines)
     good = record()
     for each in producers:
         each.sendall(good)

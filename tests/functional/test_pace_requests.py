@@ -30,7 +30,9 @@ from support.records import record
 def test_requests_are_handled_one_at_a_time_and_paced(
     harness: LoopHarness, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    clock = SimpleNamespace(monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0)
+    clock: SimpleNamespace = SimpleNamespace(
+        monotonic=lambda: clock.now, thread_time=lambda: 0.0, now=1000.0
+    )
     use_clock(harness, monkeypatch, clock)
     pauses: list[tuple[float, Callable[[], None]]] = []
     wake = partial(harness.loop.call_in, 0, lambda: None)
@@ -70,7 +72,7 @@ def test_expensive_records_delay_their_user(
     excess = 0.1
     cost = expensive_time.EXPENSIVE_BURST + excess
     times = iter([0.0, cost])
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
+    clock: SimpleNamespace = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
     clock.thread_time = lambda: next(times, cost)
     use_clock(harness, monkeypatch, clock)
     costs = iter([cost] if what == "values" else [])
@@ -99,7 +101,7 @@ def test_expensive_records_delay_their_user(
 def test_answers_to_one_user_are_limited_to_a_time_share(
     harness: LoopHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = SimpleNamespace(
+    clock: SimpleNamespace = SimpleNamespace(
         monotonic=lambda: clock.now, thread_time=lambda: clock.used, now=1000.0, used=0.0
     )
     use_clock(harness, monkeypatch, clock)

@@ -201,5 +201,5 @@ def test_error_quotes_only_part_of_a_request(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         answer = send_request(subscriber, {"\x00" * 10_000: ["a"]})
         assert answer["event_type"] == "notif_relayd.error"
-        assert answer["payload"].startswith("There is no key '\\x00")
+        assert answer["payload"].startswith("Unknown key '\\x00")
         assert len(answer["payload"]) == MAX_ERROR_LENGTH

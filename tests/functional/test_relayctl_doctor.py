@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdicts of relayctl doctor on a working relay and on each kind of fault."""
+"""The verdicts of relayctl doctor on the relay, its sockets and its configuration."""
 
 from __future__ import annotations
 
-import contextlib
-import grp
-import itertools
 import json
 import os
 import pwd
@@ -13,106 +10,59 @@ import re
 import shutil
 import signal
 import socket
-import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from notif_relayctl.access import ACL, refusal
-from notif_relayctl.accounts import Account
+from support.doctor import (
+    NOBODY,
+    examine,
+    examine_as_nobody,
+    failed_checks,
+    other_group,
+    parse_rows,
+    row_for,
+    rows_for,
+)
 from support.private_socket import PrivateSocket
 from support.relay import RunningRelay, connect, running_relay
 from support.relayctl import (
     RELAYCTL,
-    RELAYCTL_AS_NOBODY,
     needs_root,
     relayctl,
-    relayctl_as_nobody,
     run,
 )
 from support.waiting import TIMEOUT
 
-Row = dict[str, str]
-
-NOBODY = pwd.getpwuid(65534).pw_name
-
-
-def examine(directory: Path, *arguments: str) -> list[Row]:
-    done = relayctl(directory, "doctor", "-f", "json", *arguments)
-    return rows_of(done)
-
-
-def examine_as_nobody(directory: Path, *arguments: str) -> list[Row]:
-    return rows_of(relayctl_as_nobody(directory, "doctor", "-f", "json", *arguments))
-
-
-def rows_of(done: subprocess.CompletedProcess[str]) -> list[Row]:
-    assert done.stderr == ""
-    rows = json.loads(done.stdout)
-    assert done.returncode == any(row["result"] == "failed" for row in rows)
-    for row in rows:
-        assert list(row) == ["check", "result", "finding", "advice"]
-        assert row["result"] in ("ok", "warning", "failed", "skipped")
-        assert row["result"] != "ok" or row["advice"] == ""
-        assert row["result"] not in ("warning", "failed") or row["advice"] != ""
-    return rows
-
-
-def of(rows: list[Row], check: str) -> list[Row]:
-    return [row for row in rows if row["check"] == check]
-
-
-def the(rows: list[Row], check: str) -> Row:
-    (row,) = of(rows, check)
-    return row
-
-
-def failed(rows: list[Row]) -> set[str]:
-    return {row["check"] for row in rows if row["result"] == "failed"}
-
-
-def a_group() -> str:
-    """Return a group of this host other than those of root and nobody."""
-    return next(each.gr_name for each in grp.getgrall() if each.gr_gid not in (0, 65534))
-
-
-@pytest.fixture
-def open_relay(relay: RunningRelay) -> RunningRelay:
-    """Return a relay in a directory that all users allowed enter."""
-    relay.directory.chmod(0o755)
-    return relay
-
 
 def test_working_relay_has_no_failure(
-    open_relay: RunningRelay,
+    accessible_relay: RunningRelay,
 ) -> None:
-    rows = examine(open_relay.directory)
-    assert failed(rows) == set()
+    rows = examine(accessible_relay.directory)
+    assert failed_checks(rows) == set()
     assert {row["check"] for row in rows} == {
         *("units", "configuration /etc/notif-relayd/relayd.conf"),
-        f"directory {open_relay.directory}",
+        f"directory {accessible_relay.directory}",
         *("socket public", "socket ingest", "socket control"),
         *("listening public", "listening ingest", "listening control"),
         *(f"user {pwd.getpwuid(os.geteuid()).pw_name} {each}" for each in ("subscribe", "produce")),
         f"user {pwd.getpwuid(os.geteuid()).pw_name} status",
         "round trip",
     }
-    said = re.fullmatch(
+    match = re.fullmatch(
         r"a notification reached a subscriber in (\d+) µs .* in (\d+) µs\)",
-        the(rows, "round trip")["finding"],
+        row_for(rows, "round trip")["finding"],
     )
-    assert said
-    assert int(said[1]) > 0
-    assert f"pid {open_relay.process.pid}" in the(rows, "listening control")["finding"]
+    assert match
+    assert int(match[1]) > 0
+    assert f"pid {accessible_relay.process.pid}" in row_for(rows, "listening control")["finding"]
 
 
 def test_round_trip_can_be_disabled(relay: RunningRelay) -> None:
     before = relay.status()["records_received"]
     rows = examine(relay.directory, "--no-round-trip")
-    assert of(rows, "round trip") == []
+    assert rows_for(rows, "round trip") == []
     assert relay.status()["records_received"] == before
     examine(relay.directory)
     relay.wait_status(producers=0, subscribers=0)
@@ -141,15 +91,20 @@ def test_every_format_has_the_same_rows(relay: RunningRelay) -> None:
 
 def test_missing_relay_is_a_failure_with_advice(directory: Path) -> None:
     rows = examine(directory)
-    assert failed(rows) == {"socket public", "socket ingest", "listening control", "round trip"}
-    assert "does not exist" in the(rows, "socket public")["finding"]
-    assert the(rows, "socket public")["advice"] == "start notif-relayd"
-    assert the(rows, "socket control")["result"] == "skipped"
+    assert failed_checks(rows) == {
+        "socket public",
+        "socket ingest",
+        "listening control",
+        "round trip",
+    }
+    assert "does not exist" in row_for(rows, "socket public")["finding"]
+    assert row_for(rows, "socket public")["advice"] == "start notif-relayd"
+    assert row_for(rows, "socket control")["result"] == "skipped"
 
 
 def test_missing_directory_is_a_failure_with_advice(directory: Path) -> None:
     path = directory / "none"
-    row = the(examine(path), f"directory {path}")
+    row = row_for(examine(path), f"directory {path}")
     assert (row["result"], row["finding"]) == ("failed", "the directory does not exist")
     assert str(path) in row["advice"]
 
@@ -158,60 +113,62 @@ def test_file_in_place_of_the_directory_is_a_failure(directory: Path) -> None:
     path = directory / "file"
     path.touch()
     rows = examine(path)
-    assert the(rows, f"directory {path}")["finding"] == "it is not a directory"
-    assert "socket public" in failed(rows)
+    assert row_for(rows, f"directory {path}")["finding"] == "it is not a directory"
+    assert "socket public" in failed_checks(rows)
 
 
-def test_world_writable_directory_is_a_warning(open_relay: RunningRelay) -> None:
-    open_relay.directory.chmod(0o777)
-    row = the(examine(open_relay.directory), f"directory {open_relay.directory}")
-    assert (row["result"], row["advice"]) == ("warning", f"chmod o-w {open_relay.directory}")
+def test_world_writable_directory_is_a_warning(accessible_relay: RunningRelay) -> None:
+    accessible_relay.directory.chmod(0o777)
+    row = row_for(examine(accessible_relay.directory), f"directory {accessible_relay.directory}")
+    assert (row["result"], row["advice"]) == ("warning", f"chmod o-w {accessible_relay.directory}")
     assert "0777 root:root" in row["finding"] or os.geteuid()
 
 
 def test_directory_without_search_permission_is_a_warning(relay: RunningRelay) -> None:
-    row = the(examine(relay.directory), f"directory {relay.directory}")
+    row = row_for(examine(relay.directory), f"directory {relay.directory}")
     assert (row["result"], row["advice"]) == ("warning", f"chmod o+x {relay.directory}")
 
 
-def test_missing_and_unexpected_groups_are_warnings(open_relay: RunningRelay) -> None:
-    conf = open_relay.directory / "relayd.conf"
-    conf.write_text(f"[relayd]\npublic_group = notif-no-such\ningest_group = {a_group()}\n")
-    rows = examine(open_relay.directory, "--relayd-config", os.fspath(conf))
-    missing, other = the(rows, "socket public"), the(rows, "socket ingest")
+def test_missing_and_unexpected_groups_are_warnings(accessible_relay: RunningRelay) -> None:
+    conf = accessible_relay.directory / "relayd.conf"
+    conf.write_text(f"[relayd]\npublic_group = notif-no-such\ningest_group = {other_group()}\n")
+    rows = examine(accessible_relay.directory, "--relayd-config", os.fspath(conf))
+    missing, other = row_for(rows, "socket public"), row_for(rows, "socket ingest")
     assert missing["result"] == other["result"] == "warning"
     assert (
         "the group notif-no-such, whose members should have access, does not exist"
         in missing["finding"]
     )
     assert missing["advice"].startswith("groupadd --system notif-no-such")
-    assert f"its group is not {a_group()}" in other["finding"]
-    assert other["advice"] == f"chgrp {a_group()} {open_relay.ingest}"
-    assert failed(rows) == set()
+    assert f"its group is not {other_group()}" in other["finding"]
+    assert other["advice"] == f"chgrp {other_group()} {accessible_relay.ingest}"
+    assert failed_checks(rows) == set()
 
 
 @needs_root
-def test_socket_as_configured_is_ok(open_relay: RunningRelay) -> None:
-    conf = open_relay.directory / "relayd.conf"
+def test_socket_as_configured_is_ok(accessible_relay: RunningRelay) -> None:
+    conf = accessible_relay.directory / "relayd.conf"
     conf.write_text(
-        f"[relayd]\npublic_mode = 0600\npublic_group = {a_group()}\npublic_user = {NOBODY}\n"
+        f"[relayd]\npublic_mode = 0600\npublic_group = {other_group()}\npublic_user = {NOBODY}\n"
     )
-    shutil.chown(open_relay.public, NOBODY, a_group())
-    open_relay.public.chmod(0o600)
-    rows = examine(open_relay.directory, "--relayd-config", os.fspath(conf))
-    row = the(rows, "socket public")
+    shutil.chown(accessible_relay.public, NOBODY, other_group())
+    accessible_relay.public.chmod(0o600)
+    rows = examine(accessible_relay.directory, "--relayd-config", os.fspath(conf))
+    row = row_for(rows, "socket public")
     assert (row["result"], row["finding"]) == (
         "ok",
-        f"{open_relay.public} is 0600 {NOBODY}:{a_group()}",
+        f"{accessible_relay.public} is 0600 {NOBODY}:{other_group()}",
     )
-    shutil.chown(open_relay.public, "root")
-    row = the(examine(open_relay.directory, "--relayd-config", os.fspath(conf)), "socket public")
+    shutil.chown(accessible_relay.public, "root")
+    row = row_for(
+        examine(accessible_relay.directory, "--relayd-config", os.fspath(conf)), "socket public"
+    )
     assert f"its owner is not {NOBODY}" in row["finding"]
 
 
 @pytest.mark.parametrize("name", ["public", "ingest", "control"])
 @pytest.mark.parametrize(
-    ("mode", "result", "said", "advice"),
+    ("mode", "result", "finding", "advice"),
     [
         (0o600, "failed", "its group may not connect", "chmod g+rw"),
         (0o640, "failed", "its group may not connect", "_mode = 0660"),
@@ -219,14 +176,16 @@ def test_socket_as_configured_is_ok(open_relay: RunningRelay) -> None:
     ],
 )
 def test_too_strict_or_too_open_mode_is_reported(
-    open_relay: RunningRelay, name: str, mode: int, result: str, said: str, advice: str
+    accessible_relay: RunningRelay, name: str, mode: int, result: str, finding: str, advice: str
 ) -> None:
-    path: Path = getattr(open_relay, name)
+    path: Path = getattr(accessible_relay, name)
     path.chmod(mode)
     rows = [
         row
-        for row in of(examine(open_relay.directory, "--no-round-trip"), f"socket {name}")
-        if said in row["finding"]
+        for row in rows_for(
+            examine(accessible_relay.directory, "--no-round-trip"), f"socket {name}"
+        )
+        if finding in row["finding"]
     ]
     assert [row["result"] for row in rows] == [result]
     assert f"{path} is {mode:04o}" in rows[0]["finding"]
@@ -236,8 +195,8 @@ def test_too_strict_or_too_open_mode_is_reported(
 def test_file_in_place_of_a_socket_is_a_failure(directory: Path) -> None:
     (directory / "ingest.sock").touch()
     rows = examine(directory)
-    assert "is not a socket" in the(rows, "socket ingest")["finding"]
-    assert "listening ingest" in failed(rows)
+    assert "is not a socket" in row_for(rows, "socket ingest")["finding"]
+    assert "listening ingest" in failed_checks(rows)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--no-round-trip",)])
@@ -249,11 +208,11 @@ def test_sockets_of_a_killed_relay_are_stale(
     assert relay.public.is_socket()
     rows = examine(relay.directory, *arguments)
     for name in ("public", "ingest"):
-        row = the(rows, f"listening {name}")
+        row = row_for(rows, f"listening {name}")
         assert row["result"] == "failed"
         assert f"listens on {relay.directory}" in row["finding"]
         assert row["advice"] == "start notif-relayd"
-    assert "listening control" in failed(rows)
+    assert "listening control" in failed_checks(rows)
 
 
 def test_doctor_does_not_connect_to_activating_sockets(directory: Path) -> None:
@@ -265,16 +224,16 @@ def test_doctor_does_not_connect_to_activating_sockets(directory: Path) -> None:
         assert not public.has_pending()
         assert not ingest.has_pending()
     for name in ("public", "ingest"):
-        assert the(rows, f"listening {name}")["result"] == "ok"
+        assert row_for(rows, f"listening {name}")["result"] == "ok"
 
 
 def test_suspended_relay_is_reported_as_unresponsive(relay: RunningRelay) -> None:
     relay.process.send_signal(signal.SIGSTOP)
     rows = examine(relay.directory)
-    assert the(rows, "listening public")["result"] == "ok"
-    assert "does not answer within" in the(rows, "listening control")["finding"]
-    assert "does not answer a subscriber within" in the(rows, "round trip")["finding"]
-    assert failed(rows) == {"listening control", "round trip"}
+    assert row_for(rows, "listening public")["result"] == "ok"
+    assert "does not answer within" in row_for(rows, "listening control")["finding"]
+    assert "does not answer a subscriber within" in row_for(rows, "round trip")["finding"]
+    assert failed_checks(rows) == {"listening control", "round trip"}
 
 
 @needs_root
@@ -284,13 +243,13 @@ def test_relay_in_another_network_namespace_is_found(directory: Path) -> None:
     elsewhere = os.fspath(directory / "elsewhere.sock")
     with running_relay(directory, "--relayd-control_path", elsewhere):
         command = [RELAYCTL, "--runtime-dir", os.fspath(directory), "doctor", "-f", "json"]
-        rows = rows_of(run("unshare", "--net", *command))
-        assert the(rows, "listening public")["result"] == "ok"
-        assert the(rows, "round trip")["result"] == "ok"
-        rows = rows_of(run("unshare", "--net", *command, "--no-round-trip"))
+        rows = parse_rows(run("unshare", "--net", *command))
+        assert row_for(rows, "listening public")["result"] == "ok"
+        assert row_for(rows, "round trip")["result"] == "ok"
+        rows = parse_rows(run("unshare", "--net", *command, "--no-round-trip"))
         assert (
             "no process of this network namespace listens on"
-            in the(rows, "listening public")["finding"]
+            in row_for(rows, "listening public")["finding"]
         )
 
 
@@ -300,7 +259,7 @@ def test_full_relay_advice_names_the_limit(directory: Path, limit: str) -> None:
         path = relay.public if limit == "subscribers" else relay.ingest
         with connect(path):
             relay.wait_status(**{limit: 1})
-            row = the(examine(directory), "round trip")
+            row = row_for(examine(directory), "round trip")
     assert row["result"] == "failed"
     assert f"max_{limit}" in row["advice"]
 
@@ -314,7 +273,7 @@ def test_lost_round_trip_is_a_failure(directory: Path) -> None:
         ),
         PrivateSocket(directory / "ingest.sock"),
     ):
-        row = the(examine(directory), "round trip")
+        row = row_for(examine(directory), "round trip")
     assert row["result"] == "failed"
     assert (
         f"{directory}/ingest.sock accepted a notification that did not reach a subscriber"
@@ -326,12 +285,9 @@ def test_round_trip_fails_without_a_private_socket(
     relay: RunningRelay,
 ) -> None:
     relay.ingest.unlink()
-    row = the(examine(relay.directory), "round trip")
+    row = row_for(examine(relay.directory), "round trip")
     assert row["result"] == "failed"
     assert f"{relay.ingest}: the socket does not exist" in row["finding"]
-
-
-# Configuration of the relay.
 
 
 def test_paths_are_read_from_the_configuration(directory: Path) -> None:
@@ -342,23 +298,23 @@ def test_paths_are_read_from_the_configuration(directory: Path) -> None:
         f"[relayd]\ningest_path = {directory}/ingest\n"
     )
     rows = examine(directory, "--relayd-config", os.fspath(conf))
-    assert the(rows, f"configuration {conf}")["result"] == "ok"
-    assert f"{directory}/there/public.sock does" in the(rows, "socket public")["finding"]
-    assert f"{directory}/ingest does" in the(rows, "socket ingest")["finding"]
-    assert f"{directory}/there/control.sock" in the(rows, "socket control")["finding"]
-    assert f"directory {directory}/there" in failed(rows)
+    assert row_for(rows, f"configuration {conf}")["result"] == "ok"
+    assert f"{directory}/there/public.sock does" in row_for(rows, "socket public")["finding"]
+    assert f"{directory}/ingest does" in row_for(rows, "socket ingest")["finding"]
+    assert f"{directory}/there/control.sock" in row_for(rows, "socket control")["finding"]
+    assert f"directory {directory}/there" in failed_checks(rows)
 
 
 def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
     path = os.fspath(directory / "elsewhere.sock")
     with running_relay(directory, "--relayd-ingest_path", path):
         rows = examine(directory)
-    assert the(rows, "listening ingest")["finding"] == f"the relay listens on {path}"
-    assert the(rows, "round trip")["result"] == "ok"
+    assert row_for(rows, "listening ingest")["finding"] == f"the relay listens on {path}"
+    assert row_for(rows, "round trip")["result"] == "ok"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "finding"),
     [
         (None, "relayd.conf"),
         ("[relayd]\nring_size = many\n", "many"),
@@ -370,179 +326,22 @@ def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
     ],
 )
 def test_invalid_configuration_is_a_failure(
-    relay: RunningRelay, content: str | None, said: str
+    relay: RunningRelay, content: str | None, finding: str
 ) -> None:
     conf = relay.directory / "relayd.conf"
     if content is not None:
         conf.write_bytes(content.encode(errors="surrogateescape"))
     rows = examine(relay.directory, "--relayd-config", os.fspath(conf))
-    assert failed(rows) == {f"configuration {conf}"}
-    row = the(rows, f"configuration {conf}")
-    assert said in row["finding"]
+    assert failed_checks(rows) == {f"configuration {conf}"}
+    row = row_for(rows, f"configuration {conf}")
+    assert finding in row["finding"]
     assert "usage:" not in row["finding"]
-    assert the(rows, "round trip")["result"] == "ok"
+    assert row_for(rows, "round trip")["result"] == "ok"
 
 
 @needs_root
-def test_unreadable_configuration_is_skipped(open_relay: RunningRelay) -> None:
-    conf = open_relay.directory / "relayd.conf"
+def test_unreadable_configuration_is_skipped(accessible_relay: RunningRelay) -> None:
+    conf = accessible_relay.directory / "relayd.conf"
     conf.touch(0o600)
-    rows = examine_as_nobody(open_relay.directory, "--relayd-config", os.fspath(conf))
-    assert the(rows, f"configuration {conf}")["result"] == "skipped"
-
-
-# Permissions of users.
-
-
-@needs_root
-def test_checks_without_permission_are_skipped(relay: RunningRelay) -> None:
-    rows = examine_as_nobody(relay.directory)
-    skipped = {row["check"] for row in rows if row["result"] == "skipped"}
-    assert skipped >= {
-        *("socket public", "socket ingest", "socket control"),
-        *("listening control", "round trip"),
-    }
-    for right in ("subscribe", "produce", "status"):
-        row = the(rows, f"user {NOBODY} {right}")
-        assert row["result"] == "failed"
-        assert f"{NOBODY} may not enter {relay.directory}" in row["finding"]
-        assert row["advice"] == f"chmod o+x {relay.directory}"
-
-
-@needs_root
-def test_missing_permission_advice_names_the_group(open_relay: RunningRelay) -> None:
-    groups = [each.gr_name for each in grp.getgrall() if each.gr_gid not in (0, 65534)][:3]
-    sockets = {"subscribe": open_relay.public, "produce": open_relay.ingest}
-    for group, path in zip(groups, sockets.values(), strict=False):
-        shutil.chown(path, group=group)
-    rows = examine(open_relay.directory, "--user", NOBODY)
-    for group, (right, path) in zip(groups, sockets.items(), strict=False):
-        row = the(rows, f"user {NOBODY} {right}")
-        assert row["result"] == "failed"
-        assert (
-            f"may not connect to {path}: access requires membership in group {group}"
-            in row["finding"]
-        )
-        assert row["advice"].startswith(f"usermod -aG {group} {NOBODY}, then log in again")
-    row = the(rows, f"user {NOBODY} status")
-    assert (row["result"], "usermod" in row["advice"]) == ("failed", False)
-
-
-@needs_root
-def test_missing_permission_is_a_warning_if_another_exists(
-    open_relay: RunningRelay,
-) -> None:
-    shutil.chown(open_relay.ingest, group=65534)
-    rows = examine(open_relay.directory, "--user", NOBODY, "--user", "0")
-    assert failed(rows) == set()
-    assert the(rows, f"user {NOBODY} produce")["result"] == "ok"
-    assert the(rows, f"user {NOBODY} subscribe")["result"] == "warning"
-    assert the(rows, "user root subscribe")["result"] == "ok"
-
-
-@needs_root
-def test_only_needed_permissions_are_checked(open_relay: RunningRelay) -> None:
-    shutil.chown(open_relay.ingest, group=65534)
-    rows = examine(open_relay.directory, "--user", "65534", "--needs", "produce")
-    assert [row["result"] for row in rows if row["check"].startswith("user ")] == ["ok"]
-    rows = examine(
-        open_relay.directory, "--user", NOBODY, "--needs", "produce", "--needs", "subscribe"
-    )
-    assert failed(rows) == {f"user {NOBODY} subscribe"}
-
-
-@pytest.mark.parametrize("user", ["no-such-user", "4294967290", "99999999999999999999"])
-def test_unknown_user_is_a_failure(relay: RunningRelay, user: str) -> None:
-    row = the(examine(relay.directory, "--user", user), f"user {user}")
-    assert (row["result"], row["finding"]) == ("failed", f"user {user!r} does not exist")
-
-
-@needs_root
-def test_new_group_member_is_advised_to_log_in_again(open_relay: RunningRelay) -> None:
-    shutil.chown(open_relay.public, group=65534)
-    before_joining = RELAYCTL_AS_NOBODY.replace(
-        "setresgid(65534, 65534, 65534)", "setresgid(1, 1, 1)"
-    )
-    assert before_joining != RELAYCTL_AS_NOBODY
-    directory = os.fspath(open_relay.directory)
-    command = ("--runtime-dir", directory, "doctor", "-f", "json")
-    rows = rows_of(run(sys.executable, "-c", before_joining, *command))
-    row = the(rows, f"user {NOBODY} subscribe")
-    assert (row["result"], row["advice"]) == ("failed", "log in again")
-    assert "joined the group after this login" in row["finding"]
-
-
-@needs_root
-def test_process_started_before_joining_is_a_warning(
-    open_relay: RunningRelay,
-) -> None:
-    shutil.chown(open_relay.ingest, group=65534)
-    with subprocess.Popen(
-        ["cat"], stdin=subprocess.PIPE, user=65534, group=1, extra_groups=[]
-    ) as process:
-        rows = examine(open_relay.directory, "--user", NOBODY)
-        process.communicate()
-    row = the(rows, f"processes {NOBODY} produce")
-    assert row["result"] == "warning"
-    assert f"{process.pid} (cat)" in row["finding"]
-    assert row["advice"].startswith("restart the service")
-    rows = examine(open_relay.directory, "--user", NOBODY)
-    assert of(rows, f"processes {NOBODY} produce") == []
-
-
-@needs_root
-def test_predicted_permissions_match_the_kernel(open_relay: RunningRelay) -> None:
-    account = Account(NOBODY, 65534, frozenset({65534, 1}))
-    path, link = open_relay.public, open_relay.directory / "link"
-    link.symlink_to(open_relay.public)
-    seen = set()
-    for ids, mode, entries, directory in itertools.product(
-        [(0, 0), (65534, 0), (0, 65534), (0, 1), (2, 2)],
-        [0o200, 0o020, 0o002, 0o606, 0o046, 0o066],
-        [None, (USER, 65534), (USER, 2), (NAMED_GROUP, 1), (NAMED_GROUP, 2)],
-        [0o755, 0o700],
-    ):
-        with contextlib.suppress(OSError):
-            os.removexattr(path, ACL)
-        os.chown(path, *ids)
-        path.chmod(mode)
-        if entries:
-            add_entry(path, mode, *entries)
-        open_relay.directory.chmod(directory)
-        for each in (path, link):
-            allowed = refusal(os.fspath(each), account) is None
-            assert allowed == connects(each, account), (ids, oct(mode), entries, oct(directory))
-            seen.add((allowed, entries))
-    assert len(seen) == 10, "each kind of entry must permit one case and deny another"
-
-
-USER, NAMED_GROUP = 0x02, 0x08
-
-
-def add_entry(path: Path, mode: int, tag: int, number: int) -> None:
-    """Grant read and write permission to one more user or group; `mode` sets the mask."""
-    undefined = 0xFFFFFFFF
-    entries = [
-        *((0x01, mode >> 6 & 7, undefined), (0x04, 6, undefined), (tag, 6, number)),
-        *((0x10, mode >> 3 & 7, undefined), (0x20, mode & 7, undefined)),
-    ]
-    packed = b"".join(struct.pack("<HHI", *each) for each in sorted(entries))
-    try:
-        os.setxattr(path, ACL, struct.pack("<I", 2) + packed)
-    except OSError as error:
-        pytest.skip(f"this file system has no access control lists: {error}")
-
-
-def connects(path: Path, account: Account) -> bool:
-    """Return whether a process with this account's IDs can connect."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(list(account.groups))
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(account.uid, account.uid, account.uid)
-            socket.socket(socket.AF_UNIX).connect(os.fspath(path))
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1] == 0
+    rows = examine_as_nobody(accessible_relay.directory, "--relayd-config", os.fspath(conf))
+    assert row_for(rows, f"configuration {conf}")["result"] == "skipped"

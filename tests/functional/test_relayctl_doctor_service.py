@@ -14,274 +14,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from support.doctor import Row
+from support.doctor_cases import (
+    ARGS,
+    CASES,
+    DRIVER,
+    SAMPLE,
+    SOCK_PATH,
+    Case,
+)
 from support.private_socket import PrivateSocket
 from support.relay import quiet_environment
 from support.relayctl import needs_root, relayctl, relayctl_as_nobody
 from support.waiting import TIMEOUT
-
-SAMPLE = Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf"
-
-DRIVER = "[oslo_messaging_notifications]\ndriver = log\n"
-APPEND = "[DEFAULT]\nlog_config_append = {files}/logging.conf\n"
-SOCK_PATH = "sock_path = {directory}/notifications.sock"
-WHOLE = APPEND + DRIVER
-
-LOGGER = "qualname = oslo.messaging.notification\nlevel = DEBUG\nhandlers = relay\npropagate = 0\n"
-ARGS = 'args = ("{directory}/ingest.sock",)'
-ROOT = "level = INFO\nhandlers = stderr"
-
-Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A service's configuration and the expected verdict."""
-
-    result: str
-    """The worst result of all checks."""
-    said: str = ""
-    """Part of a finding or an advice; {files} and {directory} are replaced."""
-    conf: str | None = WHOLE
-    edits: dict[str, str] = field(default_factory=dict)
-    """Replacements in the sample logging file."""
-    others: dict[str, str] = field(default_factory=dict)
-    """Contents of further files, by name."""
-
-
-def logger(**changed: str) -> dict[str, str]:
-    """Return an edit of the notification logger's section; an empty value removes the key."""
-    lines = dict(line.split(" = ") for line in LOGGER.splitlines()) | changed
-    return {LOGGER: "".join(f"{key} = {value}\n" for key, value in lines.items() if value)}
-
-
-def driver(*lines: str) -> str:
-    return "\n".join([APPEND, "[oslo_messaging_notifications]", *lines, ""])
-
-
-CASES = {
-    # Configurations that work.
-    "the sample": Case("ok", "ingest.sock, the relay's private socket"),
-    "another driver besides": Case("ok", conf=driver("driver = messagingv2", "driver = log")),
-    "the handler by its module": Case(
-        "ok", edits={"notif_relay.RelayHandler": "notif_relay.handler.RelayHandler"}
-    ),
-    "the path by its name": Case(
-        "ok", edits={ARGS: 'kwargs = {"path": "{directory}/ingest.sock"}'}
-    ),
-    "all arguments": Case("ok", edits={ARGS: 'args = ("{directory}/ingest.sock", 0.1, 65536)'}),
-    "a way round to the socket": Case("ok", edits={ARGS: 'args = ("{directory}/./ingest.sock",)'}),
-    "a logger above": Case("ok", edits=logger(qualname="oslo.messaging")),
-    "the old name of log_config_append": Case(
-        "ok", conf="[DEFAULT]\nlog_config = {files}/logging.conf\n" + DRIVER
-    ),
-    "the driver in a configuration directory": Case(
-        "ok", conf=APPEND, others={"service.conf.d/notifications.conf": DRIVER}
-    ),
-    "no level at all": Case("ok", edits={**logger(level=""), ROOT: "handlers = stderr"}),
-    "the driver of the library": Case(
-        "ok", "the driver unix sends to", conf=driver("driver = unix", SOCK_PATH)
-    ),
-    "the driver of the library with a path of its own": Case(
-        "ok",
-        conf=driver(
-            "driver = unix", "sock_path = /nowhere/public", "ingest_path = {directory}/ingest.sock"
-        ),
-    ),
-    # Configurations that work, but perhaps not as intended.
-    "no debug on the logger": Case("warning", "DEBUG are lost", edits=logger(level="INFO")),
-    "no debug on the handler": Case(
-        "warning", "level = DEBUG in [handler_relay]", edits={ARGS: f"{ARGS}\nlevel = INFO"}
-    ),
-    "the root's level": Case("warning", "the level of [logger_root]", edits=logger(level="NOTSET")),
-    "into the log as well": Case(
-        "warning", "set propagate = 0 in [logger_notifications]", edits=logger(propagate="1")
-    ),
-    "propagate not set": Case("warning", "stderr of [logger_root]", edits=logger(propagate="")),
-    "on the root": Case(
-        "warning",
-        "which rejects everything that is not a notification",
-        edits={
-            "keys = root, notifications": "keys = root",
-            ROOT: "level = DEBUG\nhandlers = relay",
-        },
-    ),
-    "twice": Case(
-        "warning",
-        "reach the relay 2 times",
-        edits={**logger(propagate="1"), ROOT: "level = INFO\nhandlers = relay"},
-    ),
-    "a computed path": Case(
-        "warning",
-        "computes its arguments",
-        edits={ARGS: 'args = (os.path.join("{directory}", "ingest.sock"),)'},
-    ),
-    "routed to the driver of the library": Case(
-        "warning",
-        "some notifications go to the driver unix",
-        conf=driver("driver = routing", "routing_config = {files}/routing.yaml", SOCK_PATH),
-        others={"routing.yaml": "all:\n  unix: {accepted_events: ['*']}\n"},
-    ),
-    "by the log and the driver of the library": Case(
-        "warning",
-        "keep one of log, unix",
-        conf=driver("driver = log", "driver = unix", SOCK_PATH),
-    ),
-    # Configurations that do not work.
-    "nothing set": Case("failed", "no driver is set", conf="[DEFAULT]\n"),
-    "no configuration": Case("failed", "service.conf", conf=None),
-    "no ini file": Case("failed", "cannot be used", conf="[DEFAULT\n"),
-    "another driver": Case(
-        "failed", "add a second line driver = log", conf=driver("driver = messagingv2")
-    ),
-    "noop": Case("failed", "driver is noop", conf=driver("driver = noop")),
-    "two drivers in a line": Case(
-        "failed", "write a line driver = NAME for each", conf=driver("driver = messagingv2, log")
-    ),
-    "no such driver": Case(
-        "failed", "a driver 'logs' does not exist", conf=driver("driver = logs")
-    ),
-    "a driver in the wrong section": Case(
-        "failed", "no driver is set", conf=APPEND + "driver = log\n"
-    ),
-    "routed to drivers that cannot be made": Case(
-        "failed",
-        "does not name the driver unix",
-        conf=driver("driver = routing", "routing_config = {files}/routing.yaml"),
-        others={"routing.yaml": "all:\n  log: {accepted_events: ['*']}\n"},
-    ),
-    "the driver of the library without a path": Case(
-        "failed", "requires sock_path", conf=driver("driver = unix")
-    ),
-    "the driver of the library to another relay": Case(
-        "failed",
-        "sends to {files}/ingest.sock",
-        conf=driver("driver = unix", "sock_path = {files}/notifications.sock"),
-    ),
-    "the driver of the library to nowhere in particular": Case(
-        "failed",
-        "depends on the service's working directory",
-        conf=driver("driver = unix", "sock_path = notifications.sock"),
-    ),
-    "routed by nothing": Case(
-        "failed", "routing_config is not set", conf=driver("driver = routing")
-    ),
-    "routed by what is no YAML": Case(
-        "failed",
-        "cannot read {files}/routing.yaml",
-        conf=driver("driver = routing", "routing_config = {files}/routing.yaml"),
-        others={"routing.yaml": "all: [\n"},
-    ),
-    "no logging file set": Case("failed", "log_config_append is not set", conf=DRIVER),
-    "no logging file": Case(
-        "failed",
-        "cannot load {files}/none.conf: No such file",
-        conf="[DEFAULT]\nlog_config_append = {files}/none.conf\n" + DRIVER,
-    ),
-    "an unknown name in a value": Case(
-        "failed",
-        "cannot be used",
-        conf="[DEFAULT]\nlog_config_append = $nowhere/logging.conf\n" + DRIVER,
-    ),
-    "a directory for a logging file": Case(
-        "failed",
-        "Is a directory",
-        conf="[DEFAULT]\nlog_config_append = {files}\n" + DRIVER,
-    ),
-    "a logging file of another form": Case(
-        "failed", "no section headers", edits={"[loggers]": "loggers:"}
-    ),
-    "a section twice": Case(
-        "failed", "already exists", edits={"[logger_notifications]": "[logger_root]"}
-    ),
-    "no formatters": Case(
-        "failed", "'formatters' is required", edits={"[formatters]": "[formats]"}
-    ),
-    "a formatter that is not listed": Case(
-        "failed",
-        "has a formatter that [formatters] does not list",
-        edits={"formatter = context": "formatter = other"},
-    ),
-    "a logger that is not listed": Case(
-        "failed", "has a handler of the class", edits={"keys = root, notifications": "keys = root"}
-    ),
-    "no root": Case(
-        "failed", "list root", edits={"keys = root, notifications": "keys = notifications"}
-    ),
-    "a handler that is not listed": Case(
-        "failed", "'relay' is required", edits={"keys = stderr, relay": "keys = stderr"}
-    ),
-    "a section that is missing": Case(
-        "failed", "'handler_relay' is required", edits={"[handler_relay]": "[handler-relay]"}
-    ),
-    "a logger without handlers": Case(
-        "failed", "'handlers' is required", edits=logger(handlers="")
-    ),
-    "a logger without a name": Case("failed", "'qualname' is required", edits=logger(qualname="")),
-    "the name of the package": Case(
-        "failed",
-        "set qualname = oslo.messaging.notification in [logger_notifications]",
-        edits=logger(qualname="oslo_messaging.notification"),
-    ),
-    "a logger for other events": Case(
-        "failed", "which receives no notifications", edits=logger(qualname="oslo.messaging.notify")
-    ),
-    "a logger in the way": Case(
-        "failed",
-        "is on the logger oslo.messaging",
-        edits={
-            "keys = root, notifications": "keys = root, notifications, compute",
-            LOGGER: LOGGER + "[logger_compute]\nqualname = oslo.messaging.notification.compute\n"
-            "handlers = stderr\npropagate = 0\n",
-        },
-    ),
-    "a high level on the logger": Case(
-        "failed", "DEBUG and INFO are lost", edits=logger(level="WARNING")
-    ),
-    "a high level on the handler": Case(
-        "failed", "level = DEBUG in [handler_relay]", edits={ARGS: f"{ARGS}\nlevel = ERROR"}
-    ),
-    "a high level on the root alone": Case(
-        "failed",
-        "the level of [logger_root]",
-        edits={**logger(level=""), ROOT: "level = WARN\nhandlers = stderr"},
-    ),
-    "a level that is none": Case(
-        "failed", "the level 'debug' does not exist", edits=logger(level="debug")
-    ),
-    "a propagate that is no number": Case("failed", "'no'", edits=logger(propagate="no")),
-    "another relay": Case(
-        "failed",
-        "the relay's private socket is {directory}/ingest.sock",
-        edits={ARGS: 'args = ("{directory}/other.sock",)'},
-    ),
-    "the public socket": Case(
-        "failed", "set args in", edits={ARGS: 'args = ("{directory}/notifications.sock",)'}
-    ),
-    "the usual socket": Case(
-        "failed", "sends to /run/notif-relayd/ingest.sock", edits={ARGS: "args = ()"}
-    ),
-    "no comma": Case("failed", "comma", edits={ARGS: 'args = ("{directory}/ingest.sock")'}),
-    "an argument too many": Case(
-        "failed", "too many", edits={ARGS: 'args = ("{directory}/ingest.sock", 1, 65536, 4)'}
-    ),
-    "an argument that can never work": Case(
-        "failed", "max_wait", edits={ARGS: 'args = ("{directory}/ingest.sock", -1)'}
-    ),
-    "a percent sign": Case("failed", "%", edits={ARGS: 'args = ("{directory}/%socket",)'}),
-    "another class": Case(
-        "failed", "of the class", edits={"notif_relay.RelayHandler": "NullHandler"}
-    ),
-    "a class that is none": Case(
-        "failed",
-        "the class notif_relay.Handler does not exist",
-        edits={"notif_relay.RelayHandler": "notif_relay.Handler"},
-    ),
-}
 
 SERVICE = """
 import os, sys
@@ -316,7 +66,7 @@ class Outcome:
 
     def filled(self, text: str) -> str:
         """Return `text` with {files} and {directory} replaced."""
-        return filled(text, self.files, self.directory)
+        return fill_in(text, self.files, self.directory)
 
     @property
     def result(self) -> str:
@@ -334,9 +84,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
     ):
         directory = Path(path)
         for name, files in places.items():
-            write(CASES[name], files, directory)
+            write_case(CASES[name], files, directory)
         confs = [os.fspath(files / "service.conf") for files in places.values()]
-        rows = examined(directory, *([conf] for conf in confs))
+        rows = examine_services(directory, *([conf] for conf in confs))
         subprocess.run(
             [sys.executable, "-c", SERVICE, *confs],
             stdout=sys.stderr,
@@ -344,7 +94,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             check=True,
             env=quiet_environment(),
         )
-        stream = received(private)
+        stream = read_ended_producers(private)
         yield {
             name: Outcome(
                 files,
@@ -356,11 +106,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         }
 
 
-def filled(text: str, files: Path, directory: Path) -> str:
+def fill_in(text: str, files: Path, directory: Path) -> str:
     return text.replace("{files}", os.fspath(files)).replace("{directory}", os.fspath(directory))
 
 
-def write(case: Case, files: Path, directory: Path) -> None:
+def write_case(case: Case, files: Path, directory: Path) -> None:
     text = SAMPLE.read_text().replace("/run/notif-relayd", "{directory}")
     for old, new in case.edits.items():
         assert old in text
@@ -368,10 +118,10 @@ def write(case: Case, files: Path, directory: Path) -> None:
     for file, content in {"logging.conf": text, "service.conf": case.conf, **case.others}.items():
         if content is not None:
             (files / file).parent.mkdir(exist_ok=True)
-            (files / file).write_text(filled(content, files, directory))
+            (files / file).write_text(fill_in(content, files, directory))
 
 
-def examined(directory: Path, *services: list[str]) -> list[Row]:
+def examine_services(directory: Path, *services: list[str]) -> list[Row]:
     """Return the doctor's rows for services; each is a list of files."""
     options = [word for files in services for word in ("--service-config", *files)]
     done = relayctl(directory, "doctor", "--no-round-trip", "-f", "json", *options)
@@ -381,7 +131,7 @@ def examined(directory: Path, *services: list[str]) -> list[Row]:
     return [row for row in rows if row["check"].startswith("service ")]
 
 
-def received(private: PrivateSocket) -> bytes:
+def read_ended_producers(private: PrivateSocket) -> bytes:
     """Return the bytes of all producers that have ended."""
     private.socket.setblocking(False)
     stream = b""
@@ -398,7 +148,7 @@ def test_verdict_matches_the_outcome(outcomes: dict[str, Outcome], name: str) ->
     assert outcome.result == case.result, outcome.rows
     assert outcome.arrived == (case.result != "failed"), outcome.rows
     texts = [f"{row['finding']} {row['advice']}" for row in outcome.rows]
-    assert any(outcome.filled(case.said) in text for text in texts), texts
+    assert any(outcome.filled(case.text) in text for text in texts), texts
     for row in outcome.rows:
         assert bool(row["advice"]) == (row["result"] != "ok"), row
 
@@ -412,14 +162,14 @@ def test_files_and_directories_of_a_service_are_merged(directory: Path) -> None:
     }
     paths = [directory / name for name in files]
     for path, content in zip(paths, files.values(), strict=True):
-        path.write_text(filled(content, directory, directory))
-    given = [os.fspath(directory / name) for name in ("nova.conf", "nova-compute.conf", "more")]
-    alone, together = given[:1], given
-    rows = examined(directory, alone, together)
+        path.write_text(fill_in(content, directory, directory))
+    service = [os.fspath(directory / name) for name in ("nova.conf", "nova-compute.conf", "more")]
+    alone, together = service[:1], service
+    rows = examine_services(directory, alone, together)
     assert [(row["check"], row["result"]) for row in rows] == [
-        (f"service {given[0]} driver", "failed"),
-        (f"service {' '.join(given)} driver", "ok"),
-        (f"service {' '.join(given)} unix", "ok"),
+        (f"service {service[0]} driver", "failed"),
+        (f"service {' '.join(service)} driver", "ok"),
+        (f"service {' '.join(service)} unix", "ok"),
     ]
 
 
@@ -428,7 +178,7 @@ def test_deprecated_option_names_are_a_warning(
 ) -> None:
     path = directory / "service.conf"
     path.write_text("[DEFAULT]\nnotification_driver = log\n")
-    warned, *others = examined(directory, [os.fspath(path)])
+    warned, *others = examine_services(directory, [os.fspath(path)])
     assert warned["result"] == "warning"
     assert "notification_driver, which new versions" in warned["finding"]
     assert [row["result"] for row in others] == ["ok", "failed"]
@@ -441,7 +191,7 @@ def test_transport_of_the_library_reaches_the_relay(directory: Path, url: str) -
     path.write_text(
         f"[oslo_messaging_notifications]\ndriver = messagingv2\ntransport_url = {url}\n"
     )
-    rows = examined(directory, [os.fspath(path)])
+    rows = examine_services(directory, [os.fspath(path)])
     assert [row["result"] for row in rows] == ["ok", "ok"]
     assert "the driver messagingv2 sends to" in rows[1]["finding"]
 
@@ -452,37 +202,37 @@ def test_transport_to_a_broker_is_a_failure(directory: Path) -> None:
         "[DEFAULT]\ntransport_url = rabbit://nova:secret@host:5672/\n"
         "[oslo_messaging_notifications]\ndriver = messagingv2\n"
     )
-    (row,) = examined(directory, [os.fspath(path)])
+    (row,) = examine_services(directory, [os.fspath(path)])
     assert row["result"] == "failed"
     assert "secret" not in str(row)
 
 
 def test_relative_logging_file_is_a_warning(directory: Path) -> None:
     path = directory / "service.conf"
-    path.write_text(filled("[DEFAULT]\nlog_config_append = logging.conf\n" + DRIVER, path, path))
-    rows = examined(directory, [os.fspath(path)])
+    path.write_text(fill_in("[DEFAULT]\nlog_config_append = logging.conf\n" + DRIVER, path, path))
+    rows = examine_services(directory, [os.fspath(path)])
     assert [row["result"] for row in rows] == ["ok", "warning"]
     assert "depends on the service's working directory" in rows[1]["finding"]
 
 
 def test_logging_file_is_not_executed(directory: Path) -> None:
-    write(Case("ok"), directory, directory)
+    write_case(Case("ok"), directory, directory)
     path = directory / "logging.conf"
     made = directory / "made"
     malicious = f'__import__("pathlib").Path("{made}").touch()'
     text = path.read_text()
-    for line in ("class = StreamHandler", filled(ARGS, directory, directory)):
+    for line in ("class = StreamHandler", fill_in(ARGS, directory, directory)):
         assert line in text
         text = text.replace(line, f"{line.split()[0]} = ({malicious},)")
     path.write_text(text)
-    examined(directory, [os.fspath(directory / "service.conf")])
+    examine_services(directory, [os.fspath(directory / "service.conf")])
     assert not made.exists()
 
 
 @needs_root
 @pytest.mark.parametrize("closed", ["service.conf", "logging.conf"])
 def test_unreadable_files_are_skipped(directory: Path, closed: str) -> None:
-    write(Case("ok"), directory, directory)
+    write_case(Case("ok"), directory, directory)
     directory.chmod(0o755)
     (directory / closed).chmod(0o600)
     done = relayctl_as_nobody(

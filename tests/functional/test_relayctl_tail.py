@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_slow_tail_shows_the_number_of_lost_records(directory: Path) -> None:
             send(relay, *(record(payload="x" * 2000) for _ in range(number)))
             relay.wait_status(records_received=number)
             process.send_signal(signal.SIGCONT)
-            lines = []
+            lines: list[dict[str, Any]] = []
             while len(lines) < number:
                 lines.append(json.loads(line(process)))
                 if lines[-1]["event_type"] == records.GAP:

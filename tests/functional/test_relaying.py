@@ -98,7 +98,7 @@ def test_invalid_request_gets_an_error_and_is_disconnected(
     relay: RunningRelay,
 ) -> None:
     for request, sentence in {
-        b'{"filter": []}\n': "no object",
+        b'{"filter": []}\n': "not an object",
         b'{"filter": {"payload": ["x"]}}\n': "'payload'",
         b'{"filer": {}}\n': "not of the form",
         b"[]\n": "not of the form",

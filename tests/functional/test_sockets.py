@@ -17,7 +17,7 @@ import pytest
 
 from notif_relayd.net.listeners import LOCK_FILE
 from support.records import record
-from support.relay import RunningRelay, run_daemon, running_relay
+from support.relay import Relay, RunningRelay, run_daemon, running_relay
 from support.waiting import TIMEOUT, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change owners")
@@ -175,9 +175,8 @@ def test_passed_sockets_are_used_and_not_removed(directory: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        relay = RunningRelay.__new__(RunningRelay)
+        relay = Relay(directory)
         relay.public, relay.ingest = names.values()
-        relay.control = directory / "control.sock"
         with socket.socket(socket.AF_UNIX) as producer:
             # The path exists before the socket listens; this socket is the second one.
             wait_until(

@@ -122,11 +122,15 @@ def test_options_are_read_from_a_file_and_a_directory(directory: Path) -> None:
 def test_missing_requirements_are_named(directory: Path) -> None:
     """The base installation has the commands, but not their dependencies."""
     root = Path(__file__).parents[2]
-    for function, name in (("relayd", "notif-relayd"), ("relayctl", "relayctl")):
+    entries = (
+        ("notif_relayd", "relayd", "notif-relayd"),
+        ("notif_relayctl", "relayctl", "relayctl"),
+    )
+    for package, function, name in entries:
         result = subprocess.run(
             [
                 *(sys.executable, "-S", "-c"),
-                f"import sys; from notif_relayd.entry import {function}; sys.exit({function}())",
+                f"import sys; from {package}.entry import {function}; sys.exit({function}())",
             ],
             env={"PYTHONPATH": f"{root / 'handler'}:{root / 'relayd'}"},
             capture_output=True,

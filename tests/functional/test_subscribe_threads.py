@@ -137,18 +137,18 @@ def test_threads_sharing_a_subscriber_read_each_record_once(
     relay: RunningRelay, no_socket_left: None
 ) -> None:
     sent = 5000
-    taken: list[int] = []
+    read_numbers: list[int] = []
     with subscribe(relay.public) as subscriber, contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(
-                in_thread(lambda: taken.extend(record_number(n) for n in subscriber)),
+                in_thread(lambda: read_numbers.extend(record_number(n) for n in subscriber)),
             )
         with relay.produce() as producer:
             for each in range(sent):
                 producer.sendall(record(number=each))
-        wait_until(lambda: len(taken) == sent, "all notifications are read")
+        wait_until(lambda: len(read_numbers) == sent, "all notifications are read")
         subscriber.close()
-    assert sorted(taken) == list(range(sent))
+    assert sorted(read_numbers) == list(range(sent))
 
 
 GREEN = """

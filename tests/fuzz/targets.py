@@ -115,7 +115,7 @@ def request(data: bytes) -> None:
         parsed = subscription_request.parse(data)
     except subscription_request.RequestError:
         return
-    lets_through, asked = parsed.filter, parsed.asked
+    lets_through, asked = parsed.filter, parsed.requested
     assert {"filter": asked} == json.loads(data) == json.loads(parsed.line)
     assert len(parsed.line) <= len(data)
     for kind in KINDS:

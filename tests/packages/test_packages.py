@@ -8,9 +8,20 @@ import os
 from pathlib import Path
 
 import pytest
-from installing import NEW, OLD, apt, package
-from machine import INGEST, PUBLIC, PUBLIC_UNIT, SERVICE, access, connect, relays, run, show, states
 
+from support.container import (
+    INGEST,
+    PUBLIC,
+    PUBLIC_UNIT,
+    SERVICE,
+    access,
+    connect,
+    relays,
+    run,
+    show,
+    states,
+)
+from support.debian_packages import NEW, OLD, apt, package
 from support.load import load
 from support.waiting import read_pid
 
@@ -80,7 +91,7 @@ def test_library_package_provides_the_messaging_drivers() -> None:
 def test_installed_relay_listens_before_the_first_connection() -> None:
     apt("install", package(OLD, "notif-relayd"))
     assert run("dpkg", "--audit").stdout == ""
-    python("import notif_relayd._native")
+    python("from notif_relayd import fastpath; assert not fastpath.WHY_NOT, fastpath.WHY_NOT")
     assert states() == ("inactive", "active", "active")
     assert show("UnitFileState", PUBLIC_UNIT) == "enabled"
     assert show("UnitFileState", "notif-relayd-exporter.service") == "disabled"

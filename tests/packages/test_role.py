@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import CHECKOUT, VARIABLES, copy_checkout, make_environment, requirements_at_hand
-from installing import NEW
-from machine import (
+
+from support.container import (
     CONFIGURATION,
     INGEST_UNIT,
     PUBLIC,
@@ -26,6 +25,14 @@ from machine import (
     show,
     states,
     systemctl,
+)
+from support.debian_packages import NEW
+from support.environments import (
+    CHECKOUT,
+    VARIABLES,
+    copy_checkout,
+    make_environment,
+    requirements_at_hand,
 )
 
 ARCHIVE, WHEELS = Path("/run/archive"), Path("/run/wheels")

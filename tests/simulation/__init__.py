@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay in a simulated kernel, and the model that it is compared with."""
+"""The relay in a simulated kernel, compared with a model."""

@@ -1,105 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel for simulations: Unix stream sockets, epoll, memfds and time, all of them obedient.
+"""A simulated kernel: Unix stream sockets, epoll and time.
 
-A relay in a simulation runs unchanged. What it asks of Linux is asked of this, which answers as
-unix(7), epoll(7) and the kernel's net/unix/af_unix.c do, as far as the relay can tell, and which
-fails as they may whenever a seed says so. What that is not: a place for any knowledge of records.
+It answers as unix(7), epoll(7) and the kernel's net/unix/af_unix.c do, as far as the relay can
+observe, and causes the errors that these allow at random. It knows nothing about records.
 
-A description is what the kernel calls an open file description: a socket in a process, in the
-service manager's store and in a listener's queue is the same one, and ends with the last of them.
-A process has numbers for descriptions, the lowest free one first, so that numbers come again.
+A description is what open(2) calls an open file description. A socket in a process, in the store of
+the service manager and in the queue of a listener is one description, which ends when its last
+holder releases it. A process refers to descriptions by descriptors, and gets the lowest free one,
+so that descriptors are used again.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
 import select
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from notif_relayd._native import routing_keys_of
-from notif_relayd.net import kernel as kernel_interface
-from notif_relayd.records.validator import RoutingKey
+TRANSIENT_ERRORS = (errno.EINTR, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+RECV_ERRORS = (*TRANSIENT_ERRORS, errno.ECONNRESET)
+SEND_ERRORS = (*TRANSIENT_ERRORS, errno.EPIPE, errno.ECONNRESET)
+ACCEPT_ERRORS = (*TRANSIENT_ERRORS, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE)
+WATCH_ERRORS = (errno.ENOMEM, errno.ENOSPC)
 
-NOT_NOW = (errno.EINTR, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
-RECEIVING = (*NOT_NOW, errno.ECONNRESET)
-SENDING = (*NOT_NOW, errno.EPIPE, errno.ECONNRESET)
-ACCEPTING = (*NOT_NOW, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE)
-WATCHING = (errno.ENOMEM, errno.ENOSPC)
-CREATING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+MAX_DESCRIPTORS = 10_000
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Killed(BaseException):
-    """SIGKILL: the process is gone, wherever it was."""
+    """The process got SIGKILL; it may be raised by any system call."""
 
 
 class Description:
-    """Anything that a descriptor stands for; by itself something that nothing ever happens to."""
+    """An open file description; this base class never has events."""
 
     def __init__(self) -> None:
         self.holders = 0
-        self.doomed = False
-        """Whether the relay has a reason to end it that the other side has not given."""
+        self.may_close = False
+        """Whether the relay has a reason to close it that its peer did not cause."""
 
     def events(self) -> int:
+        """Return the epoll events that are pending."""
         return 0
 
     def release(self) -> None:
-        """One holder less."""
+        """Remove one holder."""
         self.holders -= 1
         if not self.holders:
             self.end()
 
     def end(self) -> None:
-        """The last holder has let go."""
+        """Called when the last holder has released it."""
 
 
-class Bell(Description):
-    """Something that is readable once it was rung."""
+class EventFlag(Description):
+    """A description that is readable while its flag is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rung = False
+        self.is_set = False
 
     def events(self) -> int:
-        return self.rung * select.EPOLLIN
+        return self.is_set * select.EPOLLIN
 
 
 class Memfd(Description):
+    """A file in memory."""
+
     def __init__(self) -> None:
         super().__init__()
         self.content = bytearray()
 
 
-class End(Description):
-    """One end of a connection."""
+class Endpoint(Description):
+    """One end of a connection.
+
+    Args:
+        capacity: bytes that may be in transit to the peer.
+    """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.peer = self
         self.queue = bytearray()
-        """To be read here."""
+        """Received data that has not been read."""
         self.capacity = capacity
-        """Bytes that it may have on the way to its peer."""
-        self.no_more_to_read = False
-        self.may_not_send = False
+        self.read_shut = False
+        self.write_shut = False
         self.error = 0
+        """Pending error number, as SO_ERROR."""
 
     def events(self) -> int:
-        gone = self.no_more_to_read and self.may_not_send
-        readable = self.queue or self.no_more_to_read
-        # unix_writable(): only with three quarters free, though a send succeeds before that.
+        hung_up = self.read_shut and self.write_shut
+        readable = self.queue or self.read_shut
+        # unix_writable() requires three quarters of the space; a send succeeds with less.
         writable = len(self.peer.queue) * 4 <= self.capacity
         return (
             bool(self.error) * select.EPOLLERR
-            | gone * select.EPOLLHUP
+            | hung_up * select.EPOLLHUP
             | bool(readable) * select.EPOLLIN
             | writable * select.EPOLLOUT
         )
@@ -109,30 +111,30 @@ class End(Description):
             data = bytes(self.queue[:size])
             del self.queue[:size]
             return data
-        self._report()
-        if self.no_more_to_read:
+        self._raise_error()
+        if self.read_shut:
             return b""
-        raise fault(errno.EAGAIN)
+        raise os_error(errno.EAGAIN)
 
     def send(self, data: Buffer) -> int:
-        self._report()
-        if self.may_not_send:
-            raise fault(errno.EPIPE)
+        self._raise_error()
+        if self.write_shut:
+            raise os_error(errno.EPIPE)
         sent = min(len(data), self.capacity - len(self.peer.queue))
         if sent <= 0:
-            raise fault(errno.EAGAIN)
+            raise os_error(errno.EAGAIN)
         self.peer.queue += data[:sent]
         return sent
 
     def shutdown(self) -> None:
-        """Both directions, whoever holds it too."""
+        """Shut down both directions, for all holders."""
         for end in (self, self.peer):
-            end.no_more_to_read = end.may_not_send = True
+            end.read_shut = end.write_shut = True
 
-    def finish(self) -> None:
-        """Send no more, but go on reading."""
-        self.may_not_send = True
-        self.peer.no_more_to_read = True
+    def shutdown_write(self) -> None:
+        """Shut down the direction to the peer."""
+        self.write_shut = True
+        self.peer.read_shut = True
 
     def end(self) -> None:
         if self.queue:
@@ -140,30 +142,30 @@ class End(Description):
             self.queue.clear()
         self.shutdown()
 
-    def _report(self) -> None:
+    def _raise_error(self) -> None:
         if self.error:
             number, self.error = self.error, 0
-            raise fault(number)
+            raise os_error(number)
 
 
 class Listener(Description):
-    """A listening socket, and those who wait in it."""
+    """A listening socket and its queue."""
 
     BACKLOG = 16
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self.waiting: deque[End] = deque()
+        self.waiting: deque[Endpoint] = deque()
 
     def events(self) -> int:
         return select.EPOLLIN if self.waiting else 0
 
-    def connect(self, capacity: int) -> End | None:
-        """The client's end of a new connection, unless there is no room to wait in."""
+    def connect(self, capacity: int) -> Endpoint | None:
+        """Return the client's end of a new connection; `None` if the queue is full."""
         if len(self.waiting) >= self.BACKLOG:
             return None
-        client, server = End(capacity), End(capacity)
+        client, server = Endpoint(capacity), Endpoint(capacity)
         client.peer, server.peer = server, client
         client.holders = server.holders = 1
         self.waiting.append(server)
@@ -172,74 +174,87 @@ class Listener(Description):
 
 @dataclass
 class Observer:
-    """Told of what the relay's process has done to a connection."""
+    """Functions that are called after the relay's process has used a connection."""
 
-    accepted: Callable[[Listener, End], None]
-    received: Callable[[End, bytes], None]
-    sent: Callable[[End, bytes], None]
-    closed: Callable[[End], None]
-    """By the relay itself, not because its process has ended."""
+    accepted: Callable[[Listener, Endpoint], None]
+    received: Callable[[Endpoint, bytes], None]
+    sent: Callable[[Endpoint, bytes], None]
+    closed: Callable[[Endpoint], None]
+    """Called only if the relay closes it, not at the end of the process."""
 
 
 @dataclass
 class Kernel:
-    """What one process has of the kernel, and how it fares."""
+    """The kernel, as one process at a time uses it."""
 
     random: random.Random
     faults: float
-    """How likely a call is to fail, or to do less than it could."""
+    """Probability that a system call fails, or transfers less than it could."""
     now: float = 1000.0
     files: dict[int, Description] = field(default_factory=dict)
     sockets: dict[int, Socket] = field(default_factory=dict)
-    """The last one of each number."""
-    lives: int | None = None
-    """Calls until the process is killed."""
+    """The latest socket of each descriptor."""
+    calls_left: int | None = None
+    """System calls until the process is killed; `None` if it is not."""
     sleep: Callable[[bool], bool] = lambda _: False
-    """Called when the process sleeps, and told whether for good; whether the world has moved."""
+    """Called when the process sleeps, with whether it does so without a timeout; returns whether
+    anything has happened."""
     calls: int = 0
+    """System calls so far."""
 
     def monotonic(self) -> float:
         return self.now
 
     def open(self, description: Description) -> int:
-        number = next(each for each in range(3, 10_000) if each not in self.files)
+        """Return a new descriptor of the process."""
+        number = next(each for each in range(3, MAX_DESCRIPTORS) if each not in self.files)
         self.files[number] = description
         description.holders += 1
         return number
 
     def close(self, number: int) -> None:
+        """Close a descriptor of the process."""
         if number not in self.files:
-            raise fault(errno.EBADF)
+            raise os_error(errno.EBADF)
         self.files.pop(number).release()
 
     def exit(self) -> None:
-        """The process has ended."""
+        """End the process."""
         while self.files:
             self.files.popitem()[1].release()
-        self.lives = None
+        self.calls_left = None
 
     def call(self, *errors: int, about: Description | None = None) -> None:
-        """The process makes a call, which may fail in one of these ways, or be its last."""
+        """Count a system call, which may fail or be the last one of the process.
+
+        Args:
+            errors: the errors that the call may have.
+            about: the connection that an error which is not transient makes the relay close.
+
+        Raises:
+            OSError: the call fails.
+            Killed: the process is killed.
+        """
         self.calls += 1
-        if self.lives is not None:
-            self.lives -= 1
-            if self.lives <= 0:
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left <= 0:
                 raise Killed
         if errors and self.random.random() < self.faults:
             number = self.random.choice(errors)
-            if about is not None and number not in NOT_NOW:
-                about.doomed = True
-            raise fault(number)
+            if about is not None and number not in TRANSIENT_ERRORS:
+                about.may_close = True
+            raise os_error(number)
 
-    def less(self, size: int) -> int:
-        """How much of `size` bytes a call takes."""
+    def partial(self, size: int) -> int:
+        """Return how many of `size` bytes a call transfers."""
         if size and self.random.random() < 3 * self.faults:
             return 1 + int(self.random.random() * (size - 1))
         return size
 
 
 class Socket:
-    """What stands for a `socket.socket` in the process."""
+    """A `socket.socket` of the process."""
 
     def __init__(self, kernel: Kernel, observer: Observer, description: Description) -> None:
         self._kernel = kernel
@@ -259,13 +274,13 @@ class Socket:
         return self.description.path
 
     def getsockopt(self, _level: int, _option: int, size: int = 0) -> bytes:
-        return bytes(size)  # by the process 0, which is none, of root; and false
+        return bytes(size)  # SO_PEERCRED: process 0, which does not exist, and user root.
 
     def accept(self) -> tuple[Socket, str]:
         assert isinstance(self.description, Listener)
-        self._kernel.call(*ACCEPTING)
+        self._kernel.call(*ACCEPT_ERRORS)
         if not self.description.waiting:
-            raise fault(errno.EAGAIN)
+            raise os_error(errno.EAGAIN)
         end = self.description.waiting.popleft()
         connection = Socket(self._kernel, self._observer, end)
         end.holders -= 1
@@ -273,18 +288,18 @@ class Socket:
         return connection, ""
 
     def recv(self, size: int) -> bytes:
-        end = self._end()
-        self._kernel.call(*RECEIVING, about=end)
-        data = end.recv(self._kernel.less(size))
+        end = self._endpoint()
+        self._kernel.call(*RECV_ERRORS, about=end)
+        data = end.recv(self._kernel.partial(size))
         if data:
             self._observer.received(end, data)
         self._kernel.call()
         return data
 
     def send(self, data: Buffer) -> int:
-        end = self._end()
-        self._kernel.call(*SENDING, about=end)
-        sent = end.send(data[: self._kernel.less(len(data))])
+        end = self._endpoint()
+        self._kernel.call(*SEND_ERRORS, about=end)
+        sent = end.send(data[: self._kernel.partial(len(data))])
         self._observer.sent(end, bytes(data[:sent]))
         self._kernel.call()
         return sent
@@ -296,7 +311,7 @@ class Socket:
         return self.send(data)
 
     def shutdown(self, _how: int) -> None:
-        self._end().shutdown()
+        self._endpoint().shutdown()
 
     def detach(self) -> int:
         number, self._number = self._number, -1
@@ -304,23 +319,23 @@ class Socket:
 
     def close(self) -> None:
         if self._number >= 0:
-            end = self._end()
+            end = self._endpoint()
             self._kernel.close(self._number)
             self._number = -1
             self._observer.closed(end)
 
-    def _end(self) -> End:
+    def _endpoint(self) -> Endpoint:
         if self._number < 0:
-            raise fault(errno.EBADF)
-        assert isinstance(self.description, End)
+            raise os_error(errno.EBADF)
+        assert isinstance(self.description, Endpoint)
         return self.description
 
 
 class Epoll(Description):
-    """select.epoll, level-triggered; one may watch another."""
+    """A level-triggered `select.epoll`; it can be watched by another one."""
 
-    UNASKED = select.EPOLLERR | select.EPOLLHUP
-    """Reported in any case, until EPOLLONESHOT has ended it all."""
+    ALWAYS_REPORTED = select.EPOLLERR | select.EPOLLHUP
+    """Events that are reported even if not requested, until EPOLLONESHOT has disabled all."""
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
@@ -328,7 +343,7 @@ class Epoll(Description):
         self._watched: dict[int, tuple[Description, int]] = {}
         self._number = kernel.open(self)
         self.inner = False
-        """Whether another watches it; then it is only asked, and the process does not sleep."""
+        """Whether another epoll watches it; its `poll` does not sleep then."""
 
     def fileno(self) -> int:
         return self._number
@@ -338,215 +353,66 @@ class Epoll(Description):
 
     def register(self, number: int, events: int) -> None:
         if number in self._watched and self._watched[number][0].holders:
-            raise fault(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         description = self._description(number)
         try:
-            self._kernel.call(*WATCHING)
+            self._kernel.call(*WATCH_ERRORS)
         except OSError:
-            description.doomed = True
+            description.may_close = True
             raise
-        self._watched[number] = description, events | self.UNASKED
+        self._watched[number] = description, events | self.ALWAYS_REPORTED
         if isinstance(description, Epoll):
             description.inner = True
 
     def modify(self, number: int, events: int) -> None:
         self._kernel.call()
         if self._watched.get(number, (None, 0))[0] is not self._description(number):
-            raise fault(errno.ENOENT)
-        self._watched[number] = self._description(number), events | self.UNASKED
+            raise os_error(errno.ENOENT)
+        self._watched[number] = self._description(number), events | self.ALWAYS_REPORTED
 
     def unregister(self, number: int) -> None:
         self._kernel.call()
         if self._watched.get(number, (None, 0))[0] is not self._description(number):
-            raise fault(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         del self._watched[number]
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         self._kernel.call()
         while True:
-            moved = not self.inner and self._kernel.sleep(timeout < 0 and not self._ready())
+            changed = not self.inner and self._kernel.sleep(timeout < 0 and not self._ready())
             ready = self._ready()
             if ready:
                 self._kernel.random.shuffle(ready)
                 for number, _ in ready:
-                    description, asked = self._watched[number]
-                    if asked & select.EPOLLONESHOT:
+                    description, requested = self._watched[number]
+                    if requested & select.EPOLLONESHOT:
                         self._watched[number] = description, 0
                 return ready
-            if timeout >= 0 and (not moved or self._kernel.random.random() < 0.5):
+            if timeout >= 0 and (not changed or self._kernel.random.random() < 0.5):
                 self._kernel.now += timeout
                 return []
-            assert moved, "the relay sleeps, and there is nobody to wake it"
+            assert changed, "the relay sleeps without a timeout, and nothing can wake it"
 
     def close(self) -> None:
         self._watched.clear()
         self._kernel.close(self._number)
 
     def _ready(self) -> list[tuple[int, int]]:
-        # A description that somebody else holds is reported though its number is closed here, as
-        # Linux does.
+        # As in Linux, a description with another holder is reported after its descriptor was
+        # closed here.
         found = [
-            (number, description.events() & asked)
-            for number, (description, asked) in self._watched.items()
+            (number, description.events() & requested)
+            for number, (description, requested) in self._watched.items()
             if description.holders
         ]
         return [(number, events) for number, events in found if events]
 
     def _description(self, number: int) -> Description:
         if number not in self._kernel.files:
-            raise fault(errno.EBADF)
+            raise os_error(errno.EBADF)
         return self._kernel.files[number]
 
 
-class Native:
-    """The module `_shortcut`, as its stub describes it."""
-
-    MAX_SOCKETS = 4
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self.runs = 0
-        """Of good records, which it has relayed."""
-
-    def wait(
-        self,
-        epoll: int,
-        seconds: float,
-        producers: dict[int, Any],
-        read_size: int,
-        rules: tuple[bytes, int],
-        sockets: list[int],
-        most: int,
-        _peek: bool,
-    ) -> tuple[float, list[tuple[int, int]], tuple[Any, bytes, list[RoutingKey], list[int]] | None]:
-        assert len(sockets) <= self.MAX_SOCKETS
-        polled = self._kernel.files[epoll]
-        assert isinstance(polled, Epoll)
-        happened = polled.poll(seconds)
-        awake = self._kernel.now
-        if len(happened) == 1 and happened[0][1] == select.EPOLLIN:
-            number, _ = happened[0]
-            if number in producers:
-                run = self._read(number, read_size)
-                if run:
-                    routing_keys = routing_keys_of(run, rules)
-                    self.runs += bool(routing_keys)
-                    sends = sockets if routing_keys and len(run) < most else []
-                    results = [self._send(each, run) for each in sends]
-                    return awake, [], (producers[number], run, routing_keys, results)
-        return awake, happened, None
-
-    def _read(self, number: int, size: int) -> bytes:
-        try:
-            return self._kernel.sockets[number].recv(size)
-        except OSError:
-            return b""
-
-    def _send(self, number: int, run: bytes) -> int:
-        try:
-            return self._kernel.sockets[number].send(run)
-        except OSError as error:
-            return -(error.errno or 0)
-
-
-class Files:
-    """System calls for memfds."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-
-    def memfd_create(self, _name: str, _flags: int) -> int:
-        self._kernel.call(*CREATING)
-        return self._kernel.open(Memfd())
-
-    def ftruncate(self, number: int, size: int) -> None:
-        self._kernel.call()
-        del self._content(number)[size:]
-
-    def pread(self, number: int, size: int, offset: int) -> bytes:
-        return bytes(self._content(number)[offset : offset + size])
-
-    def pwrite(self, number: int, data: Buffer, offset: int) -> int:
-        self._kernel.call(errno.ENOMEM, errno.ENOSPC)
-        self._content(number)[offset : offset + len(data)] = data
-        return len(data)
-
-    def write(self, number: int, data: Buffer) -> int:
-        self._kernel.call(errno.ENOMEM, errno.ENOSPC)
-        written = self._kernel.less(len(data))
-        self._content(number).extend(data[:written])
-        return written
-
-    def fcntl(self, number: int, command: int, _argument: int) -> int:
-        assert command == fcntl.F_ADD_SEALS
-        return len(self._content(number)) * 0
-
-    def _content(self, number: int) -> bytearray:
-        description = self._kernel.files[number]
-        assert isinstance(description, Memfd)
-        return description.content
-
-
-def system_calls(kernel: Kernel) -> kernel_interface.Kernel:
-    """Return the system calls of a process in the simulation."""
-    files = Files(kernel)
-    return kernel_interface.Kernel(
-        monotonic=kernel.monotonic,
-        thread_time=kernel.monotonic,
-        epoll=lambda: Epoll(kernel),
-        getpid=lambda: 1,
-        memfd_create=files.memfd_create,
-        pread=files.pread,
-        pwrite=files.pwrite,
-        write=files.write,
-        ftruncate=files.ftruncate,
-        fcntl=files.fcntl,
-        close=kernel.close,
-        protect=lambda _: True,
-        receive=lambda connection, size: connection.recv(size),
-        close_socket=lambda connection: connection.close(),
-    )
-
-
-class ServiceManager:
-    """The notification socket and the file descriptor store behind it."""
-
-    usable = True
-
-    def __init__(self, kernel: Kernel, room: int) -> None:
-        self._kernel = kernel
-        self.room = room
-        self.store: dict[str, list[Description]] = {}
-
-    def send(self, message: str, fds: Sequence[int] = (), timeout: float = 0.0) -> bool:
-        self._kernel.call()
-        if self._kernel.random.random() < self._kernel.faults * (0 if timeout else 3):
-            return False
-        fields = dict(line.split("=", 1) for line in message.splitlines())
-        name = fields.get("FDNAME", "")
-        if "FDSTOREREMOVE" in fields and name in self.store:
-            for description in self.store.pop(name):
-                description.release()
-        elif "FDSTORE" in fields:
-            assert name not in self.store, "one name for two connections"
-            assert fields["FDPOLL"] == "0"
-            self._keep(name, [self._kernel.files[number] for number in fds])
-        return True
-
-    def barrier(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """Nothing is open here."""
-
-    def _keep(self, name: str, descriptions: list[Description]) -> None:
-        count = sum(map(len, self.store.values())) + len(descriptions)
-        assert count <= self.room, "more than the store takes"
-        self.store[name] = descriptions
-        for description in descriptions:
-            description.holders += 1
-
-
-def fault(number: int, *more: Any) -> OSError:
-    """The exception that Python makes of an error number."""
-    return OSError(number, os.strerror(number), *more)
+def os_error(number: int) -> OSError:
+    """Return the exception for an error number."""
+    return OSError(number, os.strerror(number))

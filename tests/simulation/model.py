@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay in a simulation has to do, worked out from what went in, and compared with what
-comes out.
+"""The model: what the relay must do with the input that it got, compared with its output.
 
-It knows which lines are records because it has them made, and it sees each byte that the relay
-takes and gives. So there is one sequence of records, in the order in which the relay read their
-ends, and each subscriber's stream is that sequence from some place on, less what its filter holds
-back, less what a gap record stands for. A byte that does not fit in is found where it is sent.
+The model knows which lines are valid records because it makes them, and it observes every byte that
+the relay reads and writes. There is one sequence of records, in the order in which the relay read
+their ends. What a subscriber receives is this sequence from some index on, without the records
+that its filter excludes and those that a gap record stands for. A wrong byte is found when it is
+sent.
 
-Where the relay may decide by itself, all that is right is carried along: a connection joins the
-sequence somewhere in the turn in which it is accepted, and so does a filter that is asked for.
+Where the relay has a choice, the model keeps all allowed possibilities: a new connection, or a
+requested filter, may join the sequence at any record of the iteration in which it is accepted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import itertools
 import json
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
-from simulation.kernel import End
+from simulation.kernel import Endpoint
 
 FILTERS: list[dict[str, list[str]]] = [
     {},
@@ -26,7 +27,7 @@ FILTERS: list[dict[str, list[str]]] = [
     {"event_type": ["b.*"], "priority": ["info"]},
     {"event_type": ["*.x"], "publisher_id": ["p1"]},
 ]
-KINDS = [
+TEMPLATES: list[dict[str, Any]] = [
     {"event_type": "a.x", "priority": "INFO", "publisher_id": "p1"},
     {"event_type": "a.y", "priority": "WARN", "publisher_id": "p2"},
     {"event_type": "b.x", "priority": "INFO", "publisher_id": "p1"},
@@ -37,344 +38,384 @@ KINDS = [
         "payload": {"dropped": 1, "reason": "producer_congested"},
     },
 ]
-PASSING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
-"""For each filter, the routing_keys that it lets through, written down and not computed."""
+MATCHING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
+"""For each filter, the indexes of the templates whose records match it."""
 
 
-class WrongError(AssertionError):
-    """The relay has done what it must not."""
+class ModelError(AssertionError):
+    """The relay has done what it must not do."""
 
 
 def check(holds: object, otherwise: object) -> None:
+    """Raise `ModelError` unless `holds` is true."""
     if not holds:
-        raise WrongError(otherwise)
+        raise ModelError(otherwise)
 
 
 @dataclass
-class Asked:
-    """A request on its way to the relay."""
+class Request:
+    """A filter request of a subscriber."""
 
-    wanted: int | None
-    """The filter; `None` where the relay must refuse it."""
-    since: int = -1
-    """Where in the sequence it can be in force at the earliest, once the relay has it."""
-    until: int | None = None
-    """And at the latest, where no other has to be answered before."""
+    filter: int | None
+    """Index of the filter; `None` if the request is invalid."""
+    earliest: int = -1
+    """Index of the first record that the filter may apply to; below 0 if the relay has not read
+    the request."""
+    latest: int | None = None
+    """Index of the last such record; `None` if another request has to be answered before."""
 
 
 @dataclass
 class Reader:
-    """What the relay gives to one subscriber."""
+    """What a subscriber has received."""
 
-    places: set[int]
-    """Where in the sequence it may be."""
-    asked: deque[Asked]
-    """What it has asked and was not answered."""
-    wanted: int = 0
+    positions: set[int]
+    """Indexes in the sequence at which it may be."""
+    requests: deque[Request]
+    """Requests without an answer. The simulated client appends to it."""
+    filter: int = 0
+    """Index of the filter in force."""
     delivered: int = 0
     dropped: int = 0
-    bytes: int = 0
+    received_bytes: int = 0
     ended: bool = False
-    """It was told of an error: nothing may follow."""
+    """Whether it got an error record, after which nothing may follow."""
     crashed_at: int | None = None
-    """Where the sequence was when a relay was last killed."""
-    kept: int | None = None
-    """The filter that was kept for it then, and that it has not been told of again."""
+    """Length of the sequence when a relay was last killed."""
+    stored_filter: int | None = None
+    """The filter in the store at that time, until the subscriber gets the answer again."""
     filter_lost: bool = False
-    """The relay that was killed had answered its request, and did not store it."""
+    """Whether the killed relay had answered a request and not stored it."""
     restarting: bool = False
-    """A relay was killed and it has not been told yet."""
+    """Whether a relay was killed and the subscriber has not got the gap record yet."""
     unfinished: bytes | None = None
-    """What it had of a line then, until the newline that the next relay sends first."""
-    request: bytes = b""
+    """The partial line that it had then, until the newline that the next relay sends first."""
+    request_data: bytes = b""
+    """A partial request that the relay has read."""
     partial: bytes = b""
+    """A partial line that the subscriber has received."""
 
 
-class Reckoning:
-    """The books of one simulation.
+class Model:
+    """The expected state of a simulation.
 
     Args:
-        limit: bytes of the longest record.
+        max_record_size: bytes, the newline included.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kinds: list[int] = []
+    def __init__(self, max_record_size: int) -> None:
+        self._max_record_size = max_record_size
+        self._sequence: list[int] = []
+        """For each record, the index of its template."""
         self._index: dict[bytes, int] = {}
+        """By record: its index in the sequence."""
         self._made: dict[bytes, int] = {}
+        """By valid record: the index of its template."""
         self._numbers = itertools.count()
-        self._parts: dict[End, bytearray] = {}
-        self.readers: dict[End, Reader] = {}
-        self._asked: dict[End, deque[Asked]] = {}
-        self.turn_began = 0
+        self._partial: dict[Endpoint, bytearray] = {}
+        """By producer: its partial line."""
+        self.readers: dict[Endpoint, Reader] = {}
+        self._requests: dict[Endpoint, deque[Request]] = {}
+        self._iteration_start = 0
+        """Length of the sequence when the iteration began."""
         self.delivered_ever = 0
+        """Records that subscribers of all processes received."""
         self.received = 0
         self.rejected = 0
         self.bytes_received = 0
-        self.delivered_before = 0
-        """To those who are gone."""
+        self._delivered_before = 0
+        """Records that subscribers which have ended received."""
         self.uncertain = 0
-        """Records that went out in part, to those who are gone, and may count as delivered."""
+        """Records that such subscribers received in part; the relay may count them as delivered."""
 
-    def make(self, kind: int, padding: int) -> bytes:
-        """A new record that is one of a kind."""
+    def make(self, template: int, padding: int) -> bytes:
+        """Return a new record, which may be too long.
+
+        Args:
+            template: index of the template.
+            padding: number of further characters.
+        """
         number = next(self._numbers)
-        content = {"message_id": number, "pad": "é\n" * padding, **KINDS[kind]}
+        content = {"message_id": number, "pad": "é\n" * padding, **TEMPLATES[template]}
         line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
-        if len(line) <= self._limit:
-            self._made[line] = kind
+        if len(line) <= self._max_record_size:
+            self._made[line] = template
         return line
 
-    def new_turn(self) -> None:
-        """All that was read so far has gone on."""
-        self.turn_began = len(self._kinds)
+    def start_iteration(self) -> None:
+        """Note that all records which were read have been published."""
+        self._iteration_start = len(self._sequence)
 
-    # The way in.
+    # Producers.
 
     @property
     def producers(self) -> int:
-        return len(self._parts)
+        return len(self._partial)
 
-    def is_producer(self, end: End) -> bool:
-        return end in self._parts
+    def is_producer(self, end: Endpoint) -> bool:
+        return end in self._partial
 
-    def producer_came(self, end: End) -> None:
-        self._parts[end] = bytearray()
+    def producer_accepted(self, end: Endpoint) -> None:
+        self._partial[end] = bytearray()
 
-    def take(self, end: End, data: bytes) -> None:
+    def producer_read(self, end: Endpoint, data: bytes) -> None:
         """The relay has read `data` from a producer."""
         self.bytes_received += len(data)
-        part = self._parts[end]
-        part += data
-        *lines, rest = bytes(part).split(b"\n")
+        partial = self._partial[end]
+        partial += data
+        *lines, remainder = bytes(partial).split(b"\n")
         for each in lines:
             line = each + b"\n"
             if line in self._made:
                 check(line not in self._index, "the simulation has sent a record twice")
-                self._index[line] = len(self._kinds)
-                self._kinds.append(self._made[line])
+                self._index[line] = len(self._sequence)
+                self._sequence.append(self._made[line])
                 self.received += 1
             else:
                 self.rejected += 1
-        part[:] = rest
+        partial[:] = remainder
 
-    def producer_went(self, end: End) -> None:
-        """The relay has ended a connection; or, started again, has not found it."""
-        self.rejected += bool(self._parts.pop(end))
+    def producer_ended(self, end: Endpoint) -> None:
+        """The relay has closed a connection, or the next process did not find it in the store."""
+        self.rejected += bool(self._partial.pop(end))
 
     @property
     def rejected_now(self) -> int:
-        """Lines refused, those among them whose end is not to be seen yet."""
-        return self.rejected + sum(len(part) >= self._limit for part in self._parts.values())
+        """Rejected lines, including partial lines that are too long already."""
+        limit = self._max_record_size
+        return self.rejected + sum(len(each) >= limit for each in self._partial.values())
 
-    # The way out.
+    # Subscribers.
 
-    def subscriber_came(self, end: End, asked: deque[Asked]) -> None:
-        """It shares with the relay's client what that has asked and was not answered."""
-        self._asked[end] = asked
-        self.readers[end] = Reader(set(range(self.turn_began, len(self._kinds) + 1)), asked)
+    def subscriber_accepted(self, end: Endpoint, requests: deque[Request]) -> None:
+        """The relay has accepted a subscriber, whose client appends to `requests`."""
+        self._requests[end] = requests
+        positions = set(range(self._iteration_start, len(self._sequence) + 1))
+        self.readers[end] = Reader(positions, requests)
 
-    def ask(self, end: End, data: bytes) -> None:
+    def subscriber_read(self, end: Endpoint, data: bytes) -> None:
         """The relay has read `data` from a subscriber."""
         reader = self.readers[end]
-        *lines, reader.request = (reader.request + data).split(b"\n")
-        for _, each in zip(lines, [a for a in reader.asked if a.since < 0], strict=False):
-            each.since = self.turn_began
-            if each is reader.asked[0]:
-                each.until = len(self._kinds)
+        *lines, reader.request_data = (reader.request_data + data).split(b"\n")
+        unread = [each for each in reader.requests if each.earliest < 0]
+        for _, each in zip(lines, unread, strict=False):
+            each.earliest = self._iteration_start
+            if each is reader.requests[0]:
+                each.latest = len(self._sequence)
 
-    def give(self, end: End, data: bytes) -> None:
-        """The relay has written `data` to a subscriber."""
+    def subscriber_sent(self, end: Endpoint, data: bytes) -> None:
+        """The relay has sent `data` to a subscriber."""
         reader = self.readers[end]
-        reader.bytes += len(data)
+        reader.received_bytes += len(data)
         *lines, reader.partial = (reader.partial + data).split(b"\n")
         for each in lines:
-            self._read(reader, each + b"\n")
+            self._receive(reader, each + b"\n")
 
-    def subscriber_went(self, end: End) -> None:
+    def subscriber_ended(self, end: Endpoint) -> None:
+        """The relay has closed a connection, or the next process did not find it in the store."""
         if end in self.readers:
             reader = self.readers.pop(end)
-            self.delivered_before += reader.delivered
+            self._delivered_before += reader.delivered
             self.uncertain += bool(reader.partial)
 
     @property
     def delivered(self) -> int:
-        """Whole records, to all who were there since the relay has counted."""
-        return self.delivered_before + sum(each.delivered for each in self.readers.values())
+        """Whole records that subscribers received since the relay has started to count."""
+        return self._delivered_before + sum(each.delivered for each in self.readers.values())
 
-    def expect_end(self, reader: Reader) -> None:
-        """All that was read has gone out to it."""
-        behind = [self._next(place, reader.wanted) for place in reader.places]
+    def check_finished(self, reader: Reader) -> None:
+        """Check that a subscriber has received everything."""
+        following = [self._next(position, reader.filter) for position in reader.positions]
         check(
-            reader.ended or None in behind,
-            f"{reader} lacks records of the {len(self._kinds)} that there were",
+            reader.ended or None in following,
+            f"{reader} lacks some of the {len(self._sequence)} records",
         )
         check(not reader.partial, f"{reader.partial!r} has no end")
-        check(not reader.restarting, f"{reader} was not told of a restart")
-        check(reader.ended or not [a for a in reader.asked if a.since >= 0], "no answer")
+        check(not reader.restarting, f"{reader} has not received a gap record after a restart")
+        unanswered = [each for each in reader.requests if each.earliest >= 0]
+        check(reader.ended or not unanswered, f"{reader} has not received an answer")
 
     # Ends of processes.
 
-    def killed(self, kept: dict[End, int], up_to_date: bool, interrupted: set[End]) -> None:
-        """The relay was killed; `kept` has the filters that were in the store."""
-        for part in self._parts.values():
-            part.clear()
+    def killed(
+        self, stored: dict[Endpoint, int], interrupted: set[Endpoint], faultless: bool
+    ) -> None:
+        """The relay was killed.
+
+        Args:
+            stored: the filter in the store, by subscriber.
+            interrupted: subscribers whose filter was being replaced in the store. The next relay
+                closes these connections.
+            faultless: whether no system call fails, so that the store must be up to date.
+        """
+        for partial in self._partial.values():
+            partial.clear()
         self.received = self.rejected = self.bytes_received = 0
-        self.delivered_before = self.uncertain = 0
-        self.new_turn()
+        self._delivered_before = self.uncertain = 0
+        self.start_iteration()
         for end, reader in self.readers.items():
             if reader.unfinished is None:
                 self._end_line(reader)
-            if end in kept and up_to_date and reader.kept is None:
-                latest = [reader.wanted, *(each.wanted for each in reader.asked if each.since >= 0)]
-                check(kept[end] in latest, f"{kept[end]} was kept, but it had {latest}")
-            reader.request = b""
-            reader.delivered = reader.dropped = reader.bytes = 0
+            if end in stored and faultless and reader.stored_filter is None:
+                asked = [each.filter for each in reader.requests if each.earliest >= 0]
+                allowed = [reader.filter, *asked]
+                check(stored[end] in allowed, f"filter {stored[end]} is stored, not of {allowed}")
+            reader.request_data = b""
+            reader.delivered = reader.dropped = reader.received_bytes = 0
             reader.ended, reader.restarting = False, True
-            self._unread(end)
-            reader.crashed_at, reader.kept = len(self._kinds), kept.get(end)
-            stored = end in kept or end in interrupted
-            reader.filter_lost = up_to_date and reader.wanted != 0 and not stored
+            self._forget_read_requests(end)
+            reader.crashed_at, reader.stored_filter = len(self._sequence), stored.get(end)
+            has_filter = end in stored or end in interrupted
+            reader.filter_lost = faultless and reader.filter != 0 and not has_filter
 
     def _end_line(self, reader: Reader) -> None:
-        """The next relay's newline ends what it has of a line, and none of it is the next one's.
+        """Note the partial line that the newline of the next relay will end.
 
-        Where that newline is all that the line lacks, it is one that the relay that was killed
-        has written, and must be right by what that relay knew.
+        If only the newline is missing, the line is complete, and it must have been right for the
+        relay that was killed.
         """
         try:
             json.loads(reader.partial)
         except ValueError:
             pass
         else:
-            self._read(reader, reader.partial + b"\n")
+            self._receive(reader, reader.partial + b"\n")
         reader.unfinished = reader.partial
 
-    def _unread(self, end: End) -> deque[Asked]:
-        """What it has asked that no relay has read; the rest nobody knows of any more."""
-        asked = self._asked[end]
-        while asked and asked[0].since >= 0:
-            asked.popleft()
-        return asked
+    def _forget_read_requests(self, end: Endpoint) -> deque[Request]:
+        """Drop the requests that the killed relay had read; return the others."""
+        requests = self._requests[end]
+        while requests and requests[0].earliest >= 0:
+            requests.popleft()
+        return requests
 
-    def keep_only(self, producers: list[End], subscribers: list[End], kept: dict[End, int]) -> None:
-        """Other connections have ended with the process.
+    def keep_only(
+        self,
+        producers: list[Endpoint],
+        subscribers: list[Endpoint],
+        stored: dict[Endpoint, int],
+    ) -> None:
+        """Keep the connections that are in the store; all others ended with the process.
 
-        One that a relay had ended, and was killed before it had told the service manager, is
-        there again, with what was not read of it.
+        A connection that a relay had closed, and not removed from the store when it was killed, is
+        there again, with its unread data.
         """
-        for end in self._parts.keys() - set(producers):
-            self.producer_went(end)
+        for end in self._partial.keys() - set(producers):
+            self.producer_ended(end)
         for end in self.readers.keys() - set(subscribers):
-            self.subscriber_went(end)
+            self.subscriber_ended(end)
         for end in producers:
-            self._parts.setdefault(end, bytearray())
+            self._partial.setdefault(end, bytearray())
         for end in subscribers:
             lost = end in self.readers and self.readers[end].filter_lost
             check(not lost, "a connection was stored without its filter")
             if end not in self.readers:
                 self.readers[end] = Reader(
                     {0},
-                    self._unread(end),
+                    self._forget_read_requests(end),
                     restarting=True,
                     unfinished=b"",
-                    crashed_at=len(self._kinds),
-                    kept=kept.get(end),
+                    crashed_at=len(self._sequence),
+                    stored_filter=stored.get(end),
                 )
 
-    def _read(self, reader: Reader, line: bytes) -> None:
-        check(not reader.ended, f"{line!r} after the end")
+    # Lines that a subscriber receives.
+
+    def _receive(self, reader: Reader, line: bytes) -> None:
+        check(not reader.ended, f"{line!r} follows an error record")
         if reader.unfinished is not None:
-            check(line == reader.unfinished + b"\n", f"{line!r} goes on where a relay was killed")
+            check(line == reader.unfinished + b"\n", f"{line!r} continues a line after a crash")
             reader.unfinished = None
             return
         if line in self._index:
-            check(not reader.restarting, f"{line!r} before word of a restart")
+            check(not reader.restarting, f"{line!r} precedes the gap record of a restart")
             self._deliver(reader, self._index[line], line)
             return
         try:
             notification = json.loads(line)
             event_type, payload = notification["event_type"], notification["payload"]
         except (ValueError, KeyError):
-            raise WrongError(f"{line!r} is no record") from None
+            raise ModelError(f"{line!r} is not a record") from None
         if event_type == "notif_relayd.gap" and payload["reason"] == "relay_restarted":
             self._restart(reader)
             return
-        check(not reader.restarting, f"{line!r} before word of a restart")
+        check(not reader.restarting, f"{line!r} precedes the gap record of a restart")
         if event_type == "notif_relayd.gap":
             check(payload["reason"] == "slow_subscriber", line)
             self._drop(reader, payload["dropped"])
         elif event_type == "notif_relayd.subscribed":
-            self._change(reader, payload)
+            self._change_filter(reader, payload)
         else:
             check(event_type == "notif_relayd.error", f"{line!r} was never sent")
-            refused = any(each.wanted is None and each.since >= 0 for each in reader.asked)
+            invalid = any(each.filter is None and each.earliest >= 0 for each in reader.requests)
             full = payload.startswith("This relay takes no more")
-            # The first part of a request may have been read by a relay that was killed.
+            # A killed relay may have read the first part of a request.
             torn = reader.crashed_at is not None
-            check(refused or full or torn, f"{line!r} for no reason")
+            check(invalid or full or torn, f"{line!r} has no reason")
             reader.ended = True
 
     def _deliver(self, reader: Reader, index: int, line: bytes) -> None:
-        fitting = [
-            place
-            for place in reader.places
-            if place <= index and self._next(place, reader.wanted) == index
+        matching = [
+            position
+            for position in reader.positions
+            if position <= index and self._next(position, reader.filter) == index
         ]
-        check(reader.kept is None, f"{line!r} before the filter that was kept is in force")
-        check(fitting, f"{line!r}, number {index}, does not come next: {reader}")
+        check(reader.stored_filter is None, f"{line!r} precedes the answer for the stored filter")
+        check(matching, f"{line!r}, number {index}, is not the next record: {reader}")
         self.delivered_ever += 1
-        reader.places = {index + 1}
+        reader.positions = {index + 1}
         reader.delivered += 1
 
     def _drop(self, reader: Reader, number: int) -> None:
-        check(number > 0, f"a gap of {number}")
-        places = set()
-        for start in reader.places:
-            place: int | None = start
+        check(number > 0, f"a gap record of {number} records")
+        positions = set()
+        for start in reader.positions:
+            position: int | None = start
             for _ in range(number):
-                place = None if place is None else self._next(place, reader.wanted)
-                place = None if place is None else place + 1
-            if place is not None:
-                places.add(place)
-        check(places, f"a gap of {number} is more than there was: {reader}")
-        reader.places = places
+                position = None if position is None else self._next(position, reader.filter)
+                position = None if position is None else position + 1
+            if position is not None:
+                positions.add(position)
+        check(positions, f"a gap record of {number} records exceeds the sequence: {reader}")
+        reader.positions = positions
         reader.dropped += number
 
-    def _change(self, reader: Reader, patterns: dict[str, list[str]]) -> None:
+    def _change_filter(self, reader: Reader, patterns: dict[str, list[str]]) -> None:
         wanted = FILTERS.index(patterns)
-        if reader.kept is not None:
-            check(wanted == reader.kept, f"{patterns} is not what was asked for last")
-            reader.wanted, reader.kept = wanted, None
+        if reader.stored_filter is not None:
+            check(wanted == reader.stored_filter, f"{patterns} is not the stored filter")
+            reader.filter, reader.stored_filter = wanted, None
             return
-        asked = next((a for a in reader.asked if a.since >= 0), None)
-        check(asked is not None and asked.wanted == wanted, f"nobody has asked for {patterns}")
-        assert asked is not None
-        reader.asked.remove(asked)
-        last = len(self._kinds) if asked.until is None else asked.until
-        reader.places = {
-            place
-            for place in range(max(asked.since, min(reader.places)), last + 1)
-            if any(self._may_skip(start, place, reader.wanted) for start in reader.places)
+        request = next((each for each in reader.requests if each.earliest >= 0), None)
+        check(request and request.filter == wanted, f"{patterns} was not requested")
+        assert request is not None
+        reader.requests.remove(request)
+        latest = len(self._sequence) if request.latest is None else request.latest
+        reader.positions = {
+            position
+            for position in range(max(request.earliest, min(reader.positions)), latest + 1)
+            if any(self._may_skip(start, position, reader.filter) for start in reader.positions)
         }
-        check(reader.places, "a filter is in force before what came first has gone out")
-        reader.wanted = wanted
+        check(reader.positions, "an answer precedes records of the old filter")
+        reader.filter = wanted
 
     def _restart(self, reader: Reader) -> None:
         check(
-            reader.restarting and reader.crashed_at is not None, "word of a restart that was none"
+            reader.restarting and reader.crashed_at is not None,
+            "a gap record announces a restart that did not happen",
         )
         assert reader.crashed_at is not None
-        reader.places = {reader.crashed_at}
-        reader.wanted = 0
+        reader.positions = {reader.crashed_at}
+        reader.filter = 0
         reader.restarting = False
 
-    def _may_skip(self, start: int, place: int, wanted: int) -> bool:
-        """Whether none of the records between the two passes the filter."""
+    def _may_skip(self, start: int, end: int, wanted: int) -> bool:
+        """Return whether no record from `start` up to `end`, exclusive, matches a filter."""
         following = self._next(start, wanted)
-        return start <= place and (following is None or following >= place)
+        return start <= end and (following is None or following >= end)
 
-    def _next(self, place: int, wanted: int) -> int | None:
-        """The first record from a place on that a filter lets through."""
-        passing = PASSING[wanted]
-        return next((n for n in range(place, len(self._kinds)) if self._kinds[n] in passing), None)
+    def _next(self, start: int, wanted: int) -> int | None:
+        """Return the index of the first record from `start` on that matches a filter."""
+        matching = MATCHING[wanted]
+        indexes = range(start, len(self._sequence))
+        return next((index for index in indexes if self._sequence[index] in matching), None)

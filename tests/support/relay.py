@@ -60,45 +60,17 @@ class Subscriber:
         return self._stream.read()
 
 
-class RunningRelay:
-    """A relay whose runtime directory is `directory`; ready after `wait_ready`."""
+class Relay:
+    """A relay process, reached through the sockets and the log in its runtime directory."""
 
-    program: tuple[str, ...] = ("-m", "notif_relayd")
-    """Arguments of the Python interpreter that run the daemon."""
+    process: subprocess.Popen[bytes]
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.public = directory / "notifications.sock"
         self.ingest = directory / "ingest.sock"
         self.control = directory / "control.sock"
         self.log = directory / "relay.log"
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notify.bind(os.fspath(directory / "notify.sock"))
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                with_usual_limit(
-                    *(sys.executable, *self.program),
-                    *("--runtime-dir", os.fspath(directory)),
-                    *arguments,
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify.sock")},
-            )
-
-    def wait_ready(self) -> None:
-        self.wait_notified("READY=1")
-
-    def wait_notified(self, text: str, timeout: float = TIMEOUT) -> str:
-        """Wait for a message to the service manager that contains `text`, and return it."""
-        deadline = time.monotonic() + timeout
-        while (remaining := deadline - time.monotonic()) > 0:
-            self._notify.settimeout(remaining)
-            message = self._notify.recv(4096).decode()
-            if text in message:
-                return message
-        raise TimeoutError(f"no {text} from the relay within {timeout} s")
 
     def subscribe(self) -> Subscriber:
         """Return a subscriber that receives every record that is sent after this call."""
@@ -160,6 +132,43 @@ class RunningRelay:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT)
 
+
+class RunningRelay(Relay):
+    """A relay whose runtime directory is `directory`; ready after `wait_ready`."""
+
+    program: tuple[str, ...] = ("-m", "notif_relayd")
+    """Arguments of the Python interpreter that run the daemon."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        super().__init__(directory)
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(os.fspath(directory / "notify.sock"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                with_usual_limit(
+                    *(sys.executable, *self.program),
+                    *("--runtime-dir", os.fspath(directory)),
+                    *arguments,
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify.sock")},
+            )
+
+    def wait_ready(self) -> None:
+        self.wait_notified("READY=1")
+
+    def wait_notified(self, text: str, timeout: float = TIMEOUT) -> str:
+        """Wait for a message to the service manager that contains `text`, and return it."""
+        deadline = time.monotonic() + timeout
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._notify.settimeout(remaining)
+            message = self._notify.recv(4096).decode()
+            if text in message:
+                return message
+        raise TimeoutError(f"no {text} from the relay within {timeout} s")
+
     def close(self) -> None:
         """Kill the relay if it still runs, and copy its log to standard error."""
         kill(self.process)
@@ -176,6 +185,19 @@ def running_relay(directory: Path, *arguments: str) -> Iterator[RunningRelay]:
         yield relay
     finally:
         relay.close()
+
+
+def request_filter(subscriber: Subscriber, **patterns: list[str]) -> None:
+    """Send a request for a filter without waiting for the answer."""
+    subscriber.socket.sendall(json.dumps({"filter": patterns}).encode() + b"\n")
+
+
+def subscribe_filtered(relay: RunningRelay, **patterns: list[str]) -> Subscriber:
+    """Return a subscriber whose filter is applied."""
+    subscriber = relay.subscribe()
+    request_filter(subscriber, **patterns)
+    assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
+    return subscriber
 
 
 @contextlib.contextmanager

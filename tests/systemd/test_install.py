@@ -39,13 +39,13 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
 
 
 def test_bindir_is_written_into_the_units(tmp_path: Path) -> None:
-    install(tmp_path, "PREFIX=/sought")
-    install(tmp_path, "PREFIX=/given", "BINDIR=/opt/relay/bin")
+    install(tmp_path, "PREFIX=/searched")
+    install(tmp_path, "PREFIX=/fixed", "BINDIR=/opt/relay/bin")
     for unit, program in UNITS.items():
-        sought = (tmp_path / "sought" / unit).read_text()
-        given = (tmp_path / "given" / unit).read_text()
-        assert re.search(rf"^ExecStart={program}\b", sought, re.MULTILINE)
-        assert given == sought.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
+        searched = (tmp_path / "searched" / unit).read_text()
+        fixed = (tmp_path / "fixed" / unit).read_text()
+        assert re.search(rf"^ExecStart={program}\b", searched, re.MULTILINE)
+        assert fixed == searched.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
 
 
 def test_reinstall_keeps_the_operators_configuration(tmp_path: Path) -> None:

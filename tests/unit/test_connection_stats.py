@@ -23,12 +23,12 @@ def test_reconnect_needs_an_earlier_disconnect() -> None:
     admission = Admission(LIMITS)
     assert admission.refusal(peer(1)) is None
     assert admission.refusal(peer(1)) is None
-    assert admission.counts.reconnected == 0
+    assert admission.stats.reconnected == 0
     admission.leave(peer(1))
     assert admission.refusal(peer(2, 1001)) is None
-    assert admission.counts.reconnected == 0
+    assert admission.stats.reconnected == 0
     assert admission.refusal(peer(1)) is None
-    assert (admission.counts.accepted, admission.counts.reconnected) == (4, 1)
+    assert (admission.stats.accepted, admission.stats.reconnected) == (4, 1)
 
 
 def test_one_disconnect_allows_one_reconnect() -> None:
@@ -70,19 +70,19 @@ def test_refusals_are_counted_by_reason() -> None:
     admission.refusal(peer(6))
     assert admission.take_token(1003) is None
     assert admission.take_token(1003) is not None
-    assert admission.counts.refused == {
+    assert admission.stats.refused == {
         Refusal.PER_USER: 1,
         Refusal.FULL: 1,
         Refusal.NOT_ALLOWED: 1,
         Refusal.RATE: 1,
     }
-    assert admission.counts.accepted == 3
+    assert admission.stats.accepted == 3
 
 
 def test_inherited_connection_counts_as_kept() -> None:
     admission = Admission(LIMITS)
     admission.enter(peer())
-    assert (admission.counts.accepted, admission.counts.kept) == (0, 1)
+    assert (admission.stats.accepted, admission.stats.kept) == (0, 1)
 
 
 def test_restored_statistics_have_every_reason() -> None:

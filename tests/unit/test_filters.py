@@ -301,8 +301,8 @@ def test_views_are_equal_when_filter_and_rules_are() -> None:
     other = View(Filter.parse({"priority": ["INFO"]}), allowing(*reversed(rules)))
     assert one == other
     assert hash(one) == hash(other)
-    assert one != View(one.asked, allowing(rules[0]))
-    assert one != View(one.asked)
+    assert one != View(one.requested, allowing(rules[0]))
+    assert one != View(one.requested)
     assert not one.is_unfiltered
     assert View() == UNFILTERED
     assert UNFILTERED.is_unfiltered

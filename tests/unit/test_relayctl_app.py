@@ -83,6 +83,7 @@ def test_status_imports_no_other_command() -> None:
         "notif_relayd.control.schema",
         "notif_relayd.errors",
         "notif_relayd.escaping",
+        "notif_relayd.requirements",
     }
     assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
 

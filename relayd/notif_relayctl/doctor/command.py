@@ -15,9 +15,9 @@ from notif_relayd.escaping import printable
 class Doctor(CtlCommand, Lister):
     """Check the relay and its set-up, and suggest remedies.
 
-    Each check is one row. The last checks send notifications through the relay, which other
+    Each check is one row. The last check sends notifications through the relay, which other
     subscribers receive as well; if systemd holds the sockets, this starts the relay. The exit
-    status is 1 if a check failed, and otherwise 0, even if there are warnings.
+    status is 1 if a check failed. Warnings do not change it.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"

@@ -57,8 +57,8 @@ def _directory(host: Host, check: str, path: str, status: os.stat_result) -> Ite
         yield Finding(
             check,
             WARNING,
-            f"only some users may enter it, even if they may connect to a socket: it is "
-            f"{_access(status)}",
+            f"only its owner and its group may enter it, even if a socket is open to other users: "
+            f"it is {_access(status)}",
             f"chmod o+x {path}",
         )
     daemon = _daemon(host)
@@ -139,7 +139,7 @@ def _file(socket: RelaySocket, check: str, status: os.stat_result) -> Iterator[F
             f"its owner is not {access.user}, as set in relayd.conf: {actual}",
             "restart the relay",
         )
-    group = access.group or access.usual_group
+    group = access.group or access.default_group
     if group and group_name(status.st_gid) != group:
         yield _other_group(check, path, group, actual)
 
@@ -208,6 +208,6 @@ def _daemon_answers(host: Host) -> Finding:
 
 
 def _access(status: os.stat_result) -> str:
-    """Mode, owner and group, for instance `0660 notif-relayd:notif-producers`."""
+    """Return mode, owner and group, for example `0660 notif-relayd:notif-producers`."""
     mode = stat.S_IMODE(status.st_mode)
     return f"{mode:04o} {user_name(status.st_uid)}:{group_name(status.st_gid)}"

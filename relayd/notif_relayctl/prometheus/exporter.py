@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.errors import CtlError, not_installed
+from notif_relayctl.errors import CtlError, missing_package
 from notif_relayctl.prometheus.metrics import add_per_connection
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
 
@@ -49,7 +49,7 @@ class Exporter(CtlCommand):
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415 - slow to import
             from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            raise not_installed(error) from None
+            raise missing_package(error) from None
         collector = RelayCollector(self.app.options.control_path, arguments.per_connection)
         host, port = arguments.listen
         try:

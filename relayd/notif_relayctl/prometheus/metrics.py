@@ -4,7 +4,7 @@
 import argparse
 
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.errors import CtlError, not_installed
+from notif_relayctl.errors import CtlError, missing_package
 from notif_relayd.escaping import printable
 
 
@@ -48,7 +48,7 @@ class ShowMetrics(CtlCommand):
 
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            raise not_installed(error) from None
+            raise missing_package(error) from None
         collector = RelayCollector(self.app.options.control_path, arguments.per_connection)
         registry = collector.registry()
         if arguments.output is not None:

@@ -100,7 +100,7 @@ class Scrapes:
         try:
             answer = self._answer(environ, start_response)
             self._log.report_state(str(self._collector.problem or "the relay answers"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next scrape may work
+        except Exception as error:  # noqa: BLE001 - the next scrape may succeed
             self._log.report_error(error)
             return _response(start_response, "500 Internal Server Error", "See the exporter's log.")
         finally:

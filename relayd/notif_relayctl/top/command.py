@@ -17,7 +17,7 @@ from types import FrameType
 
 from notif_relayctl.command import number, seconds
 from notif_relayctl.commands import ControlCommand
-from notif_relayctl.errors import CtlError, not_installed
+from notif_relayctl.errors import CtlError, missing_package
 from notif_relayctl.top.busiest import Busiest
 from notif_relayctl.top.keys import QUIT, Keys, unbuffered
 from notif_relayctl.top.traffic import Sample, between
@@ -71,7 +71,7 @@ class Top(ControlCommand):
 
             from notif_relayctl.top.screen import page, whole_screen  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            raise not_installed(error) from None
+            raise missing_package(error) from None
         terminal = sys.stdout.isatty()
         console = Console(width=None if terminal else PAGE_WIDTH, highlight=False)
         if arguments.batch:

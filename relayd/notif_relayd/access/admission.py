@@ -33,7 +33,7 @@ class Admission:
         self, limits: ConnectionLimits, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits
-        self.counts = ConnectionStats()
+        self.stats = ConnectionStats()
         self._connections: Counter[int] = Counter()
         self._buckets = TokenBuckets(clock)
 
@@ -44,25 +44,25 @@ class Admission:
         """
         limits, uid = self.limits, peer.uid
         if not self.allows(peer):
-            self.counts.refused[Refusal.NOT_ALLOWED] += 1
+            self.stats.refused[Refusal.NOT_ALLOWED] += 1
             return (
                 f"uid {uid} is not in {limits.socket}_allow_users or {limits.socket}_allow_groups"
             )
         if self._connections[uid] >= limits.per_user:
-            self.counts.refused[Refusal.PER_USER] += 1
+            self.stats.refused[Refusal.PER_USER] += 1
             return f"uid {uid} has reached max_connections_per_user = {limits.per_user}"
         if self._connections.total() >= limits.max_connections:
-            self.counts.refused[Refusal.FULL] += 1
+            self.stats.refused[Refusal.FULL] += 1
             return f"{limits.option} = {limits.max_connections} is reached"
         self._connections[uid] += 1
-        self.counts.connected(peer)
+        self.stats.connected(peer)
         return None
 
     def take_token(self, uid: int) -> str | None:
         """Take one token from the user's rate limit; return the refusal message if none is left."""
         if self._take_token(uid):
             return None
-        self.counts.refused[Refusal.RATE] += 1
+        self.stats.refused[Refusal.RATE] += 1
         return f"uid {uid} exceeds max_connection_rate = {self.limits.rate} connections per second"
 
     def allows(self, peer: Peer) -> bool:
@@ -72,11 +72,11 @@ class Admission:
     def enter(self, peer: Peer) -> None:
         """Count a connection taken over from the previous process, whatever the limits are."""
         self._connections[peer.uid] += 1
-        self.counts.kept += 1
+        self.stats.kept += 1
 
     def leave(self, peer: Peer) -> None:
         """Give back a connection that has ended."""
-        self.counts.disconnected(peer)
+        self.stats.disconnected(peer)
         self._connections[peer.uid] -= 1
         if not self._connections[peer.uid]:
             del self._connections[peer.uid]

@@ -41,7 +41,7 @@ class ConnectionStatsState(msgspec.Struct):
 
 
 class ConnectionStats:
-    """Counters of one socket."""
+    """Counters of the connections to one socket."""
 
     def __init__(self) -> None:
         self.accepted = 0

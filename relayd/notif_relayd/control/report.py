@@ -129,8 +129,8 @@ class Reporter:
             subscribers_behind=len(behind),
             max_lag=max((each.lag for each in behind), default=0),
             connections={
-                "public": _counters(self._fanout.admission.counts),
-                "ingest": _counters(self._intake.admission.counts),
+                "public": _counters(self._fanout.admission.stats),
+                "ingest": _counters(self._intake.admission.stats),
             },
             turn_bounds=list(BOUNDS),
             turns=LatencyHistogram(self._latency.counts, self._latency.seconds),

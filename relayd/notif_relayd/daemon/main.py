@@ -111,9 +111,9 @@ def _relay(
             opened.public.socket.getsockname(),
         )
         for listener in opened.listeners:
-            listener.own()
-            if listener.remark:
-                LOG.warning("%s", listener.remark)
+            listener.relisten()
+            if listener.warning:
+                LOG.warning("%s", listener.warning)
         relay.run()
         LOG.info("stopped")
 

@@ -144,8 +144,8 @@ def _relayd() -> list[cfg.Opt]:
             min=1,
             mutable=True,
             help="Maximum number of connections of one user, for the public and the private socket "
-            "separately. The default is half of the defaults of max_producers and max_subscribers, "
-            "so that one user cannot take all connections.",
+            "separately. The default is half of max_producers and max_subscribers, so that one "
+            "user cannot take all connections.",
         ),
         cfg.IntOpt(
             "max_connection_rate",
@@ -176,28 +176,28 @@ def _relayd() -> list[cfg.Opt]:
             f"{DEFAULT_IDLE_TIMEOUT:.0f}.",
         ),
     ]
-    for name, client, group in (
-        ("public", "subscribers", "notif-subscribers"),
-        ("ingest", "producers", "notif-producers"),
-        ("control", "relayctl", "notif-relayd"),
+    for name, socket, client, group in (
+        ("public", "public", "subscribers", "notif-subscribers"),
+        ("ingest", "private", "producers", "notif-producers"),
+        ("control", "control", "relayctl", "notif-relayd"),
     ):
-        inherited = "" if name == "control" else "; if systemd holds the socket, as in its unit"
+        inherited = "" if name == "control" else ", or as in its unit if systemd holds the socket"
         options += [
             cfg.StrOpt(
                 f"{name}_mode",
                 metavar="MODE",
-                help=f"Permissions of the {name} socket, for {client}, in octal. Default: "
+                help=f"Permissions of the {socket} socket, for {client}, in octal. Default: "
                 f"0660{inherited}.",
             ),
             cfg.StrOpt(
                 f"{name}_user",
                 metavar="USER",
-                help=f"Owner of the {name} socket. Default: the daemon's user{inherited}.",
+                help=f"Owner of the {socket} socket. Default: the daemon's user{inherited}.",
             ),
             cfg.StrOpt(
                 f"{name}_group",
                 metavar="GROUP",
-                help=f"Group of the {name} socket. Default: {group} if this group exists"
+                help=f"Group of the {socket} socket. Default: {group} if this group exists"
                 f"{inherited}.",
             ),
         ]
@@ -209,29 +209,29 @@ def _relayd() -> list[cfg.Opt]:
             help="Names of access rules. Each rule has a section "
             f"[{ACCESS}NAME], and allows the members of a group to read the records that match a "
             "filter. Without rules, every subscriber may read every record. With rules, a "
-            "subscriber reads only records that a rule for one of its groups allows; root reads "
-            "all. Rules take effect at a restart, which closes no permitted connection if systemd "
-            "holds the sockets.",
+            "subscriber reads only the records that a rule for one of its groups allows; root "
+            "reads all. Changed rules take effect at the next restart. If systemd holds the "
+            "sockets, the restart closes no connection.",
         )
     )
-    for name in ("public", "ingest"):
+    for name, socket in (("public", "public"), ("ingest", "private")):
         rule = (
-            f"may connect to the {name} socket; the file's permissions still apply. Root may "
-            f"always connect. If neither {name}_allow_users nor {name}_allow_groups is set, every "
-            "user may."
+            f"may connect to the {socket} socket. If {name}_allow_users or {name}_allow_groups is "
+            "set, only the users and groups in these lists, and root, may connect; the file's "
+            "permissions still apply. Default: no restriction."
         )
         options += [
             cfg.ListOpt(
                 f"{name}_allow_users",
                 metavar="USERS",
                 mutable=True,
-                help=f"The only users that {rule}",
+                help=f"Users that {rule}",
             ),
             cfg.ListOpt(
                 f"{name}_allow_groups",
                 metavar="GROUPS",
                 mutable=True,
-                help=f"The only groups whose members {rule}",
+                help=f"Groups whose members {rule}",
             ),
         ]
     return options
@@ -424,7 +424,7 @@ def _allow_list(
 
 
 def _plan(
-    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, usual: str
+    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, default_group: str
 ) -> SocketPlan:
     user, group = relayd[f"{socket}_user"], relayd[f"{socket}_group"]
     if user is not None:
@@ -438,7 +438,7 @@ def _plan(
             mode=_mode(name(RELAYD, f"{socket}_mode"), relayd[f"{socket}_mode"]),
             user=user,
             group=group,
-            usual_group=usual,
+            default_group=default_group,
         ),
     )
 

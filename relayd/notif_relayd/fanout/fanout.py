@@ -214,7 +214,7 @@ class Fanout:
             [each.save() for each in streams],
             [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in kept],
             subscribers,
-            self.admission.counts.save(),
+            self.admission.stats.save(),
             self.unknown_gaps,
             [TornRecordState(each.data) for each in torn],
         )
@@ -231,7 +231,7 @@ class Fanout:
         """
         self.discarded = saved.discarded
         self.unknown_gaps = saved.unknown_gaps
-        self.admission.counts.restore(saved.connections)
+        self.admission.stats.restore(saved.connections)
         self._ended = _Totals(saved.delivered, saved.dropped, saved.bytes)
         streams = {}
         for number in sorted(saved.streams_in_use):

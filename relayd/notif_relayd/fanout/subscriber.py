@@ -65,7 +65,7 @@ class Stream:
         """Return the view and the sequence number; the chunks are saved with the store."""
         allowed = self.view.allowed
         return StreamState(
-            None if self.view.asked is None else self.view.asked.request,
+            None if self.view.requested is None else self.view.requested.request,
             self.ring.next_seq,
             None if allowed is None else [each.request for each in allowed],
         )

@@ -233,7 +233,7 @@ class Intake:
                 )
                 for each in self.producers.values()
             ],
-            self.admission.counts.save(),
+            self.admission.stats.save(),
             self.producer_gaps.save(),
         )
 
@@ -250,7 +250,7 @@ class Intake:
         for reason in Reason:
             self.rejected[reason] = saved.rejected.get(reason.name, 0)
         self.producer_gaps.restore(saved.producer_gaps)
-        self.admission.counts.restore(saved.connections)
+        self.admission.stats.restore(saved.connections)
         for each in saved.producers:
             if each.id in connections:
                 self.admission.enter(each.peer)

@@ -50,15 +50,15 @@ class Listener:
     socket: socket.socket
     file: tuple[int, int] | None
     """Device and inode of the file that the daemon bound; `None` for a passed socket."""
-    remark: str = ""
-    """Warning about incomplete permissions and their remedy, to be logged; empty if complete."""
+    warning: str = ""
+    """A warning to be logged if the permissions are incomplete; otherwise empty."""
 
     @property
     def bound_here(self) -> bool:
         """Whether the daemon bound the socket."""
         return self.file is not None
 
-    def own(self) -> None:
+    def relisten(self) -> None:
         """Make clients see this process as their peer, not the process that started it.
 
         listen(2) stores the credentials of its caller for SO_PEERCRED.
@@ -149,12 +149,12 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
                 sock.bind(path)
             file = _identity(path)
             _chown(path, *owner)
-            remark = _usual_group(path, plan)
+            warning = _set_default_group(path, plan)
             sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, file, remark)
+    return Listener(sock, file, warning)
 
 
 def _remove_stale(path: str) -> None:
@@ -182,8 +182,8 @@ def _chown(path: str, uid: int, gid: int) -> None:
         os.chown(path, uid, gid)
 
 
-def _usual_group(path: str, plan: SocketPlan) -> str:
-    group = plan.access.usual_group
+def _set_default_group(path: str, plan: SocketPlan) -> str:
+    group = plan.access.default_group
     if plan.access.group is not None or group is None:
         return ""
     try:

@@ -201,24 +201,24 @@ class View:
     """The records that a subscriber receives: those that it both requested and may read.
 
     Args:
-        asked: the filter that the subscriber requested; `None` for all records.
+        requested: the filter of the subscriber's request; `None` for all records.
         allowed: filters of the access rules, of which a record must pass at least one; `None` for
             all records.
     """
 
-    __slots__ = ("_hash", "allowed", "asked")
+    __slots__ = ("_hash", "allowed", "requested")
 
     def __init__(
-        self, asked: Filter | None = None, allowed: frozenset[Filter] | None = None
+        self, requested: Filter | None = None, allowed: frozenset[Filter] | None = None
     ) -> None:
-        self.asked = asked
+        self.requested = requested
         self.allowed = allowed
-        self._hash = hash((asked, allowed))  # computed once: views are keys of dictionaries
+        self._hash = hash((requested, allowed))  # computed once: views are keys of dictionaries
 
     @property
     def is_unfiltered(self) -> bool:
         """Whether this view contains every record."""
-        return self.asked is None and self.allowed is None
+        return self.requested is None and self.allowed is None
 
     def __call__(self, routing_key: RoutingKey) -> bool:
         """Return whether this view contains a record."""
@@ -228,11 +228,13 @@ class View:
             and not any(each(routing_key) for each in self.allowed)
         ):
             return False
-        return self.asked is None or self.asked(routing_key)
+        return self.requested is None or self.requested(routing_key)
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, View) and self.asked == other.asked and self.allowed == other.allowed
+            isinstance(other, View)
+            and self.requested == other.requested
+            and self.allowed == other.allowed
         )
 
     def __hash__(self) -> int:
@@ -265,7 +267,7 @@ def matches(glob: str, text: str) -> bool:
 
 def _globs(key: str, requested: object) -> tuple[str, ...]:
     if key not in KEYS:
-        raise FilterError(f"{key!r} is not a key of a filter; the keys are {', '.join(KEYS)}.")
+        raise FilterError(f"Unknown key {key!r} in the filter; the keys are {', '.join(KEYS)}.")
     if (
         not isinstance(requested, list)
         or not requested

@@ -268,12 +268,14 @@ class Selector(Generic[T]):
         """Select `target` for the records of this view. A target must belong to one view only."""
         bits = [self._acquire(each) for each in _filters(view)]
         allowed = -1 if view.allowed is None else sum(self._slots[f].bit for f in view.allowed)
-        self._targets.add(view, _Member(target, allowed), bits if view.asked is None else bits[:1])
+        self._targets.add(
+            view, _Member(target, allowed), bits if view.requested is None else bits[:1]
+        )
 
     def remove(self, view: View) -> None:
         """Remove a view that `add` has added."""
         bits = [self._slots[each].bit for each in _filters(view)]
-        self._targets.remove(view, bits if view.asked is None else bits[:1])
+        self._targets.remove(view, bits if view.requested is None else bits[:1])
         for each in _filters(view):
             self._release(each)
 
@@ -333,5 +335,5 @@ class Selector(Generic[T]):
 
 def _filters(view: View) -> list[Filter]:
     """Return all filters of a view; the requested filter is the first one."""
-    asked = [] if view.asked is None else [view.asked]
-    return [*asked, *(view.allowed or ())]
+    requested = [] if view.requested is None else [view.requested]
+    return [*requested, *(view.allowed or ())]

@@ -90,13 +90,13 @@ class Request:
     """A valid request."""
 
     filter: Filter
-    asked: dict[str, list[str]]
+    requested: dict[str, list[str]]
     """The filter as the request states it, for the answer."""
 
     @property
     def line(self) -> bytes:
         """The request in its shortest form, for the file descriptor store."""
-        return msgspec.json.encode({"filter": self.asked})
+        return msgspec.json.encode({"filter": self.requested})
 
     @property
     def charge(self) -> int:
@@ -107,7 +107,7 @@ class Request:
     @property
     def answer(self) -> bytes:
         """The record that confirms the filter and precedes the first record that passes it."""
-        return records.subscribed(self.asked)
+        return records.subscribed(self.requested)
 
 
 def parse(line: bytes) -> Request:
@@ -117,12 +117,12 @@ def parse(line: bytes) -> Request:
         RequestError: the line is not a valid request.
     """
     try:
-        asked = msgspec.json.decode(line)
+        content = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
-    if not isinstance(asked, dict) or list(asked) != ["filter"]:
+    if not isinstance(content, dict) or list(content) != ["filter"]:
         raise RequestError('The request is not of the form {"filter": {...}}.')
     try:
-        return Request(Filter.parse(asked["filter"]), asked["filter"])
+        return Request(Filter.parse(content["filter"]), content["filter"])
     except FilterError as error:
         raise RequestError(str(error)) from None

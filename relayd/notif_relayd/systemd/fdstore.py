@@ -84,7 +84,8 @@ class FdStore:
         self._stored = Counter(names)
         """Number of descriptors in the store, by name."""
         self._count = self._stored.total()
-        self._room_for_names = MAX_NAMES - sum(len(name) + 1 for name in self._stored.elements())
+        """Number of descriptors that are in the store or about to be stored."""
+        self._name_bytes_left = MAX_NAMES - sum(len(name) + 1 for name in self._stored.elements())
         self._to_store: dict[str, tuple[int, ...]] = {}
         """By name: descriptors that the service manager has not got yet."""
         self._to_remove: list[str] = []
@@ -148,11 +149,12 @@ class FdStore:
         if kind == SUBSCRIBER and number in self._requests:
             self._kernel.close(self._requests.pop(number))
         if stored:
+            # The duplicate in the store would keep the connection open.
             with contextlib.suppress(OSError):  # The peer may have hung up.
                 connection.shutdown(socket.SHUT_RDWR)
         self._kernel.close_socket(connection)
 
-    def leave(self, state: Iterable[bytes]) -> None:
+    def save_state(self, state: Iterable[bytes]) -> None:
         """Store the state for the next process; no other method may be called afterwards."""
         try:
             fd = _sealed(self._kernel, state)
@@ -173,7 +175,7 @@ class FdStore:
         if not self.usable or name in self._stored or name in self._to_store:
             return False
         # One descriptor and its name are reserved for the state.
-        names = self._room_for_names - count * (len(name) + 1)
+        names = self._name_bytes_left - count * (len(name) + 1)
         if names > len(STATE) and self._count + count < self._capacity:
             return True
         if not self._full:
@@ -187,7 +189,7 @@ class FdStore:
 
     def _store(self, name: str, *fds: int) -> None:
         self._count += len(fds)
-        self._room_for_names -= len(fds) * (len(name) + 1)
+        self._name_bytes_left -= len(fds) * (len(name) + 1)
         self._to_store[name] = fds
         self._schedule()
 
@@ -196,7 +198,7 @@ class FdStore:
         stored = self._stored.pop(name, 0)
         count = stored + len(self._to_store.pop(name, ()))
         self._count -= count
-        self._room_for_names += count * (len(name) + 1)
+        self._name_bytes_left += count * (len(name) + 1)
         if stored:
             self._to_remove.append(name)
             self._schedule()

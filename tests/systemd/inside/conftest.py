@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import PUBLIC_UNIT, Journal, reset, run, systemctl
+
+from support.container import PUBLIC_UNIT, Journal, reset, run, systemctl
 
 REPORTS = Path("/opt/test/reports")
 
@@ -21,7 +22,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         "test": report.nodeid.rpartition("/")[2],
         "phase": report.when,
         "outcome": report.outcome,
-        "reason": report.longrepr[2] if report.skipped else report.longreprtext,
+        "reason": report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext,
         "output": "\n".join(text for _, text in report.sections),
     }
     with REPORTS.open("a") as reports:

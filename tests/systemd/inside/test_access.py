@@ -2,7 +2,8 @@
 """Permissions of users in one of the relay's groups to connect to the sockets."""
 
 import pytest
-from machine import CONTROL, INGEST, PUBLIC, Journal, allowed, relays
+
+from support.container import CONTROL, INGEST, PUBLIC, Journal, allowed, relays
 
 
 @pytest.fixture(autouse=True)

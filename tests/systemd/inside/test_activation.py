@@ -4,7 +4,7 @@
 import os
 import pwd
 
-from machine import (
+from support.container import (
     CONTROL,
     INGEST,
     PUBLIC,

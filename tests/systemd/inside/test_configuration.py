@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options in relayd.conf with sockets that systemd passes."""
 
-from machine import (
+from support.container import (
     INGEST,
     PUBLIC,
     SERVICE,

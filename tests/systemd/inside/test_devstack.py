@@ -9,15 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import (
+from oslo_config import cfg
+
+from support.container import (
+    INGEST_UNIT,
+    PUBLIC,
+    PUBLIC_UNIT,
+    connect,
+    run,
+    show,
+    states,
+    systemctl,
+)
+from support.environments import (
     CHECKOUT,
     VARIABLES,
     copy_checkout,
     make_environment,
     requirements_at_hand,
 )
-from machine import INGEST_UNIT, PUBLIC, PUBLIC_UNIT, connect, run, show, states, systemctl
-from oslo_config import cfg
 
 STACK = Path("/opt/stack")
 PLUGIN, VENV = STACK / "notif-relayd", STACK / "data/venv"

@@ -8,7 +8,9 @@ import socket
 import subprocess
 
 import pytest
-from machine import (
+
+from notif_relay import paths
+from support.container import (
     CONFIGURATION,
     INGEST,
     INGEST_UNIT,
@@ -24,8 +26,6 @@ from machine import (
     states,
     systemctl,
 )
-
-from notif_relay import paths
 
 Row = dict[str, str]
 

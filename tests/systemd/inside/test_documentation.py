@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import CHECKOUT, SITE_PACKAGES, make_environment
-from machine import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
 
 from support import doc_blocks
+from support.container import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
 from support.doc_blocks import Block
+from support.environments import CHECKOUT, SITE_PACKAGES, make_environment
 
 DOCUMENTED_PLACE, PLACE = "/opt/notif-relayd", "/opt/relay"
 """Path in the documentation, which the container uses for the checkout, and its replacement."""

@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from machine import systemctl
+from support.container import systemctl
 
 LEAK = "leaked-from-the-caller"
 """The value that test_booted.py gives to the variables of the calling process."""

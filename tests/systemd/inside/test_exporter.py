@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import DEADLINE, Journal, needs_loopback, relays, run, show, states, systemctl
+
+from support.container import (
+    DEADLINE,
+    Journal,
+    needs_loopback,
+    relays,
+    run,
+    show,
+    states,
+    systemctl,
+)
 
 EXPORTER = "notif-relayd-exporter.service"
 

@@ -4,7 +4,7 @@
 import json
 import subprocess
 
-from machine import (
+from support.container import (
     INGEST,
     PUBLIC,
     PUBLIC_UNIT,
@@ -23,9 +23,9 @@ def test_status_does_not_start_a_stopped_service() -> None:
 
 
 def test_status_of_a_stopped_service_names_its_sockets() -> None:
-    assert f"{PUBLIC} is there" in run("relayctl", "status").stderr
+    assert f"{PUBLIC} exists" in run("relayctl", "status").stderr
     systemctl("stop", PUBLIC_UNIT)
-    assert f"{PUBLIC} is not there" in run("relayctl", "status").stderr
+    assert f"{PUBLIC} does not exist" in run("relayctl", "status").stderr
 
 
 def test_status_is_for_the_relays_own_group() -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from machine import (
+
+from support.container import (
     DEADLINE,
     INGEST,
     PUBLIC,
@@ -22,7 +23,6 @@ from machine import (
     states,
     systemctl,
 )
-
 from support.load import Load, ProducerTotals, load
 
 PRODUCERS, SUBSCRIBERS = 4, 20

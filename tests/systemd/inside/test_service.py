@@ -5,7 +5,8 @@ import os
 import signal
 
 import pytest
-from machine import (
+
+from support.container import (
     INGEST,
     PUBLIC,
     SERVICE,

@@ -4,7 +4,7 @@
 import grp
 import os
 
-from machine import (
+from support.container import (
     INGEST,
     INGEST_UNIT,
     PUBLIC,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from machine import run, systemctl
+from support.container import run, systemctl
 
 CHECKOUT = Path("/opt/notif-relayd")
 SITE_PACKAGES = next(CHECKOUT.glob(".venv/lib/python3.*/site-packages"))

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages that the daemon and relayctl require, and the error if one is not installed.
+
+The library and the daemon are one distribution. The environment of a service therefore has the
+commands `notif-relayd` and `relayctl`, but usually not the packages that they require.
+"""
+
+PACKAGES = {
+    *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "prometheus_client"),
+    *("rich", "systemd"),
+}
+"""Import names of the packages that the extra [daemon] installs."""
+
+
+def is_required(error: ModuleNotFoundError) -> bool:
+    """Return whether the missing module belongs to one of the `PACKAGES`."""
+    return (error.name or "").partition(".")[0] in PACKAGES
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return the message for a package that is not installed."""
+    return f"{error.name} is not installed: pip install 'notif-relayd[daemon]'"
