@@ -46,7 +46,11 @@ def make_fifo(path: Path) -> None:
 
 def write(text: str | bytes) -> Callable[[Path], None]:
     content = text.encode() if isinstance(text, str) else text
-    return lambda path: path.write_bytes(content) and None
+
+    def change(path: Path) -> None:
+        path.write_bytes(content)
+
+    return change
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], list[str]]] = {

@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 
 from oslo_config import cfg
 
@@ -26,6 +27,14 @@ FILE, DIRECTORY = "--config-file", "--config-dir"
 
 MIN_ABBREVIATION = len("--config-f")
 """Length of the shortest abbreviation of these options that argparse accepts."""
+
+FOREIGN = {
+    *((options.DEFAULT, each) for each in ("config_source", "daemonize", "pidfile")),
+    *((options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")),
+}
+"""Options, by section, that a file may contain in addition to those of the manual: that of
+oslo.config itself, those of the command line, and those of a section that is copied from the
+configuration of a service."""
 
 MANUAL = f"see {PROGRAM}.conf(5)"
 
@@ -224,13 +233,26 @@ def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
     return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
 
 
+def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
+    """Return the options of oslo.log."""
+    (entry_point,) = entry_points(group="oslo.config.opts", name="oslo.log")
+    found: list[tuple[str | None, list[cfg.Opt]]] = entry_point.load()()
+    return found
+
+
+def _file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
+    """Return the options that a file may contain, except for those of access rules."""
+    own = [each for each in options.list_opts() if not (each[0] or "").startswith(options.ACCESS)]
+    return own + log_options()
+
+
 KnownOptions = dict[str, dict[str, tuple[str, str]]]
 """Section and name of each option, by the section and each name that oslo.config accepts."""
 
 
 def _known_options() -> KnownOptions:
     known: KnownOptions = {}
-    for group, opts in options.file_options():
+    for group, opts in _file_options():
         section = group or options.DEFAULT
         for opt in opts:
             names = [(section, opt.dest)]
@@ -262,7 +284,7 @@ def _checked_section(
     for option in values:
         if option in names:
             found.append(names[option])
-        elif (normalized, option) not in options.FOREIGN:
+        elif (normalized, option) not in FOREIGN:
             advice = _suggestion(option, names)
             raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
     return found
@@ -290,7 +312,7 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
         StartError: a value is invalid.
     """
     conf = cfg.ConfigOpts()
-    for group, opts in options.file_options():
+    for group, opts in _file_options():
         conf.register_opts(opts, group=group)
     for section in {section for section, _ in origins}:
         if section.startswith(options.ACCESS):

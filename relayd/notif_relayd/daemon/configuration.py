@@ -14,7 +14,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relayd.daemon import options
-from notif_relayd.daemon.config_files import Origins, check, check_regular, split
+from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
 from notif_relayd.daemon.log_setup import logging_errors
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
@@ -78,7 +78,7 @@ class Configuration:
             new = cfg.ConfigOpts()
             options.register(new)
             # log.register_options would make the formatters of the running daemon use `new`.
-            for group, opts in options.log_options():
+            for group, opts in log_options():
                 new.register_cli_opts(opts, group=group)
             self._parse(new, files)
             limits = _settings(new, origins).limits

@@ -88,8 +88,10 @@ def _relay(
 
     def reload() -> None:
         nonlocal limits
-        limits = _reloaded(configuration, limits, opened.held_by_systemd, log_queue)
-        relay.apply(limits)
+        changed = _reloaded(configuration, limits, opened.held_by_systemd, log_queue)
+        if changed is not None:
+            limits = changed
+            relay.apply(limits)
 
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(contextlib.closing(Signals(reload)))
@@ -110,6 +112,8 @@ def _relay(
             opened.ingest.socket.getsockname(),
             opened.public.socket.getsockname(),
         )
+        for listener in (*opened.more_public, *opened.more_ingest):
+            LOG.info("also listening on %s", listener.socket.getsockname())
         for listener in opened.listeners:
             listener.relisten()
             if listener.warning:
@@ -136,19 +140,19 @@ def _with_idle_timeout(limits: Limits, held_by_systemd: bool) -> Limits:
 
 def _reloaded(
     configuration: Configuration, running: Limits, held_by_systemd: bool, log_queue: LogQueue
-) -> Limits:
-    """Read the configuration again; return its limits, or `running` if it has an error."""
+) -> Limits | None:
+    """Read the configuration again; return its limits, or `None` if it has an error."""
     try:
         with log_queue.changing():
             limits = _with_idle_timeout(configuration.reload(running), held_by_systemd)
     except StartError as error:
         LOG.error("the configuration was not reloaded: %s", one_line(error))
-        return running
+        return None
     except (Exception, SystemExit) as error:
         # A logging file contains Python expressions, which may raise anything. No error in a file
         # ends the daemon.
         LOG.exception("the configuration was not reloaded: %s", one_line(error))
-        return running
+        return None
     raise_descriptor_limit(limits)
     LOG.info("configuration reloaded")
     return limits

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from oslo_config import cfg
 
@@ -25,13 +24,6 @@ from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, S
 DEFAULT = "DEFAULT"
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
-
-FOREIGN = {
-    (DEFAULT, "config_source"),
-    *((NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")),
-}
-"""Options, by section, that a configuration file may contain although the daemon ignores them: that
-of oslo.config itself, and those of a section that is copied from the configuration of a service."""
 
 ACCESS = "access:"
 """Prefix of the section of an access rule."""
@@ -269,23 +261,6 @@ def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
         (NOTIFICATIONS, _notifications()),
         (RELAYD, _relayd()),
         (f"{ACCESS}monitoring", access_rule()),
-    ]
-
-
-def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
-    """Return the options of oslo.log."""
-    (entry_point,) = entry_points(group="oslo.config.opts", name="oslo.log")
-    found: list[tuple[str | None, list[cfg.Opt]]] = entry_point.load()()
-    return found
-
-
-def file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
-    """Return the options that a file may contain, except for those of access rules."""
-    return [
-        (None, _general() + _command_line_only()),
-        (NOTIFICATIONS, _notifications()),
-        (RELAYD, _relayd()),
-        *log_options(),
     ]
 
 
