@@ -6,10 +6,11 @@ subscribers (ring), send (fanout). One thread does all of it. An iteration of th
 data that has arrived, so under load many records share the cost of an iteration.
 """
 
+import contextlib
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from notif_relayd import fastpath
@@ -176,6 +177,15 @@ class Relay:
                 self._idle_timer.update()
         self._watchdog.stopping()
         self._stop()
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Context in which the configuration is reloaded, for the service manager."""
+        self._watchdog.reloading()
+        try:
+            yield
+        finally:
+            self._watchdog.reloaded()
 
     def apply(self, limits: Limits) -> None:
         """Apply new limits; a change of `max_record_size` needs a restart."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_error_does_not_end_a_running_daemon(
         config.write_text("[relayd]\nring_size = 4000000\n")
         reload(relay, "configuration reloaded")
         assert relay.status()["ring_limit_bytes"] == 4_000_000
+
+
+def test_service_manager_is_told_about_a_reload(directory: Path, config: Path) -> None:
+    with running_relay(directory, "--config-file", str(config)) as relay:
+        for text in (VALID, "nonsense"):
+            config.write_text(text)
+            before = time.monotonic_ns() // 1000
+            relay.process.send_signal(signal.SIGHUP)
+            message = relay.wait_notified("RELOADING=1").splitlines()
+            values = dict(line.split("=") for line in message)
+            assert before <= int(values["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+            relay.wait_notified("READY=1")
 
 
 @pytest.mark.parametrize(

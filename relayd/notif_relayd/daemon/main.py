@@ -88,10 +88,11 @@ def _relay(
 
     def reload() -> None:
         nonlocal limits
-        changed = _reloaded(configuration, limits, opened.held_by_systemd, log_queue)
-        if changed is not None:
-            limits = changed
-            relay.apply(limits)
+        with relay.reloading():
+            changed = _reloaded(configuration, limits, opened.held_by_systemd, log_queue)
+            if changed is not None:
+                limits = changed
+                relay.apply(limits)
 
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(contextlib.closing(Signals(reload)))

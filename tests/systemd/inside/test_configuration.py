@@ -12,6 +12,7 @@ from support.container import (
     connect,
     drop_in,
     relays,
+    run,
     show,
     states,
     systemctl,
@@ -59,3 +60,17 @@ def test_reload_applies_new_limits_without_a_restart(journal: Journal) -> None:
     with connect(PUBLIC), connect(PUBLIC) as refused:
         assert b"max_subscribers" in refused.makefile("rb").readline()
     assert show("MainPID") == pid
+
+
+def test_reload_fails_with_the_error_of_the_configuration(journal: Journal) -> None:
+    configure("[relayd]", "max_subscribers = 2")
+    assert relays()
+    pid = show("MainPID")
+    configure("[relayd]", "max_subscriber = 1")
+    assert run("systemctl", "reload", SERVICE).returncode != 0
+    journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="did you mean max_subscribers")
+    assert (show("MainPID"), show("ActiveState")) == (pid, "active")
+    configure("[relayd]", "max_subscribers = 1")
+    systemctl("reload", SERVICE)
+    journal.entry(MESSAGE="configuration reloaded")
+    assert relays()
