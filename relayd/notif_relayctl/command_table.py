@@ -14,6 +14,7 @@ from cliff.command import Command
 from cliff.commandmanager import CommandManager
 from cliff.help import HelpCommand
 
+from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError
 
 PROGRAM = "relayctl"
@@ -67,8 +68,10 @@ class Commands(CommandManager):
             raise CtlError(f"unknown command or option {argv[0]!r}; see {PROGRAM} help") from None
 
 
-class Help(HelpCommand):
+class Help(CtlCommand, HelpCommand):
     """Show the help of a command."""
+
+    example = "relayctl help tail"
 
     def take_action(self, arguments: argparse.Namespace) -> int:
         """Show the help of one command, or the list of all commands."""

@@ -22,7 +22,7 @@ from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
-    *("metrics", "exporter", "complete"),
+    *("metrics", "exporter", "complete", "help"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -86,6 +86,19 @@ def test_status_imports_no_other_command() -> None:
         "notif_relayd.requirements",
     }
     assert not loaded & {"notif_relay.handler", "notif_relay.subscriber", "notif_relayctl.tail"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help", "status"], ["status"]])
+def test_metadata_of_other_packages_is_not_read(arguments: list[str]) -> None:
+    code = (
+        "import importlib.metadata, sys; importlib.metadata.packages_distributions = None; "
+        "from notif_relayctl.app import main; "
+        f"sys.exit(main(['--runtime-dir', '/nonexistent', *{arguments}]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == (3 if arguments == ["status"] else 0), result.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]])
