@@ -62,7 +62,7 @@ class Sources:
         ]
         files = []
         for option, path in (*defaults, *self.named):
-            files += [path] if option == FILE else _files_in(path)
+            files += [path] if option == FILE else files_in(path)
         return files
 
 
@@ -116,7 +116,12 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _files_in(directory: str) -> list[str]:
+def files_in(directory: str) -> list[str]:
+    """Return the configuration files in a directory, in the order in which they are read.
+
+    Raises:
+        StartError: the directory cannot be read.
+    """
     with _os_errors(directory):
         names = os.listdir(directory)
     return [
@@ -203,6 +208,23 @@ class Origins:
         if file is None or f"--{prefix}{option}" in self.arguments:
             return name
         return f"{name} in {file}"
+
+    def check_rules(self, names: Iterable[str]) -> None:
+        """Check that each access rule in the files is in force.
+
+        Args:
+            names: the value of access_rules.
+
+        Raises:
+            StartError: there is a section of another rule.
+        """
+        listed = {f"{options.ACCESS}{name}".lower() for name in names}
+        for (section, option), file in self.files.items():
+            if section.startswith(options.ACCESS) and section not in listed:
+                raise StartError(
+                    f"[{section}] {option} in {file}: the rule is not in force: add its name to "
+                    "access_rules in [relayd], or remove the section"
+                )
 
 
 def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:

@@ -109,16 +109,11 @@ class Configuration:
 def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
     with _configuration_errors():
         settings = options.settings(conf, origins)
+        options.check_owners(settings, origins)
         log_config = conf.log_config_append
     if log_config:
         check_regular(log_config)
-    listed = {f"{options.ACCESS}{name}".lower() for name in conf[options.RELAYD].access_rules}
-    for (section, option), file in origins.files.items():
-        if section.startswith(options.ACCESS) and section not in listed:
-            raise StartError(
-                f"[{section}] {option} in {file}: the rule is not in force: add its name to "
-                "access_rules in [relayd], or remove the section"
-            )
+    origins.check_rules(conf[options.RELAYD].access_rules)
     return settings
 
 

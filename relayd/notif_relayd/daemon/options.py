@@ -398,21 +398,29 @@ def _allow_list(
     )
 
 
+def check_owners(settings: Settings, name: NameOption) -> None:
+    """Check the users and groups of the socket files.
+
+    Raises:
+        StartError: a user or group does not exist.
+    """
+    for plan in (settings.public, settings.ingest, settings.control):
+        if plan.access.user is not None:
+            user_id(name(RELAYD, f"{plan.name}_user"), plan.access.user)
+        if plan.access.group is not None:
+            group_id(name(RELAYD, f"{plan.name}_group"), plan.access.group)
+
+
 def _plan(
     relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, default_group: str
 ) -> SocketPlan:
-    user, group = relayd[f"{socket}_user"], relayd[f"{socket}_group"]
-    if user is not None:
-        user_id(name(RELAYD, f"{socket}_user"), user)
-    if group is not None:
-        group_id(name(RELAYD, f"{socket}_group"), group)
     return SocketPlan(
         socket,
         os.path.abspath(path),
         Access(
             mode=_mode(name(RELAYD, f"{socket}_mode"), relayd[f"{socket}_mode"]),
-            user=user,
-            group=group,
+            user=relayd[f"{socket}_user"],
+            group=relayd[f"{socket}_group"],
             default_group=default_group,
         ),
     )
