@@ -83,7 +83,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "option with hyphens": (write("[DEFAULT]\nruntime-dir = /x\n"), ["runtime_dir"]),
     "option of the command line": (write("[DEFAULT]\ncheck = true\n"), ["[DEFAULT] check in"]),
-    "wrong section": (write("[DEFAULT]\nring_size = 2000000\n"), ["[DEFAULT] ring_size in"]),
+    "wrong section": (
+        write("[DEFAULT]\nring_size = 2000000\n"),
+        ["[DEFAULT] ring_size in", "it belongs in [relayd]"],
+    ),
     "unknown section": (write("[relaydd]\nx = 1\n"), ["[relaydd] in", "relayd?"]),
     "empty unknown section": (write("[relaydd]\n"), ["[relaydd] in", "relayd?"]),
     "default in lower case": (write("[default]\ndebug = true\n"), ["[default] in", "DEFAULT?"]),
@@ -238,6 +241,27 @@ def test_deprecated_name_is_ok(config: Path) -> None:
 def test_sample_file_is_ok() -> None:
     sample = Path(__file__).parents[2] / "etc/notif-relayd/relayd.conf.sample"
     assert run_daemon("--check", "--config-file", str(sample)).stdout == "ok\n"
+
+
+def test_invalid_value_in_the_environment_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OS_RELAYD__RING_SIZE", "many")
+    result = run_daemon("--check", "--config-file", str(config))
+    assert_error(result, ["ring_size in the environment", "OS_…__RING_SIZE"])
+    assert str(config) not in result.stderr
+
+
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_check_fails_without_standard_output(output: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m notif_relayd --check {output}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=quiet_environment(),
+    )
+    assert_error(done, ["cannot write to standard output"])
 
 
 def test_check_opens_no_log(directory: Path) -> None:

@@ -307,7 +307,8 @@ def _checked_section(
         if option in names:
             found.append(names[option])
         elif (normalized, option) not in FOREIGN:
-            advice = _suggestion(option, names)
+            homes = [each[option][0] for each in known.values() if option in each]
+            advice = f"it belongs in [{homes[0]}]" if homes else _suggestion(option, names)
             raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
     return found
 

@@ -128,6 +128,14 @@ def _configuration_errors() -> Iterator[None]:
         yield
     except RecursionError:
         raise StartError("the values of some options refer to each other: correct them") from None
+    except cfg.ConfigSourceValueError as error:
+        # The values in files have been checked, and argparse has checked the command line.
+        name = str(error).removeprefix("Value for option ").partition(" ")[0]
+        reason = one_line(error).rpartition("is not valid: ")[2]
+        raise StartError(
+            f"the value of {name} in the environment is invalid: {reason}; correct the variable "
+            f"OS_…__{name.upper()}"
+        ) from error
     except (cfg.Error, OSError, ValueError) as error:
         raise StartError(one_line(error)) from error
 
