@@ -128,7 +128,8 @@ install: ## install units, users, samples and man pages; DESTDIR=, PREFIX=, BIND
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	@for each in prometheus grafana; do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
-	@sed -i 's,^ExecStart=,&$(BINDIR:%=%/),' $(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd*.service
+	@sed -i 's,^\(Exec[A-Z][a-z]*=\)\([a-z]\),\1$(BINDIR:%=%/)\2,' \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/notif-relayd*.service
 	@install -m 644 systemd/sysusers.d/* $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	@install -m 644 systemd/tmpfiles.d/* $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd

@@ -6,10 +6,11 @@ subscribers (ring), send (fanout). One thread does all of it. An iteration of th
 data that has arrived, so under load many records share the cost of an iteration.
 """
 
+import contextlib
 import itertools
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from notif_relayd import fastpath
@@ -53,6 +54,10 @@ class Sockets:
     """For producers."""
     control: socket.socket
     """For relayctl."""
+    more_public: Sequence[socket.socket] = ()
+    """Further sockets for subscribers, if systemd passes several."""
+    more_ingest: Sequence[socket.socket] = ()
+    """Further sockets for producers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,8 @@ class Relay:
         # Subscribers first: records that are in producers' sockets already are then sent to the
         # subscribers that are waiting already.
         self._acceptors = [
-            self._fanout.listen(sockets.public),
-            self._intake.listen(sockets.ingest),
+            *map(self._fanout.listen, [sockets.public, *sockets.more_public]),
+            *map(self._intake.listen, [sockets.ingest, *sockets.more_ingest]),
             self._control.listen(sockets.control),
         ]
         self._watchdog = Watchdog(self._loop, manager.notify, self._counts)
@@ -172,6 +177,15 @@ class Relay:
                 self._idle_timer.update()
         self._watchdog.stopping()
         self._stop()
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Context in which the configuration is reloaded, for the service manager."""
+        self._watchdog.reloading()
+        try:
+            yield
+        finally:
+            self._watchdog.reloaded()
 
     def apply(self, limits: Limits) -> None:
         """Apply new limits; a change of `max_record_size` needs a restart."""

@@ -322,7 +322,9 @@ def test_paths_of_a_running_daemon_take_precedence(directory: Path) -> None:
         ("[relayd]\npublic_mode = rw\n", "public_mode"),
         ("[relayd\n", "relayd.conf"),
         ("[relayd]\nring_size = $nothing\n", "nothing"),
-        ("\udcff", "decode"),
+        ("\udcff", "UTF-8"),
+        ("[relayd]\npublic_allow_user = root\n", "public_allow_users"),
+        ("[access:m]\ngroup = root\n", "access_rules"),
     ],
 )
 def test_invalid_configuration_is_a_failure(

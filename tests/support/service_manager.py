@@ -75,7 +75,9 @@ class ManagedRelay(RunningRelay):
         """Start a relay with the listening sockets and all stored descriptors."""
         self.messages.clear()
         stored = [(name, fd) for name, fds in self.stored.items() for fd in fds]
-        names = [*self.listeners, *(name for name, _ in stored)]
+        # A key such as "more public" is for another socket with the same name.
+        names = [name.rpartition(" ")[2] for name in self.listeners]
+        names += [name for name, _ in stored]
         fds = [*(each.fileno() for each in self.listeners.values()), *(fd for _, fd in stored)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

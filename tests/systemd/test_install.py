@@ -45,7 +45,12 @@ def test_bindir_is_written_into_the_units(tmp_path: Path) -> None:
         searched = (tmp_path / "searched" / unit).read_text()
         fixed = (tmp_path / "fixed" / unit).read_text()
         assert re.search(rf"^ExecStart={program}\b", searched, re.MULTILINE)
-        assert fixed == searched.replace("ExecStart=", "ExecStart=/opt/relay/bin/")
+        assert fixed == re.sub(
+            r"^(Exec\w+=)(notif-relayd|relayctl)",
+            r"\1/opt/relay/bin/\2",
+            searched,
+            flags=re.MULTILINE,
+        )
 
 
 def test_reinstall_keeps_the_operators_configuration(tmp_path: Path) -> None:

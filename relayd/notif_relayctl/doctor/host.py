@@ -28,7 +28,7 @@ from notif_relayctl.doctor.units import (
 )
 from notif_relayctl.errors import CtlError
 from notif_relayd.control.schema import Status
-from notif_relayd.daemon import options
+from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM, Access, SocketPlan
 
@@ -137,25 +137,29 @@ def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settin
     """Return the settings of the daemon, or its defaults if the configuration is unusable."""
     file = config_file or CONFIG_FILE
     arguments = [] if runtime_dir == paths.RUNTIME_DIR else ["--runtime-dir", runtime_dir]
-    directories = [f"{file}.d"] if os.path.isdir(f"{file}.d") else []
     files = [file] if config_file or os.path.exists(file) else []
     check = f"configuration {file}"
     try:
-        settings = _parsed(arguments, files, directories)
+        if os.path.isdir(f"{file}.d"):
+            files += config_files.files_in(f"{file}.d")
+        settings = _parsed(arguments, files)
         for plan in (settings.public, settings.ingest, settings.control):
             checked_path(plan.path)
-    except cfg.ConfigFilesPermissionDeniedError:
-        result, finding = SKIPPED, f"you may not read it, so the defaults are assumed; {AS_ROOT}"
     except (cfg.Error, StartError, OSError, ValueError) as error:
-        result, finding = FAILED, f"the daemon cannot use it: {one_line(error)}"
+        if isinstance(error.__cause__, PermissionError):
+            result = SKIPPED
+            finding = f"you may not read it, so the defaults are assumed; {AS_ROOT}"
+        else:
+            result, finding = FAILED, f"the daemon cannot use it: {one_line(error)}"
     else:
         finding = "the daemon can use it" if files else "it does not exist, so the defaults apply"
         return settings, Finding(check, OK, finding)
     advice = "" if result == SKIPPED else f"correct it; {PROGRAM} --help lists all options"
-    return _parsed(arguments, [], []), Finding(check, result, finding, advice)
+    return _parsed(arguments, []), Finding(check, result, finding, advice)
 
 
-def _parsed(arguments: list[str], files: list[str], directories: list[str]) -> options.Settings:
+def _parsed(arguments: list[str], files: list[str]) -> options.Settings:
+    origins = config_files.check(files)
     conf = cfg.ConfigOpts()
     options.register(conf)
     with usage_errors(StartError):
@@ -164,9 +168,11 @@ def _parsed(arguments: list[str], files: list[str], directories: list[str]) -> o
             project=PROGRAM,
             prog=PROGRAM,
             default_config_files=files,
-            default_config_dirs=directories,
+            default_config_dirs=[],
         )
-    return options.settings(conf)
+    settings = options.settings(conf, origins)
+    origins.check_rules(conf[options.RELAYD].access_rules)
+    return settings
 
 
 def _listening() -> set[str]:

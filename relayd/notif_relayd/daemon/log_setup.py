@@ -9,6 +9,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
+from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
 from notif_relayd.errors import StartError
 from notif_relayd.settings import PROGRAM
 
@@ -37,28 +38,41 @@ def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
         with logging_errors(conf):
             log.setup(conf, PROGRAM, __version__)
     except OSError as error:
-        raise StartError(
-            f"cannot write the log: {error.filename}: {error.strerror}; "
-            "set log_file or log_dir to a path that the daemon's user can write to"
-        ) from error
+        raise log_path_error(str(error.filename), error.strerror) from error
 
 
 @contextlib.contextmanager
 def logging_errors(conf: cfg.ConfigOpts) -> Iterator[None]:
     """Raise StartError for an error in the file that log_config_append names.
 
-    oslo.log reports only some of them. The classes that the file names raise all others.
+    oslo.log reports only some of them. The file contains Python expressions and names classes, both
+    of which may raise anything.
     """
     try:
         yield
     except log.LogConfigError as error:
         raise StartError(str(error)) from error
-    except (ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        if not conf.log_config_append:
+    except (Exception, SystemExit) as error:
+        if not conf.log_config_append or isinstance(error, StartError):
             raise
         raise StartError(
-            f"log_config_append {conf.log_config_append} cannot be used: {error}"
+            f"log_config_append {conf.log_config_append} cannot be used: {error!r}; correct the "
+            "file"
         ) from error
+
+
+def check_logging(conf: cfg.ConfigOpts) -> None:
+    """Check the options of the log without opening it; reconfigures the loggers.
+
+    Raises:
+        StartError: the log cannot be written, or the file in log_config_append is invalid.
+    """
+    if conf.log_config_append:
+        with logging_errors(conf):
+            check_logging_file(conf.log_config_append)
+    elif conf.log_file or conf.log_dir:
+        # As in oslo.log: the file is in the directory, and its default name is that of the program.
+        check_log_path(os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log"))
 
 
 def _stderr_is_the_journal() -> bool:

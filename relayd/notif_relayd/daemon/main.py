@@ -9,25 +9,24 @@ logger's connection to the journal does not survive it.
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from oslo_config import cfg
-from oslo_log import log
-
 from notif_relay.version import __version__
 from notif_relayd.daemon import options
 from notif_relayd.daemon.background import background
+from notif_relayd.daemon.configuration import Configuration
 from notif_relayd.daemon.log_queue import LogQueue
-from notif_relayd.daemon.log_setup import logging_errors, set_up_logging
+from notif_relayd.daemon.log_setup import check_logging, set_up_logging
 from notif_relayd.daemon.resources import fdstore_capacity, raise_descriptor_limit
 from notif_relayd.daemon.sockets import OpenSockets, open_sockets
-from notif_relayd.errors import StartError, one_line, usage_errors
+from notif_relayd.errors import StartError, one_line
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.relay import Manager, Platform, Relay
-from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM, Limits
+from notif_relayd.settings import PROGRAM, Limits
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
@@ -35,18 +34,23 @@ LOG = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the daemon until a signal or the idle timeout stops it; return the exit status."""
-    conf = cfg.ConfigOpts()
     try:
-        _parse(conf, arguments)
-        settings = options.settings(conf)
-        set_up_logging(conf, settings.daemonize)
+        configuration = Configuration(arguments, __version__)
+        settings = configuration.load()
+        if settings.check:
+            check_logging(configuration.conf)
+            _print_ok()
+            return 0
+        # SIGHUP would end the process until the relay handles it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        set_up_logging(configuration.conf, settings.daemonize)
         with contextlib.ExitStack() as stack:
             opened = open_sockets(stack, settings)
             if settings.daemonize:
                 sockets = [listener.socket for listener in opened.listeners]
                 stack.enter_context(background(settings.pidfile, sockets))
-            log_is_written = _run(conf, settings, opened)
-    except (StartError, cfg.Error) as error:
+            log_is_written = _run(configuration, settings, opened)
+    except StartError as error:
         sys.stderr.write(f"{PROGRAM}: {one_line(error)}\n")
         return 1
     if not log_is_written:
@@ -56,31 +60,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(conf: cfg.ConfigOpts, arguments: Sequence[str]) -> None:
-    options.register(conf)
-    log.register_options(conf)
-    with usage_errors(_usage_error):
-        conf(
-            arguments,
-            project=PROGRAM,
-            prog=PROGRAM,
-            version=__version__,
-            description="Relays notifications from the private socket to all subscribers.",
-            default_config_files=[CONFIG_FILE] if os.path.exists(CONFIG_FILE) else [],
-            default_config_dirs=[CONFIG_DIR] if os.path.isdir(CONFIG_DIR) else [],
-        )
+def _print_ok() -> None:
+    if sys.stdout is None:
+        raise StartError("cannot write to standard output: it is closed")
+    try:
+        # Without the buffer of sys.stdout, which would be written again at exit after an error.
+        os.write(sys.stdout.fileno(), b"ok\n")
+    except OSError as error:
+        raise StartError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def _usage_error(message: str) -> StartError:
-    return StartError(f"{message}; see {PROGRAM} --help")
-
-
-def _run(conf: cfg.ConfigOpts, settings: options.Settings, opened: OpenSockets) -> bool:
+def _run(configuration: Configuration, settings: options.Settings, opened: OpenSockets) -> bool:
     """Run the relay; return whether the log has been written completely."""
     log_queue = LogQueue()
     log_queue.take_over()
     try:
-        _relay(conf, settings, opened, log_queue)
+        _relay(configuration, settings, opened, log_queue)
     except StartError:
         raise
     except Exception:
@@ -93,16 +88,24 @@ def _run(conf: cfg.ConfigOpts, settings: options.Settings, opened: OpenSockets) 
 
 
 def _relay(
-    conf: cfg.ConfigOpts, settings: options.Settings, opened: OpenSockets, log_queue: LogQueue
+    configuration: Configuration,
+    settings: options.Settings,
+    opened: OpenSockets,
+    log_queue: LogQueue,
 ) -> None:
     limits = _with_idle_timeout(settings.limits, opened.held_by_systemd)
     raise_descriptor_limit(limits)
+
+    def reload() -> None:
+        nonlocal limits
+        with relay.reloading():
+            changed = _reloaded(configuration, limits, opened.held_by_systemd, log_queue)
+            if changed is not None:
+                limits = changed
+                relay.apply(limits)
+
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(
-            contextlib.closing(
-                Signals(lambda: _reload(conf, relay, opened.held_by_systemd, log_queue))
-            )
-        )
+        signals = stack.enter_context(contextlib.closing(Signals(reload)))
         notify = stack.enter_context(
             contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET")))
         )
@@ -120,6 +123,8 @@ def _relay(
             opened.ingest.socket.getsockname(),
             opened.public.socket.getsockname(),
         )
+        for listener in (*opened.more_public, *opened.more_ingest):
+            LOG.info("also listening on %s", listener.socket.getsockname())
         for listener in opened.listeners:
             listener.relisten()
             if listener.warning:
@@ -144,15 +149,21 @@ def _with_idle_timeout(limits: Limits, held_by_systemd: bool) -> Limits:
     return limits
 
 
-def _reload(conf: cfg.ConfigOpts, relay: Relay, held_by_systemd: bool, log_queue: LogQueue) -> None:
-    """Read the configuration again and apply its mutable options; keep all if one is invalid."""
+def _reloaded(
+    configuration: Configuration, running: Limits, held_by_systemd: bool, log_queue: LogQueue
+) -> Limits | None:
+    """Read the configuration again; return its limits, or `None` if it has an error."""
     try:
-        with usage_errors(_usage_error), logging_errors(conf), log_queue.changing():
-            conf.mutate_config_files()
-        limits = _with_idle_timeout(options.settings(conf).limits, held_by_systemd)
-    except (StartError, cfg.Error) as error:
+        with log_queue.changing():
+            limits = _with_idle_timeout(configuration.reload(running), held_by_systemd)
+    except StartError as error:
         LOG.error("the configuration was not reloaded: %s", one_line(error))
-        return
+        return None
+    except (Exception, SystemExit) as error:
+        # A logging file contains Python expressions, which may raise anything. No error in a file
+        # ends the daemon.
+        LOG.exception("the configuration was not reloaded: %s", one_line(error))
+        return None
     raise_descriptor_limit(limits)
-    relay.apply(limits)
     LOG.info("configuration reloaded")
+    return limits

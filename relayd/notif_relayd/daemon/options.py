@@ -7,6 +7,7 @@ the daemon get plain, validated values.
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -20,6 +21,7 @@ from notif_relayd.errors import StartError
 from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
 
+DEFAULT = "DEFAULT"
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
 
@@ -59,6 +61,15 @@ def _command_line_only() -> list[cfg.Opt]:
             "daemon runs.",
         ),
     ]
+
+
+def _check() -> cfg.Opt:
+    return cfg.BoolOpt(
+        "check",
+        default=False,
+        help="Check the configuration and exit: print ok, or the error and exit with status 1. "
+        "Creates no file and no socket, and does not affect a running daemon.",
+    )
 
 
 def _notifications() -> list[cfg.Opt]:
@@ -218,7 +229,8 @@ def _relayd() -> list[cfg.Opt]:
     return options
 
 
-def _rule() -> list[cfg.Opt]:
+def access_rule() -> list[cfg.Opt]:
+    """Return the options of an access rule."""
     pattern = "as in the filter of a subscriber. Default: all"
     return [
         cfg.StrOpt(
@@ -248,13 +260,13 @@ def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
         (None, _general()),
         (NOTIFICATIONS, _notifications()),
         (RELAYD, _relayd()),
-        (f"{ACCESS}monitoring", _rule()),
+        (f"{ACCESS}monitoring", access_rule()),
     ]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register all options of the daemon, except for those of oslo.log."""
-    conf.register_cli_opts(_general() + _command_line_only())
+    conf.register_cli_opts([*_general(), *_command_line_only(), _check()])
     conf.register_cli_opts(_notifications(), group=NOTIFICATIONS)
     conf.register_cli_opts(_relayd(), group=RELAYD)
 
@@ -270,10 +282,24 @@ class Settings:
     control: SocketPlan
     daemonize: bool
     pidfile: str | None
+    check: bool
 
 
-def settings(conf: cfg.ConfigOpts) -> Settings:
+NameOption = Callable[[str, str], str]
+"""Returns the name of an option for a message, from its section and name."""
+
+
+def plain_name(section: str, option: str) -> str:
+    """Return the name of an option as in a configuration file."""
+    return f"[{section}] {option}"
+
+
+def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
     """Read and validate all options.
+
+    Args:
+        conf: the options, parsed.
+        name: names an option in an error.
 
     Raises:
         StartError: the value of an option is invalid, or contradicts another option.
@@ -285,92 +311,116 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
     if conf.pidfile and not conf.daemonize:
         raise StartError("--pidfile requires --daemonize: give both options or none")
     return Settings(
-        limits=_limits(relayd),
-        policy=Policy([_access_rule(conf, name) for name in relayd.access_rules]),
-        public=_plan(relayd, "public", public, "notif-subscribers"),
+        limits=_limits(relayd, name),
+        policy=Policy([_access_rule(conf, each, name) for each in relayd.access_rules]),
+        public=_plan(relayd, name, "public", public, "notif-subscribers"),
         ingest=_plan(
             relayd,
+            name,
             "ingest",
             relayd.ingest_path or os.path.join(directory, paths.INGEST_SOCKET),
             "notif-producers",
         ),
         control=_plan(
             relayd,
+            name,
             "control",
             relayd.control_path or os.path.join(directory, paths.CONTROL_SOCKET),
             "notif-relayd",
         ),
         daemonize=conf.daemonize,
         pidfile=conf.pidfile and os.path.abspath(conf.pidfile),
+        check=conf.check,
     )
 
 
-def _limits(relayd: cfg.ConfigOpts.GroupAttr) -> Limits:
+def _limits(relayd: cfg.ConfigOpts.GroupAttr, name: NameOption) -> Limits:
     if relayd.ring_size < relayd.max_record_size:
         raise StartError(
-            f"[relayd] ring_size ({relayd.ring_size}) is less than max_record_size "
+            f"{name(RELAYD, 'ring_size')} ({relayd.ring_size}) is less than max_record_size "
             f"({relayd.max_record_size}): the ring must be able to hold a record"
         )
     if relayd.idle_timeout is not None and not math.isfinite(relayd.idle_timeout):
         raise StartError(
-            f"[relayd] idle_timeout: {relayd.idle_timeout} is not a time in seconds: set a finite "
-            "number, or 0 to disable it"
+            f"{name(RELAYD, 'idle_timeout')}: {relayd.idle_timeout} is not a time in seconds: set "
+            "a finite number, or 0 to disable it"
         )
     return Limits(
         ring_size=relayd.ring_size,
         max_record_size=relayd.max_record_size,
-        producers=_connection_limits(relayd, "max_producers", "ingest"),
-        subscribers=_connection_limits(relayd, "max_subscribers", "public"),
+        producers=_connection_limits(relayd, name, "max_producers", "ingest"),
+        subscribers=_connection_limits(relayd, name, "max_subscribers", "public"),
         max_filter_bytes_per_user=relayd.max_filter_bytes_per_user,
         idle_timeout=relayd.idle_timeout,
     )
 
 
-def _access_rule(conf: cfg.ConfigOpts, name: str) -> AccessRule:
-    section = f"{ACCESS}{name}"
-    conf.register_opts(_rule(), group=section)
+def _access_rule(conf: cfg.ConfigOpts, rule_name: str, name: NameOption) -> AccessRule:
+    section = f"{ACCESS}{rule_name}"
+    conf.register_opts(access_rule(), group=section)
     rule = conf[section]
     if not rule.group:
         raise StartError(
-            f"[relayd] access_rules: the rule {name!r} has no group: set group in [{section}]"
+            f"{name(RELAYD, 'access_rules')}: the rule {rule_name!r} has no group: set group in "
+            f"[{section}]"
         )
     patterns = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
     try:
-        return AccessRule(group_id(f"[{section}] group", rule.group), Filter.parse(patterns))
+        return AccessRule(group_id(name(section, "group"), rule.group), Filter.parse(patterns))
     except FilterError as error:
-        raise StartError(f"[{section}]: {error}") from None
+        wrong = next((key for key in patterns if key in str(error)), "group")
+        raise StartError(f"{name(section, wrong)}: {error}") from None
 
 
 def _connection_limits(
-    relayd: cfg.ConfigOpts.GroupAttr, name: str, socket: str
+    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, option: str, socket: str
 ) -> ConnectionLimits:
     return ConnectionLimits(
-        name,
-        relayd[name],
+        option,
+        relayd[option],
         relayd.max_connections_per_user,
         relayd.max_connection_rate,
         socket,
-        _allow_list(socket, relayd[f"{socket}_allow_users"], relayd[f"{socket}_allow_groups"]),
+        _allow_list(relayd, name, socket),
     )
 
 
-def _allow_list(socket: str, users: list[str] | None, groups: list[str] | None) -> AllowList | None:
+def _allow_list(
+    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str
+) -> AllowList | None:
+    for_users, for_groups = f"{socket}_allow_users", f"{socket}_allow_groups"
+    users, groups = relayd[for_users], relayd[for_groups]
     if users is None and groups is None:
         return None
     return AllowList(
-        frozenset(user_id(f"[relayd] {socket}_allow_users", user) for user in users or []),
-        frozenset(group_id(f"[relayd] {socket}_allow_groups", group) for group in groups or []),
+        frozenset(user_id(name(RELAYD, for_users), user) for user in users or []),
+        frozenset(group_id(name(RELAYD, for_groups), group) for group in groups or []),
     )
 
 
-def _plan(relayd: cfg.ConfigOpts.GroupAttr, name: str, path: str, default_group: str) -> SocketPlan:
+def check_owners(settings: Settings, name: NameOption) -> None:
+    """Check the users and groups of the socket files.
+
+    Raises:
+        StartError: a user or group does not exist.
+    """
+    for plan in (settings.public, settings.ingest, settings.control):
+        if plan.access.user is not None:
+            user_id(name(RELAYD, f"{plan.name}_user"), plan.access.user)
+        if plan.access.group is not None:
+            group_id(name(RELAYD, f"{plan.name}_group"), plan.access.group)
+
+
+def _plan(
+    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, default_group: str
+) -> SocketPlan:
     return SocketPlan(
-        name,
+        socket,
         os.path.abspath(path),
         Access(
-            mode=_mode(f"{name}_mode", relayd[f"{name}_mode"]),
-            user=relayd[f"{name}_user"],
-            group=relayd[f"{name}_group"],
+            mode=_mode(name(RELAYD, f"{socket}_mode"), relayd[f"{socket}_mode"]),
+            user=relayd[f"{socket}_user"],
+            group=relayd[f"{socket}_group"],
             default_group=default_group,
         ),
     )
@@ -385,6 +435,6 @@ def _mode(option: str, text: str | None) -> int | None:
         mode = -1
     if mode not in range(0o1000):
         raise StartError(
-            f"[relayd] {option}: {text!r} is not a file mode: set octal permissions such as 0660"
+            f"{option}: {text!r} is not a file mode: set octal permissions such as 0660"
         )
     return mode

@@ -2,13 +2,15 @@
 """The listening sockets and other descriptors that the daemon starts with."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon.options import Settings
 from notif_relayd.handover.inherit import Inherited, inherit
-from notif_relayd.net.listeners import Listener, adopt, bind, passed
+from notif_relayd.net.listeners import Listener, adopt, bind, passed, refuse_listening
 from notif_relayd.relay import Sockets
+from notif_relayd.settings import SocketPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class OpenSockets:
     ingest: Listener
     control: Listener
     inherited: Inherited
+    more_public: Sequence[Listener] = ()
+    """Further public sockets that systemd passed."""
+    more_ingest: Sequence[Listener] = ()
+    """Further private sockets that systemd passed."""
 
     @property
     def held_by_systemd(self) -> bool:
@@ -26,14 +32,20 @@ class OpenSockets:
         return not (self.public.bound_here or self.ingest.bound_here)
 
     @property
-    def listeners(self) -> tuple[Listener, Listener, Listener]:
+    def listeners(self) -> list[Listener]:
         """All listeners."""
-        return self.public, self.ingest, self.control
+        return [self.public, self.ingest, self.control, *self.more_public, *self.more_ingest]
 
     @property
     def sockets(self) -> Sockets:
         """The sockets of the listeners."""
-        return Sockets(self.public.socket, self.ingest.socket, self.control.socket)
+        return Sockets(
+            self.public.socket,
+            self.ingest.socket,
+            self.control.socket,
+            [each.socket for each in self.more_public],
+            [each.socket for each in self.more_ingest],
+        )
 
 
 def open_sockets(stack: contextlib.ExitStack, settings: Settings) -> OpenSockets:
@@ -46,17 +58,24 @@ def open_sockets(stack: contextlib.ExitStack, settings: Settings) -> OpenSockets
     Raises:
         StartError: a socket cannot be used or bound.
     """
-    listeners: dict[str, Listener] = {}
-    others = []
     plans = {plan.name: plan for plan in (settings.public, settings.ingest)}
+    listeners: dict[str, list[Listener]] = {name: [] for name in plans}
+    others = []
     for name, fd in passed():
         if name in plans:
-            plan = plans.pop(name)
-            listeners[name] = adopt(fd, plan, socket_owner(plan))
-            stack.callback(listeners[name].close)
+            # A socket unit with several ListenStream= passes several sockets with the same name.
+            listeners[name].append(adopt(fd, plans[name], socket_owner(plans[name])))
+            stack.callback(listeners[name][-1].close)
         else:
+            refuse_listening(name, fd)
             others.append((name, fd))
-    for plan in (*plans.values(), settings.control):
-        listeners[plan.name] = bind(plan, socket_owner(plan))
-        stack.callback(listeners[plan.name].close)
-    return OpenSockets(**listeners, inherited=inherit(others))
+
+    def bound(plan: SocketPlan) -> Listener:
+        listener = bind(plan, socket_owner(plan))
+        stack.callback(listener.close)
+        return listener
+
+    public, *more_public = listeners["public"] or [bound(settings.public)]
+    ingest, *more_ingest = listeners["ingest"] or [bound(settings.ingest)]
+    control = bound(settings.control)
+    return OpenSockets(public, ingest, control, inherit(others), more_public, more_ingest)

@@ -99,6 +99,23 @@ def passed() -> list[tuple[str, int]]:
     return [(name, fd) for fd, name in named.items()]
 
 
+def refuse_listening(name: str, fd: int) -> None:
+    """Check that a passed descriptor with an unknown name is not a listening socket.
+
+    systemd would accept connections to it, and no process would serve them.
+
+    Raises:
+        StartError: it is a listening socket.
+    """
+    if daemon.is_socket(fd, listening=1):
+        with socket.socket(fileno=os.dup(fd)) as listener:
+            address = printable(str(listener.getsockname()))
+        raise StartError(
+            f"systemd passed the listening socket {address} with the name {name!r}: set "
+            "FileDescriptorName=public or FileDescriptorName=ingest in its unit"
+        )
+
+
 def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     """Take over a listening socket that systemd passed.
 

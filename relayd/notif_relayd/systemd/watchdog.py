@@ -25,6 +25,9 @@ _USEC_INFINITY = 2**64 - 1
 STATUS_INTERVAL = 2.0
 """Minimum interval, in seconds, between two status texts. None is sent while nothing changes."""
 
+RETRY_INTERVAL = 0.05
+"""Seconds until a message that the service manager could not take is sent again."""
+
 Counts = tuple[int, int, int]
 """Producers, subscribers, and all records received."""
 
@@ -47,6 +50,8 @@ class Watchdog:
         """Seconds between two notifications: half the timeout (sd_watchdog_enabled(3))."""
         self._reported = counts()
         self._reported_at = self._monotonic()
+        self._reloading = False
+        """Whether the service manager has been told about a reload, but not about its end."""
         self._pending = not notify.usable
         """Whether no report has to be scheduled: one is, or there is no service manager."""
 
@@ -55,6 +60,19 @@ class Watchdog:
         self._notify.send(f"READY=1\nSTATUS={_text(self._reported, 0)}", timeout=SEND_TIMEOUT)
         if self._interval:
             self._keep_alive()
+
+    def reloading(self) -> None:
+        """Report that the relay reloads its configuration; `reloaded` must follow."""
+        microseconds = int(self._monotonic() * 1e6)
+        self._reloading = self._notify.send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+
+    def reloaded(self) -> None:
+        """Report that the relay is ready again, with the new or the previous configuration."""
+        # Without this message, the unit would stay in the state "reloading".
+        if self._reloading:
+            self._reloading = not self._notify.send("READY=1")
+            if self._reloading:
+                self._loop.call_in(RETRY_INTERVAL, self.reloaded)
 
     def stopping(self) -> None:
         """Report that the relay stops."""

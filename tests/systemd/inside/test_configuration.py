@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options in relayd.conf with sockets that systemd passes."""
 
+import shutil
+import socket
+from functools import partial
+from pathlib import Path
+
+import pytest
+
 from support.container import (
     INGEST,
+    INGEST_UNIT,
     PUBLIC,
+    PUBLIC_UNIT,
     SERVICE,
     Journal,
     access,
@@ -11,7 +20,9 @@ from support.container import (
     configure,
     connect,
     drop_in,
+    record,
     relays,
+    run,
     show,
     states,
     systemctl,
@@ -59,3 +70,42 @@ def test_reload_applies_new_limits_without_a_restart(journal: Journal) -> None:
     with connect(PUBLIC), connect(PUBLIC) as refused:
         assert b"max_subscribers" in refused.makefile("rb").readline()
     assert show("MainPID") == pid
+
+
+def test_reload_fails_with_the_error_of_the_configuration(journal: Journal) -> None:
+    configure("[relayd]", "max_subscribers = 2")
+    assert relays()
+    pid = show("MainPID")
+    configure("[relayd]", "max_subscriber = 1")
+    assert run("systemctl", "reload", SERVICE).returncode != 0
+    journal.entry(SYSLOG_IDENTIFIER="notif-relayd", MESSAGE="did you mean max_subscribers")
+    assert (show("MainPID"), show("ActiveState")) == (pid, "active")
+    configure("[relayd]", "max_subscribers = 1")
+    systemctl("reload", SERVICE)
+    journal.entry(MESSAGE="configuration reloaded")
+    assert relays()
+
+
+def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> None:
+    """The drop-ins are those of docs/howto/services.rst."""
+    paths = {PUBLIC_UNIT: "/run/nova/notifications.sock", INGEST_UNIT: "/run/nova/ingest.sock"}
+    systemctl("stop", PUBLIC_UNIT)
+    request.addfinalizer(lambda: systemctl("daemon-reload"))  # After the files are removed.
+    for unit, path in paths.items():
+        directory = Path(f"/run/systemd/system/{unit}.d")
+        directory.mkdir(parents=True)
+        request.addfinalizer(partial(shutil.rmtree, directory))
+        (directory / "nova.conf").write_text(f"[Socket]\nListenStream={path}\n")
+    systemctl("daemon-reload")
+    systemctl("start", PUBLIC_UNIT)
+    assert access(paths[PUBLIC_UNIT]) == ("0660", "notif-relayd", "notif-subscribers")
+    assert access(paths[INGEST_UNIT]) == ("0660", "notif-relayd", "notif-producers")
+    with connect(PUBLIC) as first, connect(paths[PUBLIC_UNIT]) as second:
+        for path in (INGEST, paths[INGEST_UNIT]):
+            with connect(path) as producer:
+                sent = record()
+                producer.sendall(sent)
+                for subscriber in (first, second):
+                    assert subscriber.recv(len(sent), socket.MSG_WAITALL) == sent
+    assert run("relayctl", "status").returncode == 0
+    systemctl("stop", PUBLIC_UNIT)

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and checks the configuration files.
+
+oslo.config ignores sections and options that it does not know, and reports an invalid value with
+the name of the option on the command line. An ignored option of an access rule or an allow list
+would permit more than the operator intends. The daemon therefore reads the files itself first, with
+the parser of oslo.config. An error names the file, the section and the option.
+"""
+
+import contextlib
+import difflib
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+from oslo_config import cfg
+
+from notif_relayd.daemon import options
+from notif_relayd.errors import StartError, one_line
+from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
+
+FILE, DIRECTORY = "--config-file", "--config-dir"
+
+MIN_ABBREVIATION = len("--config-f")
+"""Length of the shortest abbreviation of these options that argparse accepts."""
+
+FOREIGN = {
+    *((options.DEFAULT, each) for each in ("config_source", "daemonize", "pidfile")),
+    *((options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")),
+}
+"""Options, by section, that a file may contain in addition to those of the manual: that of
+oslo.config itself, those of the command line, and those of a section that is copied from the
+configuration of a service."""
+
+MANUAL = f"see {PROGRAM}.conf(5)"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files and directories from which the configuration is read, as absolute paths."""
+
+    named: Sequence[tuple[str, str]] = ()
+    """The option `FILE` or `DIRECTORY` and its value, in the order of the command line."""
+
+    def files(self) -> list[str]:
+        """Return the files that exist now, in the order in which they are read.
+
+        A default file or directory may be missing, one that an option names may not.
+
+        Raises:
+            StartError: a file or directory is missing or cannot be read.
+        """
+        given = {option for option, _ in self.named}
+        defaults = [
+            (option, path)
+            for option, path in ((FILE, CONFIG_FILE), (DIRECTORY, CONFIG_DIR))
+            if option not in given and _exists(path)
+        ]
+        files = []
+        for option, path in (*defaults, *self.named):
+            files += [path] if option == FILE else files_in(path)
+        return files
+
+
+def split(arguments: Iterable[str]) -> tuple[Sources, list[str]]:
+    """Separate the options that name configuration files from the other arguments.
+
+    Raises:
+        StartError: an option has no value, or the path is relative to a directory that has been
+            removed.
+    """
+    named, others = [], []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        option = _source_option(name)
+        if option is None:
+            others.append(word)
+            continue
+        path = value if equals else next(words, "")
+        if not path:
+            raise StartError(f"argument {option}: expected one argument; see {PROGRAM} --help")
+        named.append((option, _absolute(os.path.expanduser(path))))
+    return Sources(named), others
+
+
+def _source_option(word: str) -> str | None:
+    if len(word) >= MIN_ABBREVIATION:
+        for option in (FILE, DIRECTORY):
+            if option.startswith(word):
+                return option
+    return None
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise StartError(
+            f"{path} is relative to a directory that cannot be used: {error.strerror}; use an "
+            "absolute path"
+        ) from error
+
+
+def _exists(path: str) -> bool:
+    """Return whether a default path exists; a link to a missing file does."""
+    with _os_errors(path):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+def files_in(directory: str) -> list[str]:
+    """Return the configuration files in a directory, in the order in which they are read.
+
+    Raises:
+        StartError: the directory cannot be read.
+    """
+    with _os_errors(directory):
+        names = os.listdir(directory)
+    return [
+        os.path.join(directory, name)
+        for name in sorted(names)
+        if name.endswith(".conf") and not name.startswith(".")
+    ]
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOENT: "create it or correct the path",
+            errno.EACCES: "give the daemon's user permission to read it",
+            errno.ELOOP: "correct the link",
+        }.get(error.errno or 0, "correct the path")
+        raise StartError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """One configuration file."""
+
+    path: str
+    sections: dict[str, dict[str, list[str]]]
+    """Values by section and option; an option may be set several times."""
+
+    @classmethod
+    def read(cls, path: str) -> "ConfigFile":
+        """Read and parse a file.
+
+        Raises:
+            StartError: it cannot be read, or is not a configuration file in UTF-8.
+        """
+        check_regular(path)
+        with _os_errors(path):
+            sections: dict[str, dict[str, list[str]]] = {}
+            try:
+                with open(path, encoding="utf-8") as lines:
+                    lines.read()
+                cfg.ConfigParser(path, sections).parse()
+            except UnicodeDecodeError as error:
+                raise StartError(
+                    f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; convert it"
+                ) from None
+            except cfg.ParseError as error:
+                raise StartError(
+                    f"cannot parse {path}: line {error.lineno}: {error.msg}: {error.line or ''!r}"
+                ) from None
+        return cls(path, sections)
+
+
+def check_regular(path: str) -> None:
+    """Check that a path is a regular file or ``/dev/null``.
+
+    A pipe or another device may block its reader, or have no end.
+
+    Raises:
+        StartError: it is not, or is missing.
+    """
+    with _os_errors(path):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not os.path.samefile(path, os.devnull):
+            raise StartError(f"{path} is not a regular file: replace it by one")
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Names options in messages, with the file that sets them."""
+
+    files: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The last file that sets an option, by section and option."""
+    arguments: frozenset[str] = frozenset()
+    """Options of the command line; they take precedence over files."""
+
+    def __call__(self, section: str, option: str) -> str:
+        """Return the name of an option for a message: ``[relayd] ring_size in FILE``."""
+        name = f"[{section}] {option}"
+        file = self.files.get((_normalized(section), option))
+        prefix = "" if section == options.DEFAULT else f"{section}-"
+        if file is None or f"--{prefix}{option}" in self.arguments:
+            return name
+        return f"{name} in {file}"
+
+    def check_rules(self, names: Iterable[str]) -> None:
+        """Check that each access rule in the files is in force.
+
+        Args:
+            names: the value of access_rules.
+
+        Raises:
+            StartError: there is a section of another rule.
+        """
+        listed = {f"{options.ACCESS}{name}".lower() for name in names}
+        for (section, option), file in self.files.items():
+            if section.startswith(options.ACCESS) and section not in listed:
+                raise StartError(
+                    f"[{section}] {option} in {file}: the rule is not in force: add its name to "
+                    "access_rules in [relayd], or remove the section"
+                )
+
+
+def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
+    """Read and check configuration files.
+
+    Args:
+        paths: the files, in the order in which they are read.
+        arguments: the arguments of the command line that do not name configuration files.
+
+    Raises:
+        StartError: a file cannot be read, has an unknown section or option, or an invalid value.
+    """
+    files = [ConfigFile.read(path) for path in paths]
+    known = _known_options()
+    other_sections = {
+        name
+        for file in files
+        for value in file.sections.get(options.DEFAULT, {}).get("config_source", [])
+        for name in value.replace(",", " ").split()
+    }
+    origins: dict[tuple[str, str], str] = {}
+    for file in files:
+        for section, values in file.sections.items():
+            if section not in other_sections:
+                for option in _checked_section(file.path, section, values, known):
+                    origins[option] = file.path
+    _check_values([file.path for file in files], origins)
+    return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
+
+
+def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
+    """Return the options of oslo.log."""
+    (entry_point,) = entry_points(group="oslo.config.opts", name="oslo.log")
+    found: list[tuple[str | None, list[cfg.Opt]]] = entry_point.load()()
+    return found
+
+
+def _file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
+    """Return the options that a file may contain, except for those of access rules."""
+    own = [each for each in options.list_opts() if not (each[0] or "").startswith(options.ACCESS)]
+    return own + log_options()
+
+
+KnownOptions = dict[str, dict[str, tuple[str, str]]]
+"""Section and name of each option, by the section and each name that oslo.config accepts."""
+
+
+def _known_options() -> KnownOptions:
+    known: KnownOptions = {}
+    for group, opts in _file_options():
+        section = group or options.DEFAULT
+        for opt in opts:
+            names = [(section, opt.dest)]
+            for old in opt.deprecated_opts:
+                names.append((old.group or section, old.name or opt.dest))
+            for old_section, name in names:
+                in_section = known.setdefault(_normalized(old_section), {})
+                in_section.setdefault(name, (section, opt.dest))
+    return known
+
+
+def _checked_section(
+    path: str, section: str, values: Iterable[str], known: KnownOptions
+) -> list[tuple[str, str]]:
+    """Return section and current name of the options in a section.
+
+    Raises:
+        StartError: the section or an option is unknown.
+    """
+    normalized = _normalized(section)
+    if normalized.startswith(options.ACCESS):
+        names = {opt.dest: (normalized, opt.dest) for opt in options.access_rule()}
+    else:
+        names = known.get(normalized, {})
+    if not names:
+        advice = _suggestion(section, known)
+        raise StartError(f"[{section}] in {path}: unknown section; {advice}")
+    found = []
+    for option in values:
+        if option in names:
+            found.append(names[option])
+        elif (normalized, option) not in FOREIGN:
+            homes = [each[option][0] for each in known.values() if option in each]
+            advice = f"it belongs in [{homes[0]}]" if homes else _suggestion(option, names)
+            raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
+    return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    names = {each.lower(): each for each in known}
+    similar = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1)
+    return f"did you mean {names[similar[0]]}?" if similar else f"remove it, or {MANUAL}"
+
+
+def _normalized(section: str) -> str:
+    """Return the name by which oslo.config knows a section."""
+    return section if section == options.DEFAULT else section.lower()
+
+
+def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) -> None:
+    """Check the values in the files, which refer to each other as ``$option``.
+
+    Args:
+        paths: the files.
+        origins: the last file that sets an option, by section and option.
+
+    Raises:
+        StartError: a value is invalid.
+    """
+    conf = cfg.ConfigOpts()
+    for group, opts in _file_options():
+        conf.register_opts(opts, group=group)
+    for section in {section for section, _ in origins}:
+        if section.startswith(options.ACCESS):
+            conf.register_opts(options.access_rule(), group=section)
+    with _without_warnings(), _parse_errors():
+        conf(
+            [],
+            project=PROGRAM,
+            prog=PROGRAM,
+            default_config_files=list(paths),
+            default_config_dirs=[],
+            use_env=False,
+        )
+        for (section, option), file in origins.items():
+            values = conf if section == options.DEFAULT else conf[section]
+            try:
+                values[option]
+            except RecursionError:
+                reason = "the value refers to itself"
+            except (cfg.Error, ValueError) as error:
+                reason = one_line(error).rpartition("is not valid: ")[2]
+            else:
+                continue
+            raise StartError(
+                f"[{section}] {option} in {file}: {reason}; correct the value, {MANUAL}"
+            ) from None
+
+
+@contextlib.contextmanager
+def _parse_errors() -> Iterator[None]:
+    """Turn errors of a file that has changed since it was read into `StartError`."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"cannot read the configuration: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Suppress warnings about deprecated options, which the daemon's own parsing repeats."""
+    logger = logging.getLogger("oslo_config.cfg")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled

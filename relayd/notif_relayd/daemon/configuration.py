@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parses the command line and the configuration files, at the start and on each reload.
+
+A reload first parses everything with new objects of oslo.config, as a start would. Only a
+configuration with which the daemon could start changes the options of the running daemon.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from oslo_config import cfg
+from oslo_log import log
+
+from notif_relayd.daemon import options
+from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
+from notif_relayd.daemon.log_setup import logging_errors
+from notif_relayd.errors import StartError, one_line, usage_errors
+from notif_relayd.settings import PROGRAM, Limits
+
+INFORMATION = {"--help", "-h", "--version"}
+"""Options that work even if the configuration has an error."""
+
+
+class Configuration:
+    """The command line, and the files that it or the defaults name.
+
+    Args:
+        arguments: the command line without the name of the program.
+        version: printed by ``--version``.
+
+    Raises:
+        StartError: an option for configuration files is incomplete.
+    """
+
+    def __init__(self, arguments: Sequence[str], version: str) -> None:
+        self._sources, self._arguments = split(arguments)
+        self._directory = _working_directory()
+        self._version = version
+        self._conf = cfg.ConfigOpts()
+        options.register(self._conf)
+        log.register_options(self._conf)
+
+    @property
+    def conf(self) -> cfg.ConfigOpts:
+        """The options of the running daemon."""
+        return self._conf
+
+    def load(self) -> options.Settings:
+        """Parse the configuration when the daemon starts, and return the settings.
+
+        Raises:
+            StartError: the configuration is invalid.
+            SystemExit: an option such as ``--help`` has been handled.
+        """
+        if INFORMATION.intersection(self._arguments):
+            self._parse(self._conf, [])
+        files = self._sources.files()
+        origins = check(files, self._arguments)
+        self._parse(self._conf, files)
+        return _settings(self._conf, origins)
+
+    def reload(self, running: Limits) -> Limits:
+        """Parse the configuration again, apply its logging options, and return its limits.
+
+        Relative paths refer to the working directory at the start.
+
+        Args:
+            running: the limits of the running daemon.
+
+        Raises:
+            StartError: the configuration is invalid; no option has changed.
+        """
+        with _working_in(self._directory):
+            files = self._sources.files()
+            origins = check(files, self._arguments)
+            new = cfg.ConfigOpts()
+            options.register(new)
+            # log.register_options would make the formatters of the running daemon use `new`.
+            for group, opts in log_options():
+                new.register_cli_opts(opts, group=group)
+            self._parse(new, files)
+            limits = _settings(new, origins).limits
+            self._conf.default_config_files = files
+            with _configuration_errors(), usage_errors(_usage_error), logging_errors(self._conf):
+                self._conf.mutate_config_files()
+        # A change of max_record_size needs a restart. Until then, the ring must hold a record of
+        # the previous maximum size.
+        return replace(
+            limits,
+            max_record_size=running.max_record_size,
+            ring_size=max(limits.ring_size, running.max_record_size),
+        )
+
+    def _parse(self, conf: cfg.ConfigOpts, files: list[str]) -> None:
+        with _configuration_errors(), usage_errors(_usage_error):
+            conf(
+                self._arguments,
+                project=PROGRAM,
+                prog=PROGRAM,
+                version=self._version,
+                description="Relays notifications from the private socket to all subscribers.",
+                default_config_files=files,
+                default_config_dirs=[],
+            )
+
+
+def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
+    with _configuration_errors():
+        settings = options.settings(conf, origins)
+        options.check_owners(settings, origins)
+        log_config = conf.log_config_append
+    if log_config:
+        check_regular(log_config)
+    origins.check_rules(conf[options.RELAYD].access_rules)
+    return settings
+
+
+def _usage_error(message: str) -> StartError:
+    return StartError(f"{message}; see {PROGRAM} --help")
+
+
+@contextlib.contextmanager
+def _configuration_errors() -> Iterator[None]:
+    """Turn each error that oslo.config raises for an invalid configuration into `StartError`."""
+    try:
+        yield
+    except RecursionError:
+        raise StartError("the values of some options refer to each other: correct them") from None
+    except cfg.ConfigSourceValueError as error:
+        # The values in files have been checked, and argparse has checked the command line.
+        name = str(error).removeprefix("Value for option ").partition(" ")[0]
+        reason = one_line(error).rpartition("is not valid: ")[2]
+        raise StartError(
+            f"the value of {name} in the environment is invalid: {reason}; correct the variable "
+            f"OS_…__{name.upper()}"
+        ) from error
+    except (cfg.Error, OSError, ValueError) as error:
+        raise StartError(one_line(error)) from error
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # It has been removed.
+        return "/"
+
+
+@contextlib.contextmanager
+def _working_in(directory: str) -> Iterator[None]:
+    """Context with another working directory; a daemon in the background has ``/``."""
+    before = _working_directory()
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise StartError(
+            f"cannot change to {directory}, to which paths in the configuration are relative: "
+            f"{error.strerror}; create it"
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks a logging file and the path of a log without opening any log.
+
+Opening a log would create its file, possibly for another user than that of the daemon, or truncate
+the log of the running daemon.
+"""
+
+import configparser
+import errno
+import inspect
+import logging
+import logging.config
+import logging.handlers
+import os
+from pkgutil import resolve_name
+
+from notif_relayd.errors import StartError
+
+
+def check_logging_file(path: str) -> None:
+    """Check a file in the format of logging.config.fileConfig; reconfigures the loggers.
+
+    Each handler is replaced by one that does nothing, after its class and arguments are checked.
+
+    Raises:
+        StartError: a handler cannot write its log file.
+        Exception: the file has an error.
+    """
+    parser = configparser.ConfigParser()
+    with open(path, encoding="utf-8") as lines:
+        parser.read_file(lines)
+    for name in filter(None, map(str.strip, parser["handlers"]["keys"].split(","))):
+        _check_handler(parser, parser[f"handler_{name}"])
+    logging.config.fileConfig(parser, disable_existing_loggers=False)
+
+
+def check_log_path(path: str) -> None:
+    """Check that a log file can be written.
+
+    Raises:
+        StartError: it cannot; the message is that of a failure to open it.
+    """
+    directory = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        number = errno.EISDIR
+    elif not os.path.isdir(directory):
+        number = errno.ENOENT
+    elif not os.access(path if os.path.lexists(path) else directory, os.W_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise log_path_error(path, os.strerror(number))
+
+
+def log_path_error(path: str, reason: str | None) -> StartError:
+    """Return the error for a log file that cannot be opened."""
+    return StartError(
+        f"cannot write the log: {path}: {reason}; set log_file or log_dir to a path that the "
+        "daemon's user can write to"
+    )
+
+
+def _check_handler(parser: configparser.ConfigParser, section: configparser.SectionProxy) -> None:
+    handler = _handler_class(section["class"])
+    # fileConfig evaluates these texts as well.
+    args = eval(section.get("args", "()"), vars(logging))  # noqa: S307
+    kwargs = eval(section.get("kwargs", "{}"), vars(logging))  # noqa: S307
+    bound = inspect.signature(handler).bind(*args, **kwargs)
+    if issubclass(handler, logging.FileHandler):
+        check_log_path(os.fspath(bound.arguments["filename"]))
+    if issubclass(handler, logging.handlers.MemoryHandler) and section.get("target"):
+        parser[f"handler_{section['target']}"]
+    section.update({"class": "NullHandler", "args": "()", "kwargs": "{}"})
+
+
+def _handler_class(name: str) -> type[logging.Handler]:
+    try:
+        found = eval(name, vars(logging))  # noqa: S307
+    except (AttributeError, NameError):
+        found = resolve_name(name)
+    if not (isinstance(found, type) and issubclass(found, logging.Handler)):
+        raise TypeError(f"{name} is not a logging handler")
+    return found
