@@ -74,3 +74,27 @@ def test_listening_socket_with_another_name_is_an_error(directory: Path, name: s
     [line] = result.stderr.splitlines()
     assert str(path) in line
     assert "FileDescriptorName=public" in line
+
+
+def test_link_in_place_of_a_passed_socket_is_not_followed(directory: Path) -> None:
+    path, other = directory / "new/notifications.sock", directory / "other"
+    other.touch(0o600)
+    with listening(path) as listener:
+        path.unlink()
+        path.symlink_to(other)
+        result = subprocess.run(
+            [
+                *(sys.executable, "-c", PASS_DESCRIPTORS, str(listener.fileno()), "--"),
+                *("-m", "notif_relayd", "--runtime-dir", str(directory)),
+                *("--relayd-public_mode", "0666"),
+            ],
+            pass_fds=[listener.fileno()],
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "public"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert f"{path} is not a socket" in result.stderr
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600

@@ -136,11 +136,30 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     sock = socket.socket(fileno=fd)
     ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
-    with _os_errors(plan, path):
-        _chown(path, *owner)
-        if access.mode is not None:
-            os.chmod(path, access.mode)
+    if owner != (-1, -1) or access.mode is not None:
+        with _os_errors(plan, path), _socket_file(path) as file:
+            _chown(file, *owner)
+            if access.mode is not None:
+                os.chmod(file, access.mode)
     return Listener(sock, file=None)
+
+
+@contextlib.contextmanager
+def _socket_file(path: str) -> Iterator[str]:
+    """Yield a path that always refers to this socket file.
+
+    The directory may belong to another user, who could replace the file by a link to another one.
+
+    Raises:
+        StartError: it is not a socket.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise StartError(f"{path} is not a socket: restart its socket unit")
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
