@@ -22,7 +22,7 @@ from notif_relay.paths import CONTROL_SOCKET, DEFAULT_INGEST_PATH, INGEST_SOCKET
 from notif_relay.records import EVENT_TYPE_PREFIX
 from notif_relayctl.client import ask
 from notif_relayctl.errors import CtlError
-from notif_relayd.control.report import Status
+from notif_relayd.control.schema import Status
 
 DEMO = Path(os.path.relpath(Path(__file__).parent))
 LOGGING_SAMPLE = Path(os.path.relpath(Path(__file__).parents[3] / "etc/notif-relayd/logging.conf"))
