@@ -13,11 +13,11 @@ import sys
 from dataclasses import dataclass
 from threading import get_ident
 
-from notif_relay.errors import InvalidRecord, RecordTooLarge
+from notif_relay.errors import RecordTooLarge
 from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relay.sender import DEFAULT_MAX_WAIT, Sender
-from notif_relay.validity import check, describe, is_usual
+from notif_relay.validity import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class HandlerStats:
     sent: int
     """Number of records that the socket accepted completely."""
     dropped: int
-    """Number of records not sent (full socket, no relay, record too large or invalid)."""
+    """Number of records not sent (full socket, no relay, or record too large)."""
     reconnects: int
     """Number of connections made after the first one."""
     connected: bool
@@ -43,10 +43,8 @@ class RelayHandler(logging.Handler):
     A full socket or a missing relay is not an error: records are dropped and counted. When
     records can be sent again, a gap record with the number of dropped records is sent first.
 
-    A message that the relay would reject is dropped and counted, and the logger
-    ``notif_relay.handler`` logs a warning of one line for it: a message that is too large or not
-    JSON, also because of NaN or infinity, or whose ``event_type`` or ``priority`` is not a string.
-    In messages of the log driver's form, other errors in the JSON are found by the relay only.
+    A message that is too large or cannot be encoded is dropped and counted, and the logger
+    ``notif_relay.handler`` logs a warning of one line for it. Other errors are found by the relay.
 
     While one thread waits for the socket, other threads that log wait for the handler's lock.
 
@@ -69,7 +67,6 @@ class RelayHandler(logging.Handler):
     ) -> None:
         # First, so that an invalid argument leaves no incomplete handler in logging's list.
         self._sender = Sender(path, max_wait, max_record_size)
-        self._max_record_size = max_record_size
         self._reporting: int | None = None
         """The thread that logs a warning; not a flag, which a fork could leave set for ever."""
         super().__init__()
@@ -92,31 +89,22 @@ class RelayHandler(logging.Handler):
             message = record.msg  # from the log driver; getMessage() would return it unchanged
             if record.args or type(message) is not str:
                 message = record.getMessage()
-            if not is_usual(message) and len(message) < self._max_record_size:
-                self._check(message)
             self._sender.send(message, record.process)
         except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of logging)
-        """Log a warning for an invalid record; print any other error as ``logging`` does.
+        """Log a warning for a record that cannot be sent; print other errors as ``logging`` does.
 
         The warning does not contain the record, which may have megabytes.
         """
         error = sys.exc_info()[1]
-        if isinstance(error, InvalidRecord | RecordTooLarge):
+        if isinstance(error, RecordTooLarge):
             self._report(record, str(error))
         elif isinstance(error, UnicodeEncodeError):
             self._report(record, f"a record was dropped: {error.reason}")
         else:
             super().handleError(record)
-
-    def _check(self, message: str) -> None:
-        try:
-            check(message)
-        except InvalidRecord:
-            self._sender.count_invalid()
-            raise
 
     def _report(self, record: logging.LogRecord, problem: str) -> None:
         # If the handler is attached to the root logger, it gets its own warnings as well.
