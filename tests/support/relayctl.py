@@ -21,8 +21,11 @@ RELAYCTL = os.fspath(Path(sys.executable).with_name("relayctl"))
 
 RELAYCTL_AS_NOBODY = """
 import contextlib, io, os, sys
-from notif_relayctl.app import main
-# Run it as root first, to import the modules, which may be readable by root only.
+from notif_relay import *
+from notif_relayctl.app import Relayctl, main
+# Import the modules and run the command as root first: the modules may be readable by root only.
+for _, entry in Relayctl().command_manager:
+    entry.load()
 with contextlib.redirect_stdout(io.StringIO()):
     main(["help", "status"])
     if {"top", "doctor", "metrics"} & set(sys.argv):

@@ -10,6 +10,7 @@ the parser of oslo.config. An error names the file, the section and the option.
 import contextlib
 import difflib
 import errno
+import functools
 import logging
 import os
 import stat
@@ -255,6 +256,7 @@ def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
     return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
 
 
+@functools.cache
 def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return the options of oslo.log."""
     (entry_point,) = entry_points(group="oslo.config.opts", name="oslo.log")
