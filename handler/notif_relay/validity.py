@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds notifications that the relay would reject, in the service that emits them.
 
+The oslo.messaging driver and transport use it. The logging handler does not, because the check
+would take a fifth of the time of a call; the relay finds and logs what a handler sends.
+
 The relay logs the lines that it rejects, but the relay's log does not show where in the service
 they come from. Python's JSON writer produces such lines: it writes NaN and infinity, which are not
 JSON, and any value as ``event_type``.
