@@ -15,13 +15,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
-GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted"]
+GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted", "undeliverable"]
 
 EVENT_TYPE_PREFIX = "notif_relayd."
 
 GAP = EVENT_TYPE_PREFIX + "gap"
 SUBSCRIBED = EVENT_TYPE_PREFIX + "subscribed"
 ERROR = EVENT_TYPE_PREFIX + "error"
+REDELIVERED = EVENT_TYPE_PREFIX + "redelivered"
 
 PUBLISHER_ID_PREFIX = "notif-relayd."
 """Prefix of the ``publisher_id``; the host name follows."""
@@ -200,6 +201,11 @@ def error(message: str) -> bytes:
 def subscribed(patterns: Mapping[str, object]) -> bytes:
     """Return the answer to a filter request: all records after it match the filter."""
     return _record(SUBSCRIBED, "INFO", patterns)
+
+
+def redelivered(count: int) -> bytes:
+    """Return the record that precedes ``count`` records which were handed out before."""
+    return _record(REDELIVERED, "INFO", {"records": count})
 
 
 def _record(event_type: str, priority: str, payload: Mapping[str, object] | str) -> bytes:

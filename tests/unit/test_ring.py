@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from notif_relayd.fanout.chunk import CHUNK_OVERHEAD, Chunk
-from notif_relayd.fanout.ring import MAX_BUFFERS, Cursor, Ring, Store
+from notif_relayd.fanout.cursor import MAX_BUFFERS, Cursor
+from notif_relayd.fanout.ring import Ring, Store
 
 
 def gap(lost: int) -> bytes:

@@ -7,9 +7,10 @@ import bisect
 import itertools
 from typing import Protocol
 
+from notif_relay.records import GAP, may_be_reserved, own_event_type
 from notif_relayd.records.framing import split
 
-CHUNK_OVERHEAD = 448
+CHUNK_OVERHEAD = 464
 """Bytes charged for a chunk in addition to its records: CPython's objects, rounded up.
 
 Without this charge a ring of tiny records would take several times its limit.
@@ -56,7 +57,7 @@ class Chunk:
         first: the sequence number of the first record.
     """
 
-    __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
+    __slots__ = ("_ends", "_gaps", "_torn", "count", "cursors", "data", "first", "next")
 
     def __init__(self, data: bytes, count: int, first: int) -> None:
         self.data = data
@@ -68,6 +69,8 @@ class Chunk:
         """The cursors that are in this chunk."""
         self._ends: list[int] | None = None
         """Offsets at which records end; computed when a socket stops within the chunk."""
+        self._gaps: frozenset[int] | None = None
+        """Indexes of gap records; computed when a group with a window reads the chunk."""
         self._torn: dict[int, TornRecord] | None = None
         """Torn records by the offset of their end; created when needed, as few chunks have any."""
 
@@ -76,6 +79,30 @@ class Chunk:
         """Bytes that the chunk counts for in the limit of the store."""
         size = len(self.data)
         return size + size // BYTES_PER_FRAGMENTATION_BYTE + CHUNK_OVERHEAD
+
+    @property
+    def end(self) -> int:
+        """Sequence number after the last record."""
+        return self.first + self.count
+
+    @property
+    def gaps(self) -> frozenset[int]:
+        """Indexes of the gap records of producers."""
+        if self._gaps is None:
+            self._gaps = frozenset(
+                index
+                for index, line in enumerate(split(self.data) if may_be_reserved(self.data) else ())
+                if own_event_type(line) == GAP
+            )
+        return self._gaps
+
+    def part(self, index: int, count: int) -> bytes | memoryview:
+        """Return `count` records from `index` on, without a copy."""
+        if count == self.count:
+            return self.data
+        ends = self._find_ends()
+        start = ends[index - 1] if index else 0
+        return memoryview(self.data)[start : ends[index + count - 1]]
 
     def boundary(self, offset: int) -> int:
         """Return the end of the record that contains the byte before `offset`."""

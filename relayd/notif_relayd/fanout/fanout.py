@@ -25,9 +25,10 @@ from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
+from notif_relayd.fanout.cursor import Cursor
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
 from notif_relayd.fanout.request_handler import RequestHandler
-from notif_relayd.fanout.ring import Cursor, Store
+from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
     ChunkState,
     FanoutState,
@@ -371,7 +372,7 @@ class Fanout:
     def _finish(self, stream: Stream, batch: bytes, count: int, outcome: Outcome) -> None:
         """Keep a batch that was sent if a subscriber has yet to get a part of it."""
         late, failed = outcome
-        if late or stream.ring.cursors:
+        if late or stream.ring.places:
             stream.ring.append(batch, count)
         else:
             stream.ring.skip(count)

@@ -1,31 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounded log of recent records, and the positions of slow subscribers in it.
+"""The bounded log of recent records.
 
 All subscribers with the same filter share a ring, and all rings share one store, so one limit
 bounds the memory of all of them. A subscriber that fell behind has a cursor in its ring; a current
-subscriber needs none. A ring without cursors keeps no records.
+subscriber needs none. A group has a place in its ring. A ring without cursors and places keeps no
+records, and records before all of them are evicted from time to time.
 
-Everything about positions, sequence numbers and gaps is decided here, without sockets or filters.
-
-When a chunk is evicted, its cursors leave it. Otherwise a thousand stalled subscribers would keep a
-thousand old chunks in memory. A cursor that is within a record keeps that record, shared with all
-cursors in the same record, and the number of the next one. It is not visited again until its
-socket takes data. Costs: append O(1), evict O(cursors in the chunk), a cursor's step O(buffers).
+Sequence numbers are assigned here, without sockets or filters. Costs: append O(1), evict O(cursors
+in the chunk).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import bisect
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Protocol
 
 from notif_relayd.fanout.chunk import Chunk, TornRecord
-from notif_relayd.fanout.saved_state import CursorState
 
-MAX_BUFFERS = 64
-"""Maximum number of chunks for one sendmsg(2); the kernel's limit, IOV_MAX, is 1024."""
+MIN_CHUNKS = 64
+"""Number of chunks from which on a ring looks for chunks that it need not keep. It looks again when
+the number of its chunks has doubled, so the work is proportional to the chunks added."""
 
-MAX_SEND_SIZE = 512 * 1024
-"""Bytes for one sendmsg(2) after which no further chunk is added: twice a socket's buffer."""
+
+class Place(Protocol):
+    """A position in a ring: a cursor, or the place of a group."""
+
+    @property
+    def position(self) -> int:
+        """Sequence number of the oldest record that the ring has to keep for it."""
 
 
 class Store:
@@ -105,30 +110,46 @@ class Ring:
     def __init__(self, store: Store) -> None:
         self.next_seq = 0
         """Sequence number of the next record."""
-        self.oldest: Chunk | None = None
-        self.newest: Chunk | None = None
-        self.cursors: set[Cursor] = set()
+        self.chunks: deque[Chunk] = deque()
+        """The oldest first."""
+        self.places: set[Place] = set()
+        """Positions for which records are kept."""
         self.store = store
+        self._trim_at = MIN_CHUNKS
 
     @property
     def first_seq(self) -> int:
         """Sequence number of the oldest record in the ring; `next_seq` if the ring is empty."""
-        return self.next_seq if self.oldest is None else self.oldest.first
+        return self.chunks[0].first if self.chunks else self.next_seq
+
+    @property
+    def oldest(self) -> Chunk | None:
+        """The oldest chunk, if there is one."""
+        return self.chunks[0] if self.chunks else None
+
+    @property
+    def newest(self) -> Chunk | None:
+        """The newest chunk, if there is one."""
+        return self.chunks[-1] if self.chunks else None
+
+    def find(self, seq: int) -> Chunk:
+        """Return the chunk that contains a record; the ring must have the record."""
+        return self.chunks[bisect.bisect_right(self.chunks, seq, key=attrgetter("first")) - 1]
 
     def append(self, data: bytes, count: int) -> None:
-        """Keep `count` whole records for the cursors; evict old chunks if the store is full."""
+        """Keep `count` whole records for all places; evict old chunks if the store is full."""
         self.add(data, count)
+        if len(self.chunks) >= self._trim_at:
+            self._trim()
         self.store.shrink()
 
     def add(self, data: bytes, count: int) -> Chunk:
         """Keep `count` whole records; the store's limit applies with the next `Store.shrink`."""
         chunk = Chunk(data, count, self.next_seq)
         self.next_seq += count
-        if self.newest is None:
-            self.oldest = chunk
-        else:
-            self.newest.next = chunk
-        self.newest = chunk
+        if self.chunks:
+            self.chunks[-1].next = chunk
+        self.chunks.append(chunk)
         self.store.add(chunk, self)
         return chunk
 
@@ -137,270 +158,34 @@ class Ring:
         self.next_seq = next_seq
 
     def skip(self, count: int) -> None:
-        """Count records without keeping them; allowed only while there are no cursors."""
+        """Count records without keeping them; allowed only while there are no places."""
         self.next_seq += count
 
     def evict(self) -> None:
         """Remove the oldest chunk; its cursors leave it."""
-        chunk = self.oldest
-        assert chunk is not None  # noqa: S101 - the store evicts only chunks that it holds
-        self.oldest = chunk.next
-        if self.oldest is None:
-            self.newest = None
+        chunk = self.chunks.popleft()
         self.store.release(chunk)
         # A copy: a cursor that leaves removes itself from the set.
         for cursor in list(chunk.cursors):
             cursor.leave()
 
-    def add_cursor(self, cursor: Cursor) -> None:
-        """Keep records from now on until the cursor has sent them."""
-        self.cursors.add(cursor)
+    def add_place(self, place: Place) -> None:
+        """Keep records from the position of the place on."""
+        self.places.add(place)
 
-    def remove_cursor(self, cursor: Cursor) -> None:
-        """Stop keeping records for a cursor."""
-        self.cursors.discard(cursor)
+    def remove_place(self, place: Place) -> None:
+        """Stop keeping records for a place."""
+        self.places.discard(place)
         self.evict_unused()
 
     def evict_unused(self) -> None:
-        """Evict all chunks if there are no cursors."""
-        while self.oldest is not None and not self.cursors:
+        """Evict all chunks if there are no places."""
+        while self.chunks and not self.places:
             self.evict()
 
-
-class Cursor:
-    """The position of a subscriber that fell behind; a new one is at the end of the ring.
-
-    A cursor sends, in this order: the remainder of its torn record, the inserted records, and the
-    chunks of the ring.
-
-    Args:
-        ring: the ring that it reads.
-        gap: returns the record that announces a number of missing records.
-    """
-
-    __slots__ = (
-        "_chunk",
-        "_gap",
-        "_inserted",
-        "_next_seq",
-        "_offset",
-        "_ring",
-        "_stop_seq",
-        "_torn",
-        "_torn_sent",
-        "announced",
-    )
-
-    def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
-        self._ring = ring
-        self._gap = gap
-        self._next_seq = ring.next_seq
-        """Sequence number of the next record of the ring; valid only if `_chunk` is `None`."""
-        self._stop_seq: int | None = None
-        """Sequence number of the first record that is not to be sent; `None` without an end."""
-        self._torn: TornRecord | None = None
-        self._torn_sent = 0
-        """Bytes of the torn record that were sent."""
-        self._inserted = b""
-        """Records of the relay itself that are sent next: a gap, an answer, or both."""
-        self.announced = 0
-        """Number of missing records that gap records have announced so far."""
-        self._chunk: Chunk | None = None
-        """The chunk of the byte that was sent last; `None` if that chunk was evicted."""
-        self._offset = 0
-        """Bytes of `_chunk` that were sent."""
-        if ring.newest is not None:
-            self._move(ring.newest, len(ring.newest.data))
-        ring.add_cursor(self)
-
-    def save(self, places: Mapping[Chunk, int], torn_records: dict[TornRecord, int]) -> CursorState:
-        """Return the position; the number of announced records is saved with the subscriber.
-
-        Args:
-            places: the index of each chunk in the saved state.
-            torn_records: the index of each torn record; a record that is missing is added.
-        """
-        chunk = None if self._chunk is None else places[self._chunk]
-        torn = None
-        if self._torn is not None:
-            torn = torn_records.setdefault(self._torn, len(torn_records))
-        return CursorState(
-            self._next_seq,
-            self._stop_seq,
-            self._inserted,
-            chunk,
-            self._offset,
-            torn,
-            self._torn_sent,
-        )
-
-    def restore(
-        self,
-        saved: CursorState,
-        chunks: Sequence[Chunk | None],
-        torn_records: Sequence[TornRecord],
-    ) -> None:
-        """Take a saved position, which `handover.state` has checked.
-
-        Args:
-            saved: what `save` returned.
-            chunks: the chunks by their index in the saved state.
-            torn_records: the torn records by their index.
-        """
-        if self._chunk is not None:
-            self._chunk.cursors.discard(self)
-            self._chunk = None
-        self._next_seq, self._stop_seq, self._inserted = saved.next, saved.until, saved.inserted
-        if saved.torn is not None:
-            self._hold(torn_records[saved.torn], saved.torn_sent)
-        if saved.chunk is not None:
-            chunk = chunks[saved.chunk]
-            assert chunk is not None  # noqa: S101 - its stream has this subscriber, so it was kept
-            self._move(chunk, saved.offset)
-
-    @property
-    def end(self) -> int:
-        """Sequence number of the first record that this cursor will not send, as of now."""
-        return self._ring.next_seq if self._stop_seq is None else self._stop_seq
-
-    @property
-    def position(self) -> int:
-        """Sequence number of the first record that was not sent completely."""
-        if self._chunk is None:
-            return self._next_seq
-        return self._chunk.first + self._chunk.whole_before(self._offset)
-
-    @property
-    def lost(self) -> int:
-        """Number of evicted records that no gap record has announced yet."""
-        if self._chunk is not None:
-            return 0
-        return max(0, min(self._ring.first_seq, self.end) - self._next_seq)
-
-    @property
-    def torn_share(self) -> float:
-        """Bytes of the torn record that it holds, divided by the number of its holders."""
-        return 0.0 if self._torn is None else self._torn.share
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything was sent, so that the subscriber needs no cursor."""
-        if self._inserted or self._torn is not None:
-            return False
-        if self._chunk is None:
-            return self._next_seq == self.end
-        at_its_end = self._offset == len(self._chunk.data)
-        return at_its_end and self._chunk.first + self._chunk.count == self.end
-
-    @property
-    def stopped(self) -> bool:
-        """Whether records that are appended from now on will not be sent."""
-        return self._stop_seq is not None
-
-    def rewind(self, unsent: int) -> None:
-        """Go back `unsent` bytes; the cursor must be new, and the chunk its batch."""
-        self._offset -= unsent
-
-    def buffers(self) -> list[bytes | memoryview]:
-        """Return what to give to sendmsg(2); `advance` must be the next call."""
-        if self._chunk is None and self._torn is None and not self._inserted:
-            self._enter_ring()
-        buffers: list[bytes | memoryview] = []
-        if self._torn is not None:
-            buffers.append(memoryview(self._torn.data)[self._torn_sent :])
-        if self._inserted:
-            buffers.append(self._inserted)
-        chunk, offset, size, end = self._chunk, self._offset, 0, self.end
-        while chunk is not None and size < MAX_SEND_SIZE and len(buffers) < MAX_BUFFERS:
-            if chunk.first >= end:
-                break
-            if offset < len(chunk.data):
-                buffers.append(memoryview(chunk.data)[offset:] if offset else chunk.data)
-                size += len(chunk.data) - offset
-            chunk, offset = chunk.next, 0
-        return buffers
-
-    def advance(self, sent: int) -> None:
-        """Note that the socket took the first `sent` bytes of `buffers`."""
-        if self._torn is not None:
-            part = min(sent, len(self._torn.data) - self._torn_sent)
-            self._torn_sent += part
-            sent -= part
-            if self._torn_sent == len(self._torn.data):
-                self._drop_torn()
-        if self._inserted and sent:
-            part = min(sent, len(self._inserted))
-            self._inserted = self._inserted[part:]
-            sent -= part
-        if not sent:
-            return
-        chunk, offset = self._chunk, self._offset + sent
-        assert chunk is not None  # noqa: S101 - `buffers` returned bytes of a chunk
-        while offset > len(chunk.data) and chunk.next is not None:
-            offset -= len(chunk.data)
-            chunk = chunk.next
-        self._move(chunk, offset)
-
-    def insert(self, record: bytes) -> None:
-        """Send `record` at the next boundary between two records."""
-        if self._chunk is not None:
-            self._offset = self._tear(self._chunk)
-        self._inserted += record
-
-    def stop(self) -> None:
-        """Send no records but those that are in the ring now."""
-        self._stop_seq = self._ring.next_seq
-
-    def stop_with(self, record: bytes) -> None:
-        """Send `record` at the next boundary between two records, and nothing after it."""
-        self.leave()
-        self._inserted += record
-        self._stop_seq = self._next_seq
-
-    def leave(self) -> None:
-        """Leave the chunk; keep the record that was sent in part, if any."""
-        chunk = self._chunk
-        if chunk is not None:
-            end = self._tear(chunk)
-            self._next_seq = chunk.first + chunk.whole_before(end)
-            self._chunk = None
-            chunk.cursors.discard(self)
-
-    def detach(self) -> None:
-        """Leave the ring; the cursor must not be used afterwards."""
-        if self._chunk is not None:
-            self._chunk.cursors.discard(self)
-        self._drop_torn()
-        self._ring.remove_cursor(self)
-
-    def _tear(self, chunk: Chunk) -> int:
-        """Hold the record that was sent in part; return the offset of its end in the chunk."""
-        end = chunk.boundary(self._offset)
-        if end != self._offset:
-            self._hold(*chunk.torn_record(self._offset))
-        return end
-
-    def _hold(self, torn: TornRecord, sent: int) -> None:
-        self._torn, self._torn_sent = torn, sent
-        self._ring.store.hold(torn)
-
-    def _drop_torn(self) -> None:
-        if self._torn is not None:
-            self._ring.store.drop(self._torn)
-            self._torn, self._torn_sent = None, 0
-
-    def _move(self, chunk: Chunk, offset: int) -> None:
-        if self._chunk is not None:
-            self._chunk.cursors.discard(self)
-        self._chunk, self._offset = chunk, offset
-        chunk.cursors.add(self)
-
-    def _enter_ring(self) -> None:
-        """Announce the records that were evicted; go to the oldest chunk if it has a next one."""
-        lost = self.lost
-        if lost:
-            self._inserted = self._gap(lost)
-            self.announced += lost
-            self._next_seq += lost
-        if self._ring.oldest is not None and self._next_seq < self.end:
-            self._move(self._ring.oldest, 0)
+    def _trim(self) -> None:
+        """Evict the chunks whose records are before all places."""
+        first = min(each.position for each in self.places)
+        while self.chunks and self.chunks[0].end <= first:
+            self.evict()
+        self._trim_at = max(MIN_CHUNKS, 2 * len(self.chunks))

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 from notif_relay import records
 from notif_relayd.fanout.chunk import Chunk, TornRecord
-from notif_relayd.fanout.ring import Cursor, Ring, Store
+from notif_relayd.fanout.cursor import Cursor
+from notif_relayd.fanout.ring import Ring, Store
 from notif_relayd.fanout.saved_state import StreamState, SubscriberState, SubscriptionState
 from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer

@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group: one position in a stream that several subscribers share.
+
+Each record goes to exactly one member whose view contains it. The records are handed out in the
+order of the stream. A record that cannot be handed out at its turn waits beside the position:
+
+- it was handed to a member that left without finishing it, or whose socket did not take it;
+- it passes only the filters of members that have no room now.
+
+Waiting records are handed out first, the oldest first. A record that no member wants is skipped.
+
+This module decides which records a member gets, and what is missing. It knows nothing of sockets.
+The caller sends what `Group.take` returns and reports the result to `Group.note_sent`, before
+anything is appended to a ring.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+
+from notif_relay import records
+from notif_relayd.fanout.chunk import Chunk
+from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut
+from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.run import Run, append, place_of, split
+from notif_relayd.fanout.groups.segment import GroupStream, Segment
+from notif_relayd.records.filters import View
+from notif_relayd.records.validator import RoutingKey, Validator
+
+_routing_keys = Validator(sys.maxsize).validate
+"""Returns the routing keys of records that are valid."""
+
+
+MAX_SEGMENTS = 16
+"""Maximum number of streams from which a group has yet to hand out or finish records."""
+
+MAX_WAITING = 65536
+"""Maximum number of records that wait only because the members that want them have no room."""
+
+
+class GroupError(ValueError):
+    """A member's request is refused; the message is one sentence for the subscriber."""
+
+
+class _Wanted(enum.Enum):
+    """What becomes of a record when it is offered to a member."""
+
+    BY_MEMBER = enum.auto()
+    BY_OTHERS = enum.auto()
+    """The member does not want it, but another one does."""
+    BY_NONE = enum.auto()
+
+
+class Group:
+    """Members, their common position, and the records that they have not finished.
+
+    Args:
+        stream: the stream of the first member; the group begins at its end.
+        max_deliveries: number of members that may get a record.
+        on_undeliverable: called with each record that is not handed out again.
+    """
+
+    def __init__(
+        self,
+        stream: GroupStream,
+        max_deliveries: int,
+        on_undeliverable: Callable[[bytes], None],
+    ) -> None:
+        self.members: dict[int, Member] = {}
+        """By connection number, in the order in which they got records; the next one is first."""
+        self.dropped = 0
+        """Number of records that no member will get, announced or not."""
+        self.redelivered = 0
+        """Number of times that a record was handed out again."""
+        self.max_deliveries = max_deliveries
+        self._on_undeliverable = on_undeliverable
+        self._segments: deque[Segment] = deque()
+        self._waiting: list[Run] = []
+        """In the order of the stream."""
+        self._waiting_count = 0
+        """Number of records in `_waiting`."""
+        self._lost = 0
+        """Number of records that are missing in the ring and were not announced yet."""
+        self._undeliverable = 0
+        self.follow(stream)
+
+    # Members
+
+    @property
+    def views(self) -> frozenset[View]:
+        """The views of the members."""
+        return frozenset(each.view for each in self.members.values())
+
+    @property
+    def stream(self) -> GroupStream:
+        """The stream that the group reads or will read."""
+        return self._segments[-1].stream
+
+    @property
+    def streams(self) -> list[GroupStream]:
+        """The streams of all segments."""
+        return [each.stream for each in self._segments]
+
+    def follow(self, stream: GroupStream) -> None:
+        """Go on with another stream after what the present one has now.
+
+        Raises:
+            GroupError: the group has yet to read parts of too many streams.
+        """
+        if len(self._segments) >= MAX_SEGMENTS:
+            raise GroupError(
+                f"The members of this group have used more than {MAX_SEGMENTS} different sets of "
+                "filters for records that are not finished."
+            )
+        number = 1
+        if self._segments:
+            last = self._segments[-1]
+            last.stop_seq = last.ring.next_seq
+            number = last.number + 1
+        self._segments.append(Segment(number, stream, self._oldest))
+        self.forget_finished_segments()
+
+    def forget_finished_segments(self) -> list[GroupStream]:
+        """Leave the streams of which everything is finished; return them."""
+        left = []
+        while self._segments[0].next_seq == self._segments[0].stop_seq:
+            first = self._segments[0]
+            if self._oldest(first.number) is not None:
+                break
+            self._segments.popleft()
+            first.ring.remove_place(first)
+            left.append(first.stream)
+        return left
+
+    def join(self, number: int, member: Member) -> None:
+        """Add a member; the caller has called `follow` if its view requires that."""
+        self.members[number] = member
+
+    def leave(self, number: int, *, completing: bool = False) -> None:
+        """Remove a member; its unfinished records wait for the others.
+
+        Args:
+            number: the number of the connection.
+            completing: whether its socket will be sent the rest of what it took in part.
+        """
+        member = self.members.pop(number)
+        taken = list(member.unfinished)
+        if completing and member.window is not None:
+            taken += (each for each in member.unsent if not each.gaps)
+        self._set_aside(each for run in taken for each in self._after_attempt(run))
+        if not completing:
+            self._note_missing(member.missing)
+            self._give_back(member.unsent)
+        for each in self.members.values():
+            each.examined = 0, 0
+
+    def close(self) -> None:
+        """Leave all streams."""
+        for each in self._segments:
+            each.ring.remove_place(each)
+
+    def finish(self, number: int, count: int) -> None:
+        """Note that a member has finished the first `count` notifications that it got.
+
+        Raises:
+            GroupError: the member has no window, was not sent so many notifications, or has
+                finished more of them before.
+        """
+        member = self.members[number]
+        if member.window is None:
+            raise GroupError('"done" requires a group with a "window".')
+        if count > member.sent:
+            raise GroupError(f"{count} notifications are done, but only {member.sent} were sent.")
+        if count < member.finished:
+            raise GroupError(f"{count} notifications are done, but {member.finished} were before.")
+        missing = count - member.finished
+        member.finished = count
+        member.unfinished_count -= missing
+        while missing:
+            run = member.unfinished.popleft()
+            if run.length > missing:
+                member.unfinished.appendleft(run.tail(missing))
+                return
+            missing -= run.length
+
+    # Figures
+
+    @property
+    def lag(self) -> int:
+        """Number of records that are still to be handed out."""
+        ahead = sum(each.end - each.next_seq - each.lost for each in self._segments)
+        return ahead + sum(each.length for each in self._waiting)
+
+    @property
+    def unfinished(self) -> int:
+        """Number of records that members have and have not finished."""
+        return sum(each.unfinished_count for each in self.members.values())
+
+    def has_work_for(self, member: Member) -> bool:
+        """Return whether there may be something to hand out to a member."""
+        if member.room <= 0:
+            return False
+        if self._lost or self._undeliverable:
+            return True
+        if any(each.next_seq != each.end for each in self._segments):
+            return not self._is_blocked(member)
+        return self._first_waiting(member) < len(self._waiting) and not self._is_blocked(member)
+
+    # Handing out
+
+    def take(self, member: Member) -> HandOut | None:
+        """Assign the next records to a member; `None` if it has no room or there are none for it.
+
+        `note_sent` must be the next call.
+        """
+        if not self.has_work_for(member):
+            return None
+        if self._lost or self._undeliverable:
+            return self._take_gaps()
+        draft = Draft(member.room)
+        self._take_waiting(member, draft)
+        if not draft.attempts:
+            self._take_next(member, draft)
+        if not draft.runs:
+            return self._take_gaps() if self._lost or self._undeliverable else None
+        if not draft.attempts:
+            return HandOut(b"", draft.data, draft.runs)
+        count = sum(each.length for each in draft.runs)
+        self.redelivered += count
+        return HandOut(records.redelivered(count), draft.data, draft.runs)
+
+    def _take_gaps(self) -> HandOut:
+        """Return the gap records that are due."""
+        gaps = Missing(self._lost, self._undeliverable)
+        self._lost = self._undeliverable = 0
+        head = records.gap(gaps.lost, "slow_subscriber") if gaps.lost else b""
+        if gaps.undeliverable:
+            head += records.gap(gaps.undeliverable, "undeliverable")
+        return HandOut(head, [], [], gaps)
+
+    def note_sent(self, member: Member, hand_out: HandOut, sent: int) -> bytes:
+        """Note what the socket of a member took.
+
+        Args:
+            member: the member.
+            hand_out: what `take` has returned.
+            sent: number of bytes that the socket took of `head` and `data`.
+
+        Returns:
+            The bytes that must be sent to this member before anything else; empty if there are
+            none. If there are some, the caller calls `note_drained` when the socket took them.
+        """
+        head, data, runs = hand_out.head, hand_out.data, hand_out.runs
+        if sent == len(head) + sum(map(len, data)):
+            self._note_taken(member, runs)
+            return b""
+        if not sent:
+            self._note_missing(hand_out.missing)
+            self._give_back(runs)
+            if head and runs:
+                self.redelivered -= sum(each.length for each in runs)
+            return b""
+        if head:
+            # The number of redelivered records was announced, so this member must get them.
+            member.unsent, member.missing = runs, hand_out.missing
+            return b"".join((head, *data))[sent:]
+        return self._note_part(member, runs, b"".join(data), sent)
+
+    def note_drained(self, member: Member) -> None:
+        """Note that the socket took the bytes that `note_sent` has returned."""
+        runs, member.unsent, member.missing = member.unsent, [], Missing()
+        self._note_taken(member, runs)
+
+    def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
+        """Note that the socket took `sent` bytes of records; return the rest of the last one."""
+        taken, others = split(runs, data.count(b"\n", 0, sent))
+        self._note_taken(member, taken)
+        end = data.find(b"\n", sent - 1) + 1
+        if end != sent:
+            member.unsent, others = split(others, 1)
+        self._give_back(others)
+        return data[sent:end]
+
+    def _note_taken(self, member: Member, runs: list[Run]) -> None:
+        """Note that a member got records completely."""
+        for run in runs:
+            if member.window is None:
+                member.sent += run.length
+            elif not run.gaps:
+                member.sent += run.length
+                member.unfinished_count += run.length
+                append(member.unfinished, run)
+
+    # Selecting records
+
+    def _take_next(self, member: Member, draft: Draft) -> None:
+        """Take records at the position."""
+        for segment in self._segments:
+            while not draft.full:
+                self._note_lost(segment.lost)
+                segment.next_seq += segment.lost
+                if segment.next_seq == segment.end:
+                    break
+                chunk = segment.ring.find(segment.next_seq)
+                end = min(chunk.end, segment.end)
+                run = Run(segment.number, segment.next_seq, end - segment.next_seq)
+                kept, offered = self._offer(member, chunk, run, draft)
+                segment.next_seq += offered
+                self._set_aside(kept)
+        excess = self._waiting_count - MAX_WAITING
+        if excess > 0:
+            self._note_lost(excess)
+            self._waiting_count -= excess
+            _, self._waiting = split(self._waiting, excess)
+
+    def _take_waiting(self, member: Member, draft: Draft) -> None:
+        """Take records that wait."""
+        index = self._first_waiting(member)
+        while index < len(self._waiting) and not draft.full:
+            run = self._waiting[index]
+            ring = self._segment(run).ring
+            lost = min(max(0, ring.first_seq - run.first), run.length)
+            if lost:
+                self._note_lost(lost)
+                self._replace_waiting(index, [run.tail(lost)])
+                continue
+            if not draft.accepts(run):
+                break
+            chunk = ring.find(run.first)
+            count = min(run.length, chunk.end - run.first)
+            if run.is_suspect:
+                draft.room = count = 1
+            kept, offered = self._offer(member, chunk, run.head(count), draft)
+            self._replace_waiting(index, [*kept, run.tail(offered)])
+            index += len(kept)
+            if offered < count:
+                break
+        if index < len(self._waiting):
+            member.examined = self._waiting[index][:2]
+        elif self._waiting:
+            last = self._waiting[-1]
+            member.examined = last.segment, last.end
+
+    def _offer(self, member: Member, chunk: Chunk, run: Run, draft: Draft) -> tuple[list[Run], int]:
+        """Add to a draft those records of a run that a member wants.
+
+        Args:
+            member: the member.
+            chunk: the chunk of the run.
+            run: the records.
+            draft: the draft.
+
+        Returns:
+            The records that only other members want, and the number of records that were decided.
+        """
+        windowed = member.window is not None
+        if member.view.is_unfiltered or self._segment(run).stream.views == {member.view}:
+            taken = run.head(min(run.length, draft.room))
+            draft.add(chunk, taken, windowed=windowed)
+            return [], taken.length
+        run = run.head(min(run.length, MAX_EXAMINED - draft.examined))
+        draft.examined += run.length
+        part = bytes(chunk.part(run.first - chunk.first, run.length))
+        kept: list[Run] = []
+        offered = 0
+        wanted = (self._wanted_by(member, key) for key in _routing_keys(part).routing_keys)
+        for by, some in groupby(wanted):
+            count = sum(1 for _ in some)
+            next_run = run.tail(offered).head(count)
+            if by is _Wanted.BY_MEMBER:
+                next_run = next_run.head(min(count, draft.room))
+                draft.add(chunk, next_run, windowed=windowed)
+            elif by is _Wanted.BY_OTHERS:
+                kept.append(next_run)
+            offered += next_run.length
+            if draft.full:
+                break
+        return kept, offered
+
+    def _wanted_by(self, member: Member, routing_key: RoutingKey) -> _Wanted:
+        if member.view(routing_key):
+            return _Wanted.BY_MEMBER
+        if any(view(routing_key) for view in self.views):
+            return _Wanted.BY_OTHERS
+        return _Wanted.BY_NONE
+
+    # Records that wait
+
+    def _first_waiting(self, member: Member) -> int:
+        """Return the index of the first waiting run that was not offered to a member."""
+        return bisect.bisect_left(self._waiting, member.examined, key=place_of)
+
+    def _is_blocked(self, member: Member) -> bool:
+        """Return whether a member must finish all it has before it can get a suspect record."""
+        if not member.unfinished:
+            return False
+        index = self._first_waiting(member)
+        return index < len(self._waiting) and self._waiting[index].is_suspect
+
+    def _after_attempt(self, run: Run) -> Iterator[Run]:
+        """Yield what can be handed out again of a run that a member has left unfinished."""
+        run = run._replace(attempts=run.attempts + 1)
+        if run.attempts < self.max_deliveries:
+            yield run
+            return
+        ring = self._segment(run).ring
+        lost = min(max(0, ring.first_seq - run.first), run.length)
+        self._note_lost(lost)
+        run = run.tail(lost)
+        self.dropped += run.length
+        self._undeliverable += run.length
+        for seq in range(run.first, run.end):
+            chunk = ring.find(seq)
+            self._on_undeliverable(bytes(chunk.part(seq - chunk.first, 1)))
+
+    def _give_back(self, runs: Iterable[Run]) -> None:
+        """Take records back that a member did not get completely."""
+        for run in reversed(list(runs)):
+            segment = self._segment(run)
+            if run.end == segment.next_seq and not run.attempts:
+                segment.next_seq = run.first
+            else:
+                self._set_aside([run._replace(gaps=False)])
+
+    def _set_aside(self, runs: Iterable[Run]) -> None:
+        """Let records wait."""
+        added = list(runs)
+        if not added:
+            return
+        self._waiting_count += sum(each.length for each in added)
+        self._waiting += added
+        self._waiting.sort()
+        first = min(map(place_of, added))
+        for each in self.members.values():
+            each.examined = min(each.examined, first)
+
+    def _replace_waiting(self, index: int, runs: Iterable[Run]) -> None:
+        """Replace a waiting run by those of its records that still wait."""
+        remaining = [each for each in runs if each.length]
+        self._waiting_count += sum(each.length for each in remaining) - self._waiting[index].length
+        self._waiting[index : index + 1] = remaining
+
+    def _note_missing(self, missing: Missing) -> None:
+        """Note that records are to be announced again."""
+        self._lost += missing.lost
+        self._undeliverable += missing.undeliverable
+
+    def _note_lost(self, count: int) -> None:
+        self._lost += count
+        self.dropped += count
+
+    def _segment(self, run: Run) -> Segment:
+        return self._segments[run.segment - self._segments[0].number]
+
+    def _oldest(self, number: int) -> int | None:
+        """Return the sequence number of the oldest record of a segment that is not finished."""
+        index = bisect.bisect_left(self._waiting, (number, 0), key=place_of)
+        waiting = self._waiting[index : index + 1]
+        taken = (run for each in self.members.values() for run in (*each.unfinished, *each.unsent))
+        return min((run.first for run in (*waiting, *taken) if run.segment == number), default=None)

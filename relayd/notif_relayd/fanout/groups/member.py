@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a group knows of one of its members."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from notif_relayd.fanout.groups.run import Run
+from notif_relayd.records.filters import View
+
+MAX_WINDOW = 65536
+"""Maximum number of unfinished records of one member."""
+
+
+class Missing(NamedTuple):
+    """Numbers of records that gap records announce."""
+
+    lost: int = 0
+    """Records that the ring lacks."""
+    undeliverable: int = 0
+    """Records that too many members have left unfinished."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A subscriber's part in a group."""
+
+    view: View
+    """The records that it may get."""
+    window: int | None = None
+    """Maximum number of unfinished records; `None` if the socket's acceptance finishes a record."""
+    unfinished: deque[Run] = field(default_factory=deque)
+    """Notifications that it got and has not finished, in the order in which it got them."""
+    unfinished_count: int = 0
+    """Number of records in `unfinished`."""
+    unsent: list[Run] = field(default_factory=list)
+    """Records of which its socket has yet to take a part."""
+    missing: Missing = Missing()
+    """What the gap records announce of which its socket has yet to take a part."""
+    sent: int = 0
+    """Number of notifications that its socket took."""
+    finished: int = 0
+    """Number of notifications that it has finished."""
+    attached: bool = True
+    """Whether it can get records; `False` while it gets the records of an earlier request."""
+    examined: tuple[int, int] = (0, 0)
+    """Segment and sequence number up to which it wants no waiting record."""
+
+    @property
+    def room(self) -> int:
+        """Number of records that it can get now."""
+        if self.unsent or any(self.missing) or not self.attached:
+            return 0
+        if self.window is None:
+            return MAX_WINDOW
+        if self.unfinished and self.unfinished[0].is_suspect:
+            return 0
+        return self.window - self.unfinished_count

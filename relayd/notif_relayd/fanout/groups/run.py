@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consecutive records of a stream, by their sequence numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from notif_relayd.fanout.chunk import Chunk
+
+SUSPECT_ATTEMPTS = 2
+"""Number of members that left without finishing a record, from which on it is handed out alone.
+
+The members may have left because of this record. Without this rule, all records that were handed
+out with it would count as undeliverable with it.
+"""
+
+
+class Run(NamedTuple):
+    """Consecutive records of a segment, which have been handed out equally often."""
+
+    segment: int
+    """Number of the segment."""
+    first: int
+    """Sequence number of the first record."""
+    length: int
+    attempts: int = 0
+    """Number of members that got the records completely and left without finishing them."""
+    gaps: bool = False
+    """Whether a member with a window got them as gap records, which it need not finish."""
+
+    @property
+    def end(self) -> int:
+        """Sequence number after the last record."""
+        return self.first + self.length
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the records are handed out one by one."""
+        return self.attempts >= SUSPECT_ATTEMPTS
+
+    def head(self, count: int) -> Run:
+        """Return the first `count` records."""
+        return self._replace(length=count)
+
+    def tail(self, count: int) -> Run:
+        """Return all but the first `count` records."""
+        return self._replace(first=self.first + count, length=self.length - count)
+
+
+def place_of(run: Run) -> tuple[int, int]:
+    return run.segment, run.first
+
+
+def append(runs: list[Run] | deque[Run], run: Run) -> None:
+    """Append a run; extend the last one if the records follow it."""
+    if runs:
+        last = runs[-1]
+        if last._replace(first=last.end, length=run.length) == run:
+            runs[-1] = last.head(last.length + run.length)
+            return
+    runs.append(run)
+
+
+def split(runs: list[Run], count: int) -> tuple[list[Run], list[Run]]:
+    """Return the first `count` records and the others."""
+    first: list[Run] = []
+    for index, run in enumerate(runs):
+        if run.length > count:
+            first += [run.head(count)] if count else []
+            return first, [run.tail(count), *runs[index + 1 :]]
+        first.append(run)
+        count -= run.length
+    return first, []
+
+
+def by_kind(chunk: Chunk, run: Run) -> Iterator[Run]:
+    """Yield the parts of a run that are gap records, and those that are not."""
+    if not chunk.gaps:
+        yield run
+        return
+    for seq in range(run.first, run.end):
+        yield run._replace(first=seq, length=1, gaps=seq - chunk.first in chunk.gaps)
