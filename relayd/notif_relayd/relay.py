@@ -123,6 +123,7 @@ class Relay:
             policy,
             limits.ring_size,
             limits.max_filter_bytes_per_user,
+            limits.groups,
         )
         self._intake = Intake(
             context,
@@ -193,6 +194,7 @@ class Relay:
         self._fanout.admission.limits = limits.subscribers
         self._fanout.store.limit = limits.ring_size
         self._fanout.quota.per_user = limits.max_filter_bytes_per_user
+        self._fanout.groups.limits = limits.groups
         self._idle_timer.limit = limits.idle_timeout or 0.0
         self._idle_timer.update()
 
@@ -219,7 +221,10 @@ class Relay:
 
     def _has_connections(self) -> bool:
         return bool(
-            self._intake.producers or self._fanout.subscribers or self._control.has_connections
+            self._intake.producers
+            or self._fanout.subscribers
+            or self._fanout.groups
+            or self._control.has_connections
         )
 
     def _counts(self) -> tuple[int, int, int]:

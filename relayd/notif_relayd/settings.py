@@ -69,6 +69,18 @@ class ConnectionLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """Limits of groups."""
+
+    per_user: int = 64
+    """Groups of one user at a time, including groups that are held."""
+    max_hold: float = 300.0
+    """Seconds for which a group may keep its place without members."""
+    max_deliveries: int = 5
+    """Members that may get a record, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Resources that the relay may use."""
 
@@ -80,5 +92,6 @@ class Limits:
     subscribers: ConnectionLimits
     max_filter_bytes_per_user: int
     """Bytes of filters and unfinished requests of one user's subscribers."""
+    groups: GroupLimits = GroupLimits()
     idle_timeout: float | None = None
     """Seconds without any connection after which the relay exits; `None` or 0 for never."""

@@ -10,7 +10,8 @@ import json
 from typing import NoReturn
 from unittest import mock
 
-from notif_relayd.handover.state import StateError, decode, encode
+from notif_relayd.handover.errors import StateError
+from notif_relayd.handover.state import decode, encode
 from notif_relayd.records import subscription_request
 from notif_relayd.records.framing import Framer
 from notif_relayd.records.validator import RoutingKey, Validator

@@ -21,8 +21,9 @@ from unittest import mock
 
 from notif_relayd.access.policy import Policy
 from notif_relayd.fastpath import FastPath
+from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.inherit import Inherited
-from notif_relayd.handover.state import StateError, decode
+from notif_relayd.handover.state import decode
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import subscription_request
 from notif_relayd.relay import Manager, Platform, Relay, Sockets

@@ -23,7 +23,7 @@ from notif_relayd.ingest.intake import Intake
 from notif_relayd.net.loop import Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records.validator import RoutingKey
-from notif_relayd.settings import ConnectionLimits
+from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from support.relay import connect
@@ -70,7 +70,7 @@ class LoopHarness:
         return intake
 
     def fanout(self) -> Fanout:
-        fanout = Fanout(self.context, self.limits, Policy([]), 1 << 20, 1 << 20)
+        fanout = Fanout(self.context, self.limits, Policy([]), 1 << 20, 1 << 20, GroupLimits())
         self.parts.append(fanout)
         fanout.listen(self.listener)
         return fanout

@@ -22,7 +22,7 @@ from notif_relayd.ingest.intake import READ_SIZE, Intake
 from notif_relayd.ingest.producer import Producer
 from notif_relayd.net.loop import READ, Loop
 from notif_relayd.net.ratelimit import RateLimitedLog
-from notif_relayd.settings import ConnectionLimits
+from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from support.sockets import connected_pair, read_available
@@ -45,7 +45,7 @@ class PartialRelay:
         log, self._ids = RateLimitedLog(logging.getLogger("test")), itertools.count(1)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
         context = Context(self.loop, log, self._ids, descriptors)
-        self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20)
+        self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20, GroupLimits())
         self.intake = Intake(context, limits, MAX_RECORD_SIZE, self.fanout.publish)
         fast_path.connect(self.intake, self.fanout)
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("the data does not arrive"))

@@ -15,7 +15,8 @@ from notif_relay import records
 from notif_relayd.fanout.chunk import CHUNK_OVERHEAD
 from notif_relayd.fanout.groups.group import MAX_SEGMENTS, Group, GroupError
 from notif_relayd.fanout.groups.member import Member
-from notif_relayd.fanout.ring import Ring, Store
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import UNFILTERED, Filter, View
 
 MAX_DELIVERIES = 3
@@ -38,27 +39,20 @@ def record(number: int, event_type: str) -> bytes:
     )
 
 
-class Stream:
-    """The records that any of some views contains, in a ring."""
-
-    def __init__(self, store: Store, views: frozenset[View]) -> None:
-        self.ring = Ring(store)
-        self.views = views
-
-    def publish(self, batch: list[tuple[bytes, str]]) -> None:
-        """Append the records that belong to the stream."""
-        some = [
-            data
-            for data, event_type in batch
-            if any(
-                view((records.GAP if event_type == "gap" else event_type, "INFO", ""))
-                for view in self.views
-            )
-        ]
-        if not self.ring.places:
-            self.ring.skip(len(some))
-        elif some:
-            self.ring.append(b"".join(some), len(some))
+def publish(stream: Stream, batch: list[tuple[bytes, str]]) -> None:
+    """Append to a stream the records that belong to it."""
+    some = [
+        data
+        for data, event_type in batch
+        if any(
+            view((records.GAP if event_type == "gap" else event_type, "INFO", ""))
+            for view in stream.views
+        )
+    ]
+    if not stream.ring.places:
+        stream.ring.skip(len(some))
+    elif some:
+        stream.ring.append(b"".join(some), len(some))
 
 
 @dataclass
@@ -108,8 +102,8 @@ class Groups(RuleBasedStateMachine):
         self.readers: dict[int, Reader] = {}
         self.next_id = 1
         self.view = view
-        stream = self.stream_of(frozenset([view]))
-        self.group = Group(stream, MAX_DELIVERIES, self.on_undeliverable)
+        self.group = Group(MAX_DELIVERIES, self.on_undeliverable)
+        self.group.follow(self.stream_of(frozenset([view])))
         self.add(view, window)
 
     def on_undeliverable(self, line: bytes) -> None:
@@ -118,7 +112,7 @@ class Groups(RuleBasedStateMachine):
     def stream_of(self, views: frozenset[View]) -> Stream:
         if UNFILTERED in views:
             views = frozenset([UNFILTERED])
-        return self.streams.setdefault(views, Stream(self.store, views))
+        return self.streams.setdefault(views, Stream(views, self.store))
 
     def add(self, view: View, window: int | None) -> None:
         member = Member(view, window)
@@ -134,7 +128,7 @@ class Groups(RuleBasedStateMachine):
             self.kinds[number] = kind
             batch.append((record(number, kind), kind))
         for stream in self.streams.values():
-            stream.publish(batch)
+            publish(stream, batch)
 
     @rule(
         view=st.sampled_from(VIEWS), window=st.one_of(st.none(), st.integers(1, 5), st.just(65536))

@@ -106,7 +106,7 @@ class SelectorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.members)))
-        self.selector.remove(self.members.pop(name))
+        self.selector.remove(self.members.pop(name), name)
 
     @rule(routing_keys=routing_keys)
     def select(self, routing_keys: list[RoutingKey]) -> None:
@@ -215,7 +215,7 @@ def test_filter_change_affects_only_that_filter(monkeypatch: pytest.MonkeyPatch)
         toggled = view(event_type=["*a*b*", f"*e{number}"])
         selector.add(toggled, "toggled")
         assert selector.select(routing_keys) == {"toggled": [number]}
-        selector.remove(toggled)
+        selector.remove(toggled, "toggled")
         assert selector.select(routing_keys) == {}
     assert counter.calls <= 10 * 2 * len(routing_keys)
 
@@ -281,7 +281,7 @@ def test_bit_of_a_removed_filter_is_used_again() -> None:
             one = view(event_type=[f"e{number % 100}"])
             selector.add(one, "target")
             yield f"e{number * 7 % 100}", "INFO", "p"
-            selector.remove(one)
+            selector.remove(one, "target")
 
     memory_after(selector, change(200))
     assert memory_after(selector, change(3000)) < 50_000

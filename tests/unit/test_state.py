@@ -32,7 +32,8 @@ from notif_relayd.fanout.saved_state import (
     SubscriptionState,
     TornRecordState,
 )
-from notif_relayd.handover.state import State, StateError, decode, encode
+from notif_relayd.handover.errors import StateError
+from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.intake import Intake
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net.loop import Loop
@@ -40,7 +41,7 @@ from notif_relayd.net.loop_latency import LoopLatencyState
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.peer import Peer
 from notif_relayd.records.gaps import ProducerGapsState
-from notif_relayd.settings import ConnectionLimits
+from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import FdStore
 from notif_relayd.systemd.sdnotify import NotifySocket
 from simulation.simulator import Simulation
@@ -287,7 +288,7 @@ def restore_and_publish(state: State) -> None:
         log, ids = RateLimitedLog(logging.getLogger("test")), itertools.count(state.next_id)
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
         context = Context(loop, log, ids, descriptors)
-        fanout = Fanout(context, limits, Policy(), 2000, 1 << 20)
+        fanout = Fanout(context, limits, Policy(), 2000, 1 << 20, GroupLimits())
         intake = Intake(context, limits, 300, fanout.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}

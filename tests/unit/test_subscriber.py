@@ -13,7 +13,7 @@ from notif_relayd.records.filters import UNFILTERED
 
 
 def test_cost_of_current_subscribers_ignores_past_number() -> None:
-    stream = Stream(UNFILTERED, Store(1000))
+    stream = Stream(frozenset([UNFILTERED]), Store(1000))
     subscribers = [cast("Subscriber", SimpleNamespace(id=number)) for number in range(1000)]
     last = subscribers.pop()
     for each in (*subscribers, last):
@@ -29,7 +29,7 @@ def test_cost_of_current_subscribers_ignores_past_number() -> None:
 
 
 def test_current_subscribers_keep_their_order() -> None:
-    stream = Stream(UNFILTERED, Store(1000))
+    stream = Stream(frozenset([UNFILTERED]), Store(1000))
     one, two, three = (cast("Subscriber", SimpleNamespace(id=number)) for number in (3, 1, 2))
     for each in (one, two, three):
         stream.mark_current(each)

@@ -27,6 +27,8 @@ from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.cursor import Cursor
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
+from notif_relayd.fanout.groups.groups import Groups
+from notif_relayd.fanout.groups.membership import Membership
 from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
@@ -37,14 +39,14 @@ from notif_relayd.fanout.saved_state import (
 )
 from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
-from notif_relayd.fanout.subscriber import Stream, Subscriber
+from notif_relayd.fanout.subscriber import Stream, Subscriber, Subscription
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey
-from notif_relayd.settings import ConnectionLimits
+from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Fanout:
         policy: which subscribers may read which records.
         ring_size: bytes of records kept for subscribers that are behind.
         max_filter_bytes_per_user: bytes of filters and unfinished requests of one user.
+        group_limits: limits of groups.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Fanout:
         policy: Policy,
         ring_size: int,
         max_filter_bytes_per_user: int,
+        group_limits: GroupLimits,
     ) -> None:
         self.admission = Admission(limits, context.loop.kernel.monotonic)
         self.quota = Quota("max_filter_bytes_per_user", max_filter_bytes_per_user, MAX_FILTER_BYTES)
@@ -106,11 +110,20 @@ class Fanout:
         self._policy = policy
         self._fdstore = context.fdstore
         self._streams = Streams(self.store, context.loop.kernel.thread_time)
+        self.groups = Groups(
+            context, self._streams, self.store, self.quota, group_limits, self.disconnect
+        )
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
         self._requests = RequestHandler(
-            context, policy, self._streams, self.quota, self.subscribers, self.disconnect
+            context,
+            policy,
+            self._streams,
+            self.groups,
+            self.quota,
+            self.subscribers,
+            self.disconnect,
         )
 
     @property
@@ -125,8 +138,9 @@ class Fanout:
 
     @property
     def dropped(self) -> int:
-        """Number of records that subscribers missed, counted once for each subscriber."""
-        return self._ended.dropped + sum(each.dropped for each in self.subscribers.values())
+        """Number of records that were missed, counted once for each subscriber or group."""
+        subscribers = sum(each.dropped for each in self.subscribers.values())
+        return self._ended.dropped + subscribers + self.groups.dropped
 
     @property
     def bytes_delivered(self) -> int:
@@ -135,9 +149,8 @@ class Fanout:
 
     @property
     def drained(self) -> bool:
-        """Whether all subscribers are current."""
-        current = sum(len(stream.current) for stream in self._streams)
-        return current == len(self.subscribers)
+        """Whether everything was sent to all subscribers that can get it."""
+        return not any(each.events & WRITE for each in self.subscribers.values())
 
     def listen(self, listener: socket.socket) -> Acceptor:
         """Accept subscribers from a listening socket."""
@@ -180,7 +193,7 @@ class Fanout:
             Processor time, in seconds, to match values of fields that are not remembered with
             patterns: what a producer can make expensive.
         """
-        if not self.subscribers:
+        if not self.subscribers and not self.groups:
             self.discarded += len(routing_keys)
             return 0.0
         unfiltered = self._streams.unfiltered
@@ -218,6 +231,8 @@ class Fanout:
             self.admission.stats.save(),
             self.unknown_gaps,
             [TornRecordState(each.data) for each in torn],
+            self.groups.save(numbers),
+            self.groups.ended_dropped,
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
@@ -236,32 +251,44 @@ class Fanout:
         self._ended = _Totals(saved.delivered, saved.dropped, saved.bytes)
         streams = {}
         for number in sorted(saved.streams_in_use):
-            streams[number] = self._streams.of(saved.streams[number].view())
+            streams[number] = self._streams.of(*saved.streams[number].views())
             streams[number].ring.restore(saved.streams[number].next_seq)
         rings = {number: stream.ring for number, stream in streams.items()}
         chunks = self.store.restore(
             [(rings.get(each.stream), each.data, each.count) for each in saved.chunks]
         )
         torn_records = [TornRecord(each.data) for each in saved.torn]
+        self.groups.restore(saved, streams)
         for each in saved.subscribers:
             connection = connections.get(each.id)
             if connection is not None and self._is_allowed(each, streams) and self._charge(each):
                 self.admission.enter(each.peer)
-                stream = streams[each.subscription.stream]
-                subscriber = self._admit(each.id, connection, each.peer, stream)
-                subscriber.restore(each, streams, chunks, torn_records)
+                current, *pending = (
+                    self.groups.restore_member(part)
+                    if part.member is not None
+                    else Subscription(streams[part.stream])
+                    for part in each.subscriptions
+                )
+                subscriber = self._admit(each.id, connection, each.peer, current)
+                subscriber.restore(each, pending[0] if pending else None, chunks, torn_records)
                 if subscriber.is_behind:
-                    stream.mark_behind(subscriber)
+                    current.stream.mark_behind(subscriber)
+                self.groups.attach_restored(subscriber)
                 self._update_events(subscriber)
             else:
+                saved.add_ended(each)
                 self._ended.add(each.delivered, each.dropped, each.bytes_sent)
+        self.groups.finish_restore(saved.absent)
         # Only now: streams and chunks must stay until all subscribers have their positions.
         for stream in streams.values():
             stream.ring.evict_unused()
         self._streams.end_unused()
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
-            self._requests.schedule(subscriber)
+            if isinstance(subscriber.subscription, Membership):
+                self.groups.serve_member(subscriber, subscriber.subscription)
+            if subscriber.id in self.subscribers:
+                self._requests.schedule(subscriber)
 
     def _charge(self, saved: SubscriberState) -> bool:
         """Charge the filters and requests of a subscriber; return whether the quota allows it."""
@@ -275,7 +302,13 @@ class Fanout:
     def _is_allowed(self, saved: SubscriberState, streams: Mapping[int, Stream]) -> bool:
         """Return whether the access rules allow a subscriber the same records as before."""
         allowed = self._policy.allowed(saved.peer)
-        return all(streams[each.stream].view.allowed == allowed for each in saved.subscriptions)
+        return all(
+            view.allowed == allowed
+            for each in saved.subscriptions
+            for view in (
+                streams[each.stream].views if each.member is None else [each.member.view.view()]
+            )
+        )
 
     def adopt(self, number: int, connection: socket.socket, request: bytes) -> None:
         """Serve a subscriber of which only the connection and the last request are known.
@@ -291,7 +324,7 @@ class Fanout:
         """
         peer = peer_of(connection)
         self.admission.enter(peer)
-        subscriber = self._admit(number, connection, peer, self._stream_of(peer))
+        subscriber = self._admit(number, connection, peer, Subscription(self._stream_of(peer)))
         subscriber.fall_behind().insert(b"\n" + records.gap(None, "relay_restarted"))
         self.unknown_gaps += 1
         if request:
@@ -304,6 +337,8 @@ class Fanout:
         # Before the cursors are dropped below: the figures are derived from them.
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:
+            if isinstance(each, Membership):
+                self.groups.leave(each)
             each.stream.mark_behind(subscriber)
             each.catch_up()
             self._streams.leave(each.stream)
@@ -320,21 +355,21 @@ class Fanout:
             self.disconnect(subscriber)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        self._admit(next(self._ids), connection, peer, self._stream_of(peer))
+        self._admit(next(self._ids), connection, peer, Subscription(self._stream_of(peer)))
         LOG.debug("subscriber connected: %s", peer)
 
     def _admit(
-        self, number: int, connection: socket.socket, peer: Peer, stream: Stream
+        self, number: int, connection: socket.socket, peer: Peer, subscription: Subscription
     ) -> Subscriber:
-        subscriber = Subscriber(number, connection, peer, stream, self._monotonic())
+        subscriber = Subscriber(number, connection, peer, subscription, self._monotonic())
         try:
             callback = partial(self._on_event, subscriber)
             self._loop.watch(connection.fileno(), READ, callback, urgent=True)
         except OSError:
-            self._streams.leave(stream)
+            self._streams.leave(subscription.stream)
             raise
         self.subscribers[number] = subscriber
-        stream.mark_current(subscriber)
+        subscription.stream.mark_current(subscriber)
         self._fdstore.keep_subscriber(number, connection)
         return subscriber
 
@@ -362,6 +397,8 @@ class Fanout:
         cursor = subscriber.subscription.cursor
         if events & WRITE and cursor is not None:
             self._send_from(cursor, subscriber)
+        elif events & WRITE and isinstance(subscriber.subscription, Membership):
+            self.groups.serve_member(subscriber, subscriber.subscription)
 
     def _send(self, stream: Stream, batch: bytes, count: int) -> None:
         """Send `count` records to the current subscribers of a stream."""
@@ -381,6 +418,8 @@ class Fanout:
             self._update_events(subscriber)
         for subscriber in failed:
             self.disconnect(subscriber)
+        if self.groups.has_active:
+            self.groups.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 
@@ -419,6 +458,8 @@ class Fanout:
         else:
             subscriber.catch_up()
             self._update_events(subscriber)
+            if isinstance(subscriber.subscription, Membership):
+                self.groups.note_drained(subscriber, subscriber.subscription)
 
     def _update_events(self, subscriber: Subscriber) -> None:
         self._loop.change(subscriber.socket.fileno(), subscriber.events)

@@ -17,6 +17,10 @@ from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
+from notif_relayd.fanout.cursor import Cursor
+from notif_relayd.fanout.groups.group import GroupError
+from notif_relayd.fanout.groups.groups import Groups
+from notif_relayd.fanout.groups.membership import Membership
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Subscriber, Subscription
 from notif_relayd.net.loop import TRANSIENT_ERRORS
@@ -34,6 +38,7 @@ class RequestHandler:
         context: the loop and the store of descriptors.
         policy: which subscribers may read which records.
         streams: the streams that subscribers read.
+        groups: the groups that subscribers join.
         quota: limits the bytes of filters and unfinished requests.
         subscribers: all subscribers, by connection number.
         disconnect: ends the connection of a subscriber.
@@ -44,6 +49,7 @@ class RequestHandler:
         context: Context,
         policy: Policy,
         streams: Streams,
+        groups: Groups,
         quota: Quota,
         subscribers: Mapping[int, Subscriber],
         disconnect: Callable[[Subscriber], None],
@@ -53,6 +59,7 @@ class RequestHandler:
         self._fdstore = context.fdstore
         self._policy = policy
         self._streams = streams
+        self._groups = groups
         self._quota = quota
         self._subscribers = subscribers
         self._disconnect = disconnect
@@ -70,6 +77,10 @@ class RequestHandler:
         """
         if subscriber.pending is None and (readable or subscriber.request.is_complete()):
             subscriber.waiting = True
+            membership = subscriber.subscription
+            if isinstance(membership, Membership) and membership.prompt:
+                self._serve(subscriber.id)
+                return
             if not self._pacer.enter(subscriber.peer.uid, subscriber.id):
                 return
         self._loop.change(subscriber.socket.fileno(), subscriber.events)
@@ -78,7 +89,7 @@ class RequestHandler:
         """Handle a request at once; the caller updates the watched events."""
         try:
             self._start_change(subscriber, subscription_request.parse(line))
-        except (subscription_request.RequestError, QuotaError) as error:
+        except (subscription_request.RequestError, GroupError, QuotaError) as error:
             self._refuse(subscriber, error)
 
     def finish_change(self, subscriber: Subscriber, pending: Subscription) -> None:
@@ -112,14 +123,43 @@ class RequestHandler:
         try:
             if not subscriber.request.is_complete() and not self._read(subscriber):
                 return
-            line = subscriber.request.next_line()
-        except (subscription_request.RequestError, QuotaError) as error:
+            line = self._finish_notifications(subscriber)
+        except (subscription_request.RequestError, GroupError, QuotaError) as error:
             self._refuse(subscriber, error)
         else:
             if line is not None:
-                self._quota.release(subscriber.peer.uid, len(line) + 1)
                 self.handle(subscriber, line)
-        self.schedule(subscriber)
+        if number in self._subscribers:
+            self.schedule(subscriber)
+
+    def _next_line(self, subscriber: Subscriber) -> bytes | None:
+        line = subscriber.request.next_line()
+        if line is not None:
+            self._quota.release(subscriber.peer.uid, len(line) + 1)
+        return line
+
+    def _finish_notifications(self, subscriber: Subscriber) -> bytes | None:
+        """Handle all requests that report finished notifications; return the first other one.
+
+        Such requests take as little time as a record. They are not paced as long as each of them
+        reports at least one notification.
+
+        Raises:
+            RequestError, GroupError: the subscriber has sent something invalid.
+        """
+        line = self._next_line(subscriber)
+        membership = subscriber.subscription
+        if not isinstance(membership, Membership) or membership.left:
+            return line
+        lines = finished = 0
+        while line is not None and (count := subscription_request.parse_done(line)) is not None:
+            lines += 1
+            finished += self._groups.finish(membership, count)
+            line = self._next_line(subscriber)
+        membership.prompt = line is None and finished >= lines > 0
+        if finished:
+            self._groups.serve_member(subscriber, membership)
+        return line if subscriber.id in self._subscribers else None
 
     def _read(self, subscriber: Subscriber) -> bool:
         """Read from a subscriber; return whether it is still connected.
@@ -146,25 +186,38 @@ class RequestHandler:
         """Let the requested filter follow the one in force.
 
         Raises:
+            GroupError: a limit of groups does not permit it.
             QuotaError: the user has too many bytes of filters and unfinished requests.
         """
         charge = request.charge
-        self._quota.charge(subscriber.peer.uid, charge)
-        self._fdstore.keep_request(subscriber.id, request.line)
-        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
-        cursor.stop()
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
-        subscriber.pending = Subscription(self._streams.of(view), charge)
-        subscriber.pending.fall_behind().insert(request.answer(view.notice))
+        self._quota.charge(subscriber.peer.uid, charge)
+        if request.group is None:
+            pending = Subscription(self._streams.of(view), charge)
+        else:
+            try:
+                pending = self._groups.join(subscriber, view, request.group, charge)
+            except (GroupError, QuotaError):
+                self._quota.release(subscriber.peer.uid, charge)
+                raise
+        self._fdstore.keep_request(subscriber.id, request.line)
+        self._stop(subscriber).stop()
+        subscriber.pending = pending
+        pending.fall_behind().insert(request.answer(view.notice))
+
+    def _stop(self, subscriber: Subscriber) -> Cursor:
+        """Return the cursor of a subscriber that is to get nothing more of its subscription."""
+        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
+        if isinstance(subscriber.subscription, Membership):
+            self._groups.leave(subscriber.subscription, completing=True)
+        return cursor
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:
         """Send the remainder of the current record and an error, and then end the connection."""
         self._quota.release(subscriber.peer.uid, len(subscriber.request))
         subscriber.request.clear()
-        cursor = subscriber.subscription.cursor or subscriber.fall_behind()
-        sentence = (
-            str(error) if isinstance(error, subscription_request.RequestError) else f"{error}."
-        )
+        cursor = self._stop(subscriber)
+        sentence = f"{error}." if isinstance(error, QuotaError) else str(error)
         # The message may quote the request, and stays in memory until the subscriber reads it.
         cursor.stop_with(records.error(sentence[:MAX_ERROR_LENGTH]))

@@ -6,11 +6,17 @@ Objects refer to each other by indexes into the lists of `FanoutState`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from notif_relayd.access.connection_stats import ConnectionStatsState
+from notif_relayd.fanout.groups.run import Run
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter, View
+
+GROUP_MEMBER = -1
+"""Index of the stream in the saved subscription of a member of a group."""
 
 
 class CursorState(msgspec.Struct):
@@ -36,11 +42,13 @@ class SubscriptionState(msgspec.Struct):
     """A subscriber's position in a stream."""
 
     stream: int
-    """Index of the stream."""
+    """Index of the stream; -1 for a member of a group."""
     cursor: CursorState | None
     """`None` if the subscriber is current."""
     charge: int = 0
     """Bytes charged to the user for the filter."""
+    member: MemberState | None = None
+    """Set for a member of a group."""
 
 
 class SubscriberState(msgspec.Struct, tag="subscriber"):
@@ -72,19 +80,26 @@ class SubscriberState(msgspec.Struct, tag="subscriber"):
         return len(self.request) + sum(each.charge for each in self.subscriptions)
 
 
-class StreamState(msgspec.Struct, tag="stream"):
-    """The records that match one filter."""
+class ViewState(msgspec.Struct):
+    """A view: it selects records."""
 
     patterns: dict[str, list[str]] | None
     """The filter; `None` for all records."""
-    next_seq: int
-    """Sequence number of the next record."""
     allowed: list[dict[str, list[str]]] | None = None
     """Filters of the access rules: subscribers may read records that match any of them. `None` if
     they may read all records."""
 
+    @classmethod
+    def of(cls, view: View) -> ViewState:
+        """Return the state of a view."""
+        allowed = view.allowed
+        return cls(
+            None if view.requested is None else view.requested.request,
+            None if allowed is None else [each.request for each in allowed],
+        )
+
     def view(self) -> View:
-        """Return the view that selects the records.
+        """Return the view.
 
         Raises:
             FilterError: a filter is malformed or exceeds a limit.
@@ -93,6 +108,79 @@ class StreamState(msgspec.Struct, tag="stream"):
             None if self.patterns is None else Filter.parse(self.patterns),
             None if self.allowed is None else frozenset(map(Filter.parse, self.allowed)),
         )
+
+
+class StreamState(msgspec.Struct, tag="stream"):
+    """The records that any of some views contains."""
+
+    patterns: dict[str, list[str]] | None
+    """Like `allowed`: of the first view."""
+    next_seq: int
+    """Sequence number of the next record."""
+    allowed: list[dict[str, list[str]]] | None = None
+    others: list[ViewState] = []
+    """The other views; only a group's stream has any."""
+
+    @classmethod
+    def of(cls, views: Iterable[View], next_seq: int) -> StreamState:
+        """Return the state of a stream."""
+        first, *others = map(ViewState.of, views)
+        return cls(first.patterns, next_seq, first.allowed, others)
+
+    def views(self) -> frozenset[View]:
+        """Return the views that select the records.
+
+        Raises:
+            FilterError: a filter is malformed or exceeds a limit.
+        """
+        first = ViewState(self.patterns, self.allowed)
+        return frozenset(each.view() for each in (first, *self.others))
+
+
+class SegmentState(msgspec.Struct):
+    """A part of what a group reads."""
+
+    number: int
+    stream: int
+    """Index of the stream."""
+    next_seq: int
+    stop_seq: int | None
+
+
+class GroupState(msgspec.Struct, tag="group"):
+    """A group without its members."""
+
+    uid: int
+    name: str
+    segments: list[SegmentState]
+    waiting: list[Run]
+    lost: int
+    undeliverable: int
+    dropped: int
+    redelivered: int
+    held_until: float | None
+    """Time, by CLOCK_MONOTONIC, at which a group without members ends; `None` with members."""
+
+
+class MemberState(msgspec.Struct):
+    """A subscriber's part in a group."""
+
+    uid: int
+    name: str
+    """Name of the group."""
+    view: ViewState
+    window: int | None
+    hold: float
+    unfinished: list[Run]
+    unsent: list[Run]
+    lost: int
+    undeliverable: int
+    taken: int
+    sent: int
+    finished: int
+    attached: bool
+    left: bool
+    """Whether it has left the group, and only the rest of a record is sent."""
 
 
 class ChunkState(msgspec.Struct, tag="chunk"):
@@ -127,14 +215,22 @@ class FanoutState(msgspec.Struct):
     unknown_gaps: int = 0
     """Gap records without a number that subscribers received."""
     torn: list[TornRecordState] = []
+    groups: list[GroupState] = []
+    groups_dropped: int = 0
+    """Records that groups which have ended missed."""
+    absent: list[MemberState] = []
+    """Members of groups whose connections have ended."""
 
     def add_ended(self, subscriber: SubscriberState) -> None:
-        """Add the counters of a subscriber whose connection has ended."""
+        """Add the counters of a subscriber whose connection has ended; note what it leaves."""
+        self.absent += (each.member for each in subscriber.subscriptions if each.member is not None)
         self.delivered += subscriber.delivered
         self.dropped += subscriber.dropped
         self.bytes += subscriber.bytes_sent
 
     @property
     def streams_in_use(self) -> set[int]:
-        """Indexes of the streams that at least one subscriber reads."""
-        return {part.stream for each in self.subscribers for part in each.subscriptions}
+        """Indexes of the streams that at least one subscriber or group reads."""
+        plain = {part.stream for each in self.subscribers for part in each.subscriptions}
+        grouped = {segment.stream for each in self.groups for segment in each.segments}
+        return (plain | grouped) - {GROUP_MEMBER}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams, one for each view that a subscriber has, and the selection of their records.
+"""The streams, and the selection of their records.
 
-A stream begins with its first subscription and ends when its last member leaves.
+Each view that a subscriber has is a stream, and so is each set of views that the members of a group
+have. A stream begins with its first subscription and ends when its last member leaves.
 """
 
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.subscriber import Stream
-from notif_relayd.records.filters import View
+from notif_relayd.records.filters import UNFILTERED, View
 from notif_relayd.records.selector import Selector
 from notif_relayd.records.validator import RoutingKey
 
@@ -26,14 +27,14 @@ class Streams:
         self.unfiltered: Stream | None = None
         """The stream of all records, while it has members."""
         self._store = store
-        self._by_view: dict[View, Stream] = {}
+        self._by_views: dict[frozenset[View], Stream] = {}
         self._selector: Selector[Stream] = Selector(thread_time)
         self._filtered = 0
         """Number of streams other than the unfiltered one."""
 
     def __iter__(self) -> Iterator[Stream]:
         """All streams, in the order in which they began."""
-        return iter(self._by_view.values())
+        return iter(self._by_views.values())
 
     @property
     def seconds(self) -> float:
@@ -50,15 +51,20 @@ class Streams:
                 if not stream.ended:
                     yield stream, places
 
-    def of(self, view: View) -> Stream:
-        """Return the stream of a view; a new stream has no members yet."""
-        stream = self._by_view.get(view)
+    def of(self, *views: View) -> Stream:
+        """Return the stream of the records that any of these views contains.
+
+        A new stream has no members yet.
+        """
+        wanted = frozenset((UNFILTERED,) if UNFILTERED in views else views)
+        stream = self._by_views.get(wanted)
         if stream is None:
-            stream = self._by_view[view] = Stream(view, self._store)
-            if view.is_unfiltered:
+            stream = self._by_views[wanted] = Stream(wanted, self._store)
+            if stream.is_unfiltered:
                 self.unfiltered = stream
             else:
-                self._selector.add(view, stream)
+                for view in wanted:
+                    self._selector.add(view, stream)
                 self._filtered += 1
         return stream
 
@@ -68,17 +74,24 @@ class Streams:
         if not stream.members:
             self._end(stream)
 
+    def end_if_unused(self, stream: Stream) -> None:
+        """End a stream that may have no members."""
+        if not stream.members:
+            self._end(stream)
+
     def end_unused(self) -> None:
         """End the streams that have no members."""
         for stream in list(self):
-            if not stream.members:
-                self._end(stream)
+            self.end_if_unused(stream)
 
     def _end(self, stream: Stream) -> None:
-        del self._by_view[stream.view]
+        if self._by_views.get(stream.views) is not stream:
+            return  # the stream of one member of a group
+        del self._by_views[stream.views]
         stream.ended = True
         if stream is self.unfiltered:
             self.unfiltered = None
         else:
-            self._selector.remove(stream.view)
+            for view in stream.views:
+                self._selector.remove(view, stream)
             self._filtered -= 1

@@ -18,25 +18,31 @@ from notif_relay import records
 from notif_relayd.fanout.chunk import Chunk, TornRecord
 from notif_relayd.fanout.cursor import Cursor
 from notif_relayd.fanout.ring import Ring, Store
-from notif_relayd.fanout.saved_state import StreamState, SubscriberState, SubscriptionState
+from notif_relayd.fanout.saved_state import (
+    GROUP_MEMBER,
+    MemberState,
+    StreamState,
+    SubscriberState,
+    SubscriptionState,
+)
 from notif_relayd.net.loop import READ, WRITE
 from notif_relayd.peer import Peer
-from notif_relayd.records.filters import View
+from notif_relayd.records.filters import UNFILTERED, View
 from notif_relayd.records.subscription_request import RequestBuffer
 
 
 class Stream:
-    """The records that one view lets through.
+    """The records that at least one of some views contains.
 
     Args:
-        view: selects the records.
+        views: select the records.
         store: where the ring of the stream is charged.
     """
 
-    __slots__ = ("current", "ended", "members", "ring", "view")
+    __slots__ = ("current", "ended", "members", "ring", "views")
 
-    def __init__(self, view: View, store: Store) -> None:
-        self.view = view
+    def __init__(self, views: frozenset[View], store: Store) -> None:
+        self.views = views
         self.ring = Ring(store)
         self.members = 0
         """Number of subscriptions to the stream."""
@@ -46,6 +52,11 @@ class Stream:
         """Its current subscribers by connection number, in the order in which they became current.
 
         `mark_current` adds one and `mark_behind` removes one."""
+
+    @property
+    def is_unfiltered(self) -> bool:
+        """Whether the stream has every record."""
+        return UNFILTERED in self.views
 
     def mark_current(self, subscriber: Subscriber) -> None:
         """Add a subscriber to the current ones."""
@@ -63,13 +74,8 @@ class Stream:
             self.current = dict(self.current)
 
     def save(self) -> StreamState:
-        """Return the view and the sequence number; the chunks are saved with the store."""
-        allowed = self.view.allowed
-        return StreamState(
-            None if self.view.requested is None else self.view.requested.request,
-            self.ring.next_seq,
-            None if allowed is None else [each.request for each in allowed],
-        )
+        """Return the views and the sequence number; the chunks are saved with the store."""
+        return StreamState.of(self.views, self.ring.next_seq)
 
 
 class Subscription:
@@ -80,7 +86,7 @@ class Subscription:
         charge: bytes charged to the user for the filter.
     """
 
-    __slots__ = ("_announced", "_joined", "charge", "cursor", "stream")
+    __slots__ = ("_announced", "_joined", "charge", "cursor", "has_more", "stream")
 
     def __init__(self, stream: Stream, charge: int = 0) -> None:
         self.stream = stream
@@ -88,6 +94,8 @@ class Subscription:
         """Bytes charged to the user for the filter."""
         self.cursor: Cursor | None = None
         """The position in the ring; `None` while the subscriber is current."""
+        self.has_more = False
+        """Whether there are records for a current subscriber, as a member of a group."""
         self._joined = stream.ring.next_seq
         """Sequence number of the first record; `delivered` counts from there."""
         self._announced = 0
@@ -120,7 +128,12 @@ class Subscription:
             torn_records: see `Cursor.save`.
         """
         cursor = None if self.cursor is None else self.cursor.save(places, torn_records)
-        return SubscriptionState(streams[self.stream], cursor, self.charge)
+        stream = streams.get(self.stream, GROUP_MEMBER)
+        return SubscriptionState(stream, cursor, self.charge, self.save_member())
+
+    def save_member(self) -> MemberState | None:
+        """Return the subscriber's part in a group; `None` if it is not in a group."""
+        return None
 
     def restore(
         self,
@@ -163,7 +176,7 @@ class Subscriber:
         number: the number of the connection.
         connection: a non-blocking socket.
         peer: the process that connected.
-        stream: the stream that it reads until it requests another one.
+        subscription: what it reads until it requests something else.
         since: time of the connect, by the monotonic clock.
     """
 
@@ -183,13 +196,18 @@ class Subscriber:
     )
 
     def __init__(
-        self, number: int, connection: socket.socket, peer: Peer, stream: Stream, since: float
+        self,
+        number: int,
+        connection: socket.socket,
+        peer: Peer,
+        subscription: Subscription,
+        since: float,
     ) -> None:
         self.id = number
         self.socket = connection
         self.peer = peer
         self.since = since
-        self.subscription = Subscription(stream)
+        self.subscription = subscription
         """What it reads now."""
         self.pending: Subscription | None = None
         """What it reads when all records of `subscription` were sent."""
@@ -231,7 +249,7 @@ class Subscriber:
     def restore(
         self,
         saved: SubscriberState,
-        streams: Mapping[int, Stream],
+        pending: Subscription | None,
         chunks: Sequence[Chunk | None],
         torn_records: Sequence[TornRecord],
     ) -> None:
@@ -239,14 +257,14 @@ class Subscriber:
 
         Args:
             saved: what `save` returned.
-            streams: the streams by their index in the saved state.
+            pending: a new subscription for `saved.pending`, if that is not `None`.
             chunks: see `Cursor.restore`.
             torn_records: see `Cursor.restore`.
         """
         self.subscription.restore(saved.subscription, chunks, torn_records)
-        if saved.pending is not None:
-            self.pending = Subscription(streams[saved.pending.stream])
-            self.pending.restore(saved.pending, chunks, torn_records)
+        self.pending = pending
+        if pending is not None and saved.pending is not None:
+            pending.restore(saved.pending, chunks, torn_records)
         self.since = saved.since
         self.request.feed(saved.request)
         self.listening = saved.listening
@@ -259,7 +277,7 @@ class Subscriber:
         """The events to watch for: input unless a request is in progress, room if it is behind."""
         busy = self.pending is not None or self.waiting
         reads = self.listening and not busy
-        writes = self.subscription.cursor is not None
+        writes = self.subscription.cursor is not None or self.subscription.has_more
         return reads * READ | writes * WRITE
 
     def fall_behind(self) -> Cursor:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from systemd import daemon
 
-from notif_relayd.handover.state import State, StateError, decode
+from notif_relayd.handover.errors import StateError
+from notif_relayd.handover.state import State, decode
 from notif_relayd.net import ancillary
 from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 

@@ -27,10 +27,14 @@ from notif_relayd.fanout.saved_state import (
     ChunkState,
     CursorState,
     FanoutState,
+    GroupState,
     StreamState,
     SubscriberState,
     TornRecordState,
+    ViewState,
 )
+from notif_relayd.handover.errors import StateError, require
+from notif_relayd.handover.group_checks import check_groups, check_member
 from notif_relayd.ingest.saved_state import IntakeState, ProducerState
 from notif_relayd.net.loop_latency import LoopLatencyState
 from notif_relayd.records.filters import FilterError
@@ -39,10 +43,6 @@ VERSION = 2
 
 _LENGTH = struct.Struct(">I")
 """Length of an object in bytes, in front of the object."""
-
-
-class StateError(ValueError):
-    """The state cannot be used; the message gives the reason."""
 
 
 class State(msgspec.Struct):
@@ -61,7 +61,7 @@ class _Header(msgspec.Struct):
     """Number of objects after the header."""
 
 
-_Part = ProducerState | SubscriberState | StreamState | ChunkState | TornRecordState
+_Part = ProducerState | SubscriberState | StreamState | ChunkState | TornRecordState | GroupState
 
 _Buffer = bytes | memoryview | mmap.mmap
 
@@ -72,7 +72,7 @@ def encode(state: State) -> Iterator[bytes]:
     head = replace(
         state,
         intake=replace(intake, producers=[]),
-        fanout=replace(fanout, subscribers=[], streams=[], chunks=[], torn=[]),
+        fanout=replace(fanout, subscribers=[], streams=[], chunks=[], torn=[], groups=[]),
     )
     parts: list[_Part] = [
         *intake.producers,
@@ -80,6 +80,7 @@ def encode(state: State) -> Iterator[bytes]:
         *fanout.streams,
         *fanout.chunks,
         *fanout.torn,
+        *fanout.groups,
     ]
     for each in (_Header(VERSION, 1 + len(parts)), head, *parts):
         data = msgspec.msgpack.encode(each)
@@ -139,6 +140,8 @@ def _add(state: State, part: _Part, subscribers: Container[int] | None) -> None:
         fanout.chunks.append(part)
     elif isinstance(part, TornRecordState):
         fanout.torn.append(part)
+    elif isinstance(part, GroupState):
+        fanout.groups.append(part)
     elif subscribers is None or part.id in subscribers:
         fanout.subscribers.append(part)
     else:
@@ -149,18 +152,19 @@ def _check(state: State) -> None:
     intake, fanout = state.intake, state.fanout
     connections: list[ProducerState | SubscriberState] = [*intake.producers, *fanout.subscribers]
     ids = [each.id for each in connections]
-    _require(
+    require(
         all(math.isfinite(each.since) for each in connections),
         "connection timestamp is not finite",
     )
-    _require(len(set(ids)) == len(ids), "two connections have the same ID")
-    _require(all(0 < each < state.next_id for each in ids), "connection ID is out of range")
-    _require(
+    require(len(set(ids)) == len(ids), "two connections have the same ID")
+    require(all(0 < each < state.next_id for each in ids), "connection ID is out of range")
+    require(
         not any(b"\n" in each.partial for each in intake.producers),
         "partial record of a producer contains a newline",
     )
     _check_streams(fanout)
     numbers = _check_chunks(fanout)
+    check_groups(fanout, numbers.newest)
     for subscriber in fanout.subscribers:
         _check_subscriber(subscriber, fanout, numbers)
 
@@ -169,17 +173,20 @@ def _check_subscriber(
     subscriber: SubscriberState, fanout: FanoutState, numbers: _SequenceNumbers
 ) -> None:
     subscriptions = subscriber.subscriptions
-    _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
-    _require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
+    require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
+    require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
     for each in subscriptions:
-        _require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
+        if each.member is not None:
+            check_member(each)
+            continue
+        require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
         if each.cursor is not None:
             _check_cursor(each.cursor, each.stream, fanout, numbers)
-    _require(
+    require(
         len(subscriptions) == 1 or all(each.cursor is not None for each in subscriptions),
         "pending filter change has no cursor",
     )
-    _require(
+    require(
         all(
             _is_at_boundary(each.cursor, fanout.chunks) for each in subscriptions[1:] if each.cursor
         ),
@@ -191,11 +198,18 @@ def _check_streams(fanout: FanoutState) -> None:
     in_use = fanout.streams_in_use
     used = [stream for number, stream in enumerate(fanout.streams) if number in in_use]
     try:
-        views = {stream.view() for stream in used}
+        views = {stream.views() for stream in used}
     except FilterError as error:
         raise StateError(f"filter of a stream is invalid: {error}") from None
-    _require(len(views) == len(used), "two streams have the same filter")
-    _require(all(stream.patterns != {} for stream in fanout.streams), "filter of a stream is empty")
+    require(len(views) == len(used), "two streams have the same filter")
+    require(
+        all(
+            view.patterns != {}
+            for stream in fanout.streams
+            for view in (ViewState(stream.patterns), *stream.others)
+        ),
+        "filter of a stream is empty",
+    )
 
 
 class _SequenceNumbers(NamedTuple):
@@ -212,7 +226,7 @@ class _SequenceNumbers(NamedTuple):
 
 
 def _check_chunks(fanout: FanoutState) -> _SequenceNumbers:
-    _require(
+    require(
         all(each.data.endswith(b"\n") for each in fanout.torn),
         "torn record does not end with a newline",
     )
@@ -221,13 +235,13 @@ def _check_chunks(fanout: FanoutState) -> _SequenceNumbers:
     boundaries = [{each} for each in newest]
     ends = []
     for chunk in reversed(fanout.chunks):
-        _require(0 <= chunk.stream < len(fanout.streams), "chunk belongs to a missing stream")
-        _require(chunk.data.endswith(b"\n"), "chunk ends within a record")
-        _require(chunk.count == chunk.data.count(b"\n"), "chunk has a wrong number of records")
+        require(0 <= chunk.stream < len(fanout.streams), "chunk belongs to a missing stream")
+        require(chunk.data.endswith(b"\n"), "chunk ends within a record")
+        require(chunk.count == chunk.data.count(b"\n"), "chunk has a wrong number of records")
         ends.append(oldest[chunk.stream])
         oldest[chunk.stream] -= chunk.count
         boundaries[chunk.stream].add(oldest[chunk.stream])
-    _require(all(each >= 0 for each in oldest), "stream keeps more records than it has had")
+    require(all(each >= 0 for each in oldest), "stream keeps more records than it has had")
     return _SequenceNumbers(newest, oldest, boundaries, ends[::-1])
 
 
@@ -235,32 +249,32 @@ def _check_cursor(
     cursor: CursorState, stream: int, fanout: FanoutState, numbers: _SequenceNumbers
 ) -> None:
     chunks = fanout.chunks
-    _require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
+    require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
     oldest = numbers.oldest[stream]
     end = numbers.newest[stream] if cursor.until is None else cursor.until
     # A subscriber whose request was refused gets no record after the one that was being sent, so
     # its end may be within a chunk.
     at_its_end = cursor.chunk is None and cursor.next == end <= numbers.newest[stream]
     at_boundary = 0 <= end <= oldest or end in numbers.boundaries[stream]
-    _require(at_its_end or at_boundary, "cursor ends within a chunk")
+    require(at_its_end or at_boundary, "cursor ends within a chunk")
     if cursor.chunk is None:
-        _require(0 <= cursor.next <= end, "cursor is beyond its end")
-        _require(cursor.next <= oldest or cursor.next == end, "cursor is not in a chunk")
+        require(0 <= cursor.next <= end, "cursor is beyond its end")
+        require(cursor.next <= oldest or cursor.next == end, "cursor is not in a chunk")
     else:
-        _require(0 <= cursor.chunk < len(chunks), "cursor is in a missing chunk")
+        require(0 <= cursor.chunk < len(chunks), "cursor is in a missing chunk")
         chunk = chunks[cursor.chunk]
-        _require(chunk.stream == stream, "cursor is in a chunk of another stream")
-        _require(0 <= cursor.offset <= len(chunk.data), "cursor is outside its chunk")
-        _require(numbers.ends[cursor.chunk] <= end, "cursor ends before its chunk does")
+        require(chunk.stream == stream, "cursor is in a chunk of another stream")
+        require(0 <= cursor.offset <= len(chunk.data), "cursor is outside its chunk")
+        require(numbers.ends[cursor.chunk] <= end, "cursor ends before its chunk does")
         nothing_before = not cursor.inserted and cursor.torn is None
-        _require(
+        require(
             _is_at_boundary(cursor, chunks) or nothing_before,
             "inserted record is within another record",
         )
     if cursor.torn is not None:
-        _require(0 <= cursor.torn < len(fanout.torn), "cursor is in a missing torn record")
+        require(0 <= cursor.torn < len(fanout.torn), "cursor is in a missing torn record")
         size = len(fanout.torn[cursor.torn].data)
-        _require(0 <= cursor.torn_sent < size, "cursor is outside its torn record")
+        require(0 <= cursor.torn_sent < size, "cursor is outside its torn record")
 
 
 def _is_at_boundary(cursor: CursorState, chunks: list[ChunkState]) -> bool:
@@ -268,8 +282,3 @@ def _is_at_boundary(cursor: CursorState, chunks: list[ChunkState]) -> bool:
     if cursor.chunk is None or not cursor.offset:
         return True
     return chunks[cursor.chunk].data[cursor.offset - 1 : cursor.offset] == b"\n"
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise StateError(otherwise)

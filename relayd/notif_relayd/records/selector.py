@@ -178,7 +178,7 @@ def _value_size(value: str, passed: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Member(Generic[T]):
-    """The target of a view."""
+    """A target, and one of the views that contain its records."""
 
     target: T
     allowed: int
@@ -189,21 +189,21 @@ class _Targets(dict[int, tuple[T, ...]]):
     """The targets that are selected for each set of filters that a record passes."""
 
     def __init__(self) -> None:
-        self.members: dict[View, _Member[T]] = {}
+        self.members: dict[tuple[View, T], _Member[T]] = {}
         self._by_bit: defaultdict[int, list[_Member[T]]] = defaultdict(list)
         """Members by the number of a bit of which at least one must be set."""
         self._size = 0
 
     def add(self, view: View, member: _Member[T], bits: Iterable[int]) -> None:
         """Select a member if at least one of these bits is set."""
-        self.members[view] = member
+        self.members[view, member.target] = member
         for bit in bits:
             self._by_bit[bit.bit_length()].append(member)
         self._forget()
 
-    def remove(self, view: View, bits: Iterable[int]) -> None:
+    def remove(self, view: View, target: T, bits: Iterable[int]) -> None:
         """Remove a member that `add` has added."""
-        member = self.members.pop(view)
+        member = self.members.pop((view, target))
         for bit in bits:
             members = self._by_bit[bit.bit_length()]
             members.remove(member)
@@ -229,7 +229,7 @@ class _Targets(dict[int, tuple[T, ...]]):
 
     def _selected(self, passed: int) -> Iterable[T]:
         if passed & GAP_BIT:
-            return (member.target for member in self.members.values())
+            return dict.fromkeys(each.target for each in self.members.values())
         members = chain.from_iterable(self._by_bit.get(bit, ()) for bit in _numbers(passed))
         return dict.fromkeys(each.target for each in members if each.allowed & passed)
 
@@ -247,7 +247,7 @@ def _numbers(bits: int) -> Iterator[int]:
 
 
 class Selector(Generic[T]):
-    """Finds the views that contain a record. Each view has a target, which is returned for it.
+    """Finds the views that contain a record, and returns the targets of these views.
 
     Args:
         thread_time: returns the processor time of the thread in seconds.
@@ -265,17 +265,17 @@ class Selector(Generic[T]):
         return sum(field.seconds for field in self._fields)
 
     def add(self, view: View, target: T) -> None:
-        """Select `target` for the records of this view. A target must belong to one view only."""
+        """Select `target` for the records of this view, in addition to those of its other views."""
         bits = [self._acquire(each) for each in _filters(view)]
         allowed = -1 if view.allowed is None else sum(self._slots[f].bit for f in view.allowed)
         self._targets.add(
             view, _Member(target, allowed), bits if view.requested is None else bits[:1]
         )
 
-    def remove(self, view: View) -> None:
-        """Remove a view that `add` has added."""
+    def remove(self, view: View, target: T) -> None:
+        """Do not select `target` for the records of this view any more."""
         bits = [self._slots[each].bit for each in _filters(view)]
-        self._targets.remove(view, bits if view.requested is None else bits[:1])
+        self._targets.remove(view, target, bits if view.requested is None else bits[:1])
         for each in _filters(view):
             self._release(each)
 

@@ -8,13 +8,26 @@ subscriber that does not read.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
+from typing import Annotated, cast
 
 import msgspec
 
 from notif_relay import records
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
+
+MAX_GROUP_NAME = 64
+"""Maximum number of characters in the name of a group."""
+
+MAX_WINDOW = 65536
+"""Maximum number of unfinished records of one member."""
+
+UNFINISHED_COST = 120
+"""Bytes charged for each record of a window: the entry of a record that does not follow the one
+before it, in CPython 3.11."""
 
 PAGE_SIZE = 4096
 """Granularity of the size of a memfd, in bytes."""
@@ -25,6 +38,17 @@ STREAM_COST = 2048
 
 class RequestError(ValueError):
     """A request is invalid; the message is one sentence for the subscriber."""
+
+
+class _Done(msgspec.Struct, forbid_unknown_fields=True):
+    """The request that reports finished notifications."""
+
+    done: Annotated[int, msgspec.Meta(ge=0)]
+
+
+_decode_done = msgspec.json.Decoder(_Done).decode
+
+_is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
 
 
 class RequestBuffer:
@@ -90,23 +114,52 @@ class RequestBuffer:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """The part of a request that names a group."""
+
+    name: str
+    window: int | None = None
+    """Maximum number of unfinished records; `None` if the socket's acceptance finishes a record."""
+    hold: float = 0
+    """Seconds for which the group keeps its place after its last member has left."""
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """The keys of the request."""
+        keys: dict[str, object] = {"group": self.name}
+        if self.window is not None:
+            keys["window"] = self.window
+        if self.hold:
+            keys["hold"] = self.hold
+        return keys
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A valid request."""
 
     filter: Filter
     requested: dict[str, list[str]]
     """The filter as the request states it, for the answer."""
+    group: GroupRequest | None = None
+    """The group that the subscriber joins, if any."""
 
     @property
     def line(self) -> bytes:
         """The request in its shortest form, for the file descriptor store."""
-        return msgspec.json.encode({"filter": self.requested})
+        keys = {} if self.group is None else self.group.keys
+        return msgspec.json.encode({"filter": self.requested} | keys)
 
     @property
     def charge(self) -> int:
-        """Upper bound of the memory for the filter, the stored request and the answer, in bytes."""
+        """Upper bound of the memory for the filter, the stored request and the answer, in bytes.
+
+        For a member of a group, it includes the memory for unfinished records.
+        """
         size = len(self.line)
-        return self.filter.cost + size + -(-size // PAGE_SIZE) * PAGE_SIZE + STREAM_COST
+        stored = size + -(-size // PAGE_SIZE) * PAGE_SIZE
+        window = 0 if self.group is None else self.group.window or 0
+        return self.filter.cost + stored + STREAM_COST + window * UNFINISHED_COST
 
     def answer(self, notice: str = "") -> bytes:
         """Return the record that confirms the filter and precedes the first record that passes it.
@@ -114,7 +167,18 @@ class Request:
         Args:
             notice: a sentence about the access rules for the subscriber; none if it is empty.
         """
-        return records.subscribed(self.requested | ({records.NOTICE: notice} if notice else {}))
+        keys = {} if self.group is None else self.group.keys
+        if notice:
+            keys[records.NOTICE] = notice
+        return records.subscribed(self.requested | keys)
+
+
+def parse_done(line: bytes) -> int | None:
+    """Return the number of finished notifications in a line, or `None` for any other request."""
+    try:
+        return _decode_done(line).done
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def parse(line: bytes) -> Request:
@@ -127,9 +191,31 @@ def parse(line: bytes) -> Request:
         content = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
-    if not isinstance(content, dict) or list(content) != ["filter"]:
-        raise RequestError('The request is not of the form {"filter": {...}}.')
+    if isinstance(content, dict) and "done" in content:
+        raise RequestError('"done" stands alone, with an integer that is 0 or greater.')
+    if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
+        raise RequestError('The request is not of the form {"filter": {...}, "group": "NAME"}.')
+    if unknown := content.keys() - {"filter", "group", "window", "hold"}:
+        raise RequestError(f"The request has the unknown or misplaced key {min(unknown)!r}.")
+    requested = content.get("filter", {})
     try:
-        return Request(Filter.parse(content["filter"]), content["filter"])
+        return Request(Filter.parse(requested), requested, _group(content))
     except FilterError as error:
         raise RequestError(str(error)) from None
+
+
+def _group(content: dict[str, object]) -> GroupRequest | None:
+    if "group" not in content:
+        if misplaced := content.keys() & {"window", "hold"}:
+            raise RequestError(f"The request has the key {min(misplaced)!r} without a group.")
+        return None
+    name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
+    if not isinstance(name, str) or not _is_group_name(name):
+        raise RequestError(
+            f"The name of a group has 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-."
+        )
+    if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
+        raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
+    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold < math.inf:
+        raise RequestError('"hold" is not a number of seconds that is 0 or greater.')
+    return GroupRequest(name, cast("int | None", window), hold)

@@ -20,15 +20,17 @@ import bisect
 import enum
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 
 from notif_relay import records
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut
-from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
-from notif_relayd.fanout.groups.segment import GroupStream, Segment
+from notif_relayd.fanout.groups.segment import Segment
+from notif_relayd.fanout.saved_state import GroupState, SegmentState
+from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
 from notif_relayd.records.validator import RoutingKey, Validator
 
@@ -59,18 +61,14 @@ class _Wanted(enum.Enum):
 class Group:
     """Members, their common position, and the records that they have not finished.
 
+    A new group has no stream: `follow` or `restore` must be called next.
+
     Args:
-        stream: the stream of the first member; the group begins at its end.
         max_deliveries: number of members that may get a record.
         on_undeliverable: called with each record that is not handed out again.
     """
 
-    def __init__(
-        self,
-        stream: GroupStream,
-        max_deliveries: int,
-        on_undeliverable: Callable[[bytes], None],
-    ) -> None:
+    def __init__(self, max_deliveries: int, on_undeliverable: Callable[[bytes], None]) -> None:
         self.members: dict[int, Member] = {}
         """By connection number, in the order in which they got records; the next one is first."""
         self.dropped = 0
@@ -87,7 +85,50 @@ class Group:
         self._lost = 0
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
-        self.follow(stream)
+        """Number of records that are not handed out again and were not announced yet."""
+
+    def save(
+        self, uid: int, name: str, held_until: float | None, streams: Mapping[Stream, int]
+    ) -> GroupState:
+        """Return the state without the members.
+
+        Args:
+            uid: the user id.
+            name: the name of the group.
+            held_until: see `GroupState`.
+            streams: the index of each stream in the saved state.
+        """
+        segments = [
+            SegmentState(each.number, streams[each.stream], each.next_seq, each.stop_seq)
+            for each in self._segments
+        ]
+        return GroupState(
+            uid,
+            name,
+            segments,
+            self._waiting,
+            self._lost,
+            self._undeliverable,
+            self.dropped,
+            self.redelivered,
+            held_until,
+        )
+
+    def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
+        """Take a saved state, which `handover.state` has checked.
+
+        Args:
+            saved: what `save` returned.
+            streams: the streams by their index in the saved state.
+        """
+        for each in saved.segments:
+            segment = Segment(each.number, streams[each.stream], self._oldest)
+            segment.next_seq, segment.stop_seq = each.next_seq, each.stop_seq
+            self._segments.append(segment)
+        self._waiting = saved.waiting
+        self._waiting_count = sum(each.length for each in saved.waiting)
+        self._lost, self._undeliverable = saved.lost, saved.undeliverable
+        self.dropped, self.redelivered = saved.dropped, saved.redelivered
 
     # Members
 
@@ -97,17 +138,17 @@ class Group:
         return frozenset(each.view for each in self.members.values())
 
     @property
-    def stream(self) -> GroupStream:
+    def stream(self) -> Stream:
         """The stream that the group reads or will read."""
         return self._segments[-1].stream
 
     @property
-    def streams(self) -> list[GroupStream]:
+    def streams(self) -> list[Stream]:
         """The streams of all segments."""
         return [each.stream for each in self._segments]
 
-    def follow(self, stream: GroupStream) -> None:
-        """Go on with another stream after what the present one has now.
+    def follow(self, stream: Stream) -> None:
+        """Begin at the end of a stream, after what the present one has now, if there is one.
 
         Raises:
             GroupError: the group has yet to read parts of too many streams.
@@ -125,7 +166,7 @@ class Group:
         self._segments.append(Segment(number, stream, self._oldest))
         self.forget_finished_segments()
 
-    def forget_finished_segments(self) -> list[GroupStream]:
+    def forget_finished_segments(self) -> list[Stream]:
         """Leave the streams of which everything is finished; return them."""
         left = []
         while self._segments[0].next_seq == self._segments[0].stop_seq:
@@ -159,10 +200,11 @@ class Group:
         for each in self.members.values():
             each.examined = 0, 0
 
-    def close(self) -> None:
-        """Leave all streams."""
+    def close(self) -> list[Stream]:
+        """Leave all streams; return them."""
         for each in self._segments:
             each.ring.remove_place(each)
+        return self.streams
 
     def finish(self, number: int, count: int) -> None:
         """Note that a member has finished the first `count` notifications that it got.
@@ -188,7 +230,30 @@ class Group:
                 return
             missing -= run.length
 
+    def drop_waiting(self, runs: int) -> None:
+        """Give up the oldest waiting records."""
+        dropped, self._waiting = self._waiting[:runs], self._waiting[runs:]
+        count = sum(each.length for each in dropped)
+        self._waiting_count -= count
+        self._note_lost(count)
+
     # Figures
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether there is nothing to hand out to any member."""
+        return (
+            len(self._segments) == 1
+            and self._segments[0].next_seq == self._segments[0].ring.next_seq
+            and not self._waiting
+            and not self._lost
+            and not self._undeliverable
+        )
+
+    @property
+    def waiting_runs(self) -> int:
+        """Number of separate runs of records that wait."""
+        return len(self._waiting)
 
     @property
     def lag(self) -> int:
@@ -273,7 +338,7 @@ class Group:
 
     def note_drained(self, member: Member) -> None:
         """Note that the socket took the bytes that `note_sent` has returned."""
-        runs, member.unsent, member.missing = member.unsent, [], Missing()
+        runs, member.unsent, member.missing = member.unsent, [], NOTHING_MISSING
         self._note_taken(member, runs)
 
     def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
@@ -289,9 +354,8 @@ class Group:
     def _note_taken(self, member: Member, runs: list[Run]) -> None:
         """Note that a member got records completely."""
         for run in runs:
-            if member.window is None:
-                member.sent += run.length
-            elif not run.gaps:
+            member.taken += run.length
+            if member.window is not None and not run.gaps:
                 member.sent += run.length
                 member.unfinished_count += run.length
                 append(member.unfinished, run)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
-from notif_relayd.fanout.groups.member import Missing
+from notif_relayd.fanout.groups.member import NOTHING_MISSING, Missing
 from notif_relayd.fanout.groups.run import Run, append, by_kind
 
 MAX_EXAMINED = 1024
@@ -71,5 +71,5 @@ class HandOut(NamedTuple):
     """The records of producers."""
     runs: list[Run]
     """The same records."""
-    missing: Missing = Missing()
+    missing: Missing = NOTHING_MISSING
     """What `head` announces as missing."""

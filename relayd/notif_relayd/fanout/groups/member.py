@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
-
-MAX_WINDOW = 65536
-"""Maximum number of unfinished records of one member."""
+from notif_relayd.records.subscription_request import MAX_WINDOW
 
 
 class Missing(NamedTuple):
@@ -21,6 +19,9 @@ class Missing(NamedTuple):
     """Records that the ring lacks."""
     undeliverable: int = 0
     """Records that too many members have left unfinished."""
+
+
+NOTHING_MISSING = Missing()
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +38,12 @@ class Member:
     """Number of records in `unfinished`."""
     unsent: list[Run] = field(default_factory=list)
     """Records of which its socket has yet to take a part."""
-    missing: Missing = Missing()
+    missing: Missing = NOTHING_MISSING
     """What the gap records announce of which its socket has yet to take a part."""
+    taken: int = 0
+    """Number of records that its socket took."""
     sent: int = 0
-    """Number of notifications that its socket took."""
+    """Number of notifications that its socket took, with a window."""
     finished: int = 0
     """Number of notifications that it has finished."""
     attached: bool = True

@@ -4,22 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from notif_relayd.fanout.ring import Ring
-from notif_relayd.records.filters import View
-
-
-class GroupStream(Protocol):
-    """What a group needs of a stream."""
-
-    @property
-    def ring(self) -> Ring:
-        """The recent records of the stream."""
-
-    @property
-    def views(self) -> frozenset[View]:
-        """The stream has the records that any of these views contains."""
+from notif_relayd.fanout.subscriber import Stream
 
 
 class Segment:
@@ -37,9 +24,7 @@ class Segment:
 
     __slots__ = ("_oldest", "next_seq", "number", "stop_seq", "stream")
 
-    def __init__(
-        self, number: int, stream: GroupStream, oldest: Callable[[int], int | None]
-    ) -> None:
+    def __init__(self, number: int, stream: Stream, oldest: Callable[[int], int | None]) -> None:
         self.number = number
         self.stream = stream
         self.next_seq = stream.ring.next_seq

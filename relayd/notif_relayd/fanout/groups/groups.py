@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All groups: who is in which one, what is sent to their members, and which groups are held.
+
+A group belongs to a user: members of different users that name the same group are in different
+groups. So no user can take records from another one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+from notif_relay import records
+from notif_relayd.access.quota import Quota, QuotaError
+from notif_relayd.context import Context
+from notif_relayd.escaping import printable
+from notif_relayd.fanout.groups.group import Group, GroupError
+from notif_relayd.fanout.groups.hand_out import HandOut
+from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.saved_state import (
+    FanoutState,
+    GroupState,
+    MemberState,
+    SubscriptionState,
+)
+from notif_relayd.fanout.streams import Streams
+from notif_relayd.fanout.subscriber import Stream, Subscriber
+from notif_relayd.net.loop import TRANSIENT_ERRORS
+from notif_relayd.records.filters import View
+from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST, GroupRequest
+from notif_relayd.settings import GroupLimits
+
+GROUP_COST = 4096
+"""Bytes charged for a group, without its streams and the records that wait in it."""
+
+GroupKey = tuple[int, str]
+"""User id and name."""
+
+
+class LiveGroup:
+    """A group, its subscribers, and what it costs its user.
+
+    Args:
+        key: the user id and the name.
+        group: the group.
+    """
+
+    def __init__(self, key: GroupKey, group: Group) -> None:
+        self.key = key
+        self.group = group
+        self.subscribers: dict[int, Subscriber] = {}
+        """By the number of the member."""
+        self.ready: dict[int, Subscriber] = {}
+        """The subscribers whose sockets took all that was sent, in the order in which they are
+        served."""
+        self.held_until: float | None = None
+        """Time, by the monotonic clock, at which a group without members ends."""
+        self.charge = 0
+        """Bytes charged to the user."""
+
+
+class Groups:
+    """All groups.
+
+    Args:
+        context: the loop and the log.
+        streams: the streams that groups read.
+        store: where memory for records is charged.
+        quota: limits the bytes of groups, with the filters and requests of their user.
+        limits: limits of groups; may be replaced at any time.
+        disconnect: ends the connection of a subscriber.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        streams: Streams,
+        store: Store,
+        quota: Quota,
+        limits: GroupLimits,
+        disconnect: Callable[[Subscriber], None],
+    ) -> None:
+        self.limits = limits
+        self.ended_dropped = 0
+        """Records that groups which have ended missed."""
+        self._loop = context.loop
+        self._monotonic = context.loop.kernel.monotonic
+        self._log = context.log
+        self._streams = streams
+        self._store = store
+        self._quota = quota
+        self._disconnect = disconnect
+        self._groups: dict[GroupKey, LiveGroup] = {}
+        self._by_user: Counter[int] = Counter()
+        """Number of groups."""
+        self._active: dict[Stream, dict[GroupKey, LiveGroup]] = {}
+        """Groups with a ready member, by the stream that they read."""
+        self._numbers = itertools.count(1)
+        """Numbers of members."""
+        self._due: float | None = None
+        """Time of the next scheduled call of `_end_expired`, if any."""
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[LiveGroup]:
+        return iter(self._groups.values())
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that groups missed."""
+        return self.ended_dropped + sum(each.group.dropped for each in self)
+
+    def join(
+        self, subscriber: Subscriber, view: View, request: GroupRequest, charge: int
+    ) -> Membership:
+        """Add a member, which gets records after the answer to its request was sent.
+
+        Args:
+            subscriber: the subscriber.
+            view: the records that it requested and may read.
+            request: the group.
+            charge: bytes charged to the user for the request.
+
+        Raises:
+            GroupError: a limit of groups does not permit it; nothing has changed.
+            QuotaError: the user has too many bytes of filters and groups; nothing has changed.
+        """
+        limits = self.limits
+        if request.hold > limits.max_hold:
+            raise GroupError(
+                f'"hold" is {request.hold:g} seconds; this relay permits max_hold = '
+                f"{limits.max_hold:g} seconds."
+            )
+        key = subscriber.peer.uid, request.name
+        live = self._groups.get(key)
+        if live is None:
+            live = self._start(key, view)
+        else:
+            self._widen(live, view)
+        live.held_until = None
+        member = Member(view, request.window, attached=False)
+        membership = Membership(
+            live, next(self._numbers), member, request.hold, self._store, charge
+        )
+        live.group.join(membership.number, member)
+        live.subscribers[membership.number] = subscriber
+        return membership
+
+    def leave(self, membership: Membership, *, completing: bool = False) -> None:
+        """Remove a member; its unfinished records go to the others. Do nothing if it has left.
+
+        Args:
+            membership: the membership.
+            completing: whether the subscriber stays connected, and is sent the rest of what its
+                socket took in part.
+        """
+        if membership.left:
+            return
+        membership.left = True
+        membership.has_more = False
+        live = membership.group
+        live.group.max_deliveries = self.limits.max_deliveries
+        live.group.leave(membership.number, completing=completing)
+        del live.subscribers[membership.number]
+        self._set_busy(live, membership.number)
+        self._settle(live)
+        hold = min(membership.hold, self.limits.max_hold)
+        if live.subscribers:
+            self._wake(live)
+        elif hold:
+            live.held_until = self._monotonic() + hold
+            self._schedule(live.held_until)
+        else:
+            self._end(live)
+
+    def finish(self, membership: Membership, count: int) -> int:
+        """Note that a member has finished the first `count` notifications.
+
+        Returns:
+            The number of notifications that were not finished before.
+
+        Raises:
+            GroupError: see `Group.finish`.
+        """
+        before = membership.member.finished
+        membership.group.group.finish(membership.number, count)
+        return count - before
+
+    def note_drained(self, subscriber: Subscriber, membership: Membership) -> None:
+        """Send to a member whose socket took all that was sent to it.
+
+        The subscriber may be disconnected afterwards.
+        """
+        membership.member.attached = True
+        membership.group.group.note_drained(membership.member)
+        membership.update()
+        self.serve_member(subscriber, membership)
+
+    def serve_member(self, subscriber: Subscriber, membership: Membership) -> None:
+        """Send the next records to a member whose socket may have room.
+
+        The subscriber may be disconnected afterwards.
+        """
+        live = membership.group
+        if membership.left or membership.cursor is not None or not membership.member.attached:
+            return
+        live.ready[membership.number] = subscriber
+        self._active.setdefault(live.group.stream, {})[live.key] = live
+        hand_out = live.group.take(membership.member)
+        if hand_out is not None:
+            self._send(live, subscriber, membership, hand_out)
+        self._settle(live)
+        self._wake(live)
+
+    def serve(self, stream: Stream) -> None:
+        """Hand out the records that were appended to the ring of a stream."""
+        for live in list(self._active.get(stream, {}).values()):
+            group = live.group
+            for number in list(live.ready):
+                if group.is_caught_up:
+                    break
+                subscriber = live.ready.get(number)
+                if subscriber is None:
+                    continue
+                membership = _membership_of(subscriber)
+                hand_out = group.take(membership.member)
+                if hand_out is not None:
+                    self._send(live, subscriber, membership, hand_out)
+            if not group.is_caught_up:
+                self._settle(live)
+                self._wake(live)
+
+    @property
+    def has_active(self) -> bool:
+        """Whether `serve` has anything to do for any stream."""
+        return bool(self._active)
+
+    # Restart
+
+    def save(self, streams: Mapping[Stream, int]) -> list[GroupState]:
+        """Return the state of all groups; members are saved with their subscribers.
+
+        Args:
+            streams: the index of each stream in the saved state.
+        """
+        return [each.group.save(*each.key, each.held_until, streams) for each in self]
+
+    def restore(self, saved: FanoutState, streams: Mapping[int, Stream]) -> None:
+        """Take saved groups; `restore_member` adds the members, then `finish_restore` is called.
+
+        Args:
+            saved: the saved state.
+            streams: the streams by their index in the saved state.
+        """
+        self.ended_dropped = saved.groups_dropped
+        for each in saved.groups:
+            live = self._add((each.uid, each.name))
+            live.group.restore(each, streams)
+            live.held_until = each.held_until
+            for stream in live.group.streams:
+                stream.members += 1
+
+    def restore_member(self, saved: SubscriptionState) -> Membership:
+        """Return a saved membership; `attach_restored` must be called with its subscriber."""
+        state = saved.member
+        assert state is not None  # noqa: S101 - the caller has checked it
+        key = state.uid, state.name
+        # A member that has left needs only the name of the group.
+        live = LiveGroup(key, Group(1, _ignore)) if state.left else self._groups[key]
+        membership = Membership(
+            live, next(self._numbers), _member(state), state.hold, self._store, saved.charge
+        )
+        membership.left = state.left
+        if not state.left:
+            live.group.join(membership.number, membership.member)
+        return membership
+
+    def attach_restored(self, subscriber: Subscriber) -> None:
+        """Note the subscriber of restored memberships."""
+        for each in subscriber.subscriptions:
+            if isinstance(each, Membership) and not each.left:
+                each.group.subscribers[each.number] = subscriber
+
+    def finish_restore(self, absent: Iterable[MemberState]) -> None:
+        """Let the members leave whose connections have ended; end groups that are not held."""
+        holds: dict[GroupKey, float] = {}
+        for state in absent:
+            live = self._groups.get((state.uid, state.name))
+            if live is not None and not state.left:
+                number = next(self._numbers)
+                live.group.join(number, _member(state))
+                live.group.leave(number)
+                holds[live.key] = max(holds.get(live.key, 0.0), state.hold)
+        for live in list(self):
+            self._settle(live)
+            if not live.subscribers:
+                if live.held_until is None:
+                    live.held_until = self._monotonic() + holds.get(live.key, 0.0)
+                self._schedule(live.held_until)
+
+    # Sending
+
+    def _send(
+        self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
+    ) -> None:
+        head, data = hand_out.head, hand_out.data
+        failed = False
+        try:
+            if head or len(data) > 1:
+                sent = subscriber.socket.sendmsg([head, *data])
+            else:
+                sent = subscriber.socket.send(data[0])
+        except OSError as error:
+            failed = error.errno not in TRANSIENT_ERRORS
+            sent = 0
+        subscriber.bytes += sent
+        remainder = live.group.note_sent(membership.member, hand_out, sent)
+        membership.update()
+        if failed:
+            self._disconnect(subscriber)
+        elif remainder:
+            self._set_busy(live, membership.number)
+            subscriber.fall_behind().send_first(remainder)
+            self._loop.change(subscriber.socket.fileno(), subscriber.events)
+        elif sent < len(head) + sum(map(len, data)):
+            self._set_busy(live, membership.number)
+            self._set_more(subscriber, membership, more=True)
+        elif len(live.ready) > 1:
+            # The next records go to another member.
+            live.ready[membership.number] = live.ready.pop(membership.number)
+
+    def _wake(self, live: LiveGroup) -> None:
+        """Watch for room in the sockets of the members for which there is something."""
+        for subscriber in live.ready.values():
+            membership = _membership_of(subscriber)
+            more = live.group.has_work_for(membership.member)
+            if more != membership.has_more:
+                self._set_more(subscriber, membership, more=more)
+
+    def _set_more(self, subscriber: Subscriber, membership: Membership, *, more: bool) -> None:
+        membership.has_more = more
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)
+
+    def _set_busy(self, live: LiveGroup, number: int) -> None:
+        """Stop handing out records to a member until its socket has room."""
+        live.ready.pop(number, None)
+        if not live.ready:
+            self._deactivate(live, live.group.stream)
+
+    def _deactivate(self, live: LiveGroup, stream: Stream) -> None:
+        groups = self._active.get(stream, {})
+        groups.pop(live.key, None)
+        if not groups:
+            self._active.pop(stream, None)
+
+    # Groups
+
+    def _start(self, key: GroupKey, view: View) -> LiveGroup:
+        uid, _ = key
+        if self._by_user[uid] >= self.limits.per_user:
+            raise GroupError(
+                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}, including "
+                "groups that are held."
+            )
+        stream = self._streams.of(view)
+        charge = GROUP_COST + _cost(stream)
+        try:
+            self._quota.charge(uid, charge)
+        except QuotaError:
+            self._streams.end_if_unused(stream)
+            raise
+        live = self._add(key)
+        live.charge = charge
+        stream.members += 1
+        live.group.follow(stream)
+        return live
+
+    def _add(self, key: GroupKey) -> LiveGroup:
+        group = Group(self.limits.max_deliveries, partial(self._note_undeliverable, key))
+        live = LiveGroup(key, group)
+        self._groups[key] = live
+        self._by_user[key[0]] += 1
+        return live
+
+    def _widen(self, live: LiveGroup, view: View) -> None:
+        """Let a group read a stream that contains what a new member wants."""
+        group, old = live.group, live.group.stream
+        covered = view in old.views or old.is_unfiltered
+        if covered and not group.is_caught_up:
+            return
+        stream = self._streams.of(view, *group.views)
+        if stream is old:
+            return
+        cost = _cost(stream)
+        stream.members += 1
+        try:
+            self._quota.charge(live.key[0], cost)
+        except QuotaError:
+            self._streams.leave(stream)
+            if covered:
+                return
+            raise
+        live.charge += cost
+        try:
+            group.follow(stream)
+        except GroupError:
+            self._streams.leave(stream)
+            self._settle(live)
+            raise
+        self._deactivate(live, old)
+        if live.ready:
+            self._active.setdefault(stream, {})[live.key] = live
+        self._settle(live)
+
+    def _settle(self, live: LiveGroup) -> None:
+        """Leave streams that the group has finished; charge the user for what the group holds."""
+        group, uid = live.group, live.key[0]
+        for stream in group.forget_finished_segments():
+            self._streams.leave(stream)
+        while True:
+            charge = GROUP_COST + sum(_cost(each) for each in group.streams)
+            charge += group.waiting_runs * UNFINISHED_COST
+            try:
+                self._quota.charge(uid, charge - live.charge)
+            except QuotaError:
+                if not group.waiting_runs:
+                    return  # the limit is lower than when the group began
+                group.drop_waiting(1 + group.waiting_runs // 2)
+                continue
+            live.charge = charge
+            return
+
+    def _end(self, live: LiveGroup) -> None:
+        uid, _ = live.key
+        self.ended_dropped += live.group.dropped
+        self._deactivate(live, live.group.stream)
+        for stream in live.group.close():
+            self._streams.leave(stream)
+        self._quota.release(uid, live.charge)
+        del self._groups[live.key]
+        self._by_user[uid] -= 1
+        if not self._by_user[uid]:
+            del self._by_user[uid]
+
+    def _end_expired(self) -> None:
+        """End the groups that were held for long enough."""
+        self._due = None
+        now = self._monotonic()
+        for live in list(self):
+            if live.held_until is not None and live.held_until <= now:
+                self._end(live)
+        held = [each.held_until for each in self if each.held_until is not None]
+        if held:
+            self._schedule(min(held))
+        self._loop.changed = True
+
+    def _schedule(self, moment: float) -> None:
+        """Call `_end_expired` at `moment`, unless an earlier call is scheduled."""
+        if self._due is None or moment < self._due:
+            self._due = moment
+            self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
+
+    def _note_undeliverable(self, key: GroupKey, record: bytes) -> None:
+        uid, name = key
+        self._log.warning(
+            "record not delivered again: group %s of uid %d: %d members left without finishing it: "
+            "%s",
+            name,
+            uid,
+            self.limits.max_deliveries,
+            _name_of(record),
+        )
+
+
+def _ignore(_record: bytes) -> None:
+    """Do nothing."""
+
+
+def _member(saved: MemberState) -> Member:
+    """Return a member with a saved state."""
+    return Member(
+        saved.view.view(),
+        saved.window,
+        deque(saved.unfinished),
+        sum(each.length for each in saved.unfinished),
+        saved.unsent,
+        Missing(saved.lost, saved.undeliverable),
+        saved.taken,
+        saved.sent,
+        saved.finished,
+        saved.attached,
+    )
+
+
+def _membership_of(subscriber: Subscriber) -> Membership:
+    membership = subscriber.subscription
+    assert isinstance(membership, Membership)  # noqa: S101 - only members are in a group
+    return membership
+
+
+def _name_of(record: bytes) -> str:
+    """Return a text in one line that identifies a record."""
+    fields = dict(records.decode_pairs(record))
+    names = ("event_type", "publisher_id", "message_id")
+    return ", ".join(f"{key} {printable(str(fields.get(key)))}" for key in names)
+
+
+def _cost(stream: Stream) -> int:
+    """Return the bytes charged for a stream of a group."""
+    filters = (each.requested for each in stream.views if each.requested is not None)
+    return STREAM_COST + sum(each.cost for each in filters)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consistency checks of saved groups and their members."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+from notif_relayd.fanout.groups.run import Run
+from notif_relayd.fanout.saved_state import (
+    FanoutState,
+    GroupState,
+    MemberState,
+    SubscriptionState,
+)
+from notif_relayd.handover.errors import require
+from notif_relayd.records.filters import FilterError
+from notif_relayd.records.subscription_request import MAX_WINDOW
+
+
+def check_groups(fanout: FanoutState, newest: list[int]) -> None:
+    """Check all groups and the members whose connections have ended.
+
+    Args:
+        fanout: the state.
+        newest: for each stream, the sequence number after its last record.
+
+    Raises:
+        StateError: a group or a member is inconsistent.
+    """
+    keys = {(each.uid, each.name) for each in fanout.groups}
+    require(len(keys) == len(fanout.groups), "two groups have the same name")
+    for group in fanout.groups:
+        held_until = group.held_until
+        require(held_until is None or math.isfinite(held_until), "end of a hold is not finite")
+        require(min(group.lost, group.undeliverable) >= 0, "number of missing records is negative")
+        _check_segments(group, newest)
+        _check_runs(group.waiting, group, newest)
+        for one, two in pairwise(group.waiting):
+            in_order = one.segment < two.segment or one.end <= two.first
+            require(in_order, "waiting records are not in order")
+    for member in fanout.absent:
+        _check_member(member, fanout, newest)
+    for subscriber in fanout.subscribers:
+        for each in subscriber.subscriptions:
+            if each.member is not None:
+                _check_member(each.member, fanout, newest)
+
+
+def check_member(subscription: SubscriptionState) -> None:
+    """Check what remains to be sent to a member of a group.
+
+    Raises:
+        StateError: the position is inconsistent.
+    """
+    member, cursor = subscription.member, subscription.cursor
+    if member is None or cursor is None:
+        return
+    require(cursor.chunk is None, "member of a group is in a chunk")
+    require(cursor.next == member.taken, "member of a group is at a wrong position")
+    require(cursor.until in (None, cursor.next), "member of a group has a wrong end")
+    require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
+
+
+def _check_segments(group: GroupState, newest: list[int]) -> None:
+    require(bool(group.segments), "group reads no stream")
+    for number, each in enumerate(group.segments, group.segments[0].number):
+        require(each.number == number, "parts of what a group reads are not consecutive")
+        require(0 <= each.stream < len(newest), "group reads a missing stream")
+        stop = newest[each.stream] if each.stop_seq is None else each.stop_seq
+        require(0 <= each.next_seq <= stop <= newest[each.stream], "group is beyond its end")
+    open_ended = [each.number for each in group.segments if each.stop_seq is None]
+    require(open_ended == [group.segments[-1].number], "group follows several streams, or none")
+
+
+def _check_runs(runs: Iterable[Run], group: GroupState, newest: list[int]) -> None:
+    ends = {
+        each.number: newest[each.stream] if each.stop_seq is None else each.stop_seq
+        for each in group.segments
+    }
+    for run in runs:
+        require(run.segment in ends, "records are in a missing part of a stream")
+        require(run.length > 0 and run.first >= 0, "records have a wrong number")
+        require(run.end <= ends[run.segment], "records are beyond their end")
+        require(run.attempts >= 0, "number of attempts is negative")
+
+
+def _check_member(member: MemberState, fanout: FanoutState, newest: list[int]) -> None:
+    try:
+        member.view.view()
+    except FilterError as error:
+        require(False, f"filter of a member is invalid: {error}")
+    require(member.view.patterns != {}, "filter of a member is empty")
+    if member.left:
+        return
+    groups = {(each.uid, each.name): each for each in fanout.groups}
+    require((member.uid, member.name) in groups, "member is in a missing group")
+    group = groups[member.uid, member.name]
+    _check_runs([*member.unfinished, *member.unsent], group, newest)
+    window = member.window
+    require(window is None or 1 <= window <= MAX_WINDOW, "window of a member is out of range")
+    unfinished = sum(each.length for each in member.unfinished)
+    require(unfinished == 0 if window is None else unfinished <= window, "window is exceeded")
+    require(0 <= member.finished <= member.sent, "member has finished more than it got")
+    require(member.sent - member.finished == unfinished, "member has a wrong number of records")
+    require(min(member.taken, member.lost, member.undeliverable) >= 0, "number is negative")
+    require(math.isfinite(member.hold), "hold of a member is not finite")
