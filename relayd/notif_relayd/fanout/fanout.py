@@ -45,6 +45,7 @@ from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
+from notif_relayd.records.subscription_request import MAX_WINDOW
 from notif_relayd.records.validator import RoutingKey
 from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
@@ -165,13 +166,19 @@ class Fanout:
             limit: the number of subscribers that the fast path can serve.
 
         Returns:
-            The current subscribers of the unfiltered stream, none if they are more than `limit`;
-            and the size of a batch, in bytes, from which on the fast path must not send it.
+            The current subscribers of the unfiltered stream and the members of groups that get its
+            next batch, none if they are more than `limit`; and the size of a batch, in bytes, from
+            which on the fast path must not send it.
         """
         stream = self._streams.unfiltered
-        if stream is None or len(stream.current) > limit:
+        if stream is None:
             return [], 0
-        return list(stream.current.values()), self._pages.threshold(len(stream.current))
+        recipients = list(stream.current.values())
+        if self.groups.has_active:
+            recipients += self.groups.direct_recipients(stream, MAX_WINDOW)
+        if len(recipients) > limit:
+            return [], 0
+        return recipients, self._pages.threshold(len(recipients))
 
     def publish(
         self,
@@ -199,8 +206,10 @@ class Fanout:
         unfiltered = self._streams.unfiltered
         if unfiltered is not None:
             if results:
-                outcome = note_sends(len(batch), recipients, results)
-                self._finish(unfiltered, batch, len(routing_keys), outcome)
+                plain = len(unfiltered.current)
+                outcome = note_sends(len(batch), recipients[:plain], results[:plain])
+                members = list(zip(recipients[plain:], results[plain:], strict=True))
+                self._finish(unfiltered, batch, len(routing_keys), outcome, members)
             else:
                 self._send(unfiltered, batch, len(routing_keys))
         before = self._streams.seconds
@@ -404,11 +413,29 @@ class Fanout:
         """Send `count` records to the current subscribers of a stream."""
         send = self._pages.sender(batch, len(stream.current))
         outcome = send_batch(len(batch), stream.current.values(), send)
-        self._finish(stream, batch, count, outcome)
+        direct = self.groups.send_direct(stream, batch, count) if self.groups.has_active else ()
+        self._finish(stream, batch, count, outcome, direct)
 
-    def _finish(self, stream: Stream, batch: bytes, count: int, outcome: Outcome) -> None:
-        """Keep a batch that was sent if a subscriber has yet to get a part of it."""
+    def _finish(
+        self,
+        stream: Stream,
+        batch: bytes,
+        count: int,
+        outcome: Outcome,
+        direct: Sequence[tuple[Subscriber, int]],
+    ) -> None:
+        """Keep a batch that was sent if a subscriber or a group has yet to get a part of it.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            count: the number of records.
+            outcome: what has become of the batch at the current subscribers.
+            direct: the members of groups that the batch was sent to, with the results.
+        """
         late, failed = outcome
+        if self.groups.has_active:
+            self.groups.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
         else:
@@ -419,6 +446,7 @@ class Fanout:
         for subscriber in failed:
             self.disconnect(subscriber)
         if self.groups.has_active:
+            self.groups.note_direct(batch, count, direct)
             self.groups.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()

@@ -237,6 +237,21 @@ class Group:
         self._waiting_count -= count
         self._note_lost(count)
 
+    def keep(self) -> None:
+        """Let the ring keep the records that the group has not finished, as a new group does."""
+        for each in self._segments:
+            each.ring.add_place(each)
+
+    def rest(self) -> None:
+        """Do not let the ring keep records, if there are none that the group has not finished.
+
+        Until the next call of `keep`, each record must be handed out before it is published.
+        """
+        if self.is_caught_up and not any(
+            each.unfinished or each.unsent for each in self.members.values()
+        ):
+            self._segments[0].ring.remove_place(self._segments[0])
+
     # Figures
 
     @property
@@ -277,6 +292,24 @@ class Group:
         return self._first_waiting(member) < len(self._waiting) and not self._is_blocked(member)
 
     # Handing out
+
+    def can_take(self, member: Member, count: int) -> bool:
+        """Return whether the next `count` records of the stream can be sent to a member directly.
+
+        Either `note_direct` or `take` must be called when the records are in the ring.
+        """
+        return (
+            self.is_caught_up
+            and member.room >= count
+            and (member.view.is_unfiltered or self.stream.views == {member.view})
+        )
+
+    def note_direct(self, member: Member, count: int) -> None:
+        """Note that a member got the next `count` records; none of them is a gap record if it has a
+        window."""
+        segment = self._segments[0]
+        self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
+        segment.next_seq += count
 
     def take(self, member: Member) -> HandOut | None:
         """Assign the next records to a member; `None` if it has no room or there are none for it.

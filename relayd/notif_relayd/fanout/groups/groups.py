@@ -7,12 +7,14 @@ groups. So no user can take records from another one.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from notif_relay import records
+from notif_relay.records import may_be_reserved
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
@@ -216,11 +218,89 @@ class Groups:
             self._send(live, subscriber, membership, hand_out)
         self._settle(live)
         self._wake(live)
+        self._rest(live)
+
+    def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
+        """Return the members that get the next batch of a stream, one of each group that can.
+
+        Args:
+            stream: the stream.
+            count: the maximum number of records in the batch.
+        """
+        recipients = []
+        for live in self._active.get(stream, {}).values():
+            subscriber = next(iter(live.ready.values()))
+            if live.group.can_take(_membership_of(subscriber).member, count):
+                recipients.append(subscriber)
+        return recipients
+
+    def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
+        """Send a batch to one member of each group that can get it as a whole.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            count: the number of records.
+
+        Returns:
+            The members, each with the bytes that its socket took, or the negative error number.
+        """
+        results = []
+        for subscriber in self.direct_recipients(stream, count):
+            try:
+                result = subscriber.socket.send(batch)
+            except OSError as error:
+                result = -(error.errno or errno.EIO)
+            results.append((subscriber, result))
+        return results
+
+    def keep(self, stream: Stream, batch: bytes, direct: Sequence[tuple[Subscriber, int]]) -> None:
+        """Let the ring of a stream keep a batch if a group has not finished it.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            direct: the members that the batch was sent to, with the results.
+        """
+        finished = {
+            membership.group.key
+            for membership, result in ((_membership_of(each), result) for each, result in direct)
+            if result == len(batch) and membership.member.window is None
+        }
+        for live in self._active.get(stream, {}).values():
+            if live.key not in finished:
+                live.group.keep()
+
+    def note_direct(
+        self, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
+    ) -> None:
+        """Note what the sockets of members took of a batch that is in the ring, if it must be.
+
+        Args:
+            batch: the records.
+            count: the number of records.
+            direct: the members that the batch was sent to, with the results.
+        """
+        for subscriber, result in direct:
+            membership = _membership_of(subscriber)
+            member, live = membership.member, membership.group
+            if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
+                subscriber.bytes += result
+                live.group.note_direct(member, count)
+                membership.update()
+                if len(live.ready) > 1:
+                    live.ready[membership.number] = live.ready.pop(membership.number)
+                continue
+            hand_out = live.group.take(member)
+            assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
+            self._note_sent(live, subscriber, membership, hand_out, result)
 
     def serve(self, stream: Stream) -> None:
         """Hand out the records that were appended to the ring of a stream."""
         for live in list(self._active.get(stream, {}).values()):
             group = live.group
+            if group.is_caught_up:
+                continue
             for number in list(live.ready):
                 if group.is_caught_up:
                     break
@@ -231,9 +311,9 @@ class Groups:
                 hand_out = group.take(membership.member)
                 if hand_out is not None:
                     self._send(live, subscriber, membership, hand_out)
-            if not group.is_caught_up:
-                self._settle(live)
-                self._wake(live)
+            self._settle(live)
+            self._wake(live)
+            self._rest(live)
 
     @property
     def has_active(self) -> bool:
@@ -308,20 +388,27 @@ class Groups:
     def _send(
         self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
     ) -> None:
-        head, data = hand_out.head, hand_out.data
-        failed = False
         try:
-            if head or len(data) > 1:
-                sent = subscriber.socket.sendmsg([head, *data])
-            else:
-                sent = subscriber.socket.send(data[0])
+            result = subscriber.socket.sendmsg([hand_out.head, *hand_out.data])
         except OSError as error:
-            failed = error.errno not in TRANSIENT_ERRORS
-            sent = 0
+            result = -(error.errno or errno.EIO)
+        self._note_sent(live, subscriber, membership, hand_out, result)
+
+    def _note_sent(
+        self,
+        live: LiveGroup,
+        subscriber: Subscriber,
+        membership: Membership,
+        hand_out: HandOut,
+        result: int,
+    ) -> None:
+        """Note the bytes that a socket took of a hand-out, or the negative error number."""
+        head, data = hand_out.head, hand_out.data
+        sent = max(0, result)
         subscriber.bytes += sent
         remainder = live.group.note_sent(membership.member, hand_out, sent)
         membership.update()
-        if failed:
+        if result < 0 and -result not in TRANSIENT_ERRORS:
             self._disconnect(subscriber)
         elif remainder:
             self._set_busy(live, membership.number)
@@ -346,10 +433,16 @@ class Groups:
         membership.has_more = more
         self._loop.change(subscriber.socket.fileno(), subscriber.events)
 
+    def _rest(self, live: LiveGroup) -> None:
+        """Let the ring keep nothing for a group whose members get records directly."""
+        if live.ready and live.subscribers:
+            live.group.rest()
+
     def _set_busy(self, live: LiveGroup, number: int) -> None:
         """Stop handing out records to a member until its socket has room."""
         live.ready.pop(number, None)
         if not live.ready:
+            live.group.keep()
             self._deactivate(live, live.group.stream)
 
     def _deactivate(self, live: LiveGroup, stream: Stream) -> None:
