@@ -29,6 +29,10 @@ COMMANDS = {
         "prometheus.exporter:Exporter",
         "Serve the metrics of the relay to Prometheus over HTTP",
     ),
+    "groups": (
+        "commands:ListGroups",
+        "List the groups of subscribers that share the notifications",
+    ),
     "help": ("command_table:Help", "Show the help of a command"),
     "metrics": (
         "prometheus.metrics:ShowMetrics",

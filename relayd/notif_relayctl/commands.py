@@ -18,7 +18,7 @@ from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.durations import duration
-from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
+from notif_relayd.control.schema import GroupStatus, ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
 T = TypeVar("T")
@@ -72,6 +72,16 @@ class ListSubscribers(ControlCommand, Lister):
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
         return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+
+
+class ListGroups(ControlCommand, Lister):
+    """List the groups of subscribers that share the notifications."""
+
+    example = "relayctl groups --sort-column lag --sort-descending"
+
+    def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
+        """Return one row for each group."""
+        return _table(GroupStatus, self.ask("groups", list[GroupStatus]))
 
 
 class Disconnect(ControlCommand):

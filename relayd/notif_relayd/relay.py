@@ -151,6 +151,7 @@ class Relay:
                 "status": reporter.status,
                 "producers": reporter.producers,
                 "subscribers": reporter.subscribers,
+                "groups": reporter.groups,
                 "metrics": reporter.metrics,
                 "disconnect": self._disconnect,
             },

@@ -12,6 +12,7 @@ from notif_relay.version import __version__
 from notif_relayd.access.connection_stats import ConnectionStats, Refusal
 from notif_relayd.control.schema import (
     ConnectionCounters,
+    GroupStatus,
     LatencyHistogram,
     Metrics,
     ProducerStatus,
@@ -101,8 +102,27 @@ class Reporter:
                 each.bytes,
                 each.lag,
                 each.dropped,
+                each.group_name,
             )
             for each in self._fanout.subscribers.values()
+        ]
+
+    def groups(self) -> list[GroupStatus]:
+        """Return one entry per group, the oldest first."""
+        now = self._kernel.monotonic()
+        return [
+            GroupStatus(
+                name,
+                uid,
+                len(each.subscribers),
+                each.group.lag,
+                each.group.unfinished,
+                each.group.redelivered,
+                each.group.dropped,
+                None if each.held_until is None else round(max(0.0, each.held_until - now), 3),
+            )
+            for each in self._fanout.groups
+            for uid, name in (each.key,)
         ]
 
     def metrics(self) -> Metrics:

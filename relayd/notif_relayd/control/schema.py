@@ -69,6 +69,27 @@ class SubscriberStatus(ConnectionStatus):
     """Records in the ring that the subscriber has not received yet."""
     dropped: int
     """Records that the subscriber missed."""
+    group: str = ""
+    """Name of its group; empty if it is in none."""
+
+
+class GroupStatus(msgspec.Struct):
+    """One group of subscribers."""
+
+    group: str
+    """Name of the group, which is unique among the groups of one user."""
+    uid: int
+    members: int
+    lag: int
+    """Records in the ring that have not been handed out."""
+    unfinished: int
+    """Records that members received and have not finished."""
+    redelivered: int
+    """Records that were handed out again, counted each time."""
+    dropped: int
+    """Records that the group missed."""
+    hold_seconds: float | None
+    """Time left until a group without members ends; null with members."""
 
 
 class ConnectionCounters(msgspec.Struct):

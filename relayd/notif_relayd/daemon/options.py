@@ -17,6 +17,7 @@ from notif_relay.records import MAX_RECORD_SIZE
 from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.access.policy import AccessRule, Policy
+from notif_relayd.daemon.group_options import group_limits, group_options
 from notif_relayd.errors import StartError
 from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
@@ -157,6 +158,7 @@ def _relayd() -> list[cfg.Opt]:
             "subscribers. A request that exceeds it is refused, and its connection is closed. A "
             "typical filter takes 10 KiB. The limit of all users together is 64 MiB.",
         ),
+        *group_options(),
         cfg.FloatOpt(
             "idle_timeout",
             min=0,
@@ -351,6 +353,7 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr, name: NameOption) -> Limits:
         producers=_connection_limits(relayd, name, "max_producers", "ingest"),
         subscribers=_connection_limits(relayd, name, "max_subscribers", "public"),
         max_filter_bytes_per_user=relayd.max_filter_bytes_per_user,
+        groups=group_limits(relayd, name),
         idle_timeout=relayd.idle_timeout,
     )
 

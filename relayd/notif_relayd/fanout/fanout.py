@@ -174,8 +174,8 @@ class Fanout:
         if stream is None:
             return [], 0
         recipients = list(stream.current.values())
-        if self.groups.has_active:
-            recipients += self.groups.direct_recipients(stream, MAX_WINDOW)
+        if self.groups.sender.has_active:
+            recipients += self.groups.sender.direct_recipients(stream, MAX_WINDOW)
         if len(recipients) > limit:
             return [], 0
         return recipients, self._pages.threshold(len(recipients))
@@ -295,7 +295,7 @@ class Fanout:
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
             if isinstance(subscriber.subscription, Membership):
-                self.groups.serve_member(subscriber, subscriber.subscription)
+                self.groups.sender.serve_member(subscriber, subscriber.subscription)
             if subscriber.id in self.subscribers:
                 self._requests.schedule(subscriber)
 
@@ -407,13 +407,17 @@ class Fanout:
         if events & WRITE and cursor is not None:
             self._send_from(cursor, subscriber)
         elif events & WRITE and isinstance(subscriber.subscription, Membership):
-            self.groups.serve_member(subscriber, subscriber.subscription)
+            self.groups.sender.serve_member(subscriber, subscriber.subscription)
 
     def _send(self, stream: Stream, batch: bytes, count: int) -> None:
         """Send `count` records to the current subscribers of a stream."""
         send = self._pages.sender(batch, len(stream.current))
         outcome = send_batch(len(batch), stream.current.values(), send)
-        direct = self.groups.send_direct(stream, batch, count) if self.groups.has_active else ()
+        direct = (
+            self.groups.sender.send_direct(stream, batch, count)
+            if self.groups.sender.has_active
+            else ()
+        )
         self._finish(stream, batch, count, outcome, direct)
 
     def _finish(
@@ -434,8 +438,8 @@ class Fanout:
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome
-        if self.groups.has_active:
-            self.groups.keep(stream, batch, direct)
+        if self.groups.sender.has_active:
+            self.groups.sender.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
         else:
@@ -445,9 +449,9 @@ class Fanout:
             self._update_events(subscriber)
         for subscriber in failed:
             self.disconnect(subscriber)
-        if self.groups.has_active:
-            self.groups.note_direct(batch, count, direct)
-            self.groups.serve(stream)
+        if self.groups.sender.has_active:
+            self.groups.sender.note_direct(batch, count, direct)
+            self.groups.sender.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 
@@ -487,7 +491,7 @@ class Fanout:
             subscriber.catch_up()
             self._update_events(subscriber)
             if isinstance(subscriber.subscription, Membership):
-                self.groups.note_drained(subscriber, subscriber.subscription)
+                self.groups.sender.note_drained(subscriber, subscriber.subscription)
 
     def _update_events(self, subscriber: Subscriber) -> None:
         self._loop.change(subscriber.socket.fileno(), subscriber.events)

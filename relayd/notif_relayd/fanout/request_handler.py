@@ -158,7 +158,7 @@ class RequestHandler:
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
         if finished:
-            self._groups.serve_member(subscriber, membership)
+            self._groups.sender.serve_member(subscriber, membership)
         return line if subscriber.id in self._subscribers else None
 
     def _read(self, subscriber: Subscriber) -> bool:

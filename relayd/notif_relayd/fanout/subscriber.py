@@ -149,6 +149,11 @@ class Subscription:
             self._joined += self.delivered
 
     @property
+    def group_name(self) -> str:
+        """Name of the group; empty if the subscriber is not in a group."""
+        return ""
+
+    @property
     def lag(self) -> int:
         """Number of records in the ring that were not sent yet."""
         if self.cursor is None:
@@ -303,6 +308,11 @@ class Subscriber:
     def subscriptions(self) -> list[Subscription]:
         """`subscription`, and `pending` if there is one."""
         return [self.subscription] if self.pending is None else [self.subscription, self.pending]
+
+    @property
+    def group_name(self) -> str:
+        """The name of its group, or of the group that it is going to join; empty if in none."""
+        return self.subscriptions[-1].group_name
 
     @property
     def is_behind(self) -> bool:

@@ -16,7 +16,6 @@ anything is appended to a ring.
 
 from __future__ import annotations
 
-import bisect
 import enum
 import sys
 from collections import deque
@@ -29,6 +28,7 @@ from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segment
+from notif_relayd.fanout.groups.waiting import Waiting
 from notif_relayd.fanout.saved_state import GroupState, SegmentState
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
@@ -78,10 +78,7 @@ class Group:
         self.max_deliveries = max_deliveries
         self._on_undeliverable = on_undeliverable
         self._segments: deque[Segment] = deque()
-        self._waiting: list[Run] = []
-        """In the order of the stream."""
-        self._waiting_count = 0
-        """Number of records in `_waiting`."""
+        self._waiting = Waiting([])
         self._lost = 0
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
@@ -106,7 +103,7 @@ class Group:
             uid,
             name,
             segments,
-            self._waiting,
+            self._waiting.runs,
             self._lost,
             self._undeliverable,
             self.dropped,
@@ -125,8 +122,7 @@ class Group:
             segment = Segment(each.number, streams[each.stream], self._oldest)
             segment.next_seq, segment.stop_seq = each.next_seq, each.stop_seq
             self._segments.append(segment)
-        self._waiting = saved.waiting
-        self._waiting_count = sum(each.length for each in saved.waiting)
+        self._waiting = Waiting(saved.waiting)
         self._lost, self._undeliverable = saved.lost, saved.undeliverable
         self.dropped, self.redelivered = saved.dropped, saved.redelivered
 
@@ -232,10 +228,7 @@ class Group:
 
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
-        dropped, self._waiting = self._waiting[:runs], self._waiting[runs:]
-        count = sum(each.length for each in dropped)
-        self._waiting_count -= count
-        self._note_lost(count)
+        self._note_lost(self._waiting.remove_oldest(runs))
 
     def keep(self) -> None:
         """Let the ring keep the records that the group has not finished, as a new group does."""
@@ -274,7 +267,7 @@ class Group:
     def lag(self) -> int:
         """Number of records that are still to be handed out."""
         ahead = sum(each.end - each.next_seq - each.lost for each in self._segments)
-        return ahead + sum(each.length for each in self._waiting)
+        return ahead + self._waiting.count
 
     @property
     def unfinished(self) -> int:
@@ -409,22 +402,18 @@ class Group:
                 kept, offered = self._offer(member, chunk, run, draft)
                 segment.next_seq += offered
                 self._set_aside(kept)
-        excess = self._waiting_count - MAX_WAITING
-        if excess > 0:
-            self._note_lost(excess)
-            self._waiting_count -= excess
-            _, self._waiting = split(self._waiting, excess)
+        self._note_lost(self._waiting.limit(MAX_WAITING))
 
     def _take_waiting(self, member: Member, draft: Draft) -> None:
         """Take records that wait."""
         index = self._first_waiting(member)
         while index < len(self._waiting) and not draft.full:
-            run = self._waiting[index]
+            run = self._waiting.runs[index]
             ring = self._segment(run).ring
             lost = min(max(0, ring.first_seq - run.first), run.length)
             if lost:
                 self._note_lost(lost)
-                self._replace_waiting(index, [run.tail(lost)])
+                self._waiting.replace(index, [run.tail(lost)])
                 continue
             if not draft.accepts(run):
                 break
@@ -433,14 +422,14 @@ class Group:
             if run.is_suspect:
                 draft.room = count = 1
             kept, offered = self._offer(member, chunk, run.head(count), draft)
-            self._replace_waiting(index, [*kept, run.tail(offered)])
+            self._waiting.replace(index, [*kept, run.tail(offered)])
             index += len(kept)
             if offered < count:
                 break
         if index < len(self._waiting):
-            member.examined = self._waiting[index][:2]
+            member.examined = place_of(self._waiting.runs[index])
         elif self._waiting:
-            last = self._waiting[-1]
+            last = self._waiting.runs[-1]
             member.examined = last.segment, last.end
 
     def _offer(self, member: Member, chunk: Chunk, run: Run, draft: Draft) -> tuple[list[Run], int]:
@@ -490,14 +479,14 @@ class Group:
 
     def _first_waiting(self, member: Member) -> int:
         """Return the index of the first waiting run that was not offered to a member."""
-        return bisect.bisect_left(self._waiting, member.examined, key=place_of)
+        return self._waiting.find(member.examined)
 
     def _is_blocked(self, member: Member) -> bool:
         """Return whether a member must finish all it has before it can get a suspect record."""
         if not member.unfinished:
             return False
         index = self._first_waiting(member)
-        return index < len(self._waiting) and self._waiting[index].is_suspect
+        return index < len(self._waiting) and self._waiting.runs[index].is_suspect
 
     def _after_attempt(self, run: Run) -> Iterator[Run]:
         """Yield what can be handed out again of a run that a member has left unfinished."""
@@ -529,18 +518,10 @@ class Group:
         added = list(runs)
         if not added:
             return
-        self._waiting_count += sum(each.length for each in added)
-        self._waiting += added
-        self._waiting.sort()
+        self._waiting.add(added)
         first = min(map(place_of, added))
         for each in self.members.values():
             each.examined = min(each.examined, first)
-
-    def _replace_waiting(self, index: int, runs: Iterable[Run]) -> None:
-        """Replace a waiting run by those of its records that still wait."""
-        remaining = [each for each in runs if each.length]
-        self._waiting_count += sum(each.length for each in remaining) - self._waiting[index].length
-        self._waiting[index : index + 1] = remaining
 
     def _note_missing(self, missing: Missing) -> None:
         """Note that records are to be announced again."""
@@ -556,7 +537,7 @@ class Group:
 
     def _oldest(self, number: int) -> int | None:
         """Return the sequence number of the oldest record of a segment that is not finished."""
-        index = bisect.bisect_left(self._waiting, (number, 0), key=place_of)
-        waiting = self._waiting[index : index + 1]
+        index = self._waiting.find((number, 0))
+        waiting = self._waiting.runs[index : index + 1]
         taken = (run for each in self.members.values() for run in (*each.unfinished, *each.unsent))
         return min((run.first for run in (*waiting, *taken) if run.segment == number), default=None)

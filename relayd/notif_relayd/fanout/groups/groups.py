@@ -7,21 +7,20 @@ groups. So no user can take records from another one.
 
 from __future__ import annotations
 
-import errno
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from notif_relay import records
-from notif_relay.records import may_be_reserved
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
 from notif_relayd.fanout.groups.group import Group, GroupError
-from notif_relayd.fanout.groups.hand_out import HandOut
+from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
 from notif_relayd.fanout.groups.member import Member, Missing
 from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.groups.sender import GroupSender
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
     FanoutState,
@@ -31,38 +30,12 @@ from notif_relayd.fanout.saved_state import (
 )
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
-from notif_relayd.net.loop import TRANSIENT_ERRORS
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST, GroupRequest
 from notif_relayd.settings import GroupLimits
 
 GROUP_COST = 4096
 """Bytes charged for a group, without its streams and the records that wait in it."""
-
-GroupKey = tuple[int, str]
-"""User id and name."""
-
-
-class LiveGroup:
-    """A group, its subscribers, and what it costs its user.
-
-    Args:
-        key: the user id and the name.
-        group: the group.
-    """
-
-    def __init__(self, key: GroupKey, group: Group) -> None:
-        self.key = key
-        self.group = group
-        self.subscribers: dict[int, Subscriber] = {}
-        """By the number of the member."""
-        self.ready: dict[int, Subscriber] = {}
-        """The subscribers whose sockets took all that was sent, in the order in which they are
-        served."""
-        self.held_until: float | None = None
-        """Time, by the monotonic clock, at which a group without members ends."""
-        self.charge = 0
-        """Bytes charged to the user."""
 
 
 class Groups:
@@ -95,12 +68,10 @@ class Groups:
         self._streams = streams
         self._store = store
         self._quota = quota
-        self._disconnect = disconnect
+        self.sender = GroupSender(context.loop, disconnect, self._settle)
         self._groups: dict[GroupKey, LiveGroup] = {}
         self._by_user: Counter[int] = Counter()
         """Number of groups."""
-        self._active: dict[Stream, dict[GroupKey, LiveGroup]] = {}
-        """Groups with a ready member, by the stream that they read."""
         self._numbers = itertools.count(1)
         """Numbers of members."""
         self._due: float | None = None
@@ -169,11 +140,11 @@ class Groups:
         live.group.max_deliveries = self.limits.max_deliveries
         live.group.leave(membership.number, completing=completing)
         del live.subscribers[membership.number]
-        self._set_busy(live, membership.number)
+        self.sender.set_busy(live, membership.number)
         self._settle(live)
         hold = min(membership.hold, self.limits.max_hold)
         if live.subscribers:
-            self._wake(live)
+            self.sender.wake(live)
         elif hold:
             live.held_until = self._monotonic() + hold
             self._schedule(live.held_until)
@@ -192,133 +163,6 @@ class Groups:
         before = membership.member.finished
         membership.group.group.finish(membership.number, count)
         return count - before
-
-    def note_drained(self, subscriber: Subscriber, membership: Membership) -> None:
-        """Send to a member whose socket took all that was sent to it.
-
-        The subscriber may be disconnected afterwards.
-        """
-        membership.member.attached = True
-        membership.group.group.note_drained(membership.member)
-        membership.update()
-        self.serve_member(subscriber, membership)
-
-    def serve_member(self, subscriber: Subscriber, membership: Membership) -> None:
-        """Send the next records to a member whose socket may have room.
-
-        The subscriber may be disconnected afterwards.
-        """
-        live = membership.group
-        if membership.left or membership.cursor is not None or not membership.member.attached:
-            return
-        live.ready[membership.number] = subscriber
-        self._active.setdefault(live.group.stream, {})[live.key] = live
-        hand_out = live.group.take(membership.member)
-        if hand_out is not None:
-            self._send(live, subscriber, membership, hand_out)
-        self._settle(live)
-        self._wake(live)
-        self._rest(live)
-
-    def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
-        """Return the members that get the next batch of a stream, one of each group that can.
-
-        Args:
-            stream: the stream.
-            count: the maximum number of records in the batch.
-        """
-        recipients = []
-        for live in self._active.get(stream, {}).values():
-            subscriber = next(iter(live.ready.values()))
-            if live.group.can_take(_membership_of(subscriber).member, count):
-                recipients.append(subscriber)
-        return recipients
-
-    def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
-        """Send a batch to one member of each group that can get it as a whole.
-
-        Args:
-            stream: the stream of the batch.
-            batch: the records.
-            count: the number of records.
-
-        Returns:
-            The members, each with the bytes that its socket took, or the negative error number.
-        """
-        results = []
-        for subscriber in self.direct_recipients(stream, count):
-            try:
-                result = subscriber.socket.send(batch)
-            except OSError as error:
-                result = -(error.errno or errno.EIO)
-            results.append((subscriber, result))
-        return results
-
-    def keep(self, stream: Stream, batch: bytes, direct: Sequence[tuple[Subscriber, int]]) -> None:
-        """Let the ring of a stream keep a batch if a group has not finished it.
-
-        Args:
-            stream: the stream of the batch.
-            batch: the records.
-            direct: the members that the batch was sent to, with the results.
-        """
-        finished = {
-            membership.group.key
-            for membership, result in ((_membership_of(each), result) for each, result in direct)
-            if result == len(batch) and membership.member.window is None
-        }
-        for live in self._active.get(stream, {}).values():
-            if live.key not in finished:
-                live.group.keep()
-
-    def note_direct(
-        self, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
-    ) -> None:
-        """Note what the sockets of members took of a batch that is in the ring, if it must be.
-
-        Args:
-            batch: the records.
-            count: the number of records.
-            direct: the members that the batch was sent to, with the results.
-        """
-        for subscriber, result in direct:
-            membership = _membership_of(subscriber)
-            member, live = membership.member, membership.group
-            if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
-                subscriber.bytes += result
-                live.group.note_direct(member, count)
-                membership.update()
-                if len(live.ready) > 1:
-                    live.ready[membership.number] = live.ready.pop(membership.number)
-                continue
-            hand_out = live.group.take(member)
-            assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
-            self._note_sent(live, subscriber, membership, hand_out, result)
-
-    def serve(self, stream: Stream) -> None:
-        """Hand out the records that were appended to the ring of a stream."""
-        for live in list(self._active.get(stream, {}).values()):
-            group = live.group
-            if group.is_caught_up:
-                continue
-            for number in list(live.ready):
-                if group.is_caught_up:
-                    break
-                subscriber = live.ready.get(number)
-                if subscriber is None:
-                    continue
-                membership = _membership_of(subscriber)
-                hand_out = group.take(membership.member)
-                if hand_out is not None:
-                    self._send(live, subscriber, membership, hand_out)
-            self._settle(live)
-            self._wake(live)
-            self._rest(live)
-
-    @property
-    def has_active(self) -> bool:
-        """Whether `serve` has anything to do for any stream."""
-        return bool(self._active)
 
     # Restart
 
@@ -383,74 +227,6 @@ class Groups:
                     live.held_until = self._monotonic() + holds.get(live.key, 0.0)
                 self._schedule(live.held_until)
 
-    # Sending
-
-    def _send(
-        self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
-    ) -> None:
-        try:
-            result = subscriber.socket.sendmsg([hand_out.head, *hand_out.data])
-        except OSError as error:
-            result = -(error.errno or errno.EIO)
-        self._note_sent(live, subscriber, membership, hand_out, result)
-
-    def _note_sent(
-        self,
-        live: LiveGroup,
-        subscriber: Subscriber,
-        membership: Membership,
-        hand_out: HandOut,
-        result: int,
-    ) -> None:
-        """Note the bytes that a socket took of a hand-out, or the negative error number."""
-        head, data = hand_out.head, hand_out.data
-        sent = max(0, result)
-        subscriber.bytes += sent
-        remainder = live.group.note_sent(membership.member, hand_out, sent)
-        membership.update()
-        if result < 0 and -result not in TRANSIENT_ERRORS:
-            self._disconnect(subscriber)
-        elif remainder:
-            self._set_busy(live, membership.number)
-            subscriber.fall_behind().send_first(remainder)
-            self._loop.change(subscriber.socket.fileno(), subscriber.events)
-        elif sent < len(head) + sum(map(len, data)):
-            self._set_busy(live, membership.number)
-            self._set_more(subscriber, membership, more=True)
-        elif len(live.ready) > 1:
-            # The next records go to another member.
-            live.ready[membership.number] = live.ready.pop(membership.number)
-
-    def _wake(self, live: LiveGroup) -> None:
-        """Watch for room in the sockets of the members for which there is something."""
-        for subscriber in live.ready.values():
-            membership = _membership_of(subscriber)
-            more = live.group.has_work_for(membership.member)
-            if more != membership.has_more:
-                self._set_more(subscriber, membership, more=more)
-
-    def _set_more(self, subscriber: Subscriber, membership: Membership, *, more: bool) -> None:
-        membership.has_more = more
-        self._loop.change(subscriber.socket.fileno(), subscriber.events)
-
-    def _rest(self, live: LiveGroup) -> None:
-        """Let the ring keep nothing for a group whose members get records directly."""
-        if live.ready and live.subscribers:
-            live.group.rest()
-
-    def _set_busy(self, live: LiveGroup, number: int) -> None:
-        """Stop handing out records to a member until its socket has room."""
-        live.ready.pop(number, None)
-        if not live.ready:
-            live.group.keep()
-            self._deactivate(live, live.group.stream)
-
-    def _deactivate(self, live: LiveGroup, stream: Stream) -> None:
-        groups = self._active.get(stream, {})
-        groups.pop(live.key, None)
-        if not groups:
-            self._active.pop(stream, None)
-
     # Groups
 
     def _start(self, key: GroupKey, view: View) -> LiveGroup:
@@ -505,9 +281,7 @@ class Groups:
             self._streams.leave(stream)
             self._settle(live)
             raise
-        self._deactivate(live, old)
-        if live.ready:
-            self._active.setdefault(stream, {})[live.key] = live
+        self.sender.change_stream(live, old)
         self._settle(live)
 
     def _settle(self, live: LiveGroup) -> None:
@@ -531,7 +305,7 @@ class Groups:
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
         self.ended_dropped += live.group.dropped
-        self._deactivate(live, live.group.stream)
+        self.sender.deactivate(live, live.group.stream)
         for stream in live.group.close():
             self._streams.leave(stream)
         self._quota.release(uid, live.charge)
@@ -588,12 +362,6 @@ def _member(saved: MemberState) -> Member:
         saved.finished,
         saved.attached,
     )
-
-
-def _membership_of(subscriber: Subscriber) -> Membership:
-    membership = subscriber.subscription
-    assert isinstance(membership, Membership)  # noqa: S101 - only members are in a group
-    return membership
 
 
 def _name_of(record: bytes) -> str:

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
-
-if TYPE_CHECKING:
-    from notif_relayd.fanout.groups.groups import LiveGroup
 
 
 class Membership(Subscription):
@@ -54,6 +50,11 @@ class Membership(Subscription):
         self._counted = member.taken
         self.left = False
         """Whether the member has left the group, and only the rest of a record is sent."""
+
+    @property
+    def group_name(self) -> str:
+        """Name of the group."""
+        return self.group.key[1]
 
     def update(self) -> None:
         """Count the records that the socket took; not allowed while there is a cursor."""

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group with its subscribers."""
+
+from __future__ import annotations
+
+from notif_relayd.fanout.groups.group import Group
+from notif_relayd.fanout.subscriber import Subscriber
+
+GroupKey = tuple[int, str]
+"""User id and name."""
+
+
+class LiveGroup:
+    """A group, its subscribers, and what it costs its user.
+
+    Args:
+        key: the user id and the name.
+        group: the group.
+    """
+
+    def __init__(self, key: GroupKey, group: Group) -> None:
+        self.key = key
+        self.group = group
+        self.subscribers: dict[int, Subscriber] = {}
+        """By the number of the member."""
+        self.ready: dict[int, Subscriber] = {}
+        """The subscribers whose sockets took all that was sent, in the order in which they are
+        served."""
+        self.held_until: float | None = None
+        """Time, by the monotonic clock, at which a group without members ends."""
+        self.charge = 0
+        """Bytes charged to the user."""

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends records to the members of groups.
+
+A group is *active* while it has a member that is *ready*: the socket of the member took all that
+was sent to it. When a batch is published, each active group that has handed out everything before
+sends the batch to one of its members directly, as to a subscriber without a group. Everything else
+goes through the ring: see `group`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from notif_relay.records import may_be_reserved
+from notif_relayd.fanout.groups.hand_out import HandOut
+from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
+from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.subscriber import Stream, Subscriber
+from notif_relayd.net.loop import TRANSIENT_ERRORS, Loop
+
+
+class GroupSender:
+    """Sends to the members of all groups.
+
+    Args:
+        loop: watches sockets for room.
+        disconnect: ends the connection of a subscriber.
+        settle: called with a group after records were handed out; see `Groups`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        disconnect: Callable[[Subscriber], None],
+        settle: Callable[[LiveGroup], None],
+    ) -> None:
+        self._loop = loop
+        self._disconnect = disconnect
+        self._settle = settle
+        self._active: dict[Stream, dict[GroupKey, LiveGroup]] = {}
+        """Groups with a ready member, by the stream that they read."""
+
+    @property
+    def has_active(self) -> bool:
+        """Whether any group is active."""
+        return bool(self._active)
+
+    def change_stream(self, live: LiveGroup, old: Stream) -> None:
+        """Note that a group goes on in another stream."""
+        self.deactivate(live, old)
+        if live.ready:
+            self._active.setdefault(live.group.stream, {})[live.key] = live
+
+    def note_drained(self, subscriber: Subscriber, membership: Membership) -> None:
+        """Send to a member whose socket took all that was sent to it.
+
+        The subscriber may be disconnected afterwards.
+        """
+        membership.member.attached = True
+        membership.group.group.note_drained(membership.member)
+        membership.update()
+        self.serve_member(subscriber, membership)
+
+    def serve_member(self, subscriber: Subscriber, membership: Membership) -> None:
+        """Send the next records to a member whose socket may have room.
+
+        The subscriber may be disconnected afterwards.
+        """
+        live = membership.group
+        if membership.left or membership.cursor is not None or not membership.member.attached:
+            return
+        live.ready[membership.number] = subscriber
+        self._active.setdefault(live.group.stream, {})[live.key] = live
+        hand_out = live.group.take(membership.member)
+        if hand_out is not None:
+            self._send(live, subscriber, membership, hand_out)
+        self._settle(live)
+        self.wake(live)
+        self._rest(live)
+
+    def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
+        """Return the members that get the next batch of a stream, one of each group that can.
+
+        Args:
+            stream: the stream.
+            count: the maximum number of records in the batch.
+        """
+        recipients = []
+        for live in self._active.get(stream, {}).values():
+            subscriber = next(iter(live.ready.values()))
+            if live.group.can_take(_membership_of(subscriber).member, count):
+                recipients.append(subscriber)
+        return recipients
+
+    def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
+        """Send a batch to one member of each group that can get it as a whole.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            count: the number of records.
+
+        Returns:
+            The members, each with the bytes that its socket took, or the negative error number.
+        """
+        results = []
+        for subscriber in self.direct_recipients(stream, count):
+            try:
+                result = subscriber.socket.send(batch)
+            except OSError as error:
+                result = -(error.errno or errno.EIO)
+            results.append((subscriber, result))
+        return results
+
+    def keep(self, stream: Stream, batch: bytes, direct: Sequence[tuple[Subscriber, int]]) -> None:
+        """Let the ring of a stream keep a batch if a group has not finished it.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            direct: the members that the batch was sent to, with the results.
+        """
+        finished = {
+            membership.group.key
+            for membership, result in ((_membership_of(each), result) for each, result in direct)
+            if result == len(batch) and membership.member.window is None
+        }
+        for live in self._active.get(stream, {}).values():
+            if live.key not in finished:
+                live.group.keep()
+
+    def note_direct(
+        self, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
+    ) -> None:
+        """Note what the sockets of members took of a batch that is in the ring, if it must be.
+
+        Args:
+            batch: the records.
+            count: the number of records.
+            direct: the members that the batch was sent to, with the results.
+        """
+        for subscriber, result in direct:
+            membership = _membership_of(subscriber)
+            member, live = membership.member, membership.group
+            if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
+                subscriber.bytes += result
+                live.group.note_direct(member, count)
+                membership.update()
+                if len(live.ready) > 1:
+                    live.ready[membership.number] = live.ready.pop(membership.number)
+                continue
+            hand_out = live.group.take(member)
+            assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
+            self._note_sent(live, subscriber, membership, hand_out, result)
+
+    def serve(self, stream: Stream) -> None:
+        """Hand out the records that were appended to the ring of a stream."""
+        for live in list(self._active.get(stream, {}).values()):
+            group = live.group
+            if group.is_caught_up:
+                continue
+            for number in list(live.ready):
+                if group.is_caught_up:
+                    break
+                subscriber = live.ready.get(number)
+                if subscriber is None:
+                    continue
+                membership = _membership_of(subscriber)
+                hand_out = group.take(membership.member)
+                if hand_out is not None:
+                    self._send(live, subscriber, membership, hand_out)
+            self._settle(live)
+            self.wake(live)
+            self._rest(live)
+
+    def _send(
+        self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
+    ) -> None:
+        try:
+            result = subscriber.socket.sendmsg([hand_out.head, *hand_out.data])
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+        self._note_sent(live, subscriber, membership, hand_out, result)
+
+    def _note_sent(
+        self,
+        live: LiveGroup,
+        subscriber: Subscriber,
+        membership: Membership,
+        hand_out: HandOut,
+        result: int,
+    ) -> None:
+        """Note the bytes that a socket took of a hand-out, or the negative error number."""
+        head, data = hand_out.head, hand_out.data
+        sent = max(0, result)
+        subscriber.bytes += sent
+        remainder = live.group.note_sent(membership.member, hand_out, sent)
+        membership.update()
+        if result < 0 and -result not in TRANSIENT_ERRORS:
+            self._disconnect(subscriber)
+        elif remainder:
+            self.set_busy(live, membership.number)
+            subscriber.fall_behind().send_first(remainder)
+            self._loop.change(subscriber.socket.fileno(), subscriber.events)
+        elif sent < len(head) + sum(map(len, data)):
+            self.set_busy(live, membership.number)
+            self._set_more(subscriber, membership, more=True)
+        elif len(live.ready) > 1:
+            # The next records go to another member.
+            live.ready[membership.number] = live.ready.pop(membership.number)
+
+    def wake(self, live: LiveGroup) -> None:
+        """Watch for room in the sockets of the members for which there is something."""
+        for subscriber in live.ready.values():
+            membership = _membership_of(subscriber)
+            more = live.group.has_work_for(membership.member)
+            if more != membership.has_more:
+                self._set_more(subscriber, membership, more=more)
+
+    def _set_more(self, subscriber: Subscriber, membership: Membership, *, more: bool) -> None:
+        membership.has_more = more
+        self._loop.change(subscriber.socket.fileno(), subscriber.events)
+
+    def _rest(self, live: LiveGroup) -> None:
+        """Let the ring keep nothing for a group whose members get records directly."""
+        if live.ready and live.subscribers:
+            live.group.rest()
+
+    def set_busy(self, live: LiveGroup, number: int) -> None:
+        """Stop handing out records to a member until its socket has room."""
+        live.ready.pop(number, None)
+        if not live.ready:
+            live.group.keep()
+            self.deactivate(live, live.group.stream)
+
+    def deactivate(self, live: LiveGroup, stream: Stream) -> None:
+        groups = self._active.get(stream, {})
+        groups.pop(live.key, None)
+        if not groups:
+            self._active.pop(stream, None)
+
+
+def _membership_of(subscriber: Subscriber) -> Membership:
+    membership = subscriber.subscription
+    assert isinstance(membership, Membership)  # noqa: S101 - only members are in a group
+    return membership
