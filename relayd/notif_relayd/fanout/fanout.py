@@ -114,6 +114,7 @@ class Fanout:
         self.groups = Groups(
             context, self._streams, self.store, self.quota, group_limits, self.disconnect
         )
+        self._members = self.groups.sender
         self._pages = SharedPages()
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
@@ -174,8 +175,8 @@ class Fanout:
         if stream is None:
             return [], 0
         recipients = list(stream.current.values())
-        if self.groups.sender.has_active:
-            recipients += self.groups.sender.direct_recipients(stream, MAX_WINDOW)
+        if self._members.has_active:
+            recipients += self._members.direct_recipients(stream, MAX_WINDOW)
         if len(recipients) > limit:
             return [], 0
         return recipients, self._pages.threshold(len(recipients))
@@ -295,7 +296,7 @@ class Fanout:
         self.store.shrink()
         for subscriber in list(self.subscribers.values()):
             if isinstance(subscriber.subscription, Membership):
-                self.groups.sender.serve_member(subscriber, subscriber.subscription)
+                self._members.serve_member(subscriber, subscriber.subscription)
             if subscriber.id in self.subscribers:
                 self._requests.schedule(subscriber)
 
@@ -407,17 +408,13 @@ class Fanout:
         if events & WRITE and cursor is not None:
             self._send_from(cursor, subscriber)
         elif events & WRITE and isinstance(subscriber.subscription, Membership):
-            self.groups.sender.serve_member(subscriber, subscriber.subscription)
+            self._members.serve_member(subscriber, subscriber.subscription)
 
     def _send(self, stream: Stream, batch: bytes, count: int) -> None:
         """Send `count` records to the current subscribers of a stream."""
         send = self._pages.sender(batch, len(stream.current))
         outcome = send_batch(len(batch), stream.current.values(), send)
-        direct = (
-            self.groups.sender.send_direct(stream, batch, count)
-            if self.groups.sender.has_active
-            else ()
-        )
+        direct = self._members.send_direct(stream, batch, count)
         self._finish(stream, batch, count, outcome, direct)
 
     def _finish(
@@ -438,8 +435,8 @@ class Fanout:
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome
-        if self.groups.sender.has_active:
-            self.groups.sender.keep(stream, batch, direct)
+        if self._members.has_active:
+            self._members.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
         else:
@@ -449,9 +446,9 @@ class Fanout:
             self._update_events(subscriber)
         for subscriber in failed:
             self.disconnect(subscriber)
-        if self.groups.sender.has_active:
-            self.groups.sender.note_direct(batch, count, direct)
-            self.groups.sender.serve(stream)
+        if self._members.has_active:
+            self._members.note_direct(batch, count, direct)
+            self._members.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 
@@ -491,7 +488,7 @@ class Fanout:
             subscriber.catch_up()
             self._update_events(subscriber)
             if isinstance(subscriber.subscription, Membership):
-                self.groups.sender.note_drained(subscriber, subscriber.subscription)
+                self._members.note_drained(subscriber, subscriber.subscription)
 
     def _update_events(self, subscriber: Subscriber) -> None:
         self._loop.change(subscriber.socket.fileno(), subscriber.events)
