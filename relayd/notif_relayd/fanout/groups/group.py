@@ -315,10 +315,10 @@ class Group:
             return self._take_gaps()
         draft = Draft(member.room)
         self._take_waiting(member, draft)
-        if not draft.attempts:
+        if not draft.attempts and not self._lost:
             self._take_next(member, draft)
         if not draft.runs:
-            return self._take_gaps() if self._lost or self._undeliverable else None
+            return self._take_gaps() if self._lost else None
         if not draft.attempts:
             return HandOut(b"", draft.data, draft.runs)
         count = sum(each.length for each in draft.runs)
@@ -392,8 +392,12 @@ class Group:
         """Take records at the position."""
         for segment in self._segments:
             while not draft.full:
-                self._note_lost(segment.lost)
-                segment.next_seq += segment.lost
+                lost = segment.lost
+                if lost:
+                    # The gap record comes before the records that follow.
+                    segment.next_seq += lost
+                    self._note_lost(lost)
+                    return
                 if segment.next_seq == segment.end:
                     break
                 chunk = segment.ring.find(segment.next_seq)
@@ -414,8 +418,10 @@ class Group:
             if lost:
                 self._note_lost(lost)
                 self._waiting.replace(index, [run.tail(lost)])
+                if draft.runs:
+                    break
                 continue
-            if not draft.accepts(run):
+            if self._lost or not draft.accepts(run):
                 break
             chunk = ring.find(run.first)
             count = min(run.length, chunk.end - run.first)

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of a running relay: shared records, redelivery, held places, restarts and limits."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.records import numbered_record, record
+from support.relay import RunningRelay, Subscriber, running_relay
+from support.service_manager import ManagedRelay, managed_relay
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def relay(directory: Path) -> Iterator[ManagedRelay]:
+    with managed_relay(directory) as relay:
+        yield relay
+
+
+def request(subscriber: Subscriber, **keys: object) -> None:
+    """Send a request."""
+    subscriber.socket.sendall(json.dumps(keys).encode() + b"\n")
+
+
+def join(relay: ManagedRelay | RunningRelay, **keys: object) -> Subscriber:
+    """Return a member of the group "g", or of another one, that has its answer."""
+    subscriber = Subscriber(relay.public)
+    request(subscriber, **({"group": "g"} | keys))
+    while (answer := subscriber.notification())["event_type"] != "notif_relayd.subscribed":
+        assert not answer["event_type"].startswith("notif_relayd.")
+    return subscriber
+
+
+def numbers(subscriber: Subscriber, count: int) -> list[int]:
+    """Return the numbers of the next records."""
+    return [subscriber.notification()["number"] for _ in range(count)]
+
+
+def group(relay: ManagedRelay | RunningRelay) -> dict[str, Any]:
+    """Return the only group."""
+    (found,) = relay.request("groups")
+    assert isinstance(found, dict)
+    return found
+
+
+def wait_group(relay: ManagedRelay | RunningRelay, **expected: object) -> None:
+    """Wait until the only group has these values."""
+    wait_until(lambda: expected.items() <= group(relay).items(), f"group {expected}")
+
+
+def test_each_record_goes_to_one_member(relay: ManagedRelay) -> None:
+    with relay.subscribe() as plain, join(relay) as one, join(relay) as two:
+        with relay.produce() as producer:
+            for number in range(6):
+                producer.sendall(record(number=number))
+                assert numbers(plain, 1) == [number]
+        assert numbers(one, 3) == [0, 2, 4]
+        assert numbers(two, 3) == [1, 3, 5]
+        members = [each["group"] for each in relay.request("subscribers")]
+        assert members == ["", "g", "g"]
+        assert group(relay) | {"uid": 0} == {
+            "group": "g",
+            "uid": 0,
+            "members": 2,
+            "lag": 0,
+            "unfinished": 0,
+            "redelivered": 0,
+            "dropped": 0,
+            "hold_seconds": None,
+        }
+    wait_until(lambda: not relay.request("groups"), "the group ends with its last member")
+
+
+def test_answer_states_what_is_in_force(relay: ManagedRelay) -> None:
+    with relay.subscribe() as subscriber:
+        request(subscriber, filter={"priority": ["ERROR"]}, group="a/b", window=5, hold=0.5)
+        answer = subscriber.notification()
+        assert answer["event_type"] == "notif_relayd.subscribed"
+        expected = {"priority": ["ERROR"], "group": "a/b", "window": 5, "hold": 0.5}
+        assert answer["payload"] == expected
+
+
+def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay, window=3) as one:
+        producer.sendall(b"".join(record(number=number) for number in range(5)))
+        assert numbers(one, 3) == [0, 1, 2]
+        wait_group(relay, unfinished=3, lag=2)
+        request(one, done=1)
+        assert numbers(one, 1) == [3]
+        with join(relay, window=10) as two:
+            assert numbers(two, 1) == [4]
+            one.close()
+            marker = two.notification()
+            assert marker["event_type"] == "notif_relayd.redelivered"
+            assert marker["payload"] == {"records": 3}
+            assert numbers(two, 3) == [1, 2, 3]
+            request(two, done=4)
+            wait_group(relay, members=1, unfinished=0, lag=0, redelivered=3)
+
+
+def test_members_with_filters_share_what_both_want(relay: ManagedRelay) -> None:
+    only_a = {"event_type": ["a.*"]}
+    with (
+        relay.produce() as producer,
+        join(relay, filter=only_a, window=1) as one,
+        join(relay, filter={"event_type": ["*.x"]}, window=100) as two,
+    ):
+        for number, event_type in enumerate(["a.y", "a.y", "b.x", "b.y", "a.y"]):
+            producer.sendall(record(event_type, number=number))
+        assert numbers(one, 1) == [0]
+        assert numbers(two, 1) == [2]
+        for count, number in ((1, 1), (2, 4)):
+            request(one, done=count)
+            assert numbers(one, 1) == [number]
+        wait_group(relay, lag=0, unfinished=2)
+
+
+def test_a_stalled_member_does_not_hold_up_others(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay) as stalled, join(relay) as reading:
+        total = 4000
+        for number in range(total):
+            producer.sendall(numbered_record(number))
+        received = 0
+        while group(relay)["lag"]:
+            received += len(numbers(reading, 100))
+        relay.wait_status(records_received=total)
+        (one, two) = sorted(each["records"] for each in relay.request("subscribers"))
+        received += len(numbers(reading, two - received))
+        assert 0 < one < two
+        # The stalled member keeps what its socket took, and the rest of at most one record.
+        assert total - 1 <= received + one <= total
+        stalled.close()
+        if received + one < total:
+            numbers(reading, 1)
+
+
+def test_a_group_is_held_without_members(relay: ManagedRelay) -> None:
+    with relay.produce() as producer:
+        with join(relay, window=2, hold=100) as one:
+            producer.sendall(b"".join(record(number=number) for number in range(3)))
+            assert numbers(one, 2) == [0, 1]
+            request(one, done=1)
+            assert numbers(one, 1) == [2]
+        wait_group(relay, members=0, lag=2, unfinished=0)
+        assert 0 < group(relay)["hold_seconds"] <= 100
+        producer.sendall(record(number=3))
+        wait_group(relay, lag=3)
+        with join(relay, window=10, hold=0.01) as two:
+            assert two.notification()["payload"] == {"records": 2}
+            assert numbers(two, 3) == [1, 2, 3]
+            assert group(relay)["hold_seconds"] is None
+        wait_until(lambda: not relay.request("groups"), "the hold is over")
+
+
+def test_a_held_group_announces_what_left_the_ring(directory: Path) -> None:
+    config = directory / "relayd.conf"
+    config.write_text("[relayd]\nring_size = 65536\nmax_record_size = 65536\n")
+    with running_relay(directory, "--config-file", str(config)) as relay, relay.produce() as p:
+        join(relay, hold=100).close()
+        wait_group(relay, members=0)
+        for number in range(200):
+            p.sendall(numbered_record(number))
+        relay.wait_status(records_received=200)
+        with join(relay) as member:
+            gap = member.notification()
+            dropped = gap["payload"]["dropped"]
+            assert gap["payload"] == {"dropped": dropped, "reason": "slow_subscriber"}
+            assert 100 < dropped < 200
+            assert numbers(member, 200 - dropped) == list(range(dropped, 200))
+        assert relay.status()["records_dropped"] == dropped
+
+
+def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
+    config = directory / "relayd.conf"
+    config.write_text("[relayd]\nmax_deliveries = 3\n")
+    with running_relay(directory, "--config-file", str(config)) as relay, relay.produce() as p:
+        join(relay, hold=100).close()
+        wait_group(relay, members=0)
+        for number, event_type in enumerate(["good", "poison", "good"]):
+            p.sendall(record(event_type, number=number, message_id="m"))
+        wait_group(relay, lag=3)
+        for _ in range(3):
+            with join(relay, window=10, hold=100) as worker:
+                done = 0
+                while True:
+                    notification = worker.notification()
+                    if notification["event_type"] == "poison":
+                        break
+                    if notification["event_type"] == "good":
+                        done += 1
+                        request(worker, done=done)
+                        number = notification["number"]
+            wait_group(relay, members=0, unfinished=0)
+        relay.wait_logged("event_type poison, publisher_id None, message_id m")
+        with join(relay, window=10) as worker:
+            gap = worker.notification()
+            assert gap["payload"] == {"dropped": 1, "reason": "undeliverable"}
+            if number != 2:
+                notification = worker.notification()
+                assert notification["event_type"] in ("notif_relayd.redelivered", "good")
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ({"group": "a b"}, "1 to 64 characters"),
+        ({"group": ""}, "1 to 64 characters"),
+        ({"group": "x" * 65}, "1 to 64 characters"),
+        ({"group": 1}, "1 to 64 characters"),
+        ({"group": "g", "window": 0}, '"window" is not an integer from 1 to 65536'),
+        ({"group": "g", "window": 65537}, '"window" is not an integer from 1 to 65536'),
+        ({"group": "g", "window": 1.5}, '"window" is not an integer from 1 to 65536'),
+        ({"group": "g", "window": True}, '"window" is not an integer from 1 to 65536'),
+        ({"group": "g", "window": None}, '"window" is not an integer from 1 to 65536'),
+        ({"group": "g", "hold": -1}, '"hold" is not a number of seconds'),
+        ({"group": "g", "hold": "1"}, '"hold" is not a number of seconds'),
+        ({"group": "g", "hold": 300.5}, "permits max_hold = 300 seconds"),
+        ({"filter": {}, "window": 1}, "'window' without a group"),
+        ({"filter": {}, "hold": 1}, "'hold' without a group"),
+        ({"group": "g", "done": 1}, '"done"'),
+        ({"group": "g", "windows": 1}, "'windows'"),
+        ({"done": 0}, '"done"'),
+        ({"done": -1}, '"done"'),
+        ({"done": "1"}, '"done"'),
+    ],
+)
+def test_invalid_requests_are_refused(
+    relay: ManagedRelay, keys: dict[str, object], error: str
+) -> None:
+    with relay.subscribe() as subscriber:
+        request(subscriber, **keys)
+        answer = subscriber.notification()
+        assert answer["event_type"] == "notif_relayd.error"
+        assert error in answer["payload"]
+        assert subscriber.line() == b""
+    wait_until(lambda: not relay.request("groups"), "no group is left")
+
+
+@pytest.mark.parametrize(
+    ("counts", "error"),
+    [
+        ([3], "3 notifications are done, but only 2 were sent"),
+        ([2, 1], "1 notifications are done, but 2 were before"),
+        ([10**30], "were sent"),
+    ],
+)
+def test_wrong_counts_are_refused(relay: ManagedRelay, counts: list[int], error: str) -> None:
+    with relay.produce() as producer, join(relay, window=5, hold=100) as member:
+        producer.sendall(record(number=0) + record(number=1))
+        assert numbers(member, 2) == [0, 1]
+        for count in counts:
+            request(member, done=count)
+        answer = member.notification()
+        assert answer["event_type"] == "notif_relayd.error"
+        assert error in answer["payload"]
+        assert member.line() == b""
+    left = 0 if counts[0] == 2 else 2
+    wait_group(relay, members=0, lag=left)
+
+
+def test_groups_of_one_user_are_limited(directory: Path) -> None:
+    config = directory / "relayd.conf"
+    config.write_text("[relayd]\nmax_groups_per_user = 2\n")
+    with running_relay(directory, "--config-file", str(config)) as relay:
+        join(relay, group="1", hold=100).close()
+        with join(relay, group="2"), relay.subscribe() as third:
+            request(third, group="3")
+            assert "max_groups_per_user = 2" in third.notification()["payload"]
+            with join(relay, group="1"):
+                pass
+
+
+def test_groups_survive_a_restart(relay: ManagedRelay) -> None:
+    with relay.produce() as producer:
+        join(relay, group="held", hold=100, filter={"event_type": ["test.*"]}).close()
+        with join(relay, window=3) as one, join(relay) as two:
+            producer.sendall(b"".join(record(number=number) for number in range(3)))
+            assert numbers(one, 3) == [0, 1, 2]
+            request(one, done=1)
+            wait_until(lambda: relay.request("groups")[1]["unfinished"] == 2, "1 is finished")
+            before = relay.request("groups")
+            relay.restart()
+            after = relay.request("groups")
+            for each in (*before, *after):
+                each["hold_seconds"] = each["hold_seconds"] and 100
+            assert after == before
+            request(one, done=2)
+            wait_until(lambda: relay.request("groups")[1]["unfinished"] == 1, "2 are finished")
+            one.close()
+            assert two.notification()["payload"] == {"records": 1}
+            assert numbers(two, 1) == [2]
+            producer.sendall(record(number=3))
+            assert numbers(two, 1) == [3]
+        with join(relay, group="held") as held:
+            assert numbers(held, 4) == [0, 1, 2, 3]
+
+
+def test_members_that_end_during_a_restart_leave(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay, window=3, hold=100) as one:
+        producer.sendall(b"".join(record(number=number) for number in range(3)))
+        assert numbers(one, 3) == [0, 1, 2]
+        relay.process.send_signal(signal.SIGSTOP)
+        one.close()
+        relay.process.terminate()
+        relay.process.send_signal(signal.SIGCONT)
+        relay.process.wait()
+        relay.start()
+        wait_group(relay, members=0, lag=3)
+        with join(relay) as two:
+            assert two.notification()["payload"] == {"records": 3}
+            assert numbers(two, 3) == [0, 1, 2]
+
+
+def test_a_group_gets_a_gap_after_a_crash(relay: ManagedRelay) -> None:
+    with join(relay, window=3, hold=100) as member:
+        relay.kill()
+        assert member.line() == b"\n"
+        gap = member.notification()
+        assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
+        assert member.notification()["payload"] == {"group": "g", "window": 3, "hold": 100}
+        with relay.produce() as producer:
+            producer.sendall(record(number=0))
+            assert numbers(member, 1) == [0]
+            request(member, done=1)
+            wait_group(relay, members=1, unfinished=0)
