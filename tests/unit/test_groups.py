@@ -13,8 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from notif_relay import records
 from notif_relayd.fanout.chunk import CHUNK_OVERHEAD
-from notif_relayd.fanout.groups.group import MAX_SEGMENTS, Group, GroupError
+from notif_relayd.fanout.groups.errors import GroupError
+from notif_relayd.fanout.groups.group import Group
 from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.segment import MAX_SEGMENTS
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import UNFILTERED, Filter, View
@@ -103,7 +105,7 @@ class Groups(RuleBasedStateMachine):
         self.next_id = 1
         self.view = view
         self.group = Group(MAX_DELIVERIES, self.on_undeliverable)
-        self.group.follow(self.stream_of(frozenset([view])))
+        self.group.segments.follow(self.stream_of(frozenset([view])))
         self.add(view, window)
 
     def on_undeliverable(self, line: bytes) -> None:
@@ -137,11 +139,15 @@ class Groups(RuleBasedStateMachine):
         if len(self.readers) == 5:
             return
         views = self.group.views | {view}
-        if view not in self.group.stream.views and UNFILTERED not in self.group.stream.views:
+        if (
+            view not in self.group.segments.last.stream.views
+            and UNFILTERED not in self.group.segments.last.stream.views
+        ):
             try:
-                self.group.follow(self.stream_of(views))
+                self.group.segments.follow(self.stream_of(views))
+                self.group.segments.forget_finished()
             except GroupError:
-                assert len(self.group.streams) == MAX_SEGMENTS
+                assert len(self.group.segments.streams) == MAX_SEGMENTS
                 return
         self.add(view, window)
 
@@ -195,11 +201,11 @@ class Groups(RuleBasedStateMachine):
         count += member.finished
         if member.window is None or count > member.sent:
             try:
-                self.group.finish(number, count)
+                member.finish(count)
             except GroupError:
                 return
             raise AssertionError("accepted")
-        self.group.finish(number, count)
+        member.finish(count)
         self.finished.update(reader.got[:count])
 
     def number_of(self, index: int) -> int | None:
@@ -264,8 +270,8 @@ class Groups(RuleBasedStateMachine):
         else:
             raise AssertionError(f"does not end: {before}")
         assert self.group.lag == self.group.unfinished == 0
-        self.group.forget_finished_segments()
-        assert len(self.group.streams) == 1
+        self.group.segments.forget_finished()
+        assert len(self.group.segments.streams) == 1
         wanted = {
             number
             for number, kind in self.kinds.items()
@@ -278,7 +284,7 @@ class Groups(RuleBasedStateMachine):
         assert missing <= self.group.dropped <= missing + others
         assert self.announced["undeliverable"] == len(self.undeliverable)
         assert not self.finished & set(self.undeliverable)
-        self.group.close()
+        self.group.segments.release()
         assert self.store.size == 0
 
 

@@ -18,7 +18,7 @@ from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.access.request_pacer import RequestPacer
 from notif_relayd.context import Context
 from notif_relayd.fanout.cursor import Cursor
-from notif_relayd.fanout.groups.group import GroupError
+from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.groups.membership import Membership
 from notif_relayd.fanout.streams import Streams
@@ -154,7 +154,7 @@ class RequestHandler:
         lines = finished = 0
         while line is not None and (count := subscription_request.parse_done(line)) is not None:
             lines += 1
-            finished += self._groups.finish(membership, count)
+            finished += membership.member.finish(count)
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
         if finished:

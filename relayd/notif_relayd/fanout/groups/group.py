@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 
@@ -27,9 +26,9 @@ from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
-from notif_relayd.fanout.groups.segment import Segment
+from notif_relayd.fanout.groups.segment import Segments
 from notif_relayd.fanout.groups.waiting import Waiting
-from notif_relayd.fanout.saved_state import GroupState, SegmentState
+from notif_relayd.fanout.saved_state import GroupState
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
 from notif_relayd.records.validator import RoutingKey, Validator
@@ -38,15 +37,8 @@ _routing_keys = Validator(sys.maxsize).validate
 """Returns the routing keys of records that are valid."""
 
 
-MAX_SEGMENTS = 16
-"""Maximum number of streams from which a group has yet to hand out or finish records."""
-
 MAX_WAITING = 65536
 """Maximum number of records that wait only because the members that want them have no room."""
-
-
-class GroupError(ValueError):
-    """A member's request is refused; the message is one sentence for the subscriber."""
 
 
 class _Wanted(enum.Enum):
@@ -61,7 +53,7 @@ class _Wanted(enum.Enum):
 class Group:
     """Members, their common position, and the records that they have not finished.
 
-    A new group has no stream: `follow` or `restore` must be called next.
+    A new group reads no stream: `segments.follow` or `restore` must be called next.
 
     Args:
         max_deliveries: number of members that may get a record.
@@ -77,7 +69,8 @@ class Group:
         """Number of times that a record was handed out again."""
         self.max_deliveries = max_deliveries
         self._on_undeliverable = on_undeliverable
-        self._segments: deque[Segment] = deque()
+        self.segments = Segments(self._oldest)
+        """What the group reads."""
         self._waiting = Waiting([])
         self._lost = 0
         """Number of records that are missing in the ring and were not announced yet."""
@@ -95,14 +88,10 @@ class Group:
             held_until: see `GroupState`.
             streams: the index of each stream in the saved state.
         """
-        segments = [
-            SegmentState(each.number, streams[each.stream], each.next_seq, each.stop_seq)
-            for each in self._segments
-        ]
         return GroupState(
             uid,
             name,
-            segments,
+            self.segments.save(streams),
             self._waiting.runs,
             self._lost,
             self._undeliverable,
@@ -118,10 +107,7 @@ class Group:
             saved: what `save` returned.
             streams: the streams by their index in the saved state.
         """
-        for each in saved.segments:
-            segment = Segment(each.number, streams[each.stream], self._oldest)
-            segment.next_seq, segment.stop_seq = each.next_seq, each.stop_seq
-            self._segments.append(segment)
+        self.segments.restore(saved.segments, streams)
         self._waiting = Waiting(saved.waiting)
         self._lost, self._undeliverable = saved.lost, saved.undeliverable
         self.dropped, self.redelivered = saved.dropped, saved.redelivered
@@ -133,49 +119,8 @@ class Group:
         """The views of the members."""
         return frozenset(each.view for each in self.members.values())
 
-    @property
-    def stream(self) -> Stream:
-        """The stream that the group reads or will read."""
-        return self._segments[-1].stream
-
-    @property
-    def streams(self) -> list[Stream]:
-        """The streams of all segments."""
-        return [each.stream for each in self._segments]
-
-    def follow(self, stream: Stream) -> None:
-        """Begin at the end of a stream, after what the present one has now, if there is one.
-
-        Raises:
-            GroupError: the group has yet to read parts of too many streams.
-        """
-        if len(self._segments) >= MAX_SEGMENTS:
-            raise GroupError(
-                f"The members of this group have used more than {MAX_SEGMENTS} different sets of "
-                "filters for records that are not finished."
-            )
-        number = 1
-        if self._segments:
-            last = self._segments[-1]
-            last.stop_seq = last.ring.next_seq
-            number = last.number + 1
-        self._segments.append(Segment(number, stream, self._oldest))
-        self.forget_finished_segments()
-
-    def forget_finished_segments(self) -> list[Stream]:
-        """Leave the streams of which everything is finished; return them."""
-        left = []
-        while self._segments[0].next_seq == self._segments[0].stop_seq:
-            first = self._segments[0]
-            if self._oldest(first.number) is not None:
-                break
-            self._segments.popleft()
-            first.ring.remove_place(first)
-            left.append(first.stream)
-        return left
-
     def join(self, number: int, member: Member) -> None:
-        """Add a member; the caller has called `follow` if its view requires that."""
+        """Add a member; the caller has called `segments.follow` if its view requires that."""
         self.members[number] = member
 
     def leave(self, number: int, *, completing: bool = False) -> None:
@@ -196,67 +141,27 @@ class Group:
         for each in self.members.values():
             each.examined = 0, 0
 
-    def close(self) -> list[Stream]:
-        """Leave all streams; return them."""
-        for each in self._segments:
-            each.ring.remove_place(each)
-        return self.streams
-
-    def finish(self, number: int, count: int) -> None:
-        """Note that a member has finished the first `count` notifications that it got.
-
-        Raises:
-            GroupError: the member has no window, was not sent so many notifications, or has
-                finished more of them before.
-        """
-        member = self.members[number]
-        if member.window is None:
-            raise GroupError('"done" requires a group with a "window".')
-        if count > member.sent:
-            raise GroupError(f"{count} notifications are done, but only {member.sent} were sent.")
-        if count < member.finished:
-            raise GroupError(f"{count} notifications are done, but {member.finished} were before.")
-        missing = count - member.finished
-        member.finished = count
-        member.unfinished_count -= missing
-        while missing:
-            run = member.unfinished.popleft()
-            if run.length > missing:
-                member.unfinished.appendleft(run.tail(missing))
-                return
-            missing -= run.length
-
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
         self._note_lost(self._waiting.remove_oldest(runs))
 
-    def keep(self) -> None:
-        """Let the ring keep the records that the group has not finished, as a new group does."""
-        for each in self._segments:
-            each.ring.add_place(each)
-
     def rest(self) -> None:
         """Do not let the ring keep records, if there are none that the group has not finished.
 
-        Until the next call of `keep`, each record must be handed out before it is published.
+        Until the next call of `segments.keep`, each record must be handed out before it is
+        published.
         """
         if self.is_caught_up and not any(
             each.unfinished or each.unsent for each in self.members.values()
         ):
-            self._segments[0].ring.remove_place(self._segments[0])
+            self.segments.release()
 
     # Figures
 
     @property
     def is_caught_up(self) -> bool:
         """Whether there is nothing to hand out to any member."""
-        return (
-            len(self._segments) == 1
-            and self._segments[0].next_seq == self._segments[0].ring.next_seq
-            and not self._waiting
-            and not self._lost
-            and not self._undeliverable
-        )
+        return self.segments.at_end and not (self._waiting or self._lost or self._undeliverable)
 
     @property
     def waiting_runs(self) -> int:
@@ -266,8 +171,7 @@ class Group:
     @property
     def lag(self) -> int:
         """Number of records that are still to be handed out."""
-        ahead = sum(each.end - each.next_seq - each.lost for each in self._segments)
-        return ahead + self._waiting.count
+        return self.segments.lag + self._waiting.count
 
     @property
     def unfinished(self) -> int:
@@ -280,7 +184,7 @@ class Group:
             return False
         if self._lost or self._undeliverable:
             return True
-        if any(each.next_seq != each.end for each in self._segments):
+        if any(each.next_seq != each.end for each in self.segments):
             return not self._is_blocked(member)
         return self._first_waiting(member) < len(self._waiting) and not self._is_blocked(member)
 
@@ -294,13 +198,13 @@ class Group:
         return (
             self.is_caught_up
             and member.room >= count
-            and (member.view.is_unfiltered or self.stream.views == {member.view})
+            and (member.view.is_unfiltered or self.segments.last.stream.views == {member.view})
         )
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
         window."""
-        segment = self._segments[0]
+        segment = self.segments.first
         self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
@@ -390,7 +294,7 @@ class Group:
 
     def _take_next(self, member: Member, draft: Draft) -> None:
         """Take records at the position."""
-        for segment in self._segments:
+        for segment in self.segments:
             while not draft.full:
                 lost = segment.lost
                 if lost:
@@ -413,7 +317,7 @@ class Group:
         index = self._first_waiting(member)
         while index < len(self._waiting) and not draft.full:
             run = self._waiting.runs[index]
-            ring = self._segment(run).ring
+            ring = self.segments.of(run).ring
             lost = min(max(0, ring.first_seq - run.first), run.length)
             if lost:
                 self._note_lost(lost)
@@ -451,7 +355,7 @@ class Group:
             The records that only other members want, and the number of records that were decided.
         """
         windowed = member.window is not None
-        if member.view.is_unfiltered or self._segment(run).stream.views == {member.view}:
+        if member.view.is_unfiltered or self.segments.of(run).stream.views == {member.view}:
             taken = run.head(min(run.length, draft.room))
             draft.add(chunk, taken, windowed=windowed)
             return [], taken.length
@@ -500,7 +404,7 @@ class Group:
         if run.attempts < self.max_deliveries:
             yield run
             return
-        ring = self._segment(run).ring
+        ring = self.segments.of(run).ring
         lost = min(max(0, ring.first_seq - run.first), run.length)
         self._note_lost(lost)
         run = run.tail(lost)
@@ -513,7 +417,7 @@ class Group:
     def _give_back(self, runs: Iterable[Run]) -> None:
         """Take records back that a member did not get completely."""
         for run in reversed(list(runs)):
-            segment = self._segment(run)
+            segment = self.segments.of(run)
             if run.end == segment.next_seq and not run.attempts:
                 segment.next_seq = run.first
             else:
@@ -537,9 +441,6 @@ class Group:
     def _note_lost(self, count: int) -> None:
         self._lost += count
         self.dropped += count
-
-    def _segment(self, run: Run) -> Segment:
-        return self._segments[run.segment - self._segments[0].number]
 
     def _oldest(self, number: int) -> int | None:
         """Return the sequence number of the oldest record of a segment that is not finished."""

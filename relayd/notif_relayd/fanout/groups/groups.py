@@ -16,7 +16,8 @@ from notif_relay import records
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
-from notif_relayd.fanout.groups.group import Group, GroupError
+from notif_relayd.fanout.groups.errors import GroupError
+from notif_relayd.fanout.groups.group import Group
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
 from notif_relayd.fanout.groups.member import Member, Missing
 from notif_relayd.fanout.groups.membership import Membership
@@ -151,19 +152,6 @@ class Groups:
         else:
             self._end(live)
 
-    def finish(self, membership: Membership, count: int) -> int:
-        """Note that a member has finished the first `count` notifications.
-
-        Returns:
-            The number of notifications that were not finished before.
-
-        Raises:
-            GroupError: see `Group.finish`.
-        """
-        before = membership.member.finished
-        membership.group.group.finish(membership.number, count)
-        return count - before
-
     # Restart
 
     def save(self, streams: Mapping[Stream, int]) -> list[GroupState]:
@@ -186,7 +174,7 @@ class Groups:
             live = self._add((each.uid, each.name))
             live.group.restore(each, streams)
             live.held_until = each.held_until
-            for stream in live.group.streams:
+            for stream in live.group.segments.streams:
                 stream.members += 1
 
     def restore_member(self, saved: SubscriptionState) -> Membership:
@@ -246,7 +234,7 @@ class Groups:
         live = self._add(key)
         live.charge = charge
         stream.members += 1
-        live.group.follow(stream)
+        live.group.segments.follow(stream)
         return live
 
     def _add(self, key: GroupKey) -> LiveGroup:
@@ -258,7 +246,7 @@ class Groups:
 
     def _widen(self, live: LiveGroup, view: View) -> None:
         """Let a group read a stream that contains what a new member wants."""
-        group, old = live.group, live.group.stream
+        group, old = live.group, live.group.segments.last.stream
         covered = view in old.views or old.is_unfiltered
         if covered and not group.is_caught_up:
             return
@@ -276,7 +264,7 @@ class Groups:
             raise
         live.charge += cost
         try:
-            group.follow(stream)
+            group.segments.follow(stream)
         except GroupError:
             self._streams.leave(stream)
             self._settle(live)
@@ -287,10 +275,10 @@ class Groups:
     def _settle(self, live: LiveGroup) -> None:
         """Leave streams that the group has finished; charge the user for what the group holds."""
         group, uid = live.group, live.key[0]
-        for stream in group.forget_finished_segments():
+        for stream in group.segments.forget_finished():
             self._streams.leave(stream)
         while True:
-            charge = GROUP_COST + sum(_cost(each) for each in group.streams)
+            charge = GROUP_COST + sum(_cost(each) for each in group.segments.streams)
             charge += group.waiting_runs * UNFINISHED_COST
             try:
                 self._quota.charge(uid, charge - live.charge)
@@ -305,8 +293,9 @@ class Groups:
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
         self.ended_dropped += live.group.dropped
-        self.sender.deactivate(live, live.group.stream)
-        for stream in live.group.close():
+        self.sender.deactivate(live, live.group.segments.last.stream)
+        live.group.segments.release()
+        for stream in live.group.segments.streams:
             self._streams.leave(stream)
         self._quota.release(uid, live.charge)
         del self._groups[live.key]

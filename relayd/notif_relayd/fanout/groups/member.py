@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import MAX_WINDOW
@@ -61,3 +62,29 @@ class Member:
         if self.unfinished and self.unfinished[0].is_suspect:
             return 0
         return self.window - self.unfinished_count
+
+    def finish(self, count: int) -> int:
+        """Note that it has finished the first `count` notifications that it got.
+
+        Returns:
+            The number of notifications that were not finished before.
+
+        Raises:
+            GroupError: it has no window, was not sent so many notifications, or has finished more
+                of them before.
+        """
+        if self.window is None:
+            raise GroupError('"done" requires a group with a "window".')
+        if count > self.sent:
+            raise GroupError(f"{count} notifications are done, but only {self.sent} were sent.")
+        if count < self.finished:
+            raise GroupError(f"{count} notifications are done, but {self.finished} were before.")
+        finished = missing = count - self.finished
+        self.finished = count
+        self.unfinished_count -= missing
+        while missing:
+            run = self.unfinished.popleft()
+            if run.length > missing:
+                self.unfinished.appendleft(run.tail(missing))
+            missing -= min(run.length, missing)
+        return finished

@@ -50,7 +50,7 @@ class GroupSender:
         """Note that a group goes on in another stream."""
         self.deactivate(live, old)
         if live.ready:
-            self._active.setdefault(live.group.stream, {})[live.key] = live
+            self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
 
     def note_drained(self, subscriber: Subscriber, membership: Membership) -> None:
         """Send to a member whose socket took all that was sent to it.
@@ -71,7 +71,7 @@ class GroupSender:
         if membership.left or membership.cursor is not None or not membership.member.attached:
             return
         live.ready[membership.number] = subscriber
-        self._active.setdefault(live.group.stream, {})[live.key] = live
+        self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
         hand_out = live.group.take(membership.member)
         if hand_out is not None:
             self._send(live, subscriber, membership, hand_out)
@@ -128,7 +128,7 @@ class GroupSender:
         }
         for live in self._active.get(stream, {}).values():
             if live.key not in finished:
-                live.group.keep()
+                live.group.segments.keep()
 
     def note_direct(
         self, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
@@ -231,8 +231,8 @@ class GroupSender:
         """Stop handing out records to a member until its socket has room."""
         live.ready.pop(number, None)
         if not live.ready:
-            live.group.keep()
-            self.deactivate(live, live.group.stream)
+            live.group.segments.keep()
+            self.deactivate(live, live.group.segments.last.stream)
 
     def deactivate(self, live: LiveGroup, stream: Stream) -> None:
         groups = self._active.get(stream, {})
