@@ -6,6 +6,7 @@ the same names everywhere. A value keeps its type in JSON; a table shows duratio
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -28,11 +29,19 @@ Values = tuple[object, ...]
 
 
 class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4.9 on
-    """Seconds in JSON, and days, hours, minutes and seconds in a table."""
+    """Seconds in JSON, and days, hours, minutes and seconds in a table; or null."""
+
+    def __lt__(self, other: object) -> bool:
+        """Compare for ``--sort-column``; null is greater than any duration, as in other columns."""
+        return isinstance(other, Duration) and _null_last(self._value) < _null_last(other._value)
 
     def human_readable(self) -> str:
         """Return the duration for a table, for example ``3 days, 4:05:06``."""
-        return duration(self._value)
+        return "-" if self._value is None else duration(self._value)
+
+
+def _null_last(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
 
 
 class ControlCommand(CtlCommand):
@@ -75,7 +84,10 @@ class ListSubscribers(ControlCommand, Lister):
 
 
 class ListGroups(ControlCommand, Lister):
-    """List the groups of subscribers that share the notifications."""
+    """List the groups of subscribers that share the notifications.
+
+    hold_seconds is the time until a group without members ends.
+    """
 
     example = "relayctl groups --sort-column lag --sort-descending"
 
@@ -121,7 +133,7 @@ def _value(name: str, value: object) -> object:
     match value:
         case int() if name == "uid":
             return user_name(value)
-        case float() if name.endswith("_seconds"):
+        case float() | None if name.endswith("_seconds"):
             return Duration(value)
         case str():
             return printable(value)  # A process chooses its own name.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.groups import join, request
 from support.records import numbered_record, record
 from support.relay import RunningRelay, Subscriber, running_relay
 from support.service_manager import ManagedRelay, managed_relay
@@ -21,20 +21,6 @@ from support.waiting import wait_until
 def relay(directory: Path) -> Iterator[ManagedRelay]:
     with managed_relay(directory) as relay:
         yield relay
-
-
-def request(subscriber: Subscriber, **keys: object) -> None:
-    """Send a request."""
-    subscriber.socket.sendall(json.dumps(keys).encode() + b"\n")
-
-
-def join(relay: ManagedRelay | RunningRelay, **keys: object) -> Subscriber:
-    """Return a member of the group "g", or of another one, that has its answer."""
-    subscriber = Subscriber(relay.public)
-    request(subscriber, **({"group": "g"} | keys))
-    while (answer := subscriber.notification())["event_type"] != "notif_relayd.subscribed":
-        assert not answer["event_type"].startswith("notif_relayd.")
-    return subscriber
 
 
 def numbers(subscriber: Subscriber, count: int) -> list[int]:

@@ -22,7 +22,7 @@ from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
-    *("metrics", "exporter", "complete", "help"),
+    *("groups", "metrics", "exporter", "complete", "help"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
