@@ -243,6 +243,8 @@ class Fanout:
             [TornRecordState(each.data) for each in torn],
             self.groups.save(numbers),
             self.groups.ended_dropped,
+            self.groups.ended_redelivered,
+            self.groups.undeliverable,
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
