@@ -126,8 +126,8 @@ class Groups:
         limits = self.limits
         if request.hold > limits.max_hold:
             raise GroupError(
-                f'"hold" is {request.hold:g} seconds; this relay permits max_hold = '
-                f"{limits.max_hold:g} seconds."
+                f'"hold" is {request.hold:.15g} seconds; the limit is max_hold = '
+                f"{limits.max_hold:.15g} seconds."
             )
         key = subscriber.peer.uid, request.name
         live = self._groups.get(key)
@@ -242,8 +242,8 @@ class Groups:
         uid, _ = key
         if self._by_user[uid] >= self.limits.per_user:
             raise GroupError(
-                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}, including "
-                "groups that are held."
+                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}; groups that "
+                "are held count as well."
             )
         stream = self._streams.of(view)
         charge = GROUP_COST + _cost(stream)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
-from notif_relayd.records.subscription_request import MAX_WINDOW
+from notif_relayd.records.subscription_request import MAX_WINDOW, NOT_WINDOWED
 
 
 class Missing(NamedTuple):
@@ -74,11 +74,14 @@ class Member:
                 of them before.
         """
         if self.window is None:
-            raise GroupError('"done" requires a group with a "window".')
+            raise GroupError(NOT_WINDOWED)
         if count > self.sent:
-            raise GroupError(f"{count} notifications are done, but only {self.sent} were sent.")
+            raise GroupError(
+                f'"done" is {count}, but the number of notifications sent since the answer is '
+                f"{self.sent}."
+            )
         if count < self.finished:
-            raise GroupError(f"{count} notifications are done, but {self.finished} were before.")
+            raise GroupError(f'"done" is {count}, but it was {self.finished} before.')
         finished = missing = count - self.finished
         self.finished = count
         self.unfinished_count -= missing

@@ -148,8 +148,8 @@ class Segments:
         """
         if len(self._segments) >= MAX_SEGMENTS:
             raise GroupError(
-                f"The members of this group have used more than {MAX_SEGMENTS} different sets of "
-                "filters for records that are not finished."
+                f"The filters of the members of this group have changed {MAX_SEGMENTS} times, and "
+                "records from before are not finished; join when they are."
             )
         number = 1
         if self._segments:
