@@ -156,7 +156,6 @@ def test_systemd_python_is_required_only_for_passed_sockets(directory: Path) -> 
             wait_until((directory / "control.sock").exists, "the relay listens")
         finally:
             daemon.terminate()
-    assert daemon.returncode == 0
     passed = subprocess.run(
         command, env={**os.environ, "LISTEN_FDS": "1"}, capture_output=True, text=True, check=False
     )
