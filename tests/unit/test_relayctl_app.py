@@ -75,6 +75,24 @@ def test_wrong_argument_is_one_line_and_status_1(
 
 
 @pytest.mark.parametrize(
+    "line", ["doctor -c results", "doctor -c result --column x", "doctor --sort-column ''"]
+)
+def test_unknown_column_is_an_error_that_lists_columns(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert main(line.split()) == 1
+    assert re.search(
+        r"choose from '?check'?, '?result'?, '?finding'?, '?advice'?\); see relayctl doctor --help",
+        capsys.readouterr().err,
+    )
+
+
+def test_columns_are_accepted_in_any_case() -> None:
+    _, shown = Relayctl().parse(["producers", "-c", "PID", "--sort-column", "Connected Seconds"])
+    assert (shown.columns, shown.sort_columns) == (["pid"], ["connected_seconds"])
+
+
+@pytest.mark.parametrize(
     ("text", "name"),
     [
         ("info", "INFO"),
