@@ -5,6 +5,9 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 
+BY_SIGNAL = 128
+"""A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
+
 
 class StartError(Exception):
     """The daemon cannot start; the message states what is wrong, where, and what to do."""
