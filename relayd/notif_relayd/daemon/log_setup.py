@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from oslo_config import cfg
 from oslo_log import log
 
+try:
+    from systemd import journal
+except ImportError:
+    journal = None  # oslo.log cannot use the journal either
+
 from notif_relay.version import __version__
 from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
 from notif_relayd.errors import StartError
@@ -19,13 +24,14 @@ STDERR = 2
 def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """Configure the loggers.
 
-    The default destination is the journal if systemd has connected standard error to it, syslog for
-    a process in the background, and standard error otherwise.
+    The default destination is the journal if systemd has connected standard error to it and
+    systemd-python is installed, syslog for a process in the background, and standard error
+    otherwise.
 
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
     """
-    if _stderr_is_the_journal():
+    if journal and _stderr_is_the_journal():
         conf.set_default("use_journal", True)
         # The journal has fields of its own for time, process, level and logger.
         for option in ("logging_default_format_string", "logging_context_format_string"):
