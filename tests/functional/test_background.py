@@ -104,8 +104,6 @@ def test_error_in_the_background_is_reported(directory: Path) -> None:
     assert has_failed(done, "--pidfile /dev/full", "No space left on device")
     assert done.stdout == ""
     assert [each.name for each in directory.iterdir()] == ["relay.log"]
-    closed = daemonize(directory, "--pidfile", "/dev/full", redirections="2>&-")
-    assert "No space left on device" in closed.stdout
 
 
 def test_process_id_is_written_to_standard_output(directory: Path) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from systemd.daemon import booted
 
+from notif_relayd.systemd.environment import booted
 from support.records import record
 from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
 from support.relayctl import needs_root

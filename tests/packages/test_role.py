@@ -170,6 +170,7 @@ def test_changed_option_restarts_a_running_relay() -> None:
     ("variables", "message"),
     [
         ({"notif_relayd_install": "rpm"}, "must be one of: package, pip, got: rpm"),
+        ({"notif_relayd_service_venvs": ["/opt/nova"]}, "Set notif_relayd_pip to an archive"),
         ({"notif_relayd_members": {"notif-reader": ["nova"]}}, "notif-reader"),
         ({"notif_relayd_members": {"notif-producers": ["bob"]}}, "item=bob"),
         (

@@ -15,9 +15,10 @@ from notif_relayctl.access import AS_ROOT, SEARCH, WRITE, connect_failure, is_pe
 from notif_relayctl.accounts import Account, account, group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host, RelaySocket
-from notif_relayctl.doctor.units import SERVICE_UNIT, UnitsUnknownError, booted
+from notif_relayctl.doctor.units import SERVICE_UNIT, UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
 from notif_relayd.control.schema import Status
+from notif_relayd.systemd.environment import booted
 
 
 def directories(host: Host) -> Iterator[Finding]:

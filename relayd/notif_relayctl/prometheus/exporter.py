@@ -24,8 +24,8 @@ MAX_PORT = 65535
 class Exporter(CtlCommand):
     """Serve the metrics of the relay to Prometheus over HTTP.
 
-    The path is /metrics. While the relay is not running, notif_relayd_up is 0 and no other metric
-    is present. A request does not start the relay.
+    The path is /metrics; the page at / links it. While the relay is not running, notif_relayd_up
+    is 0 and no other metric is present. A request does not start the relay.
     """
 
     example = "relayctl exporter --listen [::1]:9856"

@@ -8,6 +8,7 @@ corresponding status.
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -15,8 +16,8 @@ from daemon import DaemonContext
 from daemon.daemon import DaemonError
 
 from notif_relayd.daemon.pidfile import Pidfile
-from notif_relayd.daemon.standard_streams import open_closed, report
 from notif_relayd.errors import StartError, one_line
+from notif_relayd.settings import PROGRAM
 
 READY = b"\0"
 """Message of the daemon to the process in the foreground. Any other message is an error."""
@@ -70,11 +71,16 @@ def _wait(reader: int, before_exit: Callable[[], None]) -> NoReturn:
     """Exit with the daemon's message, without any cleanup."""
     with open(reader, "rb") as pipe:
         message = pipe.read()
-    if message == READY:
-        before_exit()
-        os._exit(0)
-    report(message.decode() or "the daemon ended before it was ready; its log has the reason")
-    os._exit(1)
+    status = 1
+    try:
+        if message == READY:
+            before_exit()
+            status = 0
+        else:
+            error = message.decode() or "the daemon has ended unexpectedly; see its log"
+            sys.stderr.write(f"{PROGRAM}: {error}\n")
+    finally:
+        os._exit(status)
 
 
 def _tell(writer: int, message: bytes) -> None:
@@ -84,7 +90,6 @@ def _tell(writer: int, message: bytes) -> None:
 
 @contextlib.contextmanager
 def _detached() -> Iterator[None]:
-    open_closed()  # The library redirects all streams in `sys`.
     context = DaemonContext(
         detach_process=True, files_preserve=list(_own_descriptors()), umask=0o022
     )

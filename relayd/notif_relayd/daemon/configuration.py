@@ -18,7 +18,7 @@ from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
 from notif_relayd.daemon.log_check import read_handlers
 from notif_relayd.daemon.log_setup import check_background_log, logging_errors
-from notif_relayd.errors import StartError, one_line, usage_errors
+from notif_relayd.errors import StartError, one_line, see_help, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
 
 INFORMATION = {"--help", "-h", "--version"}
@@ -103,7 +103,11 @@ class Configuration:
         """
         with _working_in(self._directory):
             self._conf.default_config_files = self._sources.files()
-            with _configuration_errors(), usage_errors(_usage_error), logging_errors(self._conf):
+            with (
+                _configuration_errors(),
+                self._usage_errors(self._conf),
+                logging_errors(self._conf),
+            ):
                 self._conf.mutate_config_files()
         if self._conf.daemonize:
             check_background_log(self._conf)
@@ -113,7 +117,7 @@ class Configuration:
             logging.getLogger().setLevel(logging.DEBUG if self._conf.debug else logging.INFO)
 
     def _parse(self, conf: cfg.ConfigOpts, files: list[str]) -> None:
-        with _configuration_errors(), usage_errors(_usage_error):
+        with _configuration_errors(), self._usage_errors(conf):
             conf(
                 self._arguments,
                 project=PROGRAM,
@@ -123,6 +127,11 @@ class Configuration:
                 default_config_files=files,
                 default_config_dirs=[],
             )
+
+    def _usage_errors(self, conf: cfg.ConfigOpts) -> contextlib.AbstractContextManager[None]:
+        return usage_errors(
+            lambda message: StartError(see_help(message, PROGRAM)), self._arguments, conf.print_help
+        )
 
 
 def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
@@ -134,10 +143,6 @@ def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
         check_regular(log_config)
     origins.check_rules(conf[options.RELAYD].access_rules)
     return settings
-
-
-def _usage_error(message: str) -> StartError:
-    return StartError(f"{message}; see {PROGRAM} --help")
 
 
 @contextlib.contextmanager

@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from oslo_config import cfg
 from oslo_log import log
 
+try:
+    from systemd import journal
+except ImportError:
+    journal = None  # oslo.log cannot use the journal either
+
 from notif_relay.version import __version__
 from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
 from notif_relayd.daemon.log_queue import all_loggers
-from notif_relayd.daemon.standard_streams import STDERR, is_journal, report
 from notif_relayd.errors import StartError
 from notif_relayd.settings import PROGRAM
+from notif_relayd.stdio import STDERR, STDOUT, was_closed
 
 SOCKETS = {"use_syslog": "/dev/log", "use_journal": "/run/systemd/journal/socket"}
 """Options of the log, and the sockets to which they make the daemon write."""
@@ -25,8 +30,9 @@ SOCKETS = {"use_syslog": "/dev/log", "use_journal": "/run/systemd/journal/socket
 def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """Configure the loggers.
 
-    The default destination is the journal if systemd has connected standard error to it, syslog for
-    a process in the background, and standard error otherwise, or standard output if that is closed.
+    The default destination is the journal if systemd has connected standard error to it and
+    systemd-python is installed, syslog for a process in the background, and standard error
+    otherwise, or standard output if that is closed.
 
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
@@ -47,9 +53,9 @@ def warn_about_lost_log(conf: cfg.ConfigOpts) -> None:
     """Report on standard error that no process reads the log; the libraries ignore it."""
     for option, path in SOCKETS.items():
         if conf[option] and not conf.log_config_append and not _has_reader(path):
-            report(
-                f"warning: no process reads {path} ({option}): the log is lost until one does; set "
-                "log_file to write it to a file"
+            sys.stderr.write(
+                f"{PROGRAM}: warning: no process reads {path} ({option}): the log is lost until "
+                "one does; set log_file to write it to a file\n"
             )
 
 
@@ -65,6 +71,13 @@ def check_background_log(conf: cfg.ConfigOpts) -> None:
             "the log would be lost, because --daemonize closes standard output and standard error: "
             f"set log_file, or add another handler to {conf.log_config_append or 'a logging file'}"
         )
+
+
+def is_journal(fd: int) -> bool:
+    """Return whether systemd has connected a descriptor to the journal."""
+    # systemd.exec(5), JOURNAL_STREAM: device and inode of the journal's stream.
+    status = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 @contextlib.contextmanager
@@ -107,16 +120,16 @@ def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """
     if conf.log_config_append:
         return
-    if sys.stderr is not None and is_journal(STDERR) and _has_reader(SOCKETS["use_journal"]):
+    if journal and is_journal(STDERR) and _has_reader(SOCKETS["use_journal"]):
         conf.set_default("use_journal", True)
         # The journal has fields of its own for time, process, level and logger.
         for option in ("logging_default_format_string", "logging_context_format_string"):
             conf.set_default(option, "%(message)s")
-    elif not in_background and sys.stderr is not None:
+    elif not in_background and not was_closed(STDERR):
         conf.set_default("use_stderr", True)
     elif not (conf.log_file or conf.log_dir or conf.use_journal):
         # If standard error is closed, the default of oslo.log is standard output.
-        conf.set_default("use_syslog", in_background or sys.stdout is None)
+        conf.set_default("use_syslog", in_background or was_closed(STDOUT))
     if conf.log_file or conf.log_dir:
         # As in oslo.log: the file is in the directory, and its default name is that of the program.
         check_log_path(os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log"))

@@ -15,22 +15,26 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from systemd.daemon import booted
-
 from notif_relay.version import __version__
 from notif_relayd.daemon.background import background
 from notif_relayd.daemon.configuration import Configuration
 from notif_relayd.daemon.log_queue import LogQueue
-from notif_relayd.daemon.log_setup import check_logging, set_up_logging, warn_about_lost_log
+from notif_relayd.daemon.log_setup import (
+    check_logging,
+    is_journal,
+    set_up_logging,
+    warn_about_lost_log,
+)
 from notif_relayd.daemon.options import Settings
 from notif_relayd.daemon.resources import fdstore_capacity, raise_descriptor_limit
 from notif_relayd.daemon.sockets import OpenSockets, open_sockets, with_idle_timeout
-from notif_relayd.daemon.standard_streams import occupy_closed, print_ok, report
 from notif_relayd.errors import StartError, one_line
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.relay import Manager, Platform, Relay
-from notif_relayd.settings import Limits
+from notif_relayd.settings import PROGRAM, Limits
+from notif_relayd.stdio import STDOUT
+from notif_relayd.systemd.environment import booted
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +42,6 @@ LOG = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the daemon until a signal or the idle timeout stops it; return the exit status."""
-    occupy_closed()
     try:
         configuration = Configuration(arguments, __version__)
         settings = configuration.load()
@@ -46,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
             check_logging(configuration.conf, settings.daemonize)
             # A check gets no sockets. Assume that systemd holds them if it runs.
             with_idle_timeout(settings.limits, booted())
-            print_ok()
+            if not is_journal(STDOUT):  # systemd logs the result itself.
+                sys.stdout.write("ok\n")
             return 0
         # SIGHUP would end the process until the relay handles it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
                 ready = stack.enter_context(background(settings.pidfile, ready))
             log_is_written = _run(configuration, settings, opened, ready)
     except StartError as error:
-        report(one_line(error))
+        sys.stderr.write(f"{PROGRAM}: {one_line(error)}\n")
         return 1
     if not log_is_written:
         # A regular exit would wait for the log without a timeout, and would return status 120 if

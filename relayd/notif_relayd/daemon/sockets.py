@@ -9,7 +9,8 @@ from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon.options import DEFAULT_IDLE_TIMEOUT, Settings
 from notif_relayd.errors import StartError
 from notif_relayd.handover.inherit import Inherited, inherit
-from notif_relayd.net.listeners import Listener, adopt, bind, passed, refuse_listening
+from notif_relayd.net.listeners import Listener, adopt, bind
+from notif_relayd.net.passed import passed, refuse_listening
 from notif_relayd.relay import Sockets
 from notif_relayd.settings import Limits, SocketPlan
 

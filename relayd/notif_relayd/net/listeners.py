@@ -22,12 +22,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from systemd import daemon
-
 from notif_relayd.errors import StartError
-from notif_relayd.escaping import printable
 from notif_relayd.files import lock
 from notif_relayd.net import ancillary
+from notif_relayd.net.passed import is_unix_stream
 from notif_relayd.peer import peer_of
 from notif_relayd.settings import SocketPlan
 
@@ -80,43 +78,6 @@ class Listener:
                         os.unlink(path)
 
 
-def passed() -> list[tuple[str, int]]:
-    """Return name and number of each descriptor that systemd passed (sd_listen_fds_with_names(3)).
-
-    Raises:
-        StartError: the environment variables are inconsistent, or do not match the descriptors.
-    """
-    announced = {
-        name: os.environ.get(name) for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-    }
-    try:
-        named = daemon.listen_fds_with_names(unset_environment=True)
-    except OSError as error:
-        environment = " ".join(f"{name}={value}" for name, value in announced.items() if value)
-        raise StartError(
-            f"cannot use the descriptors announced by {printable(environment)}: "
-            f"{error.strerror}; only systemd may set these variables"
-        ) from error
-    return [(name, fd) for fd, name in named.items()]
-
-
-def refuse_listening(name: str, fd: int) -> None:
-    """Check that a passed descriptor with an unknown name is not a listening socket.
-
-    systemd would accept connections to it, and no process would serve them.
-
-    Raises:
-        StartError: it is a listening socket.
-    """
-    if daemon.is_socket(fd, listening=1):
-        with socket.socket(fileno=os.dup(fd)) as listener:
-            address = printable(str(listener.getsockname()))
-        raise StartError(
-            f"systemd passed the listening socket {address} with the name {name!r}: set "
-            "FileDescriptorName=public or FileDescriptorName=ingest in its unit"
-        )
-
-
 def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     """Take over a listening socket that systemd passed.
 
@@ -128,7 +89,7 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     Raises:
         StartError: it is not a listening Unix stream socket, or its permissions cannot be changed.
     """
-    if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=1):
+    if not is_unix_stream(fd, listening=True):
         raise StartError(
             f"the descriptor {plan.name!r} passed by systemd is not a listening Unix stream "
             f"socket: set ListenStream= in its socket unit"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of the daemon on standard output and standard error."""
+"""Destinations of the log and of messages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relayd.daemon import log_setup
-from notif_relayd.daemon.standard_streams import print_ok
+from notif_relayd.daemon.main import main
 
 
 def test_ok_is_not_printed_to_the_journal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    print_ok()
-    assert capfd.readouterr().out == "ok\n"
+    arguments = ["--check", "--config-file", os.devnull]
+    assert main(arguments) == 0
+    assert capfd.readouterr() == ("ok\n", "")
     status = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-    print_ok()
-    assert capfd.readouterr().out == ""
+    assert main(arguments) == 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_log_that_no_process_reads_is_reported(
