@@ -30,11 +30,17 @@ class Block:
     text: str
     where: str
     """Name of the file, or of a terminal other than the first; may be empty."""
+    section: str = ""
+    """Heading of the section of README.md."""
 
     @property
     def lines(self) -> list[str]:
         """The commands, without comments at the end of the line."""
         return [re.sub(r"\s{2,}#.*", "", line) for line in self.text.splitlines() if line.strip()]
+
+
+TRY, INSTALLING = "Try it", "Installing"
+"""Sections of README.md."""
 
 
 def tutorial() -> list[Block]:
@@ -52,13 +58,15 @@ def tutorial() -> list[Block]:
 def readme() -> list[Block]:
     """Return all blocks of README.md.
 
-    An `ini` block is the content of the file in /etc that the text names last before the block.
+    Sections have headings of the second level. An `ini` block is the content of the file in /etc
+    that the text names last before the block.
     """
     page = (ROOT / "README.md").read_text()
     blocks = []
     for each in MARKDOWN.finditer(page):
         named = re.findall(r"`(/etc/[^`]+)`", page[: each.start()])
         where = named[-1] if each["language"] == "ini" else ""
-        blocks.append(Block(each["language"], each["text"], where))
+        section = re.findall(r"^## (.+)", page[: each.start()], re.MULTILINE)
+        blocks.append(Block(each["language"], each["text"], where, section[-1] if section else ""))
     assert 2 * len(blocks) == page.count("```"), "the pattern does not match every block"
     return blocks
