@@ -6,11 +6,12 @@ help and output formats are used, not its interactive shell, log file and verbos
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cliff.app import App
 from cliff.command import Command
@@ -19,7 +20,7 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
-from notif_relayd.errors import one_line, usage_errors
+from notif_relayd.errors import one_line, options_in, see_help, unknown, usage_errors
 from notif_relayd.escaping import printable
 
 BY_SIGNAL = 128
@@ -54,10 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: list[str]) -> int:
     relayctl = Relayctl()  # Before the redirection, because it keeps sys.stderr for the commands.
     try:
-        # Not while the command runs: its own messages on standard error must be printed.
-        with usage_errors(lambda message: CtlError(f"{message}; see {PROGRAM} help")):
-            command, parsed = relayctl.parse(arguments)
-        return command.run(parsed)
+        return relayctl.run(arguments)
     except SystemExit as exiting:
         if exiting.code:
             raise
@@ -118,11 +116,34 @@ class Relayctl(App):
 
     def parse(self, argv: list[str]) -> tuple[Command, argparse.Namespace]:
         """Return the command that the arguments name, and its parsed arguments."""
-        self.options, words = self.parser.parse_known_args(argv)
+        with self._usage_errors(argv, self.parser):
+            self.options, words = self.parser.parse_known_args(argv)
         if self.options.control_path is None:
             self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
         if self.options.help or not words:
             words = ["help", *words[:1]]
+        if words[0].startswith("-"):
+            self._refuse_option(words[0].partition("=")[0])
         command_class, name, remaining = self.command_manager.find_command(words)
         command = command_class(self, self.options)
-        return command, command.get_parser(f"{self.NAME} {name}").parse_args(remaining)
+        parser = command.get_parser(f"{self.NAME} {name}")
+        # Not while the command runs: its own messages on standard error must be printed.
+        with self._usage_errors(remaining, parser, self.parser):
+            return command, parser.parse_args(remaining)
+
+    def _refuse_option(self, option: str) -> NoReturn:
+        message = unknown("global option", option, options_in(self.parser.print_help))
+        if not message.endswith("?"):
+            message += "; the options of a command follow its name"
+        raise CtlError(see_help(message, self.NAME))
+
+    @staticmethod
+    def _usage_errors(
+        arguments: list[str], *parsers: argparse.ArgumentParser
+    ) -> contextlib.AbstractContextManager[None]:
+        """Raise an error that names the help of the first parser."""
+        return usage_errors(
+            lambda message: CtlError(see_help(message, parsers[0].prog)),
+            arguments,
+            *(parser.print_help for parser in parsers),
+        )

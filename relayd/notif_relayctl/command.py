@@ -20,6 +20,12 @@ class CtlCommand(Command):
         """Return the example. cliff's method reads the metadata of all installed distributions."""
         return f"Example: {self.example}"
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return a parser without abbreviations: a later option could change their meaning."""
+        parser = super().get_parser(prog_name)
+        parser.allow_abbrev = False
+        return parser
+
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run the command and return its exit status."""
         try:

@@ -16,6 +16,7 @@ from cliff.help import HelpCommand
 
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError
+from notif_relayd.errors import see_help, unknown
 
 PROGRAM = "relayctl"
 
@@ -60,12 +61,13 @@ class Commands(CommandManager):
         """Return the command that the words start with, its name, and the remaining words.
 
         Raises:
-            CtlError: the command does not exist.
+            CtlError: the command does not exist. Unlike cliff's method, this one accepts no
+                abbreviation, which could run a command that was not meant.
         """
-        try:
-            return super().find_command(argv)
-        except ValueError:
-            raise CtlError(f"unknown command or option {argv[0]!r}; see {PROGRAM} help") from None
+        name, *arguments = argv
+        if name in self.commands:
+            return self.commands[name].load(), name, arguments
+        raise CtlError(see_help(unknown("command", name, COMMANDS), PROGRAM))
 
 
 class Help(CtlCommand, HelpCommand):

@@ -39,26 +39,37 @@ UNUSED_ID = 2**31 - 7
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("line", "message"),
     [
-        (["stauts"], "unknown command or option 'stauts'"),
-        (["--colour", "status"], "unknown command or option '--colour'"),
-        (["help", "stauts"], "unknown command or option 'stauts'"),
-        (["status", "extra"], "extra"),
-        (["status", "-f", "xml"], "invalid choice: 'xml'"),
-        (["status", "--max-width", "wide"], "'wide'"),
-        (["--runtime-dir"], "--runtime-dir: expected one argument"),
+        ("", "unknown command ''; see relayctl"),
+        ("zzz", "unknown command 'zzz'; see relayctl"),
+        ("stauts", "unknown command 'stauts'; did you mean status? See relayctl"),
+        ("disc 7", "unknown command 'disc'; did you mean disconnect? See relayctl"),
+        ("help stauts", "unknown command 'stauts'; did you mean status? See relayctl"),
+        ("--runtim=/x status", "'--runtim'; did you mean --runtime-dir? See relayctl"),
+        ("-f json status", "'-f'; the options of a command follow its name; see relayctl"),
+        ("status --runtime-dir", "--runtime-dir: expected one argument; see relayctl"),
+        ("status extra", "unrecognized arguments: extra; see relayctl status"),
+        ("status --quote", "unknown option '--quote'; see relayctl status"),
+        ("status -f", "-f/--format: expected one argument; see relayctl status"),
+        ("status --max-width wide", "'wide'; see relayctl status"),
+        ("status --runtime /x", "'--runtime'; did you mean --runtime-dir? See relayctl status"),
+        ("status --formt json", "'--formt'; did you mean --format? See relayctl status"),
+        ("producers --sort-col=pid", "did you mean --sort-column? See relayctl producers"),
+        ("tail -x", "unknown option '-x'; see relayctl tail"),
+        ("tail --event-typ x", "'--event-typ'; did you mean --event-type? See relayctl tail"),
+        ("send --event-typ x 1", "'--event-typ'; did you mean --event-type? See relayctl send"),
+        ("send -- --zzz", "required: --event-type; see relayctl send"),
     ],
 )
 def test_wrong_argument_is_one_line_and_status_1(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
-    assert main(arguments) == 1
+    assert main(line.split(" ")) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("relayctl: ")
-    assert message in err
-    assert err.endswith("; see relayctl help\n")
+    assert err.endswith(f"{message} --help\n")
     assert err.count("\n") == 1
 
 

@@ -162,7 +162,7 @@ def _parsed(arguments: list[str], files: list[str]) -> options.Settings:
     origins = config_files.check(files)
     conf = cfg.ConfigOpts()
     options.register(conf)
-    with usage_errors(StartError):
+    with usage_errors(StartError, arguments, conf.print_help):
         conf(
             arguments,
             project=PROGRAM,

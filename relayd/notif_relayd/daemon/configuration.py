@@ -16,7 +16,7 @@ from oslo_log import log
 from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
 from notif_relayd.daemon.log_setup import logging_errors
-from notif_relayd.errors import StartError, one_line, usage_errors
+from notif_relayd.errors import StartError, one_line, see_help, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
 
 INFORMATION = {"--help", "-h", "--version"}
@@ -83,7 +83,11 @@ class Configuration:
             self._parse(new, files)
             limits = _settings(new, origins).limits
             self._conf.default_config_files = files
-            with _configuration_errors(), usage_errors(_usage_error), logging_errors(self._conf):
+            with (
+                _configuration_errors(),
+                self._usage_errors(self._conf),
+                logging_errors(self._conf),
+            ):
                 self._conf.mutate_config_files()
         # A change of max_record_size needs a restart. Until then, the ring must hold a record of
         # the previous maximum size.
@@ -94,7 +98,7 @@ class Configuration:
         )
 
     def _parse(self, conf: cfg.ConfigOpts, files: list[str]) -> None:
-        with _configuration_errors(), usage_errors(_usage_error):
+        with _configuration_errors(), self._usage_errors(conf):
             conf(
                 self._arguments,
                 project=PROGRAM,
@@ -104,6 +108,11 @@ class Configuration:
                 default_config_files=files,
                 default_config_dirs=[],
             )
+
+    def _usage_errors(self, conf: cfg.ConfigOpts) -> contextlib.AbstractContextManager[None]:
+        return usage_errors(
+            lambda message: StartError(see_help(message, PROGRAM)), self._arguments, conf.print_help
+        )
 
 
 def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
@@ -115,10 +124,6 @@ def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
         check_regular(log_config)
     origins.check_rules(conf[options.RELAYD].access_rules)
     return settings
-
-
-def _usage_error(message: str) -> StartError:
-    return StartError(f"{message}; see {PROGRAM} --help")
 
 
 @contextlib.contextmanager
