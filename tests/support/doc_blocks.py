@@ -31,7 +31,7 @@ class Block:
     where: str
     """Name of the file, or of a terminal other than the first; may be empty."""
     section: str = ""
-    """Heading of the section of README.md."""
+    """Heading of the section."""
 
     @property
     def lines(self) -> list[str]:
@@ -43,15 +43,28 @@ TRY, INSTALLING = "Try it", "Installing"
 """Sections of README.md."""
 
 
+def rst(page: str) -> list[Block]:
+    """Return all blocks of a page in docs; sections are underlined with `=`."""
+    text = (ROOT / "docs" / page).read_text()
+    blocks = []
+    for each in RST.finditer(text):
+        section = re.findall(r"^(.+)\n=+\n", text[: each.start()], re.MULTILINE)[-1]
+        content = textwrap.dedent(each["text"]).strip() + "\n"
+        blocks.append(Block(each["language"], content, each["caption"] or "", section))
+    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", text, re.MULTILINE)
+    assert len(blocks) == len(marked), "the pattern does not match every block"
+    return blocks
+
+
 def tutorial() -> list[Block]:
     """Return all blocks of the tutorial."""
-    page = (ROOT / "docs" / "tutorial.rst").read_text()
-    blocks = [
-        Block(each["language"], textwrap.dedent(each["text"]).strip() + "\n", each["caption"] or "")
-        for each in RST.finditer(page)
-    ]
-    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", page, re.MULTILINE)
-    assert len(blocks) == len(marked), "the pattern does not match every block"
+    return rst("tutorial.rst")
+
+
+def upgrading(section: str) -> list[Block]:
+    """Return the blocks of a section about upgrading and removing."""
+    blocks = [block for block in rst("howto/upgrading.rst") if block.section == section]
+    assert blocks
     return blocks
 
 

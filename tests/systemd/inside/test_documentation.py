@@ -22,7 +22,19 @@ from pathlib import Path
 import pytest
 
 from support import doc_blocks
-from support.container import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
+from support.container import (
+    CONTROL,
+    DEADLINE,
+    PUBLIC,
+    PUBLIC_UNIT,
+    connect,
+    create_users,
+    relays,
+    run,
+    show,
+    states,
+    systemctl,
+)
 from support.doc_blocks import Block
 from support.environments import CHECKOUT, SITE_PACKAGES, make_environment
 
@@ -202,6 +214,7 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     shutil.rmtree(PLACE, ignore_errors=True)
     shutil.rmtree("/opt/stack")
     assert run("make", "-C", os.fspath(CHECKOUT), "install").returncode == 0
+    create_users()  # with the memberships, which end when a group is removed
 
 
 def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
@@ -274,3 +287,24 @@ def assert_shows_an_error(terminal: Terminal, commands: str) -> None:
         while event_type not in reader.seen(0.2):
             assert time.monotonic() < end, f"{commands} shows {reader.seen(0)!r}"
             terminal.type(sent)
+
+
+def test_upgrade_and_removal_with_pip_work(host: Path) -> None:
+    with Terminal(host) as terminal:
+        if not Path(PLACE).exists():
+            for command in sorted(INSTALLING, reverse=True):  # venv, then pip
+                terminal.type(command)
+        terminal.type(f"make install BINDIR={PLACE}/bin; systemctl start {PUBLIC_UNIT}")
+        upgrade, remove = map(adapted, doc_blocks.upgrading("pip and make install"))
+        with connect(PUBLIC):
+            before = show("MainPID")
+            terminal.type(f"export CC=/bin/false CXX=/bin/false\n{upgrade}")  # compiled before
+            assert show("MainPID") not in (before, "0")
+        assert relays()
+        terminal.type(remove)
+        assert states() == ("inactive", "inactive", "inactive")
+        assert not Path(PLACE).exists()
+        assert "notif-relayd" not in run("systemctl", "list-unit-files").stdout
+        (users,) = doc_blocks.upgrading("Users and groups")
+        terminal.type(users.text)
+        assert "notif" not in Path("/etc/passwd").read_text() + Path("/etc/group").read_text()
