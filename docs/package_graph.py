@@ -34,7 +34,7 @@ NODES = {
 LEAVES = ("settings", "peer", "escaping", "errors", "requirements")
 """Modules without an arrow: they import nothing but each other."""
 
-STARTERS = ("__init__", "__main__", "entry", "requirements")
+STARTERS = ("__init__", "__main__", "entry", "requirements", "stdio")
 """Modules that are not drawn: they start the daemon or relayctl."""
 
 WIDTH, BOX_WIDTH, BOX_HEIGHT, ROW_HEIGHT, TOP = 710, 200, 46, 80, 10

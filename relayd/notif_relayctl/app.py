@@ -20,20 +20,21 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
-from notif_relayd.errors import one_line, options_in, see_help, unknown, usage_errors
+from notif_relayd.errors import (
+    BY_SIGNAL,
+    one_line,
+    options_in,
+    see_help,
+    unknown,
+    usage_errors,
+)
 from notif_relayd.escaping import printable
-
-BY_SIGNAL = 128
-"""A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status."""
     try:
-        status = _run(list(arguments))
-        if not sys.stdout.closed:  # A pager for the help closes it.
-            sys.stdout.flush()
-        return status
+        return _run(list(arguments))
     except CtlError as error:
         # The message may quote arguments, records, or the answer of a program other than the relay.
         sys.stderr.write(f"{PROGRAM}: {printable(one_line(error))}\n")
@@ -42,13 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         # A command that restores the terminal turns another signal into KeyboardInterrupt with the
         # number of the signal.
         return BY_SIGNAL + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
-    except OSError as error:
-        # Writing to standard output failed. Replace it, so that the interpreter does not fail again
-        # when it flushes the buffer at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return BY_SIGNAL + signal.SIGPIPE
-        sys.stderr.write(f"{PROGRAM}: cannot write the output: {error.strerror}\n")
+    except OSError as error:  # for example, the terminal no longer exists
+        sys.stderr.write(f"{PROGRAM}: {printable(str(error))}\n")
         return 1
 
 

@@ -6,7 +6,6 @@ the same names everywhere. A value keeps its type in JSON; a table shows duratio
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +34,10 @@ class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cli
         return duration(self._value)
 
 
+def _columns(kind: type[msgspec.Struct]) -> Columns:
+    return tuple("user" if name == "uid" else name for name in kind.__struct_fields__)
+
+
 class ControlCommand(CtlCommand):
     """A command that queries the control socket."""
 
@@ -47,31 +50,35 @@ class ShowStatus(ControlCommand, ShowOne):
     """Show the state and the counters of the relay."""
 
     example = "relayctl status -f json | jq .records_dropped"
+    columns = Status.__struct_fields__
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
         """Return the fields of the status."""
-        status = self.ask("status", Status)
-        return Status.__struct_fields__, _values(status)
+        return self.columns, _values(self.ask("status", Status))
 
 
 class ListProducers(ControlCommand, Lister):
     """List the connections of programs that send."""
 
     example = "relayctl producers --sort-column rejected --sort-descending"
+    columns = _columns(ProducerStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(ProducerStatus, self.ask("producers", list[ProducerStatus]))
+        return self.columns, [_values(each) for each in self.ask("producers", list[ProducerStatus])]
 
 
 class ListSubscribers(ControlCommand, Lister):
     """List the connections of programs that read."""
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
+    columns = _columns(SubscriberStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+        return self.columns, [
+            _values(each) for each in self.ask("subscribers", list[SubscriberStatus])
+        ]
 
 
 class Disconnect(ControlCommand):
@@ -94,13 +101,6 @@ class Disconnect(ControlCommand):
         """Disconnect, and print what was disconnected."""
         connection = self.ask("disconnect", str, id=arguments.id)
         self.app.stdout.write(f"disconnected {printable(connection)}\n")
-
-
-def _table(
-    kind: type[msgspec.Struct], connections: Sequence[msgspec.Struct]
-) -> tuple[Columns, list[Values]]:
-    columns = ("user" if name == "uid" else name for name in kind.__struct_fields__)
-    return tuple(columns), [_values(each) for each in connections]
 
 
 def _values(entry: msgspec.Struct) -> Values:

@@ -12,6 +12,9 @@ UNRECOGNIZED = "unrecognized arguments:"
 REQUIRED = "the following arguments are required:"
 """Prefixes of argparse's messages that an unknown option causes."""
 
+BY_SIGNAL = 128
+"""A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
+
 
 class StartError(Exception):
     """The daemon cannot start; the message states what is wrong, where, and what to do."""

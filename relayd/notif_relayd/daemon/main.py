@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = configuration.load()
         if settings.check:
             check_logging(configuration.conf)
-            _print_ok()
+            sys.stdout.write("ok\n")
             return 0
         # SIGHUP would end the process until the relay handles it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -58,16 +58,6 @@ def main(arguments: Sequence[str]) -> int:
         # standard error does not accept data.
         os._exit(0)
     return 0
-
-
-def _print_ok() -> None:
-    if sys.stdout is None:
-        raise StartError("cannot write to standard output: it is closed")
-    try:
-        # Without the buffer of sys.stdout, which would be written again at exit after an error.
-        os.write(sys.stdout.fileno(), b"ok\n")
-    except OSError as error:
-        raise StartError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _run(configuration: Configuration, settings: options.Settings, opened: OpenSockets) -> bool:
