@@ -43,6 +43,6 @@ def run_checks(
     for user in users:
         yield from rights.examine(host, user, needs)
     for given in services:
-        yield from service.examine(given, host.ingest.path)
+        yield from service.examine(given, [each.path for each in host.named("ingest")])
     if round_trips:
         yield from round_trip.examine(host)
