@@ -10,7 +10,7 @@ _shtab_relayctl_subparsers=(complete disconnect doctor exporter help metrics pro
 
 _shtab_relayctl_complete_option_strings=(-h --help --shell --name --runtime-dir --control-path)
 _shtab_relayctl_disconnect_option_strings=(-h --help --runtime-dir --control-path)
-_shtab_relayctl_doctor_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --user --needs --service-config --relayd-config --no-round-trip --runtime-dir --control-path)
+_shtab_relayctl_doctor_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --user --needs --service-config --relayd-config --no-round-trip --failed --runtime-dir --control-path)
 _shtab_relayctl_exporter_option_strings=(-h --help --listen --per-connection --runtime-dir --control-path)
 _shtab_relayctl_help_option_strings=(-h --help --runtime-dir --control-path)
 _shtab_relayctl_metrics_option_strings=(-h --help -o --output --per-connection --runtime-dir --control-path)
@@ -108,6 +108,7 @@ _shtab_relayctl_doctor___sort_ascending_nargs=0
 _shtab_relayctl_doctor___sort_descending_nargs=0
 _shtab_relayctl_doctor___service_config_nargs=+
 _shtab_relayctl_doctor___no_round_trip_nargs=0
+_shtab_relayctl_doctor___failed_nargs=0
 _shtab_relayctl_exporter__h_nargs=0
 _shtab_relayctl_exporter___help_nargs=0
 _shtab_relayctl_exporter___per_connection_nargs=0

@@ -88,6 +88,7 @@ complete -c relayctl -n '_shtab_relayctl_using doctor' -l needs -xka "subscribe 
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l service-config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration files and directories of a service that should send to this relay'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l relayd-config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration of the relay, if it is not the default file'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l no-round-trip -d 'send no notifications, and connect to no socket that may start the relay'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l failed -d 'print only the checks that failed'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
 complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a exporter -d 'Serve the metrics of the relay to Prometheus over HTTP'
