@@ -17,8 +17,8 @@ from cliff.columns import FormattableColumn
 from notif_relay import __version__
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.columns import Duration
 from notif_relayctl.command_table import COMMANDS
-from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),

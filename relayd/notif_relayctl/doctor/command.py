@@ -7,9 +7,9 @@ import logging
 from cliff.lister import Lister
 
 from notif_relayctl.access import RIGHTS
+from notif_relayctl.columns import Text
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.doctor.finding import FAILED, Finding
-from notif_relayd.escaping import printable
 
 
 class Doctor(CtlCommand, Lister):
@@ -65,7 +65,7 @@ class Doctor(CtlCommand, Lister):
 
     def take_action(
         self, arguments: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    ) -> tuple[tuple[str, ...], list[tuple[Text, ...]]]:
         """Run all checks and return one row for each finding."""
         from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415 - slow to import
 
@@ -85,7 +85,7 @@ class Doctor(CtlCommand, Lister):
         )
         self._failed = any(each.result == FAILED for each in findings)
         # Paths and the contents of files can contain control characters.
-        return Finding._fields, [tuple(map(printable, each)) for each in findings]
+        return Finding._fields, [tuple(map(Text, each)) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""

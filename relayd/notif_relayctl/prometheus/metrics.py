@@ -62,4 +62,5 @@ class ShowMetrics(CtlCommand):
         if collector.problem is not None:
             raise collector.problem
         # The metrics of a relay are printable, but another program may have answered.
-        self.app.stdout.write("\n".join(map(printable, text.split("\n"))))
+        # In UTF-8, whatever the locale is.
+        self.app.stdout.buffer.write("\n".join(map(printable, text.split("\n"))).encode())
