@@ -18,6 +18,13 @@ Patterns = str | Iterable[str] | None
 PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
 """The priorities of notifications; oslo.messaging's Notifier has a method for each."""
 
+OTHER_SPELLINGS = {"WARNING": "WARN", "ERR": "ERROR", "CRIT": "CRITICAL", "FATAL": "CRITICAL"}
+"""Priorities by the names that ``logging`` and syslog have for them.
+
+No notification has such a name, so a pattern that is one is an error, which names the priority.
+``relayctl`` accepts them from operators.
+"""
+
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
 
@@ -122,7 +129,8 @@ def _mismatch_of_expression(key: str, glob: str) -> str:
     if "(?!)" in expression:
         return "a range in [] ends before it begins"
     if key == "priority" and not any(map(match, PRIORITIES)):
-        return f"the priorities are {', '.join(PRIORITIES)}"
+        advice = f"; write {OTHER_SPELLINGS[glob]}" if glob in OTHER_SPELLINGS else ""
+        return f"the priorities are {', '.join(PRIORITIES)}{advice}"
     if key == "event_type" and glob.startswith(EVENT_TYPE_PREFIX) and match(GAP) is None:
         return f"event types that begin with {EVENT_TYPE_PREFIX} are reserved for the relay"
     return ""

@@ -6,7 +6,6 @@ the same names everywhere. A value keeps its type in JSON; a table shows some wi
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +25,10 @@ Columns = tuple[str, ...]
 Values = tuple[object, ...]
 
 
+def _columns(kind: type[msgspec.Struct]) -> Columns:
+    return tuple("user" if name == "uid" else name for name in kind.__struct_fields__)
+
+
 class ControlCommand(CtlCommand):
     """A command that queries the control socket."""
 
@@ -42,34 +45,36 @@ class ShowStatus(ControlCommand, ShowOne):
     """
 
     example = "relayctl status -f json | jq .records_dropped"
+    columns = Status.__struct_fields__
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
         """Return the fields of the status."""
-        status = self.ask("status", Status)
-        return Status.__struct_fields__, tuple(
-            _with_unit(name, value)
-            for name, value in zip(Status.__struct_fields__, _values(status), strict=True)
-        )
+        values = _values(self.ask("status", Status))
+        return self.columns, tuple(map(_with_unit, self.columns, values))
 
 
 class ListProducers(ControlCommand, Lister):
     """List the connections of programs that send."""
 
     example = "relayctl producers --sort-column rejected --sort-descending"
+    columns = _columns(ProducerStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(ProducerStatus, self.ask("producers", list[ProducerStatus]))
+        return self.columns, [_values(each) for each in self.ask("producers", list[ProducerStatus])]
 
 
 class ListSubscribers(ControlCommand, Lister):
     """List the connections of programs that read."""
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
+    columns = _columns(SubscriberStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+        return self.columns, [
+            _values(each) for each in self.ask("subscribers", list[SubscriberStatus])
+        ]
 
 
 class Disconnect(ControlCommand):
@@ -92,13 +97,6 @@ class Disconnect(ControlCommand):
         """Disconnect, and print what was disconnected."""
         connection = self.ask("disconnect", str, id=arguments.id)
         self.app.stdout.write(f"disconnected {printable(connection)}\n")
-
-
-def _table(
-    kind: type[msgspec.Struct], connections: Sequence[msgspec.Struct]
-) -> tuple[Columns, list[Values]]:
-    columns = ("user" if name == "uid" else name for name in kind.__struct_fields__)
-    return tuple(columns), [_values(each) for each in connections]
 
 
 def _values(entry: msgspec.Struct) -> Values:

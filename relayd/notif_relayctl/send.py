@@ -17,13 +17,12 @@ from collections.abc import Iterable
 from notif_relay import paths
 from notif_relay.connection import Connection
 from notif_relay.errors import RecordTooLarge
+from notif_relay.request import PRIORITIES
 from notif_relay.sender import Sender
 from notif_relayctl.access import connect_failure
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError
-
-PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""Priorities for which oslo.messaging's Notifier has a method."""
+from notif_relayctl.priorities import OTHER_NAMES, priority
 
 SEND_TIMEOUT = 5.0
 """Seconds to wait while the socket is full. A service waits for milliseconds only."""
@@ -44,10 +43,10 @@ class Send(CtlCommand):
         parser.add_argument(
             "--priority",
             default="INFO",
-            type=str.upper,
+            type=priority,
             choices=PRIORITIES,
             metavar="PRIORITY",
-            help=f"one of {', '.join(PRIORITIES)} (default: %(default)s)",
+            help=f"one of {', '.join(PRIORITIES)}, {OTHER_NAMES} (default: %(default)s)",
         )
         parser.add_argument(
             "--publisher",

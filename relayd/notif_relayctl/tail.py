@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TextIO
 
 import notif_relay
@@ -23,6 +24,7 @@ from notif_relayctl.access import relay_failure
 from notif_relayctl.command import CtlCommand, number, seconds
 from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
+from notif_relayctl.priorities import OTHER_NAMES, priority
 from notif_relayd.escaping import printable
 
 COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
@@ -42,12 +44,14 @@ class Tail(CtlCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the options for filters, the format, and the end."""
         parser = super().get_parser(prog_name)
-        for option, meaning in (
-            ("--event-type", "pattern of the event type, for example compute.instance.*"),
-            ("--priority", "pattern of the priority, in upper or lower case"),
-            ("--publisher", "pattern of the publisher_id, for example compute.*"),
-        ):
-            parser.add_argument(option, action="append", metavar="PATTERN", help=meaning)
+        patterns = partial(parser.add_argument, action="append", metavar="PATTERN")
+        patterns("--event-type", help="pattern of the event type, for example compute.instance.*")
+        patterns(
+            "--priority",
+            type=priority,
+            help=f"pattern of the priority, for example warn; {OTHER_NAMES}",
+        )
+        patterns("--publisher", help="pattern of the publisher_id, for example compute.*")
         parser.add_argument(
             *("-o", "--output"),
             default=SHORT,

@@ -21,7 +21,7 @@ from support.container import (
     show,
     states,
 )
-from support.debian_packages import NEW, OLD, apt, package
+from support.debian_packages import NEW, OLD, apt, documented, package
 from support.load import load
 from support.waiting import read_pid
 
@@ -89,7 +89,7 @@ def test_library_package_provides_the_messaging_drivers() -> None:
 
 
 def test_installed_relay_listens_before_the_first_connection() -> None:
-    apt("install", package(OLD, "notif-relayd"))
+    documented("apt-get install -y ./dist", OLD)
     assert run("dpkg", "--audit").stdout == ""
     python("from notif_relayd import fastpath; assert not fastpath.WHY_NOT, fastpath.WHY_NOT")
     assert states() == ("inactive", "active", "active")
@@ -129,7 +129,7 @@ def test_upgrade_under_load_loses_no_record() -> None:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         running.wait_received(BEFORE_AND_AFTER)
         before, sockets = show("MainPID"), show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT)
-        apt("install", package(NEW, "notif-relayd"), package(NEW, "python3-notif-relay"))
+        documented("apt-get install -y ./dist", NEW)
         running.wait_received(BEFORE_AND_AFTER)
         produced = running.finish()
     assert show("MainPID") not in (before, "0")
@@ -151,13 +151,13 @@ def test_upgrade_does_not_start_a_stopped_relay() -> None:
 
 def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
-    apt("remove", "notif-relayd")
+    documented("apt-get remove")
     assert states() == ("inactive", "inactive", "inactive")
     assert not Path("/run/notif-relayd").exists()
     assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
 
 
 def test_purge_leaves_only_users(before: set[str]) -> None:
-    apt("purge", "notif-relayd", "python3-notif-relay")
+    documented("apt-get purge")
     assert related_files() - before == set()
     assert run("getent", "group", "notif-producers").returncode == 0

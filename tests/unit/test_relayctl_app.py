@@ -15,6 +15,7 @@ import pytest
 from cliff.columns import FormattableColumn
 
 from notif_relay import __version__
+from notif_relay.request import filter_request
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
 from notif_relayctl.columns import Duration
@@ -71,6 +72,43 @@ def test_wrong_argument_is_one_line_and_status_1(
     assert err.startswith("relayctl: ")
     assert err.endswith(f"{message} --help\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["doctor -c results", "doctor -c result --column x", "doctor --sort-column ''"]
+)
+def test_unknown_column_is_an_error_that_lists_columns(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert main(line.split()) == 1
+    assert re.search(
+        r"choose from '?check'?, '?result'?, '?finding'?, '?advice'?\); see relayctl doctor --help",
+        capsys.readouterr().err,
+    )
+
+
+def test_columns_are_accepted_in_any_case() -> None:
+    _, shown = Relayctl().parse(["producers", "-c", "PID", "--sort-column", "Connected Seconds"])
+    assert (shown.columns, shown.sort_columns) == (["pid"], ["connected_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("info", "INFO"),
+        ("Warn", "WARN"),
+        ("warning", "WARN"),
+        ("ERR", "ERROR"),
+        ("crit", "CRITICAL"),
+        ("Fatal", "CRITICAL"),
+    ],
+)
+def test_usual_spellings_of_priorities_are_accepted(text: str, name: str) -> None:
+    _, sent = Relayctl().parse(["send", "--event-type", "x", "--priority", text])
+    _, shown = Relayctl().parse(["tail", "--priority", text, "--priority", "w*"])
+    assert sent.priority == name
+    assert shown.priority == [name, "W*"]
+    assert filter_request(None, shown.priority, None)
 
 
 @pytest.mark.parametrize(("name", "summary"), [(each, COMMANDS[each][1]) for each in COMMANDS])

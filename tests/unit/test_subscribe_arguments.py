@@ -60,7 +60,7 @@ def test_invalid_option_is_named(make: Any, tmp_path: Path, name: str, value: An
 
 HOPELESS: list[tuple[str, Any, str]] = [
     ("priority", "WARNING", "the priorities are AUDIT, DEBUG, INFO, WARN, ERROR"),
-    ("priority", "warning", "the priorities are"),
+    ("priority", "warning", "SAMPLE; write WARN"),
     ("priority", ["ERROR", "FATAL"], "'FATAL'"),
     ("priority", "E?R", "the priorities are"),
     ("priority", "", "it is empty"),

@@ -21,6 +21,7 @@ class Doctor(CtlCommand, Lister):
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"
+    columns = Finding._fields
 
     _failed = False
 
@@ -85,7 +86,7 @@ class Doctor(CtlCommand, Lister):
         )
         self._failed = any(each.result == FAILED for each in findings)
         # Paths and the contents of files can contain control characters.
-        return Finding._fields, [tuple(map(Text, each)) for each in findings]
+        return self.columns, [tuple(map(Text, each)) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""

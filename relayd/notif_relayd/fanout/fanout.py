@@ -26,6 +26,7 @@ from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
+from notif_relayd.fanout.loss_log import LossLog
 from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Cursor, Store
 from notif_relayd.fanout.saved_state import (
@@ -106,6 +107,7 @@ class Fanout:
         self._fdstore = context.fdstore
         self._streams = Streams(self.store, context.loop.kernel.thread_time)
         self._pages = SharedPages()
+        self._losses = LossLog(context.log, self.store, self.subscribers)
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
         self._requests = RequestHandler(
@@ -259,6 +261,7 @@ class Fanout:
             stream.ring.evict_unused()
         self._streams.end_unused()
         self.store.shrink()
+        self._losses.update()
         for subscriber in list(self.subscribers.values()):
             self._requests.schedule(subscriber)
 
@@ -301,6 +304,7 @@ class Fanout:
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
         # Before the cursors are dropped below: the figures are derived from them.
+        self._losses.disconnected(subscriber)
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:
             each.stream.mark_behind(subscriber)
@@ -373,6 +377,7 @@ class Fanout:
         late, failed = outcome
         if late or stream.ring.cursors:
             stream.ring.append(batch, count)
+            self._losses.update()
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
@@ -399,8 +404,10 @@ class Fanout:
 
     def _send_from(self, cursor: Cursor, subscriber: Subscriber) -> None:
         """Send once what the cursor of a subscriber has to send."""
+        buffers = cursor.buffers()
+        self._losses.update()
         try:
-            sent = subscriber.socket.sendmsg(cursor.buffers())
+            sent = subscriber.socket.sendmsg(buffers)
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS:
                 self.disconnect(subscriber)
@@ -417,6 +424,7 @@ class Fanout:
             self.disconnect(subscriber)
         else:
             subscriber.catch_up()
+            self._losses.caught_up(subscriber)
             self._update_events(subscriber)
 
     def _update_events(self, subscriber: Subscriber) -> None:

@@ -155,7 +155,7 @@ class RequestHandler:
         cursor.stop()
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
-        subscriber.pending = Subscription(self._streams.of(view), charge)
+        subscriber.pending = Subscription(self._streams.of(view), subscriber.id, charge)
         subscriber.pending.fall_behind().insert(request.answer(view.notice))
 
     def _refuse(self, subscriber: Subscriber, error: ValueError) -> None:

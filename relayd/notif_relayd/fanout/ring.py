@@ -9,8 +9,9 @@ Everything about positions, sequence numbers and gaps is decided here, without s
 
 When a chunk is evicted, its cursors leave it. Otherwise a thousand stalled subscribers would keep a
 thousand old chunks in memory. A cursor that is within a record keeps that record, shared with all
-cursors in the same record, and the number of the next one. It is not visited again until its
-socket takes data. Costs: append O(1), evict O(cursors in the chunk), a cursor's step O(buffers).
+cursors in the same record, and the number of the next one. Once a cursor has lost records, which
+the store notes, it is not visited again until its socket takes data. Costs: append O(1), evict
+O(cursors in the chunk), a cursor's step O(buffers).
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Store:
         """Bytes charged for chunks."""
         self.torn = 0
         """Bytes of torn records, in addition to `size`; each counts once."""
+        self.losing: set[int] = set()
+        """Owners of cursors that have lost records; the owner of the store clears it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
         """The oldest first."""
 
@@ -150,7 +153,7 @@ class Ring:
         self.store.release(chunk)
         # A copy: a cursor that leaves removes itself from the set.
         for cursor in list(chunk.cursors):
-            cursor.leave()
+            cursor.evicted()
 
     def add_cursor(self, cursor: Cursor) -> None:
         """Keep records from now on until the cursor has sent them."""
@@ -176,6 +179,7 @@ class Cursor:
     Args:
         ring: the ring that it reads.
         gap: returns the record that announces a number of missing records.
+        owner: what `Store.losing` gets when the cursor loses records.
     """
 
     __slots__ = (
@@ -184,6 +188,7 @@ class Cursor:
         "_inserted",
         "_next_seq",
         "_offset",
+        "_owner",
         "_ring",
         "_stop_seq",
         "_torn",
@@ -191,9 +196,10 @@ class Cursor:
         "announced",
     )
 
-    def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
+    def __init__(self, ring: Ring, gap: Callable[[int], bytes], owner: int = 0) -> None:
         self._ring = ring
         self._gap = gap
+        self._owner = owner
         self._next_seq = ring.next_seq
         """Sequence number of the next record of the ring; valid only if `_chunk` is `None`."""
         self._stop_seq: int | None = None
@@ -278,6 +284,11 @@ class Cursor:
         return max(0, min(self._ring.first_seq, self.end) - self._next_seq)
 
     @property
+    def dropped(self) -> int:
+        """Number of evicted records, announced or not."""
+        return self.announced + self.lost
+
+    @property
     def torn_share(self) -> float:
         """Bytes of the torn record that it holds, divided by the number of its holders."""
         return 0.0 if self._torn is None else self._torn.share
@@ -357,6 +368,17 @@ class Cursor:
         self._inserted += record
         self._stop_seq = self._next_seq
 
+    def evicted(self) -> None:
+        """Leave the chunk, which was evicted; note whether records are lost."""
+        chunk = self._chunk
+        assert chunk is not None  # noqa: S101 - the chunk has this cursor
+        self.leave()
+        if self.lost:
+            self._ring.store.losing.add(self._owner)
+        elif chunk.next is not None and chunk.next.first < self.end:
+            # The loss begins when the next chunk is evicted.
+            self._move(chunk.next, 0)
+
     def leave(self) -> None:
         """Leave the chunk; keep the record that was sent in part, if any."""
         chunk = self._chunk
@@ -400,6 +422,7 @@ class Cursor:
         lost = self.lost
         if lost:
             self._inserted = self._gap(lost)
+            self._ring.store.losing.add(self._owner)
             self.announced += lost
             self._next_seq += lost
         if self._ring.oldest is not None and self._next_seq < self.end:

@@ -170,6 +170,10 @@ def _check_subscriber(
 ) -> None:
     subscriptions = subscriber.subscriptions
     _require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
+    _require(
+        subscriber.lost_before is None or 0 <= subscriber.lost_before <= subscriber.dropped,
+        "subscriber has lost fewer records than before",
+    )
     _require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
     for each in subscriptions:
         _require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
