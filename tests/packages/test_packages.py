@@ -113,6 +113,13 @@ def test_service_with_the_librarys_driver_is_relayed() -> None:
 def test_relayctl_works_with_debians_libraries() -> None:
     assert "records_received" in run("relayctl", "status").stdout
     assert "notif_relayd_up 1" in run("relayctl", "metrics").stdout
+    for shell, installed in (
+        ("bash", "bash-completion/completions/relayctl"),
+        ("fish", "fish/vendor_completions.d/relayctl.fish"),
+        ("zsh", "zsh/vendor-completions/_relayctl"),
+    ):
+        printed = run("relayctl", "complete", "--shell", shell).stdout
+        assert Path("/usr/share", installed).read_text() == printed
 
 
 def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
