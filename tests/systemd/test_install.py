@@ -33,8 +33,14 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
         "usr/lib/systemd/system/notif-relayd-exporter.service",
         "usr/lib/sysusers.d/notif-relayd.conf",
         "usr/lib/tmpfiles.d/notif-relayd.conf",
+        "usr/share/bash-completion/completions/notif-relayd",
+        "usr/share/bash-completion/completions/relayctl",
+        "usr/share/fish/vendor_completions.d/notif-relayd.fish",
+        "usr/share/fish/vendor_completions.d/relayctl.fish",
         "usr/share/notif-relayd/grafana/notif-relayd.json",
         "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
+        "usr/share/zsh/site-functions/_notif-relayd",
+        "usr/share/zsh/site-functions/_relayctl",
     }
 
 

@@ -5,19 +5,16 @@ The state is queried with systemctl instead of D-Bus: for root, it works without
 no unit.
 """
 
-import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayd.systemd.environment import booted
 
 PUBLIC_UNIT = "notif-relayd.socket"
 INGEST_UNIT = "notif-relayd-ingest.socket"
 SERVICE_UNIT = "notif-relayd.service"
-
-BOOTED = "/run/systemd/system"
-"""This directory exists if systemd is the service manager, sd_booted(3)."""
 
 QUERY_TIMEOUT = 10.0
 """Seconds for systemctl."""
@@ -40,6 +37,8 @@ class Unit:
 
     name: str
     properties: Mapping[str, str]
+    paths: Sequence[str] = ()
+    """For a socket unit: the paths of its sockets, in the order in which the daemon gets them."""
 
     def __getitem__(self, name: str) -> str:
         return self.properties.get(name, "")
@@ -53,16 +52,6 @@ class Unit:
     def active(self) -> bool:
         """For a socket unit: whether systemd holds the socket."""
         return self["ActiveState"] == "active"
-
-    @property
-    def path(self) -> str:
-        """For a socket unit: the path of the socket."""
-        return self["Listen"].removesuffix(" (Stream)")
-
-
-def booted() -> bool:
-    """Return whether systemd is the service manager of this host."""
-    return os.path.isdir(BOOTED)
 
 
 def units() -> dict[str, Unit]:
@@ -87,9 +76,16 @@ def units() -> dict[str, Unit]:
         message = " ".join(error.stderr.split())
         raise UnitsUnknownError(f"systemctl cannot show the units: {message}") from None
     return {
-        name: Unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
+        name: _unit(name, block)
         for name, block in zip(names, done.stdout.split("\n\n"), strict=False)
     }
+
+
+def _unit(name: str, shown: str) -> Unit:
+    pairs = [line.split("=", 1) for line in shown.splitlines() if "=" in line]
+    # A socket unit has one line for each ListenStream=.
+    paths = [value.removesuffix(" (Stream)") for key, value in pairs if key == "Listen"]
+    return Unit(name, dict(pairs), paths)
 
 
 def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> Iterator[Finding]:

@@ -84,6 +84,7 @@ def test_reload_fails_with_the_error_of_the_configuration(journal: Journal) -> N
     systemctl("reload", SERVICE)
     journal.entry(MESSAGE="configuration reloaded")
     assert relays()
+    assert "]: ok\n" not in journal.text()
 
 
 def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> None:
