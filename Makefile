@@ -155,8 +155,14 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
-# Install into a temporary directory to get the list of files. Files of the operator stay.
-uninstall: ## remove the files of "make install" with the same settings, but not users and groups
+# Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
+# directory to get the list of files. Files of the operator stay.
+UNITS = $(notdir $(wildcard systemd/*.socket systemd/*.service))
+uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS); do \
+		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
+		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$$unit" ] || echo $$unit; } || exit 1; \
+		done | xargs -r systemctl disable --now --quiet; fi
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
 		$(MAKE) --no-print-directory install DESTDIR="$$made" && \
 		find "$$made" -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -f && \

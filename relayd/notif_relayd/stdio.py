@@ -67,6 +67,12 @@ def ignore_errors_of_stderr() -> None:
     sys.stderr = _text(_Diagnostics(STDERR), sys.stderr.encoding, line_buffering=True)
 
 
+def was_closed(descriptor: int) -> bool:
+    """Return whether a descriptor from 0 to 2 was closed when the program started."""
+    # A descriptor that another program has passed is inheritable; those opened below are not.
+    return not os.get_inheritable(descriptor)
+
+
 def _open_closed_streams() -> None:
     """Open the closed ones of the descriptors 0, 1 and 2, so that no socket gets its number.
 

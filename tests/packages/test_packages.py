@@ -23,7 +23,6 @@ from support.container import (
 )
 from support.debian_packages import NEW, OLD, apt, documented, package
 from support.load import load
-from support.waiting import read_pid
 
 PYTHON = "/usr/bin/python3"
 """Debian's Python, which imports the installed packages and not the checkout."""
@@ -128,7 +127,7 @@ def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
     started = run("/usr/bin/notif-relayd", *options)
     assert started.returncode == 0, started.stderr
     with connect(str(tmp_path / "notifications.sock")):
-        os.kill(read_pid(pid), 15)
+        os.kill(int(pid.read_text()), 15)
 
 
 def test_upgrade_under_load_loses_no_record() -> None:

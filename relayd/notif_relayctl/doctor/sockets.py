@@ -22,9 +22,10 @@ from notif_relayctl.access import (
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
-from notif_relayctl.doctor.units import PUBLIC_UNIT, UnitsUnknownError, booted
+from notif_relayctl.doctor.units import PUBLIC_UNIT, UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
 from notif_relayd.control.schema import Status
+from notif_relayd.systemd.environment import booted
 
 KINDS = {
     stat.S_IFREG: "a regular file",

@@ -5,19 +5,16 @@ The state is queried with systemctl instead of D-Bus: for root, it works without
 no unit.
 """
 
-import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayd.systemd.environment import booted
 
 PUBLIC_UNIT = "notif-relayd.socket"
 INGEST_UNIT = "notif-relayd-ingest.socket"
 SERVICE_UNIT = "notif-relayd.service"
-
-BOOTED = "/run/systemd/system"
-"""This directory exists if systemd is the service manager, sd_booted(3)."""
 
 QUERY_TIMEOUT = 10.0
 """Seconds for systemctl."""
@@ -55,11 +52,6 @@ class Unit:
     def active(self) -> bool:
         """For a socket unit: whether systemd holds the socket."""
         return self["ActiveState"] == "active"
-
-
-def booted() -> bool:
-    """Return whether systemd is the service manager of this host."""
-    return os.path.isdir(BOOTED)
 
 
 def units() -> dict[str, Unit]:

@@ -26,12 +26,22 @@ def check_logging_file(path: str) -> None:
         StartError: a handler cannot write its log file.
         Exception: the file has an error.
     """
+    logging.config.fileConfig(read_handlers(path), disable_existing_loggers=False)
+
+
+def read_handlers(path: str) -> configparser.ConfigParser:
+    """Check the handlers of a logging file; return its content without them.
+
+    Raises:
+        StartError: a handler cannot write its log file.
+        Exception: the file has an error.
+    """
     parser = configparser.ConfigParser()
     with open(path, encoding="utf-8") as lines:
         parser.read_file(lines)
     for name in filter(None, map(str.strip, parser["handlers"]["keys"].split(","))):
         _check_handler(parser, parser[f"handler_{name}"])
-    logging.config.fileConfig(parser, disable_existing_loggers=False)
+    return parser
 
 
 def check_log_path(path: str) -> None:

@@ -48,7 +48,7 @@ class LogQueue:
 
         Call this again after handlers have been added.
         """
-        for logger in _loggers():
+        for logger in all_loggers():
             for handler in list(logger.handlers):
                 if not isinstance(handler, _QueueingHandler):
                     logger.removeHandler(handler)
@@ -57,7 +57,7 @@ class LogQueue:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Context in which loggers are reconfigured; an error restores their previous state."""
-        before = [(each, each.handlers[:], each.level, each.propagate) for each in _loggers()]
+        before = [(each, each.handlers[:], each.level, each.propagate) for each in all_loggers()]
         try:
             yield
         except BaseException:
@@ -141,7 +141,8 @@ def _flush(stream: TextIO | None) -> bool:
     return True
 
 
-def _loggers() -> list[logging.Logger]:
+def all_loggers() -> list[logging.Logger]:
+    """Return the root logger and every other logger."""
     return [logging.getLogger(), *map(logging.getLogger, logging.Logger.manager.loggerDict)]
 
 
