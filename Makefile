@@ -143,11 +143,11 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
-	@cd $(COMPLETIONS) && for program in notif-relayd relayctl; do \
-		install -D -m 644 $$program.bash \
-			"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program" && \
-		install -D -m 644 $$program.fish -t "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" && \
-		install -D -m 644 $$program.zsh "$(DESTDIR)$(ZSHDIR)/_$$program" || exit 1; done
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+		set -- $(COMPLETIONS)/$$program && \
+		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
+		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
+		install -D -m 644 "$$1.zsh" "$(DESTDIR)$(ZSHDIR)/_$$program" || exit 1; done
 	@for page in $(wildcard $(MAN)/*.[158]); do \
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
