@@ -61,7 +61,13 @@ def check_background_log(conf: cfg.ConfigOpts) -> None:
     Raises:
         StartError: it does.
     """
-    handlers = [handler for logger in all_loggers() for handler in logger.handlers]
+    # Some libraries have handlers of their own, which discard everything.
+    handlers = [
+        handler
+        for logger in all_loggers()
+        if logger.name.partition(".")[0] in ("root", "notif_relayd")
+        for handler in logger.handlers
+    ]
     if all(map(_writes_to_standard_stream, handlers)):
         raise StartError(
             "the log would be lost, because --daemonize closes standard output and standard error: "
