@@ -90,7 +90,8 @@ def test_reload_fails_with_the_error_of_the_configuration(journal: Journal) -> N
 def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> None:
     """The drop-ins are those of docs/howto/services.rst."""
     paths = {PUBLIC_UNIT: "/run/nova/notifications.sock", INGEST_UNIT: "/run/nova/ingest.sock"}
-    systemctl("stop", PUBLIC_UNIT)
+    assert relays()
+    before = connect(PUBLIC), connect(INGEST)
     request.addfinalizer(lambda: systemctl("daemon-reload"))  # After the files are removed.
     for unit, path in paths.items():
         directory = Path(f"/run/systemd/system/{unit}.d")
@@ -98,6 +99,10 @@ def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> 
         request.addfinalizer(partial(shutil.rmtree, directory))
         (directory / "nova.conf").write_text(f"[Socket]\nListenStream={path}\n")
     systemctl("daemon-reload")
+    systemctl("stop", PUBLIC_UNIT, SERVICE)
+    for connection in before:
+        with connection:
+            assert connection.recv(1) == b""
     systemctl("start", PUBLIC_UNIT)
     assert access(paths[PUBLIC_UNIT]) == ("0660", "notif-relayd", "notif-subscribers")
     assert access(paths[INGEST_UNIT]) == ("0660", "notif-relayd", "notif-producers")
