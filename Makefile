@@ -143,11 +143,11 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
-	@cd $(COMPLETIONS) && for program in notif-relayd relayctl; do \
-		install -D -m 644 $$program.bash \
-			"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program" && \
-		install -D -m 644 $$program.fish -t "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" && \
-		install -D -m 644 $$program.zsh "$(DESTDIR)$(ZSHDIR)/_$$program" || exit 1; done
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+		set -- $(COMPLETIONS)/$$program && \
+		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
+		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
+		install -D -m 644 "$$1.zsh" "$(DESTDIR)$(ZSHDIR)/_$$program" || exit 1; done
 	@for page in $(wildcard $(MAN)/*.[158]); do \
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
@@ -155,8 +155,14 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
-# Install into a temporary directory to get the list of files. Files of the operator stay.
-uninstall: ## remove the files of "make install" with the same settings, but not users and groups
+# Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
+# directory to get the list of files. Files of the operator stay.
+UNITS = $(notdir $(wildcard systemd/*.socket systemd/*.service))
+uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS); do \
+		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
+		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$$unit" ] || echo $$unit; } || exit 1; \
+		done | xargs -r systemctl disable --now --quiet; fi
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
 		$(MAKE) --no-print-directory install DESTDIR="$$made" && \
 		find "$$made" -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -f && \

@@ -49,6 +49,9 @@ man_pages = [
     )
 ]
 
+# A literal block without a language is output.
+highlight_language = "text"
+
 # Keep the two dashes of an option.
 smartquotes = False
 

@@ -63,7 +63,7 @@ VALUES = {
 
 PRIORITY = {"bash": "_notif_relay_priorities", "zsh": "_notif_relay_priorities", "fish": NAMES}
 
-CHOICES = {"FORMAT": FORMATS, "cmd": tuple(COMMANDS)}
+CHOICES = {"FORMAT": FORMATS, "MODE": ("0600", "0660", "0666"), "cmd": tuple(COMMANDS)}
 """Values that shtab does not find, by their name in the help, or else by their attribute."""
 
 # With "=" between an option and its value, bash splits the argument into three words.

@@ -114,7 +114,7 @@ def _mismatch(key: str, glob: str) -> str:
     if glob != glob.strip():
         return "it begins or ends with white space"
     if "," in re.sub(r"\[[^]]*\]", "", glob):
-        return "it contains a comma; pass several patterns as a list, or write [,] for a comma"
+        return "it contains a comma; give several patterns separately, or write [,] for a comma"
     if _has_open_bracket(glob):
         return "a [ has no ]; write [[] for a literal ["
     return _mismatch_of_expression(key, glob)

@@ -51,10 +51,9 @@ def open_node(path: str, *, wait: bool) -> int | None:
     Raises:
         OSError: it cannot be opened.
     """
-    # Opening such a path again would write to the start of a regular file.
-    described = _DESCRIPTOR.fullmatch(path)
-    number = int(described[1]) if described else _NAMED_DESCRIPTORS.get(path)
+    number = named_descriptor(path)
     if number is not None:
+        # Opening the path would write to the start of a regular file.
         return os.dup(number)
     try:
         mode = os.stat(path).st_mode
@@ -71,6 +70,12 @@ def open_node(path: str, *, wait: bool) -> int | None:
         raise
     os.set_blocking(fd, True)
     return fd
+
+
+def named_descriptor(path: str) -> int | None:
+    """Return the number of the open descriptor that a path such as /dev/stdout stands for."""
+    described = _DESCRIPTOR.fullmatch(path)
+    return int(described[1]) if described else _NAMED_DESCRIPTORS.get(path)
 
 
 def lock(path: str, open_file: Callable[[str], int], operation: int) -> int:

@@ -121,3 +121,4 @@ def test_logging_file_that_uses_only_stderr_is_an_error(directory: Path) -> None
     )
     done = daemonize(directory, "--log-config-append", os.fspath(config))
     assert has_failed(done, os.fspath(config), "the log would be lost")
+    assert has_failed(daemonize(directory, "--log-file", "-"), "the log would be lost")

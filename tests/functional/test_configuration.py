@@ -275,6 +275,16 @@ def test_invalid_value_in_the_environment_is_named(
     assert str(config) not in result.stderr
 
 
+def test_ok_is_not_printed_to_the_journal(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = directory / "output"
+    with output.open("wb") as stdout:
+        status = output.stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        command = [sys.executable, "-m", "notif_relayd", "--check"]
+        subprocess.run(command, check=True, stdout=stdout)
+    assert output.read_bytes() == b""
+
+
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 def test_check_fails_without_standard_output(output: str) -> None:
     done = subprocess.run(
@@ -285,6 +295,22 @@ def test_check_fails_without_standard_output(output: str) -> None:
         env=quiet_environment(),
     )
     assert_error(done, ["cannot write to standard output"])
+
+
+def test_check_and_start_refuse_the_same_logs(directory: Path) -> None:
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    config = directory / "log.conf"
+    for text, word in (
+        ("default_log_levels = a=LOUD", "LOUD"),
+        ("use_syslog = true\nsyslog_log_facility = nope", "facility"),
+    ):
+        config.write_text(f"[DEFAULT]\n{text}\n")
+        arguments = ("--runtime-dir", str(directory), "--config-file", str(config))
+        assert_error(run_daemon(*arguments), [word])
+        assert_error(run_daemon(*arguments, "--check"), [word])
+    # Without a reader, the daemon would wait.
+    assert_error(run_daemon("--runtime-dir", str(directory), "--log-file", str(fifo)), [str(fifo)])
 
 
 def test_check_opens_no_log(directory: Path) -> None:

@@ -134,7 +134,7 @@ def test_top_continues_after_a_restart_of_the_relay(directory: Path) -> None:
         with terminal:
             terminal.wait_for(rf"pid {pid}\b")
             assert relay.stop() == 0
-            terminal.wait_for("the daemon is not running")
+            terminal.wait_for(r"no answer since [\d-]+ [\d:]+: the daemon is not running")
             (directory / "notify.sock").unlink()
             with running_relay(directory) as again:
                 terminal.wait_for(rf"pid {again.process.pid}\b")

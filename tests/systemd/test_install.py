@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that ``make install`` writes for a package; ``inside/`` tests them on a host."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,7 +26,8 @@ def files(destination: Path) -> set[str]:
 
 
 def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
-    install(tmp_path, "PREFIX=/usr", "MAN=none")
+    relative = Path(os.path.relpath(tmp_path, CHECKOUT))  # as in debian/rules
+    install(relative, "PREFIX=/usr", "MAN=none")
     assert files(tmp_path) == {
         "etc/notif-relayd/logging.conf.sample",
         "etc/notif-relayd/relayd.conf.sample",

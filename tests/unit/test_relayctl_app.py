@@ -18,8 +18,8 @@ from notif_relay import __version__
 from notif_relay.request import filter_request
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.columns import Duration
 from notif_relayctl.command_table import COMMANDS
-from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),

@@ -33,7 +33,9 @@ _shtab_notif_relayd___relayd_public_group_COMPGEN=_notif_relay_groups
 _shtab_notif_relayd___relayd_public_user_COMPGEN=_notif_relay_users
 _shtab_notif_relayd___oslo_messaging_notifications_sock_path_COMPGEN=_notif_relay_files
 
-
+_shtab_notif_relayd___relayd_control_mode_choices=(0600 0660 0666)
+_shtab_notif_relayd___relayd_ingest_mode_choices=(0600 0660 0666)
+_shtab_notif_relayd___relayd_public_mode_choices=(0600 0660 0666)
 
 _shtab_notif_relayd__h_nargs=0
 _shtab_notif_relayd___help_nargs=0

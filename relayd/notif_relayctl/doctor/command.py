@@ -8,9 +8,9 @@ from collections import Counter
 from cliff.lister import Lister
 
 from notif_relayctl.access import RIGHTS
+from notif_relayctl.columns import Text
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from notif_relayd.escaping import printable
 
 
 class Doctor(CtlCommand, Lister):
@@ -72,7 +72,7 @@ class Doctor(CtlCommand, Lister):
 
     def take_action(
         self, arguments: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    ) -> tuple[tuple[str, ...], list[tuple[Text, ...]]]:
         """Run all checks and return one row for each finding."""
         from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415 - slow to import
 
@@ -94,7 +94,7 @@ class Doctor(CtlCommand, Lister):
         if arguments.failed:
             findings = [each for each in findings if each.result == FAILED]
         # Paths and the contents of files can contain control characters.
-        return self.columns, [tuple(map(printable, each)) for each in findings]
+        return self.columns, [tuple(map(Text, each)) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""

@@ -2,6 +2,7 @@
 """relayctl metrics: print the metrics of the relay once, as text for Prometheus."""
 
 import argparse
+import io
 
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError, missing_package
@@ -59,4 +60,6 @@ class ShowMetrics(CtlCommand):
         if collector.problem is not None:
             raise collector.problem
         # The metrics of a relay are printable, but another program may have answered.
+        if isinstance(self.app.stdout, io.TextIOWrapper):
+            self.app.stdout.reconfigure(encoding="utf-8")  # in any locale
         self.app.stdout.write("\n".join(map(printable, text.decode().split("\n"))))

@@ -7,6 +7,7 @@ query.
 
 import argparse
 import contextlib
+import datetime as dt
 import math
 import select
 import signal
@@ -35,6 +36,7 @@ class Top(ControlCommand):
     """Show rates, connections and event types continuously.
 
     To count event types, it subscribes, and is therefore one of the subscribers that it shows.
+    While the relay does not answer, the last values are dim, and a line shows their time.
     """
 
     example = "relayctl top -n 1 --batch"
@@ -97,6 +99,7 @@ class Top(ControlCommand):
         """
         view = View()
         before, sample, problem = None, self._sample(), None
+        answered = _local_time()
         frames = 0
         with contextlib.closing(Busiest()) as busiest:
             busiest.connect(sample.status.public_socket)
@@ -117,12 +120,13 @@ class Top(ControlCommand):
                 frames += 1
                 try:
                     before, sample, problem = sample, self._sample(), None
+                    answered = _local_time()
                     # Only after an answer of the daemon: a connection could start the daemon.
                     busiest.connect(sample.status.public_socket)
                 except CtlError as error:
                     if keys is None:
                         raise
-                    problem = str(error)
+                    problem = f"no answer since {answered}: {error}"
                 busiest.next_frame()
                 due = max(due, time.monotonic()) + arguments.delay
 
@@ -133,6 +137,10 @@ class Top(ControlCommand):
             self.ask("producers", list[ProducerStatus]),
             self.ask("subscribers", list[SubscriberStatus]),
         )
+
+
+def _local_time() -> str:
+    return dt.datetime.now().isoformat(" ", "seconds")
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

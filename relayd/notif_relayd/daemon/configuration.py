@@ -16,7 +16,7 @@ from oslo_log import log
 
 from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
-from notif_relayd.daemon.log_check import read_handlers
+from notif_relayd.daemon.log_check import read_logging_file
 from notif_relayd.daemon.log_setup import check_background_log, logging_errors
 from notif_relayd.errors import StartError, one_line, see_help, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
@@ -86,7 +86,7 @@ class Configuration:
             limits = _settings(new, origins).limits
             if new.log_config_append:
                 with logging_errors(new):
-                    read_handlers(new.log_config_append)
+                    read_logging_file(new.log_config_append)
         # A change of max_record_size needs a restart. Until then, the ring must hold a record of
         # the previous maximum size.
         return replace(

@@ -20,6 +20,7 @@ from notif_relay.version import __version__
 from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
 from notif_relayd.daemon.log_queue import all_loggers
 from notif_relayd.errors import StartError
+from notif_relayd.files import STANDARD_OUTPUT, named_descriptor, open_node
 from notif_relayd.settings import PROGRAM
 from notif_relayd.stdio import STDERR, STDOUT, was_closed
 
@@ -37,14 +38,9 @@ def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
     """
-    _set_destination(conf, in_background)
-    try:
-        with logging_errors(conf):
-            log.setup(conf, PROGRAM, __version__)
-    except OSError as error:
-        raise log_path_error(str(error.filename), error.strerror) from error
-    except (TypeError, ValueError) as error:
-        raise StartError(f"cannot set up the log: {error}; correct the option") from error
+    path = _set_destination(conf, in_background)
+    with _held_open(path):
+        _set_up(conf)
     if in_background:
         check_background_log(conf)
 
@@ -54,8 +50,8 @@ def warn_about_lost_log(conf: cfg.ConfigOpts) -> None:
     for option, path in SOCKETS.items():
         if conf[option] and not conf.log_config_append and not _has_reader(path):
             sys.stderr.write(
-                f"{PROGRAM}: warning: no process reads {path} ({option}): the log is lost until "
-                "one does; set log_file to write it to a file\n"
+                f"{PROGRAM}: warning: no process reads {path}: log lines for it ({option}) are "
+                "lost until one does; set log_file to keep them\n"
             )
 
 
@@ -65,7 +61,13 @@ def check_background_log(conf: cfg.ConfigOpts) -> None:
     Raises:
         StartError: it does.
     """
-    handlers = [handler for logger in all_loggers() for handler in logger.handlers]
+    # Some libraries have handlers of their own, which discard everything.
+    handlers = [
+        handler
+        for logger in all_loggers()
+        if logger.name.partition(".")[0] in ("root", "notif_relayd")
+        for handler in logger.handlers
+    ]
     if all(map(_writes_to_standard_stream, handlers)):
         raise StartError(
             "the log would be lost, because --daemonize closes standard output and standard error: "
@@ -110,16 +112,50 @@ def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     if conf.log_config_append:
         with logging_errors(conf):
             check_logging_file(conf.log_config_append)
+    else:
+        for option in ("log_file", "log_dir"):
+            conf.set_override(option, None)
+        _set_up(conf)
 
 
-def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> None:
-    """Set the default destination of the log, and check the destination.
+def _set_up(conf: cfg.ConfigOpts) -> None:
+    try:
+        with logging_errors(conf):
+            log.setup(conf, PROGRAM, __version__)
+    except OSError as error:
+        raise log_path_error(str(error.filename), error.strerror) from error
+    except (TypeError, ValueError) as error:
+        raise StartError(f"cannot set up the log: {error}; correct the option") from error
+
+
+@contextlib.contextmanager
+def _held_open(path: str | None) -> Iterator[None]:
+    """Context in which opening a FIFO does not wait for a process that reads it.
 
     Raises:
-        StartError: it cannot be written to.
+        StartError: no process reads it.
+    """
+    try:
+        node = open_node(path, wait=False) if path else None
+    except OSError as error:
+        raise log_path_error(str(path), error.strerror) from error
+    try:
+        yield
+    finally:
+        if node is not None:
+            os.close(node)
+
+
+def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> str | None:
+    """Set the default destination of the log; return the path of the log file, if any.
+
+    Raises:
+        StartError: the file cannot be written to.
     """
     if conf.log_config_append:
-        return
+        return None
+    if conf.log_file == STANDARD_OUTPUT:
+        conf.set_override("log_file", "/dev/stdout")
     if journal and is_journal(STDERR) and _has_reader(SOCKETS["use_journal"]):
         conf.set_default("use_journal", True)
         # The journal has fields of its own for time, process, level and logger.
@@ -130,17 +166,18 @@ def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> None:
     elif not (conf.log_file or conf.log_dir or conf.use_journal):
         # If standard error is closed, the default of oslo.log is standard output.
         conf.set_default("use_syslog", in_background or was_closed(STDOUT))
-    if conf.log_file or conf.log_dir:
-        # As in oslo.log: the file is in the directory, and its default name is that of the program.
-        check_log_path(os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log"))
+    if not (conf.log_file or conf.log_dir):
+        return None
+    # As in oslo.log: the file is in the directory, and its default name is that of the program.
+    path = os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log")
+    check_log_path(path)
+    return path
 
 
 def _writes_to_standard_stream(handler: logging.Handler) -> bool:
-    return (
-        isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, logging.FileHandler)
-        and handler.stream in (sys.stdout, sys.stderr)
-    )
+    if isinstance(handler, logging.FileHandler):
+        return named_descriptor(handler.baseFilename) is not None
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
 
 
 def _has_reader(path: str) -> bool:

@@ -100,7 +100,8 @@ def test_drop_ins_add_sockets(request: pytest.FixtureRequest) -> None:
 def check_drop_ins(request: pytest.FixtureRequest, setting: str) -> None:
     """Check that both paths of both sockets work with drop-ins that have this setting."""
     paths = {PUBLIC_UNIT: "/run/nova/notifications.sock", INGEST_UNIT: "/run/nova/ingest.sock"}
-    systemctl("stop", PUBLIC_UNIT)
+    assert relays()
+    before = connect(PUBLIC), connect(INGEST)
     request.addfinalizer(lambda: systemctl("daemon-reload"))  # After the files are removed.
     for unit, path in paths.items():
         directory = Path(f"/run/systemd/system/{unit}.d")
@@ -108,6 +109,10 @@ def check_drop_ins(request: pytest.FixtureRequest, setting: str) -> None:
         request.addfinalizer(partial(shutil.rmtree, directory))
         (directory / "nova.conf").write_text(f"[Socket]\n{setting}={path}\n")
     systemctl("daemon-reload")
+    systemctl("stop", PUBLIC_UNIT, SERVICE)
+    for connection in before:
+        with connection:
+            assert connection.recv(1) == b""
     systemctl("start", PUBLIC_UNIT)
     assert access(paths[PUBLIC_UNIT]) == ("0660", "notif-relayd", "notif-subscribers")
     assert access(paths[INGEST_UNIT]) == ("0660", "notif-relayd", "notif-producers")

@@ -252,7 +252,6 @@ def test_readme_works_from_first_to_last_line(host: Path) -> None:
     blocks = [each for each in doc_blocks.readme() if each.section != doc_blocks.TRY]
     blocks.sort(key=lambda block: block.section != doc_blocks.INSTALLING)
     with Terminal(host) as terminal:
-        terminal.type("mkdir bin && ln -s /opt/stack/data/venv/bin/pip bin && PATH=$PWD/bin:$PATH")
         for block in blocks:
             match block.language:
                 case "ini":
