@@ -58,6 +58,14 @@ def column(text: str) -> str:
     return text.strip().lower().replace(" ", "_")
 
 
+def utf8(text: str) -> str:
+    """Convert an argument to text, also in a locale whose encoding is not that of the argument."""
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8") from None
+
+
 def number(text: str) -> int:
     """Convert an argument to a number of at least 1."""
     value = int(text)

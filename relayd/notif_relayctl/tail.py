@@ -21,7 +21,7 @@ from notif_relay.connection import connect_error
 from notif_relay.errors import RelayError
 from notif_relay.notification import Gap, Notification
 from notif_relayctl.access import relay_failure
-from notif_relayctl.command import CtlCommand, number, seconds
+from notif_relayctl.command import CtlCommand, number, seconds, utf8
 from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
 from notif_relayctl.priorities import OTHER_NAMES, priority
@@ -45,13 +45,19 @@ class Tail(CtlCommand):
         """Add the options for filters, the format, and the end."""
         parser = super().get_parser(prog_name)
         patterns = partial(parser.add_argument, action="append", metavar="PATTERN")
-        patterns("--event-type", help="pattern of the event type, for example compute.instance.*")
+        patterns(
+            "--event-type",
+            type=utf8,
+            help="pattern of the event type, for example compute.instance.*",
+        )
         patterns(
             "--priority",
             type=priority,
             help=f"pattern of the priority, for example warn; {OTHER_NAMES}",
         )
-        patterns("--publisher", help="pattern of the publisher_id, for example compute.*")
+        patterns(
+            "--publisher", type=utf8, help="pattern of the publisher_id, for example compute.*"
+        )
         parser.add_argument(
             *("-o", "--output"),
             default=SHORT,
