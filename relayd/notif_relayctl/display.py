@@ -6,16 +6,10 @@ character none. rich knows the widths. It is imported only for text that is not 
 """
 
 import codecs
-import re
 import sys
 
 from notif_relayctl.errors import missing_package
 from notif_relayd.escaping import printable
-
-_SPEC = re.compile(
-    r"(?P<align>(?:.?[<>^])?)(?P<zero>0?)(?P<width>\d*)(?:\.(?P<precision>\d+))?s?", re.DOTALL
-)
-"""What format() accepts for text."""
 
 
 def shown(text: str) -> str:
@@ -46,17 +40,6 @@ def width(text: str) -> int:
     except ModuleNotFoundError as error:
         raise missing_package(error) from None
     return cell_len(text)
-
-
-def formatted(text: str, spec: str) -> str:
-    """Return the text as `format` does, but with width and precision in columns."""
-    parts = _SPEC.fullmatch(spec)
-    if text.isascii() or parts is None:
-        return format(text, spec)
-    if parts["precision"]:
-        text = cropped(text, int(parts["precision"]))
-    characters = int(parts["width"] or 0) - width(text) + len(text)
-    return format(text, f"{parts['align']}{parts['zero']}{max(0, characters)}s")
 
 
 def cropped(text: str, columns: int, mark: str = "") -> str:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from notif_relay import records
-from notif_relayctl.display import formatted, shown, shown_json
+from notif_relayctl.display import cropped, shown, shown_json, width
 from notif_relayctl.errors import CtlError
 
 Format = Callable[[bytes], str]
@@ -35,6 +35,11 @@ ABSENT = "-"
 
 FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<keys>(\[[^\[\]]+\])*)")
 """A name and keys in brackets. Attributes are excluded: they give access to Python objects."""
+
+TEXT_SPEC = re.compile(
+    r"(?P<align>(?:.?[<>^])?)(?P<zero>0?)(?P<width>\d*)(?:\.(?P<precision>\d+))?s?", re.DOTALL
+)
+"""What format() accepts for text."""
 
 
 def named(name: str) -> Format:
@@ -129,6 +134,17 @@ class Template(string.Formatter):
     def format_field(self, value: str, format_spec: str) -> str:
         """Return a field with the alignment, width and precision of the format."""
         return formatted(value, format_spec)
+
+
+def formatted(text: str, spec: str) -> str:
+    """Return the text as `format` does, but with width and precision in columns."""
+    parts = TEXT_SPEC.fullmatch(spec)
+    if text.isascii() or parts is None:
+        return format(text, spec)
+    if parts["precision"]:
+        text = cropped(text, int(parts["precision"]))
+    characters = int(parts["width"] or 0) - width(text) + len(text)
+    return format(text, f"{parts['align']}{parts['zero']}{max(0, characters)}s")
 
 
 def _item(value: object, key: str) -> object:

@@ -307,8 +307,8 @@ def test_check_and_start_refuse_the_same_logs(directory: Path) -> None:
     ):
         config.write_text(f"[DEFAULT]\n{text}\n")
         arguments = ("--runtime-dir", str(directory), "--config-file", str(config))
-        assert_error(run_daemon(*arguments), [word])
         assert_error(run_daemon(*arguments, "--check"), [word])
+    assert_error(run_daemon(*arguments), [word])
     # Without a reader, the daemon would wait.
     assert_error(run_daemon("--runtime-dir", str(directory), "--log-file", str(fifo)), [str(fifo)])
 

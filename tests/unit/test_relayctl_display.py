@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from notif_relayctl.columns import Records, Size, Text
-from notif_relayctl.display import cropped, formatted, symbol
-from notif_relayctl.formats import named
+from notif_relayctl.display import cropped, symbol
+from notif_relayctl.formats import formatted, named
 
 ACCENTED = "e\u0301"
 """A letter and a combining character: one column."""

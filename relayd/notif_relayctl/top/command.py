@@ -86,7 +86,8 @@ class Top(ControlCommand):
         signal.signal(signal.SIGTERM, _interrupt)  # to restore the terminal
         with (
             unbuffered(keys.fileno()),
-            Live(console=console, screen=True, auto_refresh=False) as live,
+            # A redirected standard output would not tell its encoding.
+            Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live,
         ):
             for frame in self._frames(arguments, keys):
                 live.update(whole_screen(frame, console.height), refresh=True)

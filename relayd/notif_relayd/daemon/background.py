@@ -40,10 +40,10 @@ def background(
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(Pidfile(pidfile)) if pidfile else None
-        reader, writer = os.pipe()
         # An interrupt ends a waiting process without the cleanup, which is that of the daemon.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
+            reader, writer = os.pipe()
             child = os.fork()
         except OSError as error:
             raise StartError(f"cannot go to the background: {error.strerror}") from error
