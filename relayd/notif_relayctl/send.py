@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from notif_relay import paths, validity
 from notif_relay.connection import Connection
 from notif_relay.errors import InvalidRecord, RecordTooLarge
-from notif_relay.request import PRIORITIES
+from notif_relay.priorities import PRIORITIES
 from notif_relay.sender import Sender
 from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure

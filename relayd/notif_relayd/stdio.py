@@ -56,6 +56,7 @@ def run(program: str, main: Callable[[Sequence[str]], int]) -> int:
         finally:
             sys.stdout.flush()
     except OutputError as error:
+        output.discards = True  # The interpreter flushes the buffers once more.
         if error.is_broken_pipe:
             return BY_SIGNAL + signal.SIGPIPE
         sys.stderr.write(f"{program}: {error}\n")
@@ -101,9 +102,10 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Output(io.FileIO):
-    """Standard output. After an error, it discards the data in the buffers above it."""
+    """Standard output."""
 
-    _failed = False
+    discards = False
+    """Whether all data is discarded."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -114,15 +116,13 @@ class _Output(io.FileIO):
         Raises:
             OutputError: nothing can be written.
         """
-        if self._failed:
+        if self.discards:
             return memoryview(data).nbytes
         try:
             written = super().write(data)
         except OSError as error:
-            self._failed = True
             raise OutputError(error) from error
         if written is None:
-            self._failed = True
             raise OutputError(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         return written
 

@@ -121,13 +121,15 @@ class _QueueingHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Format the message now, because the arguments may change before the thread writes it.
-        # Peers choose some arguments, so newlines and escape sequences are escaped.
+        # Peers choose some arguments, so newlines and escape sequences are escaped, and characters
+        # that the encoding of the output lacks.
         record = copy.copy(record)
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - an argument's __str__ may raise anything
             message = f"{record.msg} (cannot format its arguments: {error!r})"
-        record.msg, record.args = printable(message), None
+        encoding = getattr(getattr(self._handler, "stream", None), "encoding", None)
+        record.msg, record.args = printable(message, encoding), None
         self._log_queue.write(self._handler, record)
 
 

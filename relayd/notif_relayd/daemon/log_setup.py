@@ -49,10 +49,11 @@ def warn_about_lost_log(conf: cfg.ConfigOpts) -> None:
     """Report on standard error that no process reads the log; the libraries ignore it."""
     for option, path in SOCKETS.items():
         if conf[option] and not conf.log_config_append and not _has_reader(path):
-            sys.stderr.write(
-                f"{PROGRAM}: warning: no process reads {path}: log lines for it ({option}) are "
-                "lost until one does; set log_file to keep them\n"
-            )
+            with contextlib.suppress(OSError):
+                sys.stderr.write(
+                    f"{PROGRAM}: warning: no process reads {path}: log lines for it ({option}) are "
+                    "lost until one does; set log_file to keep them\n"
+                )
 
 
 def check_background_log(conf: cfg.ConfigOpts) -> None:
