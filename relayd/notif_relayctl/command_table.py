@@ -23,7 +23,10 @@ PROGRAM = "relayctl"
 PACKAGE = "notif_relayctl"
 
 COMMANDS = {
-    "complete": ("complete:Complete", "Print the bash completion of all commands and options"),
+    "complete": (
+        "complete:Complete",
+        "Print the completion of commands, options and values for a shell",
+    ),
     "disconnect": ("commands:Disconnect", "End one connection; its program may connect again"),
     "doctor": ("doctor.command:Doctor", "Check the relay and its set-up, and suggest remedies"),
     "exporter": (

@@ -2,21 +2,20 @@
 """The commands that query the control socket, one for each method.
 
 The columns have the names of the fields of the daemon's answers in every format, so that -c accepts
-the same names everywhere. A value keeps its type in JSON; a table shows durations in readable form.
+the same names everywhere. A value keeps its type in JSON; a table shows some with their units.
 """
 
 import argparse
 from typing import TypeVar
 
 import msgspec
-from cliff.columns import FormattableColumn
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
+from notif_relayctl.columns import Duration, Records, Size, Text
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.durations import duration
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
@@ -24,14 +23,6 @@ T = TypeVar("T")
 
 Columns = tuple[str, ...]
 Values = tuple[object, ...]
-
-
-class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4.9 on
-    """Seconds in JSON, and days, hours, minutes and seconds in a table."""
-
-    def human_readable(self) -> str:
-        """Return the duration for a table, for example ``3 days, 4:05:06``."""
-        return duration(self._value)
 
 
 def _columns(kind: type[msgspec.Struct]) -> Columns:
@@ -43,18 +34,23 @@ class ControlCommand(CtlCommand):
 
     def ask(self, method: str, kind: type[T], **parameters: object) -> T:
         """Return the daemon's result, as `notif_relayctl.client.ask`."""
-        return ask(self.app.options.control_path, method, kind, **parameters)
+        return ask(self.control_path, method, kind, **parameters)
 
 
 class ShowStatus(ControlCommand, ShowOne):
-    """Show the state and the counters of the relay."""
+    """Show the state and the counters of the relay.
+
+    A table shows sizes, times and numbers of records with their units. All other formats show
+    plain numbers, in bytes and seconds.
+    """
 
     example = "relayctl status -f json | jq .records_dropped"
     columns = Status.__struct_fields__
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
         """Return the fields of the status."""
-        return self.columns, _values(self.ask("status", Status))
+        values = _values(self.ask("status", Status))
+        return self.columns, tuple(map(_with_unit, self.columns, values))
 
 
 class ListProducers(ControlCommand, Lister):
@@ -114,5 +110,15 @@ def _value(name: str, value: object) -> object:
         case float() if name.endswith("_seconds"):
             return Duration(value)
         case str():
-            return printable(value)  # A process chooses its own name.
+            return Text(value)  # A process chooses its own name.
+    return value
+
+
+def _with_unit(name: str, value: object) -> object:
+    """Return a value of the status with its unit; in a list, the numbers are easier to compare."""
+    match name.split("_"):
+        case ["records", *_]:
+            return Records(value)
+        case ["bytes", *_] | [*_, "bytes"]:
+            return Size(value)
     return value

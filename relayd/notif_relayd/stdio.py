@@ -56,6 +56,7 @@ def run(program: str, main: Callable[[Sequence[str]], int]) -> int:
         finally:
             sys.stdout.flush()
     except OutputError as error:
+        output.discards = True  # The interpreter flushes the buffers once more.
         if error.is_broken_pipe:
             return BY_SIGNAL + signal.SIGPIPE
         sys.stderr.write(f"{program}: {error}\n")
@@ -65,6 +66,12 @@ def run(program: str, main: Callable[[Sequence[str]], int]) -> int:
 def ignore_errors_of_stderr() -> None:
     """Discard what standard error does not accept, as there is no other place to report it."""
     sys.stderr = _text(_Diagnostics(STDERR), sys.stderr.encoding, line_buffering=True)
+
+
+def was_closed(descriptor: int) -> bool:
+    """Return whether a descriptor from 0 to 2 was closed when the program started."""
+    # A descriptor that another program has passed is inheritable; those opened below are not.
+    return not os.get_inheritable(descriptor)
 
 
 def _open_closed_streams() -> None:
@@ -95,9 +102,10 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Output(io.FileIO):
-    """Standard output. After an error, it discards the data in the buffers above it."""
+    """Standard output."""
 
-    _failed = False
+    discards = False
+    """Whether all data is discarded."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -108,15 +116,13 @@ class _Output(io.FileIO):
         Raises:
             OutputError: nothing can be written.
         """
-        if self._failed:
+        if self.discards:
             return memoryview(data).nbytes
         try:
             written = super().write(data)
         except OSError as error:
-            self._failed = True
             raise OutputError(error) from error
         if written is None:
-            self._failed = True
             raise OutputError(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         return written
 

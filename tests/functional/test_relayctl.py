@@ -74,11 +74,13 @@ def test_other_formats_show_the_same_values(relay: RunningRelay) -> None:
     assert re.search(rf"^\| pid +\| {pid} +\|$", show("table"), re.MULTILINE)
 
 
-def test_table_shows_times_as_hours_minutes_seconds(relay: RunningRelay) -> None:
+def test_table_shows_units(relay: RunningRelay) -> None:
     with relay.subscribe():
         status = relayctl(relay.directory, "status").stdout
         subscribers = relayctl(relay.directory, "subscribers").stdout
     assert re.search(r"^\| uptime_seconds +\| \d:\d\d:\d\d +\|$", status, re.MULTILINE)
+    assert re.search(r"^\| records_received +\| 0 records +\|$", status, re.MULTILINE)
+    assert re.search(r"^\| ring_limit_bytes +\| 16\.0 MiB +\|$", status, re.MULTILINE)
     assert re.search(r" \| \d:\d\d:\d\d +\| ", subscribers)
 
 

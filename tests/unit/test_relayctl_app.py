@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl without a relay: arguments, help, completion and formatting of values."""
+"""relayctl without a relay: arguments, help and formatting of values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from notif_relay import __version__
 from notif_relay.request import filter_request
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.columns import Duration
 from notif_relayctl.command_table import COMMANDS
-from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
@@ -182,17 +182,6 @@ def test_documented_command_lines_are_accepted(line: str) -> None:
     command_class(relayctl, None).get_parser(name).parse_args(
         arguments
     )  # exits if it is not accepted
-
-
-def test_bash_completion_covers_all_commands_and_options(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["complete"]) == 0
-    script = capsys.readouterr().out
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
-    assert {*NAMES, "watch", "help"} == set(names)
-    assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 
 def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,12 @@ sys.exit(stdio.run("program", main))
 
 IGNORED = "\nwith contextlib.suppress(OSError): sys.stdout.write('x' * 100_000)"
 MESSAGE = "stdio.ignore_errors_of_stderr(); sys.stderr.write('y')"
+RETRIED = """
+for _ in range(3):
+    try: print('x', flush=True)
+    except stdio.OutputError: lost = _
+print(lost, file=sys.stderr)
+"""
 FULL = "program: cannot write to standard output: No space left on device\n"
 CLOSED = "program: cannot write to standard output: Bad file descriptor\n"
 
@@ -46,6 +52,7 @@ def run(code: str, redirection: str = "", **environment: str) -> tuple[int, str,
         ("print('x')", ">/dev/full", (1, "", FULL)),
         ("print('x'); sys.exit(0)", ">/dev/full", (1, "", FULL)),
         (IGNORED, ">/dev/full", (1, "", FULL)),
+        (RETRIED, ">&-", (1, "", f"2\n{CLOSED}")),
         ("print('x')", ">&-", (1, "", CLOSED)),
         ("print('x')", "<&- >&-", (1, "", CLOSED)),
         ("pass", "<&- >&- 2>&-", (5, "", "")),

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from notif_relayd.errors import StartError
+from notif_relayd.files import lock
 from notif_relayd.net import ancillary
 from notif_relayd.net.passed import is_unix_stream
 from notif_relayd.peer import peer_of
@@ -209,28 +210,14 @@ def _umask(mask: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
     path = os.path.join(directory, LOCK_FILE)
-    fd = _lock(path)
+    fd = lock(path, _open_own, fcntl.LOCK_EX)
     try:
         yield
     finally:
-        # Removed while it is locked: a daemon that waits for the lock notices it in `_lock`.
+        # Removed while it is locked: a daemon that waits for the lock notices it in `lock`.
         with contextlib.suppress(OSError):
             os.unlink(path)
         os.close(fd)
-
-
-def _lock(path: str) -> int:
-    while True:
-        fd = _open_own(path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.lstat(path)):
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # The previous holder has removed the file.
 
 
 def _open_own(path: str) -> int:
