@@ -99,7 +99,7 @@ class Send(CtlCommand):
     def _check_delivery(self, sender: Sender) -> None:
         """Raise an error if the relay has rejected or not read what was sent."""
         if sender.connects == 1:  # Otherwise, the counters of the relay began later.
-            delivery.check_rejected(self.app.options.control_path, sender.sent)
+            delivery.check_rejected(self.control_path, sender.sent)
         try:
             sender.finish(delivery.READ_TIMEOUT)
         except TimeoutError:
