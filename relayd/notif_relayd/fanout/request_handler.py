@@ -194,7 +194,7 @@ class RequestHandler:
         view = View(wanted, self._policy.allowed(subscriber.peer))
         self._quota.charge(subscriber.peer.uid, charge)
         if request.group is None:
-            pending = Subscription(self._streams.of(view), charge)
+            pending = Subscription(self._streams.of(view), subscriber.id, charge)
         else:
             try:
                 pending = self._groups.join(subscriber, view, request.group, charge)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
-from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
 
@@ -22,7 +21,8 @@ class Membership(Subscription):
         number: the number of the member in the group.
         member: the member.
         hold: seconds for which the group keeps its place after this member has left as the last.
-        store: where memory is charged.
+        stream: a new stream of its own.
+        owner: number of the subscriber's connection.
         charge: bytes charged to the user for the request.
     """
 
@@ -34,12 +34,12 @@ class Membership(Subscription):
         number: int,
         member: Member,
         hold: float,
-        store: Store,
+        stream: Stream,
+        owner: int,
         charge: int,
     ) -> None:
-        stream = Stream(frozenset((member.view,)), store)
         stream.ring.restore(member.taken)
-        super().__init__(stream, charge)
+        super().__init__(stream, owner, charge)
         self.group = group
         self.number = number
         self.member = member
