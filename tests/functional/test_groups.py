@@ -113,8 +113,9 @@ def test_a_stalled_member_does_not_hold_up_others(relay: ManagedRelay) -> None:
         for number in range(total):
             producer.sendall(numbered_record(number))
         received = 0
-        while group(relay)["lag"]:
-            received += len(numbers(reading, 100))
+        # The socket of the stalled member is full, so the others get all that is left.
+        while lag := group(relay)["lag"]:
+            received += len(numbers(reading, lag))
         relay.wait_status(records_received=total)
         (one, two) = sorted(each["records"] for each in relay.request("subscribers"))
         received += len(numbers(reading, two - received))

@@ -152,6 +152,7 @@ class RequestHandler:
         membership = subscriber.subscription
         if not isinstance(membership, Membership) or membership.left:
             return line
+        membership.note_progress()
         lines = finished = 0
         while line is not None and (count := subscription_request.parse_done(line)) is not None:
             lines += 1
@@ -202,7 +203,7 @@ class RequestHandler:
                 f"{error}; a window takes {UNFINISHED_COST} bytes for each record."
             ) from None
         if request.group is None:
-            pending = Subscription(self._streams.of(view), charge)
+            pending = Subscription(self._streams.of(view), subscriber.id, charge)
         else:
             try:
                 pending = self._groups.join(subscriber, view, request.group, charge)

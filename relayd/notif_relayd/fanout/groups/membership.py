@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
-from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
 
@@ -22,11 +21,12 @@ class Membership(Subscription):
         number: the number of the member in the group.
         member: the member.
         hold: seconds for which the group keeps its place after this member has left as the last.
-        store: where memory is charged.
+        stream: a new stream of its own.
+        owner: number of the subscriber's connection.
         charge: bytes charged to the user for the request.
     """
 
-    __slots__ = ("_counted", "group", "hold", "left", "member", "number", "prompt")
+    __slots__ = ("group", "hold", "left", "member", "number", "prompt")
 
     def __init__(
         self,
@@ -34,12 +34,11 @@ class Membership(Subscription):
         number: int,
         member: Member,
         hold: float,
-        store: Store,
+        stream: Stream,
+        owner: int,
         charge: int,
     ) -> None:
-        stream = Stream(frozenset((member.view,)), store)
-        stream.ring.restore(member.taken)
-        super().__init__(stream, charge)
+        super().__init__(stream, owner, charge)
         self.group = group
         self.number = number
         self.member = member
@@ -47,7 +46,6 @@ class Membership(Subscription):
         self.prompt = True
         """Whether the next request is handled without a delay: the last ones have finished records.
         """
-        self._counted = member.taken
         self.left = False
         """Whether the member has left the group, and only the rest of a record is sent."""
 
@@ -56,10 +54,19 @@ class Membership(Subscription):
         """Name of the group."""
         return self.group.key[1]
 
-    def update(self) -> None:
-        """Count the records that the socket took; not allowed while there is a cursor."""
-        self.stream.ring.skip(self.member.taken - self._counted)
-        self._counted = self.member.taken
+    @property
+    def delivered(self) -> int:
+        """Number of records that the socket took."""
+        return self.member.taken
+
+    def note_progress(self, *, completing: bool = False) -> None:
+        """Let the group know what the socket took.
+
+        Args:
+            completing: whether the rest of what the socket took in part is sent in any case.
+        """
+        lines = 0 if self.cursor is None or completing else self.cursor.torn_lines
+        self.group.group.note_progress(self.member, lines)
 
     def save_member(self) -> MemberState:
         """Return the member's part in the group."""
