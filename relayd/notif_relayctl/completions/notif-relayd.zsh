@@ -54,8 +54,8 @@ _shtab_notif_relayd_options=(
   "--relayd-max_connection_rate=[Maximum number of new connections of one user per second, for the public and the private socket separately]:relayd_max_connection_rate:"
   "--relayd-max_connections_per_user=[Maximum number of connections of one user, for the public and the private socket separately]:relayd_max_connections_per_user:"
   "--relayd-max_deliveries=[Maximum number of members of a group that receive the same record one after the other because none of them finishes it]:relayd_max_deliveries:"
-  "--relayd-max_filter_bytes_per_user=[Maximum memory, in bytes, for the filters and unfinished requests of one user\'s subscribers]:relayd_max_filter_bytes_per_user:"
-  "--relayd-max_groups_per_user=[Maximum number of groups of one user\'s subscribers, including groups without members that keep their place.]:relayd_max_groups_per_user:"
+  "--relayd-max_filter_bytes_per_user=[Maximum memory, in bytes, for the filters, groups and unfinished requests of one user\'s subscribers]:relayd_max_filter_bytes_per_user:"
+  "--relayd-max_groups_per_user=[Maximum number of groups of one user\'s subscribers, including groups without members that keep their place]:relayd_max_groups_per_user:"
   "--relayd-max_hold=[Maximum time, in seconds, for which a group keeps its place after its last member has left]:relayd_max_hold:"
   "--relayd-max_producers=[Maximum number of connected producers.]:relayd_max_producers:"
   "--relayd-max_record_size=[Maximum size of a record in bytes, including its newline]:relayd_max_record_size:"
@@ -65,7 +65,7 @@ _shtab_notif_relayd_options=(
   "--relayd-public_group=[Group of the public socket]:GROUP:_groups"
   "--relayd-public_mode=[Permissions of the public socket, for subscribers, in octal]:MODE:(0600 0660 0666)"
   "--relayd-public_user=[Owner of the public socket]:USER:_users"
-  "--relayd-ring_size=[Maximum size, in bytes, of the recent records that the relay keeps for all subscribers that fall behind]:relayd_ring_size:"
+  "--relayd-ring_size=[Maximum size, in bytes, of the recent records that the relay keeps for all subscribers and groups that fall behind]:relayd_ring_size:"
   "--oslo_messaging_notifications-sock_path=[Path of the public socket, which subscribers connect to]:PATH:_files"
 )
 

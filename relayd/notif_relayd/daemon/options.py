@@ -108,8 +108,8 @@ def _relayd() -> list[cfg.Opt]:
             min=64 * 1024,
             mutable=True,
             help="Maximum size, in bytes, of the recent records that the relay keeps for all "
-            "subscribers that fall behind. A subscriber that falls behind further misses records, "
-            "and receives a gap record with their number. Must not be less than max_record_size.",
+            "subscribers and groups that fall behind. Those that fall behind further miss records, "
+            "and receive a gap record with their number. Must not be less than max_record_size.",
         ),
         cfg.IntOpt(
             "max_record_size",
@@ -155,9 +155,10 @@ def _relayd() -> list[cfg.Opt]:
             default=8 * 1024 * 1024,
             min=2 * 1024 * 1024,
             mutable=True,
-            help="Maximum memory, in bytes, for the filters and unfinished requests of one user's "
-            "subscribers. A request that exceeds it is refused, and its connection is closed. A "
-            "typical filter takes 10 KiB. The limit of all users together is 64 MiB.",
+            help="Maximum memory, in bytes, for the filters, groups and unfinished requests of one "
+            "user's subscribers. A request that exceeds it is refused, and its connection is "
+            "closed. A typical filter takes 10 KiB, a group 6 KiB and its filters, a window 120 "
+            "bytes for each record. The limit of all users together is 64 MiB.",
         ),
         *group_options(),
         cfg.FloatOpt(
@@ -166,9 +167,9 @@ def _relayd() -> list[cfg.Opt]:
             mutable=True,
             sample_default=0,
             help="Time in seconds without any connection after which the daemon exits; 0 disables "
-            "this. Requires that systemd holds the public and the private socket, because the next "
-            "connection then starts the daemon again. The default is then "
-            f"{DEFAULT_IDLE_TIMEOUT:.0f}.",
+            "this. A group that keeps its place counts as a connection. Requires that systemd "
+            "holds the public and the private socket, because the next connection then starts the "
+            f"daemon again. The default is then {DEFAULT_IDLE_TIMEOUT:.0f}.",
         ),
     ]
     for name, socket, client, group in (
