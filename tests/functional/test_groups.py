@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from support.groups import join, request
+from support.other_user import OtherUser, open_relay
 from support.records import numbered_record, record
 from support.relay import RunningRelay, Subscriber, running_relay
+from support.relayctl import needs_root
 from support.service_manager import ManagedRelay, managed_relay
 from support.waiting import wait_until
 
@@ -255,6 +258,18 @@ def test_wrong_counts_are_refused(relay: ManagedRelay, counts: list[int], error:
         assert member.line() == b""
     left = 0 if counts[0] == 2 else 2
     wait_group(relay, members=0, lag=left)
+
+
+@needs_root
+def test_groups_of_different_users_are_separate(directory: Path) -> None:
+    with open_relay(directory) as relay, OtherUser(relay.public, 1234) as other:
+        other.write(b'{"group": "g"}\n')
+        assert b"notif_relayd.subscribed" in other.line()
+        with join(relay) as own, relay.produce() as producer:
+            producer.sendall(record(number=0) + record(number=1))
+            assert numbers(own, 2) == [0, 1]
+            assert [json.loads(other.line())["number"] for _ in range(2)] == [0, 1]
+            assert [each["uid"] for each in relay.request("groups")] == [1234, 0]
 
 
 def test_groups_of_one_user_are_limited(directory: Path) -> None:
