@@ -19,6 +19,7 @@ from functools import partial
 from operator import attrgetter
 
 from notif_relay import records
+from notif_relay.group import MAX_WINDOW
 from notif_relayd.access.admission import Admission, NotAdmitted
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.access.policy import Policy
@@ -45,7 +46,6 @@ from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
-from notif_relayd.records.subscription_request import MAX_WINDOW
 from notif_relayd.records.validator import RoutingKey
 from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER

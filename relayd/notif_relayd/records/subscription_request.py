@@ -9,21 +9,15 @@ subscriber that does not read.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 import msgspec
 
 from notif_relay import records
+from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
-
-MAX_GROUP_NAME = 64
-"""Maximum number of characters in the name of a group."""
-
-MAX_WINDOW = 65536
-"""Maximum number of unfinished records of one member."""
 
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
@@ -47,8 +41,6 @@ class _Done(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode_done = msgspec.json.Decoder(_Done).decode
-
-_is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
 
 
 class RequestBuffer:
@@ -210,7 +202,7 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
             raise RequestError(f"The request has the key {min(misplaced)!r} without a group.")
         return None
     name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
-    if not isinstance(name, str) or not _is_group_name(name):
+    if not isinstance(name, str) or not is_group_name(name):
         raise RequestError(
             f"The name of a group has 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-."
         )
