@@ -193,18 +193,20 @@ class RequestHandler:
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
         self._quota.charge(subscriber.peer.uid, charge)
+        since = ""
         if request.group is None:
-            pending = Subscription(self._streams.of(view), charge)
+            pending: Subscription = Subscription(self._streams.of(view), charge)
         else:
             try:
-                pending = self._groups.join(subscriber, view, request.group, charge)
+                pending = membership = self._groups.join(subscriber, view, request.group, charge)
             except (GroupError, QuotaError):
                 self._quota.release(subscriber.peer.uid, charge)
                 raise
+            since = membership.group.since
         self._fdstore.keep_request(subscriber.id, request.line)
         self._stop(subscriber).stop()
         subscriber.pending = pending
-        pending.fall_behind().insert(request.answer(view.notice))
+        pending.fall_behind().insert(request.answer(view.notice, since))
 
     def _stop(self, subscriber: Subscriber) -> Cursor:
         """Return the cursor of a subscriber that is to get nothing more of its subscription."""

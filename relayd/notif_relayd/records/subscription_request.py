@@ -153,13 +153,16 @@ class Request:
         window = 0 if self.group is None else self.group.window or 0
         return self.filter.cost + stored + STREAM_COST + window * UNFINISHED_COST
 
-    def answer(self, notice: str = "") -> bytes:
+    def answer(self, notice: str = "", group_since: str = "") -> bytes:
         """Return the record that confirms the filter and precedes the first record that passes it.
 
         Args:
             notice: a sentence about the access rules for the subscriber; none if it is empty.
+            group_since: when the group began; empty without a group.
         """
         keys = {} if self.group is None else self.group.keys
+        if group_since:
+            keys[records.GROUP_SINCE] = group_since
         if notice:
             keys[records.NOTICE] = notice
         return records.subscribed(self.requested | keys)
