@@ -103,6 +103,18 @@ def test_answer_tells_a_new_group_from_the_one_before(relay: ManagedRelay) -> No
     assert first == second == third != fourth
 
 
+def test_records_finished_before_the_end_are_not_sent_again(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay, window=3, hold=60) as one:
+        producer.sendall(b"".join(record(number=number) for number in range(3)))
+        assert numbers(one, 3) == [0, 1, 2]
+        relay.process.send_signal(signal.SIGSTOP)
+        request(one, done=1)
+        request(one, done=2)
+        one.close()
+        relay.process.send_signal(signal.SIGCONT)
+        wait_group(relay, members=0, lag=1)
+
+
 def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
     with relay.produce() as producer, join(relay, window=3) as one:
         producer.sendall(b"".join(record(number=number) for number in range(5)))

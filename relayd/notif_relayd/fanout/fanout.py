@@ -344,6 +344,7 @@ class Fanout:
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
+        self._requests.finish_last(subscriber)
         # Before the cursors are dropped below: the figures are derived from them.
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:

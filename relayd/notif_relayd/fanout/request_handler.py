@@ -108,6 +108,24 @@ class RequestHandler:
         self._pacer.leave(subscriber.peer.uid, subscriber.id)
         self._quota.release(subscriber.peer.uid, subscriber.charge)
 
+    def finish_last(self, subscriber: Subscriber) -> None:
+        """Note which notifications a subscriber has finished before its connection ends.
+
+        Everything else that it has written is ignored.
+        """
+        membership = subscriber.subscription
+        if not isinstance(membership, Membership) or membership.left:
+            return
+        data = b""
+        with contextlib.suppress(OSError):
+            data = self._receive(subscriber.socket, MAX_REQUEST_SIZE)
+        lines = (subscriber.request.save() + data).split(b"\n")
+        with contextlib.suppress(GroupError):
+            for count in map(subscription_request.parse_done, lines):
+                if count is None:
+                    return
+                membership.member.finish(count)
+
     def discard_input(self, subscriber: Subscriber) -> None:
         """Read what a subscriber has written after a request that was refused.
 
