@@ -13,13 +13,18 @@ A report is one line, and it covers all earlier ones. Few of them are sent:
 - while the subscriber waits for data, when they are a 64th of the window. The relay may have no
   more room for this member, because a notification before them is not finished.
 
+A report names the group by the time when it began, so that the next relay ignores it if the present
+one crashes meanwhile.
+
 A relay that is stopped reads nothing. These rules keep the lines that wait for it far below the
 size of a socket's buffer, so that no report has to wait.
 """
 
+import json
 import threading
 from collections.abc import Callable
 
+from notif_relay import records
 from notif_relay.notification import Notification
 
 _PART = 2
@@ -34,14 +39,20 @@ class Progress:
 
     Args:
         window: maximum number of unfinished notifications.
+        since: when the group began, according to the answer; None if it is not known.
         send: sends a line without waiting; returns False if it could not be sent.
         check_process: raises WrongProcess in a child process, which shares the connection.
     """
 
     def __init__(
-        self, window: int, send: Callable[[bytes], bool], check_process: Callable[[], None]
+        self,
+        window: int,
+        since: str | None,
+        send: Callable[[bytes], bool],
+        check_process: Callable[[], None],
     ) -> None:
         self._window = window
+        self._group = {} if since is None else {records.GROUP_SINCE: since}
         self._send = send
         self._check_process = check_process
         # Reentrant, because a signal handler may finish a notification or close the subscriber.
@@ -99,7 +110,8 @@ class Progress:
     def report(self) -> None:
         """Report what is finished, unless it was reported."""
         with self._lock:
-            if self._finished > self._reported and self._send(b'{"done": %d}\n' % self._finished):
+            report = json.dumps({"done": self._finished} | self._group).encode() + b"\n"
+            if self._finished > self._reported and self._send(report):
                 self._reported = self._finished
 
     def end(self) -> None:

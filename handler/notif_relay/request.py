@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
 from notif_relay.group import Membership
+from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
-
-PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""The priorities of notifications; oslo.messaging's Notifier has a method for each."""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
@@ -115,7 +113,7 @@ def _mismatch(key: str, glob: str) -> str:
     if glob != glob.strip():
         return "it begins or ends with white space"
     if "," in re.sub(r"\[[^]]*\]", "", glob):
-        return "it contains a comma; pass several patterns as a list, or write [,] for a comma"
+        return "it contains a comma; give several patterns separately, or write [,] for a comma"
     if _has_open_bracket(glob):
         return "a [ has no ]; write [[] for a literal ["
     return _mismatch_of_expression(key, glob)
@@ -130,7 +128,8 @@ def _mismatch_of_expression(key: str, glob: str) -> str:
     if "(?!)" in expression:
         return "a range in [] ends before it begins"
     if key == "priority" and not any(map(match, PRIORITIES)):
-        return f"the priorities are {', '.join(PRIORITIES)}"
+        advice = f"; write {OTHER_SPELLINGS[glob]}" if glob in OTHER_SPELLINGS else ""
+        return f"the priorities are {', '.join(PRIORITIES)}{advice}"
     if key == "event_type" and glob.startswith(EVENT_TYPE_PREFIX) and match(GAP) is None:
         return f"event types that begin with {EVENT_TYPE_PREFIX} are reserved for the relay"
     return ""

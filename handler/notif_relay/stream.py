@@ -27,6 +27,7 @@ from notif_relay.notification import Gap, Notification, Redelivered, decode
 from notif_relay.progress import Progress
 
 OnGap = Callable[[Gap], object]
+MakeProgress = Callable[[str | None], Progress]
 
 
 class Stream:
@@ -36,15 +37,15 @@ class Stream:
         path: path of the public socket, for error messages.
         on_gap: called with each gap at its position in the stream; the gap is then not yielded.
             None: gaps are yielded.
-        make_progress: returns the progress of a member with a window since an answer; None for
-            other subscribers.
+        make_progress: returns the progress of a member with a window since an answer, which says
+            when the group began; None for other subscribers.
     """
 
     def __init__(
         self,
         path: str,
         on_gap: OnGap | None,
-        make_progress: Callable[[], Progress] | None = None,
+        make_progress: MakeProgress | None = None,
     ) -> None:
         self.flowing = False
         """Whether the relay has applied the filter of the current connection."""
@@ -59,7 +60,7 @@ class Stream:
         self._path = path
         self._on_gap = on_gap
         self._make_progress = make_progress
-        self._group_since: object = None
+        self._group_since: str | None = None
         """When the group began, according to the last answer; None without a group."""
         self._redelivered = 0
         """Number of next records that another member got before."""
@@ -171,13 +172,14 @@ class Stream:
         notice = answer.payload.get(records.NOTICE)
         self.notice = notice if isinstance(notice, str) else ""
         since = answer.payload.get(records.GROUP_SINCE)
+        since = since if isinstance(since, str) else None
         is_continued = since is not None and since == self._group_since
         self._group_since = since
         self._redelivered = 0
         if self._make_progress is not None:
             if self.progress is not None:
                 self.progress.end()
-            self.progress = self._make_progress()
+            self.progress = self._make_progress(since)
         if self.flowing:
             return
         self.flowing = True

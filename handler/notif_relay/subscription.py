@@ -24,7 +24,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from notif_relay.connection import NO_SIGNAL, checked_path, connect_error, identity
 from notif_relay.errors import (
@@ -39,7 +39,7 @@ from notif_relay.forks import fork_mark
 from notif_relay.group import Membership
 from notif_relay.notification import Notification
 from notif_relay.progress import Progress
-from notif_relay.stream import OnGap, Stream
+from notif_relay.stream import MakeProgress, OnGap, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ class Subscription:
         self._disconnect()
 
 
-def _progress_of(subscription: Subscription, window: int) -> Callable[[], Progress]:
+def _progress_of(subscription: Subscription, window: int) -> MakeProgress:
     """Return a function that makes the progress of a subscription.
 
     Notifications refer to their progress, and must not keep an abandoned subscription connected.
@@ -302,7 +302,7 @@ def _progress_of(subscription: Subscription, window: int) -> Callable[[], Progre
         if subscription is not None and not subscription._fork_mark[0]:  # noqa: SLF001
             subscription._check_process()  # noqa: SLF001
 
-    return lambda: Progress(window, send, check)
+    return lambda since: Progress(window, since, send, check)
 
 
 def _check_options(timeout: object, reconnect: object, on_gap: object) -> None:

@@ -268,6 +268,14 @@ def test_output_file_is_replaced_atomically(relay: RunningRelay) -> None:
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
 
 
+def test_output_is_printed_for_a_hyphen(relay: RunningRelay) -> None:
+    assert f"{PREFIX}up 1.0" in metrics(relay, "--output", "-")
+    null = relay.directory / "null"
+    null.symlink_to(os.devnull)
+    assert metrics(relay, "--output", os.fspath(null)) == ""
+    assert null.is_char_device()
+
+
 def test_output_file_reports_a_missing_relay(directory: Path) -> None:
     target = directory / "relay.prom"
     done = relayctl(directory, "metrics", "-o", os.fspath(target))

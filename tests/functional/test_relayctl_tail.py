@@ -270,11 +270,17 @@ def test_json_has_no_colours_in_a_terminal(relay: RunningRelay) -> None:
 
 def test_lines_are_truncated_at_the_terminal_width(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay) as terminal:
-        send(relay, record("long.one", payload="x" * 100), record("short.one"))
+        send(
+            relay,
+            record("long.one", payload="x" * 100),
+            record("wide.one", payload="日" * 50),
+            record("short.one"),
+        )
         terminal.wait_for(r"short.one -\r\n")
-        first, second, _ = terminal.screen.split("\r\n")
+        first, wide, second, _ = terminal.screen.split("\r\n")
         assert len(first) == 60
         assert first.endswith("x…")
+        assert wide == f"- INFO  - wide.one {'日' * 20}…"
         assert second == "- INFO  - short.one -"
 
 

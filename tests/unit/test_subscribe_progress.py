@@ -22,16 +22,19 @@ class Reports:
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.since: str | None = None
         self.full = False
 
     def send(self, line: bytes) -> bool:
         if self.full:
             return False
-        self.counts.append(json.loads(line)["done"])
+        report = json.loads(line)
+        self.counts.append(report["done"])
+        self.since = report.get(records.GROUP_SINCE)
         return True
 
-    def progress(self, window: int) -> Progress:
-        return Progress(window, self.send, lambda: None)
+    def progress(self, window: int, since: str | None = None) -> Progress:
+        return Progress(window, since, self.send, lambda: None)
 
 
 @given(st.integers(1, 300), st.data())
@@ -94,7 +97,7 @@ def test_few_lines_wait_for_a_relay_that_does_not_read() -> None:
 
 def member(reports: Reports) -> Stream:
     """Return the stream of a member that has the answer to its request."""
-    stream = Stream("/the/socket", None, lambda: reports.progress(100))
+    stream = Stream("/the/socket", None, lambda since: reports.progress(100, since))
     assert not list(stream.receive(records.subscribed(OLD)))
     return stream
 
@@ -105,7 +108,7 @@ def test_only_notifications_since_the_answer_are_counted() -> None:
     data = record("a") + records.gap(3, "producer_congested") + records.redelivered(1) + record("b")
     for each in stream.receive(data + record("c")):
         each.done()
-    assert reports.counts[-1] == 3
+    assert (reports.counts[-1], reports.since) == (3, "1")
     # After a crash, the relay answers once more.
     restart = records.gap(None, "relay_restarted") + records.subscribed(NEW) + record("d")
     old = next(stream.receive(record("e")))
@@ -113,7 +116,7 @@ def test_only_notifications_since_the_answer_are_counted() -> None:
     old.done()
     assert reports.counts[-1] == 3
     new.done()
-    assert reports.counts[-1] == 1
+    assert (reports.counts[-1], reports.since) == (1, "2")
 
 
 def test_redelivered_records_are_marked() -> None:

@@ -19,6 +19,7 @@ from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.daemon.group_options import group_limits, group_options
 from notif_relayd.errors import StartError
+from notif_relayd.files import STANDARD_OUTPUT
 from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
 
@@ -52,14 +53,14 @@ def _command_line_only() -> list[cfg.Opt]:
         cfg.BoolOpt(
             "daemonize",
             default=False,
-            help="Go to the background after the sockets have been created. For hosts without "
-            "systemd.",
+            help="Go to the background. The command returns when the daemon is ready or has "
+            "failed. For hosts without systemd.",
         ),
         cfg.StrOpt(
             "pidfile",
             metavar="FILE",
-            help="With --daemonize: write the process ID to this file. The file exists while the "
-            "daemon runs.",
+            help="With --daemonize: write the process ID to this file, or to standard output if "
+            "FILE is -. The file exists while the daemon runs, which holds a lock on it.",
         ),
     ]
 
@@ -331,7 +332,9 @@ def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
             "notif-relayd",
         ),
         daemonize=conf.daemonize,
-        pidfile=conf.pidfile and os.path.abspath(conf.pidfile),
+        pidfile=conf.pidfile
+        if conf.pidfile in (None, STANDARD_OUTPUT)
+        else os.path.abspath(conf.pidfile),
         check=conf.check,
     )
 

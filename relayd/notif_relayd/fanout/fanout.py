@@ -30,6 +30,7 @@ from notif_relayd.fanout.cursor import Cursor
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.loss_log import LossLog
 from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
@@ -116,6 +117,7 @@ class Fanout:
         )
         self._members = self.groups.sender
         self._pages = SharedPages()
+        self._losses = LossLog(context.log, self.store, self.subscribers)
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
         self._requests = RequestHandler(
@@ -274,9 +276,9 @@ class Fanout:
             if connection is not None and self._is_allowed(each, streams) and self._charge(each):
                 self.admission.enter(each.peer)
                 current, *pending = (
-                    self.groups.restore_member(part)
+                    self.groups.restore_member(part, each.id)
                     if part.member is not None
-                    else Subscription(streams[part.stream])
+                    else Subscription(streams[part.stream], each.id)
                     for part in each.subscriptions
                 )
                 subscriber = self._admit(each.id, connection, each.peer, current)
@@ -294,6 +296,7 @@ class Fanout:
             stream.ring.evict_unused()
         self._streams.end_unused()
         self.store.shrink()
+        self._losses.update()
         for subscriber in list(self.subscribers.values()):
             if isinstance(subscriber.subscription, Membership):
                 self._members.serve_member(subscriber, subscriber.subscription)
@@ -334,7 +337,8 @@ class Fanout:
         """
         peer = peer_of(connection)
         self.admission.enter(peer)
-        subscriber = self._admit(number, connection, peer, Subscription(self._stream_of(peer)))
+        subscription = Subscription(self._stream_of(peer), number)
+        subscriber = self._admit(number, connection, peer, subscription)
         subscriber.fall_behind().insert(b"\n" + records.gap(None, "relay_restarted"))
         self.unknown_gaps += 1
         if request:
@@ -346,6 +350,7 @@ class Fanout:
         """End a connection."""
         self._requests.finish_last(subscriber)
         # Before the cursors are dropped below: the figures are derived from them.
+        self._losses.disconnected(subscriber)
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:
             if isinstance(each, Membership):
@@ -366,7 +371,8 @@ class Fanout:
             self.disconnect(subscriber)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        self._admit(next(self._ids), connection, peer, Subscription(self._stream_of(peer)))
+        number = next(self._ids)
+        self._admit(number, connection, peer, Subscription(self._stream_of(peer), number))
         LOG.debug("subscriber connected: %s", peer)
 
     def _admit(
@@ -440,6 +446,7 @@ class Fanout:
             self._members.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
+            self._losses.update()
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
@@ -469,8 +476,10 @@ class Fanout:
 
     def _send_from(self, cursor: Cursor, subscriber: Subscriber) -> None:
         """Send once what the cursor of a subscriber has to send."""
+        buffers = cursor.buffers()
+        self._losses.update()
         try:
-            sent = subscriber.socket.sendmsg(cursor.buffers())
+            sent = subscriber.socket.sendmsg(buffers)
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS:
                 self.disconnect(subscriber)
@@ -487,6 +496,7 @@ class Fanout:
             self.disconnect(subscriber)
         else:
             subscriber.catch_up()
+            self._losses.caught_up(subscriber)
             self._update_events(subscriber)
             if isinstance(subscriber.subscription, Membership):
                 self._members.note_drained(subscriber, subscriber.subscription)

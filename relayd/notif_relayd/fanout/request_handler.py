@@ -121,10 +121,10 @@ class RequestHandler:
             data = self._receive(subscriber.socket, MAX_REQUEST_SIZE)
         lines = (subscriber.request.save() + data).split(b"\n")
         with contextlib.suppress(GroupError):
-            for count in map(subscription_request.parse_done, lines):
-                if count is None:
+            for done in map(subscription_request.parse_done, lines):
+                if done is None:
                     return
-                membership.member.finish(count)
+                membership.finish(done)
 
     def discard_input(self, subscriber: Subscriber) -> None:
         """Read what a subscriber has written after a request that was refused.
@@ -170,9 +170,9 @@ class RequestHandler:
         if not isinstance(membership, Membership) or membership.left:
             return line
         lines = finished = 0
-        while line is not None and (count := subscription_request.parse_done(line)) is not None:
+        while line is not None and (done := subscription_request.parse_done(line)) is not None:
             lines += 1
-            finished += membership.member.finish(count)
+            finished += membership.finish(done)
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
         if finished:
@@ -213,7 +213,7 @@ class RequestHandler:
         self._quota.charge(subscriber.peer.uid, charge)
         since = ""
         if request.group is None:
-            pending: Subscription = Subscription(self._streams.of(view), charge)
+            pending: Subscription = Subscription(self._streams.of(view), subscriber.id, charge)
         else:
             try:
                 pending = membership = self._groups.join(subscriber, view, request.group, charge)

@@ -47,6 +47,8 @@ class Store:
         """Bytes charged for chunks."""
         self.torn = 0
         """Bytes of torn records, in addition to `size`; each counts once."""
+        self.losing: set[int] = set()
+        """Owners of cursors that have lost records; the owner of the store clears it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
         """The oldest first."""
 
@@ -167,7 +169,7 @@ class Ring:
         self.store.release(chunk)
         # A copy: a cursor that leaves removes itself from the set.
         for cursor in list(chunk.cursors):
-            cursor.leave()
+            cursor.evicted()
 
     def add_place(self, place: Place) -> None:
         """Keep records from the position of the place on."""

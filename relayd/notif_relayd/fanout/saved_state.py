@@ -68,6 +68,8 @@ class SubscriberState(msgspec.Struct, tag="subscriber"):
     subscription: SubscriptionState = msgspec.field(name="reading")
     pending: SubscriptionState | None = msgspec.field(name="following")
     """What the subscriber reads after `subscription`, while a filter change is pending."""
+    lost_before: int | None = None
+    """Value of `dropped` before the loss that the log has reported; `None` if there is none."""
 
     @property
     def subscriptions(self) -> list[SubscriptionState]:

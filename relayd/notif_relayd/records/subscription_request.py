@@ -34,13 +34,16 @@ class RequestError(ValueError):
     """A request is invalid; the message is one sentence for the subscriber."""
 
 
-class _Done(msgspec.Struct, forbid_unknown_fields=True):
+class Done(msgspec.Struct, forbid_unknown_fields=True):
     """The request that reports finished notifications."""
 
     done: Annotated[int, msgspec.Meta(ge=0)]
+    """Number of notifications since the answer."""
+    group_since: str | None = None
+    """When the group of that answer began; the request is for the present group if it is absent."""
 
 
-_decode_done = msgspec.json.Decoder(_Done).decode
+_decode_done = msgspec.json.Decoder(Done).decode
 
 
 class RequestBuffer:
@@ -168,10 +171,10 @@ class Request:
         return records.subscribed(self.requested | keys)
 
 
-def parse_done(line: bytes) -> int | None:
-    """Return the number of finished notifications in a line, or `None` for any other request."""
+def parse_done(line: bytes) -> Done | None:
+    """Return a report of finished notifications, or `None` for any other request."""
     try:
-        return _decode_done(line).done
+        return _decode_done(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -187,7 +190,9 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise RequestError('"done" stands alone, with an integer that is 0 or greater.')
+        raise RequestError(
+            '"done" is an integer that is 0 or greater; the only other key is "group_since".'
+        )
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
         raise RequestError('The request is not of the form {"filter": {...}, "group": "NAME"}.')
     if unknown := content.keys() - {"filter", "group", "window", "hold"}:

@@ -120,7 +120,13 @@ class Groups:
         live.held_until = None
         member = Member(view, request.window, attached=False)
         membership = Membership(
-            live, next(self._numbers), member, request.hold, self._store, charge
+            live,
+            next(self._numbers),
+            member,
+            request.hold,
+            Stream(frozenset((view,)), self._store),
+            subscriber.id,
+            charge,
         )
         live.group.join(membership.number, member)
         live.subscribers[membership.number] = subscriber
@@ -178,15 +184,27 @@ class Groups:
             for stream in live.group.segments.streams:
                 stream.members += 1
 
-    def restore_member(self, saved: SubscriptionState) -> Membership:
-        """Return a saved membership; `attach_restored` must be called with its subscriber."""
+    def restore_member(self, saved: SubscriptionState, owner: int) -> Membership:
+        """Return a saved membership; `attach_restored` must be called with its subscriber.
+
+        Args:
+            saved: the subscription.
+            owner: number of the subscriber's connection.
+        """
         state = saved.member
         assert state is not None  # noqa: S101 - the caller has checked it
         key = state.uid, state.name
         # A member that has left needs only the name of the group.
         live = LiveGroup(key, Group(1, _ignore), "") if state.left else self._groups[key]
+        member = _member(state)
         membership = Membership(
-            live, next(self._numbers), _member(state), state.hold, self._store, saved.charge
+            live,
+            next(self._numbers),
+            member,
+            state.hold,
+            Stream(frozenset((member.view,)), self._store),
+            owner,
+            saved.charge,
         )
         membership.left = state.left
         if not state.left:

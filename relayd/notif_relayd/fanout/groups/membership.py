@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
-from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
+from notif_relayd.records.subscription_request import Done
 
 
 class Membership(Subscription):
@@ -22,7 +22,8 @@ class Membership(Subscription):
         number: the number of the member in the group.
         member: the member.
         hold: seconds for which the group keeps its place after this member has left as the last.
-        store: where memory is charged.
+        stream: a new stream of its own.
+        owner: number of the subscriber's connection.
         charge: bytes charged to the user for the request.
     """
 
@@ -34,12 +35,12 @@ class Membership(Subscription):
         number: int,
         member: Member,
         hold: float,
-        store: Store,
+        stream: Stream,
+        owner: int,
         charge: int,
     ) -> None:
-        stream = Stream(frozenset((member.view,)), store)
         stream.ring.restore(member.taken)
-        super().__init__(stream, charge)
+        super().__init__(stream, owner, charge)
         self.group = group
         self.number = number
         self.member = member
@@ -55,6 +56,21 @@ class Membership(Subscription):
     def group_name(self) -> str:
         """Name of the group."""
         return self.group.key[1]
+
+    def finish(self, done: Done) -> int:
+        """Note what the member reports as finished, unless it is about another group.
+
+        A report may be on its way while a relay crashes; it is about the group that was lost.
+
+        Returns:
+            The number of notifications that were not finished before.
+
+        Raises:
+            GroupError: see `Member.finish`.
+        """
+        if done.group_since not in (None, self.group.since):
+            return 0
+        return self.member.finish(done.done)
 
     def update(self) -> None:
         """Count the records that the socket took; not allowed while there is a cursor."""
