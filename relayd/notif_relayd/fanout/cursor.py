@@ -142,6 +142,11 @@ class Cursor:
         return self.announced + self.lost
 
     @property
+    def torn_lines(self) -> int:
+        """Number of lines that end in what is left of the torn record."""
+        return 0 if self._torn is None else self._torn.data.count(b"\n", self._torn_sent)
+
+    @property
     def torn_share(self) -> float:
         """Bytes of the torn record that it holds, divided by the number of its holders."""
         return 0.0 if self._torn is None else self._torn.share

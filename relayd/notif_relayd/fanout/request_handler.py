@@ -169,6 +169,7 @@ class RequestHandler:
         membership = subscriber.subscription
         if not isinstance(membership, Membership) or membership.left:
             return line
+        membership.note_progress()
         lines = finished = 0
         while line is not None and (done := subscription_request.parse_done(line)) is not None:
             lines += 1

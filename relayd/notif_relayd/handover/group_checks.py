@@ -58,7 +58,7 @@ def check_member(subscription: SubscriptionState) -> None:
     if member is None or cursor is None:
         return
     require(cursor.chunk is None, "member of a group is in a chunk")
-    require(cursor.next == member.taken, "member of a group is at a wrong position")
+    require(cursor.next == 0, "member of a group is at a wrong position")
     require(cursor.until in (None, cursor.next), "member of a group has a wrong end")
     require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
 

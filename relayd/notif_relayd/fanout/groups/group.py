@@ -130,21 +130,18 @@ class Group:
         """Add a member; the caller has called `segments.follow` if its view requires that."""
         self.members[number] = member
 
-    def leave(self, number: int, *, completing: bool = False) -> None:
+    def leave(self, number: int) -> None:
         """Remove a member; its unfinished records wait for the others.
 
+        The caller has called `note_progress`.
+
         Args:
-            number: the number of the connection.
-            completing: whether its socket will be sent the rest of what it took in part.
+            number: the number of the member.
         """
         member = self.members.pop(number)
-        taken = list(member.unfinished)
-        if completing and member.window is not None:
-            taken += (each for each in member.unsent if not each.gaps)
-        self._set_aside(each for run in taken for each in self._after_attempt(run))
-        if not completing:
-            self._note_missing(member.missing)
-            self._give_back(member.unsent)
+        self._set_aside(each for run in member.unfinished for each in self._after_attempt(run))
+        self._note_missing(member.missing)
+        self._give_back(member.unsent)
         for each in self.members.values():
             each.examined = 0, 0
 
@@ -223,27 +220,27 @@ class Group:
         if not self.has_work_for(member):
             return None
         if self._lost or self._undeliverable:
-            return self._take_gaps()
+            return self._take_gap()
         draft = Draft(member.room)
         self._take_waiting(member, draft)
         if not draft.attempts and not self._lost:
             self._take_next(member, draft)
         if not draft.runs:
-            return self._take_gaps() if self._lost else None
+            return self._take_gap() if self._lost else None
         if not draft.attempts:
             return HandOut(b"", draft.data, draft.runs)
         count = sum(each.length for each in draft.runs)
         self.redelivered += count
         return HandOut(records.redelivered(count), draft.data, draft.runs)
 
-    def _take_gaps(self) -> HandOut:
-        """Return the gap records that are due."""
-        gaps = Missing(self._lost, self._undeliverable)
-        self._lost = self._undeliverable = 0
-        head = records.gap(gaps.lost, "slow_subscriber") if gaps.lost else b""
-        if gaps.undeliverable:
-            head += records.gap(gaps.undeliverable, "undeliverable")
-        return HandOut(head, [], [], gaps)
+    def _take_gap(self) -> HandOut:
+        """Return the next gap record that is due."""
+        lost, self._lost = self._lost, 0
+        if lost:
+            return HandOut(records.gap(lost, "slow_subscriber"), [], [], Missing(lost=lost))
+        count, self._undeliverable = self._undeliverable, 0
+        gap = records.gap(count, "undeliverable")
+        return HandOut(gap, [], [], Missing(undeliverable=count))
 
     def note_sent(self, member: Member, hand_out: HandOut, sent: int) -> bytes:
         """Note what the socket of a member took.
@@ -255,7 +252,7 @@ class Group:
 
         Returns:
             The bytes that must be sent to this member before anything else; empty if there are
-            none. If there are some, the caller calls `note_drained` when the socket took them.
+            none. If there are some, the caller calls `note_progress` when the socket took them.
         """
         head, data, runs = hand_out.head, hand_out.data, hand_out.runs
         if sent == len(head) + sum(map(len, data)):
@@ -273,10 +270,18 @@ class Group:
             return b"".join((head, *data))[sent:]
         return self._note_part(member, runs, b"".join(data), sent)
 
-    def note_drained(self, member: Member) -> None:
-        """Note that the socket took the bytes that `note_sent` has returned."""
-        runs, member.unsent, member.missing = member.unsent, [], NOTHING_MISSING
-        self._note_taken(member, runs)
+    def note_progress(self, member: Member, lines: int) -> None:
+        """Note what the socket took of the bytes that `note_sent` has returned.
+
+        Args:
+            member: the member.
+            lines: number of lines of which the socket has yet to take a part.
+        """
+        count = max(0, sum(each.length for each in member.unsent) - lines)
+        taken, member.unsent = split(member.unsent, count)
+        self._note_taken(member, taken)
+        if not lines:
+            member.missing = NOTHING_MISSING
 
     def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
         """Note that the socket took `sent` bytes of records; return the rest of the last one."""

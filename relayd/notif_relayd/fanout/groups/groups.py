@@ -146,7 +146,8 @@ class Groups:
         membership.has_more = False
         live = membership.group
         live.group.max_deliveries = self.limits.max_deliveries
-        live.group.leave(membership.number, completing=completing)
+        membership.note_progress(completing=completing)
+        live.group.leave(membership.number)
         del live.subscribers[membership.number]
         self.sender.set_busy(live, membership.number)
         self._settle(live)

@@ -27,7 +27,7 @@ class Membership(Subscription):
         charge: bytes charged to the user for the request.
     """
 
-    __slots__ = ("_counted", "group", "hold", "left", "member", "number", "prompt")
+    __slots__ = ("group", "hold", "left", "member", "number", "prompt")
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class Membership(Subscription):
         owner: int,
         charge: int,
     ) -> None:
-        stream.ring.restore(member.taken)
         super().__init__(stream, owner, charge)
         self.group = group
         self.number = number
@@ -48,7 +47,6 @@ class Membership(Subscription):
         self.prompt = True
         """Whether the next request is handled without a delay: the last ones have finished records.
         """
-        self._counted = member.taken
         self.left = False
         """Whether the member has left the group, and only the rest of a record is sent."""
 
@@ -72,10 +70,19 @@ class Membership(Subscription):
             return 0
         return self.member.finish(done.done)
 
-    def update(self) -> None:
-        """Count the records that the socket took; not allowed while there is a cursor."""
-        self.stream.ring.skip(self.member.taken - self._counted)
-        self._counted = self.member.taken
+    @property
+    def delivered(self) -> int:
+        """Number of records that the socket took."""
+        return self.member.taken
+
+    def note_progress(self, *, completing: bool = False) -> None:
+        """Let the group know what the socket took.
+
+        Args:
+            completing: whether the rest of what the socket took in part is sent in any case.
+        """
+        lines = 0 if self.cursor is None or completing else self.cursor.torn_lines
+        self.group.group.note_progress(self.member, lines)
 
     def save_member(self) -> MemberState:
         """Return the member's part in the group."""

@@ -58,8 +58,7 @@ class GroupSender:
         The subscriber may be disconnected afterwards.
         """
         membership.member.attached = True
-        membership.group.group.note_drained(membership.member)
-        membership.update()
+        membership.note_progress()
         self.serve_member(subscriber, membership)
 
     def serve_member(self, subscriber: Subscriber, membership: Membership) -> None:
@@ -146,7 +145,6 @@ class GroupSender:
             if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
                 subscriber.bytes += result
                 live.group.note_direct(member, count)
-                membership.update()
                 if len(live.ready) > 1:
                     live.ready[membership.number] = live.ready.pop(membership.number)
                 continue
@@ -196,7 +194,6 @@ class GroupSender:
         sent = max(0, result)
         subscriber.bytes += sent
         remainder = live.group.note_sent(membership.member, hand_out, sent)
-        membership.update()
         if result < 0 and -result not in TRANSIENT_ERRORS:
             self._disconnect(subscriber)
         elif remainder:
