@@ -116,6 +116,7 @@ class RequestHandler:
         membership = subscriber.subscription
         if not isinstance(membership, Membership) or membership.left:
             return
+        membership.note_progress()
         data = b""
         with contextlib.suppress(OSError):
             data = self._receive(subscriber.socket, MAX_REQUEST_SIZE)
