@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values in the columns of cliff's tables: in readable form in a table, plain in other formats."""
 
+import math
+
 from cliff.columns import FormattableColumn
 
 from notif_relayctl import units
@@ -21,11 +23,19 @@ class Text(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4
 
 
 class Duration(FormattableColumn):  # type: ignore[type-arg]
-    """Seconds; in a table days, hours, minutes and seconds."""
+    """Seconds, or null; in a table days, hours, minutes and seconds, or a dash."""
+
+    def __lt__(self, other: object) -> bool:
+        """Compare for ``--sort-column``; null is greater than any duration, as in other columns."""
+        return isinstance(other, Duration) and _null_last(self._value) < _null_last(other._value)
 
     def human_readable(self) -> str:
         """Return the duration for a table, for example ``3 days, 4:05:06``."""
-        return units.duration(self._value)
+        return "-" if self._value is None else units.duration(self._value)
+
+
+def _null_last(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
 
 
 class Size(FormattableColumn):  # type: ignore[type-arg]

@@ -78,7 +78,10 @@ class ListSubscribers(ControlCommand, Lister):
 
 
 class ListGroups(ControlCommand, Lister):
-    """List the groups of subscribers that share the notifications."""
+    """List the groups of subscribers that share the notifications.
+
+    hold_seconds is the time until a group without members ends.
+    """
 
     example = "relayctl groups --sort-column lag --sort-descending"
     columns = _columns(GroupStatus)
@@ -118,7 +121,7 @@ def _value(name: str, value: object) -> object:
     match value:
         case int() if name == "uid":
             return user_name(value)
-        case float() if name.endswith("_seconds"):
+        case float() | None if name.endswith("_seconds"):
             return Duration(value)
         case str():
             return Text(value)  # A process chooses its own name.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.groups import join, request
 from support.records import numbered_record, record
 from support.relay import RunningRelay, Subscriber, running_relay
 from support.service_manager import ManagedRelay, managed_relay
@@ -21,20 +21,6 @@ from support.waiting import wait_until
 def relay(directory: Path) -> Iterator[ManagedRelay]:
     with managed_relay(directory) as relay:
         yield relay
-
-
-def request(subscriber: Subscriber, **keys: object) -> None:
-    """Send a request."""
-    subscriber.socket.sendall(json.dumps(keys).encode() + b"\n")
-
-
-def join(relay: ManagedRelay | RunningRelay, **keys: object) -> Subscriber:
-    """Return a member of the group "g", or of another one, that has its answer."""
-    subscriber = Subscriber(relay.public)
-    request(subscriber, **({"group": "g"} | keys))
-    while (answer := subscriber.notification())["event_type"] != "notif_relayd.subscribed":
-        assert not answer["event_type"].startswith("notif_relayd.")
-    return subscriber
 
 
 def numbers(subscriber: Subscriber, count: int) -> list[int]:
@@ -239,10 +225,10 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error"),
     [
-        ({"group": "a b"}, "1 to 64 characters"),
-        ({"group": ""}, "1 to 64 characters"),
-        ({"group": "x" * 65}, "1 to 64 characters"),
-        ({"group": 1}, "1 to 64 characters"),
+        ({"group": "a b"}, "not a name of 1 to 64 letters"),
+        ({"group": ""}, "not a name of 1 to 64 letters"),
+        ({"group": "x" * 65}, "not a name of 1 to 64 letters"),
+        ({"group": 1}, "not a name of 1 to 64 letters"),
         ({"group": "g", "window": 0}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 65537}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 1.5}, '"window" is not an integer from 1 to 65536'),
@@ -250,14 +236,20 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ({"group": "g", "window": None}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "hold": -1}, '"hold" is not a number of seconds'),
         ({"group": "g", "hold": "1"}, '"hold" is not a number of seconds'),
-        ({"group": "g", "hold": 300.5}, "permits max_hold = 300 seconds"),
-        ({"filter": {}, "window": 1}, "'window' without a group"),
-        ({"filter": {}, "hold": 1}, "'hold' without a group"),
-        ({"group": "g", "done": 1}, '"done"'),
-        ({"group": "g", "windows": 1}, "'windows'"),
-        ({"done": 0}, '"done"'),
-        ({"done": -1}, '"done"'),
-        ({"done": "1"}, '"done"'),
+        (
+            {"group": "g", "hold": 300.5},
+            '"hold" is 300.5 seconds; the limit is max_hold = 300 seconds',
+        ),
+        ({"filter": {}, "window": 1}, '"window" requires the key "group"'),
+        ({"filter": {}, "hold": 1}, '"hold" requires the key "group"'),
+        ({"group": "g", "done": 1}, "send them in another request"),
+        (
+            {"group": "g", "windows": 1},
+            "Unknown key 'windows' in the request; the keys are filter,",
+        ),
+        ({"done": 0}, '"done" requires a group and a "window"'),
+        ({"done": -1}, '"done" is not an integer that is 0 or greater'),
+        ({"done": "1"}, '"done" is not an integer that is 0 or greater'),
     ],
 )
 def test_invalid_requests_are_refused(
@@ -275,9 +267,9 @@ def test_invalid_requests_are_refused(
 @pytest.mark.parametrize(
     ("counts", "error"),
     [
-        ([3], "3 notifications are done, but only 2 were sent"),
-        ([2, 1], "1 notifications are done, but 2 were before"),
-        ([10**30], "were sent"),
+        ([3], '"done" is 3, but the number of notifications sent since the answer is 2'),
+        ([2, 1], '"done" is 1, but it was 2 before'),
+        ([10**30], "sent since the answer"),
     ],
 )
 def test_wrong_counts_are_refused(relay: ManagedRelay, counts: list[int], error: str) -> None:
@@ -299,9 +291,15 @@ def test_groups_of_one_user_are_limited(directory: Path) -> None:
     config.write_text("[relayd]\nmax_groups_per_user = 2\n")
     with running_relay(directory, "--config-file", str(config)) as relay:
         join(relay, group="1", hold=100).close()
-        with join(relay, group="2"), relay.subscribe() as third:
+        with (
+            join(relay, group="2", window=65536),
+            relay.subscribe() as third,
+            relay.subscribe() as other,
+        ):
             request(third, group="3")
             assert "max_groups_per_user = 2" in third.notification()["payload"]
+            request(other, group="2", window=65536)
+            assert "a window takes 120 bytes for each record" in other.notification()["payload"]
             with join(relay, group="1"):
                 pass
 

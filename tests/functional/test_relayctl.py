@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.groups import join
 from support.records import record
 from support.relay import RunningRelay, connect, running_relay
 from support.relayctl import (
@@ -135,6 +136,30 @@ def test_subscribers_lists_one_row_per_subscriber(directory: Path) -> None:
     assert stuck["lag"] > 0
     assert stuck["dropped"] > 0
     assert stuck["records"] + stuck["lag"] + stuck["dropped"] == sent
+
+
+def test_groups_lists_one_row_per_group(relay: RunningRelay) -> None:
+    with (
+        join(relay, group="a", window=1),
+        join(relay, group="a", window=1),
+        relay.produce() as producer,
+    ):
+        join(relay, group="b", hold=119).close()
+        producer.sendall(record() * 3)
+        relay.wait_status(records_received=3)
+        rows = json.loads(relayctl(relay.directory, "groups", "-f", "json").stdout)
+        hold = rows[1].pop("hold_seconds")
+        arguments = ("--sort-column", "hold_seconds", "-c", "group", "-c", "hold_seconds")
+        table = relayctl(relay.directory, "groups", *arguments).stdout
+        subscribers = relayctl(relay.directory, "subscribers", "-f", "value", "-c", "group")
+    figures = {"redelivered": 0, "dropped": 0, "user": pwd.getpwuid(os.getuid()).pw_name}
+    assert rows == [
+        {"group": "a", "members": 2, "lag": 1, "unfinished": 2, "hold_seconds": None} | figures,
+        {"group": "b", "members": 0, "lag": 3, "unfinished": 0} | figures,
+    ]
+    assert 0 < hold <= 119
+    assert re.search(r"^\| b +\| 0:01:\d\d +\|\n\| a +\| - +\|$", table, re.MULTILINE)
+    assert subscribers.stdout == "a\na\n"
 
 
 @pytest.mark.parametrize("kind", ["producers", "subscribers"])

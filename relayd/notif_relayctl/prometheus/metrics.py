@@ -11,12 +11,13 @@ from notif_relayd.files import STANDARD_OUTPUT, write_output
 
 
 def add_per_connection(parser: argparse.ArgumentParser) -> None:
-    """Add the option for metrics of each connection, whose number is not bounded."""
+    """Add the option for metrics of each connection and group."""
     parser.add_argument(
         "--per-connection",
         action="store_true",
         help="add metrics of each connection, labelled with its id, pid and command: three series "
-        "for a producer and four for a subscriber, and new series after each reconnect",
+        "for a producer and four for a subscriber, and new series after each reconnect; and five "
+        "series for each group, labelled with its name and the uid of its user",
     )
 
 

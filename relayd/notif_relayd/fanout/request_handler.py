@@ -26,6 +26,7 @@ from notif_relayd.fanout.subscriber import Subscriber, Subscription
 from notif_relayd.net.loop import TRANSIENT_ERRORS
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
+from notif_relayd.records.subscription_request import UNFINISHED_COST
 
 MAX_ERROR_LENGTH = 512
 """Characters of an error message for a subscriber; the remainder is cut off."""
@@ -206,13 +207,20 @@ class RequestHandler:
         """Let the requested filter follow the one in force.
 
         Raises:
-            GroupError: a limit of groups does not permit it.
+            GroupError: a limit of groups, or of the bytes for windows, does not permit it.
             QuotaError: the user has too many bytes of filters and unfinished requests.
         """
         charge = request.charge
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
-        self._quota.charge(subscriber.peer.uid, charge)
+        try:
+            self._quota.charge(subscriber.peer.uid, charge)
+        except QuotaError as error:
+            if request.group is None or request.group.window is None:
+                raise
+            raise GroupError(
+                f"{error}; a window takes {UNFINISHED_COST} bytes for each record."
+            ) from None
         since = ""
         if request.group is None:
             pending: Subscription = Subscription(self._streams.of(view), subscriber.id, charge)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol
 
@@ -96,6 +96,15 @@ class Store:
         torn.holders -= 1
         if not torn.holders:
             self.torn -= len(torn.data)
+
+    def size_from(self, chunks: Container[Chunk]) -> int:
+        """Return the bytes charged for the oldest of some chunks and all chunks after it."""
+        size = self.size
+        for chunk in self._chunks:
+            if chunk in chunks:
+                return size
+            size -= chunk.charge
+        return 0
 
     def __iter__(self) -> Iterator[tuple[Chunk, Ring]]:
         """The chunks, the oldest first, each with its ring."""

@@ -222,6 +222,10 @@ class FanoutState(msgspec.Struct):
     groups: list[GroupState] = []
     groups_dropped: int = 0
     """Records that groups which have ended missed."""
+    groups_redelivered: int = 0
+    """Records that groups which have ended handed out again."""
+    groups_undeliverable: int = 0
+    """Records that groups did not hand out again."""
     absent: list[MemberState] = []
     """Members of groups whose connections have ended."""
 

@@ -23,6 +23,12 @@ UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
 before it, in CPython 3.11."""
 
+KEYS = ("filter", "group", "window", "hold")
+"""Keys of a request; the key "done" is not combined with others."""
+
+NOT_WINDOWED = '"done" requires a group and a "window", which an earlier request states.'
+"""Error for a subscriber that has no unfinished records to report."""
+
 PAGE_SIZE = 4096
 """Granularity of the size of a memfd, in bytes."""
 
@@ -190,13 +196,13 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise RequestError(
-            '"done" is an integer that is 0 or greater; the only other key is "group_since".'
-        )
+        raise _done_error(content)
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
-        raise RequestError('The request is not of the form {"filter": {...}, "group": "NAME"}.')
-    if unknown := content.keys() - {"filter", "group", "window", "hold"}:
-        raise RequestError(f"The request has the unknown or misplaced key {min(unknown)!r}.")
+        raise RequestError('The request is not an object with the key "filter" or "group".')
+    if unknown := content.keys() - set(KEYS):
+        raise RequestError(
+            f"Unknown key {min(unknown)!r} in the request; the keys are {', '.join(KEYS)}."
+        )
     requested = content.get("filter", {})
     try:
         return Request(Filter.parse(requested), requested, _group(content))
@@ -204,15 +210,25 @@ def parse(line: bytes) -> Request:
         raise RequestError(str(error)) from None
 
 
+def _done_error(content: dict[str, object]) -> RequestError:
+    """Return the error for a request that has the key "done" and is not handled as such."""
+    if len(content) > 1:
+        return RequestError('A request with "done" has other keys; send them in another request.')
+    if parse_done(msgspec.json.encode(content)) is None:
+        return RequestError('"done" is not an integer that is 0 or greater.')
+    return RequestError(NOT_WINDOWED)
+
+
 def _group(content: dict[str, object]) -> GroupRequest | None:
     if "group" not in content:
         if misplaced := content.keys() & {"window", "hold"}:
-            raise RequestError(f"The request has the key {min(misplaced)!r} without a group.")
+            raise RequestError(f'"{min(misplaced)}" requires the key "group".')
         return None
     name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
     if not isinstance(name, str) or not is_group_name(name):
         raise RequestError(
-            f"The name of a group has 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-."
+            f'"group" is not a name of 1 to {MAX_GROUP_NAME} letters (A to Z, a to z), digits and '
+            "characters of ._:/-"
         )
     if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')

@@ -209,7 +209,10 @@ class Group:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
         window."""
         segment = self.segments.first
-        self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
+        if member.window is None:
+            member.taken += count
+        else:
+            self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
     def take(self, member: Member) -> HandOut | None:

@@ -64,6 +64,10 @@ class Groups:
         self.limits = limits
         self.ended_dropped = 0
         """Records that groups which have ended missed."""
+        self.ended_redelivered = 0
+        """Records that groups which have ended handed out again."""
+        self.undeliverable = 0
+        """Number of records that were not handed out again, a part of `dropped`."""
         self._loop = context.loop
         self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
@@ -90,6 +94,21 @@ class Groups:
         """Number of records that groups missed."""
         return self.ended_dropped + sum(each.group.dropped for each in self)
 
+    @property
+    def redelivered(self) -> int:
+        """Number of records that were handed out again, counted each time."""
+        return self.ended_redelivered + sum(each.group.redelivered for each in self)
+
+    @property
+    def held_ring_bytes(self) -> int:
+        """Bytes of all rings from the oldest record on that a held group has yet to hand out.
+
+        When this exceeds the limit of the rings, the group loses the record.
+        """
+        held = (each.group.segments for each in self if each.held_until is not None)
+        oldest = {segment.oldest_chunk for segments in held for segment in segments}
+        return self._store.size_from({chunk for chunk in oldest if chunk is not None})
+
     def join(
         self, subscriber: Subscriber, view: View, request: GroupRequest, charge: int
     ) -> Membership:
@@ -108,8 +127,8 @@ class Groups:
         limits = self.limits
         if request.hold > limits.max_hold:
             raise GroupError(
-                f'"hold" is {request.hold:g} seconds; this relay permits max_hold = '
-                f"{limits.max_hold:g} seconds."
+                f'"hold" is {request.hold:.15g} seconds; the limit is max_hold = '
+                f"{limits.max_hold:.15g} seconds."
             )
         key = subscriber.peer.uid, request.name
         live = self._groups.get(key)
@@ -178,6 +197,8 @@ class Groups:
             streams: the streams by their index in the saved state.
         """
         self.ended_dropped = saved.groups_dropped
+        self.ended_redelivered = saved.groups_redelivered
+        self.undeliverable = saved.groups_undeliverable
         for each in saved.groups:
             live = self._add((each.uid, each.name), each.since)
             live.group.restore(each, streams)
@@ -241,8 +262,8 @@ class Groups:
         uid, _ = key
         if self._by_user[uid] >= self.limits.per_user:
             raise GroupError(
-                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}, including "
-                "groups that are held."
+                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}; groups that "
+                "are held count as well."
             )
         stream = self._streams.of(view)
         charge = GROUP_COST + _cost(stream)
@@ -313,6 +334,7 @@ class Groups:
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
         self.ended_dropped += live.group.dropped
+        self.ended_redelivered += live.group.redelivered
         self.sender.deactivate(live, live.group.segments.last.stream)
         live.group.segments.release()
         for stream in live.group.segments.streams:
@@ -342,6 +364,7 @@ class Groups:
             self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
 
     def _note_undeliverable(self, key: GroupKey, record: bytes) -> None:
+        self.undeliverable += 1
         uid, name = key
         self._log.warning(
             "record not delivered again: group %s of uid %d: %d members left without finishing it: "

@@ -11,6 +11,7 @@ from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
+from notif_relayd.records.subscription_request import NOT_WINDOWED
 
 
 class Missing(NamedTuple):
@@ -74,11 +75,14 @@ class Member:
                 of them before.
         """
         if self.window is None:
-            raise GroupError('"done" requires a group with a "window".')
+            raise GroupError(NOT_WINDOWED)
         if count > self.sent:
-            raise GroupError(f"{count} notifications are done, but only {self.sent} were sent.")
+            raise GroupError(
+                f'"done" is {count}, but the number of notifications sent since the answer is '
+                f"{self.sent}."
+            )
         if count < self.finished:
-            raise GroupError(f"{count} notifications are done, but {self.finished} were before.")
+            raise GroupError(f'"done" is {count}, but it was {self.finished} before.')
         finished = missing = count - self.finished
         self.finished = count
         self.unfinished_count -= missing
