@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter request of a subscriber: one line of JSON.
+"""The request of a subscriber for a filter and a group: one line of JSON.
 
 This module is the home of the limits; the daemon imports them. The library checks them as well,
 so that an invalid filter raises an exception where the program defines it.
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.group import Membership
 from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
@@ -32,13 +33,19 @@ MAX_REQUEST_SIZE = 64 * 1024
 """Maximum size of a request in bytes, including its newline."""
 
 
-def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patterns) -> bytes:
+def filter_request(
+    event_type: Patterns,
+    priority: Patterns,
+    publisher_id: Patterns,
+    membership: Membership | None = None,
+) -> bytes:
     """Return the request line for the notifications that match all given patterns.
 
     Args:
         event_type: one pattern or several, of which one has to match; None matches everything.
         priority: likewise; compared without regard to case.
         publisher_id: likewise.
+        membership: the group whose share of these notifications is requested; None: all of them.
 
     Raises:
         BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, a pattern
@@ -56,7 +63,8 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
             f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
             " allowed"
         )
-    request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
+    keys = {} if membership is None else membership.keys
+    request = json.dumps({"filter": checked} | keys, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"

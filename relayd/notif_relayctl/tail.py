@@ -77,6 +77,25 @@ class Tail(CtlCommand):
             help="exit after this time",
         )
         parser.add_argument(
+            "--group",
+            metavar="NAME",
+            help="share the notifications with the other members of this group, which are "
+            "subscribers of the same user: each notification goes to one of them",
+        )
+        parser.add_argument(
+            "--window",
+            type=number,
+            metavar="N",
+            help="with --group: a notification is finished when it has been written; N is the "
+            "maximum number of unfinished ones; other members get those that are left at the end",
+        )
+        parser.add_argument(
+            "--hold",
+            type=seconds,
+            metavar="SECONDS",
+            help="with --group: time for which the group keeps its place without members",
+        )
+        parser.add_argument(
             "--no-reconnect",
             action="store_true",
             help="exit with status 3 if the connection ends, and do not wait for another relay",
@@ -105,6 +124,9 @@ class Tail(CtlCommand):
                 publisher_id=arguments.publisher,
                 timeout=arguments.duration,
                 reconnect=not arguments.no_reconnect,
+                group=arguments.group,
+                window=arguments.window,
+                hold=arguments.hold,
             ) as notifications,
             _call_later(notifications.close, after=arguments.duration),
         ):
@@ -117,6 +139,7 @@ class Tail(CtlCommand):
                 self.app.stderr.write(f"relayctl: {printable(notifications.notice)}\n")
             for notification in notifications:
                 printer.print(notification)
+                notification.done()
                 shown += not isinstance(notification, Gap)
                 if shown == arguments.count:
                     return

@@ -72,7 +72,36 @@ def test_answer_states_what_is_in_force(relay: ManagedRelay) -> None:
         answer = subscriber.notification()
         assert answer["event_type"] == "notif_relayd.subscribed"
         expected = {"priority": ["ERROR"], "group": "a/b", "window": 5, "hold": 0.5}
+        since = answer["payload"].pop("group_since")
         assert answer["payload"] == expected
+        request(subscriber, group="a/b")
+        assert subscriber.notification()["payload"] == {"group": "a/b", "group_since": since}
+
+
+def test_answer_tells_a_new_group_from_the_one_before(relay: ManagedRelay) -> None:
+    def since(hold: int) -> str:
+        with Subscriber(relay.public) as subscriber:
+            request(subscriber, group="g", hold=hold)
+            answer = subscriber.notification()
+        wait_until(lambda: not relay.request("subscribers"), "the member has left")
+        return str(answer["payload"]["group_since"])
+
+    first, second = since(60), since(60)
+    relay.restart()
+    third, fourth = since(0), since(60)
+    assert first == second == third != fourth
+
+
+def test_records_finished_before_the_end_are_not_sent_again(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay, window=3, hold=60) as one:
+        producer.sendall(b"".join(record(number=number) for number in range(3)))
+        assert numbers(one, 3) == [0, 1, 2]
+        relay.process.send_signal(signal.SIGSTOP)
+        request(one, done=1)
+        request(one, done=2)
+        one.close()
+        relay.process.send_signal(signal.SIGCONT)
+        wait_group(relay, members=0, lag=1)
 
 
 def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
@@ -337,9 +366,12 @@ def test_a_group_gets_a_gap_after_a_crash(relay: ManagedRelay) -> None:
         assert member.line() == b"\n"
         gap = member.notification()
         assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
-        assert member.notification()["payload"] == {"group": "g", "window": 3, "hold": 100}
+        answer = member.notification()["payload"]
+        assert answer.items() >= {"group": "g", "window": 3, "hold": 100}.items()
         with relay.produce() as producer:
             producer.sendall(record(number=0))
             assert numbers(member, 1) == [0]
-            request(member, done=1)
+            # A report that the relay which crashed did not read is ignored.
+            request(member, done=7, group_since="2026-01-31 12:00:00")
+            request(member, done=1, group_since=answer["group_since"])
             wait_group(relay, members=1, unfinished=0)

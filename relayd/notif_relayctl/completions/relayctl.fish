@@ -52,7 +52,7 @@ function _shtab_relayctl_using
 end
 
 set -g _shtab_relayctl_commands complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
-set -g _shtab_relayctl_opts_with_value --column --control-path --count --delay --event-type --for --format --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user -c -d -f -n -o
+set -g _shtab_relayctl_opts_with_value --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
 
 complete -c relayctl -e
 complete -c relayctl -f
@@ -189,6 +189,9 @@ complete -c relayctl -n '_shtab_relayctl_using tail' -l publisher -x -d 'pattern
 complete -c relayctl -n '_shtab_relayctl_using tail' -s o -l output -xka "short json json-pretty" -d 'short, json, json-pretty, or a template such as '"'"'{timestamp} {event_type} {payload[uuid]}'"'"''
 complete -c relayctl -n '_shtab_relayctl_using tail' -s n -l count -x -d 'exit after N notifications'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l for -x -d 'exit after this time'
+complete -c relayctl -n '_shtab_relayctl_using tail' -l group -x -d 'share the notifications with the other members of this group, which are subscribers of the same user: each notification goes to one of them'
+complete -c relayctl -n '_shtab_relayctl_using tail' -l window -x -d 'with --group: a notification is finished when it has been written'
+complete -c relayctl -n '_shtab_relayctl_using tail' -l hold -x -d 'with --group: time for which the group keeps its place without members'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l no-reconnect -d 'exit with status 3 if the connection ends, and do not wait for another relay'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l sock-path -xka "(__fish_complete_path (commandline -ct))" -d 'the public socket'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
@@ -210,6 +213,9 @@ complete -c relayctl -n '_shtab_relayctl_using watch' -l publisher -x -d 'patter
 complete -c relayctl -n '_shtab_relayctl_using watch' -s o -l output -xka "short json json-pretty" -d 'short, json, json-pretty, or a template such as '"'"'{timestamp} {event_type} {payload[uuid]}'"'"''
 complete -c relayctl -n '_shtab_relayctl_using watch' -s n -l count -x -d 'exit after N notifications'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l for -x -d 'exit after this time'
+complete -c relayctl -n '_shtab_relayctl_using watch' -l group -x -d 'share the notifications with the other members of this group, which are subscribers of the same user: each notification goes to one of them'
+complete -c relayctl -n '_shtab_relayctl_using watch' -l window -x -d 'with --group: a notification is finished when it has been written'
+complete -c relayctl -n '_shtab_relayctl_using watch' -l hold -x -d 'with --group: time for which the group keeps its place without members'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l no-reconnect -d 'exit with status 3 if the connection ends, and do not wait for another relay'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l sock-path -xka "(__fish_complete_path (commandline -ct))" -d 'the public socket'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'

@@ -46,8 +46,7 @@ from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
-from notif_relayd.records.subscription_request import MAX_WINDOW
-from notif_relayd.records.validator import RoutingKey
+from notif_relayd.records.validator import MIN_SIZE, RoutingKey
 from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
@@ -56,6 +55,10 @@ LOG = logging.getLogger(__name__)
 MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records of all users together. When they are exceeded, subscribers of the user that
 holds the most are disconnected."""
+
+FAST_RECORDS = 256
+"""Number of records for which a member of a group must have room, so that the fast path may send to
+it. The fast path sends no batch that can have more."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
@@ -177,11 +180,13 @@ class Fanout:
         if stream is None:
             return [], 0
         recipients = list(stream.current.values())
+        threshold = self._pages.threshold(len(recipients))
         if self._members.has_active:
-            recipients += self._members.direct_recipients(stream, MAX_WINDOW)
+            recipients += self._members.direct_recipients(stream, FAST_RECORDS)
+            threshold = min(threshold, FAST_RECORDS * MIN_SIZE)
         if len(recipients) > limit:
             return [], 0
-        return recipients, self._pages.threshold(len(recipients))
+        return recipients, threshold
 
     def publish(
         self,
@@ -350,6 +355,7 @@ class Fanout:
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
+        self._requests.finish_last(subscriber)
         # Before the cursors are dropped below: the figures are derived from them.
         self._losses.disconnected(subscriber)
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
@@ -443,7 +449,10 @@ class Fanout:
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome
-        if self._members.has_active:
+        grouped = self._members.has_active and not self._members.took_all(
+            stream, batch, count, direct
+        )
+        if grouped:
             self._members.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
@@ -455,7 +464,7 @@ class Fanout:
             self._update_events(subscriber)
         for subscriber in failed:
             self.disconnect(subscriber)
-        if self._members.has_active:
+        if grouped:
             self._members.note_direct(batch, count, direct)
             self._members.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:

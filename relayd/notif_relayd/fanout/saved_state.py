@@ -162,6 +162,8 @@ class GroupState(msgspec.Struct, tag="group"):
     redelivered: int
     held_until: float | None
     """Time, by CLOCK_MONOTONIC, at which a group without members ends; `None` with members."""
+    since: str
+    """Time at which the group began, in UTC."""
 
 
 class MemberState(msgspec.Struct):

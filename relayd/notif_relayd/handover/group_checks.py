@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from itertools import pairwise
 
+from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.saved_state import (
     FanoutState,
@@ -16,7 +17,6 @@ from notif_relayd.fanout.saved_state import (
 )
 from notif_relayd.handover.errors import require
 from notif_relayd.records.filters import FilterError
-from notif_relayd.records.subscription_request import MAX_WINDOW
 
 
 def check_groups(fanout: FanoutState, newest: list[int]) -> None:

@@ -9,21 +9,15 @@ subscriber that does not read.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 import msgspec
 
 from notif_relay import records
+from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
-
-MAX_GROUP_NAME = 64
-"""Maximum number of characters in the name of a group."""
-
-MAX_WINDOW = 65536
-"""Maximum number of unfinished records of one member."""
 
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
@@ -46,15 +40,16 @@ class RequestError(ValueError):
     """A request is invalid; the message is one sentence for the subscriber."""
 
 
-class _Done(msgspec.Struct, forbid_unknown_fields=True):
+class Done(msgspec.Struct, forbid_unknown_fields=True):
     """The request that reports finished notifications."""
 
     done: Annotated[int, msgspec.Meta(ge=0)]
+    """Number of notifications since the answer."""
+    group_since: str | None = None
+    """When the group of that answer began; the request is for the present group if it is absent."""
 
 
-_decode_done = msgspec.json.Decoder(_Done).decode
-
-_is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
+_decode_done = msgspec.json.Decoder(Done).decode
 
 
 class RequestBuffer:
@@ -167,22 +162,25 @@ class Request:
         window = 0 if self.group is None else self.group.window or 0
         return self.filter.cost + stored + STREAM_COST + window * UNFINISHED_COST
 
-    def answer(self, notice: str = "") -> bytes:
+    def answer(self, notice: str = "", group_since: str = "") -> bytes:
         """Return the record that confirms the filter and precedes the first record that passes it.
 
         Args:
             notice: a sentence about the access rules for the subscriber; none if it is empty.
+            group_since: when the group began; empty without a group.
         """
         keys = {} if self.group is None else self.group.keys
+        if group_since:
+            keys[records.GROUP_SINCE] = group_since
         if notice:
             keys[records.NOTICE] = notice
         return records.subscribed(self.requested | keys)
 
 
-def parse_done(line: bytes) -> int | None:
-    """Return the number of finished notifications in a line, or `None` for any other request."""
+def parse_done(line: bytes) -> Done | None:
+    """Return a report of finished notifications, or `None` for any other request."""
     try:
-        return _decode_done(line).done
+        return _decode_done(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -227,7 +225,7 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
             raise RequestError(f'"{min(misplaced)}" requires the key "group".')
         return None
     name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
-    if not isinstance(name, str) or not _is_group_name(name):
+    if not isinstance(name, str) or not is_group_name(name):
         raise RequestError(
             f'"group" is not a name of 1 to {MAX_GROUP_NAME} letters (A to Z, a to z), digits and '
             "characters of ._:/-"

@@ -78,7 +78,12 @@ class Group:
         """Number of records that are not handed out again and were not announced yet."""
 
     def save(
-        self, uid: int, name: str, held_until: float | None, streams: Mapping[Stream, int]
+        self,
+        uid: int,
+        name: str,
+        held_until: float | None,
+        streams: Mapping[Stream, int],
+        since: str,
     ) -> GroupState:
         """Return the state without the members.
 
@@ -87,6 +92,7 @@ class Group:
             name: the name of the group.
             held_until: see `GroupState`.
             streams: the index of each stream in the saved state.
+            since: see `GroupState`.
         """
         return GroupState(
             uid,
@@ -98,6 +104,7 @@ class Group:
             self.dropped,
             self.redelivered,
             held_until,
+            since,
         )
 
     def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
@@ -202,7 +209,10 @@ class Group:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
         window."""
         segment = self.segments.first
-        self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
+        if member.window is None:
+            member.taken += count
+        else:
+            self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
     def take(self, member: Member) -> HandOut | None:

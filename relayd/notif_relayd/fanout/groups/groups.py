@@ -7,6 +7,7 @@ groups. So no user can take records from another one.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -186,7 +187,7 @@ class Groups:
         Args:
             streams: the index of each stream in the saved state.
         """
-        return [each.group.save(*each.key, each.held_until, streams) for each in self]
+        return [each.group.save(*each.key, each.held_until, streams, each.since) for each in self]
 
     def restore(self, saved: FanoutState, streams: Mapping[int, Stream]) -> None:
         """Take saved groups; `restore_member` adds the members, then `finish_restore` is called.
@@ -199,7 +200,7 @@ class Groups:
         self.ended_redelivered = saved.groups_redelivered
         self.undeliverable = saved.groups_undeliverable
         for each in saved.groups:
-            live = self._add((each.uid, each.name))
+            live = self._add((each.uid, each.name), each.since)
             live.group.restore(each, streams)
             live.held_until = each.held_until
             for stream in live.group.segments.streams:
@@ -216,7 +217,7 @@ class Groups:
         assert state is not None  # noqa: S101 - the caller has checked it
         key = state.uid, state.name
         # A member that has left needs only the name of the group.
-        live = LiveGroup(key, Group(1, _ignore)) if state.left else self._groups[key]
+        live = LiveGroup(key, Group(1, _ignore), "") if state.left else self._groups[key]
         member = _member(state)
         membership = Membership(
             live,
@@ -271,15 +272,15 @@ class Groups:
         except QuotaError:
             self._streams.end_if_unused(stream)
             raise
-        live = self._add(key)
+        live = self._add(key, str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)))
         live.charge = charge
         stream.members += 1
         live.group.segments.follow(stream)
         return live
 
-    def _add(self, key: GroupKey) -> LiveGroup:
+    def _add(self, key: GroupKey, since: str) -> LiveGroup:
         group = Group(self.limits.max_deliveries, partial(self._note_undeliverable, key))
-        live = LiveGroup(key, group)
+        live = LiveGroup(key, group, since)
         self._groups[key] = live
         self._by_user[key[0]] += 1
         return live

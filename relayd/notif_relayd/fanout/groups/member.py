@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
-from notif_relayd.records.subscription_request import MAX_WINDOW, NOT_WINDOWED
+from notif_relayd.records.subscription_request import NOT_WINDOWED
 
 
 class Missing(NamedTuple):

@@ -7,6 +7,7 @@ from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
+from notif_relayd.records.subscription_request import Done
 
 
 class Membership(Subscription):
@@ -53,6 +54,21 @@ class Membership(Subscription):
     def group_name(self) -> str:
         """Name of the group."""
         return self.group.key[1]
+
+    def finish(self, done: Done) -> int:
+        """Note what the member reports as finished, unless it is about another group.
+
+        A report may be on its way while a relay crashes; it is about the group that was lost.
+
+        Returns:
+            The number of notifications that were not finished before.
+
+        Raises:
+            GroupError: see `Member.finish`.
+        """
+        if done.group_since not in (None, self.group.since):
+            return 0
+        return self.member.finish(done.done)
 
     @property
     def delivered(self) -> int:
