@@ -65,7 +65,10 @@ class ListProducers(ControlCommand, Lister):
 
 
 class ListSubscribers(ControlCommand, Lister):
-    """List the connections of programs that read."""
+    """List the connections of programs that read.
+
+    Records that wait for a group are not in the lag of its members: see relayctl groups.
+    """
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
     columns = _columns(SubscriberStatus)
@@ -80,7 +83,8 @@ class ListSubscribers(ControlCommand, Lister):
 class ListGroups(ControlCommand, Lister):
     """List the groups of subscribers that share the notifications.
 
-    hold_seconds is the time until a group without members ends.
+    lag counts the records that wait for a member, unfinished those that members have received and
+    not finished. hold_seconds is the time until a group without members ends.
     """
 
     example = "relayctl groups --sort-column lag --sort-descending"
