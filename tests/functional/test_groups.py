@@ -122,6 +122,15 @@ def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
             wait_group(relay, members=1, unfinished=0, lag=0, redelivered=3)
 
 
+def test_few_records_are_divided_among_members_with_a_window(relay: ManagedRelay) -> None:
+    some = {"filter": {"event_type": ["test.*"]}, "window": 100}
+    with relay.produce() as producer, join(relay, **some) as one, join(relay, **some) as two:
+        producer.sendall(b"".join(record(number=number) for number in range(8)))
+        assert numbers(one, 4) == [0, 1, 2, 3]
+        assert numbers(two, 2) == [4, 5]
+        wait_group(relay, lag=0, unfinished=8)
+
+
 def test_members_with_filters_share_what_both_want(relay: ManagedRelay) -> None:
     only_a = {"event_type": ["a.*"]}
     with (
