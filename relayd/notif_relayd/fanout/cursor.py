@@ -133,6 +133,11 @@ class Cursor:
         return max(0, min(self._ring.first_seq, self.end) - self._next_seq)
 
     @property
+    def torn_lines(self) -> int:
+        """Number of lines that `send_first` was given and that were not sent completely."""
+        return 0 if self._torn is None else self._torn.data.count(b"\n", self._torn_sent)
+
+    @property
     def torn_share(self) -> float:
         """Bytes of the torn record that it holds, divided by the number of its holders."""
         return 0.0 if self._torn is None else self._torn.share

@@ -151,15 +151,16 @@ class RequestHandler:
         membership = subscriber.subscription
         if not isinstance(membership, Membership) or membership.left:
             return line
+        membership.note_progress()
         lines = finished = 0
         while line is not None and (count := subscription_request.parse_done(line)) is not None:
             lines += 1
             finished += membership.member.finish(count)
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
-        if finished:
+        if finished and line is None:
             self._groups.sender.serve_member(subscriber, membership)
-        return line if subscriber.id in self._subscribers else None
+        return line
 
     def _read(self, subscriber: Subscriber) -> bool:
         """Read from a subscriber; return whether it is still connected.

@@ -181,6 +181,8 @@ class MemberState(msgspec.Struct):
     attached: bool
     left: bool
     """Whether it has left the group, and only the rest of a record is sent."""
+    owed: int = 0
+    """Number of lines that its socket has yet to take before anything else."""
 
 
 class ChunkState(msgspec.Struct, tag="chunk"):

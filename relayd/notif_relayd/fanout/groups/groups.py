@@ -126,31 +126,44 @@ class Groups:
         return membership
 
     def leave(self, membership: Membership, *, completing: bool = False) -> None:
-        """Remove a member; its unfinished records go to the others. Do nothing if it has left.
+        """Remove a member; its unfinished records go to the others.
+
+        If it has left, note only that its socket will not be sent the rest of what it took in part.
 
         Args:
             membership: the membership.
             completing: whether the subscriber stays connected, and is sent the rest of what its
                 socket took in part.
         """
+        live = membership.group
         if membership.left:
+            self._note_torn(live, membership.member, membership.owed)
             return
         membership.left = True
         membership.has_more = False
-        live = membership.group
         live.group.max_deliveries = self.limits.max_deliveries
-        live.group.leave(membership.number, completing=completing)
+        live.group.leave(membership.number, owed=membership.owed, completing=completing)
         del live.subscribers[membership.number]
         self.sender.set_busy(live, membership.number)
         self._settle(live)
-        hold = min(membership.hold, self.limits.max_hold)
         if live.subscribers:
             self.sender.wake(live)
-        elif hold:
-            live.held_until = self._monotonic() + hold
-            self._schedule(live.held_until)
         else:
-            self._end(live)
+            self._hold(live, membership.hold)
+
+    def _note_torn(self, live: LiveGroup, member: Member, owed: int) -> None:
+        """Note that a member which had left did not get all that its socket took in part.
+
+        With a window, the records have gone to other members.
+        """
+        lost = min(owed, sum(each.length for each in member.unsent))
+        if member.window is not None or not lost:
+            return
+        if self._groups.get(live.key) is live:
+            live.group.note_lost(lost)
+            self.sender.wake(live)
+        else:
+            self.ended_dropped += lost
 
     # Restart
 
@@ -182,8 +195,10 @@ class Groups:
         state = saved.member
         assert state is not None  # noqa: S101 - the caller has checked it
         key = state.uid, state.name
-        # A member that has left needs only the name of the group.
-        live = LiveGroup(key, Group(1, _ignore)) if state.left else self._groups[key]
+        live = self._groups.get(key)
+        if live is None:
+            # The member has left; it needs only the name of the group.
+            live = LiveGroup(key, Group(1, _ignore))
         membership = Membership(
             live, next(self._numbers), _member(state), state.hold, self._store, saved.charge
         )
@@ -202,17 +217,22 @@ class Groups:
         """Let the members leave whose connections have ended; end groups that are not held."""
         holds: dict[GroupKey, float] = {}
         for state in absent:
-            live = self._groups.get((state.uid, state.name))
-            if live is not None and not state.left:
+            key = state.uid, state.name
+            live, member = self._groups.get(key), _member(state)
+            if state.left:
+                self._note_torn(live or LiveGroup(key, Group(1, _ignore)), member, state.owed)
+            elif live is not None:
                 number = next(self._numbers)
-                live.group.join(number, _member(state))
-                live.group.leave(number)
-                holds[live.key] = max(holds.get(live.key, 0.0), state.hold)
+                live.group.join(number, member)
+                live.group.leave(number, owed=state.owed)
+                holds[key] = max(holds.get(key, 0.0), state.hold)
         for live in list(self):
             self._settle(live)
-            if not live.subscribers:
-                if live.held_until is None:
-                    live.held_until = self._monotonic() + holds.get(live.key, 0.0)
+            if live.subscribers:
+                live.held_until = None
+            elif live.held_until is None:
+                self._hold(live, holds.get(live.key, 0.0))
+            else:
                 self._schedule(live.held_until)
 
     # Groups
@@ -289,6 +309,15 @@ class Groups:
                 continue
             live.charge = charge
             return
+
+    def _hold(self, live: LiveGroup, seconds: float) -> None:
+        """Keep a group without members for some time, or end it."""
+        hold = min(seconds, self.limits.max_hold)
+        if hold:
+            live.held_until = self._monotonic() + hold
+            self._schedule(live.held_until)
+        else:
+            self._end(live)
 
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key

@@ -21,6 +21,12 @@ class Missing(NamedTuple):
     undeliverable: int = 0
     """Records that too many members have left unfinished."""
 
+    def last(self, lines: int) -> Missing:
+        """Return what the last lines announce; each number that is not 0 has one."""
+        if not lines:
+            return NOTHING_MISSING
+        return Missing(0, self.undeliverable) if lines == 1 and self.undeliverable else self
+
 
 NOTHING_MISSING = Missing()
 

@@ -56,6 +56,24 @@ class Membership(Subscription):
         """Name of the group."""
         return self.group.key[1]
 
+    @property
+    def owed(self) -> int:
+        """Number of lines, of those that `Group.note_sent` has returned, that were not sent."""
+        return 0 if self.cursor is None else self.cursor.torn_lines
+
+    @property
+    def delivered(self) -> int:
+        """Number of records that the socket took."""
+        if self.cursor is None:
+            return super().delivered
+        unsent = sum(each.length for each in self.member.unsent)
+        return super().delivered + self.member.taken - self._counted + max(0, unsent - self.owed)
+
+    def note_progress(self) -> None:
+        """Note what the socket took of the lines that the cursor sends."""
+        if self.cursor is not None:
+            self.group.group.note_progress(self.member, self.owed)
+
     def update(self) -> None:
         """Count the records that the socket took; not allowed while there is a cursor."""
         self.stream.ring.skip(self.member.taken - self._counted)
@@ -70,14 +88,15 @@ class Membership(Subscription):
             name,
             ViewState.of(member.view),
             member.window,
-            self.hold,
+            float(self.hold),
             list(member.unfinished),
             member.unsent,
             member.missing.lost,
             member.missing.undeliverable,
-            member.taken,
+            self._counted,
             member.sent,
             member.finished,
             member.attached,
             self.left,
+            self.owed,
         )
