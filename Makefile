@@ -6,7 +6,7 @@
 # Use the distribution's Python, because a service under systemd cannot read one in a home directory.
 PYTHON ?= /usr/bin/python3
 DEB_PACKAGES ?= python3-venv python3-dev gcc g++ pkg-config libsystemd-dev libsimdjson-dev \
-	systemd-container netcat-openbsd jq strace
+	systemd-container netcat-openbsd jq strace fish zsh
 
 # Directory of the man pages; "make install" installs them if "make man" has built them.
 MAN ?= docs/build/man
@@ -17,6 +17,9 @@ SYSCONFDIR ?= /etc
 # Directory of the program notif-relayd. If empty, systemd searches its own path, which includes /usr/bin and
 # /usr/local/bin.
 BINDIR ?=
+
+COMPLETIONS = relayd/notif_relayctl/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 
 # Tests that "make test-all" runs, and versions of Python; versions that are not installed are skipped.
 SUITES ?= tests/unit tests/functional
@@ -34,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -112,6 +115,11 @@ man: .venv/.made ## build only the man pages; "make install" installs them
 		wrong=$$(MANWIDTH=80 man --warnings -l "$$page" 2>&1 >/dev/null) || true; \
 		[ -z "$$wrong" ] || { echo "$$page: $$wrong" >&2; exit 1; }; done
 
+# After a change of the command line of a program.
+completions: .venv/.made ## generate the completions for bash, zsh and fish again
+	@$(call extra,completions,shtab)
+	@.venv/bin/python packaging/completions.py
+
 # -W: a warning is an error. -n: check every cross-reference. -E: Sphinx does not notice changed options
 # and commands.
 SPHINX = -q -W -n --keep-going
@@ -122,7 +130,7 @@ extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
 	{ echo "Installing the requirements [$(1)] of pyproject.toml"; false; } || .venv/bin/pip install --disable-pip-version-check -q --only-binary :all: -e '.[$(1)]' || \
 	{ echo "Cannot install $(2) for this Python: set PYTHON= to another one" >&2; exit 1; }
 
-install: ## install units, users, samples and man pages; DESTDIR=, PREFIX=, BINDIR=
+install: ## install units, users, samples, completions and man pages; DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -135,6 +143,11 @@ install: ## install units, users, samples and man pages; DESTDIR=, PREFIX=, BIND
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+		set -- $(COMPLETIONS)/$$program && \
+		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
+		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
+		install -D -m 644 "$$1.zsh" "$(DESTDIR)$(ZSHDIR)/_$$program" || exit 1; done
 	@for page in $(wildcard $(MAN)/*.[158]); do \
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
@@ -142,8 +155,15 @@ install: ## install units, users, samples and man pages; DESTDIR=, PREFIX=, BIND
 		systemd-sysusers notif-relayd.conf && \
 		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
 
-# Install into a temporary directory to get the list of files. Files of the operator stay.
-uninstall: ## remove the files of "make install" with the same settings, but not users and groups
+# Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
+# directory to get the list of files. Files of the operator stay.
+UNITS = $(filter-out %@.socket %@.service,$(notdir $(wildcard systemd/*.socket systemd/*.service)))
+INSTANCES = systemctl list-units --all --plain --no-legend 'notif-relayd*@*' | cut -d ' ' -f 1
+uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS) $$($(INSTANCES)); do \
+		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
+		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$${loaded##*/}" ] || echo $$unit; } || exit 1; \
+		done | xargs -r systemctl disable --now --quiet; fi
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
 		$(MAKE) --no-print-directory install DESTDIR="$$made" && \
 		find "$$made" -type f -printf '$(DESTDIR)/%P\0' | xargs -0 rm -f && \

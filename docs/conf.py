@@ -49,6 +49,9 @@ man_pages = [
     )
 ]
 
+# A literal block without a language is output.
+highlight_language = "text"
+
 # Keep the two dashes of an option.
 smartquotes = False
 
@@ -77,7 +80,7 @@ nitpick_ignore_regex = [
 
 
 class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
-    """cliff's directive, for commands without an entry point; shows each example as a block."""
+    """cliff's directive, for commands without an entry point; expands defaults and examples."""
 
     def _load_commands(self) -> dict[str, type[Command]]:
         manager = Relayctl().command_manager
@@ -89,6 +92,9 @@ class RelayctlDirective(sphinxext.AutoprogramCliffDirective):
 
     def _drop_ignored_options(self, parser: argparse.ArgumentParser, ignored: list[str]) -> None:
         super()._drop_ignored_options(parser, ignored)
+        for action in parser._actions:  # noqa: SLF001 - argparse has no public list
+            if action.help:
+                action.help %= {**vars(action), "prog": parser.prog}
         if parser.epilog and parser.epilog.startswith("Example: "):
             example = parser.epilog.removeprefix("Example: ")
             parser.epilog = f"Example:\n\n.. code-block:: sh\n\n   {example}"

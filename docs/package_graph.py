@@ -31,10 +31,10 @@ NODES = {
 }
 """Row, horizontal centre and job of each package; a package imports only lower rows."""
 
-LEAVES = ("settings", "peer", "escaping", "errors", "requirements")
+LEAVES = ("settings", "peer", "escaping", "errors", "files", "requirements")
 """Modules without an arrow: they import nothing but each other."""
 
-STARTERS = ("__init__", "__main__", "entry", "requirements")
+STARTERS = ("__init__", "__main__", "entry", "requirements", "stdio")
 """Modules that are not drawn: they start the daemon or relayctl."""
 
 WIDTH, BOX_WIDTH, BOX_HEIGHT, ROW_HEIGHT, TOP = 710, 200, 46, 80, 10

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from notif_relay.handler import HandlerStats, RelayHandler
-    from notif_relay.notification import Gap, Notification
+    from notif_relay.notification import Gap, Notification, Redelivered
     from notif_relay.subscriber import Subscriber, subscribe
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "InvalidRecord",
     "Notification",
     "PermissionDenied",
+    "Redelivered",
     "RelayError",
     "RelayHandler",
     "RelayUnavailable",
@@ -52,6 +53,7 @@ _MODULES = {
     "InvalidRecord": "errors",
     "Notification": "notification",
     "PermissionDenied": "errors",
+    "Redelivered": "notification",
     "RelayError": "errors",
     "RelayHandler": "handler",
     "RelayUnavailable": "errors",

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
 from types import TracebackType
 
+from notif_relay.group import checked_membership
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
 from notif_relay.request import Patterns, filter_request
@@ -28,7 +30,8 @@ class Subscriber(Subscription):
     The subscriber connects when it is entered (``async with``), or else at the first
     notification. Arguments, exceptions and behaviour are those of ``notif_relay.subscribe``. Only
     one task at a time may wait for a notification. If that task is cancelled, no notification is
-    lost.
+    lost. With ``window``, a notification is finished by default when its task asks for the next
+    one.
 
     Args:
         path: as for ``notif_relay.subscribe``, like all other arguments.
@@ -44,9 +47,19 @@ class Subscriber(Subscription):
         timeout: float | None = None,
         reconnect: bool = True,
         on_gap: OnGap | None = None,
+        group: str | None = None,
+        window: int | None = None,
+        hold: float | None = None,
+        auto_done: bool = True,
     ) -> None:
-        request = filter_request(event_type, priority, publisher_id)
-        super().__init__(path, request, timeout, reconnect, on_gap)
+        membership = checked_membership(group, window, hold, auto_done)
+        request = filter_request(event_type, priority, publisher_id, membership)
+        super().__init__(path, request, membership, timeout, reconnect, on_gap)
+        self._finishes_previous = window is not None and auto_done
+        self._previous: weakref.WeakKeyDictionary[asyncio.Task[object], Notification] = (
+            weakref.WeakKeyDictionary()
+        )
+        """The notification that each task got last, if asking for the next one finishes it."""
         self._started = False
         self._waiter: asyncio.Future[bool] | None = None
 
@@ -63,6 +76,17 @@ class Subscriber(Subscription):
         """
         if not self._fork_mark[0]:
             self._check_process()
+        if not self._finishes_previous:
+            return await self._next()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that awaits a socket runs in a task
+        previous = self._previous.pop(task, None)
+        if previous is not None:
+            previous.done()
+        notification = self._previous[task] = await self._next()
+        return notification
+
+    async def _next(self) -> Notification:
         for notification in self._ready:
             return notification
         deadline = self._deadline()
@@ -99,6 +123,7 @@ class Subscriber(Subscription):
         A child process closes only its copy of the socket; its parent continues to read.
         """
         self._closed = True
+        self._report_finished()
         if self._waiter is None or self._in_child():
             self._release()
         else:
@@ -129,8 +154,15 @@ class Subscriber(Subscription):
             if self._socket is not None:
                 self._read(self._socket)
         except BlockingIOError:
-            if not await self._wait(deadline):
-                raise self._timeout_error() from None
+            progress = self._stream.progress
+            if progress is not None:
+                progress.start_waiting()
+            try:
+                if not await self._wait(deadline):
+                    raise self._timeout_error() from None
+            finally:
+                if progress is not None:
+                    progress.stop_waiting()
 
     async def _wait(self, until: float | None) -> bool:
         """Wait until the socket, if any, is readable or the subscriber is closed.

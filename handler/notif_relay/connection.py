@@ -123,6 +123,21 @@ class Connection:
             return errno.ECONNRESET in (error.errno, pending)
         return False
 
+    def finish(self, timeout: float) -> None:
+        """End the stream, and wait until the peer has read it and closes its end.
+
+        Args:
+            timeout: maximum time to wait, in seconds.
+
+        Raises:
+            TimeoutError: the peer has not closed its end yet.
+            OSError: the peer has closed the connection without reading all data.
+        """
+        self._socket.shutdown(_socket.SHUT_WR)
+        self._socket.settimeout(timeout)
+        while self._socket.recv(4096):
+            pass
+
     def close(self) -> None:
         """Close the descriptor if it still refers to this socket.
 

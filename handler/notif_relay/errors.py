@@ -51,7 +51,10 @@ class UnreadableRecord(RelayError, ValueError):  # noqa: N818
 
 
 class BadFilter(RelayError, ValueError):  # noqa: N818
-    """A filter is malformed or exceeds a limit. The message states the problem."""
+    """A filter, or what is requested of a group, is malformed or exceeds a limit.
+
+    The message states the problem.
+    """
 
 
 class RelayUnavailable(RelayError):  # noqa: N818

@@ -14,7 +14,8 @@ import datetime as dt
 import functools
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from notif_relay import records
 from notif_relay.errors import UnreadableRecord
@@ -81,15 +82,44 @@ class Notification:
         raw: the record, including its newline.
     """
 
-    __slots__ = ("_decoded", "raw")
+    __slots__ = ("_decoded", "_finish", "_number", "raw")
 
     _decoded: dict[str, Any]
+    _finish: Callable[[int], None]
+    _number: int
 
     raw: bytes
     """The record byte for byte, including its newline."""
 
+    redelivered: ClassVar[bool] = False
+    """Whether another member of the group got this notification before and may have handled it.
+
+    True for ``Redelivered`` only.
+    """
+
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
+
+    def attach(self, finish: Callable[[int], None], number: int) -> None:
+        """Let ``done`` call ``finish(number)``."""
+        self._finish = finish
+        self._number = number
+
+    def done(self) -> None:
+        """Note that this notification is finished: the relay need not send it to another member.
+
+        Any thread may call this, for notifications in any order. The relay is told in batches. A
+        further call does nothing, and neither does a call after the connection has ended: the relay
+        then sends the notification again. Without a ``window``, there is nothing to finish.
+
+        Raises:
+            WrongProcess: this is a child process of the one that subscribed.
+        """
+        try:
+            finish = self._finish
+        except AttributeError:
+            return
+        finish(self._number)
 
     @property
     def event_type(self) -> str:
@@ -188,9 +218,20 @@ class Gap(Notification):
 
     @property
     def reason(self) -> str:
-        """``slow_subscriber``, ``producer_congested`` or ``relay_restarted``."""
+        """``slow_subscriber``, ``producer_congested``, ``relay_restarted`` or ``undeliverable``."""
         return str(self.payload["reason"])
 
     def __repr__(self) -> str:
         """Show the number of missing notifications and the reason."""
         return f"<{type(self).__name__} dropped={self.dropped} reason={self.reason}>"
+
+
+class Redelivered(Notification):
+    """A notification that was sent to another member of the group, which did not finish it.
+
+    That member may have handled it, completely or in part.
+    """
+
+    __slots__ = ()
+
+    redelivered: ClassVar[bool] = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter request of a subscriber: one line of JSON.
+"""The request of a subscriber for a filter and a group: one line of JSON.
 
 This module is the home of the limits; the daemon imports them. The library checks them as well,
 so that an invalid filter raises an exception where the program defines it.
@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.group import Membership
+from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
-
-PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""The priorities of notifications; oslo.messaging's Notifier has a method for each."""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
@@ -34,13 +33,19 @@ MAX_REQUEST_SIZE = 64 * 1024
 """Maximum size of a request in bytes, including its newline."""
 
 
-def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patterns) -> bytes:
+def filter_request(
+    event_type: Patterns,
+    priority: Patterns,
+    publisher_id: Patterns,
+    membership: Membership | None = None,
+) -> bytes:
     """Return the request line for the notifications that match all given patterns.
 
     Args:
         event_type: one pattern or several, of which one has to match; None matches everything.
         priority: likewise; compared without regard to case.
         publisher_id: likewise.
+        membership: the group whose share of these notifications is requested; None: all of them.
 
     Raises:
         BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, a pattern
@@ -58,7 +63,8 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
             f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
             " allowed"
         )
-    request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
+    keys = {} if membership is None else membership.keys
+    request = json.dumps({"filter": checked} | keys, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
@@ -107,7 +113,7 @@ def _mismatch(key: str, glob: str) -> str:
     if glob != glob.strip():
         return "it begins or ends with white space"
     if "," in re.sub(r"\[[^]]*\]", "", glob):
-        return "it contains a comma; pass several patterns as a list, or write [,] for a comma"
+        return "it contains a comma; give several patterns separately, or write [,] for a comma"
     if _has_open_bracket(glob):
         return "a [ has no ]; write [[] for a literal ["
     return _mismatch_of_expression(key, glob)
@@ -122,7 +128,8 @@ def _mismatch_of_expression(key: str, glob: str) -> str:
     if "(?!)" in expression:
         return "a range in [] ends before it begins"
     if key == "priority" and not any(map(match, PRIORITIES)):
-        return f"the priorities are {', '.join(PRIORITIES)}"
+        advice = f"; write {OTHER_SPELLINGS[glob]}" if glob in OTHER_SPELLINGS else ""
+        return f"the priorities are {', '.join(PRIORITIES)}{advice}"
     if key == "event_type" and glob.startswith(EVENT_TYPE_PREFIX) and match(GAP) is None:
         return f"event types that begin with {EVENT_TYPE_PREFIX} are reserved for the relay"
     return ""

@@ -215,6 +215,23 @@ class Sender:
             self._disconnect()
             self._attempted_at = -math.inf
 
+    def finish(self, timeout: float) -> None:
+        """Flush, wait until the relay has read everything, and disconnect.
+
+        Args:
+            timeout: maximum time in seconds to wait after the flush.
+
+        Raises:
+            TimeoutError: the relay has not read everything yet, but still can.
+            OSError: the relay closed the connection without reading everything.
+        """
+        self.flush()
+        if self._state is not _DISCONNECTED:
+            try:
+                self._connection.finish(timeout)
+            finally:
+                self._disconnect()
+
     def check_process(self) -> None:
         """Reset the sender in a child process.
 

@@ -12,6 +12,9 @@ notifications. One stream continues over many connections:
   other. It never ends the stream and never replaces another record.
 - After a crash, the next relay ends an incomplete record with a newline, sends a gap record, and
   answers the request once more. Neither the incomplete record nor the answer is yielded.
+- A member of a group gets no gap from this module if the group has kept its place while the
+  connection was interrupted. Each answer says since when the group exists.
+- With a window, notifications are numbered from each answer on.
 """
 
 import io
@@ -20,9 +23,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
 from notif_relay.errors import BadFilter, RelayError, SubscriptionRefused, UnreadableRecord
-from notif_relay.notification import Gap, Notification, decode
+from notif_relay.notification import Gap, Notification, Redelivered, decode
+from notif_relay.progress import Progress
 
 OnGap = Callable[[Gap], object]
+MakeProgress = Callable[[str | None], Progress]
 
 
 class Stream:
@@ -32,9 +37,16 @@ class Stream:
         path: path of the public socket, for error messages.
         on_gap: called with each gap at its position in the stream; the gap is then not yielded.
             None: gaps are yielded.
+        make_progress: returns the progress of a member with a window since an answer, which says
+            when the group began; None for other subscribers.
     """
 
-    def __init__(self, path: str, on_gap: OnGap | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        on_gap: OnGap | None,
+        make_progress: MakeProgress | None = None,
+    ) -> None:
         self.flowing = False
         """Whether the relay has applied the filter of the current connection."""
         self.times_flowed = 0
@@ -43,8 +55,15 @@ class Stream:
         """The sentence in the relay's last answer about the access of this user; may be empty."""
         self.error = ""
         """Why the relay will close the connection, after it has applied the filter."""
+        self.progress: Progress | None = None
+        """The notifications since the last answer, for a member with a window."""
         self._path = path
         self._on_gap = on_gap
+        self._make_progress = make_progress
+        self._group_since: str | None = None
+        """When the group began, according to the last answer; None without a group."""
+        self._redelivered = 0
+        """Number of next records that another member got before."""
         self._partial: list[bytes] = []
         """The incomplete last record, in pieces: a long record arrives in many reads."""
         self._gap_pending = False
@@ -68,22 +87,34 @@ class Stream:
             SubscriptionRefused: the relay refused the subscriber.
         """
         continued = bool(self._partial)
-        is_restart = self._answer_may_follow or self._held
+        is_unusual = self._answer_may_follow or self._held or self._redelivered
         lines = self._lines(data)
-        if self.flowing and not is_restart and not _may_contain_gap(lines, data, continued):
-            return map(Notification, lines)
+        if self.flowing and not is_unusual and not _may_contain_gap(lines, data, continued):
+            if self.progress is None:
+                return map(Notification, lines)
+            return iter([self.progress.add(Notification(line)) for line in lines])
         if self._on_gap is None:
             return iter(self._notifications(lines))
         return filter(self._is_yielded, self._notifications(lines))
 
-    def end(self) -> None:
-        """Note the end of the connection; iterators of ``receive`` remain valid."""
+    def end(self, *, is_complete: bool = False) -> None:
+        """Note the end of the connection; iterators of ``receive`` remain valid.
+
+        Args:
+            is_complete: whether everything was read that the relay has sent.
+        """
         self._gap_pending |= self.flowing
+        if self.flowing and self._make_progress is None and not is_complete:
+            # The relay counts as finished what was not read, so the group's place is beyond it.
+            self._group_since = None
         self.flowing = False
         self._partial.clear()
         self._held = b""
         self._answer_may_follow = False
+        self._redelivered = 0
         self.error = ""
+        if self.progress is not None:
+            self.progress.end()
 
     def _lines(self, data: bytes) -> list[bytes]:
         lines = io.BytesIO(data).readlines()  # the fastest method that splits only at \n
@@ -115,27 +146,47 @@ class Stream:
                 self._note_answer(Notification(line), found)
             elif not self.flowing:
                 continue
+            elif event_type == records.REDELIVERED:
+                self._redelivered = _number_of_records(Notification(line))
             elif event_type == records.GAP:
                 gap = Gap(line)
                 if gap.reason == "relay_restarted":
                     self._answer_may_follow = True
                     if found and _is_truncated(found[-1].raw):
                         found.pop()
+                self._redelivered = max(0, self._redelivered - 1)
                 found.append(gap)
             else:
-                found.append(Notification(line))
+                found.append(self._notification(line))
         return found
+
+    def _notification(self, line: bytes) -> Notification:
+        """Return a record that is no gap, numbered if it counts as a notification."""
+        notification = Redelivered(line) if self._redelivered else Notification(line)
+        self._redelivered = max(0, self._redelivered - 1)
+        if self.progress is None or notification.event_type.startswith(records.EVENT_TYPE_PREFIX):
+            return notification
+        return self.progress.add(notification)
 
     def _note_answer(self, answer: Notification, found: list[Notification]) -> None:
         notice = answer.payload.get(records.NOTICE)
         self.notice = notice if isinstance(notice, str) else ""
+        since = answer.payload.get(records.GROUP_SINCE)
+        since = since if isinstance(since, str) else None
+        is_continued = since is not None and since == self._group_since
+        self._group_since = since
+        self._redelivered = 0
+        if self._make_progress is not None:
+            if self.progress is not None:
+                self.progress.end()
+            self.progress = self._make_progress(since)
         if self.flowing:
             return
         self.flowing = True
         self.times_flowed += 1
-        if self._gap_pending:
-            self._gap_pending = False
+        if self._gap_pending and not is_continued:
             found.append(Gap(records.gap(None, "relay_restarted")))
+        self._gap_pending = False
 
     def _is_yielded(self, notification: Notification) -> bool:
         if self._on_gap is None or not isinstance(notification, Gap):
@@ -166,6 +217,12 @@ def _may_contain_gap(lines: list[bytes], data: bytes, continued: bool) -> bool:
     if not lines or min(map(len, lines)) > records.MAX_GAP_SIZE:
         return False
     return records.may_be_reserved(data) or (continued and records.may_be_reserved(lines[0]))
+
+
+def _number_of_records(mark: Notification) -> int:
+    """Return how many records a record of the relay announces as redelivered."""
+    number = mark.payload.get("records")
+    return number if isinstance(number, int) else 0
 
 
 def _may_be_truncated(line: bytes) -> bool:

@@ -17,6 +17,7 @@ import threading
 import time
 from types import TracebackType
 
+from notif_relay.group import checked_membership
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
 from notif_relay.request import Patterns, filter_request
@@ -27,6 +28,12 @@ MAX_WAIT = 86_400.0
 """Maximum time in seconds of one read; sockets of Python cannot wait for more than 24 days."""
 
 
+class _Previous(threading.local):
+    """The notification that this thread got last."""
+
+    notification: Notification | None = None
+
+
 class Subscriber(Subscription):
     """An iterator over notifications: ``for notification in subscribe(): ...``.
 
@@ -34,12 +41,30 @@ class Subscriber(Subscription):
     constructor returns. If it is not, the first iteration waits for it, unless ``reconnect`` is
     off.
 
-    When the connection is lost, the subscriber connects again with the same filter. A ``Gap`` of
+    When the connection is lost, the subscriber connects again with the same request. A ``Gap`` of
     unknown size then precedes the notifications of the new connection. Gaps are part of the
     stream unless ``on_gap`` is given.
 
     Several threads may share a subscriber; each notification goes to one of them. A child process
     cannot use the subscriber of its parent: reading raises ``WrongProcess``.
+
+    With ``group``, the subscriber shares the notifications with the other members of the group,
+    which are subscribers of the same user; each notification goes to one of them. With ``window``,
+    a notification is unfinished until the member reports that it has handled it. If the member
+    ends or loses its connection before, the relay sends the notification to another member, or to
+    this one when it is connected again, as a ``Redelivered``.
+
+    By default, a notification is finished when its thread asks for the next one. So a plain loop is
+    correct: it leaves unfinished what it was handling when it ended. For the last notification
+    before ``break``, or before a thread stops reading, call ``notification.done()``. A program that
+    handles notifications elsewhere, in batches or other threads, sets ``auto_done`` to False and
+    calls ``notification.done()`` for each of them, in any order. This is not the default, because a
+    loop without that call would stop after ``window`` notifications. The relay is told the number
+    of the notifications that are all finished, so one that takes long delays the report of later
+    ones. A close reports what is finished, and nothing else.
+
+    If a group has kept its place while the subscriber was not connected, the next connection
+    continues without a gap.
 
     While the relay is not available, the logger ``notif_relay.subscription`` logs once that the
     subscriber waits for it, and then that it is connected again.
@@ -50,14 +75,22 @@ class Subscriber(Subscription):
             Patterns are shell globs: at most 64 for each key, at most 256 characters each. The
             patterns with ``?`` or ``[`` of all keys have at most 128 characters together.
         priority: likewise; compared without regard to case. Each pattern has to match one of
-            ``notif_relay.request.PRIORITIES``.
+            ``notif_relay.priorities.PRIORITIES``.
         publisher_id: likewise.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.
         on_gap: called with each gap at its position in the stream.
+        group: name of a group, 1 to 64 characters of ``A-Z``, ``a-z``, ``0-9`` and ``._:/-``; None:
+            the subscriber gets all notifications. Members may have different patterns.
+        window: with ``group``, maximum number of unfinished notifications, from 1 to 65536; None: a
+            notification is finished when the socket of the subscriber has taken it.
+        hold: with ``group``, time in seconds for which the group keeps its place after its last
+            member has left, at most the relay's option ``max_hold``; None: 0.
+        auto_done: whether to finish a notification when its thread asks for the next one; False
+            requires ``window``.
 
     Raises:
-        BadFilter: a pattern is invalid or cannot match, the filter exceeds a limit, or the relay
+        BadFilter: a pattern is invalid or cannot match, the request exceeds a limit, or the relay
             refused it.
         PermissionDenied: the process is not allowed to connect; the message names the remedy.
         RelayUnavailable: the relay is not available, and ``reconnect`` is off.
@@ -77,9 +110,16 @@ class Subscriber(Subscription):
         timeout: float | None = None,
         reconnect: bool = True,
         on_gap: OnGap | None = None,
+        group: str | None = None,
+        window: int | None = None,
+        hold: float | None = None,
+        auto_done: bool = True,
     ) -> None:
-        request = filter_request(event_type, priority, publisher_id)
-        super().__init__(path, request, timeout, reconnect, on_gap)
+        membership = checked_membership(group, window, hold, auto_done)
+        request = filter_request(event_type, priority, publisher_id, membership)
+        super().__init__(path, request, membership, timeout, reconnect, on_gap)
+        self._previous = _Previous() if window is not None and auto_done else None
+        """The notification that each thread got last, if asking for the next one finishes it."""
         self._reading = threading.Lock()
         """Held by the thread that reads and connects."""
         self._closing = threading.Lock()
@@ -107,9 +147,20 @@ class Subscriber(Subscription):
         """
         if not self._fork_mark[0]:
             self._check_process()
+        if self._previous is not None:
+            return self._next_after(self._previous)
         for notification in self._ready:
             return notification
         return self._wait()
+
+    def _next_after(self, previous: _Previous) -> Notification:
+        """Finish the previous notification of this thread and return the next one."""
+        if previous.notification is not None:
+            previous.notification.done()
+            previous.notification = None
+        notification = next(self._ready, None) or self._wait()
+        previous.notification = notification
+        return notification
 
     def __enter__(self) -> Subscriber:
         return self
@@ -133,6 +184,7 @@ class Subscriber(Subscription):
             return
         with contextlib.suppress(RuntimeError):  # already released
             self._closing.release()
+        self._report_finished()
         sock = self._socket
         if sock is not None and self._owns_descriptor(sock):
             with contextlib.suppress(OSError):
@@ -169,11 +221,17 @@ class Subscriber(Subscription):
         if remaining is not None and remaining <= 0:
             raise self._timeout_error()
         sock.settimeout(None if remaining is None else min(remaining, MAX_WAIT))
+        progress = self._stream.progress
+        if progress is not None:
+            progress.start_waiting()
         try:
             self._read(sock)
         except TimeoutError:
             if remaining is None or remaining <= MAX_WAIT:
                 raise self._timeout_error() from None
+        finally:
+            if progress is not None:
+                progress.stop_waiting()
 
     def _release_if_closed(self) -> None:
         # The thread that holds the lock calls this after it releases the lock, so either that

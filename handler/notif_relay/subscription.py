@@ -13,6 +13,7 @@ A subscriber belongs to the process that created it. A child process that was fo
 connection: it may neither read from it, nor shut it down.
 """
 
+import _socket as c_socket
 import contextlib
 import errno
 import logging
@@ -22,6 +23,7 @@ import socket
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 from notif_relay.connection import NO_SIGNAL, checked_path, connect_error, identity
@@ -34,8 +36,10 @@ from notif_relay.errors import (
     WrongProcess,
 )
 from notif_relay.forks import fork_mark
+from notif_relay.group import Membership
 from notif_relay.notification import Notification
-from notif_relay.stream import OnGap, Stream
+from notif_relay.progress import Progress
+from notif_relay.stream import MakeProgress, OnGap, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -50,11 +54,12 @@ MAX_BACKOFF = 5.0
 
 
 class Subscription:
-    """A filter and the current connection; base class of both subscribers.
+    """A request and the current connection; base class of both subscribers.
 
     Args:
         path: path of the public socket.
-        request: the filter request, as returned by ``filter_request``.
+        request: the request, as returned by ``filter_request``.
+        membership: the group in the request, if any.
         timeout: maximum time in seconds to wait for a notification; None: no limit.
         reconnect: whether to connect again after a failure.
         on_gap: see ``Stream``.
@@ -65,11 +70,14 @@ class Subscription:
 
     _socket: socket.socket | None = None
     _socket_identity = 0, 0
+    _reports: c_socket.socket | None = None
+    """Sends on the descriptor of ``_socket``, without its timeout and without green threads."""
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         request: bytes,
+        membership: Membership | None,
         timeout: float | None,
         reconnect: bool,
         on_gap: OnGap | None,
@@ -81,7 +89,9 @@ class Subscription:
         self.path = _checked_public_path(path)
         """Path of the public socket."""
         self._request = request
-        self._stream = Stream(self.path, on_gap)
+        self._window = None if membership is None else membership.window
+        make_progress = None if self._window is None else _progress_of(self, self._window)
+        self._stream = Stream(self.path, on_gap, make_progress)
         self._ready: Iterator[Notification] = iter(())
         """Notifications that were read; the next read replaces them, so use them up first."""
         self._timeout = timeout
@@ -134,6 +144,10 @@ class Subscription:
         try:
             sock = _connected(self.path, self._request)
             self._socket_identity = identity(sock.fileno())
+            if self._window is not None:
+                self._reports = c_socket.socket(
+                    c_socket.AF_UNIX, c_socket.SOCK_STREAM, 0, fileno=sock.fileno()
+                )
             self._socket = sock
         except PermissionDenied:
             # When a relay restarts, it creates its socket an instant before it sets the group.
@@ -152,7 +166,7 @@ class Subscription:
 
         Raises:
             BlockingIOError, TimeoutError: there is no data; the connection remains open.
-            BadFilter: the relay refused the filter; the subscriber is closed.
+            BadFilter: the relay refused the request; the subscriber is closed.
             RelayUnavailable: the connection ended, and ``reconnect`` is off.
             SubscriptionRefused: the relay refused the subscriber, which is closed.
             WrongProcess: this is a child process. The process may have been forked while it
@@ -173,8 +187,9 @@ class Subscription:
             raise
         except RelayUnavailable as error:
             self._handle_failure(error)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
             reason = self._stream.error or "the relay closed the connection"
+            self._stream.end(is_complete=isinstance(error, EOFError))
             self._handle_failure(RelayUnavailable(self.path, reason))
         except BaseException:
             # An asynchronous exception may have been raised after data was read and before it
@@ -229,8 +244,21 @@ class Subscription:
         self._failed_at = now
         self._connect_at = now + random.uniform(0, self._backoff_limit)  # noqa: S311 (no secret)
 
+    def _report(self, line: bytes) -> bool:
+        """Send a line to the relay without waiting; return False if it could not be sent."""
+        sock, reports = self._socket, self._reports
+        if sock is None or reports is None or not self._owns_descriptor(sock):
+            return False
+        try:
+            return reports.send(line, NO_SIGNAL | c_socket.MSG_DONTWAIT) == len(line)
+        except OSError:  # the next read finds the end of the connection, if it has ended
+            return False
+
     def _disconnect(self) -> None:
         sock = self._socket
+        if self._reports is not None:
+            self._reports.detach()
+            self._reports = None
         if sock is not None:
             if self._owns_descriptor(sock):
                 sock.close()  # in a child process, only the child's copy
@@ -246,10 +274,35 @@ class Subscription:
         except OSError:
             return False
 
+    def _report_finished(self) -> None:
+        """Report the finished notifications, unless this process is a child."""
+        progress = self._stream.progress
+        if progress is not None and not self._in_child():
+            progress.report()
+
     def _release(self) -> None:
         """Discard unread notifications and close the socket."""
         self._ready = iter(())
         self._disconnect()
+
+
+def _progress_of(subscription: Subscription, window: int) -> MakeProgress:
+    """Return a function that makes the progress of a subscription.
+
+    Notifications refer to their progress, and must not keep an abandoned subscription connected.
+    """
+    reference = weakref.ref(subscription)
+
+    def send(line: bytes) -> bool:
+        subscription = reference()
+        return subscription is not None and subscription._report(line)  # noqa: SLF001 (this module)
+
+    def check() -> None:
+        subscription = reference()
+        if subscription is not None and not subscription._fork_mark[0]:  # noqa: SLF001
+            subscription._check_process()  # noqa: SLF001
+
+    return lambda since: Progress(window, since, send, check)
 
 
 def _check_options(timeout: object, reconnect: object, on_gap: object) -> None:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from notif_relay import paths
 from notif_relay.connection import connect_error
 from notif_relay.errors import PermissionDenied, RelayError, RelayUnavailable, SubscriptionRefused
 from notif_relayctl.accounts import Account, group_name, this_process, user_name
@@ -28,6 +29,9 @@ SEARCH = stat.S_IXOTH
 """Permissions, as the three bits of one class of users."""
 
 AS_ROOT = "run it as root"
+
+GROUPS = ("notif-subscribers", "notif-producers", "notif-relayd")
+"""The groups of the relay's sockets unless relayd.conf sets others."""
 
 ACL = "system.posix_acl_access"
 _HEADER = struct.calcsize("<I")
@@ -147,9 +151,32 @@ def not_allowed(path: str) -> str:
         return f"you may not enter {os.path.dirname(path)}; {AS_ROOT}"
     if refused is None:
         return f"you may not connect to {path}; {AS_ROOT}"
-    remedy = refused.remedy(process.name)
+    remedy = refused.remedy(process.name) if _is_relays(refused) else ""
     advice = f"run '{remedy}' as root, then log in again" if remedy else AS_ROOT
     return f"{refused.sentence('you')}; {advice}"
+
+
+def in_runtime_dir(path: str) -> bool:
+    """Return whether a path is the relay's default directory or below it."""
+    return f"{os.path.normpath(path)}/".startswith(f"{paths.RUNTIME_DIR}/")
+
+
+def _is_relays(refused: Refusal) -> bool:
+    """Return whether a file belongs to a relay, so that a user may join its group for it."""
+    if in_runtime_dir(refused.path):
+        return True
+    if refused.is_directory:
+        return False
+    beside = os.path.join(os.path.dirname(refused.path), paths.CONTROL_SOCKET)
+    return group_name(refused.group) in GROUPS or is_socket(beside)
+
+
+def is_socket(path: str) -> bool:
+    """Return whether a path is known to be a socket."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _directories(path: str) -> Iterator[str]:

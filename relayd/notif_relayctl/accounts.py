@@ -43,6 +43,14 @@ def this_process() -> Account:
     return Account(user_name(uid), uid, frozenset({os.getegid(), *os.getgroups()}))
 
 
+def home(uid: int) -> str | None:
+    """Return the home directory of a user, if it has one."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return None
+
+
 def user_name(uid: int) -> str:
     """Return the name of a user, or the number if it has no name."""
     try:

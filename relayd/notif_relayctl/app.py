@@ -6,11 +6,11 @@ help and output formats are used, not its interactive shell, log file and verbos
 """
 
 import argparse
-import os
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cliff.app import App
 from cliff.command import Command
@@ -19,20 +19,22 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
-from notif_relayd.errors import one_line, usage_errors
+from notif_relayctl.location import instance_directory
+from notif_relayd.errors import (
+    BY_SIGNAL,
+    one_line,
+    options_in,
+    see_help,
+    unknown,
+    usage_errors,
+)
 from notif_relayd.escaping import printable
-
-BY_SIGNAL = 128
-"""A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit status."""
     try:
-        status = _run(list(arguments))
-        if not sys.stdout.closed:  # A pager for the help closes it.
-            sys.stdout.flush()
-        return status
+        return _run(list(arguments))
     except CtlError as error:
         # The message may quote arguments, records, or the answer of a program other than the relay.
         sys.stderr.write(f"{PROGRAM}: {printable(one_line(error))}\n")
@@ -41,23 +43,15 @@ def main(arguments: Sequence[str]) -> int:
         # A command that restores the terminal turns another signal into KeyboardInterrupt with the
         # number of the signal.
         return BY_SIGNAL + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
-    except OSError as error:
-        # Writing to standard output failed. Replace it, so that the interpreter does not fail again
-        # when it flushes the buffer at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return BY_SIGNAL + signal.SIGPIPE
-        sys.stderr.write(f"{PROGRAM}: cannot write the output: {error.strerror}\n")
+    except OSError as error:  # for example, the terminal no longer exists
+        sys.stderr.write(f"{PROGRAM}: {printable(str(error))}\n")
         return 1
 
 
 def _run(arguments: list[str]) -> int:
     relayctl = Relayctl()  # Before the redirection, because it keeps sys.stderr for the commands.
     try:
-        # Not while the command runs: its own messages on standard error must be printed.
-        with usage_errors(lambda message: CtlError(f"{message}; see {PROGRAM} help")):
-            command, parsed = relayctl.parse(arguments)
-        return command.run(parsed)
+        return relayctl.run(arguments)
     except SystemExit as exiting:
         if exiting.code:
             raise
@@ -87,7 +81,8 @@ class Relayctl(App):
         """Return the parser of the global options, which may precede or follow the command."""
         parser = argparse.ArgumentParser(
             prog=self.NAME,
-            usage="%(prog)s [--runtime-dir DIR | --control-path PATH] COMMAND ...",
+            usage="%(prog)s [--instance NAME | --runtime-dir DIR | --control-path PATH] "
+            "COMMAND ...",
             description=description,
             epilog="Exit status: 0 success, 1 error, 3 relay not running, 4 permission denied.",
             add_help=False,
@@ -98,7 +93,14 @@ class Relayctl(App):
             "--runtime-dir",
             metavar="DIR",
             default=paths.RUNTIME_DIR,
-            help="directory of the relay's sockets (default: %(default)s)",
+            help="directory of the relay's sockets (default: that of relayd.conf, or %(default)s)",
+        )
+        parser.add_argument(
+            "--instance",
+            metavar="NAME",
+            dest="runtime_dir",
+            type=instance_directory,
+            help=f"use the relay notif-relayd@NAME, whose sockets are in {paths.RUNTIME_DIR}/NAME",
         )
         parser.add_argument(
             "--control-path",
@@ -118,11 +120,32 @@ class Relayctl(App):
 
     def parse(self, argv: list[str]) -> tuple[Command, argparse.Namespace]:
         """Return the command that the arguments name, and its parsed arguments."""
-        self.options, words = self.parser.parse_known_args(argv)
-        if self.options.control_path is None:
-            self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
+        with self._usage_errors(argv, self.parser):
+            self.options, words = self.parser.parse_known_args(argv)
         if self.options.help or not words:
             words = ["help", *words[:1]]
+        if words[0].startswith("-"):
+            self._refuse_option(words[0].partition("=")[0])
         command_class, name, remaining = self.command_manager.find_command(words)
         command = command_class(self, self.options)
-        return command, command.get_parser(f"{self.NAME} {name}").parse_args(remaining)
+        parser = command.get_parser(f"{self.NAME} {name}")
+        # Not while the command runs: its own messages on standard error must be printed.
+        with self._usage_errors(remaining, parser, self.parser):
+            return command, parser.parse_args(remaining)
+
+    def _refuse_option(self, option: str) -> NoReturn:
+        message = unknown("global option", option, options_in(self.parser.print_help))
+        if not message.endswith("?"):
+            message += "; the options of a command follow its name"
+        raise CtlError(see_help(message, self.NAME))
+
+    @staticmethod
+    def _usage_errors(
+        arguments: list[str], *parsers: argparse.ArgumentParser
+    ) -> contextlib.AbstractContextManager[None]:
+        """Raise an error that names the help of the first parser."""
+        return usage_errors(
+            lambda message: CtlError(see_help(message, parsers[0].prog)),
+            arguments,
+            *(parser.print_help for parser in parsers),
+        )

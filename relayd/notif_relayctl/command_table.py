@@ -16,13 +16,17 @@ from cliff.help import HelpCommand
 
 from notif_relayctl.command import CtlCommand
 from notif_relayctl.errors import CtlError
+from notif_relayd.errors import see_help, unknown
 
 PROGRAM = "relayctl"
 
 PACKAGE = "notif_relayctl"
 
 COMMANDS = {
-    "complete": ("complete:Complete", "Print the bash completion of all commands and options"),
+    "complete": (
+        "complete:Complete",
+        "Print the completion of commands, options and values for a shell",
+    ),
     "disconnect": ("commands:Disconnect", "End one connection; its program may connect again"),
     "doctor": ("doctor.command:Doctor", "Check the relay and its set-up, and suggest remedies"),
     "exporter": (
@@ -64,12 +68,13 @@ class Commands(CommandManager):
         """Return the command that the words start with, its name, and the remaining words.
 
         Raises:
-            CtlError: the command does not exist.
+            CtlError: the command does not exist. Unlike cliff's method, this one accepts no
+                abbreviation, which could run a command that was not meant.
         """
-        try:
-            return super().find_command(argv)
-        except ValueError:
-            raise CtlError(f"unknown command or option {argv[0]!r}; see {PROGRAM} help") from None
+        name, *arguments = argv
+        if name in self.commands:
+            return self.commands[name].load(), name, arguments
+        raise CtlError(see_help(unknown("command", name, COMMANDS), PROGRAM))
 
 
 class Help(CtlCommand, HelpCommand):

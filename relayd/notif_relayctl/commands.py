@@ -2,22 +2,20 @@
 """The commands that query the control socket, one for each method.
 
 The columns have the names of the fields of the daemon's answers in every format, so that -c accepts
-the same names everywhere. A value keeps its type in JSON; a table shows durations in readable form.
+the same names everywhere. A value keeps its type in JSON; a table shows some with their units.
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-from cliff.columns import FormattableColumn
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
+from notif_relayctl.columns import Duration, Records, Size, Text
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.durations import duration
 from notif_relayd.control.schema import GroupStatus, ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
@@ -27,12 +25,8 @@ Columns = tuple[str, ...]
 Values = tuple[object, ...]
 
 
-class Duration(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4.9 on
-    """Seconds in JSON, and days, hours, minutes and seconds in a table."""
-
-    def human_readable(self) -> str:
-        """Return the duration for a table, for example ``3 days, 4:05:06``."""
-        return duration(self._value)
+def _columns(kind: type[msgspec.Struct]) -> Columns:
+    return tuple("user" if name == "uid" else name for name in kind.__struct_fields__)
 
 
 class ControlCommand(CtlCommand):
@@ -40,48 +34,65 @@ class ControlCommand(CtlCommand):
 
     def ask(self, method: str, kind: type[T], **parameters: object) -> T:
         """Return the daemon's result, as `notif_relayctl.client.ask`."""
-        return ask(self.app.options.control_path, method, kind, **parameters)
+        return ask(self.control_path, method, kind, **parameters)
 
 
 class ShowStatus(ControlCommand, ShowOne):
-    """Show the state and the counters of the relay."""
+    """Show the state and the counters of the relay.
+
+    A table shows sizes, times and numbers of records with their units. All other formats show
+    plain numbers, in bytes and seconds.
+    """
 
     example = "relayctl status -f json | jq .records_dropped"
+    columns = Status.__struct_fields__
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, Values]:
         """Return the fields of the status."""
-        status = self.ask("status", Status)
-        return Status.__struct_fields__, _values(status)
+        values = _values(self.ask("status", Status))
+        return self.columns, tuple(map(_with_unit, self.columns, values))
 
 
 class ListProducers(ControlCommand, Lister):
     """List the connections of programs that send."""
 
     example = "relayctl producers --sort-column rejected --sort-descending"
+    columns = _columns(ProducerStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(ProducerStatus, self.ask("producers", list[ProducerStatus]))
+        return self.columns, [_values(each) for each in self.ask("producers", list[ProducerStatus])]
 
 
 class ListSubscribers(ControlCommand, Lister):
-    """List the connections of programs that read."""
+    """List the connections of programs that read.
+
+    Records that wait for a group are not in the lag of its members: see relayctl groups.
+    """
 
     example = "relayctl subscribers -c pid -c command -c lag -c dropped"
+    columns = _columns(SubscriberStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each connection."""
-        return _table(SubscriberStatus, self.ask("subscribers", list[SubscriberStatus]))
+        return self.columns, [
+            _values(each) for each in self.ask("subscribers", list[SubscriberStatus])
+        ]
 
 
 class ListGroups(ControlCommand, Lister):
-    """List the groups of subscribers that share the notifications."""
+    """List the groups of subscribers that share the notifications.
+
+    lag counts the records that wait for a member, unfinished those that members have received and
+    not finished. hold_seconds is the time until a group without members ends.
+    """
 
     example = "relayctl groups --sort-column lag --sort-descending"
+    columns = _columns(GroupStatus)
 
     def take_action(self, _arguments: argparse.Namespace) -> tuple[Columns, list[Values]]:
         """Return one row for each group."""
-        return _table(GroupStatus, self.ask("groups", list[GroupStatus]))
+        return self.columns, [_values(each) for each in self.ask("groups", list[GroupStatus])]
 
 
 class Disconnect(ControlCommand):
@@ -106,13 +117,6 @@ class Disconnect(ControlCommand):
         self.app.stdout.write(f"disconnected {printable(connection)}\n")
 
 
-def _table(
-    kind: type[msgspec.Struct], connections: Sequence[msgspec.Struct]
-) -> tuple[Columns, list[Values]]:
-    columns = ("user" if name == "uid" else name for name in kind.__struct_fields__)
-    return tuple(columns), [_values(each) for each in connections]
-
-
 def _values(entry: msgspec.Struct) -> Values:
     return tuple(_value(name, value) for name, value in msgspec.structs.asdict(entry).items())
 
@@ -121,8 +125,18 @@ def _value(name: str, value: object) -> object:
     match value:
         case int() if name == "uid":
             return user_name(value)
-        case float() if name.endswith("_seconds"):
+        case float() | None if name.endswith("_seconds"):
             return Duration(value)
         case str():
-            return printable(value)  # A process chooses its own name.
+            return Text(value)  # A process chooses its own name.
+    return value
+
+
+def _with_unit(name: str, value: object) -> object:
+    """Return a value of the status with its unit; in a list, the numbers are easier to compare."""
+    match name.split("_"):
+        case ["records", *_]:
+            return Records(value)
+        case ["bytes", *_] | [*_, "bytes"]:
+            return Size(value)
     return value

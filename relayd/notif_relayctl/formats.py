@@ -2,9 +2,9 @@
 """Formats of a record: a line, JSON, or a template.
 
 A producer can send any fields and values. Therefore no format fails because of the content of a
-record or a missing field, and every character that could control a terminal is escaped. The
-exception is `json`, which is for programs and returns the record unchanged; `tail` escapes it in a
-terminal.
+record or a missing field, and every character that could control a terminal or that the output
+cannot show is escaped. The exception is `json`, which is for programs and returns the record
+unchanged; `tail` escapes it in a terminal.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any
 
 from notif_relay import records
+from notif_relayctl.display import cropped, shown, shown_json, width
 from notif_relayctl.errors import CtlError
-from notif_relayd.escaping import printable
 
 Format = Callable[[bytes], str]
 """Formats one record, without a newline at the end."""
@@ -35,6 +35,11 @@ ABSENT = "-"
 
 FIELD = re.compile(r"(?P<name>[^\W\d]\w*)(?P<keys>(\[[^\[\]]+\])*)")
 """A name and keys in brackets. Attributes are excluded: they give access to Python objects."""
+
+TEXT_SPEC = re.compile(
+    r"(?P<align>(?:.?[<>^])?)(?P<zero>0?)(?P<width>\d*)(?:\.(?P<precision>\d+))?s?", re.DOTALL
+)
+"""What format() accepts for text."""
 
 
 def named(name: str) -> Format:
@@ -67,13 +72,13 @@ def _decoded(form: Callable[[Fields], str], record: bytes) -> str:
         fields = json.loads(record)
         if isinstance(fields, dict):
             return form(fields)
-    return printable(_unchanged(record))
+    return shown(_unchanged(record))
 
 
 def as_line(fields: Fields) -> str:
     """Return one line: timestamp, priority, publisher_id, event_type and payload."""
     return (
-        f"{_local_time(fields.get('timestamp'))} {_text(fields.get('priority')):<5} "
+        f"{_local_time(fields.get('timestamp'))} {formatted(_text(fields.get('priority')), '<5')} "
         f"{_text(fields.get('publisher_id'))} {_text(fields.get('event_type'))} "
         f"{_text(fields.get('payload'))}"
     )
@@ -82,7 +87,7 @@ def as_line(fields: Fields) -> str:
 def as_pretty_json(fields: Fields) -> str:
     """Return JSON on several lines."""
     lines = json.dumps(fields, indent=2, ensure_ascii=False).split("\n")
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(shown_json, lines))
 
 
 def _or_gap(form: Callable[[Fields], str], fields: Fields) -> str:
@@ -97,6 +102,8 @@ def _or_gap(form: Callable[[Fields], str], fields: Fields) -> str:
 
 class Template(string.Formatter):
     """Text with fields in braces, for example ``{event_type:<30} {payload[ips][0][address]}``.
+
+    A width or a precision counts the columns of a terminal.
 
     Raises:
         CtlError: the template is malformed.
@@ -124,6 +131,21 @@ class Template(string.Formatter):
             value = _item(value, key)
         return _text(value), parts["name"]
 
+    def format_field(self, value: str, format_spec: str) -> str:
+        """Return a field with the alignment, width and precision of the format."""
+        return formatted(value, format_spec)
+
+
+def formatted(text: str, spec: str) -> str:
+    """Return the text as `format` does, but with width and precision in columns."""
+    parts = TEXT_SPEC.fullmatch(spec)
+    if text.isascii() or parts is None:
+        return format(text, spec)
+    if parts["precision"]:
+        text = cropped(text, int(parts["precision"]))
+    characters = int(parts["width"] or 0) - width(text) + len(text)
+    return format(text, f"{parts['align']}{parts['zero']}{max(0, characters)}s")
+
 
 def _item(value: object, key: str) -> object:
     if isinstance(value, dict):
@@ -136,7 +158,7 @@ def _item(value: object, key: str) -> object:
 def _text(value: object) -> str:
     if value is None:
         return ABSENT
-    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _local_time(timestamp: object) -> str:

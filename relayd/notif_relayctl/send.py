@@ -3,7 +3,8 @@
 
 The records are sent by the library's sender, as those of a service. A sender drops a record that it
 cannot send without raising an error. After each record, this command therefore checks the sender's
-counter. If the record was not sent, it connects once more to find out the reason.
+counter. If the record was not sent, it connects once more to find out the reason. At the end, it
+waits until the relay has read everything, as the relay may have closed the connection before.
 """
 
 import argparse
@@ -12,18 +13,18 @@ import json
 import socket
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from notif_relay import paths
+from notif_relay import paths, validity
 from notif_relay.connection import Connection
-from notif_relay.errors import RecordTooLarge
+from notif_relay.errors import InvalidRecord, RecordTooLarge
+from notif_relay.priorities import PRIORITIES
 from notif_relay.sender import Sender
+from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure
-from notif_relayctl.command import CtlCommand
+from notif_relayctl.command import CtlCommand, utf8
 from notif_relayctl.errors import CtlError
-
-PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""Priorities for which oslo.messaging's Notifier has a method."""
+from notif_relayctl.priorities import OTHER_NAMES, priority
 
 SEND_TIMEOUT = 5.0
 """Seconds to wait while the socket is full. A service waits for milliseconds only."""
@@ -32,7 +33,9 @@ SEND_TIMEOUT = 5.0
 class Send(CtlCommand):
     """Send notifications to the relay, as a service does.
 
-    Nothing is printed if the socket of the relay accepted all of them.
+    Nothing is printed if the relay has read all of them, or still can. The first notification that
+    is invalid or cannot be sent ends the command. Those before it have been sent; if the relay has
+    stopped in the meantime, it may not have read the last of them.
     """
 
     example = """relayctl send --event-type volume.test --priority WARN '{"size": 8}'"""
@@ -40,18 +43,21 @@ class Send(CtlCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the options for the fields of the notification and for the socket."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("--event-type", required=True, metavar="TYPE", help="the event_type")
+        parser.add_argument(
+            "--event-type", required=True, type=utf8, metavar="TYPE", help="the event_type"
+        )
         parser.add_argument(
             "--priority",
             default="INFO",
-            type=str.upper,
+            type=priority,
             choices=PRIORITIES,
             metavar="PRIORITY",
-            help=f"one of {', '.join(PRIORITIES)} (default: %(default)s)",
+            help=f"one of {', '.join(PRIORITIES)}, {OTHER_NAMES} (default: %(default)s)",
         )
         parser.add_argument(
             "--publisher",
             default=own_publisher(),
+            type=utf8,
             metavar="ID",
             help="the publisher_id (default: %(default)s)",
         )
@@ -66,35 +72,69 @@ class Send(CtlCommand):
             default="{}",
             metavar="PAYLOAD",
             help="the payload as JSON, or - to send one notification for each line of standard "
-            "input (default: %(default)s)",
+            "input; empty lines are skipped (default: %(default)s)",
         )
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
         """Send all notifications; stop at the first that cannot be sent."""
-        many = arguments.payload == "-"
-        payloads: Iterable[bytes] = sys.stdin.buffer if many else [_as_bytes(arguments.payload)]
         path = arguments.ingest_path or self.runtime_path(paths.INGEST_SOCKET)
         sender = Sender(path, max_wait=SEND_TIMEOUT)
-        for number, payload in enumerate(payloads, start=1):
-            where = f"line {number} of the input: " if many else ""
+        for number, (where, payload) in enumerate(_payloads(arguments.payload), start=1):
+            record = _notification(where, payload, arguments)
             try:
-                sender.send(
-                    notification(
-                        arguments.event_type,
-                        arguments.priority,
-                        arguments.publisher,
-                        json.loads(payload.decode()),
-                    )
-                )
-            except (ValueError, RecursionError) as error:
-                raise CtlError(f"{where}the payload is not valid JSON: {error}") from None
+                validity.check(record)
+                sender.send(record)
+            except InvalidRecord as error:
+                raise CtlError(
+                    f"{where}the relay would reject the notification: {error.reason}"
+                ) from None
             except RecordTooLarge as error:
                 raise CtlError(f"{where}{error}") from None
             if sender.sent != number:
                 # Do not close the sender: that waits again for a partially sent record.
                 raise undelivered(where, sender.path)
-        sender.close()
+        self._check_delivery(sender)
+
+    def _check_delivery(self, sender: Sender) -> None:
+        """Raise an error if the relay has rejected or not read what was sent."""
+        if sender.connects == 1:  # Otherwise, the counters of the relay began later.
+            delivery.check_rejected(self.control_path, sender.sent)
+        try:
+            sender.finish(delivery.READ_TIMEOUT)
+        except TimeoutError:
+            pass  # The relay starts, or is busy or stopped; the records wait in its socket.
+        except OSError:
+            raise CtlError(
+                f"the relay at {sender.path} closed the connection and did not read everything: it "
+                "refuses this user, has too many producers, or was stopped; see its log"
+            ) from None
+
+
+def _payloads(argument: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each payload, and where it is in the input, as the beginning of an error message."""
+    if argument != "-":
+        yield "", _as_bytes(argument)
+        return
+    number = 0
+    try:
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            if line.strip():
+                yield f"line {number} of the input: ", line
+    except OSError as error:
+        raise CtlError(f"cannot read line {number + 1} of the input: {error.strerror}") from None
+
+
+def _notification(where: str, payload: bytes, arguments: argparse.Namespace) -> str:
+    try:
+        return notification(
+            arguments.event_type,
+            arguments.priority,
+            arguments.publisher,
+            json.loads(payload.decode("utf-8-sig")),
+        )
+    except (ValueError, RecursionError) as error:
+        raise CtlError(f"{where}the payload is not valid JSON: {error}") from None
 
 
 def own_publisher() -> str:
@@ -139,5 +179,6 @@ def undelivered(where: str, path: str) -> CtlError:
         return type(failure)(f"{where}not sent: {failure}")
     return CtlError(
         f"{where}not sent: the relay at {path} accepted no data for {SEND_TIMEOUT:.0f} seconds or "
-        f"closed the connection; it may be stopped or overloaded, or have too many producers"
+        "closed the connection; it may be stopped or overloaded, refuse this user, or have too "
+        "many producers; see its log"
     )

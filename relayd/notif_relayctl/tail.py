@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TextIO
 
 import notif_relay
@@ -20,8 +21,10 @@ from notif_relay.connection import connect_error
 from notif_relay.errors import RelayError
 from notif_relay.notification import Gap, Notification
 from notif_relayctl.access import relay_failure
-from notif_relayctl.command import CtlCommand, number, seconds
+from notif_relayctl.command import CtlCommand, number, seconds, utf8
+from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
+from notif_relayctl.priorities import OTHER_NAMES, priority
 from notif_relayd.escaping import printable
 
 COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
@@ -41,12 +44,20 @@ class Tail(CtlCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the options for filters, the format, and the end."""
         parser = super().get_parser(prog_name)
-        for option, meaning in (
-            ("--event-type", "pattern of the event type, for example compute.instance.*"),
-            ("--priority", "pattern of the priority, in upper or lower case"),
-            ("--publisher", "pattern of the publisher_id, for example compute.*"),
-        ):
-            parser.add_argument(option, action="append", metavar="PATTERN", help=meaning)
+        patterns = partial(parser.add_argument, action="append", metavar="PATTERN")
+        patterns(
+            "--event-type",
+            type=utf8,
+            help="pattern of the event type, for example compute.instance.*",
+        )
+        patterns(
+            "--priority",
+            type=priority,
+            help=f"pattern of the priority, for example warn; {OTHER_NAMES}",
+        )
+        patterns(
+            "--publisher", type=utf8, help="pattern of the publisher_id, for example compute.*"
+        )
         parser.add_argument(
             *("-o", "--output"),
             default=SHORT,
@@ -64,6 +75,25 @@ class Tail(CtlCommand):
             type=seconds,
             metavar="SECONDS",
             help="exit after this time",
+        )
+        parser.add_argument(
+            "--group",
+            metavar="NAME",
+            help="share the notifications with the other members of this group, which are "
+            "subscribers of the same user: each notification goes to one of them",
+        )
+        parser.add_argument(
+            "--window",
+            type=number,
+            metavar="N",
+            help="with --group: a notification is finished when it has been written; N is the "
+            "maximum number of unfinished ones; other members get those that are left at the end",
+        )
+        parser.add_argument(
+            "--hold",
+            type=seconds,
+            metavar="SECONDS",
+            help="with --group: time for which the group keeps its place without members",
         )
         parser.add_argument(
             "--no-reconnect",
@@ -94,6 +124,9 @@ class Tail(CtlCommand):
                 publisher_id=arguments.publisher,
                 timeout=arguments.duration,
                 reconnect=not arguments.no_reconnect,
+                group=arguments.group,
+                window=arguments.window,
+                hold=arguments.hold,
             ) as notifications,
             _call_later(notifications.close, after=arguments.duration),
         ):
@@ -106,6 +139,7 @@ class Tail(CtlCommand):
                 self.app.stderr.write(f"relayctl: {printable(notifications.notice)}\n")
             for notification in notifications:
                 printer.print(notification)
+                notification.done()
                 shown += not isinstance(notification, Gap)
                 if shown == arguments.count:
                     return
@@ -121,29 +155,33 @@ class Printer:
 
     def __init__(self, out: TextIO, form: str) -> None:
         self._format = named(form)
-        self._out = out.buffer
-        is_json = form in {"json", "json-pretty"}
-        self._terminal = out.fileno() if out.isatty() and not is_json else None
-        self._escapes = is_json and out.isatty()  # A pipe gets the bytes unchanged.
+        self._out = out
+        self._is_json = form == "json"
+        self._terminal = out.fileno() if out.isatty() else None
         self._truncates = form == SHORT
         self._colours = {}
         if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-            self._colours = COLOURS
+            self._colours = {} if form in {"json", "json-pretty"} else COLOURS
 
     def print(self, notification: Notification) -> None:
         """Write one notification; in a terminal, in the colour of its priority."""
-        text = self._format(notification.raw)
-        if self._escapes:
-            text = "\n".join(map(printable, text.split("\n")))
-        if self._terminal is not None:
-            columns = os.get_terminal_size(self._terminal).columns
-            if self._truncates and 0 < columns < len(text):  # 0: the width is unknown
-                text = text[: columns - 1] + "…"
-            colour = self._colours.get(notification.priority.upper())
-            if colour:
-                text = f"\x1b[{colour}m{text}\x1b[m"
-        self._out.write(text.encode(errors="surrogateescape") + b"\n")
+        if self._is_json and self._terminal is None:
+            self._out.buffer.write(notification.raw)
+        else:
+            text = self._format(notification.raw)
+            if self._terminal is not None:
+                text = self._in_terminal(text, self._terminal, notification.priority.upper())
+            self._out.write(f"{text}\n")
         self._out.flush()
+
+    def _in_terminal(self, text: str, terminal: int, priority: str) -> str:
+        if self._is_json:
+            return shown_json(text)
+        columns = os.get_terminal_size(terminal).columns
+        if self._truncates and columns > 0:  # 0: the width is unknown
+            text = cropped(text, columns, symbol("…", "..."))
+        colour = self._colours.get(priority)
+        return f"\x1b[{colour}m{text}\x1b[m" if colour else text
 
 
 @contextlib.contextmanager

@@ -2,12 +2,18 @@
 """Entry point of the daemon, with an error message if its requirements are not installed."""
 
 import sys
+from collections.abc import Sequence
 
+from notif_relayd import stdio
 from notif_relayd.requirements import is_required, not_installed
 
 
 def relayd() -> int:
     """Run the daemon and return its exit status."""
+    return stdio.run("notif-relayd", _run)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         from notif_relayd.daemon import main  # noqa: PLC0415 - may fail
     except ModuleNotFoundError as error:
@@ -15,4 +21,4 @@ def relayd() -> int:
             raise
         sys.stderr.write(f"notif-relayd: {not_installed(error)}\n")
         return 1
-    return main.main(sys.argv[1:])
+    return main.main(arguments)

@@ -6,13 +6,32 @@ import json
 import os
 
 
-def printable(text: str) -> str:
-    """Return the text with every unprintable character escaped as in JSON."""
-    if text.isprintable():
+def printable(text: str, encoding: str | None = None) -> str:
+    """Return the text with every unprintable character escaped as in JSON.
+
+    Args:
+        text: the text.
+        encoding: characters that this encoding lacks are escaped as well; `None` for none.
+    """
+    if _is_shown(text, encoding):
         return text
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+    return "".join(each if _is_shown(each, encoding) else escaped(each) for each in text)
 
 
 def printable_path(path: str | bytes) -> str:
     """Return a path as printable text; the path may contain any bytes."""
     return printable(os.fsdecode(path))
+
+
+def escaped(text: str) -> str:
+    """Return the text as in a JSON string, with ASCII characters only."""
+    return json.dumps(text)[1:-1]
+
+
+def _is_shown(text: str, encoding: str | None) -> bool:
+    if encoding is not None:
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            return False
+    return text.isprintable()

@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 from notif_relayd.escaping import printable
 
@@ -33,6 +34,18 @@ _MAX_GROUPS = 65536
 
 _MAX_COMMAND_BYTES = 64
 """Bytes read of a command name. The kernel keeps 15 for a process, and more for its own threads."""
+
+
+class Credentials(Protocol):
+    """What decides about the access of a process or an account."""
+
+    @property
+    def uid(self) -> int:
+        """User ID."""
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """IDs of all groups."""
 
 
 @dataclass(frozen=True, slots=True)

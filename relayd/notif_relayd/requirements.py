@@ -7,9 +7,9 @@ commands `notif-relayd` and `relayctl`, but usually not the packages that they r
 
 PACKAGES = {
     *("cliff", "daemon", "lockfile", "msgspec", "oslo_config", "oslo_log", "prometheus_client"),
-    *("rich", "systemd"),
+    "rich",
 }
-"""Import names of the packages that the extra [daemon] installs."""
+"""Import names of the packages without which the daemon or relayctl cannot start."""
 
 
 def is_required(error: ModuleNotFoundError) -> bool:
@@ -19,4 +19,7 @@ def is_required(error: ModuleNotFoundError) -> bool:
 
 def not_installed(error: ModuleNotFoundError) -> str:
     """Return the message for a package that is not installed."""
-    return f"{error.name} is not installed: pip install 'notif-relayd[daemon]'"
+    return (
+        f"{error.name} is not installed: run \"pip install '.[daemon]'\" in the sources of "
+        "notif-relayd"
+    )

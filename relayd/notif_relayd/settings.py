@@ -6,7 +6,7 @@ Importing this module is cheap and has no effect, so that relayctl can import it
 
 from dataclasses import dataclass
 
-from notif_relayd.peer import ROOT_UID, Peer
+from notif_relayd.peer import ROOT_UID, Credentials
 
 PROGRAM = "notif-relayd"
 
@@ -46,7 +46,7 @@ class AllowList:
     users: frozenset[int] = frozenset()
     groups: frozenset[int] = frozenset()
 
-    def __contains__(self, peer: Peer) -> bool:
+    def __contains__(self, peer: Credentials) -> bool:
         return peer.uid == ROOT_UID or peer.uid in self.users or bool(peer.groups & self.groups)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.relay import RunningRelay, connect, quiet_environment, run_daemon, running_relay
-from support.waiting import read_pid, wait_until
+from support.waiting import wait_until
 
 WITH_DEFAULTS = """
 import sys
@@ -26,6 +26,11 @@ sys.exit(main.main(sys.argv[1:]))
 """Program that runs the daemon with another default file and directory."""
 
 NOT_RELOADED = "the configuration was not reloaded: "
+
+LOGGING_FILE = (
+    "[loggers]\nkeys = root\n[handlers]\nkeys = h\n[formatters]\nkeys =\n"
+    "[logger_root]\nhandlers = h\n[handler_h]\nclass = {}\nargs = {}\n"
+)
 
 VALID = "[relayd]\nring_size = 2000000\n"
 
@@ -185,20 +190,38 @@ def test_service_manager_is_told_about_a_reload(directory: Path, config: Path) -
 )
 def test_error_in_a_logging_file_is_reported(directory: Path, config: Path, arguments: str) -> None:
     logging_file = directory / "log.conf"
-    text = (
-        "[loggers]\nkeys = root\n[handlers]\nkeys = h\n[formatters]\nkeys =\n"
-        "[logger_root]\nhandlers = h\n[handler_h]\nclass = {}\nargs = {}\n"
-    )
-    logging_file.write_text(text.format("FileHandler", arguments))
+    logging_file.write_text(LOGGING_FILE.format("FileHandler", arguments))
     options = ("--runtime-dir", str(directory), "--log-config-append", str(logging_file))
     for check in ((), ("--check",)):
         assert_error(run_daemon(*options, *check), [])
-    logging_file.write_text(text.format("StreamHandler", "()"))
+    logging_file.write_text(LOGGING_FILE.format("StreamHandler", "()"))
     with running_relay(directory, *options[2:]) as relay:
-        logging_file.write_text(text.format("FileHandler", arguments))
+        logging_file.write_text(LOGGING_FILE.format("FileHandler", arguments))
         os.utime(logging_file, (1, 1))
         reload(relay, NOT_RELOADED)
         assert relay.status()["subscribers"] == 0
+
+
+def test_failed_reload_applies_no_logging_option(directory: Path, config: Path) -> None:
+    log_config, log = directory / "log.conf", directory / "relay.log"
+    with running_relay(directory, "--config-file", str(config)) as relay:
+        for change in (
+            "[relayd]\nidle_timeout = 60\n",
+            f"log_config_append = {log_config}\n",
+        ):
+            log_config.write_text(LOGGING_FILE.format("FileHandler", "('/nonexistent/x.log',)"))
+            config.write_text(f"[DEFAULT]\ndebug = true\n{change}")
+            reload(relay, NOT_RELOADED)
+            with connect(relay.public):
+                relay.wait_status(subscribers=1)
+            relay.wait_status(subscribers=0)
+        text = log.read_text()
+        assert "DEFAULT.debug" not in text
+        assert "DEBUG" not in text
+        config.write_text("[DEFAULT]\ndebug = true\n")
+        reload(relay, "configuration reloaded")
+        with connect(relay.public):
+            relay.wait_logged("subscriber connected")
 
 
 def test_option_is_named_without_the_file_that_it_overrides(directory: Path, config: Path) -> None:
@@ -252,6 +275,16 @@ def test_invalid_value_in_the_environment_is_named(
     assert str(config) not in result.stderr
 
 
+def test_ok_is_not_printed_to_the_journal(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = directory / "output"
+    with output.open("wb") as stdout:
+        status = output.stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        command = [sys.executable, "-m", "notif_relayd", "--check"]
+        subprocess.run(command, check=True, stdout=stdout)
+    assert output.read_bytes() == b""
+
+
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 def test_check_fails_without_standard_output(output: str) -> None:
     done = subprocess.run(
@@ -262,6 +295,22 @@ def test_check_fails_without_standard_output(output: str) -> None:
         env=quiet_environment(),
     )
     assert_error(done, ["cannot write to standard output"])
+
+
+def test_check_and_start_refuse_the_same_logs(directory: Path) -> None:
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    config = directory / "log.conf"
+    for text, word in (
+        ("default_log_levels = a=LOUD", "LOUD"),
+        ("use_syslog = true\nsyslog_log_facility = nope", "facility"),
+    ):
+        config.write_text(f"[DEFAULT]\n{text}\n")
+        arguments = ("--runtime-dir", str(directory), "--config-file", str(config))
+        assert_error(run_daemon(*arguments, "--check"), [word])
+    assert_error(run_daemon(*arguments), [word])
+    # Without a reader, the daemon would wait.
+    assert_error(run_daemon("--runtime-dir", str(directory), "--log-file", str(fifo)), [str(fifo)])
 
 
 def test_check_opens_no_log(directory: Path) -> None:
@@ -342,7 +391,7 @@ def test_relative_paths_work_in_the_background(directory: Path) -> None:
     subprocess.run(
         command, check=True, cwd=directory, stdin=subprocess.DEVNULL, env=quiet_environment()
     )
-    pid = read_pid(directory / "pid")
+    pid = int((directory / "pid").read_text())
 
     def status() -> dict[str, object]:
         with connect(directory / "control.sock") as control:

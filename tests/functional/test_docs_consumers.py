@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,41 @@ def test_example_prints_only_errors(relay: RunningRelay, tmp_path: Path, languag
         assert "compute.broken" in line
         assert "no host" in line
         consumer.terminate()
+
+
+def test_workers_share_the_errors(relay: RunningRelay) -> None:
+    command = [sys.executable, str(EXAMPLES / "worker.py"), str(relay.public)]
+    with contextlib.ExitStack() as stack:
+        producer = stack.enter_context(relay.produce())
+        workers = []
+        for count in (1, 2):
+            worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            workers.append(stack.enter_context(worker))
+            stack.callback(worker.kill)
+            wait_members(relay, count)
+        producer.sendall(record("fine") + record("one", "ERROR", payload=1))
+        assert read_line(workers[0]) == "one 1\n"
+        producer.sendall(record("two", "ERROR", payload=2))
+        assert read_line(workers[1]) == "two 2\n"
+        wait_until(lambda: not relay.request("groups")[0]["unfinished"], "both are finished")
+        workers[0].send_signal(signal.SIGSTOP)
+        producer.sendall(record("three", "ERROR", payload=3))
+        wait_until(lambda: relay.request("groups")[0]["unfinished"], "the record is handed out")
+        workers[0].kill()
+        assert read_line(workers[1]) == "possibly handled before: 1\n"
+        assert read_line(workers[1]) == "three 3\n"
+
+
+def wait_members(relay: RunningRelay, count: int) -> None:
+    wait_until(
+        lambda: sum(each["members"] for each in relay.request("groups")) == count,
+        f"{count} workers are members",
+    )
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 def test_c_consumer_names_the_missing_socket(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from support.groups import join, request
+from support.other_user import OtherUser, open_relay
 from support.records import numbered_record, record
 from support.relay import RunningRelay, Subscriber, running_relay
+from support.relayctl import needs_root
 from support.service_manager import ManagedRelay, managed_relay
 from support.waiting import wait_until
 
@@ -21,20 +24,6 @@ from support.waiting import wait_until
 def relay(directory: Path) -> Iterator[ManagedRelay]:
     with managed_relay(directory) as relay:
         yield relay
-
-
-def request(subscriber: Subscriber, **keys: object) -> None:
-    """Send a request."""
-    subscriber.socket.sendall(json.dumps(keys).encode() + b"\n")
-
-
-def join(relay: ManagedRelay | RunningRelay, **keys: object) -> Subscriber:
-    """Return a member of the group "g", or of another one, that has its answer."""
-    subscriber = Subscriber(relay.public)
-    request(subscriber, **({"group": "g"} | keys))
-    while (answer := subscriber.notification())["event_type"] != "notif_relayd.subscribed":
-        assert not answer["event_type"].startswith("notif_relayd.")
-    return subscriber
 
 
 def numbers(subscriber: Subscriber, count: int) -> list[int]:
@@ -83,7 +72,36 @@ def test_answer_states_what_is_in_force(relay: ManagedRelay) -> None:
         answer = subscriber.notification()
         assert answer["event_type"] == "notif_relayd.subscribed"
         expected = {"priority": ["ERROR"], "group": "a/b", "window": 5, "hold": 0.5}
+        since = answer["payload"].pop("group_since")
         assert answer["payload"] == expected
+        request(subscriber, group="a/b")
+        assert subscriber.notification()["payload"] == {"group": "a/b", "group_since": since}
+
+
+def test_answer_tells_a_new_group_from_the_one_before(relay: ManagedRelay) -> None:
+    def since(hold: int) -> str:
+        with Subscriber(relay.public) as subscriber:
+            request(subscriber, group="g", hold=hold)
+            answer = subscriber.notification()
+        wait_until(lambda: not relay.request("subscribers"), "the member has left")
+        return str(answer["payload"]["group_since"])
+
+    first, second = since(60), since(60)
+    relay.restart()
+    third, fourth = since(0), since(60)
+    assert first == second == third != fourth
+
+
+def test_records_finished_before_the_end_are_not_sent_again(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay, window=3, hold=60) as one:
+        producer.sendall(b"".join(record(number=number) for number in range(3)))
+        assert numbers(one, 3) == [0, 1, 2]
+        relay.process.send_signal(signal.SIGSTOP)
+        request(one, done=1)
+        request(one, done=2)
+        one.close()
+        relay.process.send_signal(signal.SIGCONT)
+        wait_group(relay, members=0, lag=1)
 
 
 def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
@@ -127,8 +145,9 @@ def test_a_stalled_member_does_not_hold_up_others(relay: ManagedRelay) -> None:
         for number in range(total):
             producer.sendall(numbered_record(number))
         received = 0
-        while group(relay)["lag"]:
-            received += len(numbers(reading, 100))
+        # The socket of the stalled member is full, so the others get all that is left.
+        while lag := group(relay)["lag"]:
+            received += len(numbers(reading, lag))
         relay.wait_status(records_received=total)
         (one, two) = sorted(each["records"] for each in relay.request("subscribers"))
         received += len(numbers(reading, two - received))
@@ -209,10 +228,10 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error"),
     [
-        ({"group": "a b"}, "1 to 64 characters"),
-        ({"group": ""}, "1 to 64 characters"),
-        ({"group": "x" * 65}, "1 to 64 characters"),
-        ({"group": 1}, "1 to 64 characters"),
+        ({"group": "a b"}, "not a name of 1 to 64 letters"),
+        ({"group": ""}, "not a name of 1 to 64 letters"),
+        ({"group": "x" * 65}, "not a name of 1 to 64 letters"),
+        ({"group": 1}, "not a name of 1 to 64 letters"),
         ({"group": "g", "window": 0}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 65537}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 1.5}, '"window" is not an integer from 1 to 65536'),
@@ -221,14 +240,20 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ({"group": "g", "hold": -1}, '"hold" is not a number of seconds'),
         ({"group": "g", "hold": 10**400}, '"hold" is not a number of seconds'),
         ({"group": "g", "hold": "1"}, '"hold" is not a number of seconds'),
-        ({"group": "g", "hold": 300.5}, "permits max_hold = 300 seconds"),
-        ({"filter": {}, "window": 1}, "'window' without a group"),
-        ({"filter": {}, "hold": 1}, "'hold' without a group"),
-        ({"group": "g", "done": 1}, '"done"'),
-        ({"group": "g", "windows": 1}, "'windows'"),
-        ({"done": 0}, '"done"'),
-        ({"done": -1}, '"done"'),
-        ({"done": "1"}, '"done"'),
+        (
+            {"group": "g", "hold": 300.5},
+            '"hold" is 300.5 seconds; the limit is max_hold = 300 seconds',
+        ),
+        ({"filter": {}, "window": 1}, '"window" requires the key "group"'),
+        ({"filter": {}, "hold": 1}, '"hold" requires the key "group"'),
+        ({"group": "g", "done": 1}, "send them in another request"),
+        (
+            {"group": "g", "windows": 1},
+            "Unknown key 'windows' in the request; the keys are filter,",
+        ),
+        ({"done": 0}, '"done" requires a group and a "window"'),
+        ({"done": -1}, '"done" is not an integer that is 0 or greater'),
+        ({"done": "1"}, '"done" is not an integer that is 0 or greater'),
     ],
 )
 def test_invalid_requests_are_refused(
@@ -246,9 +271,9 @@ def test_invalid_requests_are_refused(
 @pytest.mark.parametrize(
     ("counts", "error"),
     [
-        ([3], "3 notifications are done, but only 2 were sent"),
-        ([2, 1], "1 notifications are done, but 2 were before"),
-        ([10**30], "were sent"),
+        ([3], '"done" is 3, but the number of notifications sent since the answer is 2'),
+        ([2, 1], '"done" is 1, but it was 2 before'),
+        ([10**30], "sent since the answer"),
     ],
 )
 def test_wrong_counts_are_refused(relay: ManagedRelay, counts: list[int], error: str) -> None:
@@ -265,14 +290,32 @@ def test_wrong_counts_are_refused(relay: ManagedRelay, counts: list[int], error:
     wait_group(relay, members=0, lag=left)
 
 
+@needs_root
+def test_groups_of_different_users_are_separate(directory: Path) -> None:
+    with open_relay(directory) as relay, OtherUser(relay.public, 1234) as other:
+        other.write(b'{"group": "g"}\n')
+        assert b"notif_relayd.subscribed" in other.line()
+        with join(relay) as own, relay.produce() as producer:
+            producer.sendall(record(number=0) + record(number=1))
+            assert numbers(own, 2) == [0, 1]
+            assert [json.loads(other.line())["number"] for _ in range(2)] == [0, 1]
+            assert [each["uid"] for each in relay.request("groups")] == [1234, 0]
+
+
 def test_groups_of_one_user_are_limited(directory: Path) -> None:
     config = directory / "relayd.conf"
     config.write_text("[relayd]\nmax_groups_per_user = 2\n")
     with running_relay(directory, "--config-file", str(config)) as relay:
         join(relay, group="1", hold=100).close()
-        with join(relay, group="2"), relay.subscribe() as third:
+        with (
+            join(relay, group="2", window=65536),
+            relay.subscribe() as third,
+            relay.subscribe() as other,
+        ):
             request(third, group="3")
             assert "max_groups_per_user = 2" in third.notification()["payload"]
+            request(other, group="2", window=65536)
+            assert "a window takes 120 bytes for each record" in other.notification()["payload"]
             with join(relay, group="1"):
                 pass
 
@@ -324,9 +367,12 @@ def test_a_group_gets_a_gap_after_a_crash(relay: ManagedRelay) -> None:
         assert member.line() == b"\n"
         gap = member.notification()
         assert gap["payload"] == {"dropped": None, "reason": "relay_restarted"}
-        assert member.notification()["payload"] == {"group": "g", "window": 3, "hold": 100}
+        answer = member.notification()["payload"]
+        assert answer.items() >= {"group": "g", "window": 3, "hold": 100}.items()
         with relay.produce() as producer:
             producer.sendall(record(number=0))
             assert numbers(member, 1) == [0]
-            request(member, done=1)
+            # A report that the relay which crashed did not read is ignored.
+            request(member, done=7, group_since="2026-01-31 12:00:00")
+            request(member, done=1, group_since=answer["group_since"])
             wait_group(relay, members=1, unfinished=0)

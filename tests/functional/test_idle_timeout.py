@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from notif_relayd.systemd.environment import booted
 from support.records import record
 from support.relay import RunningRelay, Subscriber, connect, run_daemon, running_relay
 from support.relayctl import needs_root
@@ -93,10 +94,15 @@ def test_invalid_timeout_is_an_error(directory: Path, value: str) -> None:
 
 
 def test_timeout_without_socket_activation_is_an_error(directory: Path) -> None:
-    done = run_daemon("--runtime-dir", str(directory), "--relayd-idle_timeout", "60")
-    assert done.returncode == 1
-    assert "idle_timeout: systemd does not hold the sockets" in done.stderr
-    assert list(directory.iterdir()) == []
+    options = ("--runtime-dir", str(directory), "--relayd-idle_timeout", "60")
+    for check in [[], ["--daemonize"], ["--check"]]:
+        done = run_daemon(*options, *check)
+        if check == ["--check"] and booted():  # The check is for the units then.
+            assert (done.returncode, done.stdout) == (0, "ok\n")
+            continue
+        assert done.returncode == 1
+        assert "idle_timeout: systemd does not hold the sockets" in done.stderr
+        assert list(directory.iterdir()) == []
 
 
 def test_no_connection_is_lost_around_the_exit(directory: Path) -> None:

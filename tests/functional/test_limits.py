@@ -234,6 +234,22 @@ def test_filter_cannot_exceed_the_access_rules(relay_with_rules: ManagedRelay) -
 
 
 @needs_root
+def test_members_of_a_group_get_what_their_rules_allow(relay_with_rules: ManagedRelay) -> None:
+    with (
+        OtherUser(relay_with_rules.public, 1234, GAMES) as first,
+        OtherUser(relay_with_rules.public, 1234, MAIL) as second,
+        relay_with_rules.produce() as producer,
+    ):
+        for each in (first, second):
+            each.write(b'{"group": "g"}\n')
+            assert b"notif_relayd.subscribed" in each.line()
+        compute, port = record("compute.start"), record("a", publisher_id="neutron-1")
+        producer.sendall((port + compute) * 2)
+        assert [first.line() for _ in range(2)] == [compute] * 2
+        assert [second.line() for _ in range(2)] == [port] * 2
+
+
+@needs_root
 def test_rules_apply_after_a_restart_and_a_crash(relay_with_rules: ManagedRelay) -> None:
     with (
         OtherUser(relay_with_rules.public, 1234, GAMES) as first,

@@ -190,15 +190,21 @@ def test_invalid_log_configuration_is_not_reloaded(
 ) -> None:
     log = directory / "the.log"
     config = directory / "log.conf"
-    config.write_text(
+    text = (
         "[loggers]\nkeys=root\n[handlers]\nkeys=file\n[formatters]\nkeys=\n"
         "[logger_root]\nlevel=INFO\nhandlers=file\n"
-        f"[handler_file]\nclass=FileHandler\nargs=('{log}',)\n"
+        f"[handler_file]\nclass=FileHandler\nargs=('{log}', 'w')\n"
     )
+    config.write_text(text)
     relay = RunningRelay(directory, "--log-config-append", os.fspath(config))
     try:
         relay.wait_ready()
-        for broken in ("nonsense", "[loggers]\nkeys=root,other\n", None):
+        for broken in (
+            "nonsense",
+            "[loggers]\nkeys=root,other\n",
+            text.replace("INFO", "LOUD"),
+            None,
+        ):
             before = log.read_text().count("was not reloaded")
             if broken is None:
                 config.unlink()

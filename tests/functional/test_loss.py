@@ -68,6 +68,8 @@ def test_slow_subscribers_records_and_gaps_add_up(directory: Path) -> None:
         assert tally.expected == sent
         assert tally.gaps >= 2
         relay.wait_status(records_delivered=tally.got, records_dropped=tally.dropped)
+        relay.wait_logged(f"has caught up: {tally.dropped} records were lost")
+        assert relay.log.read_text().count("reads too slowly and loses records") == 1
         [row] = relay.request("subscribers")
         assert (row["records"], row["dropped"], row["lag"]) == (tally.got, tally.dropped, 0)
 

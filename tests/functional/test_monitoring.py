@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client import Metric
 
+from support.groups import join
 from support.prometheus import CHECKOUT, families, family_names, needs_promtool, promtool
 from support.relay import RunningRelay
 from support.relayctl import relayctl
@@ -26,8 +27,8 @@ NAME = re.compile(r"\bnotif_relayd_[a-z_]+")
 
 @pytest.fixture
 def exported(relay: RunningRelay) -> list[Metric]:
-    """Return all metric families of a relay with one producer and one subscriber."""
-    with relay.subscribe(), relay.produce():
+    """Return all metric families of a relay with a producer, a subscriber and a group."""
+    with relay.subscribe(), join(relay), relay.produce():
         relay.wait_status(producers=1)
         return families(relayctl(relay.directory, "metrics", "--per-connection").stdout)
 
@@ -119,7 +120,8 @@ def test_page_lists_only_existing_metrics_and_all_reasons(exported: list[Metric]
 
 
 def test_page_states_the_number_of_series(exported: list[Metric]) -> None:
-    bounded = [s for family in exported for s in family.samples if "id" not in s.labels]
+    labels = {"id", "group"}
+    bounded = [s for family in exported for s in family.samples if not labels & s.labels.keys()]
     assert f"There are {len(bounded)} time series." in PAGE.read_text()
 
 

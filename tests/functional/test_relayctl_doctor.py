@@ -113,7 +113,9 @@ def test_file_in_place_of_the_directory_is_a_failure(directory: Path) -> None:
     path = directory / "file"
     path.touch()
     rows = examine(path)
-    assert row_for(rows, f"directory {path}")["finding"] == "it is not a directory"
+    assert row_for(rows, f"directory {path}")["finding"] == (
+        "it is a regular file, not a directory"
+    )
     assert "socket public" in failed_checks(rows)
 
 

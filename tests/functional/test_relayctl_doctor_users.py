@@ -7,6 +7,7 @@ import contextlib
 import grp
 import itertools
 import os
+import pwd
 import shutil
 import socket
 import struct
@@ -18,6 +19,9 @@ import pytest
 
 from notif_relayctl.access import ACL, refusal
 from notif_relayctl.accounts import Account
+from notif_relayctl.doctor import rights
+from notif_relayctl.doctor.finding import Finding
+from notif_relayctl.doctor.host import find_relay
 from support.doctor import (
     NOBODY,
     examine,
@@ -47,7 +51,7 @@ def test_checks_without_permission_are_skipped(relay: RunningRelay) -> None:
         row = row_for(rows, f"user {NOBODY} {right}")
         assert row["result"] == "failed"
         assert f"{NOBODY} may not enter {relay.directory}" in row["finding"]
-        assert row["advice"] == f"chmod o+x {relay.directory}"
+        assert row["advice"] == "run it as root"
 
 
 @needs_root
@@ -187,3 +191,48 @@ def connects(path: Path, account: Account) -> bool:
         finally:
             os._exit(1)
     return os.waitpid(child, 0)[1] == 0
+
+
+def finding_of_nobody(relay: RunningRelay, *lines: str, needs: str = "subscribe") -> Finding:
+    """Return what the doctor finds for nobody with this configuration."""
+    conf = relay.directory / "relayd.conf"
+    conf.write_text("\n".join(lines))
+    host = find_relay(os.fspath(relay.directory), os.fspath(relay.control), os.fspath(conf))
+    assert host.configuration.result == "ok", host.configuration
+    (found,) = (each for each in rights.examine(host, NOBODY, [needs]) if "user" in each.check)
+    return found
+
+
+@needs_root
+def test_allow_lists_are_checked(accessible_relay: RunningRelay) -> None:
+    relay, group = accessible_relay, grp.getgrgid(pwd.getpwuid(65534).pw_gid).gr_name
+    for path in (relay.public, relay.ingest):
+        path.chmod(0o666)
+    for name, right in (("public", "subscribe"), ("ingest", "produce")):
+        users, groups = f"{name}_allow_users", f"{name}_allow_groups"
+        for line, result in {
+            f"{users} = root": "failed",
+            f"{groups} = root": "failed",
+            f"{users} =": "failed",
+            f"{users} = root,{NOBODY}": "ok",
+            f"{groups} = {group}": "ok",
+        }.items():
+            found = finding_of_nobody(relay, "[relayd]", line, needs=right)
+            assert (line, found.result) == (line, result)
+            if result == "failed":
+                assert f"neither {users} contains the user nor {groups}" in found.finding
+                assert f"add it to {users} in relayd.conf" in found.advice
+
+
+@needs_root
+def test_access_rules_are_checked(accessible_relay: RunningRelay) -> None:
+    accessible_relay.public.chmod(0o666)
+    group = grp.getgrgid(pwd.getpwuid(65534).pw_gid).gr_name
+    rule = ("[relayd]", "access_rules = some", "[access:some]", "event_type = compute.*")
+    found = finding_of_nobody(accessible_relay, *rule, "group = daemon")
+    assert found.result == "failed"
+    assert "receives nothing: no access rule is for one of its groups" in found.finding
+    assert "a group that has a rule: daemon" in found.advice
+    found = finding_of_nobody(accessible_relay, *rule, f"group = {group}")
+    assert found.result == "ok"
+    assert "reads what the access rules of its groups allow" in found.finding

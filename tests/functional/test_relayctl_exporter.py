@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -156,13 +160,42 @@ def test_refused_connection_is_up_0_and_logged(relay: RunningRelay) -> None:
         assert os.fspath(relay.control) in exporter.log.read_text()
 
 
-@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/status"])
-def test_other_paths_are_status_404(relay: RunningRelay, path: str) -> None:
-    with exporting(relay.directory) as exporter:
-        with pytest.raises(urllib.error.HTTPError, match="404") as error:
-            urllib.request.urlopen(exporter.url.replace("/metrics", path), timeout=TIMEOUT)
-        with error.value:
-            assert error.value.read() == b"The metrics are at /metrics.\n"
+def ask(exporter: Exporter, method: str, path: str) -> tuple[int, Message, bytes]:
+    """Return status, header fields and body of one answer; the server closes the connection."""
+    connection = http.client.HTTPConnection(*exporter.address, timeout=TIMEOUT)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+
+
+def test_index_links_the_metrics(directory: Path) -> None:
+    with exporting(directory) as exporter:
+        status, fields, page = ask(exporter, "GET", "/")
+        assert (status, fields["Content-Type"]) == (200, "text/html; charset=utf-8")
+        (link,) = re.findall(r'<a href="([^"]*)">/metrics</a>', page.decode())
+        scraped = ask(exporter, "GET", urllib.parse.urljoin("/", link))[2].decode()
+    assert samples(scraped) == {UP: 0}
+
+
+def test_methods_and_paths_get_their_status(directory: Path) -> None:
+    with exporting(directory) as exporter:
+        for path in ("/", "/?x=1", "/metrics", "/metrics?x=1"):
+            status, fields, body = ask(exporter, "GET", path)
+            assert (status, fields["Content-Length"]) == (200, str(len(body)))
+            head = ask(exporter, "HEAD", path)
+            assert (head[0], head[2]) == (200, b"")
+            for name in ("Content-Type", "Content-Length"):
+                assert head[1][name] == fields[name]
+            for method in ("POST", "PUT", "DELETE", "OPTIONS", "get"):
+                status, fields, body = ask(exporter, method, path)
+                assert (status, fields["Allow"]) == (405, "GET, HEAD")
+                assert body == b"Use GET or HEAD.\n"
+        for path in ("/favicon.ico", "/metrics/", "/metricsx", "/status"):
+            for method in ("GET", "POST"):
+                status, _, body = ask(exporter, method, path)
+                assert (status, body) == (404, b"The metrics are at /metrics.\n")
+            assert ask(exporter, "HEAD", path)[::2] == (404, b"")
 
 
 def test_silent_and_closed_clients_block_no_scrape(relay: RunningRelay) -> None:

@@ -57,11 +57,14 @@ METRICS: dict[str, Any] = {
     "connections": {HOSTILE: CONNECTIONS},
     "turn_bounds": [1.0],
     "turns": {"counts": [1, 1], "seconds": 1.0},
+    "groups": dict.fromkeys(("groups", "held", "members", "max_lag", "unfinished"), 1),
 }
+GROUP = dict.fromkeys(("uid", "members", "lag", "unfinished", "redelivered", "dropped"), 1)
 ANSWERS: dict[str, object] = {
     "status": {"result": STATUS},
     "producers": {"result": [{**CONNECTION, "rejected": 1}]},
-    "subscribers": {"result": [{**CONNECTION, "lag": 1, "dropped": 1}]},
+    "subscribers": {"result": [{**CONNECTION, "lag": 1, "dropped": 1, "group": HOSTILE}]},
+    "groups": {"result": [{**GROUP, "group": HOSTILE, "hold_seconds": 1e300}]},
     "metrics": {"result": METRICS},
     "disconnect": {"result": HOSTILE},
 }
@@ -72,7 +75,7 @@ COMMANDS = [
     ["status", "-f", "value"],
     ["status", "-f", "shell"],
     ["producers"],
-    ["producers", "-f", "csv"],
+    ["groups", "-f", "csv"],
     ["subscribers", "-f", "json"],
     ["subscribers", "-f", "yaml"],
     ["metrics", "--per-connection"],

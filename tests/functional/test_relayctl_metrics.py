@@ -15,6 +15,7 @@ import pytest
 
 from notif_relay import records
 from notif_relay.version import __version__
+from support.groups import join, request
 from support.prometheus import Samples, needs_promtool, promtool, samples
 from support.records import record
 from support.relay import RunningRelay, connect, running_relay
@@ -87,6 +88,58 @@ def test_slow_subscriber_is_counted(directory: Path) -> None:
     assert 900_000 < found["ring_bytes",] <= found["ring_limit_bytes",] == 1024 * 1024
 
 
+def test_groups_are_counted(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_deliveries", "2") as relay,
+        relay.produce() as producer,
+    ):
+        join(relay, group="held", hold=100).close()
+        with join(relay, window=2, hold=100) as one, join(relay, window=1, hold=100) as two:
+            producer.sendall(record() * 4)
+            relay.wait_status(records_received=4)
+            one.lines(2)
+            two.lines(1)
+            relay.wait_status(subscribers=2)
+            found = figures(relay)
+            assert found["groups",] == 2
+            assert found["groups_held",] == 1
+            assert found["groups_members",] == 2
+            assert found["groups_max_lag_records",] == 4
+            assert found["groups_unfinished_records",] == 3
+            assert found["groups_held_ring_bytes",] == found["ring_bytes",] > 4 * len(record())
+            one.close()
+            relay.wait_status(subscribers=1)
+            request(two, done=1)
+            assert b"redelivered" in two.line()
+            two.line()
+        relay.wait_status(subscribers=0)
+        found = figures(relay)
+    assert found["groups_held",] == 2
+    assert found["groups_members",] == found["groups_unfinished_records",] == 0
+    assert found["groups_records_redelivered_total",] == 1
+    assert found["groups_records_dropped_total",] == 1
+    assert found["records_dropped_total", "undeliverable"] == 1
+    assert found["records_dropped_total", "slow_subscriber"] == 0
+
+
+def test_ring_of_held_groups_is_measured_from_their_place(relay: RunningRelay) -> None:
+    with relay.subscribe(), relay.produce() as producer:
+        sent = 1000
+        for _ in range(sent):
+            producer.sendall(record(payload="x" * 1000))
+        relay.wait_status(records_received=sent)
+        join(relay, hold=100).close()
+        relay.wait_status(subscribers=1)
+        before = figures(relay)
+        producer.sendall(record())
+        relay.wait_status(records_received=sent + 1)
+        after = figures(relay)
+    assert before["ring_bytes",] > 500_000
+    assert before["groups_held_ring_bytes",] == 0
+    added = after["ring_bytes",] - before["ring_bytes",]
+    assert after["groups_held_ring_bytes",] == added > len(record())
+
+
 def test_producers_drops_are_counted_by_reason(relay: RunningRelay) -> None:
     with relay.produce() as producer:
         producer.sendall(records.gap(3, "producer_congested") + record())
@@ -144,10 +197,14 @@ def test_counters_survive_a_restart_but_not_a_crash(directory: Path) -> None:
     ):
         producer.sendall(b"garbage\n" + records.gap(3, "producer_congested"))
         subscriber.line()
-        with connect(relay.public):
-            relay.wait_status(subscribers=2)
+        with join(relay, window=1) as one, join(relay, window=1) as two:
+            producer.sendall(record())
+            one.line()
+            one.close()
+            two.lines(2)
         relay.wait_status(subscribers=1)
         before = figures(relay)
+        assert before["groups_records_redelivered_total",] == 1
         relay.restart()
         after = figures(relay)
         relay.kill()
@@ -167,7 +224,7 @@ def test_per_connection_series_are_optional(
     relay: RunningRelay,
 ) -> None:
     before = figures(relay).keys()
-    with relay.subscribe() as subscriber, relay.subscribe(), relay.produce() as producer:
+    with relay.subscribe() as subscriber, join(relay), relay.produce() as producer:
         producer.sendall(record("a.type.of.event") * 3 + b"garbage\n")
         relay.wait_status(records_rejected=1)
         subscriber.lines(3)
@@ -183,7 +240,9 @@ def test_per_connection_series_are_optional(
         assert found["subscriber_bytes_delivered_total", command, number, pid] > 0
         assert found["subscriber_records_dropped_total", command, number, pid] == 0
         assert found["subscriber_lag_records", command, number, pid] == 0
-    assert len(found.keys() - before) == 3 + 2 * 4
+    for name in ("members", "lag_records", "unfinished_records"):
+        assert found[f"group_{name}", "g", str(os.getuid())] == (name == "members")
+    assert len(found.keys() - before) == 3 + 2 * 4 + 5
 
 
 def test_process_name_is_escaped(relay: RunningRelay) -> None:
@@ -266,6 +325,14 @@ def test_output_file_is_replaced_atomically(relay: RunningRelay) -> None:
     assert last_names == {f"{PREFIX}turn_duration_seconds_sum"}
     assert target.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in relay.directory.glob("relay.prom*")] == ["relay.prom"]
+
+
+def test_output_is_printed_for_a_hyphen(relay: RunningRelay) -> None:
+    assert f"{PREFIX}up 1.0" in metrics(relay, "--output", "-")
+    null = relay.directory / "null"
+    null.symlink_to(os.devnull)
+    assert metrics(relay, "--output", os.fspath(null)) == ""
+    assert null.is_char_device()
 
 
 def test_output_file_reports_a_missing_relay(directory: Path) -> None:

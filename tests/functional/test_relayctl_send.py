@@ -16,6 +16,7 @@ import pytest
 
 from support.relay import RunningRelay, running_relay
 from support.relayctl import RELAYCTL, assert_error, needs_root, relayctl, relayctl_as_nobody
+from support.waiting import TIMEOUT
 
 ORDER = ["message_id", "publisher_id", "event_type", "priority", "payload", "timestamp"]
 
@@ -52,12 +53,14 @@ def test_only_the_event_type_is_required(relay: RunningRelay) -> None:
     assert notification["payload"] == {}
 
 
-def test_each_line_of_the_input_is_a_payload(relay: RunningRelay) -> None:
+def test_each_line_that_is_not_empty_is_a_payload(relay: RunningRelay) -> None:
     number = 20_000
     with relay.subscribe() as subscriber:
         done = relayctl(
             *(relay.directory, "send", "--event-type", "test", "-"),
-            stdin="".join(f'{{"number": {each}}}\n' for each in range(number - 1)) + "[1e3]",
+            stdin="\ufeff"
+            + "".join(f'{{"number": {each}}}\r\n\n \r\n' for each in range(number - 1))
+            + "[1e3]",
         )
         assert (done.returncode, done.stderr) == (0, "")
         notifications = [subscriber.notification() for _ in range(number)]
@@ -79,9 +82,9 @@ def test_invalid_json_payload_is_not_sent(relay: RunningRelay, payload: str) -> 
 
 def test_invalid_input_line_is_named_and_ends_it(relay: RunningRelay) -> None:
     done = relayctl(
-        relay.directory, "send", "--event-type", "test", "-", stdin='{}\n{"half":\n{}\n'
+        relay.directory, "send", "--event-type", "test", "-", stdin='{}\n\n{"half":\n{}\n'
     )
-    assert_error(done, 1, "line 2 of the input: the payload is not valid JSON: ")
+    assert_error(done, 1, "line 3 of the input: the payload is not valid JSON: ")
     relay.wait_status(records_received=1, producers=0)
 
 
@@ -95,6 +98,49 @@ def test_oversized_payload_is_refused(relay: RunningRelay) -> None:
         relay.directory, "send", "--event-type", "test", "-", stdin=f'{{}}\n"{"x" * 1048576}"\n'
     )
     assert_error(done, 1, "line 2 of the input: ", "max_record_size")
+
+
+@pytest.mark.parametrize(
+    ("event_type", "error"),
+    [
+        ("notif_relayd.gap", "the relay would reject the notification: it is a malformed gap"),
+        ("\udcff", "argument --event-type: '\\udcff' is not valid UTF-8"),
+    ],
+)
+def test_notification_that_the_relay_would_reject_is_not_sent(
+    directory: Path, event_type: str, error: str
+) -> None:
+    assert_error(relayctl(directory, "send", "--event-type", event_type), 1, error)
+
+
+def test_rejected_record_is_an_error(directory: Path) -> None:
+    with running_relay(directory, "--relayd-max_record_size", "2000"):
+        done = relayctl(
+            directory, "send", "--event-type", "test", "-", stdin=f'{{}}\n"{"x" * 2000}"\n{{}}\n'
+        )
+    assert_error(done, 1, "rejected 1 of 3 notifications: longer than max_record_size; see its log")
+
+
+def test_refused_connection_is_an_error(directory: Path) -> None:
+    with running_relay(directory, "--relayd-max_producers", "1") as relay, relay.produce():
+        relay.wait_status(producers=1)
+        done = relayctl(directory, "send", "--event-type", "test")
+    assert_error(done, 1, "too many producers", "see its log")
+
+
+def test_relay_that_stops_midway_is_an_error_with_the_line(relay: RunningRelay) -> None:
+    command = [RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "send", "--event-type", "t"]
+    with subprocess.Popen(
+        [*command, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("1\n")
+        process.stdin.flush()
+        relay.wait_status(records_received=1)
+        assert relay.stop() == 0
+        _, error = process.communicate("\n2\n3\n", timeout=TIMEOUT)
+    assert process.returncode == 3
+    assert error.startswith("relayctl: line 3 of the input: not sent: ")
 
 
 def test_missing_relay_is_an_error(directory: Path) -> None:

@@ -110,6 +110,15 @@ def test_gap_is_a_separate_line_and_not_counted(relay: RunningRelay) -> None:
         assert finish(process) == (0, "a\n-- gap: 12 dropped (producer_congested) --\nb\n", "")
 
 
+def test_group_continues_after_what_was_written(relay: RunningRelay) -> None:
+    group = ("-o", "{number}", "--group", "g", "--window", "5", "--hold", "60")
+    with tailing(relay, *group, "-n", "2") as process:
+        send(relay, *(record(number=number) for number in range(4)))
+        assert finish(process) == (0, "0\n1\n", "")
+    with tailing(relay, *group, "-n", "2") as process:
+        assert finish(process) == (0, "2\n3\n", "")
+
+
 def test_slow_tail_shows_the_number_of_lost_records(directory: Path) -> None:
     number = 3000
     with running_relay(directory, "--relayd-ring_size", str(1024 * 1024)) as relay:
@@ -216,6 +225,9 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
         (["--for", "nan"], "argument --for: invalid seconds value: 'nan'"),
         (["--event-type", "x" * 257], "257 characters"),
         (["--sock-path", "/" + "x" * 200], "at most 107 bytes"),
+        (["--group", "a b"], "group must be 1 to 64 characters"),
+        (["--window", "3"], "window must be used with group"),
+        (["--group", "g", "--hold", "1000"], "max_hold = 300 seconds"),
     ],
 )
 def test_invalid_argument_is_a_one_line_error(
@@ -270,11 +282,17 @@ def test_json_has_no_colours_in_a_terminal(relay: RunningRelay) -> None:
 
 def test_lines_are_truncated_at_the_terminal_width(relay: RunningRelay) -> None:
     with tailing_in_terminal(relay) as terminal:
-        send(relay, record("long.one", payload="x" * 100), record("short.one"))
+        send(
+            relay,
+            record("long.one", payload="x" * 100),
+            record("wide.one", payload="日" * 50),
+            record("short.one"),
+        )
         terminal.wait_for(r"short.one -\r\n")
-        first, second, _ = terminal.screen.split("\r\n")
+        first, wide, second, _ = terminal.screen.split("\r\n")
         assert len(first) == 60
         assert first.endswith("x…")
+        assert wide == f"- INFO  - wide.one {'日' * 20}…"
         assert second == "- INFO  - short.one -"
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,13 @@ def traffic(relay: RunningRelay) -> Iterator[None]:
         thread.join(TIMEOUT)
 
 
-def top(relay: RunningRelay, *arguments: str) -> Terminal:
+def top(
+    relay: RunningRelay, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Terminal:
     return Terminal(
         *(RELAYCTL, "--runtime-dir", os.fspath(relay.directory), "top", "-d", "0.1", *arguments),
         last_text="r reverse",
+        environment=environment,
     )
 
 
@@ -134,7 +137,7 @@ def test_top_continues_after_a_restart_of_the_relay(directory: Path) -> None:
         with terminal:
             terminal.wait_for(rf"pid {pid}\b")
             assert relay.stop() == 0
-            terminal.wait_for("the daemon is not running")
+            terminal.wait_for(r"no answer since [\d-]+ [\d:]+: the daemon is not running")
             (directory / "notify.sock").unlink()
             with running_relay(directory) as again:
                 terminal.wait_for(rf"pid {again.process.pid}\b")
@@ -142,6 +145,13 @@ def test_top_continues_after_a_restart_of_the_relay(directory: Path) -> None:
                 assert "not running" not in terminal.screen
                 terminal.press(b"q")
                 assert terminal.finish() == 0
+
+
+def test_screen_has_only_characters_of_the_encoding(relay: RunningRelay) -> None:
+    with top(relay, environment={"PYTHONIOENCODING": "latin-1"}) as terminal:
+        terminal.wait_for("left/right sort by column   r reverse")
+        assert "records/s v" in terminal.screen
+        assert terminal.screen.isascii()
 
 
 def test_error_without_a_terminal_suggests_batch(relay: RunningRelay) -> None:

@@ -100,8 +100,8 @@ def test_invalid_request_gets_an_error_and_is_disconnected(
     for request, sentence in {
         b'{"filter": []}\n': "not an object",
         b'{"filter": {"payload": ["x"]}}\n': "'payload'",
-        b'{"filer": {}}\n': "not of the form",
-        b"[]\n": "not of the form",
+        b'{"filer": {}}\n': 'not an object with the key "filter" or "group"',
+        b"[]\n": 'not an object with the key "filter" or "group"',
         b"\xff\n": "not JSON",
         b"\n": "not JSON",
         b"[" * 60000 + b"\n": "not JSON",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals, daemonizing, pidfiles, notifications to the service manager, control requests."""
+"""Signals, notifications to the service manager, control requests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.records import numbered_record, record
-from support.relay import RunningRelay, connect, run_daemon, running_relay
-from support.waiting import TIMEOUT, read_pid, wait_until
+from support.relay import RunningRelay, connect, running_relay
+from support.waiting import TIMEOUT, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -110,60 +109,6 @@ def test_watchdog_is_notified_while_the_loop_runs(
     with running_relay(directory) as relay:
         for _ in range(3):
             relay.wait_notified("WATCHDOG=1")
-
-
-def test_daemonize_runs_in_the_background_with_a_pidfile(directory: Path) -> None:
-    pidfile, log = directory / "pid", directory / "relay.log"
-    command = [
-        *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
-        *("--daemonize", "--pidfile", os.fspath(pidfile), "--log-file", os.fspath(log)),
-    ]
-    subprocess.run(command, check=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
-    pid = read_pid(pidfile)
-    try:
-        with connect(directory / "notifications.sock") as subscriber:
-            with connect(directory / "control.sock") as control:
-                control.sendall(b'{"method": "subscribers"}\n')
-                assert json.loads(control.recv(4096))["result"]
-            with connect(directory / "ingest.sock") as producer:
-                producer.sendall(record())
-            assert subscriber.recv(4096) == record()
-        assert os.getsid(pid) != os.getsid(0)
-        assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
-        assert {Path(f"/proc/{pid}/fd/{n}").readlink() for n in range(3)} == {Path("/dev/null")}
-        again = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert again.returncode == 1
-        assert f"pid {pid} " in again.stderr
-    finally:
-        os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not pidfile.exists(), "the pidfile is removed")
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
-    assert not list(directory.glob("*.sock"))
-    assert "stopped" in log.read_text()
-
-
-@pytest.mark.parametrize("left", ["4194304\n", ""])
-def test_stale_pidfile_is_replaced(directory: Path, left: str) -> None:
-    pidfile = directory / "pid"
-    pidfile.write_text(left)
-    command = [
-        *(sys.executable, "-m", "notif_relayd", "--runtime-dir", os.fspath(directory)),
-        *("--daemonize", "--pidfile", os.fspath(pidfile)),
-    ]
-    subprocess.run(command, check=True, timeout=TIMEOUT)
-    pid = read_pid(pidfile, left)
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
-
-
-def test_file_that_is_not_a_pidfile_is_left_alone(directory: Path) -> None:
-    precious = directory / "precious"
-    precious.write_text("root:x:0:0\n")
-    arguments = ("--runtime-dir", str(directory), "--daemonize", "--pidfile", str(precious))
-    result = run_daemon(*arguments)
-    assert result.returncode == 1
-    assert str(precious) in result.stderr
-    assert precious.read_text() == "root:x:0:0\n"
 
 
 def test_relay_recovers_from_descriptor_exhaustion(directory: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from notif_relay import __version__
 from support.relay import quiet_environment, run_daemon, running_relay
-from support.waiting import TIMEOUT
+from support.waiting import TIMEOUT, wait_until
 
 DIRECTORY = "DIRECTORY"
 
@@ -140,7 +140,28 @@ def test_missing_requirements_are_named(directory: Path) -> None:
         assert result.returncode == 1
         [line] = result.stderr.splitlines()
         assert line.startswith(f"{name}: ")
-        assert "pip install 'notif-relayd[daemon]'" in line
+        assert "pip install '.[daemon]'" in line
+
+
+def test_systemd_python_is_required_only_for_passed_sockets(directory: Path) -> None:
+    """The extra `standalone` does not install systemd-python."""
+    code = (
+        "import os, sys; sys.modules['systemd'] = None; "
+        "os.environ['LISTEN_PID'] = str(os.getpid()) if 'LISTEN_FDS' in os.environ else ''; "
+        "from notif_relayd.entry import relayd; sys.exit(relayd())"
+    )
+    command = [sys.executable, "-c", code, "--runtime-dir", str(directory)]
+    with subprocess.Popen(command) as daemon:
+        try:
+            wait_until((directory / "control.sock").exists, "the relay listens")
+        finally:
+            daemon.terminate()
+    passed = subprocess.run(
+        command, env={**os.environ, "LISTEN_FDS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert passed.returncode == 1
+    [line] = passed.stderr.splitlines()
+    assert "pip install '.[daemon]'" in line
 
 
 def test_sample_configuration_is_current_and_loadable(directory: Path) -> None:

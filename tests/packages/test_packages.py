@@ -21,9 +21,8 @@ from support.container import (
     show,
     states,
 )
-from support.debian_packages import NEW, OLD, apt, package
+from support.debian_packages import NEW, OLD, apt, documented, package
 from support.load import load
-from support.waiting import read_pid
 
 PYTHON = "/usr/bin/python3"
 """Debian's Python, which imports the installed packages and not the checkout."""
@@ -89,7 +88,7 @@ def test_library_package_provides_the_messaging_drivers() -> None:
 
 
 def test_installed_relay_listens_before_the_first_connection() -> None:
-    apt("install", package(OLD, "notif-relayd"))
+    documented("apt-get install -y ./dist", OLD)
     assert run("dpkg", "--audit").stdout == ""
     python("from notif_relayd import fastpath; assert not fastpath.WHY_NOT, fastpath.WHY_NOT")
     assert states() == ("inactive", "active", "active")
@@ -113,6 +112,13 @@ def test_service_with_the_librarys_driver_is_relayed() -> None:
 def test_relayctl_works_with_debians_libraries() -> None:
     assert "records_received" in run("relayctl", "status").stdout
     assert "notif_relayd_up 1" in run("relayctl", "metrics").stdout
+    for shell, installed in (
+        ("bash", "bash-completion/completions/relayctl"),
+        ("fish", "fish/vendor_completions.d/relayctl.fish"),
+        ("zsh", "zsh/vendor-completions/_relayctl"),
+    ):
+        printed = run("relayctl", "complete", "--shell", shell).stdout
+        assert Path("/usr/share", installed).read_text() == printed
 
 
 def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
     started = run("/usr/bin/notif-relayd", *options)
     assert started.returncode == 0, started.stderr
     with connect(str(tmp_path / "notifications.sock")):
-        os.kill(read_pid(pid), 15)
+        os.kill(int(pid.read_text()), 15)
 
 
 def test_upgrade_under_load_loses_no_record() -> None:
@@ -129,7 +135,7 @@ def test_upgrade_under_load_loses_no_record() -> None:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         running.wait_received(BEFORE_AND_AFTER)
         before, sockets = show("MainPID"), show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT)
-        apt("install", package(NEW, "notif-relayd"), package(NEW, "python3-notif-relay"))
+        documented("apt-get install -y ./dist", NEW)
         running.wait_received(BEFORE_AND_AFTER)
         produced = running.finish()
     assert show("MainPID") not in (before, "0")
@@ -151,13 +157,13 @@ def test_upgrade_does_not_start_a_stopped_relay() -> None:
 
 def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
-    apt("remove", "notif-relayd")
+    documented("apt-get remove")
     assert states() == ("inactive", "inactive", "inactive")
     assert not Path("/run/notif-relayd").exists()
     assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
 
 
 def test_purge_leaves_only_users(before: set[str]) -> None:
-    apt("purge", "notif-relayd", "python3-notif-relay")
+    documented("apt-get purge")
     assert related_files() - before == set()
     assert run("getent", "group", "notif-producers").returncode == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from support import doc_blocks
 from support.container import (
     CONFIGURATION,
     INGEST_UNIT,
@@ -26,7 +27,7 @@ from support.container import (
     states,
     systemctl,
 )
-from support.debian_packages import NEW
+from support.debian_packages import NEW, shell
 from support.environments import (
     CHECKOUT,
     VARIABLES,
@@ -170,11 +171,12 @@ def test_changed_option_restarts_a_running_relay() -> None:
     ("variables", "message"),
     [
         ({"notif_relayd_install": "rpm"}, "must be one of: package, pip, got: rpm"),
+        ({"notif_relayd_service_venvs": ["/opt/nova"]}, "Set notif_relayd_pip to a wheel"),
         ({"notif_relayd_members": {"notif-reader": ["nova"]}}, "notif-reader"),
         ({"notif_relayd_members": {"notif-producers": ["bob"]}}, "item=bob"),
         (
             {"notif_relayd_config": {"relayd": {"ring_size": "many"}}},
-            "Integer(min=65536) value: many",
+            "[relayd] ring_size in ",
         ),
         ({"notif_relayd_service_configs": ["/etc/nova/none.conf"]}, "/etc/nova/none.conf"),
     ],
@@ -213,4 +215,12 @@ def test_playbook_installs_with_pip() -> None:
         assert changed(play(variables))
         assert_relayed()
         assert changed(play(variables)) == 0
-        run("systemctl", "disable", "--now", PUBLIC_UNIT)
+
+
+def test_documented_removal_removes_what_pip_and_role_installed() -> None:
+    assert VENV.exists()
+    (*_, remove) = doc_blocks.upgrading("Ansible")
+    shell(f"set -e\n{remove.text}".replace("/opt/notif-relayd", str(VENV)))
+    assert states() == ("inactive", "inactive", "inactive")
+    found = run("find", "/usr/local", "-name", "*notif*", "-o", "-name", "relayctl").stdout
+    assert found == ""

@@ -49,6 +49,15 @@ def run(*command: str, user: str | None = None) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+def create_users() -> None:
+    """Create one user in each of the relay's groups, and one outside them."""
+    groups = {"reader": "notif-subscribers", "writer": "notif-producers", "admin": "notif-relayd"}
+    lines = [f"u {user} -" for user in (*groups, "outsider")]
+    lines += [f"m {user} {group}" for user, group in groups.items()]
+    made = run("systemd-sysusers", "--inline", *lines)
+    assert made.returncode == 0, made.stderr
+
+
 def systemctl(*arguments: str) -> str:
     """Run systemctl; wait for the private socket if the command concerns the public one."""
     done = run("systemctl", *arguments)

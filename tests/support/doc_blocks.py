@@ -30,6 +30,8 @@ class Block:
     text: str
     where: str
     """Name of the file, or of a terminal other than the first; may be empty."""
+    section: str = ""
+    """Heading of the section."""
 
     @property
     def lines(self) -> list[str]:
@@ -37,28 +39,47 @@ class Block:
         return [re.sub(r"\s{2,}#.*", "", line) for line in self.text.splitlines() if line.strip()]
 
 
+TRY, INSTALLING = "Try it", "Installing"
+"""Sections of README.md."""
+
+
+def rst(page: str) -> list[Block]:
+    """Return all blocks of a page in docs; sections are underlined with `=`."""
+    text = (ROOT / "docs" / page).read_text()
+    blocks = []
+    for each in RST.finditer(text):
+        section = re.findall(r"^(.+)\n=+\n", text[: each.start()], re.MULTILINE)[-1]
+        content = textwrap.dedent(each["text"]).strip() + "\n"
+        blocks.append(Block(each["language"], content, each["caption"] or "", section))
+    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", text, re.MULTILINE)
+    assert len(blocks) == len(marked), "the pattern does not match every block"
+    return blocks
+
+
 def tutorial() -> list[Block]:
     """Return all blocks of the tutorial."""
-    page = (ROOT / "docs" / "tutorial.rst").read_text()
-    blocks = [
-        Block(each["language"], textwrap.dedent(each["text"]).strip() + "\n", each["caption"] or "")
-        for each in RST.finditer(page)
-    ]
-    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", page, re.MULTILINE)
-    assert len(blocks) == len(marked), "the pattern does not match every block"
+    return rst("tutorial.rst")
+
+
+def upgrading(section: str) -> list[Block]:
+    """Return the blocks of a section about upgrading and removing."""
+    blocks = [block for block in rst("howto/upgrading.rst") if block.section == section]
+    assert blocks
     return blocks
 
 
 def readme() -> list[Block]:
     """Return all blocks of README.md.
 
-    An `ini` block is the content of the file in /etc that the text names last before the block.
+    Sections have headings of the second level. An `ini` block is the content of the file in /etc
+    that the text names last before the block.
     """
     page = (ROOT / "README.md").read_text()
     blocks = []
     for each in MARKDOWN.finditer(page):
         named = re.findall(r"`(/etc/[^`]+)`", page[: each.start()])
         where = named[-1] if each["language"] == "ini" else ""
-        blocks.append(Block(each["language"], each["text"], where))
+        section = re.findall(r"^## (.+)", page[: each.start()], re.MULTILINE)
+        blocks.append(Block(each["language"], each["text"], where, section[-1] if section else ""))
     assert 2 * len(blocks) == page.count("```"), "the pattern does not match every block"
     return blocks

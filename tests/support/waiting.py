@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 TIMEOUT = 30.0
@@ -47,13 +46,3 @@ def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     wait_readable(process.stdout)
     return process.stdout.readline()
-
-
-def read_pid(pidfile: Path, previous: str = "") -> int:
-    """Wait for the pidfile of a daemon in the background, and return the process ID in it.
-
-    The daemon may write it after the command that started it has ended. Until then the file is
-    missing, empty, or has `previous`, the text that an earlier daemon left in it.
-    """
-    wait_until(lambda: pidfile.exists() and pidfile.read_text() not in ("", previous), "a pidfile")
-    return int(pidfile.read_text())

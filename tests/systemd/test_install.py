@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that ``make install`` writes for a package; ``inside/`` tests them on a host."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
+SYSTEMD = CHECKOUT / "systemd"
 UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
+    "lib/systemd/system/notif-relayd@.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
 }
 """The units that start a program, and the programs."""
@@ -23,18 +26,28 @@ def files(destination: Path) -> set[str]:
 
 
 def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
-    install(tmp_path, "PREFIX=/usr", "MAN=none")
+    relative = Path(os.path.relpath(tmp_path, CHECKOUT))  # as in debian/rules
+    install(relative, "PREFIX=/usr", "MAN=none")
     assert files(tmp_path) == {
         "etc/notif-relayd/logging.conf.sample",
         "etc/notif-relayd/relayd.conf.sample",
         "usr/lib/systemd/system/notif-relayd.socket",
         "usr/lib/systemd/system/notif-relayd-ingest.socket",
         "usr/lib/systemd/system/notif-relayd.service",
+        "usr/lib/systemd/system/notif-relayd@.socket",
+        "usr/lib/systemd/system/notif-relayd-ingest@.socket",
+        "usr/lib/systemd/system/notif-relayd@.service",
         "usr/lib/systemd/system/notif-relayd-exporter.service",
         "usr/lib/sysusers.d/notif-relayd.conf",
         "usr/lib/tmpfiles.d/notif-relayd.conf",
+        "usr/share/bash-completion/completions/notif-relayd",
+        "usr/share/bash-completion/completions/relayctl",
+        "usr/share/fish/vendor_completions.d/notif-relayd.fish",
+        "usr/share/fish/vendor_completions.d/relayctl.fish",
         "usr/share/notif-relayd/grafana/notif-relayd.json",
         "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
+        "usr/share/zsh/site-functions/_notif-relayd",
+        "usr/share/zsh/site-functions/_relayctl",
     }
 
 
@@ -81,3 +94,12 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
         assert files(tmp_path) == {str(each.relative_to(tmp_path)) for each in (own, others)}
     assert not (tmp_path / "usr/local/share/notif-relayd").exists()
     assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
+
+
+def test_template_units_are_derived_from_the_units() -> None:
+    for unit in ("notif-relayd.service", "notif-relayd.socket", "notif-relayd-ingest.socket"):
+        derived = subprocess.run(
+            ["sed", "-f", "instance.sed", unit], cwd=SYSTEMD, capture_output=True, check=True
+        )
+        template = SYSTEMD / unit.replace(".", "@.")
+        assert derived.stdout == template.read_bytes(), f"see {SYSTEMD}/instance.sed"

@@ -126,7 +126,7 @@ def test_wheel_imports_without_other_packages(wheel: Path, tmp_path: Path) -> No
         [environment / "bin/notif-relayd"], capture_output=True, text=True, check=False
     )
     assert daemon.returncode == 1
-    assert "pip install 'notif-relayd[daemon]'" in daemon.stderr
+    assert "pip install '.[daemon]'" in daemon.stderr
 
 
 def test_relay_works_without_the_compiled_module(tmp_path: Path) -> None:

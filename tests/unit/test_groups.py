@@ -182,7 +182,8 @@ class Groups(RuleBasedStateMachine):
             self.returned |= set(reader.unfinished)
         else:
             self.returned |= set(reader.unfinished) | reader.begun
-        self.group.leave(number, owed=reader.owed.count(b"\n"), completing=completing)
+        self.group.note_progress(reader.member, 0 if completing else reader.owed.count(b"\n"))
+        self.group.leave(number)
 
     @rule(index=st.integers(0, 4), share=st.one_of(st.just(1.0), st.floats(0, 1)))
     def serve(self, index: int, share: float) -> None:
@@ -196,7 +197,7 @@ class Groups(RuleBasedStateMachine):
             reader.wire += reader.owed[:size]
             reader.owed = reader.owed[size:]
             if not reader.owed:
-                self.group.note_drained(reader.member)
+                self.group.note_progress(reader.member, 0)
         else:
             hand_out = self.group.take(reader.member)
             if hand_out is None:
@@ -215,8 +216,8 @@ class Groups(RuleBasedStateMachine):
             return
         reader = self.readers[number]
         member = reader.member
-        self.group.note_progress(member, reader.owed.count(b"\n"))
         count += member.finished
+        self.group.note_progress(member, reader.owed.count(b"\n"))
         if member.window is None or count > member.sent:
             try:
                 member.finish(count)
@@ -277,6 +278,7 @@ class Groups(RuleBasedStateMachine):
             else:
                 assert member.unfinished_count <= member.window
                 assert member.sent <= len(reader.got)
+                assert reader.owed or member.sent == len(reader.got)
         assert len(self.undeliverable) >= self.announced["undeliverable"]
 
     def teardown(self) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,11 @@ def test_argument_without_text_is_reported() -> None:
     with log_through(handler) as log:
         log.warning("this is %s", Odd())
     assert handler.lines == ["this is %s (cannot format its arguments: RuntimeError('odd'))"]
+
+
+def test_characters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    handler = logging.FileHandler(path, encoding="latin-1")
+    with contextlib.closing(handler), log_through(handler) as log:
+        log.warning("from %s", "日é")
+    assert path.read_text("latin-1") == "from \\u65e5é\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relayctl without a relay: arguments, help, completion and formatting of values."""
+"""relayctl without a relay: arguments, help and formatting of values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import pytest
 from cliff.columns import FormattableColumn
 
 from notif_relay import __version__
+from notif_relay.request import filter_request
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.app import Relayctl, main
+from notif_relayctl.columns import Duration
 from notif_relayctl.command_table import COMMANDS
-from notif_relayctl.commands import Duration
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
-    *("metrics", "exporter", "complete", "help"),
+    *("groups", "metrics", "exporter", "complete", "help"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -39,27 +40,75 @@ UNUSED_ID = 2**31 - 7
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("line", "message"),
     [
-        (["stauts"], "unknown command or option 'stauts'"),
-        (["--colour", "status"], "unknown command or option '--colour'"),
-        (["help", "stauts"], "unknown command or option 'stauts'"),
-        (["status", "extra"], "extra"),
-        (["status", "-f", "xml"], "invalid choice: 'xml'"),
-        (["status", "--max-width", "wide"], "'wide'"),
-        (["--runtime-dir"], "--runtime-dir: expected one argument"),
+        ("", "unknown command ''; see relayctl"),
+        ("zzz", "unknown command 'zzz'; see relayctl"),
+        ("stauts", "unknown command 'stauts'; did you mean status? See relayctl"),
+        ("disc 7", "unknown command 'disc'; did you mean disconnect? See relayctl"),
+        ("help stauts", "unknown command 'stauts'; did you mean status? See relayctl"),
+        ("--runtim=/x status", "'--runtim'; did you mean --runtime-dir? See relayctl"),
+        ("-f json status", "'-f'; the options of a command follow its name; see relayctl"),
+        ("status --runtime-dir", "--runtime-dir: expected one argument; see relayctl"),
+        ("status extra", "unrecognized arguments: extra; see relayctl status"),
+        ("status --quote", "unknown option '--quote'; see relayctl status"),
+        ("status -f", "-f/--format: expected one argument; see relayctl status"),
+        ("status --max-width wide", "'wide'; see relayctl status"),
+        ("status --runtime /x", "'--runtime'; did you mean --runtime-dir? See relayctl status"),
+        ("status --formt json", "'--formt'; did you mean --format? See relayctl status"),
+        ("producers --sort-col=pid", "did you mean --sort-column? See relayctl producers"),
+        ("tail -x", "unknown option '-x'; see relayctl tail"),
+        ("tail --event-typ x", "'--event-typ'; did you mean --event-type? See relayctl tail"),
+        ("send --event-typ x 1", "'--event-typ'; did you mean --event-type? See relayctl send"),
+        ("send -- --zzz", "required: --event-type; see relayctl send"),
     ],
 )
 def test_wrong_argument_is_one_line_and_status_1(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
-    assert main(arguments) == 1
+    assert main(line.split(" ")) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("relayctl: ")
-    assert message in err
-    assert err.endswith("; see relayctl help\n")
+    assert err.endswith(f"{message} --help\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["doctor -c results", "doctor -c result --column x", "doctor --sort-column ''"]
+)
+def test_unknown_column_is_an_error_that_lists_columns(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert main(line.split()) == 1
+    assert re.search(
+        r"choose from '?check'?, '?result'?, '?finding'?, '?advice'?\); see relayctl doctor --help",
+        capsys.readouterr().err,
+    )
+
+
+def test_columns_are_accepted_in_any_case() -> None:
+    _, shown = Relayctl().parse(["producers", "-c", "PID", "--sort-column", "Connected Seconds"])
+    assert (shown.columns, shown.sort_columns) == (["pid"], ["connected_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("info", "INFO"),
+        ("Warn", "WARN"),
+        ("warning", "WARN"),
+        ("ERR", "ERROR"),
+        ("crit", "CRITICAL"),
+        ("Fatal", "CRITICAL"),
+    ],
+)
+def test_usual_spellings_of_priorities_are_accepted(text: str, name: str) -> None:
+    _, sent = Relayctl().parse(["send", "--event-type", "x", "--priority", text])
+    _, shown = Relayctl().parse(["tail", "--priority", text, "--priority", "w*"])
+    assert sent.priority == name
+    assert shown.priority == [name, "W*"]
+    assert filter_request(None, shown.priority, None)
 
 
 @pytest.mark.parametrize(("name", "summary"), [(each, COMMANDS[each][1]) for each in COMMANDS])
@@ -133,17 +182,6 @@ def test_documented_command_lines_are_accepted(line: str) -> None:
     command_class(relayctl, None).get_parser(name).parse_args(
         arguments
     )  # exits if it is not accepted
-
-
-def test_bash_completion_covers_all_commands_and_options(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["complete"]) == 0
-    script = capsys.readouterr().out
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    names = re.findall(r"^  cmds='(.*)'$", script, re.MULTILINE)[0].split()
-    assert {*NAMES, "watch", "help"} == set(names)
-    assert re.search(r"^  cmds_tail='.*--event-type .*--for .*'$", script, re.MULTILINE)
 
 
 def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
         path, appended = Path(directory, "service.conf"), Path(directory, "logging.conf")
         path.write_bytes(conf.replace("LOGGING", os.fspath(appended)).encode(errors="replace"))
         appended.write_bytes(logging.encode(errors="replace"))
-        return list(service.examine([os.fspath(path)], paths.DEFAULT_INGEST_PATH))
+        return list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
 
 
 @given(
@@ -79,7 +79,7 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "service.conf")
         path.write_bytes(content)
-        assert list(service.examine([os.fspath(path)], paths.DEFAULT_INGEST_PATH))
+        assert list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
 
 
 @pytest.mark.parametrize("path", ["/a\0b", f"/{'x' * 200}"])

@@ -6,8 +6,11 @@ from __future__ import annotations
 import io
 import os
 import pwd
+import re
+import sys
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from notif_relayctl.top.keys import LEFT, QUIT, RIGHT, TAB, Keys
@@ -151,3 +154,36 @@ def test_many_rows_leave_room_for_the_other_tables() -> None:
     assert "subscribers: 0" in screen
     assert "busiest event types" in screen
     assert "q quit" in screen
+
+
+def test_values_are_dim_without_an_answer() -> None:
+    traffic = between(None, Sample(1.0, status(), [producer(1, 0)], []))
+
+    def styled(problem: str | None) -> str:
+        out = io.StringIO()
+        frame = Frame(traffic, [("compute.x", 2.5)], None, problem, View())
+        Console(file=out, width=120, force_terminal=True, color_system="standard").print(
+            page(frame)
+        )
+        return out.getvalue()
+
+    current, old = styled(None), styled("no answer since noon")
+    assert "no answer since noon" in old
+    assert "\x1b[2m" not in current
+    for value in ("in ", "ring ", "nova", "compute.x", " 2.5"):
+        assert re.search(rf"\x1b\[2m[^\x1b]*{value}", old)
+
+
+def test_wide_names_are_aligned_and_other_encodings_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = Sample(1.0, status(), [producer(1, 0, "日本"), producer(2, 0, "ascii")], [])
+    frame = Frame(between(None, now), [("日本.x" * 30, 1.0)], None, None, View())
+    text = render(frame)
+    assert len({cell_len(line) for line in text.splitlines() if "root" in line}) == 1
+    assert "…" in text
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "latin-1"))
+    text = render(frame) + render(frame, lines=40)
+    assert text.isascii()
+    assert r" \u65e5\u672c " in text
+    assert "records/s v" in text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -67,6 +68,18 @@ def test_torn_record_is_completed_before_the_gap() -> None:
     assert drain(cursor, step=1) == b"wo\ngap %d\n7\n8\n" % (ring.first_seq - 2)
     assert ring.first_seq == 6
     assert cursor.announced == 4
+
+
+@pytest.mark.parametrize("sent", range(len(b"one\ntwo\n") + 1))
+def test_loss_is_noted_with_its_first_record(sent: int) -> None:
+    ring = Ring(Store(2 * CHUNK_OVERHEAD + 20))
+    ring.append(b"one\ntwo\n", 2)
+    cursor = Cursor(ring, gap, owner=7)
+    cursor.rewind(8 - sent)
+    while not cursor.dropped:
+        assert not ring.store.losing
+        ring.append(b"next\n", 1)
+    assert ring.store.losing == {7}
 
 
 def test_growing_gap_is_announced_twice_and_adds_up() -> None:
@@ -259,7 +272,7 @@ class Subscribers(RuleBasedStateMachine):
         self.store = Store(limit)
         rings = [Ring(self.store), Ring(self.store)]
         self.rings = [rings[0], rings[0], rings[1]]
-        self.cursors = [Cursor(ring, gap) for ring in self.rings]
+        self.cursors = [Cursor(ring, gap, owner) for owner, ring in enumerate(self.rings)]
         self.read = [b""] * 3
         self.inserted = [0] * 3
 
@@ -301,6 +314,13 @@ class Subscribers(RuleBasedStateMachine):
             assert expected <= self.cursors[index].end
             assert dropped <= self.cursors[index].announced
             assert answers <= self.inserted[index]
+
+    @invariant()
+    def losses_are_noted(self) -> None:
+        for index in range(3) if hasattr(self, "cursors") else ():
+            is_noted = index in self.store.losing
+            assert is_noted or not self.cursors[index].announced
+            assert self.cursors[index].dropped or not is_noted
 
     def teardown(self) -> None:
         for index in range(3) if hasattr(self, "cursors") else ():

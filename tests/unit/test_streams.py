@@ -28,7 +28,7 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
     other = streams.of(view("b"))
     assert list(streams) == [stream, other]
     for _ in range(2):
-        Subscription(stream)
+        Subscription(stream, 1)
     streams.leave(stream)
     assert list(streams) == [stream, other]
     streams.leave(stream)
@@ -39,7 +39,7 @@ def test_equal_views_share_a_stream_until_it_is_empty(streams: Streams) -> None:
 def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
     stream, unfiltered = streams.of(view("a.*")), streams.of(UNFILTERED)
     streams.of(view("b"))
-    Subscription(stream)
+    Subscription(stream, 1)
     assert streams.unfiltered is unfiltered
     streams.end_unused()
     assert list(streams) == [stream]
@@ -58,7 +58,7 @@ def test_filtered_streams_get_matching_records(streams: Streams) -> None:
 
 def test_stream_that_ends_during_selection_is_skipped(streams: Streams) -> None:
     for pattern in ("a.*", "b"):
-        Subscription(streams.of(view(pattern)))
+        Subscription(streams.of(view(pattern)), 1)
     selected = streams.select(ROUTING_KEYS)
     first, _ = next(selected)
     for each in list(streams):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from notif_relay import BadFilter, aio, subscribe
-from notif_relay.request import PRIORITIES, filter_request
+from notif_relay.priorities import PRIORITIES
+from notif_relay.request import filter_request
 
 SUBSCRIBERS = pytest.mark.parametrize(
     "make", [subscribe, aio.subscribe], ids=["threads", "asyncio"]
@@ -51,16 +52,33 @@ def test_relative_paths_are_accepted(
         *(("timeout", value) for value in ("5", 0, -1, math.nan, math.inf, 1e300, True, [1])),
         *(("reconnect", value) for value in ("no", None, 0)),
         *(("on_gap", value) for value in ("print", 3)),
+        *(("group", value) for value in ("", "a b", "x" * 65, "é", "a\n", 3, b"a")),
+        *(("window", value) for value in (0, -1, 65537, 1.0, "1", True)),
+        *(("hold", value) for value in (-1, math.nan, math.inf, "1", True)),
+        *(("auto_done", value) for value in (1, None)),
     ],
 )
 def test_invalid_option_is_named(make: Any, tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{name} must be "):
-        make(tmp_path / "socket", **{name: value})
+        make(tmp_path / "socket", **{"group": "g"} | {name: value})
+
+
+@SUBSCRIBERS
+@pytest.mark.parametrize(
+    "options",
+    [{"window": 1}, {"hold": 0}, {"auto_done": False}, {"group": "g", "auto_done": False}],
+)
+def test_option_without_its_group_is_named(
+    make: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    *_, name = options
+    with pytest.raises(ValueError, match=f"^{name} must be used with "):
+        make(tmp_path / "socket", **options)
 
 
 HOPELESS: list[tuple[str, Any, str]] = [
     ("priority", "WARNING", "the priorities are AUDIT, DEBUG, INFO, WARN, ERROR"),
-    ("priority", "warning", "the priorities are"),
+    ("priority", "warning", "SAMPLE; write WARN"),
     ("priority", ["ERROR", "FATAL"], "'FATAL'"),
     ("priority", "E?R", "the priorities are"),
     ("priority", "", "it is empty"),

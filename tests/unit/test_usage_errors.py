@@ -15,23 +15,31 @@ from notif_relayd.errors import StartError, one_line, usage_errors
 def test_message_of_argparse_has_no_usage(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser(prog="program")
     parser.add_argument("--size", type=int)
+    arguments = ["--size", "error: x"]
     with (
         pytest.raises(StartError, match=r"\Aargument --size: invalid int value: 'error: x'\Z"),
-        usage_errors(StartError),
+        usage_errors(StartError, arguments, parser.print_help),
     ):
-        parser.parse_args(["--size", "error: x"])
+        parser.parse_args(arguments)
     assert capsys.readouterr() == ("", "")
 
 
-def test_message_of_oslo_config_is_kept() -> None:
+def test_message_of_oslo_config_names_the_option() -> None:
     conf = cfg.ConfigOpts()
-    conf.register_cli_opts([cfg.IntOpt("size")])
-    with pytest.raises(StartError, match=r"--size.* x"), usage_errors(StartError):
-        conf(["--size", "x"], project="program", prog="program")
+    conf.register_cli_opts([cfg.IntOpt("size"), cfg.BoolOpt("max_size")])
+    for argument, message in (
+        ("--size=x", r"--size.* x"),
+        ("--max-siz", r"\Aunknown option '--max-siz'; did you mean --max_size\?\Z"),
+    ):
+        with (
+            pytest.raises(StartError, match=message),
+            usage_errors(StartError, [argument], conf.print_help),
+        ):
+            conf([argument], project="program", prog="program")
 
 
 def test_successful_exit_is_not_an_error() -> None:
-    with pytest.raises(SystemExit), usage_errors(StartError):
+    with pytest.raises(SystemExit), usage_errors(StartError, []):
         sys.exit(0)
 
 

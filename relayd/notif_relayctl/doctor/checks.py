@@ -6,7 +6,7 @@ A check depends on the checks before it, so the first failure is usually the cau
 
 from collections.abc import Iterator, Sequence
 
-from notif_relayctl.doctor import rights, round_trip, service, sockets, units
+from notif_relayctl.doctor import library, rights, round_trip, service, sockets, units
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import find_relay
 from notif_relayd.control.schema import Status
@@ -35,7 +35,7 @@ def run_checks(
     """
     host = find_relay(runtime_dir, control_path, relayd_config)
     relay_runs = isinstance(host.status, Status) or host.listens(host.public)
-    yield from units.examine(host.units, relay_runs)
+    yield from units.examine(host.names, host.units, relay_runs)
     yield host.configuration
     yield from sockets.directories(host)
     yield from sockets.files(host)
@@ -43,6 +43,7 @@ def run_checks(
     for user in users:
         yield from rights.examine(host, user, needs)
     for given in services:
-        yield from service.examine(given, host.ingest.path)
+        yield from service.examine(given, [each.path for each in host.named("ingest")])
+        yield from library.examine(given)
     if round_trips:
         yield from round_trip.examine(host)

@@ -3,26 +3,28 @@
 
 import argparse
 import logging
+from collections import Counter
 
 from cliff.lister import Lister
 
 from notif_relayctl.access import RIGHTS
+from notif_relayctl.columns import Text
 from notif_relayctl.command import CtlCommand
-from notif_relayctl.doctor.finding import FAILED, Finding
-from notif_relayd.escaping import printable
+from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 
 
 class Doctor(CtlCommand, Lister):
     """Check the relay and its set-up, and suggest remedies.
 
-    Each check is one row. The last check sends notifications through the relay, which other
-    subscribers receive as well; if systemd holds the sockets, this starts the relay. The exit
-    status is 1 if a check failed. Warnings do not change it.
+    Each check is one row; a table ends with a summary. The last check sends notifications through
+    the relay, which other subscribers receive as well; if systemd holds the sockets, this starts
+    the relay. The exit status is 1 if a check failed. Warnings do not change it.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"
+    columns = Finding._fields
 
-    _failed = False
+    _results: Counter[str]
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the options that select the checks."""
@@ -61,11 +63,16 @@ class Doctor(CtlCommand, Lister):
             action="store_true",
             help="send no notifications, and connect to no socket that may start the relay",
         )
+        parser.add_argument(
+            "--failed",
+            action="store_true",
+            help="print only the checks that failed",
+        )
         return parser
 
     def take_action(
         self, arguments: argparse.Namespace
-    ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    ) -> tuple[tuple[str, ...], list[tuple[Text, ...]]]:
         """Run all checks and return one row for each finding."""
         from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415 - slow to import
 
@@ -75,7 +82,7 @@ class Doctor(CtlCommand, Lister):
         findings = list(
             run_checks(
                 options.runtime_dir,
-                options.control_path,
+                self.control_path,
                 arguments.relayd_config,
                 users=arguments.user or [None],
                 needs=arguments.needs,
@@ -83,10 +90,23 @@ class Doctor(CtlCommand, Lister):
                 round_trips=not arguments.no_round_trip,
             )
         )
-        self._failed = any(each.result == FAILED for each in findings)
+        self._results = Counter(each.result for each in findings)
+        if arguments.failed:
+            findings = [each for each in findings if each.result == FAILED]
         # Paths and the contents of files can contain control characters.
-        return Finding._fields, [tuple(map(printable, each)) for each in findings]
+        return self.columns, [tuple(map(Text, each)) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""
-        return super().run(parsed_args) or int(self._failed)
+        status = super().run(parsed_args)
+        if parsed_args.formatter == "table":  # The other formats are for programs.
+            self.app.stdout.write(f"{_summary(self._results)}\n")
+        return status or int(self._results[FAILED] > 0)
+
+
+def _summary(results: Counter[str]) -> str:
+    """Return the number of checks with each result."""
+    parts = [f"{results[each]} {each}" for each in (OK, FAILED, SKIPPED)]
+    if warnings := results[WARNING]:
+        parts.append(f"{warnings} warning{'s' if warnings > 1 else ''}")
+    return ", ".join(parts)

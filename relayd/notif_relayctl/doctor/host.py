@@ -8,29 +8,29 @@ The path of a socket is taken from the first of these sources that states it:
 3. the configuration.
 """
 
+import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oslo_config import cfg
-
 from notif_relay import paths
-from notif_relay.connection import checked_path
-from notif_relayctl.access import AS_ROOT
+from notif_relayctl.access import in_runtime_dir
+from notif_relayctl.accounts import Account, account, home
 from notif_relayctl.client import ask
-from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
+from notif_relayctl.doctor.configuration import configuration_of
+from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.units import (
-    INGEST_UNIT,
-    PUBLIC_UNIT,
+    Names,
     Unit,
     UnitsUnknownError,
     units,
 )
-from notif_relayctl.errors import CtlError
+from notif_relayctl.errors import CtlError, NotAllowedError
+from notif_relayctl.location import instance_of
 from notif_relayd.control.schema import Status
-from notif_relayd.daemon import config_files, options
-from notif_relayd.errors import StartError, one_line, usage_errors
-from notif_relayd.settings import CONFIG_FILE, PROGRAM, Access, SocketPlan
+from notif_relayd.daemon import options
+from notif_relayd.settings import Access, AllowList, SocketPlan
 
 FLAGS = 3
 """Column of /proc/net/unix, proc_net_unix(5)."""
@@ -39,9 +39,13 @@ LISTENING = 0x10000
 """The flag __SO_ACCEPTCON."""
 
 
+ANOTHER_DIRECTORY = "leave it as it is, and set sock_path in relayd.conf to another directory"
+"""Advice about a directory that is not the relay's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class RelaySocket:
-    """One of the relay's three sockets."""
+    """One of the relay's sockets."""
 
     name: str
     """`public`, `ingest` or `control`: the prefix of the socket's options."""
@@ -49,31 +53,81 @@ class RelaySocket:
     access: Access
     unit: Unit | None
     """The unit that holds the socket; `None` if the daemon binds it."""
+    allowed: AllowList | None = None
+    """`None` for every user that the permissions of the socket file admit."""
+
+    @property
+    def directory(self) -> str:
+        """The directory of the socket."""
+        return os.path.dirname(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """The relay of this host, as far as this process can examine it."""
 
+    names: Names
     units: Mapping[str, Unit] | UnitsUnknownError
     status: Status | CtlError
     """The answer of the daemon, or why it did not answer."""
     public: RelaySocket
     ingest: RelaySocket
     control: RelaySocket
+    more: tuple[RelaySocket, ...]
+    """Further public and private sockets, which systemd holds."""
+    settings: options.Settings
+    """The settings of the daemon, or its defaults if the configuration is unusable."""
     configuration: Finding
 
     @property
     def sockets(self) -> tuple[RelaySocket, ...]:
-        """The three sockets."""
-        return self.public, self.ingest, self.control
+        """All sockets."""
+        return self.public, self.ingest, self.control, *self.more
+
+    def named(self, name: str) -> list[RelaySocket]:
+        """Return the sockets with this name; the first one is the one that the daemon reports."""
+        return [each for each in self.sockets if each.name == name]
+
+    @property
+    def daemon(self) -> Account | None:
+        """The daemon's user, if known."""
+        with contextlib.suppress(OSError, LookupError):
+            if isinstance(self.status, Status):
+                return account(str(os.stat(f"/proc/{self.status.pid}").st_uid))
+            if not isinstance(self.units, UnitsUnknownError):
+                return account(self.units[self.names.service]["User"])
+        return None
+
+    def is_relays(self, socket: RelaySocket) -> bool:
+        """Return whether a socket is known to be the relay's, not one of another program."""
+        if socket.unit is not None or in_runtime_dir(socket.path):
+            return True
+        if isinstance(self.status, Status):
+            reported = (self.status.public_socket, self.status.ingest_socket)
+            return socket is self.control or socket.path in reported
+        return (
+            isinstance(self.status, NotAllowedError) and socket.directory == self.control.directory
+        )
+
+    def owns(self, directory: str) -> bool:
+        """Return whether a directory is the relay's own, so that its owner and mode may be changed.
+
+        The directory of a service or of the system is not, nor is a home directory.
+        """
+        if in_runtime_dir(directory):
+            return True
+        daemon = self.daemon
+        if daemon is None or directory != self.control.directory or directory == home(daemon.uid):
+            return False
+        status = os.stat(directory)
+        return status.st_uid == daemon.uid and not status.st_mode & stat.S_ISVTX
 
     @property
     def start(self) -> str:
         """Advice for starting the relay."""
-        if isinstance(self.units, UnitsUnknownError) or not self.units[PUBLIC_UNIT].installed:
+        if isinstance(self.units, UnitsUnknownError) or not self.units[self.names.public].installed:
             return "start notif-relayd"
-        return f"systemctl restart {PUBLIC_UNIT}"
+        return f"systemctl restart {self.names.public}"
 
     def listens(self, socket: RelaySocket) -> bool:
         """Return whether a process is known to listen on the socket, without connecting to it.
@@ -96,83 +150,77 @@ def find_relay(runtime_dir: str, control_path: str, config_file: str | None) -> 
         runtime_dir: directory of the sockets. If it is the default, the configuration may replace
             it.
         control_path: the control socket. If it is the default, the configuration may replace it.
-        config_file: configuration of the daemon; `None` for the default, which need not exist.
+        config_file: configuration of the daemon; `None` for that of the running daemon or the
+            default, which need not exist.
     """
-    settings, configuration = _settings(runtime_dir, config_file)
     default = os.path.join(runtime_dir, paths.CONTROL_SOCKET)
+    status = _status(control_path)
+    pid = status.pid if isinstance(status, Status) else None
+    settings, configuration = configuration_of(runtime_dir, config_file, pid)
     control = settings.control.path if control_path == default else control_path
     known: Mapping[str, Unit] | UnitsUnknownError
+    names = Names.of(instance_of(runtime_dir))
     try:
-        known = units()
+        known = _units_of(runtime_dir, names)
     except UnitsUnknownError as error:
         known = error
-    status: Status | CtlError
-    try:
-        status = ask(control, "status", Status)
-    except CtlError as error:
-        status = error
+    if control != control_path:
+        status = _status(control)
     public, ingest = (
         (status.public_socket, status.ingest_socket) if isinstance(status, Status) else ("", "")
     )
+    subscribers, producers = settings.limits.subscribers, settings.limits.producers
+    first_public, *more_public = _sockets(
+        settings.public, subscribers.allowed, known, names.public, public
+    )
+    first_ingest, *more_ingest = _sockets(
+        settings.ingest, producers.allowed, known, names.ingest, ingest
+    )
     return Host(
+        names,
         known,
         status,
-        _socket(settings.public, known, PUBLIC_UNIT, public),
-        _socket(settings.ingest, known, INGEST_UNIT, ingest),
+        first_public,
+        first_ingest,
         RelaySocket("control", control, settings.control.access, None),
+        (*more_public, *more_ingest),
+        settings,
         configuration,
     )
 
 
-def _socket(
-    plan: SocketPlan, known: Mapping[str, Unit] | UnitsUnknownError, name: str, reported: str
-) -> RelaySocket:
-    unit = None if isinstance(known, UnitsUnknownError) else known.get(name)
-    if unit is None or not unit.active or reported not in ("", unit.path):
-        return RelaySocket(plan.name, reported or plan.path, plan.access, None)
-    return RelaySocket(plan.name, unit.path, plan.access, unit)
+def _units_of(runtime_dir: str, names: Names) -> Mapping[str, Unit]:
+    """Return the units of the relay in a directory.
+
+    Raises:
+        UnitsUnknownError: systemd does not answer, or the relay has other units or none.
+    """
+    found = units(names)
+    directories = [os.path.dirname(path) for unit in found.values() for path in unit.paths]
+    if not in_runtime_dir(runtime_dir) and runtime_dir not in directories:
+        raise UnitsUnknownError(f"no unit of the relay has a socket in {runtime_dir}")
+    return found
 
 
-def _settings(runtime_dir: str, config_file: str | None) -> tuple[options.Settings, Finding]:
-    """Return the settings of the daemon, or its defaults if the configuration is unusable."""
-    file = config_file or CONFIG_FILE
-    arguments = [] if runtime_dir == paths.RUNTIME_DIR else ["--runtime-dir", runtime_dir]
-    files = [file] if config_file or os.path.exists(file) else []
-    check = f"configuration {file}"
+def _status(control: str) -> Status | CtlError:
     try:
-        if os.path.isdir(f"{file}.d"):
-            files += config_files.files_in(f"{file}.d")
-        settings = _parsed(arguments, files)
-        for plan in (settings.public, settings.ingest, settings.control):
-            checked_path(plan.path)
-    except (cfg.Error, StartError, OSError, ValueError) as error:
-        if isinstance(error.__cause__, PermissionError):
-            result = SKIPPED
-            finding = f"you may not read it, so the defaults are assumed; {AS_ROOT}"
-        else:
-            result, finding = FAILED, f"the daemon cannot use it: {one_line(error)}"
-    else:
-        finding = "the daemon can use it" if files else "it does not exist, so the defaults apply"
-        return settings, Finding(check, OK, finding)
-    advice = "" if result == SKIPPED else f"correct it; {PROGRAM} --help lists all options"
-    return _parsed(arguments, []), Finding(check, result, finding, advice)
+        return ask(control, "status", Status)
+    except CtlError as error:
+        return error
 
 
-def _parsed(arguments: list[str], files: list[str]) -> options.Settings:
-    origins = config_files.check(files)
-    conf = cfg.ConfigOpts()
-    options.register(conf)
-    with usage_errors(StartError):
-        conf(
-            arguments,
-            project=PROGRAM,
-            prog=PROGRAM,
-            default_config_files=files,
-            default_config_dirs=[],
-        )
-    settings = options.settings(conf, origins)
-    origins.check_rules(conf[options.RELAYD].access_rules)
-    return settings
+def _sockets(
+    plan: SocketPlan,
+    allowed: AllowList | None,
+    known: Mapping[str, Unit] | UnitsUnknownError,
+    name: str,
+    reported: str,
+) -> list[RelaySocket]:
+    unit = None if isinstance(known, UnitsUnknownError) else known.get(name)
+    # A masked unit may still be active, but systemd does not show its paths.
+    if unit is None or not unit.active or not unit.paths or reported not in ("", *unit.paths):
+        return [RelaySocket(plan.name, reported or plan.path, plan.access, None, allowed)]
+    return [RelaySocket(plan.name, path, plan.access, unit, allowed) for path in unit.paths]
 
 
 def _listening() -> set[str]:

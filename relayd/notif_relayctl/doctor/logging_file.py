@@ -13,7 +13,7 @@ import ast
 import configparser
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from notif_relay import RelayHandler
@@ -36,13 +36,13 @@ class _ArgumentError(Exception):
     """The handler does not accept its arguments."""
 
 
-def examine(check: str, path: str | None, ingest: str) -> Iterator[Finding]:
+def examine(check: str, path: str | None, ingest: Sequence[str]) -> Iterator[Finding]:
     """Check where the file that `log_config_append` names sends notifications.
 
     Args:
         check: name of the check.
         path: the value of `log_config_append`.
-        ingest: the private socket of the relay.
+        ingest: the private sockets of the relay.
     """
     if not path:
         yield Finding(
@@ -72,7 +72,9 @@ def examine(check: str, path: str | None, ingest: str) -> Iterator[Finding]:
         yield from _examine(check, path, loggers, ingest)
 
 
-def _examine(check: str, path: str, loggers: list[Logger], ingest: str) -> Iterator[Finding]:
+def _examine(
+    check: str, path: str, loggers: list[Logger], ingest: Sequence[str]
+) -> Iterator[Finding]:
     ancestors = [
         each for each in loggers if f"{EXAMPLE}.".startswith(each.name and f"{each.name}.")
     ]
@@ -120,9 +122,9 @@ def _unreached(check: str, path: str, loggers: list[Logger]) -> Finding:
 
 
 def _handler(
-    check: str, handler: Handler, deciding: Logger | None, ingest: str
+    check: str, handler: Handler, deciding: Logger | None, ingest: Sequence[str]
 ) -> Iterator[Finding]:
-    advice = f'write args = ("{ingest}",)'
+    advice = f'write args = ("{ingest[0]}",)'
     try:
         arguments = _arguments(handler)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -139,7 +141,11 @@ def _handler(
         return
     path = arguments.get("path", DEFAULT_INGEST_PATH)
     arrives = destination.examine(
-        check, f"the handler {handler.name}", path, ingest, f"args in [{handler.section}]"
+        check,
+        f"the handler {handler.name}",
+        path,
+        ingest,
+        f'set args in [{handler.section}] to ("{ingest[0]}",)',
     )
     yield arrives
     if arrives.result == OK:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check whether a user may subscribe, produce and query the status.
 
+The permissions of the socket, its allow list and the access rules must admit the user.
+
 A process gets its groups at login; a new membership has no effect on running processes. The checks
 distinguish this case from a missing membership, since adding the user to the group again does not
 help.
@@ -10,9 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 from notif_relayctl.access import AS_ROOT, PRODUCE, RIGHTS, STATUS, SUBSCRIBE, Refusal, refusal
-from notif_relayctl.accounts import Account, account, this_process
+from notif_relayctl.accounts import Account, account, group_name, this_process
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from notif_relayctl.doctor.host import Host, RelaySocket
+from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
 
 MAX_PROCESSES = 3
 """Processes that a finding names; a service can have hundreds."""
@@ -37,7 +39,7 @@ def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Find
         checked = running
     sockets = {SUBSCRIBE: host.public, PRODUCE: host.ingest, STATUS: host.control}
     findings = [
-        _examine(checked, running, right, sockets[right])
+        _examine(host, checked, running, right, sockets[right])
         for right in RIGHTS
         if right in needs or not needs
     ]
@@ -46,22 +48,26 @@ def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Find
         yield each._replace(result=FAILED) if each.result == WARNING and not sufficient else each
     if checked.uid != 0:
         for right in (SUBSCRIBE, PRODUCE):
-            yield from _outdated(checked, right, sockets[right])
+            yield from _outdated(host, checked, right, sockets[right])
 
 
-def _examine(checked: Account, running: Account, right: str, socket: RelaySocket) -> Finding:
+def _examine(
+    host: Host, checked: Account, running: Account, right: str, socket: RelaySocket
+) -> Finding:
     """Check one permission. A missing one is a warning; the caller knows whether it is needed."""
     check = f"user {checked.name} {right}"
-    is_running = checked.uid == running.uid
+    process = running if checked.uid == running.uid else checked
     try:
-        now = refusal(socket.path, running if is_running else checked)
+        now = refusal(socket.path, process)
         after_login = refusal(socket.path, checked)
     except FileNotFoundError:
         return Finding(check, SKIPPED, f"the socket {socket.path} does not exist")
     except OSError as error:
         return Finding(check, SKIPPED, f"cannot examine {socket.path}: {error.strerror}", AS_ROOT)
+    if not host.is_relays(socket):
+        return Finding(check, SKIPPED, f"no relay is known to listen on {socket.path}", host.start)
     if now is None:
-        return Finding(check, OK, f"{checked.name} may connect to {socket.path}")
+        return _admitted(host, check, checked, process, socket)
     if after_login is None:
         return Finding(
             check,
@@ -69,10 +75,44 @@ def _examine(checked: Account, running: Account, right: str, socket: RelaySocket
             f"{now.sentence(checked.name)}; the user joined the group after this login",
             "log in again",
         )
-    return Finding(check, WARNING, now.sentence(checked.name), _advice(now, checked))
+    return Finding(check, WARNING, now.sentence(checked.name), _advice(host, now, checked))
 
 
-def _advice(refused: Refusal, checked: Account) -> str:
+def _admitted(
+    host: Host, check: str, checked: Account, process: Account, socket: RelaySocket
+) -> Finding:
+    """Check the allow list and the access rules for a user who has the permission of the file."""
+    may = f"{checked.name} may connect to {socket.path}"
+    if socket.allowed is not None and process not in socket.allowed:
+        if checked in socket.allowed:
+            finding = f"{may}, but the relay refuses it: the user joined a group of "
+            finding += f"{socket.name}_allow_groups after this login"
+            return Finding(check, WARNING, finding, "log in again")
+        return Finding(
+            check,
+            WARNING,
+            f"{may}, but the relay refuses it: neither {socket.name}_allow_users contains the user "
+            f"nor {socket.name}_allow_groups one of its groups",
+            f"add it to {socket.name}_allow_users in relayd.conf, then reload the relay",
+        )
+    readable = host.settings.policy.allowed(process) if socket is host.public else None
+    if readable is None:
+        return Finding(check, OK, may)
+    if readable:
+        return Finding(check, OK, f"{may}, and reads what the access rules of its groups allow")
+    groups = sorted({group_name(rule.group) for rule in host.settings.policy.rules})
+    return Finding(
+        check,
+        WARNING,
+        f"{may}, but receives nothing: no access rule is for one of its groups",
+        f"add an access rule for one of its groups, or {checked.name} to a group that has a rule: "
+        f"{', '.join(groups)}",
+    )
+
+
+def _advice(host: Host, refused: Refusal, checked: Account) -> str:
+    if refused.is_directory and not host.owns(refused.path):
+        return AS_ROOT if host.daemon is None else ANOTHER_DIRECTORY
     if remedy := refused.remedy(checked.name):
         return f"{remedy}, then log in again or restart the service"
     if refused.is_directory:
@@ -80,15 +120,19 @@ def _advice(refused: Refusal, checked: Account) -> str:
     return f"chgrp {refused.path} to a group, chmod g+rw it, and add {checked.name} to the group"
 
 
-def _outdated(checked: Account, right: str, socket: RelaySocket) -> Iterator[Finding]:
+def _outdated(host: Host, checked: Account, right: str, socket: RelaySocket) -> Iterator[Finding]:
     """Report processes that lack a permission which a new process of the same user has."""
+    allowed = socket.allowed
     try:
-        if refusal(socket.path, checked) is not None:
+        if not host.is_relays(socket) or refusal(socket.path, checked) is not None:
+            return
+        if allowed is not None and checked not in allowed:
             return
         outdated = [
             f"{pid} ({process.name})"
             for pid, process in _processes(checked.uid)
             if refusal(socket.path, process) is not None
+            or (allowed is not None and process not in allowed)
         ]
     except OSError:
         return  # `_examine` has reported it.

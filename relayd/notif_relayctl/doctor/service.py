@@ -30,13 +30,13 @@ DRIVERS = (LOG, UNIX, ROUTING, *MESSAGING, "noop", "test")
 USE_LOG = f"set driver = log in [{SECTION}]"
 
 
-def examine(given: Sequence[str], ingest: str) -> Iterator[Finding]:
-    """Check whether a service sends its notifications to the socket at `ingest`.
+def examine(given: Sequence[str], ingest: Sequence[str]) -> Iterator[Finding]:
+    """Check whether a service sends its notifications to this relay.
 
     Args:
         given: the service's configuration files and directories, as it gets them with --config-file
             and --config-dir. FILE.d is read with FILE if it exists, as in oslo.config.
-        ingest: the private socket of the relay.
+        ingest: the private sockets of the relay.
     """
     check = f"service {' '.join(given)}"
     try:
@@ -94,7 +94,7 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
 
 
 def _examine(
-    check: str, conf: cfg.ConfigOpts, drivers: Sequence[str], ingest: str
+    check: str, conf: cfg.ConfigOpts, drivers: Sequence[str], ingest: Sequence[str]
 ) -> Iterator[Finding]:
     relayed = (LOG, UNIX) if _transport(conf) is None else (LOG, UNIX, *MESSAGING)
     arriving = [each for each in relayed if each in drivers]
@@ -178,18 +178,22 @@ def _transport(conf: cfg.ConfigOpts) -> str | None:
     return urllib.parse.unquote(path) if scheme else None
 
 
-def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: str) -> Finding:
+def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: Sequence[str]) -> Finding:
     """Check the socket of a driver that connects to the relay itself."""
     section = conf[SECTION]
     option = "sock_path" if driver == UNIX else "transport_url"
+    first = os.path.join(os.path.dirname(ingest[0]), paths.PUBLIC_SOCKET)
+    remedy = f"set {option} in [{SECTION}] to {first if driver == UNIX else f'unix://{first}'}"
+    if os.path.basename(ingest[0]) != paths.INGEST_SOCKET or section.ingest_path:
+        remedy = f"set ingest_path in [{SECTION}] to {ingest[0]}"
     public = section.sock_path if driver == UNIX else _transport(conf)
     if not public:
         return Finding(
             check,
             FAILED,
             f"the driver {driver} requires {option}, which names no socket",
-            f"set {option} in [{SECTION}]",
+            remedy,
         )
     beside = os.path.join(os.path.dirname(public), paths.INGEST_SOCKET)
     path = (driver == UNIX and section.ingest_path) or beside
-    return destination.examine(check, f"the driver {driver}", path, ingest, option)
+    return destination.examine(check, f"the driver {driver}", path, ingest, remedy)

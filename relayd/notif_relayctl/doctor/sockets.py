@@ -11,47 +11,76 @@ import stat
 from collections.abc import Iterator
 
 from notif_relay.connection import Connection
-from notif_relayctl.access import AS_ROOT, SEARCH, WRITE, connect_failure, is_permitted
-from notif_relayctl.accounts import Account, account, group_name, user_name
+from notif_relayctl.access import (
+    AS_ROOT,
+    SEARCH,
+    WRITE,
+    connect_failure,
+    in_runtime_dir,
+    is_permitted,
+)
+from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from notif_relayctl.doctor.host import Host, RelaySocket
-from notif_relayctl.doctor.units import SERVICE_UNIT, UnitsUnknownError, booted
+from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
+from notif_relayctl.doctor.units import UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
+from notif_relayctl.location import instance_of
 from notif_relayd.control.schema import Status
+from notif_relayd.systemd.environment import booted
+
+KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+"""Names of the kinds of files."""
 
 
 def directories(host: Host) -> Iterator[Finding]:
     """Check the directories of the sockets, which usually are one directory."""
-    for path in dict.fromkeys(os.path.dirname(each.path) for each in host.sockets):
+    for path in dict.fromkeys(each.directory for each in host.sockets):
         check = f"directory {path}"
         try:
             status = os.stat(path)
         except PermissionError:
             yield Finding(check, SKIPPED, "you may not examine it", AS_ROOT)
         except OSError:
-            if isinstance(host.units, UnitsUnknownError):
-                make = f"install -d -m 755 -o USER {path}, where USER is the daemon's user"
-            else:
-                make = "systemd-tmpfiles --create notif-relayd.conf"
-            yield Finding(check, FAILED, "the directory does not exist", make)
+            yield Finding(check, FAILED, "the directory does not exist", _make(host, path))
         else:
             yield from list(_directory(host, check, path, status)) or [
                 Finding(check, OK, f"it is {_access(status)}")
             ]
 
 
+def _make(host: Host, path: str) -> str:
+    if any(each.unit and each.directory == path for each in host.sockets) and not in_runtime_dir(
+        path
+    ):
+        return (
+            f"add RuntimeDirectoryPreserve=yes to the unit whose RuntimeDirectory= is {path}, then "
+            f"systemctl restart {host.names.public}"
+        )
+    if isinstance(host.units, UnitsUnknownError) or not in_runtime_dir(path):
+        return f"install -d -m 755 -o USER {path}, where USER is the daemon's user"
+    if instance_of(path) is not None:
+        return host.start
+    return "systemd-tmpfiles --create notif-relayd.conf"
+
+
 def _directory(host: Host, check: str, path: str, status: os.stat_result) -> Iterator[Finding]:
     if not stat.S_ISDIR(status.st_mode):
-        yield Finding(
-            check, FAILED, "it is not a directory", "remove it, or set another path in relayd.conf"
-        )
+        yield Finding(check, FAILED, f"it is {_kind(status)}, not a directory", ANOTHER_DIRECTORY)
         return
+    own = host.owns(path)
     if status.st_mode & stat.S_IWOTH:
         yield Finding(
             check,
             WARNING,
             f"every user may create sockets in it: it is {_access(status)}",
-            f"chmod o-w {path}",
+            f"chmod o-w {path}" if own else ANOTHER_DIRECTORY,
         )
     if not status.st_mode & stat.S_IXOTH:
         yield Finding(
@@ -59,29 +88,18 @@ def _directory(host: Host, check: str, path: str, status: os.stat_result) -> Ite
             WARNING,
             f"only its owner and its group may enter it, even if a socket is open to other users: "
             f"it is {_access(status)}",
-            f"chmod o+x {path}",
+            f"chmod o+x {path}" if own else ANOTHER_DIRECTORY,
         )
-    daemon = _daemon(host)
-    if daemon and not is_permitted(path, daemon, WRITE | SEARCH):
+    daemon = host.daemon
+    binds = any(each.unit is None and each.directory == path for each in host.sockets)
+    if binds and daemon and not is_permitted(path, daemon, WRITE | SEARCH):
         yield Finding(
             check,
             FAILED,
             f"the daemon's user {daemon.name} may not create a socket in it: it is "
             f"{_access(status)}",
-            f"chown {daemon.name} {path}",
+            f"chown {daemon.name} {path}" if own else ANOTHER_DIRECTORY,
         )
-
-
-def _daemon(host: Host) -> Account | None:
-    """Return the daemon's user, if known."""
-    try:
-        if isinstance(host.status, Status):
-            return account(str(os.stat(f"/proc/{host.status.pid}").st_uid))
-        if not isinstance(host.units, UnitsUnknownError) and host.units[SERVICE_UNIT]["User"]:
-            return account(host.units[SERVICE_UNIT]["User"])
-    except (OSError, LookupError):
-        pass
-    return None
 
 
 def files(host: Host) -> Iterator[Finding]:
@@ -91,14 +109,17 @@ def files(host: Host) -> Iterator[Finding]:
         try:
             status = os.stat(socket.path)
         except PermissionError:
-            directory = os.path.dirname(socket.path)
-            yield Finding(check, SKIPPED, f"you may not enter {directory}", AS_ROOT)
+            yield Finding(check, SKIPPED, f"you may not enter {socket.directory}", AS_ROOT)
         except OSError:
             yield _missing(host, socket, check)
         else:
-            yield from list(_file(socket, check, status)) or [
-                Finding(check, OK, f"{socket.path} is {_access(status)}")
-            ]
+            foreign = _foreign(host, socket, check, status)
+            yield from (
+                [foreign]
+                if foreign
+                else list(_file(socket, check, status))
+                or [Finding(check, OK, f"{socket.path} is {_access(status)}")]
+            )
 
 
 def _missing(host: Host, socket: RelaySocket, check: str) -> Finding:
@@ -108,12 +129,23 @@ def _missing(host: Host, socket: RelaySocket, check: str) -> Finding:
     return Finding(check, FAILED, missing, host.start)
 
 
+def _foreign(host: Host, socket: RelaySocket, check: str, status: os.stat_result) -> Finding | None:
+    """Return a finding about a file that is not known to be the relay's; `None` if it is."""
+    path, another = socket.path, f"set another path for the {socket.name} socket in relayd.conf"
+    if not stat.S_ISSOCK(status.st_mode):
+        finding = f"{path} is not a socket, but {_kind(status)}"
+        return Finding(check, FAILED, finding, f"{another}, or move the file away")
+    if host.is_relays(socket):
+        return None
+    if host.listens(socket) and isinstance(host.status, Status | NotRunningError):
+        finding = f"a process listens on {path}, but no relay is known to"
+        return Finding(check, FAILED, finding, f"{another}, or stop the process")
+    return Finding(check, OK, f"{path} is {_access(status)}")
+
+
 def _file(socket: RelaySocket, check: str, status: os.stat_result) -> Iterator[Finding]:
     path, access = socket.path, socket.access
     actual = f"{path} is {_access(status)}"
-    if not stat.S_ISSOCK(status.st_mode):
-        yield Finding(check, FAILED, f"{path} is not a socket", "remove it, then restart the relay")
-        return
     permanent = f"and set [relayd] {socket.name}_mode" + (
         f", or SocketMode= of {socket.unit.name}" if socket.unit else ""
     )
@@ -164,12 +196,15 @@ def listeners(host: Host, connecting: bool) -> Iterator[Finding]:
         host: the relay and its sockets.
         connecting: whether to connect to a socket on which no process is known to listen.
     """
-    for socket in (host.public, host.ingest):
+    for socket in host.sockets:
+        if socket is host.control:
+            continue
         check = f"listening {socket.name}"
         if not os.path.exists(socket.path):
             continue  # `files` has reported it.
         if host.listens(socket):
-            listener = "systemd" if socket.unit else "the relay"
+            by_daemon = "the relay" if host.is_relays(socket) else "a process"
+            listener = "systemd" if socket.unit else by_daemon
             yield Finding(check, OK, f"{listener} listens on {socket.path}")
         else:
             yield _unlisted(host, socket.path, check, connecting)
@@ -205,6 +240,11 @@ def _daemon_answers(host: Host) -> Finding:
             return Finding(check, OK, "the daemon is not running; the first connection starts it")
         return Finding(check, FAILED, "the daemon is not running", host.start)
     return Finding(check, FAILED, str(status), "restart the relay")
+
+
+def _kind(status: os.stat_result) -> str:
+    """Return the kind of a file, for example `a regular file`."""
+    return KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
 
 
 def _access(status: os.stat_result) -> str:

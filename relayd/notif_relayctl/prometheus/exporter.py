@@ -24,8 +24,8 @@ MAX_PORT = 65535
 class Exporter(CtlCommand):
     """Serve the metrics of the relay to Prometheus over HTTP.
 
-    The path is /metrics. While the relay is not running, notif_relayd_up is 0 and no other metric
-    is present. A request does not start the relay.
+    The path is /metrics; the page at / links it. While the relay is not running, notif_relayd_up
+    is 0 and no other metric is present. A request does not start the relay.
     """
 
     example = "relayctl exporter --listen [::1]:9856"
@@ -50,7 +50,7 @@ class Exporter(CtlCommand):
             from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
-        collector = RelayCollector(self.app.options.control_path, arguments.per_connection)
+        collector = RelayCollector(self.control_path, arguments.per_connection)
         host, port = arguments.listen
         try:
             server = listen(host, port, collector, self.app.stderr)

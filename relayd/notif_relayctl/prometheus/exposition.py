@@ -19,7 +19,14 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from notif_relayctl.client import ask
 from notif_relayctl.errors import CtlError
-from notif_relayd.control.schema import ConnectionStatus, Metrics, ProducerStatus, SubscriberStatus
+from notif_relayd.control.schema import (
+    ConnectionStatus,
+    GroupStatus,
+    GroupTotals,
+    Metrics,
+    ProducerStatus,
+    SubscriberStatus,
+)
 from notif_relayd.escaping import printable
 
 PREFIX = "notif_relayd_"
@@ -27,13 +34,16 @@ PREFIX = "notif_relayd_"
 BY_CONNECTION = ("id", "pid", "command")
 """Labels. The id is required because a process can have several connections."""
 
+BY_GROUP = ("group", "uid")
+"""Labels. The uid is required because groups of different users can have the same name."""
+
 
 class RelayCollector(Collector):
     """Queries the relay for each collection.
 
     Args:
         control_path: the control socket.
-        per_connection: whether to add metrics of each connection.
+        per_connection: whether to add metrics of each connection and group.
     """
 
     def __init__(self, control_path: str, per_connection: bool) -> None:
@@ -60,12 +70,15 @@ class RelayCollector(Collector):
         yield from families
 
     def _families(self) -> Iterator[Metric]:
-        yield from of_relay(ask(self._control_path, "metrics", Metrics))
+        found = ask(self._control_path, "metrics", Metrics)
+        yield from of_relay(found)
         if self._per_connection:
             yield from of_producers(ask(self._control_path, "producers", list[ProducerStatus]))
             yield from of_subscribers(
                 ask(self._control_path, "subscribers", list[SubscriberStatus])
             )
+            if found.groups.groups:  # An older daemon has no groups and no such method.
+                yield from of_groups(ask(self._control_path, "groups", list[GroupStatus]))
 
 
 def of_relay(found: Metrics) -> Iterator[Metric]:
@@ -93,7 +106,7 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
     )
     yield _counter(
         "records_discarded",
-        "Records received while no subscriber was connected.",
+        "Records received while no subscriber was connected and no group was held.",
         status.records_discarded,
     )
     yield _counters(
@@ -101,8 +114,8 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
     )
     yield _counters(
         "records_dropped",
-        "Lost records, by reason: for slow_subscriber, counted once for each subscriber that "
-        "missed the record; for other reasons, as reported by producers.",
+        "Lost records, by reason: for slow_subscriber and undeliverable, counted once for each "
+        "subscriber or group that missed the record; for other reasons, as reported by producers.",
         ["reason"],
         _by_one(found.dropped),
     )
@@ -125,9 +138,12 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
         found.max_lag,
     )
     yield _gauge(
-        "ring_bytes", "Bytes kept in the ring for subscribers that are behind.", status.ring_bytes
+        "ring_bytes",
+        "Bytes kept in the ring for subscribers and groups that are behind.",
+        status.ring_bytes,
     )
     yield _gauge("ring_limit_bytes", "Maximum size of the ring in bytes.", status.ring_limit_bytes)
+    yield from _of_all_groups(found.groups)
     sockets = found.connections.items()
     yield _counters(
         "connections_accepted",
@@ -159,6 +175,37 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
     )
     loop_latency.add_metric([], *_cumulative(found))
     yield loop_latency
+
+
+def _of_all_groups(found: GroupTotals) -> Iterator[Metric]:
+    yield _gauge("groups", "Groups of subscribers, including those that are held.", found.groups)
+    yield _gauge("groups_held", "Groups without members that keep their place.", found.held)
+    yield _gauge("groups_members", "Subscribers that are members of groups.", found.members)
+    yield _gauge(
+        "groups_max_lag_records",
+        "Records that wait for the group that is furthest behind.",
+        found.max_lag,
+    )
+    yield _gauge(
+        "groups_unfinished_records",
+        "Records that members of groups received and have not finished.",
+        found.unfinished,
+    )
+    yield _counter(
+        "groups_records_redelivered",
+        "Records that groups handed out again, counted each time.",
+        found.redelivered,
+    )
+    yield _counter(
+        "groups_records_dropped",
+        "Records that groups missed, counted once for each group.",
+        found.dropped,
+    )
+    yield _gauge(
+        "groups_held_ring_bytes",
+        "Bytes in the ring, from the oldest record on that waits for a held group.",
+        found.held_ring_bytes,
+    )
 
 
 def of_producers(producers: Sequence[ProducerStatus]) -> Iterator[Metric]:
@@ -203,14 +250,47 @@ def of_subscribers(subscribers: Sequence[SubscriberStatus]) -> Iterator[Metric]:
         BY_CONNECTION,
         {_labels(each): each.dropped for each in subscribers},
     )
-    lags = GaugeMetricFamily(
-        f"{PREFIX}subscriber_lag_records",
+    yield _gauges(
+        "subscriber_lag_records",
         "Records that wait for this subscriber.",
-        labels=BY_CONNECTION,
+        BY_CONNECTION,
+        {_labels(each): each.lag for each in subscribers},
     )
-    for each in subscribers:
-        lags.add_metric(_labels(each), each.lag)
-    yield lags
+
+
+def of_groups(groups: Sequence[GroupStatus]) -> Iterator[Metric]:
+    """Yield the metrics of each group."""
+    by_labels = {(printable(each.group), str(each.uid)): each for each in groups}
+    yield _gauges(
+        "group_members",
+        "Subscribers that are members of this group.",
+        BY_GROUP,
+        {labels: each.members for labels, each in by_labels.items()},
+    )
+    yield _gauges(
+        "group_lag_records",
+        "Records that wait for this group.",
+        BY_GROUP,
+        {labels: each.lag for labels, each in by_labels.items()},
+    )
+    yield _gauges(
+        "group_unfinished_records",
+        "Records that members of this group received and have not finished.",
+        BY_GROUP,
+        {labels: each.unfinished for labels, each in by_labels.items()},
+    )
+    yield _counters(
+        "group_records_redelivered",
+        "Records that this group handed out again, counted each time.",
+        BY_GROUP,
+        {labels: each.redelivered for labels, each in by_labels.items()},
+    )
+    yield _counters(
+        "group_records_dropped",
+        "Records that this group missed.",
+        BY_GROUP,
+        {labels: each.dropped for labels, each in by_labels.items()},
+    )
 
 
 def _labels(each: ConnectionStatus) -> tuple[str, ...]:
@@ -227,6 +307,18 @@ def _gauge(name: str, documentation: str, value: float) -> Metric:
 
 def _counter(name: str, documentation: str, value: float) -> Metric:
     return CounterMetricFamily(PREFIX + name, documentation, value=value)
+
+
+def _gauges(
+    name: str,
+    documentation: str,
+    labels: Sequence[str],
+    values: Mapping[tuple[str, ...], int],
+) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, documentation, labels=labels)
+    for each, value in values.items():
+        family.add_metric(each, value)
+    return family
 
 
 def _counters(

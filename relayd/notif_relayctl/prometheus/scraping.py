@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, TextIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -29,6 +30,20 @@ from notif_relayctl.prometheus.exposition import RelayCollector
 from notif_relayd.escaping import printable
 
 PATH = "/metrics"
+
+INDEX = f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>notif-relayd exporter</title></head>
+<body>
+<h1>notif-relayd exporter</h1>
+<p>Metrics of the relay for Prometheus: <a href="{PATH.removeprefix("/")}">{PATH}</a></p>
+</body>
+</html>
+"""
+"""The page at /. The link is relative, because a proxy may serve the exporter under a prefix."""
+
+METHODS = ("GET", "HEAD")
 
 REQUEST_TIMEOUT = 10.0
 """Seconds from the start of a connection until the client has sent the request and received the
@@ -75,8 +90,20 @@ class Log:
             self._stream.flush()
 
 
-class Scrapes:
-    """The WSGI application.
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def _text(status: str, sentence: str, *headers: tuple[str, str]) -> _Answer:
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    return _Answer(status, [kind, *headers], f"{sentence}\n".encode())
+
+
+class Application:
+    """The WSGI application: the metrics, and a page that links them.
 
     Args:
         collector: queries the relay.
@@ -86,31 +113,46 @@ class Scrapes:
     def __init__(self, collector: RelayCollector, log: Log) -> None:
         self._collector = collector
         self._log = log
-        self._answer: Callable[..., Iterable[bytes]] = make_wsgi_app(collector.registry())
+        self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(collector.registry())
         self._lock = threading.Lock()
 
     def __call__(
         self, environ: Mapping[str, Any], start_response: Callable[..., object]
     ) -> Iterable[bytes]:
-        """Answer one request."""
-        if environ["PATH_INFO"] != PATH:
-            return _response(start_response, "404 Not Found", f"The metrics are at {PATH}.")
+        """Answer one request; HEAD is answered like GET, without the body."""
+        answer = self._answer(environ)
+        size = ("Content-Length", str(len(answer.body)))
+        start_response(answer.status, [*answer.headers, size])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
+
+    def _answer(self, environ: Mapping[str, Any]) -> _Answer:
+        path = environ["PATH_INFO"]
+        if path not in ("/", PATH):
+            return _text("404 Not Found", f"The metrics are at {PATH}.")
+        if environ["REQUEST_METHOD"] not in METHODS:
+            allow = ("Allow", ", ".join(METHODS))
+            return _text("405 Method Not Allowed", f"Use {' or '.join(METHODS)}.", allow)
+        if path == "/":
+            headers = [("Content-Type", "text/html; charset=utf-8")]
+            return _Answer("200 OK", headers, INDEX.encode())
+        return self._scrape(environ)
+
+    def _scrape(self, environ: Mapping[str, Any]) -> _Answer:
         if not self._lock.acquire(timeout=REQUEST_TIMEOUT):
-            return _response(start_response, "503 Service Unavailable", "Too many scrapes.")
+            return _text("503 Service Unavailable", "Too many scrapes.")
+        begun: list[Any] = []
         try:
-            answer = self._answer(environ, start_response)
+            body = self._metrics(
+                {**environ, "REQUEST_METHOD": "GET"}, lambda *start: begun.extend(start)
+            )
             self._log.report_state(str(self._collector.problem or "the relay answers"))
         except Exception as error:  # noqa: BLE001 - the next scrape may succeed
             self._log.report_error(error)
-            return _response(start_response, "500 Internal Server Error", "See the exporter's log.")
+            return _text("500 Internal Server Error", "See the exporter's log.")
         finally:
             self._lock.release()
-        return answer
-
-
-def _response(start_response: Callable[..., object], status: str, sentence: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{sentence}\n".encode()]
+        status, headers = begun
+        return _Answer(status, headers, b"".join(body))
 
 
 class Server(ThreadingMixIn, WSGIServer):
@@ -241,5 +283,5 @@ def listen(host: str, port: int, collector: RelayCollector, log: TextIO) -> Serv
 
     server = Listening((host, port))
     server.log = Log(log)
-    server.set_app(Scrapes(collector, server.log))
+    server.set_app(Application(collector, server.log))
     return server

@@ -7,6 +7,7 @@ query.
 
 import argparse
 import contextlib
+import datetime as dt
 import math
 import select
 import signal
@@ -35,6 +36,7 @@ class Top(ControlCommand):
     """Show rates, connections and event types continuously.
 
     To count event types, it subscribes, and is therefore one of the subscribers that it shows.
+    While the relay does not answer, the last values are dim, and a line shows their time.
     """
 
     example = "relayctl top -n 1 --batch"
@@ -84,7 +86,8 @@ class Top(ControlCommand):
         signal.signal(signal.SIGTERM, _interrupt)  # to restore the terminal
         with (
             unbuffered(keys.fileno()),
-            Live(console=console, screen=True, auto_refresh=False) as live,
+            # A redirected standard output would not tell its encoding.
+            Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live,
         ):
             for frame in self._frames(arguments, keys):
                 live.update(whole_screen(frame, console.height), refresh=True)
@@ -97,6 +100,7 @@ class Top(ControlCommand):
         """
         view = View()
         before, sample, problem = None, self._sample(), None
+        answered = _local_time()
         frames = 0
         with contextlib.closing(Busiest()) as busiest:
             busiest.connect(sample.status.public_socket)
@@ -117,12 +121,13 @@ class Top(ControlCommand):
                 frames += 1
                 try:
                     before, sample, problem = sample, self._sample(), None
+                    answered = _local_time()
                     # Only after an answer of the daemon: a connection could start the daemon.
                     busiest.connect(sample.status.public_socket)
                 except CtlError as error:
                     if keys is None:
                         raise
-                    problem = str(error)
+                    problem = f"no answer since {answered}: {error}"
                 busiest.next_frame()
                 due = max(due, time.monotonic()) + arguments.delay
 
@@ -133,6 +138,10 @@ class Top(ControlCommand):
             self.ask("producers", list[ProducerStatus]),
             self.ask("subscribers", list[SubscriberStatus]),
         )
+
+
+def _local_time() -> str:
+    return dt.datetime.now().isoformat(" ", "seconds")
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

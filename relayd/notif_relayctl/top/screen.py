@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout of relayctl top.
 
-This is the only module that imports rich. It is imported for `top` only, since importing rich takes
-longer than other commands take to run.
+It is imported for `top` only, since importing rich takes longer than other commands take to run.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group, OverflowMethod, RenderableType
 from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from notif_relayctl.durations import duration
+from notif_relayctl.display import shown, symbol
 from notif_relayctl.formats import ABSENT
 from notif_relayctl.top.traffic import Rate
 from notif_relayctl.top.view import Frame, Order
-from notif_relayd.escaping import printable
+from notif_relayctl.units import duration, size
 
-KEYS = "q quit   tab other table   ←→ sort by column   r reverse"
+KEYS = "q quit   tab other table   {} sort by column   r reverse"
 
 TITLES = {"records_rate": "records/s", "bytes_rate": "bytes/s"}
 
@@ -37,7 +36,7 @@ def whole_screen(frame: Frame, lines: int) -> Layout:
     layout.split_column(
         Layout(_head(frame), size=HEAD_LINES),
         *(Layout(table) for table in _tables(frame, lines)),
-        Layout(Text(KEYS, style="reverse"), size=1),
+        Layout(Text(KEYS.format(symbol("←→", "left/right")), style="reverse"), size=1),
     )
     return layout
 
@@ -53,8 +52,7 @@ def _head(frame: Frame) -> RenderableType:
     share = status.ring_bytes / max(1, status.ring_limit_bytes)
     filled = "#" * round(BAR_WIDTH * min(1, max(0, share)))
     ring = f"[{filled:<{BAR_WIDTH}}] {_size(status.ring_bytes)} of {_size(status.ring_limit_bytes)}"
-    return Group(
-        Text(f"notif-relayd {printable(status.version)}, pid {status.pid}, up {up}", style="bold"),
+    lines = (
         _flow("in  ", traffic.records_in, traffic.bytes_in, rejected=status.records_rejected),
         _flow(
             "out ",
@@ -63,46 +61,52 @@ def _head(frame: Frame) -> RenderableType:
             dropped=status.records_dropped,
             discarded=status.records_discarded,
         ),
-        Text(f"ring {ring}"),
-        Text(printable(frame.problem or ""), style="bold red"),
+        f"ring {ring}",
+    )
+    return Group(
+        Text(f"notif-relayd {shown(status.version)}, pid {status.pid}, up {up}", style="bold"),
+        *(Text(line, style=_style(frame)) for line in lines),
+        Text(shown(frame.problem or ""), style="bold red"),
     )
 
 
-def _flow(direction: str, records: Rate, size: Rate, **totals: int) -> Text:
+def _flow(direction: str, records: Rate, size: Rate, **totals: int) -> str:
     counts = "".join(f", {name} {number:,}" for name, number in totals.items())
-    return Text(f"{direction} {_count(records)} records/s, {_size(size)}/s{counts}")
+    return f"{direction} {_count(records)} records/s, {_size(size)}/s{counts}"
 
 
 def _tables(frame: Frame, rows: int | None = None) -> list[Table]:
     """Return the tables with at most `rows` rows each, since rich is slow with thousands."""
-    traffic, view = frame.traffic, frame.view
+    traffic, view, style = frame.traffic, frame.view, _style(frame)
     tables = [
-        _connections(f"{kind}: {len(connections)}", order.apply(connections)[:rows], order)
+        _connections(f"{kind}: {len(connections)}", order.apply(connections)[:rows], order, style)
         for kind, connections, order in (
             ("producers", traffic.producers, view.orders[0]),
             ("subscribers", traffic.subscribers, view.orders[1]),
         )
     ]
     tables[view.focus].title_style = "bold reverse"
-    types = _table("busiest event types")
+    types = _table("busiest event types", style)
     if frame.not_counted:
-        types.add_column(Text(f"not shown: {printable(frame.not_counted)}"), no_wrap=False)
+        types.add_column(Text(f"not shown: {shown(frame.not_counted)}"), no_wrap=False)
     else:
-        types.add_column("event type", ratio=1, no_wrap=True)
+        types.add_column("event type", ratio=1, no_wrap=True, overflow=_overflow())
         types.add_column("records/s", justify="right")
         for name, rate in frame.event_types:
-            types.add_row(Text(printable(name)), _count(rate))
+            types.add_row(Text(shown(name)), _count(rate))
     return [*tables, types]
 
 
-def _connections(title: str, rows: Sequence[tuple[Any, ...]], order: Order) -> Table:
-    table = _table(title)
+def _connections(title: str, rows: Sequence[tuple[Any, ...]], order: Order, style: str) -> Table:
+    table = _table(title, style)
+    direction = symbol("▼", " v") if order.descending else symbol("▲", " ^")
     for name in order.columns:
-        mark = ("▼" if order.descending else "▲") if name == order.column else ""
+        mark = direction if name == order.column else ""
         table.add_column(
             Text(TITLES.get(name, name) + mark),
             justify="left" if name in TEXTS else "right",
             no_wrap=True,
+            overflow=_overflow(),
         )
     for row in rows:
         cells = zip(order.columns, row, strict=True)
@@ -110,22 +114,32 @@ def _connections(title: str, rows: Sequence[tuple[Any, ...]], order: Order) -> T
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, expand=True)
+def _table(title: str, style: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        row_styles=[style],
+        box=None,
+        expand=True,
+    )
+
+
+def _overflow() -> OverflowMethod:
+    return "ellipsis" if symbol("…", "") else "crop"
+
+
+def _style(frame: Frame) -> str:
+    """Return the style of values that are out of date if there is a problem."""
+    return "dim" if frame.problem else ""
 
 
 def _count(rate: Rate) -> str:
     return ABSENT if rate is None else f"{rate:,.1f}"
 
 
-def _size(size: Rate) -> str:
-    if size is None:
-        return ABSENT
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:  # noqa: PLR2004 (each unit is 1024 of the unit before)
-            return f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
+def _size(rate: Rate) -> str:
+    return ABSENT if rate is None else size(rate)
 
 
 def _whole(number: int) -> str:
@@ -133,6 +147,7 @@ def _whole(number: int) -> str:
 
 
 _SHOWN: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(TEXTS, shown),
     "records_rate": _count,
     "bytes_rate": _size,
     "rejected": _whole,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from notif_relayctl.accounts import user_name
 from notif_relayd.control.schema import ProducerStatus, Status, SubscriberStatus
-from notif_relayd.escaping import printable
 
 Rate = float | None
 """Per second; `None` without an earlier sample."""
@@ -100,7 +99,7 @@ def _row(
     return (
         each.id,
         each.pid,
-        printable(each.command),
+        each.command,
         user_name(each.uid),
         _rate(each.records - records, seconds),
         _rate(each.bytes - size, seconds),

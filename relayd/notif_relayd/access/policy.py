@@ -13,7 +13,7 @@ A rule allows the members of a group to read the records that match a filter:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from notif_relayd.peer import ROOT_UID, Peer
+from notif_relayd.peer import ROOT_UID, Credentials
 from notif_relayd.records.filters import Filter
 
 
@@ -32,7 +32,7 @@ class Policy:
 
     rules: Sequence[AccessRule] = ()
 
-    def allowed(self, peer: Peer) -> frozenset[Filter] | None:
+    def allowed(self, peer: Credentials) -> frozenset[Filter] | None:
         """Return the filters of which a record must match one; `None` if all may be read."""
         if not self.rules or peer.uid == ROOT_UID:
             return None

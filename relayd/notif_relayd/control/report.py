@@ -13,6 +13,7 @@ from notif_relayd.access.connection_stats import ConnectionStats, Refusal
 from notif_relayd.control.schema import (
     ConnectionCounters,
     GroupStatus,
+    GroupTotals,
     LatencyHistogram,
     Metrics,
     ProducerStatus,
@@ -136,13 +137,15 @@ class Reporter:
         unknown["relay_restarted"] += self._fanout.unknown_gaps
         subscribers = self._fanout.subscribers.values()
         behind = [each for each in subscribers if each.is_behind]
+        undeliverable = self._fanout.groups.undeliverable
         return Metrics(
             status=status,
             python=platform.python_version(),
             started=round(time.time() - status.uptime_seconds, 3),
             rejected={reason.name.lower(): self._intake.rejected[reason] for reason in Reason},
             dropped={
-                "slow_subscriber": status.records_dropped,
+                "slow_subscriber": status.records_dropped - undeliverable,
+                "undeliverable": undeliverable,
                 **{reason: gaps.dropped[reason] for reason in REASONS},
             },
             unknown_gaps=unknown,
@@ -154,6 +157,20 @@ class Reporter:
             },
             turn_bounds=list(BOUNDS),
             turns=LatencyHistogram(self._latency.counts, self._latency.seconds),
+            groups=self._group_totals(),
+        )
+
+    def _group_totals(self) -> GroupTotals:
+        groups = self._fanout.groups
+        return GroupTotals(
+            groups=len(groups),
+            held=sum(each.held_until is not None for each in groups),
+            members=sum(len(each.subscribers) for each in groups),
+            max_lag=max((each.group.lag for each in groups), default=0),
+            unfinished=sum(each.group.unfinished for each in groups),
+            redelivered=groups.redelivered,
+            dropped=groups.dropped,
+            held_ring_bytes=groups.held_ring_bytes,
         )
 
     def _identity(self, peer: Peer, since: float) -> tuple[int, str, int, float]:

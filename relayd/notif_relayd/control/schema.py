@@ -30,14 +30,14 @@ class Status(msgspec.Struct):
     records_delivered: int
     """Counted once for each subscriber that received the record."""
     records_dropped: int
-    """Counted once for each subscriber that was too slow for the record."""
+    """Counted once for each subscriber, or group of subscribers, that missed the record."""
     records_rejected: int
     records_discarded: int
-    """Records that arrived while no subscriber was connected."""
+    """Records that arrived while no subscriber was connected and no group was held."""
     bytes_received: int
     bytes_delivered: int
     ring_bytes: int
-    """Bytes kept for subscribers that are behind; 0 while none is."""
+    """Bytes kept for subscribers and groups that are behind; 0 while none is."""
     ring_limit_bytes: int
     public_socket: str
     ingest_socket: str
@@ -92,6 +92,23 @@ class GroupStatus(msgspec.Struct):
     """Time left until a group without members ends; null with members."""
 
 
+class GroupTotals(msgspec.Struct):
+    """All groups together."""
+
+    groups: int = 0
+    held: int = 0
+    """Groups without members, which keep their place."""
+    members: int = 0
+    max_lag: int = 0
+    """Records that have not been handed out, of the group with the most of them."""
+    unfinished: int = 0
+    redelivered: int = 0
+    dropped: int = 0
+    held_ring_bytes: int = 0
+    """Bytes in the ring from the oldest record on that a group without members has not handed out.
+    The record is evicted when they exceed `Status.ring_limit_bytes`."""
+
+
 class ConnectionCounters(msgspec.Struct):
     """Connection statistics for one listening socket."""
 
@@ -135,3 +152,4 @@ class Metrics(msgspec.Struct):
     turn_bounds: list[float]
     """Upper bounds of the histogram's buckets, in seconds."""
     turns: LatencyHistogram
+    groups: GroupTotals = msgspec.field(default_factory=GroupTotals)

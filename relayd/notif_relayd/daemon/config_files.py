@@ -8,7 +8,6 @@ the parser of oslo.config. An error names the file, the section and the option.
 """
 
 import contextlib
-import difflib
 import errno
 import functools
 import logging
@@ -21,7 +20,7 @@ from importlib.metadata import entry_points
 from oslo_config import cfg
 
 from notif_relayd.daemon import options
-from notif_relayd.errors import StartError, one_line
+from notif_relayd.errors import StartError, nearest, one_line
 from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
 
 FILE, DIRECTORY = "--config-file", "--config-dir"
@@ -316,9 +315,8 @@ def _checked_section(
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    names = {each.lower(): each for each in known}
-    similar = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1)
-    return f"did you mean {names[similar[0]]}?" if similar else f"remove it, or {MANUAL}"
+    meant = nearest(name, known)
+    return f"did you mean {meant}?" if meant else f"remove it, or {MANUAL}"
 
 
 def _normalized(section: str) -> str:

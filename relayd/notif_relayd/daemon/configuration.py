@@ -6,6 +6,7 @@ configuration with which the daemon could start changes the options of the runni
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +16,9 @@ from oslo_log import log
 
 from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
-from notif_relayd.daemon.log_setup import logging_errors
-from notif_relayd.errors import StartError, one_line, usage_errors
+from notif_relayd.daemon.log_check import read_logging_file
+from notif_relayd.daemon.log_setup import check_background_log, logging_errors
+from notif_relayd.errors import StartError, one_line, see_help, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
 
 INFORMATION = {"--help", "-h", "--version"}
@@ -61,8 +63,8 @@ class Configuration:
         self._parse(self._conf, files)
         return _settings(self._conf, origins)
 
-    def reload(self, running: Limits) -> Limits:
-        """Parse the configuration again, apply its logging options, and return its limits.
+    def read_again(self, running: Limits) -> Limits:
+        """Parse the configuration again and return its limits, without a change of any option.
 
         Relative paths refer to the working directory at the start.
 
@@ -70,7 +72,7 @@ class Configuration:
             running: the limits of the running daemon.
 
         Raises:
-            StartError: the configuration is invalid; no option has changed.
+            StartError: the configuration is invalid.
         """
         with _working_in(self._directory):
             files = self._sources.files()
@@ -82,9 +84,9 @@ class Configuration:
                 new.register_cli_opts(opts, group=group)
             self._parse(new, files)
             limits = _settings(new, origins).limits
-            self._conf.default_config_files = files
-            with _configuration_errors(), usage_errors(_usage_error), logging_errors(self._conf):
-                self._conf.mutate_config_files()
+            if new.log_config_append:
+                with logging_errors(new):
+                    read_logging_file(new.log_config_append)
         # A change of max_record_size needs a restart. Until then, the ring must hold a record of
         # the previous maximum size.
         return replace(
@@ -93,8 +95,29 @@ class Configuration:
             ring_size=max(limits.ring_size, running.max_record_size),
         )
 
+    def apply_logging(self) -> None:
+        """Apply the logging options after `read_again`.
+
+        Raises:
+            StartError: the logging file has an error; the caller restores the loggers.
+        """
+        with _working_in(self._directory):
+            self._conf.default_config_files = self._sources.files()
+            with (
+                _configuration_errors(),
+                self._usage_errors(self._conf),
+                logging_errors(self._conf),
+            ):
+                self._conf.mutate_config_files()
+        if self._conf.daemonize:
+            check_background_log(self._conf)
+        if not self._conf.log_config_append:
+            # oslo.log does so only if the value differs from that of the last reload, which may
+            # have failed.
+            logging.getLogger().setLevel(logging.DEBUG if self._conf.debug else logging.INFO)
+
     def _parse(self, conf: cfg.ConfigOpts, files: list[str]) -> None:
-        with _configuration_errors(), usage_errors(_usage_error):
+        with _configuration_errors(), self._usage_errors(conf):
             conf(
                 self._arguments,
                 project=PROGRAM,
@@ -104,6 +127,11 @@ class Configuration:
                 default_config_files=files,
                 default_config_dirs=[],
             )
+
+    def _usage_errors(self, conf: cfg.ConfigOpts) -> contextlib.AbstractContextManager[None]:
+        return usage_errors(
+            lambda message: StartError(see_help(message, PROGRAM)), self._arguments, conf.print_help
+        )
 
 
 def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
@@ -115,10 +143,6 @@ def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
         check_regular(log_config)
     origins.check_rules(conf[options.RELAYD].access_rules)
     return settings
-
-
-def _usage_error(message: str) -> StartError:
-    return StartError(f"{message}; see {PROGRAM} --help")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def group_options() -> list[cfg.Opt]:
             min=1,
             mutable=True,
             help="Maximum number of groups of one user's subscribers, including groups without "
-            "members that keep their place.",
+            "members that keep their place. A request for a further group is refused.",
         ),
         cfg.FloatOpt(
             "max_hold",

@@ -26,12 +26,29 @@ def check_logging_file(path: str) -> None:
         StartError: a handler cannot write its log file.
         Exception: the file has an error.
     """
+    logging.config.fileConfig(read_logging_file(path), disable_existing_loggers=False)
+
+
+def read_logging_file(path: str) -> configparser.ConfigParser:
+    """Check a logging file without a change of the loggers; return its content without handlers.
+
+    fileConfig itself closes the handlers of the running daemon and opens new ones before it finds
+    all errors.
+
+    Raises:
+        StartError: a handler cannot write its log file.
+        Exception: the file has an error.
+    """
     parser = configparser.ConfigParser()
     with open(path, encoding="utf-8") as lines:
         parser.read_file(lines)
-    for name in filter(None, map(str.strip, parser["handlers"]["keys"].split(","))):
+    for name in _names(parser["formatters"]["keys"]):
+        _check_formatter(parser[f"formatter_{name}"])
+    for name in _names(parser["handlers"]["keys"]):
         _check_handler(parser, parser[f"handler_{name}"])
-    logging.config.fileConfig(parser, disable_existing_loggers=False)
+    for name in _names(parser["loggers"]["keys"]):
+        _check_references(parser, parser[f"logger_{name}"], "handlers", "handler")
+    return parser
 
 
 def check_log_path(path: str) -> None:
@@ -60,6 +77,30 @@ def log_path_error(path: str, reason: str | None) -> StartError:
     )
 
 
+def _names(keys: str) -> list[str]:
+    return [name for name in map(str.strip, keys.split(",")) if name]
+
+
+def _check_formatter(section: configparser.SectionProxy) -> None:
+    formatter = resolve_name(section.get("class") or "logging.Formatter")
+    formatter(
+        section.get("format", raw=True, fallback=None),
+        section.get("datefmt", raw=True, fallback=None),
+        section.get("style", raw=True, fallback="%"),
+    )
+
+
+def _check_references(
+    parser: configparser.ConfigParser, section: configparser.SectionProxy, option: str, kind: str
+) -> None:
+    """Check the level in a section, and that the sections exist that an option names."""
+    if section.get("level"):
+        logging.Logger("").setLevel(section["level"])
+    for name in _names(section.get(option, "")):
+        if name not in _names(parser[f"{kind}s"]["keys"]):
+            raise KeyError(f"{kind}_{name}")
+
+
 def _check_handler(parser: configparser.ConfigParser, section: configparser.SectionProxy) -> None:
     handler = _handler_class(section["class"])
     # fileConfig evaluates these texts as well.
@@ -70,6 +111,7 @@ def _check_handler(parser: configparser.ConfigParser, section: configparser.Sect
         check_log_path(os.fspath(bound.arguments["filename"]))
     if issubclass(handler, logging.handlers.MemoryHandler) and section.get("target"):
         parser[f"handler_{section['target']}"]
+    _check_references(parser, section, "formatter", "formatter")
     section.update({"class": "NullHandler", "args": "()", "kwargs": "{}"})
 
 

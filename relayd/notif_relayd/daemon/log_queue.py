@@ -48,7 +48,7 @@ class LogQueue:
 
         Call this again after handlers have been added.
         """
-        for logger in _loggers():
+        for logger in all_loggers():
             for handler in list(logger.handlers):
                 if not isinstance(handler, _QueueingHandler):
                     logger.removeHandler(handler)
@@ -57,7 +57,7 @@ class LogQueue:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Context in which loggers are reconfigured; an error restores their previous state."""
-        before = [(each, each.handlers[:], each.level, each.propagate) for each in _loggers()]
+        before = [(each, each.handlers[:], each.level, each.propagate) for each in all_loggers()]
         try:
             yield
         except BaseException:
@@ -121,13 +121,15 @@ class _QueueingHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # Format the message now, because the arguments may change before the thread writes it.
-        # Peers choose some arguments, so newlines and escape sequences are escaped.
+        # Peers choose some arguments, so newlines and escape sequences are escaped, and characters
+        # that the encoding of the output lacks.
         record = copy.copy(record)
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - an argument's __str__ may raise anything
             message = f"{record.msg} (cannot format its arguments: {error!r})"
-        record.msg, record.args = printable(message), None
+        encoding = getattr(getattr(self._handler, "stream", None), "encoding", None)
+        record.msg, record.args = printable(message, encoding), None
         self._log_queue.write(self._handler, record)
 
 
@@ -141,7 +143,8 @@ def _flush(stream: TextIO | None) -> bool:
     return True
 
 
-def _loggers() -> list[logging.Logger]:
+def all_loggers() -> list[logging.Logger]:
+    """Return the root logger and every other logger."""
     return [logging.getLogger(), *map(logging.getLogger, logging.Logger.manager.loggerDict)]
 
 

@@ -2,43 +2,85 @@
 """Set-up of the log: its destination, and errors in its configuration."""
 
 import contextlib
+import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 
 from oslo_config import cfg
 from oslo_log import log
 
+try:
+    from systemd import journal
+except ImportError:
+    journal = None  # oslo.log cannot use the journal either
+
 from notif_relay.version import __version__
 from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
+from notif_relayd.daemon.log_queue import all_loggers
 from notif_relayd.errors import StartError
+from notif_relayd.files import STANDARD_OUTPUT, named_descriptor, open_node
 from notif_relayd.settings import PROGRAM
+from notif_relayd.stdio import STDERR, STDOUT, was_closed
 
-STDERR = 2
+SOCKETS = {"use_syslog": "/dev/log", "use_journal": "/run/systemd/journal/socket"}
+"""Options of the log, and the sockets to which they make the daemon write."""
 
 
 def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """Configure the loggers.
 
-    The default destination is the journal if systemd has connected standard error to it, syslog for
-    a process in the background, and standard error otherwise.
+    The default destination is the journal if systemd has connected standard error to it and
+    systemd-python is installed, syslog for a process in the background, and standard error
+    otherwise, or standard output if that is closed.
 
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
     """
-    if _stderr_is_the_journal():
-        conf.set_default("use_journal", True)
-        # The journal has fields of its own for time, process, level and logger.
-        for option in ("logging_default_format_string", "logging_context_format_string"):
-            conf.set_default(option, "%(message)s")
-    elif not in_background:
-        conf.set_default("use_stderr", True)
-    elif not conf.log_file and not conf.log_dir:
-        conf.set_default("use_syslog", True)
-    try:
-        with logging_errors(conf):
-            log.setup(conf, PROGRAM, __version__)
-    except OSError as error:
-        raise log_path_error(str(error.filename), error.strerror) from error
+    path = _set_destination(conf, in_background)
+    with _held_open(path):
+        _set_up(conf)
+    if in_background:
+        check_background_log(conf)
+
+
+def warn_about_lost_log(conf: cfg.ConfigOpts) -> None:
+    """Report on standard error that no process reads the log; the libraries ignore it."""
+    for option, path in SOCKETS.items():
+        if conf[option] and not conf.log_config_append and not _has_reader(path):
+            with contextlib.suppress(OSError):
+                sys.stderr.write(
+                    f"{PROGRAM}: warning: no process reads {path}: log lines for it ({option}) are "
+                    "lost until one does; set log_file to keep them\n"
+                )
+
+
+def check_background_log(conf: cfg.ConfigOpts) -> None:
+    """Check that the log of a process in the background does not go to standard error only.
+
+    Raises:
+        StartError: it does.
+    """
+    # Some libraries have handlers of their own, which discard everything.
+    handlers = [
+        handler
+        for logger in all_loggers()
+        if logger.name.partition(".")[0] in ("root", "notif_relayd")
+        for handler in logger.handlers
+    ]
+    if all(map(_writes_to_standard_stream, handlers)):
+        raise StartError(
+            "the log would be lost, because --daemonize closes standard output and standard error: "
+            f"set log_file, or add another handler to {conf.log_config_append or 'a logging file'}"
+        )
+
+
+def is_journal(fd: int) -> bool:
+    """Return whether systemd has connected a descriptor to the journal."""
+    # systemd.exec(5), JOURNAL_STREAM: device and inode of the journal's stream.
+    status = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 @contextlib.contextmanager
@@ -61,24 +103,89 @@ def logging_errors(conf: cfg.ConfigOpts) -> Iterator[None]:
         ) from error
 
 
-def check_logging(conf: cfg.ConfigOpts) -> None:
+def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """Check the options of the log without opening it; reconfigures the loggers.
 
     Raises:
         StartError: the log cannot be written, or the file in log_config_append is invalid.
     """
+    _set_destination(conf, in_background)
     if conf.log_config_append:
         with logging_errors(conf):
             check_logging_file(conf.log_config_append)
-    elif conf.log_file or conf.log_dir:
-        # As in oslo.log: the file is in the directory, and its default name is that of the program.
-        check_log_path(os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log"))
+    else:
+        for option in ("log_file", "log_dir"):
+            conf.set_override(option, None)
+        _set_up(conf)
 
 
-def _stderr_is_the_journal() -> bool:
-    # systemd.exec(5), JOURNAL_STREAM: device and inode of the journal's stream.
+def _set_up(conf: cfg.ConfigOpts) -> None:
     try:
-        stderr = os.fstat(STDERR)
-    except OSError:
-        return False  # Standard error is closed.
-    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+        with logging_errors(conf):
+            log.setup(conf, PROGRAM, __version__)
+    except OSError as error:
+        raise log_path_error(str(error.filename), error.strerror) from error
+    except (TypeError, ValueError) as error:
+        raise StartError(f"cannot set up the log: {error}; correct the option") from error
+
+
+@contextlib.contextmanager
+def _held_open(path: str | None) -> Iterator[None]:
+    """Context in which opening a FIFO does not wait for a process that reads it.
+
+    Raises:
+        StartError: no process reads it.
+    """
+    try:
+        node = open_node(path, wait=False) if path else None
+    except OSError as error:
+        raise log_path_error(str(path), error.strerror) from error
+    try:
+        yield
+    finally:
+        if node is not None:
+            os.close(node)
+
+
+def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> str | None:
+    """Set the default destination of the log; return the path of the log file, if any.
+
+    Raises:
+        StartError: the file cannot be written to.
+    """
+    if conf.log_config_append:
+        return None
+    if conf.log_file == STANDARD_OUTPUT:
+        conf.set_override("log_file", "/dev/stdout")
+    if journal and is_journal(STDERR) and _has_reader(SOCKETS["use_journal"]):
+        conf.set_default("use_journal", True)
+        # The journal has fields of its own for time, process, level and logger.
+        for option in ("logging_default_format_string", "logging_context_format_string"):
+            conf.set_default(option, "%(message)s")
+    elif not in_background and not was_closed(STDERR):
+        conf.set_default("use_stderr", True)
+    elif not (conf.log_file or conf.log_dir or conf.use_journal):
+        # If standard error is closed, the default of oslo.log is standard output.
+        conf.set_default("use_syslog", in_background or was_closed(STDOUT))
+    if not (conf.log_file or conf.log_dir):
+        return None
+    # As in oslo.log: the file is in the directory, and its default name is that of the program.
+    path = os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log")
+    check_log_path(path)
+    return path
+
+
+def _writes_to_standard_stream(handler: logging.Handler) -> bool:
+    if isinstance(handler, logging.FileHandler):
+        return named_descriptor(handler.baseFilename) is not None
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+
+
+def _has_reader(path: str) -> bool:
+    """Return whether a process reads a socket."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_UNIX, kind) as probe, contextlib.suppress(OSError):
+            probe.setblocking(False)
+            probe.connect(path)
+            return True
+    return False

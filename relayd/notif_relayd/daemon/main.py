@@ -7,26 +7,34 @@ logger's connection to the journal does not survive it.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from notif_relay.version import __version__
-from notif_relayd.daemon import options
 from notif_relayd.daemon.background import background
 from notif_relayd.daemon.configuration import Configuration
 from notif_relayd.daemon.log_queue import LogQueue
-from notif_relayd.daemon.log_setup import check_logging, set_up_logging
+from notif_relayd.daemon.log_setup import (
+    check_logging,
+    is_journal,
+    set_up_logging,
+    warn_about_lost_log,
+)
+from notif_relayd.daemon.options import Settings
 from notif_relayd.daemon.resources import fdstore_capacity, raise_descriptor_limit
-from notif_relayd.daemon.sockets import OpenSockets, open_sockets
+from notif_relayd.daemon.sockets import OpenSockets, open_sockets, with_idle_timeout
 from notif_relayd.errors import StartError, one_line
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.relay import Manager, Platform, Relay
 from notif_relayd.settings import PROGRAM, Limits
+from notif_relayd.stdio import STDOUT
+from notif_relayd.systemd.environment import booted
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
@@ -38,18 +46,23 @@ def main(arguments: Sequence[str]) -> int:
         configuration = Configuration(arguments, __version__)
         settings = configuration.load()
         if settings.check:
-            check_logging(configuration.conf)
-            _print_ok()
+            check_logging(configuration.conf, settings.daemonize)
+            # A check gets no sockets. Assume that systemd holds them if it runs.
+            with_idle_timeout(settings.limits, booted())
+            if not is_journal(STDOUT):  # systemd logs the result itself.
+                sys.stdout.write("ok\n")
             return 0
         # SIGHUP would end the process until the relay handles it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         set_up_logging(configuration.conf, settings.daemonize)
         with contextlib.ExitStack() as stack:
             opened = open_sockets(stack, settings)
+            limits = with_idle_timeout(settings.limits, opened.held_by_systemd)
+            settings = replace(settings, limits=limits)
+            ready: Callable[[], None] = functools.partial(warn_about_lost_log, configuration.conf)
             if settings.daemonize:
-                sockets = [listener.socket for listener in opened.listeners]
-                stack.enter_context(background(settings.pidfile, sockets))
-            log_is_written = _run(configuration, settings, opened)
+                ready = stack.enter_context(background(settings.pidfile, ready))
+            log_is_written = _run(configuration, settings, opened, ready)
     except StartError as error:
         sys.stderr.write(f"{PROGRAM}: {one_line(error)}\n")
         return 1
@@ -60,22 +73,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print_ok() -> None:
-    if sys.stdout is None:
-        raise StartError("cannot write to standard output: it is closed")
-    try:
-        # Without the buffer of sys.stdout, which would be written again at exit after an error.
-        os.write(sys.stdout.fileno(), b"ok\n")
-    except OSError as error:
-        raise StartError(f"cannot write to standard output: {error.strerror}") from error
+def _run(
+    configuration: Configuration,
+    settings: Settings,
+    opened: OpenSockets,
+    ready: Callable[[], None],
+) -> bool:
+    """Run the relay; return whether the log has been written completely.
 
-
-def _run(configuration: Configuration, settings: options.Settings, opened: OpenSockets) -> bool:
-    """Run the relay; return whether the log has been written completely."""
+    Args:
+        configuration: read again on a reload.
+        settings: the values at the start.
+        opened: the sockets.
+        ready: called when the relay accepts connections.
+    """
     log_queue = LogQueue()
     log_queue.take_over()
     try:
-        _relay(configuration, settings, opened, log_queue)
+        _relay(configuration, settings, opened, log_queue, ready)
     except StartError:
         raise
     except Exception:
@@ -89,11 +104,12 @@ def _run(configuration: Configuration, settings: options.Settings, opened: OpenS
 
 def _relay(
     configuration: Configuration,
-    settings: options.Settings,
+    settings: Settings,
     opened: OpenSockets,
     log_queue: LogQueue,
+    ready: Callable[[], None],
 ) -> None:
-    limits = _with_idle_timeout(settings.limits, opened.held_by_systemd)
+    limits = settings.limits
     raise_descriptor_limit(limits)
 
     def reload() -> None:
@@ -129,24 +145,9 @@ def _relay(
             listener.relisten()
             if listener.warning:
                 LOG.warning("%s", listener.warning)
+        ready()
         relay.run()
         LOG.info("stopped")
-
-
-def _with_idle_timeout(limits: Limits, held_by_systemd: bool) -> Limits:
-    """Return the limits with the default idle timeout, if systemd holds the sockets.
-
-    Raises:
-        StartError: an idle timeout is configured, but systemd does not hold the sockets.
-    """
-    if limits.idle_timeout and not held_by_systemd:
-        raise StartError(
-            "[relayd] idle_timeout: systemd does not hold the sockets and cannot start the daemon "
-            "again: remove this option"
-        )
-    if limits.idle_timeout is None and held_by_systemd:
-        return replace(limits, idle_timeout=options.DEFAULT_IDLE_TIMEOUT)
-    return limits
 
 
 def _reloaded(
@@ -155,7 +156,8 @@ def _reloaded(
     """Read the configuration again; return its limits, or `None` if it has an error."""
     try:
         with log_queue.changing():
-            limits = _with_idle_timeout(configuration.reload(running), held_by_systemd)
+            limits = with_idle_timeout(configuration.read_again(running), held_by_systemd)
+            configuration.apply_logging()
     except StartError as error:
         LOG.error("the configuration was not reloaded: %s", one_line(error))
         return None

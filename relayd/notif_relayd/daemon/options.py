@@ -19,6 +19,7 @@ from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.access.policy import AccessRule, Policy
 from notif_relayd.daemon.group_options import group_limits, group_options
 from notif_relayd.errors import StartError
+from notif_relayd.files import STANDARD_OUTPUT
 from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
 
@@ -52,14 +53,14 @@ def _command_line_only() -> list[cfg.Opt]:
         cfg.BoolOpt(
             "daemonize",
             default=False,
-            help="Go to the background after the sockets have been created. For hosts without "
-            "systemd.",
+            help="Go to the background. The command returns when the daemon is ready or has "
+            "failed. For hosts without systemd.",
         ),
         cfg.StrOpt(
             "pidfile",
             metavar="FILE",
-            help="With --daemonize: write the process ID to this file. The file exists while the "
-            "daemon runs.",
+            help="With --daemonize: write the process ID to this file, or to standard output if "
+            "FILE is -. The file exists while the daemon runs, which holds a lock on it.",
         ),
     ]
 
@@ -107,8 +108,8 @@ def _relayd() -> list[cfg.Opt]:
             min=64 * 1024,
             mutable=True,
             help="Maximum size, in bytes, of the recent records that the relay keeps for all "
-            "subscribers that fall behind. A subscriber that falls behind further misses records, "
-            "and receives a gap record with their number. Must not be less than max_record_size.",
+            "subscribers and groups that fall behind. Those that fall behind further miss records, "
+            "and receive a gap record with their number. Must not be less than max_record_size.",
         ),
         cfg.IntOpt(
             "max_record_size",
@@ -154,9 +155,10 @@ def _relayd() -> list[cfg.Opt]:
             default=8 * 1024 * 1024,
             min=2 * 1024 * 1024,
             mutable=True,
-            help="Maximum memory, in bytes, for the filters and unfinished requests of one user's "
-            "subscribers. A request that exceeds it is refused, and its connection is closed. A "
-            "typical filter takes 10 KiB. The limit of all users together is 64 MiB.",
+            help="Maximum memory, in bytes, for the filters, groups and unfinished requests of one "
+            "user's subscribers. A request that exceeds it is refused, and its connection is "
+            "closed. A typical filter takes 10 KiB, a group 6 KiB and its filters, a window 120 "
+            "bytes for each record. The limit of all users together is 64 MiB.",
         ),
         *group_options(),
         cfg.FloatOpt(
@@ -165,9 +167,9 @@ def _relayd() -> list[cfg.Opt]:
             mutable=True,
             sample_default=0,
             help="Time in seconds without any connection after which the daemon exits; 0 disables "
-            "this. Requires that systemd holds the public and the private socket, because the next "
-            "connection then starts the daemon again. The default is then "
-            f"{DEFAULT_IDLE_TIMEOUT:.0f}.",
+            "this. A group that keeps its place counts as a connection. Requires that systemd "
+            "holds the public and the private socket, because the next connection then starts the "
+            f"daemon again. The default is then {DEFAULT_IDLE_TIMEOUT:.0f}.",
         ),
     ]
     for name, socket, client, group in (
@@ -331,7 +333,9 @@ def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
             "notif-relayd",
         ),
         daemonize=conf.daemonize,
-        pidfile=conf.pidfile and os.path.abspath(conf.pidfile),
+        pidfile=conf.pidfile
+        if conf.pidfile in (None, STANDARD_OUTPUT)
+        else os.path.abspath(conf.pidfile),
         check=conf.check,
     )
 

@@ -3,14 +3,16 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from notif_relayd.access.accounts import socket_owner
-from notif_relayd.daemon.options import Settings
+from notif_relayd.daemon.options import DEFAULT_IDLE_TIMEOUT, Settings
+from notif_relayd.errors import StartError
 from notif_relayd.handover.inherit import Inherited, inherit
-from notif_relayd.net.listeners import Listener, adopt, bind, passed, refuse_listening
+from notif_relayd.net.listeners import Listener, adopt, bind
+from notif_relayd.net.passed import passed, refuse_listening
 from notif_relayd.relay import Sockets
-from notif_relayd.settings import SocketPlan
+from notif_relayd.settings import Limits, SocketPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +81,19 @@ def open_sockets(stack: contextlib.ExitStack, settings: Settings) -> OpenSockets
     ingest, *more_ingest = listeners["ingest"] or [bound(settings.ingest)]
     control = bound(settings.control)
     return OpenSockets(public, ingest, control, inherit(others), more_public, more_ingest)
+
+
+def with_idle_timeout(limits: Limits, held_by_systemd: bool) -> Limits:
+    """Return the limits with the default idle timeout, if systemd holds the sockets.
+
+    Raises:
+        StartError: an idle timeout is configured, but systemd does not hold the sockets.
+    """
+    if limits.idle_timeout and not held_by_systemd:
+        raise StartError(
+            "[relayd] idle_timeout: systemd does not hold the sockets and cannot start the daemon "
+            "again: remove this option"
+        )
+    if limits.idle_timeout is None and held_by_systemd:
+        return replace(limits, idle_timeout=DEFAULT_IDLE_TIMEOUT)
+    return limits

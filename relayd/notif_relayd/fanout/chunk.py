@@ -44,8 +44,8 @@ class TornRecord:
 class Holder(Protocol):
     """A cursor that is in a chunk."""
 
-    def leave(self) -> None:
-        """Leave the chunk, which is about to be evicted."""
+    def evicted(self) -> None:
+        """Leave the chunk, which was evicted."""
 
 
 class Chunk:

@@ -3,8 +3,9 @@
 
 When a chunk is evicted, its cursors leave it. Otherwise a thousand stalled subscribers would keep a
 thousand old chunks in memory. A cursor that is within a record keeps that record, shared with all
-cursors in the same record, and the number of the next one. It is not visited again until its
-socket takes data. A cursor's step costs O(buffers).
+cursors in the same record, and the number of the next one. Once a cursor has lost records, which
+the store notes, it is not visited again until its socket takes data. A cursor's step costs
+O(buffers).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Cursor:
     Args:
         ring: the ring that it reads.
         gap: returns the record that announces a number of missing records.
+        owner: what `Store.losing` gets when the cursor loses records.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class Cursor:
         "_inserted",
         "_next_seq",
         "_offset",
+        "_owner",
         "_ring",
         "_stop_seq",
         "_torn",
@@ -46,9 +49,10 @@ class Cursor:
         "announced",
     )
 
-    def __init__(self, ring: Ring, gap: Callable[[int], bytes]) -> None:
+    def __init__(self, ring: Ring, gap: Callable[[int], bytes], owner: int = 0) -> None:
         self._ring = ring
         self._gap = gap
+        self._owner = owner
         self._next_seq = ring.next_seq
         """Sequence number of the next record of the ring; valid only if `_chunk` is `None`."""
         self._stop_seq: int | None = None
@@ -133,8 +137,13 @@ class Cursor:
         return max(0, min(self._ring.first_seq, self.end) - self._next_seq)
 
     @property
+    def dropped(self) -> int:
+        """Number of evicted records, announced or not."""
+        return self.announced + self.lost
+
+    @property
     def torn_lines(self) -> int:
-        """Number of lines that `send_first` was given and that were not sent completely."""
+        """Number of lines that end in what is left of the torn record."""
         return 0 if self._torn is None else self._torn.data.count(b"\n", self._torn_sent)
 
     @property
@@ -221,6 +230,17 @@ class Cursor:
         self._inserted += record
         self._stop_seq = self._next_seq
 
+    def evicted(self) -> None:
+        """Leave the chunk, which was evicted; note whether records are lost."""
+        chunk = self._chunk
+        assert chunk is not None  # noqa: S101 - the chunk has this cursor
+        self.leave()
+        if self.lost:
+            self._ring.store.losing.add(self._owner)
+        elif chunk.next is not None and chunk.next.first < self.end:
+            # The loss begins when the next chunk is evicted.
+            self._move(chunk.next, 0)
+
     def leave(self) -> None:
         """Leave the chunk; keep the record that was sent in part, if any."""
         chunk = self._chunk
@@ -264,7 +284,8 @@ class Cursor:
         lost = self.lost
         if lost:
             self._inserted = self._gap(lost)
+            self._ring.store.losing.add(self._owner)
             self.announced += lost
             self._next_seq += lost
-        if self._ring.chunks and self._next_seq < self.end:
-            self._move(self._ring.chunks[0], 0)
+        if self._ring.oldest is not None and self._next_seq < self.end:
+            self._move(self._ring.oldest, 0)

@@ -29,6 +29,7 @@ from notif_relayd.fanout.cursor import Cursor
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.loss_log import LossLog
 from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
@@ -45,8 +46,7 @@ from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
-from notif_relayd.records.subscription_request import MAX_WINDOW
-from notif_relayd.records.validator import RoutingKey
+from notif_relayd.records.validator import MIN_SIZE, RoutingKey
 from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
@@ -55,6 +55,10 @@ LOG = logging.getLogger(__name__)
 MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records of all users together. When they are exceeded, subscribers of the user that
 holds the most are disconnected."""
+
+FAST_RECORDS = 256
+"""Number of records for which a member of a group must have room, so that the fast path may send to
+it. The fast path sends no batch that can have more."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
@@ -116,6 +120,7 @@ class Fanout:
         )
         self._members = self.groups.sender
         self._pages = SharedPages()
+        self._losses = LossLog(context.log, self.store, self.subscribers)
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
         self._requests = RequestHandler(
@@ -175,11 +180,13 @@ class Fanout:
         if stream is None:
             return [], 0
         recipients = list(stream.current.values())
+        threshold = self._pages.threshold(len(recipients))
         if self._members.has_active:
-            recipients += self._members.direct_recipients(stream, MAX_WINDOW)
+            recipients += self._members.direct_recipients(stream, FAST_RECORDS)
+            threshold = min(threshold, FAST_RECORDS * MIN_SIZE)
         if len(recipients) > limit:
             return [], 0
-        return recipients, self._pages.threshold(len(recipients))
+        return recipients, threshold
 
     def publish(
         self,
@@ -243,6 +250,8 @@ class Fanout:
             [TornRecordState(each.data) for each in torn],
             self.groups.save(numbers),
             self.groups.ended_dropped,
+            self.groups.ended_redelivered,
+            self.groups.undeliverable,
         )
 
     def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
@@ -274,9 +283,9 @@ class Fanout:
             if connection is not None and self._is_allowed(each, streams) and self._charge(each):
                 self.admission.enter(each.peer)
                 current, *pending = (
-                    self.groups.restore_member(part)
+                    self.groups.restore_member(part, each.id)
                     if part.member is not None
-                    else Subscription(streams[part.stream])
+                    else Subscription(streams[part.stream], each.id)
                     for part in each.subscriptions
                 )
                 subscriber = self._admit(each.id, connection, each.peer, current)
@@ -294,6 +303,7 @@ class Fanout:
             stream.ring.evict_unused()
         self._streams.end_unused()
         self.store.shrink()
+        self._losses.update()
         for subscriber in list(self.subscribers.values()):
             if isinstance(subscriber.subscription, Membership):
                 self._members.serve_member(subscriber, subscriber.subscription)
@@ -334,7 +344,8 @@ class Fanout:
         """
         peer = peer_of(connection)
         self.admission.enter(peer)
-        subscriber = self._admit(number, connection, peer, Subscription(self._stream_of(peer)))
+        subscription = Subscription(self._stream_of(peer), number)
+        subscriber = self._admit(number, connection, peer, subscription)
         subscriber.fall_behind().insert(b"\n" + records.gap(None, "relay_restarted"))
         self.unknown_gaps += 1
         if request:
@@ -344,7 +355,9 @@ class Fanout:
 
     def disconnect(self, subscriber: Subscriber) -> None:
         """End a connection."""
+        self._requests.finish_last(subscriber)
         # Before the cursors are dropped below: the figures are derived from them.
+        self._losses.disconnected(subscriber)
         self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:
             if isinstance(each, Membership):
@@ -365,7 +378,8 @@ class Fanout:
             self.disconnect(subscriber)
 
     def _welcome(self, connection: socket.socket, peer: Peer) -> None:
-        self._admit(next(self._ids), connection, peer, Subscription(self._stream_of(peer)))
+        number = next(self._ids)
+        self._admit(number, connection, peer, Subscription(self._stream_of(peer), number))
         LOG.debug("subscriber connected: %s", peer)
 
     def _admit(
@@ -435,10 +449,14 @@ class Fanout:
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome
-        if self._members.has_active:
+        grouped = self._members.has_active and not self._members.took_all(
+            stream, batch, count, direct
+        )
+        if grouped:
             self._members.keep(stream, batch, direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
+            self._losses.update()
         else:
             stream.ring.skip(count)
         for subscriber, unsent in late:
@@ -446,7 +464,7 @@ class Fanout:
             self._update_events(subscriber)
         for subscriber in failed:
             self.disconnect(subscriber)
-        if self._members.has_active:
+        if grouped:
             self._members.note_direct(batch, count, direct)
             self._members.serve(stream)
         if self.store.torn > MAX_TORN_BYTES:
@@ -468,8 +486,10 @@ class Fanout:
 
     def _send_from(self, cursor: Cursor, subscriber: Subscriber) -> None:
         """Send once what the cursor of a subscriber has to send."""
+        buffers = cursor.buffers()
+        self._losses.update()
         try:
-            sent = subscriber.socket.sendmsg(cursor.buffers())
+            sent = subscriber.socket.sendmsg(buffers)
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS:
                 self.disconnect(subscriber)
@@ -486,6 +506,7 @@ class Fanout:
             self.disconnect(subscriber)
         else:
             subscriber.catch_up()
+            self._losses.caught_up(subscriber)
             self._update_events(subscriber)
             if isinstance(subscriber.subscription, Membership):
                 self._members.note_drained(subscriber, subscriber.subscription)

@@ -26,6 +26,7 @@ from notif_relayd.fanout.subscriber import Subscriber, Subscription
 from notif_relayd.net.loop import TRANSIENT_ERRORS
 from notif_relayd.records import subscription_request
 from notif_relayd.records.filters import View
+from notif_relayd.records.subscription_request import UNFINISHED_COST
 
 MAX_ERROR_LENGTH = 512
 """Characters of an error message for a subscriber; the remainder is cut off."""
@@ -108,6 +109,25 @@ class RequestHandler:
         self._pacer.leave(subscriber.peer.uid, subscriber.id)
         self._quota.release(subscriber.peer.uid, subscriber.charge)
 
+    def finish_last(self, subscriber: Subscriber) -> None:
+        """Note which notifications a subscriber has finished before its connection ends.
+
+        Everything else that it has written is ignored.
+        """
+        membership = subscriber.subscription
+        if not isinstance(membership, Membership) or membership.left:
+            return
+        membership.note_progress()
+        data = b""
+        with contextlib.suppress(OSError):
+            data = self._receive(subscriber.socket, MAX_REQUEST_SIZE)
+        lines = (subscriber.request.save() + data).split(b"\n")
+        with contextlib.suppress(GroupError):
+            for done in map(subscription_request.parse_done, lines):
+                # Repeated reports would take time that is not charged to the user.
+                if done is None or not membership.finish(done):
+                    return
+
     def discard_input(self, subscriber: Subscriber) -> None:
         """Read what a subscriber has written after a request that was refused.
 
@@ -153,9 +173,9 @@ class RequestHandler:
             return line
         membership.note_progress()
         lines = finished = 0
-        while line is not None and (count := subscription_request.parse_done(line)) is not None:
+        while line is not None and (done := subscription_request.parse_done(line)) is not None:
             lines += 1
-            finished += membership.member.finish(count)
+            finished += membership.finish(done)
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
         if finished and line is None:
@@ -187,25 +207,34 @@ class RequestHandler:
         """Let the requested filter follow the one in force.
 
         Raises:
-            GroupError: a limit of groups does not permit it.
+            GroupError: a limit of groups, or of the bytes for windows, does not permit it.
             QuotaError: the user has too many bytes of filters and unfinished requests.
         """
         charge = request.charge
         wanted = request.filter if request.filter.patterns else None
         view = View(wanted, self._policy.allowed(subscriber.peer))
-        self._quota.charge(subscriber.peer.uid, charge)
+        try:
+            self._quota.charge(subscriber.peer.uid, charge)
+        except QuotaError as error:
+            if request.group is None or request.group.window is None:
+                raise
+            raise GroupError(
+                f"{error}; a window takes {UNFINISHED_COST} bytes for each record."
+            ) from None
+        since = ""
         if request.group is None:
-            pending = Subscription(self._streams.of(view), charge)
+            pending: Subscription = Subscription(self._streams.of(view), subscriber.id, charge)
         else:
             try:
-                pending = self._groups.join(subscriber, view, request.group, charge)
+                pending = membership = self._groups.join(subscriber, view, request.group, charge)
             except (GroupError, QuotaError):
                 self._quota.release(subscriber.peer.uid, charge)
                 raise
+            since = membership.group.since
         self._fdstore.keep_request(subscriber.id, request.line)
         self._stop(subscriber).stop()
         subscriber.pending = pending
-        pending.fall_behind().insert(request.answer(view.notice))
+        pending.fall_behind().insert(request.answer(view.notice, since))
 
     def _stop(self, subscriber: Subscriber) -> Cursor:
         """Return the cursor of a subscriber that is to get nothing more of its subscription."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol
 
@@ -47,6 +47,8 @@ class Store:
         """Bytes charged for chunks."""
         self.torn = 0
         """Bytes of torn records, in addition to `size`; each counts once."""
+        self.losing: set[int] = set()
+        """Owners of cursors that have lost records; the owner of the store clears it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
         """The oldest first."""
 
@@ -94,6 +96,15 @@ class Store:
         torn.holders -= 1
         if not torn.holders:
             self.torn -= len(torn.data)
+
+    def size_from(self, chunks: Container[Chunk]) -> int:
+        """Return the bytes charged for the oldest of some chunks and all chunks after it."""
+        size = self.size
+        for chunk in self._chunks:
+            if chunk in chunks:
+                return size
+            size -= chunk.charge
+        return 0
 
     def __iter__(self) -> Iterator[tuple[Chunk, Ring]]:
         """The chunks, the oldest first, each with its ring."""
@@ -167,7 +178,7 @@ class Ring:
         self.store.release(chunk)
         # A copy: a cursor that leaves removes itself from the set.
         for cursor in list(chunk.cursors):
-            cursor.leave()
+            cursor.evicted()
 
     def add_place(self, place: Place) -> None:
         """Keep records from the position of the place on."""

@@ -68,6 +68,8 @@ class SubscriberState(msgspec.Struct, tag="subscriber"):
     subscription: SubscriptionState = msgspec.field(name="reading")
     pending: SubscriptionState | None = msgspec.field(name="following")
     """What the subscriber reads after `subscription`, while a filter change is pending."""
+    lost_before: int | None = None
+    """Value of `dropped` before the loss that the log has reported; `None` if there is none."""
 
     @property
     def subscriptions(self) -> list[SubscriptionState]:
@@ -160,6 +162,8 @@ class GroupState(msgspec.Struct, tag="group"):
     redelivered: int
     held_until: float | None
     """Time, by CLOCK_MONOTONIC, at which a group without members ends; `None` with members."""
+    since: str
+    """Time at which the group began, in UTC."""
 
 
 class MemberState(msgspec.Struct):
@@ -181,8 +185,8 @@ class MemberState(msgspec.Struct):
     attached: bool
     left: bool
     """Whether it has left the group, and only the rest of a record is sent."""
-    owed: int = 0
-    """Number of lines that its socket has yet to take before anything else."""
+    has_begun: bool = False
+    """Whether its socket may have taken a part of the first record in `unsent`."""
 
 
 class ChunkState(msgspec.Struct, tag="chunk"):
@@ -220,6 +224,10 @@ class FanoutState(msgspec.Struct):
     groups: list[GroupState] = []
     groups_dropped: int = 0
     """Records that groups which have ended missed."""
+    groups_redelivered: int = 0
+    """Records that groups which have ended handed out again."""
+    groups_undeliverable: int = 0
+    """Records that groups did not hand out again."""
     absent: list[MemberState] = []
     """Members of groups whose connections have ended."""
 

@@ -83,13 +83,15 @@ class Subscription:
 
     Args:
         stream: the stream.
+        owner: number of the subscriber's connection.
         charge: bytes charged to the user for the filter.
     """
 
-    __slots__ = ("_announced", "_joined", "charge", "cursor", "has_more", "stream")
+    __slots__ = ("_announced", "_joined", "_owner", "charge", "cursor", "has_more", "stream")
 
-    def __init__(self, stream: Stream, charge: int = 0) -> None:
+    def __init__(self, stream: Stream, owner: int, charge: int = 0) -> None:
         self.stream = stream
+        self._owner = owner
         self.charge = charge
         """Bytes charged to the user for the filter."""
         self.cursor: Cursor | None = None
@@ -104,7 +106,7 @@ class Subscription:
 
     def fall_behind(self) -> Cursor:
         """Create a cursor at the end of the ring."""
-        self.cursor = Cursor(self.stream.ring, _slow_subscriber)
+        self.cursor = Cursor(self.stream.ring, _slow_subscriber, self._owner)
         return self.cursor
 
     def catch_up(self) -> None:
@@ -163,9 +165,12 @@ class Subscription:
     @property
     def dropped(self) -> int:
         """Number of records that will never be sent, announced or not."""
-        if self.cursor is None:
-            return self._announced
-        return self._announced + self.cursor.announced + self.cursor.lost
+        return self._announced + self.dropped_while_behind
+
+    @property
+    def dropped_while_behind(self) -> int:
+        """Number of these records since the subscriber was current; 0 if it is current."""
+        return 0 if self.cursor is None else self.cursor.dropped
 
     @property
     def delivered(self) -> int:
@@ -191,6 +196,7 @@ class Subscriber:
         "bytes",
         "id",
         "listening",
+        "lost_before",
         "peer",
         "pending",
         "request",
@@ -224,6 +230,9 @@ class Subscriber:
         """Whether it may send requests: it may have shut down its direction of the connection."""
         self.bytes = 0
         """Number of bytes that the socket took, including records of the relay itself."""
+        self.lost_before: int | None = None
+        """Value of `dropped` before the loss that the log has reported; `None` if there is no such
+        loss, or the subscriber has caught up since."""
         self._delivered_before = 0
         """Records delivered before `subscription`; likewise below."""
         self._dropped_before = 0
@@ -249,6 +258,7 @@ class Subscriber:
             self.listening,
             self.subscription.save(streams, places, torn_records),
             pending,
+            self.lost_before,
         )
 
     def restore(
@@ -274,6 +284,7 @@ class Subscriber:
         self.request.feed(saved.request)
         self.listening = saved.listening
         self.bytes = saved.bytes_sent
+        self.lost_before = saved.lost_before
         self._delivered_before = saved.delivered - self.delivered
         self._dropped_before = saved.dropped - self.dropped
 
@@ -344,6 +355,11 @@ class Subscriber:
     def dropped(self) -> int:
         """Number of records that will never be sent to it, announced or not."""
         return self._dropped_before + sum(each.dropped for each in self.subscriptions)
+
+    @property
+    def dropped_while_behind(self) -> int:
+        """Number of these records since it was current."""
+        return sum(each.dropped_while_behind for each in self.subscriptions)
 
     @property
     def delivered(self) -> int:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from itertools import pairwise
 
+from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.saved_state import (
     FanoutState,
@@ -16,7 +17,6 @@ from notif_relayd.fanout.saved_state import (
 )
 from notif_relayd.handover.errors import require
 from notif_relayd.records.filters import FilterError
-from notif_relayd.records.subscription_request import MAX_WINDOW
 
 
 def check_groups(fanout: FanoutState, newest: list[int]) -> None:
@@ -58,7 +58,7 @@ def check_member(subscription: SubscriptionState) -> None:
     if member is None or cursor is None:
         return
     require(cursor.chunk is None, "member of a group is in a chunk")
-    require(cursor.next == member.taken, "member of a group is at a wrong position")
+    require(cursor.next == 0, "member of a group is at a wrong position")
     require(cursor.until in (None, cursor.next), "member of a group has a wrong end")
     require(cursor.inserted[-1:] in (b"", b"\n"), "inserted record does not end with a newline")
 

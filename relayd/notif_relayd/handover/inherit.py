@@ -12,11 +12,10 @@ import stat
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from systemd import daemon
-
 from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.state import State, decode
 from notif_relayd.net import ancillary
+from notif_relayd.net.passed import is_unix_stream
 from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def inherit(passed: Iterable[tuple[str, int]]) -> Inherited:
 
 def _add(inherited: Inherited, kind: str, number: int, fd: int) -> bool:
     """Add one descriptor of a connection; return `False` if it is of the wrong type."""
-    if daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=0):
+    if is_unix_stream(fd, listening=False):
         connections = inherited.producers if kind == PRODUCER else inherited.subscribers
         connections[number] = socket.socket(fileno=fd)
         connections[number].setblocking(False)

@@ -174,6 +174,10 @@ def _check_subscriber(
 ) -> None:
     subscriptions = subscriber.subscriptions
     require(len(subscriber.request) <= MAX_REQUEST_SIZE, "request of a subscriber is too long")
+    require(
+        subscriber.lost_before is None or 0 <= subscriber.lost_before <= subscriber.dropped,
+        "subscriber has lost fewer records than before",
+    )
     require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
     for each in subscriptions:
         if each.member is not None:

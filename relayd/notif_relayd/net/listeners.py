@@ -22,11 +22,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from systemd import daemon
-
 from notif_relayd.errors import StartError
-from notif_relayd.escaping import printable
+from notif_relayd.files import lock
 from notif_relayd.net import ancillary
+from notif_relayd.net.passed import is_unix_stream
 from notif_relayd.peer import peer_of
 from notif_relayd.settings import SocketPlan
 
@@ -79,43 +78,6 @@ class Listener:
                         os.unlink(path)
 
 
-def passed() -> list[tuple[str, int]]:
-    """Return name and number of each descriptor that systemd passed (sd_listen_fds_with_names(3)).
-
-    Raises:
-        StartError: the environment variables are inconsistent, or do not match the descriptors.
-    """
-    announced = {
-        name: os.environ.get(name) for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-    }
-    try:
-        named = daemon.listen_fds_with_names(unset_environment=True)
-    except OSError as error:
-        environment = " ".join(f"{name}={value}" for name, value in announced.items() if value)
-        raise StartError(
-            f"cannot use the descriptors announced by {printable(environment)}: "
-            f"{error.strerror}; only systemd may set these variables"
-        ) from error
-    return [(name, fd) for fd, name in named.items()]
-
-
-def refuse_listening(name: str, fd: int) -> None:
-    """Check that a passed descriptor with an unknown name is not a listening socket.
-
-    systemd would accept connections to it, and no process would serve them.
-
-    Raises:
-        StartError: it is a listening socket.
-    """
-    if daemon.is_socket(fd, listening=1):
-        with socket.socket(fileno=os.dup(fd)) as listener:
-            address = printable(str(listener.getsockname()))
-        raise StartError(
-            f"systemd passed the listening socket {address} with the name {name!r}: set "
-            "FileDescriptorName=public or FileDescriptorName=ingest in its unit"
-        )
-
-
 def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     """Take over a listening socket that systemd passed.
 
@@ -127,7 +89,7 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     Raises:
         StartError: it is not a listening Unix stream socket, or its permissions cannot be changed.
     """
-    if not daemon.is_socket_unix(fd, socket.SOCK_STREAM, listening=1):
+    if not is_unix_stream(fd, listening=True):
         raise StartError(
             f"the descriptor {plan.name!r} passed by systemd is not a listening Unix stream "
             f"socket: set ListenStream= in its socket unit"
@@ -248,28 +210,14 @@ def _umask(mask: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
     path = os.path.join(directory, LOCK_FILE)
-    fd = _lock(path)
+    fd = lock(path, _open_own, fcntl.LOCK_EX)
     try:
         yield
     finally:
-        # Removed while it is locked: a daemon that waits for the lock notices it in `_lock`.
+        # Removed while it is locked: a daemon that waits for the lock notices it in `lock`.
         with contextlib.suppress(OSError):
             os.unlink(path)
         os.close(fd)
-
-
-def _lock(path: str) -> int:
-    while True:
-        fd = _open_own(path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.lstat(path)):
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # The previous holder has removed the file.
 
 
 def _open_own(path: str) -> int:

@@ -35,15 +35,20 @@ class RateLimitedLog:
         self._clock = clock
         self._messages: dict[str, _Message] = {}
 
-    def warning(self, message: str, *args: object) -> None:
-        """Log a warning; messages are the same if their text before formatting is."""
+    def warning(self, message: str, *args: object) -> bool:
+        """Log a warning; messages are the same if their text before formatting is.
+
+        Returns:
+            Whether it was logged, and not suppressed.
+        """
         now = self._clock()
         last = self._messages.get(message)
         if last is not None and now - last.logged_at < INTERVAL:
             last.suppressed += 1
-            return
+            return False
         self._messages[message] = _Message(now)
         if last is not None and last.suppressed:
             message += " (and %d more like it in the last %d seconds)"
             args += (last.suppressed, round(now - last.logged_at))
         self._logger.warning(message, *args)
+        return True

@@ -8,7 +8,6 @@ subscriber that does not read.
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -16,14 +15,9 @@ from typing import Annotated, cast
 import msgspec
 
 from notif_relay import records
+from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
-
-MAX_GROUP_NAME = 64
-"""Maximum number of characters in the name of a group."""
-
-MAX_WINDOW = 65536
-"""Maximum number of unfinished records of one member."""
 
 _MAX_FLOAT = sys.float_info.max
 """An integer in JSON can be greater; it cannot be compared with a time, or formatted as one."""
@@ -31,6 +25,12 @@ _MAX_FLOAT = sys.float_info.max
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
 before it, in CPython 3.11."""
+
+KEYS = ("filter", "group", "window", "hold")
+"""Keys of a request; the key "done" is not combined with others."""
+
+NOT_WINDOWED = '"done" requires a group and a "window", which an earlier request states.'
+"""Error for a subscriber that has no unfinished records to report."""
 
 PAGE_SIZE = 4096
 """Granularity of the size of a memfd, in bytes."""
@@ -43,15 +43,16 @@ class RequestError(ValueError):
     """A request is invalid; the message is one sentence for the subscriber."""
 
 
-class _Done(msgspec.Struct, forbid_unknown_fields=True):
+class Done(msgspec.Struct, forbid_unknown_fields=True):
     """The request that reports finished notifications."""
 
     done: Annotated[int, msgspec.Meta(ge=0)]
+    """Number of notifications since the answer."""
+    group_since: str | None = None
+    """When the group of that answer began; the request is for the present group if it is absent."""
 
 
-_decode_done = msgspec.json.Decoder(_Done).decode
-
-_is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
+_decode_done = msgspec.json.Decoder(Done).decode
 
 
 class RequestBuffer:
@@ -164,22 +165,25 @@ class Request:
         window = 0 if self.group is None else self.group.window or 0
         return self.filter.cost + stored + STREAM_COST + window * UNFINISHED_COST
 
-    def answer(self, notice: str = "") -> bytes:
+    def answer(self, notice: str = "", group_since: str = "") -> bytes:
         """Return the record that confirms the filter and precedes the first record that passes it.
 
         Args:
             notice: a sentence about the access rules for the subscriber; none if it is empty.
+            group_since: when the group began; empty without a group.
         """
         keys = {} if self.group is None else self.group.keys
+        if group_since:
+            keys[records.GROUP_SINCE] = group_since
         if notice:
             keys[records.NOTICE] = notice
         return records.subscribed(self.requested | keys)
 
 
-def parse_done(line: bytes) -> int | None:
-    """Return the number of finished notifications in a line, or `None` for any other request."""
+def parse_done(line: bytes) -> Done | None:
+    """Return a report of finished notifications, or `None` for any other request."""
     try:
-        return _decode_done(line).done
+        return _decode_done(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -195,11 +199,13 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise RequestError('"done" stands alone, with an integer that is 0 or greater.')
+        raise _done_error(content)
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
-        raise RequestError('The request is not of the form {"filter": {...}, "group": "NAME"}.')
-    if unknown := content.keys() - {"filter", "group", "window", "hold"}:
-        raise RequestError(f"The request has the unknown or misplaced key {min(unknown)!r}.")
+        raise RequestError('The request is not an object with the key "filter" or "group".')
+    if unknown := content.keys() - set(KEYS):
+        raise RequestError(
+            f"Unknown key {min(unknown)!r} in the request; the keys are {', '.join(KEYS)}."
+        )
     requested = content.get("filter", {})
     try:
         return Request(Filter.parse(requested), requested, _group(content))
@@ -207,15 +213,25 @@ def parse(line: bytes) -> Request:
         raise RequestError(str(error)) from None
 
 
+def _done_error(content: dict[str, object]) -> RequestError:
+    """Return the error for a request that has the key "done" and is not handled as such."""
+    if len(content) > 1:
+        return RequestError('A request with "done" has other keys; send them in another request.')
+    if parse_done(msgspec.json.encode(content)) is None:
+        return RequestError('"done" is not an integer that is 0 or greater.')
+    return RequestError(NOT_WINDOWED)
+
+
 def _group(content: dict[str, object]) -> GroupRequest | None:
     if "group" not in content:
         if misplaced := content.keys() & {"window", "hold"}:
-            raise RequestError(f"The request has the key {min(misplaced)!r} without a group.")
+            raise RequestError(f'"{min(misplaced)}" requires the key "group".')
         return None
     name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
-    if not isinstance(name, str) or not _is_group_name(name):
+    if not isinstance(name, str) or not is_group_name(name):
         raise RequestError(
-            f"The name of a group has 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-."
+            f'"group" is not a name of 1 to {MAX_GROUP_NAME} letters (A to Z, a to z), digits and '
+            "characters of ._:/-"
         )
     if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')

@@ -36,6 +36,9 @@ from notif_relay.records import (
 )
 from notif_relayd.records.framing import split
 
+MIN_SIZE = len('{"event_type":"","priority":""}\n')
+"""Minimum size of a valid record in bytes."""
+
 RoutingKey = tuple[str, str, str]
 """event_type, priority and publisher_id of a record; the last is empty if it is not a string."""
 

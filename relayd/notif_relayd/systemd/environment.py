@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads numbers that the service manager passes in environment variables."""
+"""Whether systemd runs, and the numbers that it passes in environment variables."""
 
 import logging
 import os
@@ -8,6 +8,15 @@ LOG = logging.getLogger(__name__)
 
 MAX_DIGITS = 20
 """Maximum number of decimal digits of a 64-bit number."""
+
+
+BOOTED = "/run/systemd/system"
+"""This directory exists if systemd is the service manager, sd_booted(3)."""
+
+
+def booted() -> bool:
+    """Return whether systemd is the service manager of this host."""
+    return os.path.isdir(BOOTED)
 
 
 def number(name: str) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.container import PUBLIC_UNIT, Journal, reset, run, systemctl
+from support.container import PUBLIC_UNIT, Journal, create_users, reset, run, systemctl
 
 REPORTS = Path("/opt/test/reports")
 
@@ -38,12 +38,7 @@ def installed() -> None:
 
 @pytest.fixture(scope="session")
 def users(installed: None) -> None:
-    """Create one user in each of the relay's groups, and one outside them."""
-    groups = {"reader": "notif-subscribers", "writer": "notif-producers", "admin": "notif-relayd"}
-    lines = [f"u {user} -" for user in (*groups, "outsider")]
-    lines += [f"m {user} {group}" for user, group in groups.items()]
-    made = run("systemd-sysusers", "--inline", *lines)
-    assert made.returncode == 0, made.stderr
+    create_users()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
+from support import doc_blocks
 from support.container import (
     INGEST_UNIT,
     PUBLIC,
@@ -64,8 +65,13 @@ oslo_messaging.Notifier(transport, sys.argv[-1]).info({}, "test.devstack", {})
 
 def devstack(*phase: str, **variables: str) -> None:
     """Run a phase of DevStack."""
+    bash(CHECKOUT / "tests/systemd/inside/devstack.sh", PLUGIN, *phase, **variables)
+
+
+def bash(*arguments: str | Path, **variables: str) -> None:
+    """Run bash in an environment in which pip uses the installed packages."""
     done = subprocess.run(
-        ["/bin/bash", CHECKOUT / "tests/systemd/inside/devstack.sh", PLUGIN, *phase],
+        ["/bin/bash", *arguments],
         env=os.environ | VARIABLES | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -144,6 +150,16 @@ def test_disabled_plugin_changes_nothing(host: None) -> None:
         devstack(*phase, DISABLED_SERVICES="notif-relayd")
     assert NOVA.read_text() == WITH_DRIVER
     assert states() == ("inactive", "active", "active")
+
+
+def test_documented_upgrade_restarts_the_relay(stacked: tuple[str, str, str]) -> None:
+    (upgrade,) = doc_blocks.upgrading("DevStack")
+    _, *commands = upgrade.lines  # without a repository to pull from
+    with connect(PUBLIC):
+        before = show("MainPID")
+        script = "\n".join(["set -e", 'sudo() { "$@"; }', *commands])
+        bash("-c", script, CC="/bin/false", CXX="/bin/false")  # without the compiled part
+        assert show("MainPID") not in (before, "0")
 
 
 def test_stack_relays_notifications_beside_other_drivers(

@@ -22,7 +22,19 @@ from pathlib import Path
 import pytest
 
 from support import doc_blocks
-from support.container import CONTROL, DEADLINE, PUBLIC, connect, run, systemctl
+from support.container import (
+    CONTROL,
+    DEADLINE,
+    PUBLIC,
+    PUBLIC_UNIT,
+    connect,
+    create_users,
+    relays,
+    run,
+    show,
+    states,
+    systemctl,
+)
 from support.doc_blocks import Block
 from support.environments import CHECKOUT, SITE_PACKAGES, make_environment
 
@@ -34,8 +46,11 @@ NOT_RUN = {
     "first": "needs a cloud; the replacement of nova-compute notifies without it",
 }
 
-INSTALLING = {f"python3 -m venv {PLACE} && {PLACE}/bin/pip install '.[daemon]'"}
+INSTALLING = {f"python3 -m venv {PLACE}", f"{PLACE}/bin/pip install '.[daemon]'"}
 """Commands that only the first test on a host runs, because they take half of its time."""
+
+NEED_A_NETWORK = ("apt-get install ", "make deb")
+"""Beginnings of commands that tests/unit/test_docs_packages.py and tests/packages check."""
 
 ENDLESS = ("nc ", "echo ", "relayctl tail")
 """Beginnings of commands that read until they are interrupted."""
@@ -199,6 +214,7 @@ def host(users: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     shutil.rmtree(PLACE, ignore_errors=True)
     shutil.rmtree("/opt/stack")
     assert run("make", "-C", os.fspath(CHECKOUT), "install").returncode == 0
+    create_users()  # with the memberships, which end when a group is removed
 
 
 def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
@@ -207,7 +223,7 @@ def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
         for block in doc_blocks.tutorial():
             match block.language, block.where:
                 case "sh", "":
-                    if block.text.strip() not in NOT_RUN:
+                    if not block.text.startswith((*NOT_RUN, *NEED_A_NETWORK)):
                         output = terminal.type(adapted(block))
                 case "text", "":
                     assert is_shown(output, block.text), output
@@ -231,10 +247,12 @@ def test_tutorial_works_from_first_to_last_line(host: Path) -> None:
 
 
 def test_readme_works_from_first_to_last_line(host: Path) -> None:
+    """Install first: README.md shows how to read before that."""
     installed = Path(PLACE).exists()
+    blocks = [each for each in doc_blocks.readme() if each.section != doc_blocks.TRY]
+    blocks.sort(key=lambda block: block.section != doc_blocks.INSTALLING)
     with Terminal(host) as terminal:
-        terminal.type("mkdir bin && ln -s /opt/stack/data/venv/bin/pip bin && PATH=$PWD/bin:$PATH")
-        for block in doc_blocks.readme():
+        for block in blocks:
             match block.language:
                 case "ini":
                     append(block)
@@ -243,7 +261,7 @@ def test_readme_works_from_first_to_last_line(host: Path) -> None:
                     assert_shows_an_error(terminal, read)
                 case "sh":
                     for line in Block("sh", adapted(block), "").lines:
-                        if line in NOT_RUN or (line in INSTALLING and installed):
+                        if line.startswith(NEED_A_NETWORK) or (line in INSTALLING and installed):
                             continue
                         if line.startswith(ENDLESS):
                             assert_shows_an_error(terminal, line)
@@ -268,3 +286,24 @@ def assert_shows_an_error(terminal: Terminal, commands: str) -> None:
         while event_type not in reader.seen(0.2):
             assert time.monotonic() < end, f"{commands} shows {reader.seen(0)!r}"
             terminal.type(sent)
+
+
+def test_upgrade_and_removal_with_pip_work(host: Path) -> None:
+    with Terminal(host) as terminal:
+        if not Path(PLACE).exists():
+            for command in sorted(INSTALLING, reverse=True):  # venv, then pip
+                terminal.type(command)
+        terminal.type(f"make install BINDIR={PLACE}/bin; systemctl start {PUBLIC_UNIT}")
+        upgrade, remove = map(adapted, doc_blocks.upgrading("pip and make install"))
+        with connect(PUBLIC):
+            before = show("MainPID")
+            terminal.type(f"export CC=/bin/false CXX=/bin/false\n{upgrade}")  # compiled before
+            assert show("MainPID") not in (before, "0")
+        assert relays()
+        terminal.type(remove)
+        assert states() == ("inactive", "inactive", "inactive")
+        assert not Path(PLACE).exists()
+        assert "notif-relayd" not in run("systemctl", "list-unit-files").stdout
+        (users,) = doc_blocks.upgrading("Users and groups")
+        terminal.type(f"{users.text}\ngroupdel notif-relayd")  # which has members here
+        assert "notif" not in Path("/etc/passwd").read_text() + Path("/etc/group").read_text()

@@ -3,6 +3,9 @@
 
 import grp
 import os
+from pathlib import Path
+
+import pytest
 
 from support.container import (
     INGEST,
@@ -11,11 +14,13 @@ from support.container import (
     PUBLIC_UNIT,
     SERVICE,
     access,
+    relays,
     run,
     show,
     states,
     systemctl,
 )
+from support.environments import CHECKOUT
 
 
 def test_enabling_the_public_socket_enables_the_private_one() -> None:
@@ -36,6 +41,25 @@ def test_disabling_the_public_socket_removes_both_sockets() -> None:
     assert states() == ("inactive", "inactive", "inactive")
     assert {show("UnitFileState", unit) for unit in (PUBLIC_UNIT, INGEST_UNIT)} == {"disabled"}
     assert os.listdir("/run/notif-relayd") == []
+
+
+def test_uninstall_stops_and_disables_the_units(request: pytest.FixtureRequest) -> None:
+    make = ("make", "--silent", "-C", os.fspath(CHECKOUT))
+    request.addfinalizer(lambda: run(*make, "install"))
+    systemctl("enable", "--now", PUBLIC_UNIT, "notif-relayd@nova.socket")
+    assert relays()
+    assert run(*make, "uninstall", "PREFIX=/opt/other").returncode == 0
+    assert states() == ("active", "active", "active")
+    for _ in range(2):
+        removed = run(*make, "uninstall")
+        assert (removed.returncode, removed.stdout, removed.stderr) == (0, "", "")
+        assert states() == ("inactive", "inactive", "inactive")
+        assert {show("LoadState", unit) for unit in (SERVICE, PUBLIC_UNIT)} == {"not-found"}
+    links = Path("/etc/systemd/system").glob("*.wants/notif-relayd*")
+    assert [each for each in links if each.is_symlink()] == []
+    os.rmdir("/run/notif-relayd/nova")  # It does not contain a socket.
+    assert os.listdir("/run/notif-relayd") == []
+    assert not os.path.lexists("/run/nova/notifications.sock")
 
 
 def test_runtime_directory_has_owner_and_mode_0755() -> None:

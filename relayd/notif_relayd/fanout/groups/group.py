@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from notif_relay import records
 from notif_relayd.fanout.groups.hand_out import Draft, HandOut
-from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
 from notif_relayd.fanout.groups.waiting import Waiting
@@ -60,7 +60,12 @@ class Group:
         """Number of records that are not handed out again and were not announced yet."""
 
     def save(
-        self, uid: int, name: str, held_until: float | None, streams: Mapping[Stream, int]
+        self,
+        uid: int,
+        name: str,
+        held_until: float | None,
+        streams: Mapping[Stream, int],
+        since: str,
     ) -> GroupState:
         """Return the state without the members.
 
@@ -69,6 +74,7 @@ class Group:
             name: the name of the group.
             held_until: see `GroupState`.
             streams: the index of each stream in the saved state.
+            since: see `GroupState`.
         """
         return GroupState(
             uid,
@@ -80,6 +86,7 @@ class Group:
             self._dropped,
             self.redelivered,
             held_until,
+            since,
         )
 
     def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
@@ -105,27 +112,19 @@ class Group:
         """Add a member; the caller has called `segments.follow` if its view requires that."""
         self.members[number] = member
 
-    def leave(self, number: int, *, owed: int = 0, completing: bool = False) -> None:
+    def leave(self, number: int) -> None:
         """Remove a member; its unfinished records wait for the others.
 
+        The caller has called `note_progress`.
+
         Args:
-            number: the number of the connection.
-            owed: number of lines, of those that `note_sent` has returned last, that its socket did
-                not take completely.
-            completing: whether its socket will be sent them nevertheless.
+            number: the number of the member.
         """
         member = self.members.pop(number)
-        begun: list[Run] = []
-        untouched: list[Run] = []
-        if not completing:
-            self.note_progress(member, owed)
-            is_begun = owed <= sum(each.length for each in member.unsent)
-            begun, untouched = split(member.unsent, int(is_begun))
-            self._note_missing(member.missing)
-        elif member.window is not None:
-            begun = [each for each in member.unsent if not each.gaps]
+        begun, untouched = split(member.unsent, int(member.has_begun))
         for run in (*member.unfinished, *begun):
             self._set_aside(self._after_attempt(run._replace(gaps=False)))
+        self._note_missing(member.missing)
         self._give_back(untouched)
         for each in self.members.values():
             each.examined = 0, 0
@@ -204,7 +203,10 @@ class Group:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
         window."""
         segment = self.segments.first
-        self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
+        if member.window is None:
+            member.taken += count
+        else:
+            self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
     def take(self, member: Member) -> HandOut | None:
@@ -215,28 +217,28 @@ class Group:
         if not self.has_work_for(member):
             return None
         if self._lost or self._undeliverable:
-            return self._take_gaps()
+            return self._take_gap()
         draft = Draft(member, self.views)
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):
             self._take_next(draft)
         if not draft.runs:
-            return self._take_gaps() if self._lost else None
+            return self._take_gap() if self._lost else None
         if not draft.attempts:
             return HandOut(b"", draft.data, draft.runs)
         count = sum(each.length for each in draft.runs)
         self.redelivered += count
         return HandOut(records.redelivered(count), draft.data, draft.runs)
 
-    def _take_gaps(self) -> HandOut:
-        """Return the gap records that are due."""
-        gaps = Missing(self._lost, self._undeliverable)
-        self._lost = self._undeliverable = 0
-        head = records.gap(gaps.lost, "slow_subscriber") if gaps.lost else b""
-        if gaps.undeliverable:
-            head += records.gap(gaps.undeliverable, "undeliverable")
-        return HandOut(head, [], [], gaps)
+    def _take_gap(self) -> HandOut:
+        """Return the next gap record that is due."""
+        lost, self._lost = self._lost, 0
+        if lost:
+            return HandOut(records.gap(lost, "slow_subscriber"), [], [], Missing(lost=lost))
+        count, self._undeliverable = self._undeliverable, 0
+        gap = records.gap(count, "undeliverable")
+        return HandOut(gap, [], [], Missing(undeliverable=count))
 
     def note_sent(self, member: Member, hand_out: HandOut, sent: int) -> bytes:
         """Note what the socket of a member took.
@@ -248,7 +250,7 @@ class Group:
 
         Returns:
             The bytes that must be sent to this member before anything else; empty if there are
-            none. If there are some, the caller calls `note_drained` when the socket took them.
+            none. If there are some, the caller calls `note_progress` when the socket took them.
         """
         head, data, runs = hand_out.head, hand_out.data, hand_out.runs
         if sent == len(head) + sum(map(len, data)):
@@ -266,21 +268,19 @@ class Group:
             return b"".join((head, *data))[sent:]
         return self._note_part(member, runs, b"".join(data), sent)
 
-    def note_progress(self, member: Member, owed: int) -> None:
-        """Note that the socket took some of the lines that `note_sent` has returned.
+    def note_progress(self, member: Member, lines: int) -> None:
+        """Note what the socket took of the bytes that `note_sent` has returned.
 
         Args:
             member: the member.
-            owed: number of lines that the socket did not take completely.
+            lines: number of lines of which the socket has yet to take a part.
         """
         count = sum(each.length for each in member.unsent)
-        taken, member.unsent = split(member.unsent, max(0, count - owed))
-        member.missing = member.missing.last(owed)
+        taken, member.unsent = split(member.unsent, max(0, count - lines))
+        member.has_begun = 0 < lines <= count
         self._note_taken(member, taken)
-
-    def note_drained(self, member: Member) -> None:
-        """Note that the socket took the bytes that `note_sent` has returned."""
-        self.note_progress(member, 0)
+        if not lines:
+            member.missing = NOTHING_MISSING
 
     def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
         """Note that the socket took `sent` bytes of records; return the rest of the last one."""

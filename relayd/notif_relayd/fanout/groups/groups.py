@@ -7,6 +7,7 @@ groups. So no user can take records from another one.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,6 +64,10 @@ class Groups:
         self.limits = limits
         self.ended_dropped = 0
         """Records that groups which have ended missed."""
+        self.ended_redelivered = 0
+        """Records that groups which have ended handed out again."""
+        self.undeliverable = 0
+        """Number of records that were not handed out again, a part of `dropped`."""
         self._loop = context.loop
         self._monotonic = context.loop.kernel.monotonic
         self._log = context.log
@@ -89,6 +94,21 @@ class Groups:
         """Number of records that groups missed."""
         return self.ended_dropped + sum(each.group.dropped for each in self)
 
+    @property
+    def redelivered(self) -> int:
+        """Number of records that were handed out again, counted each time."""
+        return self.ended_redelivered + sum(each.group.redelivered for each in self)
+
+    @property
+    def held_ring_bytes(self) -> int:
+        """Bytes of all rings from the oldest record on that a held group has yet to hand out.
+
+        When this exceeds the limit of the rings, the group loses the record.
+        """
+        held = (each.group.segments for each in self if each.held_until is not None)
+        oldest = {segment.oldest_chunk for segments in held for segment in segments}
+        return self._store.size_from({chunk for chunk in oldest if chunk is not None})
+
     def join(
         self, subscriber: Subscriber, view: View, request: GroupRequest, charge: int
     ) -> Membership:
@@ -107,8 +127,8 @@ class Groups:
         limits = self.limits
         if request.hold > limits.max_hold:
             raise GroupError(
-                f'"hold" is {request.hold:g} seconds; this relay permits max_hold = '
-                f"{limits.max_hold:g} seconds."
+                f'"hold" is {request.hold:.15g} seconds; the limit is max_hold = '
+                f"{limits.max_hold:.15g} seconds."
             )
         key = subscriber.peer.uid, request.name
         live = self._groups.get(key)
@@ -119,30 +139,34 @@ class Groups:
         live.held_until = None
         member = Member(view, request.window, attached=False)
         membership = Membership(
-            live, next(self._numbers), member, request.hold, self._store, charge
+            live,
+            next(self._numbers),
+            member,
+            request.hold,
+            Stream(frozenset((view,)), self._store),
+            subscriber.id,
+            charge,
         )
         live.group.join(membership.number, member)
         live.subscribers[membership.number] = subscriber
         return membership
 
     def leave(self, membership: Membership, *, completing: bool = False) -> None:
-        """Remove a member; its unfinished records go to the others.
-
-        If it has left, note only that its socket will not be sent the rest of what it took in part.
+        """Remove a member; its unfinished records go to the others. Do nothing if it has left.
 
         Args:
             membership: the membership.
             completing: whether the subscriber stays connected, and is sent the rest of what its
                 socket took in part.
         """
-        live = membership.group
         if membership.left:
-            self._note_torn(live, membership.member, membership.owed)
             return
         membership.left = True
         membership.has_more = False
+        live = membership.group
         live.group.max_deliveries = self.limits.max_deliveries
-        live.group.leave(membership.number, owed=membership.owed, completing=completing)
+        membership.note_progress(completing=completing)
+        live.group.leave(membership.number)
         del live.subscribers[membership.number]
         self.sender.set_busy(live, membership.number)
         self._settle(live)
@@ -150,20 +174,6 @@ class Groups:
             self.sender.wake(live)
         else:
             self._hold(live, membership.hold)
-
-    def _note_torn(self, live: LiveGroup, member: Member, owed: int) -> None:
-        """Note that a member which had left did not get all that its socket took in part.
-
-        With a window, the records have gone to other members.
-        """
-        lost = min(owed, sum(each.length for each in member.unsent))
-        if member.window is not None or not lost:
-            return
-        if self._groups.get(live.key) is live:
-            live.group.note_lost(lost)
-            self.sender.wake(live)
-        else:
-            self.ended_dropped += lost
 
     # Restart
 
@@ -173,7 +183,7 @@ class Groups:
         Args:
             streams: the index of each stream in the saved state.
         """
-        return [each.group.save(*each.key, each.held_until, streams) for each in self]
+        return [each.group.save(*each.key, each.held_until, streams, each.since) for each in self]
 
     def restore(self, saved: FanoutState, streams: Mapping[int, Stream]) -> None:
         """Take saved groups; `restore_member` adds the members, then `finish_restore` is called.
@@ -183,24 +193,36 @@ class Groups:
             streams: the streams by their index in the saved state.
         """
         self.ended_dropped = saved.groups_dropped
+        self.ended_redelivered = saved.groups_redelivered
+        self.undeliverable = saved.groups_undeliverable
         for each in saved.groups:
-            live = self._add((each.uid, each.name))
+            live = self._add((each.uid, each.name), each.since)
             live.group.restore(each, streams)
             live.held_until = each.held_until
             for stream in live.group.segments.streams:
                 stream.members += 1
 
-    def restore_member(self, saved: SubscriptionState) -> Membership:
-        """Return a saved membership; `attach_restored` must be called with its subscriber."""
+    def restore_member(self, saved: SubscriptionState, owner: int) -> Membership:
+        """Return a saved membership; `attach_restored` must be called with its subscriber.
+
+        Args:
+            saved: the subscription.
+            owner: number of the subscriber's connection.
+        """
         state = saved.member
         assert state is not None  # noqa: S101 - the caller has checked it
         key = state.uid, state.name
-        live = self._groups.get(key)
-        if live is None:
-            # The member has left; it needs only the name of the group.
-            live = LiveGroup(key, Group(1, _ignore))
+        # A member that has left needs only the name of the group.
+        live = LiveGroup(key, Group(1, _ignore), "") if state.left else self._groups[key]
+        member = _member(state)
         membership = Membership(
-            live, next(self._numbers), _member(state), state.hold, self._store, saved.charge
+            live,
+            next(self._numbers),
+            member,
+            state.hold,
+            Stream(frozenset((member.view,)), self._store),
+            owner,
+            saved.charge,
         )
         membership.left = state.left
         if not state.left:
@@ -217,15 +239,12 @@ class Groups:
         """Let the members leave whose connections have ended; end groups that are not held."""
         holds: dict[GroupKey, float] = {}
         for state in absent:
-            key = state.uid, state.name
-            live, member = self._groups.get(key), _member(state)
-            if state.left:
-                self._note_torn(live or LiveGroup(key, Group(1, _ignore)), member, state.owed)
-            elif live is not None:
+            live = self._groups.get((state.uid, state.name))
+            if live is not None and not state.left:
                 number = next(self._numbers)
-                live.group.join(number, member)
-                live.group.leave(number, owed=state.owed)
-                holds[key] = max(holds.get(key, 0.0), state.hold)
+                live.group.join(number, _member(state))
+                live.group.leave(number)
+                holds[live.key] = max(holds.get(live.key, 0.0), state.hold)
         for live in list(self):
             self._settle(live)
             if live.subscribers:
@@ -241,8 +260,8 @@ class Groups:
         uid, _ = key
         if self._by_user[uid] >= self.limits.per_user:
             raise GroupError(
-                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}, including "
-                "groups that are held."
+                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}; groups that "
+                "are held count as well."
             )
         stream = self._streams.of(view)
         charge = GROUP_COST + _cost(stream)
@@ -251,15 +270,15 @@ class Groups:
         except QuotaError:
             self._streams.end_if_unused(stream)
             raise
-        live = self._add(key)
+        live = self._add(key, str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)))
         live.charge = charge
         stream.members += 1
         live.group.segments.follow(stream)
         return live
 
-    def _add(self, key: GroupKey) -> LiveGroup:
+    def _add(self, key: GroupKey, since: str) -> LiveGroup:
         group = Group(self.limits.max_deliveries, partial(self._note_undeliverable, key))
-        live = LiveGroup(key, group)
+        live = LiveGroup(key, group, since)
         self._groups[key] = live
         self._by_user[key[0]] += 1
         return live
@@ -322,6 +341,7 @@ class Groups:
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
         self.ended_dropped += live.group.dropped
+        self.ended_redelivered += live.group.redelivered
         self.sender.deactivate(live, live.group.segments.last.stream)
         live.group.segments.release()
         for stream in live.group.segments.streams:
@@ -351,6 +371,7 @@ class Groups:
             self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
 
     def _note_undeliverable(self, key: GroupKey, record: bytes) -> None:
+        self.undeliverable += 1
         uid, name = key
         self._log.warning(
             "record not delivered again: group %s of uid %d: %d members left without finishing it: "
@@ -379,6 +400,7 @@ def _member(saved: MemberState) -> Member:
         saved.sent,
         saved.finished,
         saved.attached,
+        has_begun=saved.has_begun,
     )
 
 

@@ -16,11 +16,13 @@ class LiveGroup:
     Args:
         key: the user id and the name.
         group: the group.
+        since: time at which the group began, in UTC; identifies it among those with its key.
     """
 
-    def __init__(self, key: GroupKey, group: Group) -> None:
+    def __init__(self, key: GroupKey, group: Group, since: str) -> None:
         self.key = key
         self.group = group
+        self.since = since
         self.subscribers: dict[int, Subscriber] = {}
         """By the number of the member."""
         self.ready: dict[int, Subscriber] = {}

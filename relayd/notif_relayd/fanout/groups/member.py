@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
-from notif_relayd.records.subscription_request import MAX_WINDOW
+from notif_relayd.records.subscription_request import NOT_WINDOWED
 
 
 class Missing(NamedTuple):
@@ -20,12 +21,6 @@ class Missing(NamedTuple):
     """Records that the ring lacks."""
     undeliverable: int = 0
     """Records that too many members have left unfinished."""
-
-    def last(self, lines: int) -> Missing:
-        """Return what the last lines announce; each number that is not 0 has one."""
-        if not lines:
-            return NOTHING_MISSING
-        return Missing(0, self.undeliverable) if lines == 1 and self.undeliverable else self
 
 
 NOTHING_MISSING = Missing()
@@ -57,6 +52,8 @@ class Member:
     """Whether it can get records; `False` while it gets the records of an earlier request."""
     examined: tuple[int, int] = (0, 0)
     """Segment and sequence number up to which it wants no waiting record."""
+    has_begun: bool = False
+    """Whether its socket may have taken a part of the first in `unsent`."""
 
     @property
     def room(self) -> int:
@@ -80,11 +77,14 @@ class Member:
                 of them before.
         """
         if self.window is None:
-            raise GroupError('"done" requires a group with a "window".')
+            raise GroupError(NOT_WINDOWED)
         if count > self.sent:
-            raise GroupError(f"{count} notifications are done, but only {self.sent} were sent.")
+            raise GroupError(
+                f'"done" is {count}, but the number of notifications sent since the answer is '
+                f"{self.sent}."
+            )
         if count < self.finished:
-            raise GroupError(f"{count} notifications are done, but {self.finished} were before.")
+            raise GroupError(f'"done" is {count}, but it was {self.finished} before.')
         finished = missing = count - self.finished
         self.finished = count
         self.unfinished_count -= missing

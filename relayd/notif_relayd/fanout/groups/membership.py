@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
-from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
+from notif_relayd.records.subscription_request import Done
 
 
 class Membership(Subscription):
@@ -22,11 +22,12 @@ class Membership(Subscription):
         number: the number of the member in the group.
         member: the member.
         hold: seconds for which the group keeps its place after this member has left as the last.
-        store: where memory is charged.
+        stream: a new stream of its own.
+        owner: number of the subscriber's connection.
         charge: bytes charged to the user for the request.
     """
 
-    __slots__ = ("_counted", "group", "hold", "left", "member", "number", "prompt")
+    __slots__ = ("group", "hold", "left", "member", "number", "prompt")
 
     def __init__(
         self,
@@ -34,12 +35,11 @@ class Membership(Subscription):
         number: int,
         member: Member,
         hold: float,
-        store: Store,
+        stream: Stream,
+        owner: int,
         charge: int,
     ) -> None:
-        stream = Stream(frozenset((member.view,)), store)
-        stream.ring.restore(member.taken)
-        super().__init__(stream, charge)
+        super().__init__(stream, owner, charge)
         self.group = group
         self.number = number
         self.member = member
@@ -47,7 +47,6 @@ class Membership(Subscription):
         self.prompt = True
         """Whether the next request is handled without a delay: the last ones have finished records.
         """
-        self._counted = member.taken
         self.left = False
         """Whether the member has left the group, and only the rest of a record is sent."""
 
@@ -56,31 +55,38 @@ class Membership(Subscription):
         """Name of the group."""
         return self.group.key[1]
 
-    @property
-    def owed(self) -> int:
-        """Number of lines, of those that `Group.note_sent` has returned, that were not sent."""
-        return 0 if self.cursor is None else self.cursor.torn_lines
+    def finish(self, done: Done) -> int:
+        """Note what the member reports as finished, unless it is about another group.
+
+        A report may be on its way while a relay crashes; it is about the group that was lost.
+
+        Returns:
+            The number of notifications that were not finished before.
+
+        Raises:
+            GroupError: see `Member.finish`.
+        """
+        if done.group_since not in (None, self.group.since):
+            return 0
+        return self.member.finish(done.done)
 
     @property
     def delivered(self) -> int:
         """Number of records that the socket took."""
-        if self.cursor is None:
-            return super().delivered
-        unsent = sum(each.length for each in self.member.unsent)
-        return super().delivered + self.member.taken - self._counted + max(0, unsent - self.owed)
+        return self.member.taken
 
-    def note_progress(self) -> None:
-        """Note what the socket took of the lines that the cursor sends."""
-        if self.cursor is not None:
-            self.group.group.note_progress(self.member, self.owed)
+    def note_progress(self, *, completing: bool = False) -> None:
+        """Let the group know what the socket took.
 
-    def update(self) -> None:
-        """Count the records that the socket took; not allowed while there is a cursor."""
-        self.stream.ring.skip(self.member.taken - self._counted)
-        self._counted = self.member.taken
+        Args:
+            completing: whether the rest of what the socket took in part is sent in any case.
+        """
+        lines = 0 if self.cursor is None or completing else self.cursor.torn_lines
+        self.group.group.note_progress(self.member, lines)
 
     def save_member(self) -> MemberState:
         """Return the member's part in the group."""
+        self.note_progress()
         member = self.member
         uid, name = self.group.key
         return MemberState(
@@ -93,10 +99,10 @@ class Membership(Subscription):
             member.unsent,
             member.missing.lost,
             member.missing.undeliverable,
-            self._counted,
+            member.taken,
             member.sent,
             member.finished,
             member.attached,
             self.left,
-            self.owed,
+            member.has_begun,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.ring import Ring
@@ -61,6 +62,12 @@ class Segment:
         """Sequence number of the oldest record that the ring has to keep."""
         oldest = self._oldest(self.number)
         return self.next_seq if oldest is None else min(oldest, self.next_seq)
+
+    @property
+    def oldest_chunk(self) -> Chunk | None:
+        """The oldest chunk that contains records which are not finished; `None` without any."""
+        first = max(self.position, self.ring.first_seq)
+        return self.ring.find(first) if first < self.end else None
 
 
 class Segments:
@@ -145,8 +152,8 @@ class Segments:
         """
         if len(self._segments) >= MAX_SEGMENTS:
             raise GroupError(
-                f"The members of this group have used more than {MAX_SEGMENTS} different sets of "
-                "filters for records that are not finished."
+                f"The filters of the members of this group have changed {MAX_SEGMENTS} times, and "
+                "records from before are not finished; join when they are."
             )
         number = 1
         if self._segments:

@@ -58,8 +58,7 @@ class GroupSender:
         The subscriber may be disconnected afterwards.
         """
         membership.member.attached = True
-        membership.group.group.note_drained(membership.member)
-        membership.update()
+        membership.note_progress()
         self.serve_member(subscriber, membership)
 
     def serve_member(self, subscriber: Subscriber, membership: Membership) -> None:
@@ -83,7 +82,7 @@ class GroupSender:
 
         Args:
             stream: the stream.
-            count: the maximum number of records in the batch.
+            count: the minimum number of records that a member must have room for.
         """
         recipients = []
         for live in self._active.get(stream, {}).values():
@@ -91,6 +90,30 @@ class GroupSender:
             if live.group.can_take(_membership_of(subscriber).member, count):
                 recipients.append(subscriber)
         return recipients
+
+    def took_all(
+        self, stream: Stream, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
+    ) -> bool:
+        """Note a batch that every active group has finished; return whether this is the case.
+
+        If so, the ring need not keep the batch for a group.
+
+        Args:
+            stream: the stream of the batch.
+            batch: the records.
+            count: the number of records.
+            direct: the members that the batch was sent to, with the results.
+        """
+        size = len(batch)
+        if len(direct) != len(self._active.get(stream, ())):
+            return False
+        for subscriber, result in direct:
+            membership = _membership_of(subscriber)
+            if result != size or membership.member.window is not None:
+                return False
+        for subscriber, _ in direct:
+            self._note_whole(subscriber, size, count)
+        return True
 
     def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
         """Send a batch to one member of each group that can get it as a whole.
@@ -143,16 +166,22 @@ class GroupSender:
             membership = _membership_of(subscriber)
             member, live = membership.member, membership.group
             if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
-                subscriber.bytes += result
-                live.group.note_direct(member, count)
-                membership.update()
-                if len(live.ready) > 1:
-                    live.ready[membership.number] = live.ready.pop(membership.number)
+                self._note_whole(subscriber, result, count)
                 continue
             hand_out = live.group.take(member)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
             self._rest(live)
+
+    def _note_whole(self, subscriber: Subscriber, size: int, count: int) -> None:
+        """Note that a member got a whole batch directly."""
+        membership = _membership_of(subscriber)
+        ready = membership.group.ready
+        subscriber.bytes += size
+        membership.group.group.note_direct(membership.member, count)
+        if len(ready) > 1:
+            # The next records go to another member.
+            ready[membership.number] = ready.pop(membership.number)
 
     def serve(self, stream: Stream) -> None:
         """Hand out the records that were appended to the ring of a stream."""
@@ -195,7 +224,6 @@ class GroupSender:
         sent = max(0, result)
         subscriber.bytes += sent
         remainder = live.group.note_sent(membership.member, hand_out, sent)
-        membership.update()
         if result < 0 and -result not in TRANSIENT_ERRORS:
             self._disconnect(subscriber)
         elif remainder:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handle errors of the services on this host, together with other processes of this program."""
+
+import json
+import socket
+import sys
+
+REQUEST = {"group": "errors", "window": 10, "hold": 60, "filter": {"priority": ["ERROR"]}}
+
+path = sys.argv[1] if len(sys.argv) > 1 else "/run/notif-relayd/notifications.sock"
+with socket.socket(socket.AF_UNIX) as relay:
+    relay.connect(path)
+    relay.sendall(json.dumps(REQUEST).encode() + b"\n")
+    is_member, done = False, 0
+    for line in relay.makefile("rb"):
+        try:
+            notification = json.loads(line)
+        except ValueError:
+            continue  # The relay was killed within this line.
+        event_type, payload = notification["event_type"], notification["payload"]
+        if event_type == "notif_relayd.error":
+            sys.exit(payload)
+        elif event_type == "notif_relayd.subscribed":
+            is_member, done = True, 0
+        elif event_type == "notif_relayd.gap":
+            print(payload["dropped"] or "some", "are missing:", payload["reason"], flush=True)
+        elif event_type == "notif_relayd.redelivered":
+            print("possibly handled before:", payload["records"], flush=True)
+        elif is_member:
+            print(event_type, payload, flush=True)
+            done += 1
+            relay.sendall(json.dumps({"done": done}).encode() + b"\n")

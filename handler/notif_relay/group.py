@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments that make a subscriber a member of a group.
+
+This module is the home of the limits; the daemon imports them. The library checks them as well, so
+that an invalid argument raises an exception where the program defines it.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+MAX_GROUP_NAME = 64
+"""Maximum number of characters in the name of a group."""
+
+MAX_WINDOW = 65536
+"""Maximum number of unfinished notifications of one member."""
+
+is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
+"""Matches the name of a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a subscriber requests of a group."""
+
+    group: str
+    """Name of the group."""
+    window: int | None
+    """Maximum number of unfinished notifications; None if they need not be finished."""
+    hold: float
+    """Seconds for which the group keeps its place after its last member has left."""
+    auto_done: bool
+    """Whether a notification is finished when the next one is asked for."""
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """The keys of the request."""
+        keys: dict[str, object] = {"group": self.group}
+        if self.window is not None:
+            keys["window"] = self.window
+        if self.hold:
+            keys["hold"] = self.hold
+        return keys
+
+
+def checked_membership(
+    group: object, window: object, hold: object, auto_done: object
+) -> Membership | None:
+    """Return the membership that arguments of a subscriber describe; None without a group.
+
+    Raises:
+        TypeError, ValueError: an argument is invalid; the message names it.
+    """
+    if not isinstance(auto_done, bool):
+        raise TypeError(f"auto_done must be True or False, not {auto_done!r}")
+    if group is None:
+        for name, value in (("window", window), ("hold", hold)):
+            if value is not None:
+                raise ValueError(f"{name} must be used with group")
+        if not auto_done:
+            raise ValueError("auto_done must be used with group and window")
+        return None
+    if not isinstance(group, str):
+        raise TypeError(f"group must be the name of a group or None, not {group!r}")
+    if not is_group_name(group):
+        raise ValueError(
+            f"group must be 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-, not"
+            f" {group!r}"
+        )
+    checked_window = _checked_window(window)
+    if checked_window is None and not auto_done:
+        raise ValueError("auto_done must be used with window")
+    return Membership(group, checked_window, _checked_hold(hold), auto_done)
+
+
+def _checked_window(window: object) -> int | None:
+    if window is None:
+        return None
+    if not isinstance(window, int) or isinstance(window, bool):
+        raise TypeError(f"window must be a number of notifications or None, not {window!r}")
+    if not 1 <= window <= MAX_WINDOW:
+        raise ValueError(f"window must be from 1 to {MAX_WINDOW}, not {window}")
+    return window
+
+
+def _checked_hold(hold: object) -> float:
+    if hold is None:
+        return 0
+    if not isinstance(hold, int | float) or isinstance(hold, bool):
+        raise TypeError(f"hold must be a number of seconds or None, not {hold!r}")
+    if not 0 <= hold < math.inf:
+        raise ValueError(f"hold must be a number of seconds that is 0 or greater, not {hold!r}")
+    return hold

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logs which subscribers lose records, and when they have caught up or disconnected.
+
+The start of a loss is rate-limited. Its end is logged only if the start was: a subscriber cannot
+flood the log, and each loss in the log has an end. What was logged is saved with the subscriber, so
+that a restart does not repeat it.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.subscriber import Subscriber
+from notif_relayd.net.ratelimit import RateLimitedLog
+
+LOG = logging.getLogger(__name__)
+
+
+class LossLog:
+    """The messages about losses of all subscribers.
+
+    Args:
+        log: for the warnings.
+        store: the rings, which note the losses.
+        subscribers: all subscribers, by connection number.
+    """
+
+    def __init__(
+        self, log: RateLimitedLog, store: Store, subscribers: Mapping[int, Subscriber]
+    ) -> None:
+        self._log = log
+        self._losing = store.losing
+        self._subscribers = subscribers
+
+    def update(self) -> None:
+        """Log the losses that the rings have noted."""
+        if not self._losing:
+            return
+        for number in sorted(self._losing):
+            subscriber = self._subscribers[number]
+            if subscriber.lost_before is None:
+                self._start(subscriber)
+        self._losing.clear()
+
+    def _start(self, subscriber: Subscriber) -> None:
+        lost = subscriber.dropped_while_behind
+        is_logged = self._log.warning(
+            "subscriber %s reads too slowly and loses records: %d lost so far",
+            subscriber.peer,
+            lost,
+        )
+        if is_logged:
+            subscriber.lost_before = subscriber.dropped - lost
+
+    def caught_up(self, subscriber: Subscriber) -> None:
+        """Log the end of a loss, if its start was logged."""
+        if subscriber.lost_before is not None:
+            lost = subscriber.dropped - subscriber.lost_before
+            LOG.info("subscriber %s has caught up: %d records were lost", subscriber.peer, lost)
+            subscriber.lost_before = None
+
+    def disconnected(self, subscriber: Subscriber) -> None:
+        """Log that a subscriber will not catch up; call before its cursors are dropped."""
+        if subscriber.lost_before is not None:
+            lost = subscriber.dropped - subscriber.lost_before
+            LOG.info(
+                "subscriber %s disconnected and had not caught up: %d records were lost",
+                subscriber.peer,
+                lost,
+            )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl doctor checks whether the processes of a service can import the library."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from notif_relayctl.doctor import library
+from support.waiting import TIMEOUT
+
+WAIT = "import sys; print(flush=True); sys.stdin.read()"
+
+
+@contextlib.contextmanager
+def service(*command: str | Path, cwd: Path | None = None) -> Iterator[int]:
+    """Run a process that waits; return its process ID."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, env={}
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.communicate(timeout=TIMEOUT)
+
+
+def environment(directory: Path, *lines: str) -> Path:
+    """Return the interpreter of a virtual environment."""
+    (directory / "bin").mkdir(parents=True)
+    (directory / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages").mkdir(
+        parents=True
+    )
+    (directory / "pyvenv.cfg").write_text("\n".join(lines))
+    (directory / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    return directory / "bin" / "python"
+
+
+def results(given: Sequence[Path]) -> dict[str, str]:
+    """Return result and finding by the number of the process."""
+    found = library.examine([os.fspath(each) for each in given])
+    return {each.finding.split()[1]: f"{each.result}: {each.finding}" for each in found}
+
+
+def test_library_is_sought_in_the_environment(directory: Path) -> None:
+    conf = directory / "nova" / "nova.conf"
+    conf.parent.mkdir()
+    conf.touch()
+    script = directory / "nova-compute"
+    script.write_text(WAIT)
+    without = environment(directory / "without", "include-system-site-packages = false")
+    (package,) = (directory / "without").glob("lib/*/site-packages")
+    with (
+        service(sys.executable, script, "--config-file", conf) as having,
+        service(without, "-c", WAIT, f"--config-file={conf}") as named,
+        service("/bin/sh", "-c", "echo; read line", conf),
+        service(without, "-c", WAIT, "/etc/cinder/cinder.conf"),
+    ):
+        os.mkfifo(package / "endless.pth")
+        found = results([conf])
+        assert found.keys() == {str(having), str(named)}
+        assert found[str(having)].startswith("ok: ")
+        assert found[str(named)].startswith("failed: ")
+        assert f"it is not in {package}" in found[str(named)]
+        (package / "library.pth").write_text(f"import sys\n{directory}/source\n")
+        (directory / "source" / "notif_relay").mkdir(parents=True)
+        (directory / "source" / "notif_relay" / "__init__.py").touch()
+        assert results([conf])[str(named)].startswith("ok: ")
+    os.unlink(package / "endless.pth")
+    with service("without/bin/python", "nova-compute", cwd=directory) as default:
+        assert results([conf]).keys() == {str(default)}
+
+
+def test_service_that_does_not_run_is_skipped(directory: Path) -> None:
+    (found,) = library.examine([os.fspath(directory / "nova.conf")])
+    assert (found.result, found.advice) == ("skipped", "")
+    assert "no process of the service is known" in found.finding

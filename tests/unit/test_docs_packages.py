@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian packages that the documentation names for installing with pip."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from support import doc_blocks
+from support.doc_blocks import ROOT, Block
+
+
+def packages(text: str, pattern: str) -> set[str]:
+    (found,) = re.findall(pattern, text, re.MULTILINE)
+    return set(found.split())
+
+
+# CI installs these, and nothing else, on a minimal Debian before it runs pip.
+REQUIRED = packages((ROOT / "Makefile").read_text(), r"^DEB_PACKAGES \?= (.*) \\$")
+
+
+@pytest.mark.parametrize(
+    "blocks", [doc_blocks.readme(), doc_blocks.tutorial()], ids=["README", "tutorial"]
+)
+def test_page_names_all_packages_that_pip_needs(blocks: list[Block]) -> None:
+    commands = "".join(block.text for block in blocks)
+    assert packages(commands, "^apt-get install -y ([^./]+)$") >= REQUIRED
+
+
+def test_role_installs_all_packages_that_pip_needs() -> None:
+    defaults = ROOT / "packaging/ansible/roles/notif_relayd/defaults/main.yml"
+    template = yaml.safe_load(defaults.read_text())["notif_relayd_packages"]
+    assert set(re.findall(r"'([a-z0-9+-]+)'", template)) - {"notif-relayd", "package"} == REQUIRED
