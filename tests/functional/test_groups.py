@@ -228,10 +228,10 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error"),
     [
-        ({"group": "a b"}, "not a name of 1 to 64 letters"),
-        ({"group": ""}, "not a name of 1 to 64 letters"),
-        ({"group": "x" * 65}, "not a name of 1 to 64 letters"),
-        ({"group": 1}, "not a name of 1 to 64 letters"),
+        ({"group": "a b"}, "not a name of 1 to 64 characters"),
+        ({"group": ""}, "not a name of 1 to 64 characters"),
+        ({"group": "x" * 65}, "not a name of 1 to 64 characters"),
+        ({"group": 1}, "not a name of 1 to 64 characters"),
         ({"group": "g", "window": 0}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 65537}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": 1.5}, '"window" is not an integer from 1 to 65536'),
@@ -246,7 +246,7 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ),
         ({"filter": {}, "window": 1}, '"window" requires the key "group"'),
         ({"filter": {}, "hold": 1}, '"hold" requires the key "group"'),
-        ({"group": "g", "done": 1}, "send them in another request"),
+        ({"group": "g", "done": 1}, '"done" is not the only key; send the others'),
         (
             {"group": "g", "windows": 1},
             "Unknown key 'windows' in the request; the keys are filter,",

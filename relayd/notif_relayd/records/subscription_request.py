@@ -216,7 +216,7 @@ def parse(line: bytes) -> Request:
 def _done_error(content: dict[str, object]) -> RequestError:
     """Return the error for a request that has the key "done" and is not handled as such."""
     if len(content) > 1:
-        return RequestError('A request with "done" has other keys; send them in another request.')
+        return RequestError('"done" is not the only key; send the others in another request.')
     if parse_done(msgspec.json.encode(content)) is None:
         return RequestError('"done" is not an integer that is 0 or greater.')
     return RequestError(NOT_WINDOWED)
@@ -230,8 +230,8 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
     name, window, hold = content["group"], content.get("window"), content.get("hold", 0)
     if not isinstance(name, str) or not is_group_name(name):
         raise RequestError(
-            f'"group" is not a name of 1 to {MAX_GROUP_NAME} letters (A to Z, a to z), digits and '
-            "characters of ._:/-"
+            f'"group" is not a name of 1 to {MAX_GROUP_NAME} characters: letters (A to Z, a to z), '
+            'digits, and any of "._:/-".'
         )
     if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
