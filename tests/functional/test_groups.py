@@ -238,6 +238,7 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ({"group": "g", "window": True}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": None}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "hold": -1}, '"hold" is not a number of seconds'),
+        ({"group": "g", "hold": 10**400}, '"hold" is not a number of seconds'),
         ({"group": "g", "hold": "1"}, '"hold" is not a number of seconds'),
         (
             {"group": "g", "hold": 300.5},

@@ -8,7 +8,7 @@ subscriber that does not read.
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -18,6 +18,9 @@ from notif_relay import records
 from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
+
+_MAX_FLOAT = sys.float_info.max
+"""An integer in JSON can be greater; it cannot be compared with a time, or formatted as one."""
 
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
@@ -236,6 +239,6 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
         )
     if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
-    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold < math.inf:
+    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold <= _MAX_FLOAT:
         raise RequestError('"hold" is not a number of seconds that is 0 or greater.')
     return GroupRequest(name, cast("int | None", window), hold)
