@@ -247,6 +247,7 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ({"group": "g", "window": True}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "window": None}, '"window" is not an integer from 1 to 65536'),
         ({"group": "g", "hold": -1}, '"hold" is not a number of seconds'),
+        ({"group": "g", "hold": 10**400}, '"hold" is not a number of seconds'),
         ({"group": "g", "hold": "1"}, '"hold" is not a number of seconds'),
         (
             {"group": "g", "hold": 300.5},
@@ -254,13 +255,15 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ),
         ({"filter": {}, "window": 1}, '"window" requires the key "group"'),
         ({"filter": {}, "hold": 1}, '"hold" requires the key "group"'),
-        ({"group": "g", "done": 1}, '"done" is not the only key; send the others'),
+        ({"group": "g", "done": 1}, '"group" is not a key of a request with "done"'),
         (
             {"group": "g", "windows": 1},
             "Unknown key 'windows' in the request; the keys are filter,",
         ),
         ({"done": 0}, '"done" requires a group and a "window"'),
         ({"done": -1}, '"done" is not an integer that is 0 or greater'),
+        ({"done": 1, "group_since": 5}, '"group_since" is not that of an answer'),
+        ({"done": 10**30}, '"done" requires a group and a "window"'),
         ({"done": "1"}, '"done" is not an integer that is 0 or greater'),
     ],
 )

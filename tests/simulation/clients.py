@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import deque
 from collections.abc import Callable
 
+from simulation.group_model import HOLDS, Part
 from simulation.kernel import Endpoint, Listener
-from simulation.model import FILTERS, TEMPLATES, Model, Request
+from simulation.model import Model
+from simulation.reader import TOO_MANY, Request
+from simulation.vocabulary import FILTERS, TEMPLATES, Wanted
 
 MAX_CLIENTS = 12
 """Producers and subscribers at a time, approximately."""
@@ -21,7 +25,15 @@ MAX_CONNECTION_ID = 30
 ALL = 10_000
 """Bytes that are more than a client has to send or read."""
 
-INVALID_REQUESTS = [b"\n", b"{}\n", b'{"filter": []}\n', b'{"filter": {"event_type": []}}\n']
+INVALID_REQUESTS = [
+    b"\n",
+    b"{}\n",
+    b'{"filter": []}\n',
+    b'{"filter": {"event_type": []}}\n',
+    b'{"group": "a b"}\n',
+    b'{"group": "g", "window": 0}\n',
+    b'{"done": -1}\n',
+]
 
 
 class Clients:
@@ -43,8 +55,10 @@ class Clients:
     ) -> None:
         self.orderly = rng.random() < 0.5
         """Whether producers mostly act as handlers do and send one or two whole records."""
+        self._shares = rng.random() < 0.5
+        """Whether subscribers mostly join the same group."""
         self.requests: dict[Endpoint, deque[Request]] = {}
-        """By subscriber: filter requests without an answer."""
+        """By subscriber: requests without an answer."""
         self.answers: dict[Endpoint, bytes] = {}
         """By control connection: what the relay has answered."""
         self.disconnects = 0
@@ -62,12 +76,20 @@ class Clients:
         """Let one client do something, or change the relay's limits."""
         rare = [self._connect, self._disconnect, self._control, change_limits]
         frequent = [self._produce, self._produce, self._read, self._read, self._request]
+        if self._shares:
+            frequent.append(self._leave)
         action = self._random.choice(frequent if self._random.random() < 0.85 else rare)
         action()
 
     def finish(self) -> bool:
-        """Let all clients send and read everything; return whether any data was transferred."""
+        """Let all clients send and read everything; return whether any data was transferred.
+
+        Members of groups finish all that they got.
+        """
         transferred = False
+        for end in self._subscribers:
+            if not self._subscribers[end] and not end.write_shut:
+                self._finish_notifications(end)
         for group in (self._producers, self._subscribers, self._controls):
             for end in list(group):
                 transferred |= self._send(group, end, ALL)
@@ -103,6 +125,7 @@ class Clients:
         group = self._subscribers if name == "public" else self._producers
         end = self._listeners[name].connect(self._random.choice((40, 300, 2000, 20_000)))
         if end is not None:
+            end.peer.uid = self._random.choice((0, 0, 0, 1))
             group[end] = b""
             self.requests[end] = deque()
 
@@ -117,6 +140,19 @@ class Clients:
             else:
                 del group[end]
                 end.release()
+
+    def _leave(self) -> None:
+        """Close the connection of a member of a group, mostly when it has unfinished records."""
+        members = [end for end in self._subscribers if (part := self._part(end)) and part.got]
+        if members and self._random.random() < 0.2:
+            end = self._random.choice(members)
+            del self._subscribers[end]
+            end.release()
+
+    def _part(self, end: Endpoint) -> Part | None:
+        """Return the part of a subscriber in the group that it is in, if any."""
+        reader = self._model.readers.get(end.peer)
+        return None if reader is None or reader.ended else reader.part
 
     def _produce(self) -> None:
         if not self._producers:
@@ -154,15 +190,42 @@ class Clients:
         if end.write_shut:
             return
         if not self._subscribers[end] and self._random.random() < 0.5:
-            wanted: int | None = None
-            if self._random.random() < 0.1:
-                line = self._random.choice(INVALID_REQUESTS)
+            choice = self._random.random()
+            if choice < 0.05:
+                self._ask(end, self._random.choice(INVALID_REQUESTS), Request(None))
+            elif choice < 0.07:
+                self._report(end, self._random.choice((0, 1, TOO_MANY)))
+            elif choice < (0.9 if self._shares else 0.5) and self._part(end):
+                self._finish_notifications(end, self._random.choice((0, 1, 0.3, 0.6)))
             else:
-                wanted = self._random.randrange(len(FILTERS))
-                line = json.dumps({"filter": FILTERS[wanted]}).encode() + b"\n"
-            self._subscribers[end] = line
-            self.requests[end].append(Request(wanted))
+                wanted = self._random_request()
+                self._ask(end, wanted.line, Request(wanted))
         self._send(self._subscribers, end, self._random.choice((5, 40, 1000)))
+
+    def _random_request(self) -> Wanted:
+        number = self._random.randrange(len(FILTERS))
+        window = self._random.choice((None, 1, 2, 5, 100))
+        hold = self._random.choice(HOLDS)
+        if self._shares and self._random.random() < 0.9:
+            return Wanted(self._random.choice((0, 0, 0, number)), "g", window, hold)
+        if self._random.random() < 0.5:
+            return Wanted(number)
+        return Wanted(number, self._random.choice(("g", "h", "i")), window, hold)
+
+    def _finish_notifications(self, end: Endpoint, share: float = 1) -> None:
+        """Report a share of the unfinished notifications of a member of a group, if any."""
+        part = self._part(end)
+        if part is not None and part.wanted.window is not None and not self.requests[end]:
+            count = math.ceil((len(part.got) - part.done) * share)
+            if count:
+                self._report(end, part.done + count)
+
+    def _report(self, end: Endpoint, count: int) -> None:
+        self._ask(end, b'{"done": %d}\n' % count, Request(None, count))
+
+    def _ask(self, end: Endpoint, line: bytes, request: Request) -> None:
+        self._subscribers[end] = line
+        self.requests[end].append(request)
 
     def _control(self) -> None:
         if len(self._controls) < MAX_CONTROL_CLIENTS:

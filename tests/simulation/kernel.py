@@ -16,6 +16,8 @@ import errno
 import os
 import random
 import select
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,6 +29,9 @@ ACCEPT_ERRORS = (*TRANSIENT_ERRORS, errno.ECONNABORTED, errno.EMFILE, errno.ENFI
 WATCH_ERRORS = (errno.ENOMEM, errno.ENOSPC)
 
 MAX_DESCRIPTORS = 10_000
+
+MAX_SHORT_TIMEOUT = 1.0
+"""Seconds up to which a timeout often expires before anything happens."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -93,6 +98,8 @@ class Endpoint(Description):
         self.write_shut = False
         self.error = 0
         """Pending error number, as SO_ERROR."""
+        self.uid = 0
+        """The user of the peer."""
 
     def events(self) -> int:
         hung_up = self.read_shut and self.write_shut
@@ -274,8 +281,11 @@ class Socket:
         assert isinstance(self.description, Listener)
         return self.description.path
 
-    def getsockopt(self, _level: int, _option: int, size: int = 0) -> bytes:
-        return bytes(size)  # SO_PEERCRED: process 0, which does not exist, and user root.
+    def getsockopt(self, _level: int, option: int, size: int = 0) -> bytes:
+        if option != socket.SO_PEERCRED:
+            return bytes(size)
+        uid = self.description.uid if isinstance(self.description, Endpoint) else 0
+        return struct.pack("3i", 0, uid, 0)  # process 0, which does not exist
 
     def accept(self) -> tuple[Socket, str]:
         assert isinstance(self.description, Listener)
@@ -388,7 +398,8 @@ class Epoll(Description):
                     if requested & select.EPOLLONESHOT:
                         self._watched[number] = description, 0
                 return ready
-            if timeout >= 0 and (not changed or self._kernel.random.random() < 0.5):
+            is_over = self._kernel.random.random() < (0.5 if timeout < MAX_SHORT_TIMEOUT else 0.05)
+            if timeout >= 0 and (not changed or is_over):
                 self._kernel.now += timeout
                 return []
             assert changed, "the relay sleeps without a timeout, and nothing can wake it"

@@ -5,7 +5,7 @@ The model knows which lines are valid records because it makes them, and it obse
 the relay reads and writes. There is one sequence of records, in the order in which the relay read
 their ends. What a subscriber receives is this sequence from some index on, without the records
 that its filter excludes and those that a gap record stands for. A wrong byte is found when it is
-sent.
+sent. `group_model` has the rules for members of groups.
 
 Where the relay has a choice, the model keeps all allowed possibilities: a new connection, or a
 requested filter, may join the sequence at any record of the iteration in which it is accepted.
@@ -16,40 +16,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
+from simulation.group_model import Groups
 from simulation.kernel import Endpoint
-
-FILTERS: list[dict[str, list[str]]] = [
-    {},
-    {"event_type": ["a.*"]},
-    {"event_type": ["b.*"], "priority": ["info"]},
-    {"event_type": ["*.x"], "publisher_id": ["p1"]},
-]
-TEMPLATES: list[dict[str, Any]] = [
-    {"event_type": "a.x", "priority": "INFO", "publisher_id": "p1"},
-    {"event_type": "a.y", "priority": "WARN", "publisher_id": "p2"},
-    {"event_type": "b.x", "priority": "INFO", "publisher_id": "p1"},
-    {"event_type": "b.y", "priority": "ERROR"},
-    {
-        "event_type": "notif_relayd.gap",
-        "priority": "WARN",
-        "payload": {"dropped": 1, "reason": "producer_congested"},
-    },
-]
-MATCHING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
-"""For each filter, the indexes of the templates whose records match it."""
-
-
-class ModelError(AssertionError):
-    """The relay has done what it must not do."""
-
-
-def check(holds: object, otherwise: object) -> None:
-    """Raise `ModelError` unless `holds` is true."""
-    if not holds:
-        raise ModelError(otherwise)
+from simulation.reader import TOO_MANY, Reader, Request
+from simulation.vocabulary import MATCHING, TEMPLATES, ModelError, Wanted, check
 
 
 def _is_json(line: bytes) -> bool:
@@ -60,58 +32,15 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-@dataclass
-class Request:
-    """A filter request of a subscriber."""
-
-    filter: int | None
-    """Index of the filter; `None` if the request is invalid."""
-    earliest: int = -1
-    """Index of the first record that the filter may apply to; below 0 if the relay has not read
-    the request."""
-    latest: int | None = None
-    """Index of the last such record; `None` if another request has to be answered before."""
-
-
-@dataclass
-class Reader:
-    """What a subscriber has received."""
-
-    positions: set[int]
-    """Indexes in the sequence at which it may be."""
-    requests: deque[Request]
-    """Requests without an answer. The simulated client appends to it."""
-    filter: int = 0
-    """Index of the filter in force."""
-    delivered: int = 0
-    dropped: int = 0
-    received_bytes: int = 0
-    ended: bool = False
-    """Whether it got an error record, after which nothing may follow."""
-    crashed_at: int | None = None
-    """Length of the sequence when a relay was last killed."""
-    stored_filter: int | None = None
-    """The filter in the store at that time, until the subscriber gets the answer again."""
-    filter_lost: bool = False
-    """Whether the killed relay had answered a request and not stored it."""
-    restarting: bool = False
-    """Whether a relay was killed and the subscriber has not got the gap record yet."""
-    unfinished: bytes | None = None
-    """The partial line that it had then, until the newline that the next relay sends first."""
-    request_data: bytes = b""
-    """A partial request that the relay has read."""
-    partial: bytes = b""
-    """A partial line that the subscriber has received."""
-
-
 class Model:
     """The expected state of a simulation.
 
     Args:
         max_record_size: bytes, the newline included.
+        now: returns the time.
     """
 
-    def __init__(self, max_record_size: int) -> None:
+    def __init__(self, max_record_size: int, now: Callable[[], float]) -> None:
         self._max_record_size = max_record_size
         self._sequence: list[int] = []
         """For each record, the index of its template."""
@@ -123,6 +52,7 @@ class Model:
         self._partial: dict[Endpoint, bytearray] = {}
         """By producer: its partial line."""
         self.readers: dict[Endpoint, Reader] = {}
+        self.groups = Groups(self._sequence, now)
         self._requests: dict[Endpoint, deque[Request]] = {}
         self._iteration_start = 0
         """Length of the sequence when the iteration began."""
@@ -199,7 +129,7 @@ class Model:
         """The relay has accepted a subscriber, whose client appends to `requests`."""
         self._requests[end] = requests
         positions = set(range(self._iteration_start, len(self._sequence) + 1))
-        self.readers[end] = Reader(positions, requests)
+        self.readers[end] = Reader(positions, requests, end.uid)
 
     def subscriber_read(self, end: Endpoint, data: bytes) -> None:
         """The relay has read `data` from a subscriber, or the end of its input if there is none."""
@@ -207,13 +137,43 @@ class Model:
         if not data and reader.request_data:
             data = b"\n"  # the end of the input ends a request
         *lines, reader.request_data = (reader.request_data + data).split(b"\n")
-        unread = [each for each in reader.requests if each.earliest < 0]
+        unread = [each for each in reader.requests if not each.was_read]
         for line, each in zip(lines, unread, strict=False):
             if not _is_json(line):
-                each.filter = None
+                each.wanted = each.done = None
             each.earliest = self._iteration_start
+            if each.wanted is not None and each.wanted.group is not None:
+                each.part = self.groups.request(reader.uid, each.wanted, each.earliest)
             if each is reader.requests[0]:
                 each.latest = len(self._sequence)
+        self._start_requests(reader)
+
+    def _start_requests(self, reader: Reader) -> None:
+        """Note what the relay may do with the requests that it has read."""
+        if reader.stored is not None:
+            return
+        requests = reader.requests
+        while requests and requests[0].was_read and requests[0].done is not None:
+            if self._finish(reader, requests[0].done):
+                requests.popleft()
+            else:
+                requests[0].done = None
+        if requests and requests[0].was_read and reader.part is not None:
+            reader.partial_precedes = bool(reader.partial)
+            self.groups.start_leaving(reader.part)
+
+    def _finish(self, reader: Reader, count: int) -> bool:
+        """Note a report of finished notifications; return whether the relay must accept it."""
+        part = reader.part
+        if part is None or part.wanted.window is None or count < part.done:
+            return False
+        if count > len(part.got) + TOO_MANY // 2:
+            return False
+        # It may be handled later, when more was sent.
+        is_valid = count <= len(part.got)
+        self.groups.finish(part, count if is_valid else None)
+        reader.may_be_refused |= not is_valid
+        return True
 
     def subscriber_sent(self, end: Endpoint, data: bytes) -> None:
         """The relay has sent `data` to a subscriber."""
@@ -222,11 +182,14 @@ class Model:
         *lines, reader.partial = (reader.partial + data).split(b"\n")
         for each in lines:
             self._receive(reader, each + b"\n")
+            reader.partial_precedes = False
 
     def subscriber_ended(self, end: Endpoint) -> None:
         """The relay has closed a connection, or the next process did not find it in the store."""
         if end in self.readers:
             reader = self.readers.pop(end)
+            for each in reader.parts:
+                self.groups.leave(each, partly=bool(reader.partial))
             self._delivered_before += reader.delivered
             self.uncertain += bool(reader.partial)
 
@@ -239,24 +202,24 @@ class Model:
         """Check that a subscriber has received everything."""
         following = [self._next(position, reader.filter) for position in reader.positions]
         check(
-            reader.ended or None in following,
+            reader.ended or reader.part is not None or None in following,
             f"{reader} lacks some of the {len(self._sequence)} records",
         )
         check(not reader.partial, f"{reader.partial!r} has no end")
         check(not reader.restarting, f"{reader} has not received a gap record after a restart")
-        unanswered = [each for each in reader.requests if each.earliest >= 0]
+        unanswered = [each for each in reader.requests if each.was_read]
         check(reader.ended or not unanswered, f"{reader} has not received an answer")
 
     # Ends of processes.
 
     def killed(
-        self, stored: dict[Endpoint, int], interrupted: set[Endpoint], faultless: bool
+        self, stored: dict[Endpoint, Wanted], interrupted: set[Endpoint], faultless: bool
     ) -> None:
         """The relay was killed.
 
         Args:
-            stored: the filter in the store, by subscriber.
-            interrupted: subscribers whose filter was being replaced in the store. The next relay
+            stored: the request in the store, by subscriber.
+            interrupted: subscribers whose request was being replaced in the store. The next relay
                 closes these connections.
             faultless: whether no system call fails, so that the store must be up to date.
         """
@@ -265,20 +228,28 @@ class Model:
         self.received = self.rejected = self.bytes_received = 0
         self._delivered_before = self.uncertain = 0
         self.start_iteration()
+        self.groups.forget()
         for end, reader in self.readers.items():
             if reader.unfinished is None:
                 self._end_line(reader)
-            if end in stored and faultless and reader.stored_filter is None:
-                asked = [each.filter for each in reader.requests if each.earliest >= 0]
-                allowed = [reader.filter, *asked]
-                check(stored[end] in allowed, f"filter {stored[end]} is stored, not of {allowed}")
+            if end in stored and faultless and reader.stored is None:
+                asked = [each.wanted for each in reader.requests if each.was_read]
+                allowed = [reader.wanted, *asked]
+                check(stored[end] in allowed, f"{stored[end]} is stored, not of {allowed}")
             reader.request_data = b""
             reader.delivered = reader.dropped = reader.received_bytes = 0
             reader.ended, reader.restarting = False, True
             self._forget_read_requests(end)
-            reader.crashed_at, reader.stored_filter = len(self._sequence), stored.get(end)
-            has_filter = end in stored or end in interrupted
-            reader.filter_lost = faultless and reader.filter != 0 and not has_filter
+            reader.crashed_at = len(self._sequence)
+            self._store(reader, stored.get(end))
+            has_request = end in stored or end in interrupted
+            reader.request_lost = faultless and reader.wanted != Wanted() and not has_request
+
+    def _store(self, reader: Reader, wanted: Wanted | None) -> None:
+        """Note the request that the next relay handles again."""
+        reader.stored, reader.part, reader.stored_part = wanted, None, None
+        if wanted is not None and wanted.group is not None:
+            reader.stored_part = self.groups.request(reader.uid, wanted, len(self._sequence))
 
     def _end_line(self, reader: Reader) -> None:
         """Note the partial line that the newline of the next relay will end.
@@ -297,7 +268,7 @@ class Model:
     def _forget_read_requests(self, end: Endpoint) -> deque[Request]:
         """Drop the requests that the killed relay had read; return the others."""
         requests = self._requests[end]
-        while requests and requests[0].earliest >= 0:
+        while requests and requests[0].was_read:
             requests.popleft()
         return requests
 
@@ -305,7 +276,7 @@ class Model:
         self,
         producers: list[Endpoint],
         subscribers: list[Endpoint],
-        stored: dict[Endpoint, int],
+        stored: dict[Endpoint, Wanted],
     ) -> None:
         """Keep the connections that are in the store; all others ended with the process.
 
@@ -314,22 +285,25 @@ class Model:
         """
         for end in self._partial.keys() - set(producers):
             self.producer_ended(end)
-        for end in self.readers.keys() - set(subscribers):
+        ended = self.readers.keys() - set(subscribers)
+        self.groups.leave_together([part for end in ended for part in self.readers[end].parts])
+        for end in ended:
             self.subscriber_ended(end)
         for end in producers:
             self._partial.setdefault(end, bytearray())
         for end in subscribers:
-            lost = end in self.readers and self.readers[end].filter_lost
-            check(not lost, "a connection was stored without its filter")
+            lost = end in self.readers and self.readers[end].request_lost
+            check(not lost, "a connection was stored without its request")
             if end not in self.readers:
                 self.readers[end] = Reader(
                     {0},
                     self._forget_read_requests(end),
+                    end.uid,
                     restarting=True,
                     unfinished=b"",
                     crashed_at=len(self._sequence),
-                    stored_filter=stored.get(end),
                 )
+                self._store(self.readers[end], stored.get(end))
 
     # Lines that a subscriber receives.
 
@@ -352,31 +326,49 @@ class Model:
             self._restart(reader)
             return
         check(not reader.restarting, f"{line!r} precedes the gap record of a restart")
-        if event_type == "notif_relayd.gap":
+        if event_type == "notif_relayd.subscribed":
+            self._change_request(reader, payload)
+        elif event_type == "notif_relayd.error":
+            self._refuse(reader, line, payload)
+        elif reader.part is not None:
+            if event_type == "notif_relayd.redelivered":
+                self.groups.receive_marker(reader.part, payload)
+            else:
+                check(event_type == "notif_relayd.gap", f"{line!r} was never sent")
+                self.groups.receive_gap(reader.part, payload)
+        else:
+            check(event_type == "notif_relayd.gap", f"{line!r} was never sent")
             check(payload["reason"] == "slow_subscriber", line)
             self._drop(reader, payload["dropped"])
-        elif event_type == "notif_relayd.subscribed":
-            self._change_filter(reader, payload)
-        else:
-            check(event_type == "notif_relayd.error", f"{line!r} was never sent")
-            invalid = any(each.filter is None and each.earliest >= 0 for each in reader.requests)
-            full = payload.startswith("This relay takes no more")
-            # A killed relay may have read the first part of a request.
-            torn = reader.crashed_at is not None
-            check(invalid or full or torn, f"{line!r} has no reason")
-            reader.ended = True
+
+    def _refuse(self, reader: Reader, line: bytes, payload: str) -> None:
+        invalid = any(each.wanted is None and each.was_read for each in reader.requests)
+        full = payload.startswith("This relay takes no more") or "max_groups_per_user" in payload
+        # A killed relay may have read the first part of a request.
+        torn = reader.crashed_at is not None
+        check(invalid or full or torn or reader.may_be_refused, f"{line!r} has no reason")
+        reader.ended = True
+        for each in reader.parts:
+            self.groups.leave(each, partly=True)
 
     def _deliver(self, reader: Reader, index: int, line: bytes) -> None:
+        check(reader.stored is None, f"{line!r} precedes the answer for the stored request")
+        if reader.part is not None:
+            begun_before = reader.partial_precedes
+            self.groups.receive(reader.part, index, line, begun_before=begun_before)
+        else:
+            self._advance(reader, index, line)
+        self.delivered_ever += 1
+        reader.delivered += 1
+
+    def _advance(self, reader: Reader, index: int, line: bytes) -> None:
         matching = [
             position
             for position in reader.positions
             if position <= index and self._next(position, reader.filter) == index
         ]
-        check(reader.stored_filter is None, f"{line!r} precedes the answer for the stored filter")
         check(matching, f"{line!r}, number {index}, is not the next record: {reader}")
-        self.delivered_ever += 1
         reader.positions = {index + 1}
-        reader.delivered += 1
 
     def _drop(self, reader: Reader, number: int) -> None:
         check(number > 0, f"a gap record of {number} records")
@@ -392,24 +384,43 @@ class Model:
         reader.positions = positions
         reader.dropped += number
 
-    def _change_filter(self, reader: Reader, patterns: dict[str, list[str]]) -> None:
-        wanted = FILTERS.index(patterns)
-        if reader.stored_filter is not None:
-            check(wanted == reader.stored_filter, f"{patterns} is not the stored filter")
-            reader.filter, reader.stored_filter = wanted, None
-            return
-        request = next((each for each in reader.requests if each.earliest >= 0), None)
-        check(request and request.filter == wanted, f"{patterns} was not requested")
-        assert request is not None
-        reader.requests.remove(request)
+    def _change_request(self, reader: Reader, answer: dict[str, object]) -> None:
+        answer.pop("group_since", None)
+        if reader.stored is not None:
+            check(answer == reader.stored.answer, f"{answer} is not of the stored request")
+            wanted, part, reader.stored, reader.stored_part = (
+                reader.stored,
+                reader.stored_part,
+                None,
+                None,
+            )
+        else:
+            request = reader.requests[0] if reader.requests else None
+            check(request and request.was_read and request.wanted, f"{answer} was not requested")
+            assert request is not None
+            assert request.wanted is not None
+            check(answer == request.wanted.answer, f"{answer} is not the answer to {request}")
+            reader.requests.popleft()
+            self._change_positions(reader, request)
+            wanted, part = request.wanted, request.part
+        if part is not None:
+            self.groups.join(part)
+        if reader.part is not None:
+            self.groups.leave(reader.part, partly=False)
+        reader.wanted, reader.part = wanted, part
+        self._start_requests(reader)
+
+    def _change_positions(self, reader: Reader, request: Request) -> None:
         latest = len(self._sequence) if request.latest is None else request.latest
+        if reader.part is not None:
+            reader.positions = set(range(request.earliest, latest + 1))
+            return
         reader.positions = {
             position
             for position in range(max(request.earliest, min(reader.positions)), latest + 1)
             if any(self._may_skip(start, position, reader.filter) for start in reader.positions)
         }
         check(reader.positions, "an answer precedes records of the old filter")
-        reader.filter = wanted
 
     def _restart(self, reader: Reader) -> None:
         check(
@@ -418,7 +429,7 @@ class Model:
         )
         assert reader.crashed_at is not None
         reader.positions = {reader.crashed_at}
-        reader.filter = 0
+        reader.wanted = Wanted()
         reader.restarting = False
 
     def _may_skip(self, start: int, end: int, wanted: int) -> bool:

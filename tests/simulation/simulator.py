@@ -27,12 +27,14 @@ from notif_relayd.handover.state import decode
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.records import subscription_request
 from notif_relayd.relay import Manager, Platform, Relay, Sockets
-from notif_relayd.settings import ConnectionLimits, Limits
+from notif_relayd.settings import ConnectionLimits, GroupLimits, Limits
 from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
 from simulation.clients import Clients
+from simulation.group_model import MAX_DELIVERIES
 from simulation.kernel import Endpoint, Kernel, Killed, Listener, Memfd, Observer, Socket
-from simulation.model import FILTERS, Model, check
+from simulation.model import Model
 from simulation.system import Native, ServiceManager, Signals, system_calls
+from simulation.vocabulary import FILTERS, Wanted, check
 
 MAX_RECORD_SIZE = 300
 READ_SIZE = 1000
@@ -80,7 +82,7 @@ class Simulation:
         """Whether the relay has the compiled module."""
         self._faultless = not self._kernel.faults
         self._observer = Observer(self._accepted, self._received, self._sent, self._closed)
-        self._model = Model(MAX_RECORD_SIZE)
+        self._model = Model(MAX_RECORD_SIZE, self._kernel.monotonic)
         self._listeners = {name: Listener(name) for name in ("public", "ingest", "control")}
         for listener in self._listeners.values():
             listener.holders = 1  # The service manager.
@@ -190,17 +192,21 @@ class Simulation:
         requests: dict[int, bytes],
     ) -> None:
         subscribers = ends[SUBSCRIBER]
-        filters: dict[Endpoint, int] = {}
+        stored: dict[Endpoint, Wanted] = {}
         interrupted: set[Endpoint] = set()
         for number in requests.keys() & subscribers.keys():
             with contextlib.suppress(subscription_request.RequestError):
                 request = subscription_request.parse(requests[number])
-                filters[subscribers[number]] = FILTERS.index(dict(request.requested))
+                group = request.group
+                stored[subscribers[number]] = Wanted(
+                    FILTERS.index(dict(request.requested)),
+                    *(() if group is None else (group.name, group.window, group.hold)),
+                )
             if requests[number].startswith(b"!"):  # See `fdstore.FdStore.keep_request`.
                 interrupted.add(subscribers[number])
         if inherited.state is None:
-            self._model.killed(filters, interrupted, self._faultless)
-        self._model.keep_only(list(ends[PRODUCER].values()), list(subscribers.values()), filters)
+            self._model.killed(stored, interrupted, self._faultless)
+        self._model.keep_only(list(ends[PRODUCER].values()), list(subscribers.values()), stored)
 
     # What the relay's process does.
 
@@ -273,6 +279,7 @@ class Simulation:
             producers=self._random_connection_limits("max_producers"),
             subscribers=self._random_connection_limits("max_subscribers"),
             max_filter_bytes_per_user=1 << 20,
+            groups=GroupLimits(per_user=2, max_deliveries=MAX_DELIVERIES),
         )
 
     def _random_connection_limits(self, option: str) -> ConnectionLimits:
@@ -286,13 +293,19 @@ class Simulation:
 
     def _check_final_state(self) -> Iterator[None]:
         """Compare the relay with the model and stop it; the relay runs at each yield."""
-        asked = [end for name in ("status", "subscribers") if (end := self._clients.ask(name))]
+        methods = ("status", "subscribers", "groups")
+        asked = [end for name in methods if (end := self._clients.ask(name))]
         yield
-        status, subscribers = (json.loads(self._clients.answers[each])["result"] for each in asked)
+        status, subscribers, groups = (
+            json.loads(self._clients.answers[each])["result"] for each in asked
+        )
         self._clients.close_controls()
         yield
         self._check_status(status)
         self._check_subscribers(subscribers)
+        self._model.groups.check_finished(groups)
+        if not any(each["lag"] or each["unfinished"] for each in groups):
+            check(status["ring_bytes"] == 0, f"the ring keeps {status['ring_bytes']} bytes")
         self._check_descriptors()
         self._over = True
         self._signals.pending.is_set = True
@@ -305,7 +318,6 @@ class Simulation:
             "producers": model.producers,
             "records_received": model.received,
             "records_rejected": model.rejected_now,
-            "ring_bytes": 0,
             "subscribers": len(model.readers),
         }
         found = {name: status[name] for name in expected}

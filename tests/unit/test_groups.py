@@ -71,6 +71,25 @@ class Reader:
     """Records that the last marker announces and that were not received yet."""
     got: list[int] = field(default_factory=list)
     """Numbers of the notifications that it received."""
+    last: int = -1
+    """Number of the last notification that was not redelivered."""
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers of the notifications that it has not finished."""
+        return [] if self.member.window is None else self.got[self.member.finished :]
+
+    @property
+    def begun(self) -> set[int]:
+        """Number of the notification that it may have received in part, if any."""
+        lines = self.owed.splitlines()
+        if not lines:
+            return set()
+        content = json.loads(self.wire.rpartition(b"\n")[2] + lines[0])
+        payload = content["payload"]
+        if content["event_type"] == records.GAP and payload["reason"] == "producer_congested":
+            return {payload["dropped"]}
+        return {payload} if isinstance(payload, int) else set()
 
 
 @settings(max_examples=300, stateful_step_count=60, deadline=None)
@@ -160,11 +179,11 @@ class Groups(RuleBasedStateMachine):
         if completing:
             reader.wire += reader.owed
             self.read(reader)
-            if reader.member.window is None:
-                self.finish_all(reader)
+            self.returned |= set(reader.unfinished)
+        else:
+            self.returned |= set(reader.unfinished) | reader.begun
         self.group.note_progress(reader.member, 0 if completing else reader.owed.count(b"\n"))
         self.group.leave(number)
-        self.returned |= {each for each in reader.got if each not in self.finished}
 
     @rule(index=st.integers(0, 4), share=st.one_of(st.just(1.0), st.floats(0, 1)))
     def serve(self, index: int, share: float) -> None:
@@ -189,8 +208,6 @@ class Groups(RuleBasedStateMachine):
             reader.owed = self.group.note_sent(reader.member, hand_out, size)
             assert data[size:].startswith(reader.owed)
         self.read(reader)
-        if reader.member.window is None:
-            self.finish_all(reader)
 
     @rule(index=st.integers(0, 4), count=st.integers(0, 8))
     def finish(self, index: int, count: int) -> None:
@@ -214,9 +231,6 @@ class Groups(RuleBasedStateMachine):
         numbers = sorted(self.readers)
         return numbers[index] if index < len(numbers) else None
 
-    def finish_all(self, reader: Reader) -> None:
-        self.finished.update(reader.got)
-
     def read(self, reader: Reader) -> None:
         """Check what a member received since the last call."""
         lines = reader.wire.split(b"\n")[:-1]
@@ -227,6 +241,7 @@ class Groups(RuleBasedStateMachine):
                 assert reader.announced == 0
                 reader.announced = payload["records"]
             elif event_type == records.GAP and payload["reason"] == "producer_congested":
+                self.check_marker(reader, payload["dropped"])
                 self.gaps += 1
             elif event_type == records.GAP:
                 assert reader.announced == 0
@@ -235,12 +250,22 @@ class Groups(RuleBasedStateMachine):
                 assert reader.member.view((event_type, "INFO", ""))
                 assert payload not in self.finished
                 assert payload not in self.undeliverable
-                assert (payload in self.returned) == (reader.announced > 0)
-                reader.announced = max(0, reader.announced - 1)
+                self.check_marker(reader, payload)
                 reader.got.append(payload)
                 self.received[payload] += 1
                 assert self.received[payload] <= MAX_DELIVERIES
         reader.seen = len(lines)
+        if reader.member.window is None:
+            self.finished.update(reader.got)
+
+    def check_marker(self, reader: Reader, number: int) -> None:
+        """Check that a record is marked if it was sent before, and in order otherwise."""
+        assert (number in self.returned) == (reader.announced > 0)
+        if reader.announced:
+            reader.announced -= 1
+        else:
+            assert number > reader.last
+            reader.last = number
 
     @invariant()
     @precondition(lambda self: hasattr(self, "group"))

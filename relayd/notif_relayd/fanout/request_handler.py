@@ -124,9 +124,9 @@ class RequestHandler:
         lines = (subscriber.request.save() + data).split(b"\n")
         with contextlib.suppress(GroupError):
             for done in map(subscription_request.parse_done, lines):
-                if done is None:
+                # Repeated reports would take time that is not charged to the user.
+                if done is None or not membership.finish(done):
                     return
-                membership.finish(done)
 
     def discard_input(self, subscriber: Subscriber) -> None:
         """Read what a subscriber has written after a request that was refused.
@@ -178,9 +178,9 @@ class RequestHandler:
             finished += membership.finish(done)
             line = self._next_line(subscriber)
         membership.prompt = line is None and finished >= lines > 0
-        if finished:
+        if finished and line is None:
             self._groups.sender.serve_member(subscriber, membership)
-        return line if subscriber.id in self._subscribers else None
+        return line
 
     def _read(self, subscriber: Subscriber) -> bool:
         """Read from a subscriber; return whether it is still connected.

@@ -185,6 +185,8 @@ class MemberState(msgspec.Struct):
     attached: bool
     left: bool
     """Whether it has left the group, and only the rest of a record is sent."""
+    has_begun: bool = False
+    """Whether its socket may have taken a part of the first record in `unsent`."""
 
 
 class ChunkState(msgspec.Struct, tag="chunk"):

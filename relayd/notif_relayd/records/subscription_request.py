@@ -8,7 +8,7 @@ subscriber that does not read.
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -18,6 +18,9 @@ from notif_relay import records
 from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
+
+_MAX_FLOAT = sys.float_info.max
+"""An integer in JSON can be greater; it cannot be compared with a time, or formatted as one."""
 
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
@@ -196,7 +199,7 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise _done_error(content)
+        raise _done_error(content, line)
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
         raise RequestError('The request is not an object with the key "filter" or "group".')
     if unknown := content.keys() - set(KEYS):
@@ -210,11 +213,15 @@ def parse(line: bytes) -> Request:
         raise RequestError(str(error)) from None
 
 
-def _done_error(content: dict[str, object]) -> RequestError:
+def _done_error(content: dict[str, object], line: bytes) -> RequestError:
     """Return the error for a request that has the key "done" and is not handled as such."""
-    if len(content) > 1:
-        return RequestError('"done" is not the only key; send the others in another request.')
-    if parse_done(msgspec.json.encode(content)) is None:
+    if others := content.keys() - {"done", records.GROUP_SINCE}:
+        return RequestError(
+            f'"{min(others)}" is not a key of a request with "done"; send it in another request.'
+        )
+    if not isinstance(content.get(records.GROUP_SINCE, ""), str):
+        return RequestError(f'"{records.GROUP_SINCE}" is not that of an answer.')
+    if parse_done(line) is None:
         return RequestError('"done" is not an integer that is 0 or greater.')
     return RequestError(NOT_WINDOWED)
 
@@ -232,6 +239,6 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
         )
     if "window" in content and (type(window) is not int or not 1 <= window <= MAX_WINDOW):
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
-    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold < math.inf:
+    if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold <= _MAX_FLOAT:
         raise RequestError('"hold" is not a number of seconds that is 0 or greater.')
     return GroupRequest(name, cast("int | None", window), hold)

@@ -16,14 +16,10 @@ anything is appended to a ring.
 
 from __future__ import annotations
 
-import enum
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
 
 from notif_relay import records
-from notif_relayd.fanout.chunk import Chunk
-from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut
+from notif_relayd.fanout.groups.hand_out import Draft, HandOut
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
@@ -31,11 +27,6 @@ from notif_relayd.fanout.groups.waiting import Waiting
 from notif_relayd.fanout.saved_state import GroupState
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
-from notif_relayd.records.validator import RoutingKey, Validator
-
-_routing_keys = Validator(sys.maxsize).validate
-"""Returns the routing keys of records that are valid."""
-
 
 MAX_WAITING = 65536
 """Maximum number of records that wait only because the members that want them have no room."""
@@ -43,15 +34,6 @@ MAX_WAITING = 65536
 
 MAX_DIVIDED = 32
 """Maximum number of records that are divided among the members with a window."""
-
-
-class _Wanted(enum.Enum):
-    """What becomes of a record when it is offered to a member."""
-
-    BY_MEMBER = enum.auto()
-    BY_OTHERS = enum.auto()
-    """The member does not want it, but another one does."""
-    BY_NONE = enum.auto()
 
 
 class Group:
@@ -67,8 +49,6 @@ class Group:
     def __init__(self, max_deliveries: int, on_undeliverable: Callable[[bytes], None]) -> None:
         self.members: dict[int, Member] = {}
         """By connection number, in the order in which they got records; the next one is first."""
-        self.dropped = 0
-        """Number of records that no member will get, announced or not."""
         self.redelivered = 0
         """Number of times that a record was handed out again."""
         self.max_deliveries = max_deliveries
@@ -76,6 +56,8 @@ class Group:
         self.segments = Segments(self._oldest)
         """What the group reads."""
         self._waiting = Waiting([])
+        self._dropped = 0
+        """Number of records that were found to be missing, or are not handed out again."""
         self._lost = 0
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
@@ -105,7 +87,7 @@ class Group:
             self._waiting.runs,
             self._lost,
             self._undeliverable,
-            self.dropped,
+            self._dropped,
             self.redelivered,
             held_until,
             since,
@@ -121,7 +103,7 @@ class Group:
         self.segments.restore(saved.segments, streams)
         self._waiting = Waiting(saved.waiting)
         self._lost, self._undeliverable = saved.lost, saved.undeliverable
-        self.dropped, self.redelivered = saved.dropped, saved.redelivered
+        self._dropped, self.redelivered = saved.dropped, saved.redelivered
 
     # Members
 
@@ -143,15 +125,17 @@ class Group:
             number: the number of the member.
         """
         member = self.members.pop(number)
-        self._set_aside(each for run in member.unfinished for each in self._after_attempt(run))
+        begun, untouched = split(member.unsent, int(member.has_begun))
+        for run in (*member.unfinished, *begun):
+            self._set_aside(self._after_attempt(run._replace(gaps=False)))
         self._note_missing(member.missing)
-        self._give_back(member.unsent)
+        self._give_back(untouched)
         for each in self.members.values():
             each.examined = 0, 0
 
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
-        self._note_lost(self._waiting.remove_oldest(runs))
+        self.note_lost(self._waiting.remove_oldest(runs))
 
     def rest(self) -> None:
         """Do not let the ring keep records, if there are none that the group has not finished.
@@ -178,8 +162,18 @@ class Group:
 
     @property
     def lag(self) -> int:
-        """Number of records that are still to be handed out."""
-        return self.segments.lag + self._waiting.count
+        """Number of records in the rings that are still to be handed out."""
+        return self.segments.lag + self._waiting.count - self._lost_waiting
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that no member will get, announced or not."""
+        return self._dropped + sum(each.lost for each in self.segments) + self._lost_waiting
+
+    @property
+    def _lost_waiting(self) -> int:
+        """Number of waiting records that were evicted."""
+        return sum(self.segments.lost_of(each) for each in self._waiting.runs)
 
     @property
     def unfinished(self) -> int:
@@ -244,11 +238,13 @@ class Group:
             return None
         if self._lost or self._undeliverable:
             return self._take_gap()
-        room = member.room if direct else min(member.room, self._share(member, self.lag))
-        draft = Draft(room)
+        draft = Draft(member, self.views)
+        if not direct:
+            draft.room = min(draft.room, self._share(member, self.lag))
         self._take_waiting(member, draft)
-        if not draft.attempts and not self._lost:
-            self._take_next(member, draft)
+        waits = self._first_waiting(member) < len(self._waiting)
+        if not (waits or draft.attempts or self._lost):
+            self._take_next(draft)
         if not draft.runs:
             return self._take_gap() if self._lost else None
         if not draft.attempts:
@@ -301,8 +297,9 @@ class Group:
             member: the member.
             lines: number of lines of which the socket has yet to take a part.
         """
-        count = max(0, sum(each.length for each in member.unsent) - lines)
-        taken, member.unsent = split(member.unsent, count)
+        count = sum(each.length for each in member.unsent)
+        taken, member.unsent = split(member.unsent, max(0, count - lines))
+        member.has_begun = 0 < lines <= count
         self._note_taken(member, taken)
         if not lines:
             member.missing = NOTHING_MISSING
@@ -328,7 +325,7 @@ class Group:
 
     # Selecting records
 
-    def _take_next(self, member: Member, draft: Draft) -> None:
+    def _take_next(self, draft: Draft) -> None:
         """Take records at the position."""
         for segment in self.segments:
             while not draft.full:
@@ -336,38 +333,38 @@ class Group:
                 if lost:
                     # The gap record comes before the records that follow.
                     segment.next_seq += lost
-                    self._note_lost(lost)
+                    self.note_lost(lost)
                     return
                 if segment.next_seq == segment.end:
                     break
                 chunk = segment.ring.find(segment.next_seq)
                 end = min(chunk.end, segment.end)
                 run = Run(segment.number, segment.next_seq, end - segment.next_seq)
-                kept, offered = self._offer(member, chunk, run, draft)
+                kept, offered = draft.offer(chunk, run, segment.stream.views)
                 segment.next_seq += offered
                 self._set_aside(kept)
-        self._note_lost(self._waiting.limit(MAX_WAITING))
+        self.note_lost(self._waiting.limit(MAX_WAITING))
 
     def _take_waiting(self, member: Member, draft: Draft) -> None:
         """Take records that wait."""
         index = self._first_waiting(member)
         while index < len(self._waiting) and not draft.full:
             run = self._waiting.runs[index]
-            ring = self.segments.of(run).ring
-            lost = min(max(0, ring.first_seq - run.first), run.length)
+            segment = self.segments.of(run)
+            lost = self.segments.lost_of(run)
             if lost:
-                self._note_lost(lost)
+                self.note_lost(lost)
                 self._waiting.replace(index, [run.tail(lost)])
                 if draft.runs:
                     break
                 continue
             if self._lost or not draft.accepts(run):
                 break
-            chunk = ring.find(run.first)
+            chunk = segment.ring.find(run.first)
             count = min(run.length, chunk.end - run.first)
             if run.is_suspect:
                 draft.room = count = 1
-            kept, offered = self._offer(member, chunk, run.head(count), draft)
+            kept, offered = draft.offer(chunk, run.head(count), segment.stream.views)
             self._waiting.replace(index, [*kept, run.tail(offered)])
             index += len(kept)
             if offered < count:
@@ -377,49 +374,6 @@ class Group:
         elif self._waiting:
             last = self._waiting.runs[-1]
             member.examined = last.segment, last.end
-
-    def _offer(self, member: Member, chunk: Chunk, run: Run, draft: Draft) -> tuple[list[Run], int]:
-        """Add to a draft those records of a run that a member wants.
-
-        Args:
-            member: the member.
-            chunk: the chunk of the run.
-            run: the records.
-            draft: the draft.
-
-        Returns:
-            The records that only other members want, and the number of records that were decided.
-        """
-        windowed = member.window is not None
-        if member.view.is_unfiltered or self.segments.of(run).stream.views == {member.view}:
-            taken = run.head(min(run.length, draft.room))
-            draft.add(chunk, taken, windowed=windowed)
-            return [], taken.length
-        run = run.head(min(run.length, MAX_EXAMINED - draft.examined))
-        draft.examined += run.length
-        part = bytes(chunk.part(run.first - chunk.first, run.length))
-        kept: list[Run] = []
-        offered = 0
-        wanted = (self._wanted_by(member, key) for key in _routing_keys(part).routing_keys)
-        for by, some in groupby(wanted):
-            count = sum(1 for _ in some)
-            next_run = run.tail(offered).head(count)
-            if by is _Wanted.BY_MEMBER:
-                next_run = next_run.head(min(count, draft.room))
-                draft.add(chunk, next_run, windowed=windowed)
-            elif by is _Wanted.BY_OTHERS:
-                kept.append(next_run)
-            offered += next_run.length
-            if draft.full:
-                break
-        return kept, offered
-
-    def _wanted_by(self, member: Member, routing_key: RoutingKey) -> _Wanted:
-        if member.view(routing_key):
-            return _Wanted.BY_MEMBER
-        if any(view(routing_key) for view in self.views):
-            return _Wanted.BY_OTHERS
-        return _Wanted.BY_NONE
 
     # Records that wait
 
@@ -441,10 +395,10 @@ class Group:
             yield run
             return
         ring = self.segments.of(run).ring
-        lost = min(max(0, ring.first_seq - run.first), run.length)
-        self._note_lost(lost)
+        lost = self.segments.lost_of(run)
+        self.note_lost(lost)
         run = run.tail(lost)
-        self.dropped += run.length
+        self._dropped += run.length
         self._undeliverable += run.length
         for seq in range(run.first, run.end):
             chunk = ring.find(seq)
@@ -454,7 +408,9 @@ class Group:
         """Take records back that a member did not get completely."""
         for run in reversed(list(runs)):
             segment = self.segments.of(run)
-            if run.end == segment.next_seq and not run.attempts:
+            # Waiting records are handed out first, so none may come after the position.
+            is_last = self._waiting.find(place_of(run)) == len(self._waiting)
+            if is_last and run.end == segment.next_seq and not run.attempts:
                 segment.next_seq = run.first
             else:
                 self._set_aside([run._replace(gaps=False)])
@@ -474,9 +430,10 @@ class Group:
         self._lost += missing.lost
         self._undeliverable += missing.undeliverable
 
-    def _note_lost(self, count: int) -> None:
+    def note_lost(self, count: int) -> None:
+        """Note that no member will get `count` records; they are to be announced."""
         self._lost += count
-        self.dropped += count
+        self._dropped += count
 
     def _oldest(self, number: int) -> int | None:
         """Return the sequence number of the oldest record of a segment that is not finished."""

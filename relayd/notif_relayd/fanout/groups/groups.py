@@ -170,14 +170,10 @@ class Groups:
         del live.subscribers[membership.number]
         self.sender.set_busy(live, membership.number)
         self._settle(live)
-        hold = min(membership.hold, self.limits.max_hold)
         if live.subscribers:
             self.sender.wake(live)
-        elif hold:
-            live.held_until = self._monotonic() + hold
-            self._schedule(live.held_until)
         else:
-            self._end(live)
+            self._hold(live, membership.hold)
 
     # Restart
 
@@ -251,9 +247,11 @@ class Groups:
                 holds[live.key] = max(holds.get(live.key, 0.0), state.hold)
         for live in list(self):
             self._settle(live)
-            if not live.subscribers:
-                if live.held_until is None:
-                    live.held_until = self._monotonic() + holds.get(live.key, 0.0)
+            if live.subscribers:
+                live.held_until = None
+            elif live.held_until is None:
+                self._hold(live, holds.get(live.key, 0.0))
+            else:
                 self._schedule(live.held_until)
 
     # Groups
@@ -331,6 +329,15 @@ class Groups:
             live.charge = charge
             return
 
+    def _hold(self, live: LiveGroup, seconds: float) -> None:
+        """Keep a group without members for some time, or end it."""
+        hold = min(seconds, self.limits.max_hold)
+        if hold:
+            live.held_until = self._monotonic() + hold
+            self._schedule(live.held_until)
+        else:
+            self._end(live)
+
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
         self.ended_dropped += live.group.dropped
@@ -393,6 +400,7 @@ def _member(saved: MemberState) -> Member:
         saved.sent,
         saved.finished,
         saved.attached,
+        has_begun=saved.has_begun,
     )
 
 

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import enum
+import sys
+from collections.abc import Collection
+from itertools import groupby
 from typing import NamedTuple
 
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
-from notif_relayd.fanout.groups.member import NOTHING_MISSING, Missing
+from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, by_kind
+from notif_relayd.records.filters import View
+from notif_relayd.records.validator import RoutingKey, Validator
+
+_routing_keys = Validator(sys.maxsize).validate
+"""Returns the routing keys of records that are valid."""
 
 MAX_EXAMINED = 1024
 """Records whose filter is evaluated for one hand-out, about 1 ms."""
@@ -19,17 +27,35 @@ MAX_REDELIVERED_SIZE = 64 * 1024
 with the member even if its socket takes only a part of them, because their number was announced."""
 
 
-@dataclass(slots=True)
-class Draft:
-    """A hand-out that is being put together."""
+class _Wanted(enum.Enum):
+    """What becomes of a record when it is offered to a member."""
 
-    room: int
-    """Number of records that may be added."""
-    data: list[bytes | memoryview] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    size: int = 0
-    examined: int = 0
-    """Number of records of which the filter was evaluated."""
+    BY_MEMBER = enum.auto()
+    BY_OTHERS = enum.auto()
+    """The member does not want it, but another one does."""
+    BY_NONE = enum.auto()
+
+
+class Draft:
+    """A hand-out that is being put together.
+
+    Args:
+        member: who gets it.
+        views: the views of all members of the group.
+    """
+
+    __slots__ = ("_member", "_views", "data", "examined", "room", "runs", "size")
+
+    def __init__(self, member: Member, views: Collection[View]) -> None:
+        self._member = member
+        self._views = views
+        self.room = member.room
+        """Number of records that may be added."""
+        self.data: list[bytes | memoryview] = []
+        self.runs: list[Run] = []
+        self.size = 0
+        self.examined = 0
+        """Number of records of which the filter was evaluated."""
 
     @property
     def full(self) -> bool:
@@ -52,13 +78,54 @@ class Draft:
             return True
         return run.attempts == self.attempts and not run.is_suspect
 
-    def add(self, chunk: Chunk, run: Run, *, windowed: bool) -> None:
+    def offer(self, chunk: Chunk, run: Run, views: Collection[View]) -> tuple[list[Run], int]:
+        """Add those records of a run that the member wants.
+
+        Args:
+            chunk: the chunk of the run.
+            run: the records.
+            views: the views that selected the records.
+
+        Returns:
+            The records that only other members want, and the number of records that were decided.
+        """
+        if self._member.view.is_unfiltered or views == {self._member.view}:
+            taken = run.head(min(run.length, self.room))
+            self._add(chunk, taken)
+            return [], taken.length
+        run = run.head(min(run.length, MAX_EXAMINED - self.examined))
+        self.examined += run.length
+        part = bytes(chunk.part(run.first - chunk.first, run.length))
+        kept: list[Run] = []
+        offered = 0
+        wanted = map(self._wanted_by, _routing_keys(part).routing_keys)
+        for by, some in groupby(wanted):
+            count = sum(1 for _ in some)
+            next_run = run.tail(offered).head(count)
+            if by is _Wanted.BY_MEMBER:
+                next_run = next_run.head(min(count, self.room))
+                self._add(chunk, next_run)
+            elif by is _Wanted.BY_OTHERS:
+                kept.append(next_run)
+            offered += next_run.length
+            if self.full:
+                break
+        return kept, offered
+
+    def _wanted_by(self, routing_key: RoutingKey) -> _Wanted:
+        if self._member.view(routing_key):
+            return _Wanted.BY_MEMBER
+        if any(view(routing_key) for view in self._views):
+            return _Wanted.BY_OTHERS
+        return _Wanted.BY_NONE
+
+    def _add(self, chunk: Chunk, run: Run) -> None:
         """Add records of one chunk."""
         part = chunk.part(run.first - chunk.first, run.length)
         self.data.append(part)
         self.size += len(part)
         self.room -= run.length
-        for each in by_kind(chunk, run) if windowed else (run,):
+        for each in (run,) if self._member.window is None else by_kind(chunk, run):
             append(self.runs, each)
 
 

@@ -52,6 +52,8 @@ class Member:
     """Whether it can get records; `False` while it gets the records of an earlier request."""
     examined: tuple[int, int] = (0, 0)
     """Segment and sequence number up to which it wants no waiting record."""
+    has_begun: bool = False
+    """Whether its socket may have taken a part of the first in `unsent`."""
 
     @property
     def room(self) -> int:

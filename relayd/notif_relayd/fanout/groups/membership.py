@@ -86,6 +86,7 @@ class Membership(Subscription):
 
     def save_member(self) -> MemberState:
         """Return the member's part in the group."""
+        self.note_progress()
         member = self.member
         uid, name = self.group.key
         return MemberState(
@@ -93,7 +94,7 @@ class Membership(Subscription):
             name,
             ViewState.of(member.view),
             member.window,
-            self.hold,
+            float(self.hold),
             list(member.unfinished),
             member.unsent,
             member.missing.lost,
@@ -103,4 +104,5 @@ class Membership(Subscription):
             member.finished,
             member.attached,
             self.left,
+            member.has_begun,
         )

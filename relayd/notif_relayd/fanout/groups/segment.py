@@ -140,6 +140,10 @@ class Segments:
         """Return the segment of a run."""
         return self._segments[run.segment - self._segments[0].number]
 
+    def lost_of(self, run: Run) -> int:
+        """Return how many records of a run were evicted: the first ones."""
+        return min(max(0, self.of(run).ring.first_seq - run.first), run.length)
+
     def follow(self, stream: Stream) -> None:
         """Begin at the end of a stream, after what the present one has now, if there is one.
 

@@ -76,7 +76,6 @@ class GroupSender:
             self._send(live, subscriber, membership, hand_out)
         self._settle(live)
         self.wake(live)
-        self._rest(live)
 
     def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
         """Return the members that get the next batch of a stream, one of each group that can.
@@ -172,6 +171,7 @@ class GroupSender:
             hand_out = live.group.take(member, direct=True)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
+            self._rest(live)
 
     def _note_whole(self, subscriber: Subscriber, size: int, count: int) -> None:
         """Note that a member got a whole batch directly."""
@@ -201,7 +201,6 @@ class GroupSender:
                     self._send(live, subscriber, membership, hand_out)
             self._settle(live)
             self.wake(live)
-            self._rest(live)
 
     def _send(
         self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
@@ -239,12 +238,16 @@ class GroupSender:
             live.ready[membership.number] = live.ready.pop(membership.number)
 
     def wake(self, live: LiveGroup) -> None:
-        """Watch for room in the sockets of the members for which there is something."""
+        """Watch for room in the sockets of the members for which there is something.
+
+        If there is nothing, let the ring keep nothing.
+        """
         for subscriber in live.ready.values():
             membership = _membership_of(subscriber)
             more = live.group.has_work_for(membership.member)
             if more != membership.has_more:
                 self._set_more(subscriber, membership, more=more)
+        self._rest(live)
 
     def _set_more(self, subscriber: Subscriber, membership: Membership, *, more: bool) -> None:
         membership.has_more = more
