@@ -141,6 +141,7 @@ class Subscription:
             PermissionDenied: the process is not allowed to connect.
             RelayUnavailable: the attempt failed, and ``reconnect`` is off.
         """
+        failure: RelayUnavailable | None = None
         try:
             sock = _connected(self.path, self._request)
             self._socket_identity = identity(sock.fileno())
@@ -157,9 +158,12 @@ class Subscription:
             self._was_denied = True
             self._postpone()
         except RelayUnavailable as error:
-            self._handle_failure(error)
+            failure = error
         else:
             self._was_denied = False
+        # Not in an exception handler: oslo.log appends the exception being handled to a message.
+        if failure is not None:
+            self._handle_failure(failure)
 
     def _read(self, sock: socket.socket) -> None:
         """Read once and store the notifications in ``_ready``.
@@ -172,6 +176,7 @@ class Subscription:
             WrongProcess: this is a child process. The process may have been forked while it
                 waited here, by a signal handler or a green thread.
         """
+        failure: RelayUnavailable | None = None
         try:
             sock.recv(1, socket.MSG_PEEK)  # waits, and leaves the data in the socket
             self._check_process()
@@ -186,16 +191,19 @@ class Subscription:
             self._closed = True
             raise
         except RelayUnavailable as error:
-            self._handle_failure(error)
+            failure = error
         except (OSError, EOFError) as error:
             reason = self._stream.error or "the relay closed the connection"
             self._stream.end(is_complete=isinstance(error, EOFError))
-            self._handle_failure(RelayUnavailable(self.path, reason))
+            failure = RelayUnavailable(self.path, reason)
         except BaseException:
             # An asynchronous exception may have been raised after data was read and before it
             # was stored. Only a new connection is certain to start at a record boundary.
             self._disconnect()
             raise
+        if failure is not None:
+            self._handle_failure(failure)
+            return
         if self.notice and not self._notice_logged:
             self._notice_logged = True
             LOG.warning("connected to the relay at %s: %s", self.path, self.notice)
