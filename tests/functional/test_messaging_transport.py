@@ -18,7 +18,7 @@ from oslo_context.context import RequestContext
 from oslo_messaging.notify import _impl_test
 from oslo_messaging.notify.dispatcher import PRIORITIES
 
-from notif_relay import RelayHandler, records
+from notif_relay import records
 from support.messaging import Endpoint, configuration, make_notifier, running_listener, transport_to
 from support.private_socket import PrivateSocket
 from support.records import record
@@ -148,36 +148,6 @@ def test_listener_without_endpoints_gets_nothing(
         assert relay.status()["records_delivered"] == before
 
 
-def test_listener_gets_its_topics_and_records_without_topic(
-    relay: RunningRelay, transport: oslo_messaging.NotificationTransport
-) -> None:
-    both, one, dotted = Endpoint("info"), Endpoint("info"), Endpoint("info")
-    logger = logging.getLogger("oslo.messaging.notification.event")
-    handler = RelayHandler(relay.ingest)
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        with (
-            running_listener(transport, both, topics=("a", "b")),
-            running_listener(transport, one, topics=("a",)),
-            running_listener(transport, dotted, topics=("a.b",)),
-        ):
-            for topic in ("a", "b", "a.b", "c", "a.info"):
-                make_notifier(transport, topic).info({}, "event", topic)
-            wait_until(lambda: relay.status()["records_received"] == 5, "all five are relayed")
-            make_notifier(transport, driver="log").info({}, "event", "log")
-            assert both.next_payloads(3) == ["a", "b", "log"]
-            assert one.next_payloads(2) == ["a", "log"]
-            assert dotted.next_payloads(2) == ["a.b", "log"]
-        # The listeners' threads have ended, so no further notification can arrive.
-        assert both.calls.empty()
-        assert one.calls.empty()
-        assert dotted.calls.empty()
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-
-
 def test_notifier_sends_one_record_per_topic(
     relay: RunningRelay, transport: oslo_messaging.NotificationTransport
 ) -> None:
@@ -202,21 +172,6 @@ def test_exchange_is_ignored(
     finally:
         listener.stop()
         listener.wait()
-
-
-@pytest.mark.parametrize("pools", [(None, None), ("pool", "pool"), ("pool", "other")])
-def test_every_listener_gets_a_copy_in_any_pool(
-    transport: oslo_messaging.NotificationTransport, pools: tuple[str | None, str | None]
-) -> None:
-    first, second = Endpoint("info"), Endpoint("info")
-    with (
-        running_listener(transport, first, pool=pools[0]),
-        running_listener(transport, second, pool=pools[1]),
-    ):
-        emit = make_notifier(transport)
-        for number in range(25):
-            emit.info({}, "event", number)
-        assert first.next_payloads(25) == second.next_payloads(25) == list(range(25))
 
 
 def test_endpoint_filter_is_applied(
@@ -300,35 +255,13 @@ def test_endpoint_exception_does_not_stop_the_listener(
             raise RuntimeError("no")
 
     failing = Failing("info")
-    with running_listener(transport, failing), running_listener(transport, failing, batch_size=1):
-        for number in range(300):  # more than MAX_UNHANDLED
+    with (
+        running_listener(transport, failing),
+        running_listener(transport, failing, batch_size=1, pool="other"),
+    ):
+        for number in range(300):  # more than DEFAULT_WINDOW
             make_notifier(transport).info({}, "event", number)
         assert failing.next_payloads(600) == sorted([*range(300), *range(300)])
-
-
-def test_requeue_is_refused(
-    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
-) -> None:
-    with (
-        pytest.raises(NotImplementedError, match="cannot requeue a notification"),
-        running_listener(transport, endpoint, allow_requeue=True),
-    ):
-        pass
-    with pytest.raises(NotImplementedError, match="cannot requeue a notification"):
-        transport._require_driver_features(requeue=True)  # noqa: SLF001 (oslo.messaging)
-
-
-def test_refused_listener_can_be_stopped(
-    transport: oslo_messaging.NotificationTransport, endpoint: Endpoint
-) -> None:
-    target = oslo_messaging.Target(topic="notifications")
-    listener = oslo_messaging.get_notification_listener(
-        transport, [target], [endpoint], executor="threading", allow_requeue=True
-    )
-    with pytest.raises(NotImplementedError):
-        listener.start()
-    listener.stop()
-    listener.wait()
 
 
 def test_remote_procedure_calls_are_refused(relay: RunningRelay) -> None:

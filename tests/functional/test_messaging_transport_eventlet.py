@@ -29,7 +29,8 @@ SET_UP = """
 conf = cfg.ConfigOpts()
 conf([], project="consumer", default_config_files=[])
 transport = oslo_messaging.get_notification_transport(conf, url="unix://" + sys.argv[1])
-targets = [oslo_messaging.Target(topic="t")]
+TOPIC = "notifications"
+targets = [oslo_messaging.Target(topic=TOPIC)]
 got = []
 
 class Endpoint:
@@ -80,7 +81,7 @@ for make, endpoint, how in (
         for round in range(2):
             listener.start()
             others_run()
-            notifier = oslo_messaging.Notifier(transport, "p", driver="messagingv2", topics=["t"])
+            notifier = oslo_messaging.Notifier(transport, "p", driver="messagingv2", topics=[TOPIC])
             pool = eventlet.GreenPool()
             for each in range(50):
                 pool.spawn(notifier.info, {}, "event", each)

@@ -95,11 +95,11 @@ def configuration(**notifications: Any) -> cfg.ConfigOpts:
 
 @contextlib.contextmanager
 def transport_to(
-    public: Path | str, conf: cfg.ConfigOpts | None = None
+    public: Path | str, conf: cfg.ConfigOpts | None = None, *, query: str = ""
 ) -> Iterator[oslo_messaging.NotificationTransport]:
-    """Yield the transport for transport_url = unix://PUBLIC."""
+    """Yield the transport for transport_url = unix://PUBLIC?QUERY."""
     transport = oslo_messaging.get_notification_transport(
-        conf or configuration(), url=f"unix://{public}"
+        conf or configuration(), url=f"unix://{public}?{query}"
     )
     try:
         yield transport

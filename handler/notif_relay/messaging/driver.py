@@ -20,6 +20,7 @@ from oslo_config import cfg
 from oslo_messaging.notify.notifier import Driver
 
 from notif_relay.errors import InvalidRecord, RecordTooLarge
+from notif_relay.messaging.envelope import topic_field
 from notif_relay.messaging.options import ingest_path
 from notif_relay.messaging.producer import Producer
 from notif_relay.messaging.serialization import dump
@@ -31,12 +32,13 @@ class UnixDriver(Driver):  # type: ignore[misc]
     """Send each notification to the relay on this host, in the format of the log driver.
 
     All priorities are treated alike. A notification is sent immediately or dropped, so ``retry``
-    has no effect; neither have topics and the transport.
+    has no effect; neither has the transport. A notification with other topics than the default,
+    ``notifications``, has one more field, with the topic or the list of topics.
 
     Args:
         conf: the configuration of the service. The routing driver passes none to its drivers and
             uses the global configuration; in that case this driver uses it as well.
-        topics: ignored.
+        topics: the topics of the notifier.
         transport: ignored.
 
     Raises:
@@ -48,6 +50,7 @@ class UnixDriver(Driver):  # type: ignore[misc]
     ) -> None:
         super().__init__(cfg.CONF if conf is None else conf, topics, transport)
         self._producer = Producer.shared(ingest_path(self.conf))
+        self._topic_field = topic_field(topics or [])
 
     def notify(
         self,
@@ -65,8 +68,13 @@ class UnixDriver(Driver):  # type: ignore[misc]
             TypeError, ValueError, RecursionError: the message cannot be written as JSON. The
                 notifier logs this, as for every driver.
         """
+        problem: InvalidRecord | RecordTooLarge | None = None
+        fields = {**message, **self._topic_field} if self._topic_field else message
         try:
-            self._producer.send(dump(message))
+            self._producer.send(dump(fields))
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            self._producer.warn(LOG, message, error)
+            problem = error
+        # Not in an exception handler: oslo.log appends the exception being handled to a message.
+        if problem is not None:
+            self._producer.warn(LOG, message, problem)

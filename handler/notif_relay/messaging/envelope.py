@@ -4,13 +4,13 @@
 The six fields of the notification remain at the top level, where all other subscribers expect
 them. Data that only oslo.messaging uses follows under two more keys, which are omitted if empty:
 
-- ``_topic``: the topic, without the priority that oslo.messaging appends to it;
-- ``_context``: the request context, an object.
-
-Records of the log driver and of ``driver = unix`` have neither.
+- ``_topic``: the topic, without the priority that oslo.messaging appends to it; a list for a
+  notifier with several topics. Records for the topic ``notifications`` do not have it, so that they
+  are those of the log driver, which does not write topics;
+- ``_context``: the request context, an object. Only the transport sends it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from notif_relay.notification import decode
 
 TOPIC = "_topic"
 CONTEXT = "_context"
+
+DEFAULT_TOPIC = "notifications"
+"""The topic of notifiers whose configuration names none, and of records without a topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,17 @@ class Envelope:
     """The fields of the notification."""
     priority: str
     """In lower case, like the names of endpoint methods."""
-    topic: str | None
-    """The topic without the priority; None if the notification is for listeners of all topics."""
+    topics: frozenset[str]
+    """The topics without the priority; empty if the record names none."""
     context: dict[str, Any]
     """The request context; empty if there is none."""
+
+
+def topic_field(topics: Sequence[str]) -> dict[str, Any]:
+    """Return the field of the record for a notification with these topics; none by default."""
+    if not topics or list(topics) == [DEFAULT_TOPIC]:
+        return {}
+    return {TOPIC: topics[0] if len(topics) == 1 else list(topics)}
 
 
 def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +56,7 @@ def seal(topic: str, context: Any, message: Mapping[str, Any]) -> dict[str, Any]
     priority = message["priority"]
     if isinstance(priority, str):  # the producer rejects any other
         topic = topic.removesuffix("." + priority.lower())
-    fields[TOPIC] = topic
+    fields.update(topic_field([topic]))
     if context:
         fields[CONTEXT] = context if isinstance(context, Mapping) else context.to_dict()
     return fields
@@ -67,6 +77,11 @@ def unseal(record: bytes) -> Envelope:
     return Envelope(
         message=fields,
         priority=fields["priority"].lower(),
-        topic=topic if isinstance(topic, str) else None,
+        topics=_topics(topic),
         context=context if isinstance(context, dict) else {},
     )
+
+
+def _topics(value: object) -> frozenset[str]:
+    values = value if isinstance(value, list) else [value]
+    return frozenset(each for each in values if isinstance(each, str))

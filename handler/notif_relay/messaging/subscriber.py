@@ -8,11 +8,14 @@ correct the permissions of the socket, the allow lists or the limits at any time
 """
 
 import logging
+import socket
 import time
 from collections.abc import Iterable
 
 from notif_relay import records
 from notif_relay.errors import PermissionDenied, RelayUnavailable, SubscriptionRefused
+from notif_relay.messaging.groups import Sharing
+from notif_relay.messaging.interruption import Interruption
 from notif_relay.subscriber import Subscriber
 
 LOG = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ class ListeningSubscriber(Subscriber):
     Args:
         path: path of the public socket.
         priorities: the priorities; none to receive gaps only.
+        group: the group to join; None for all notifications.
+        sharing: the window and the hold of the group.
 
     Raises:
         PermissionDenied: the process is not allowed to connect.
@@ -35,8 +40,11 @@ class ListeningSubscriber(Subscriber):
         TimeoutError: the relay accepted the connection and did not answer.
     """
 
-    def __init__(self, path: str, priorities: Iterable[str]) -> None:
+    def __init__(
+        self, path: str, priorities: Iterable[str], group: str | None, sharing: Sharing
+    ) -> None:
         self._starting = True
+        self._interruption = Interruption()
         self.until: float | None = time.monotonic() + ANSWER_TIMEOUT
         """Time at which to stop waiting for the next notification, on the monotonic clock."""
         priorities = list(priorities)
@@ -44,9 +52,41 @@ class ListeningSubscriber(Subscriber):
             path,
             event_type=None if priorities else records.GAP,
             priority=priorities or None,
+            group=group,
+            window=None if group is None else sharing.window,
+            hold=None if group is None else sharing.hold,
+            auto_done=group is None,
         )
         self._starting = False
         self.until = None
+
+    @property
+    def connection(self) -> int:
+        """Number of the connection among those that the relay has answered."""
+        return self._stream.times_flowed
+
+    def interrupt(self) -> None:
+        """End the reading in its thread with a TimeoutError; the connection remains open.
+
+        Disconnect if there is nothing to report: while the relay is not available.
+        """
+        self._interruption.set()
+        if not self.connected:
+            self.close()
+
+    def release_interruption(self) -> None:
+        """Close the descriptor for ``interrupt``; no thread may read any more."""
+        self._interruption.close()
+
+    def _read(self, sock: socket.socket) -> None:
+        if not self._interruption.wait_readable(sock, sock.gettimeout()):
+            raise TimeoutError
+        super()._read(sock)
+
+    def _connect_until(self, deadline: float | None) -> None:
+        if self._interruption.is_set:
+            raise self._timeout_error()
+        super()._connect_until(deadline)
 
     def _deadline(self) -> float | None:
         return self.until
@@ -55,12 +95,16 @@ class ListeningSubscriber(Subscriber):
         return TimeoutError(f"the relay at {self.path} does not answer")
 
     def _connect(self) -> None:
+        failure = None
         try:
             super()._connect()
         except PermissionDenied as error:
             if self._starting:
                 raise
-            self._log_failure(error)
+            failure = error
+        # Not in an exception handler: oslo.log appends the exception being handled to a message.
+        if failure is not None:
+            self._log_failure(failure)
             self._postpone()
 
     def _is_final(self, error: RelayUnavailable) -> bool:

@@ -8,7 +8,7 @@ for a message broker read from the relay, and notifiers with the drivers ``messa
 A broker stores messages and may block its users. The relay does neither, so this driver does not
 provide all features of the interface. A notification is sent immediately or dropped, whatever
 ``retry`` says, and a gap record announces the drop to subscribers. The driver refuses remote
-procedure calls and requeueing.
+procedure calls.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from oslo_messaging._drivers import base
 from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.messaging import options
 from notif_relay.messaging.envelope import seal
-from notif_relay.messaging.listener import NO_REQUEUE, RelayListener
+from notif_relay.messaging.listener import RelayListener
 from notif_relay.messaging.producer import Producer
 from notif_relay.messaging.serialization import dump
-from notif_relay.messaging.url import checked_socket_path, socket_path
+from notif_relay.messaging.url import checked_socket_path, sharing, socket_path
 from notif_relay.paths import INGEST_SOCKET
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         allowed_remote_exmods: ignored.
 
     Raises:
-        InvalidTransportURL: the URL does not name a socket.
+        InvalidTransportURL: the URL does not name a socket, or has an invalid query.
     """
 
     def __init__(
@@ -64,19 +64,14 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         for group, opts in options.list_opts():
             conf.register_opts(opts, group=group)
         self._path = socket_path(url)
+        self._sharing = sharing(url)
         default = os.path.join(os.path.dirname(self._path), INGEST_SOCKET)
         self._ingest_path = checked_socket_path(url, conf[options.GROUP].ingest_path or default)
         self._producer: Producer | None = None
         self._listeners: weakref.WeakSet[RelayListener] = weakref.WeakSet()
 
     def require_features(self, requeue: bool = False) -> None:
-        """Refuse features that the relay does not have.
-
-        Raises:
-            NotImplementedError: ``requeue`` is set.
-        """
-        if requeue:
-            raise NotImplementedError(NO_REQUEUE)
+        """Accept all features: requeueing is the only one."""
 
     def send_notification(
         self,
@@ -99,16 +94,20 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         if producer is None:
             # Created on first use, because consumers do not use the private socket.
             producer = self._producer = Producer.shared(self._ingest_path)
+        problem: InvalidRecord | RecordTooLarge | None = None
         try:
             producer.send(record)
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            producer.warn(LOG, message, error)
+            problem = error
+        # Not in an exception handler: oslo.log appends the exception being handled to a message.
+        if problem is not None:
+            producer.warn(LOG, message, problem)
 
     def listen_for_notifications(
         self,
         targets_and_priorities: Collection[tuple[Target, str]],
-        pool: str | None,  # noqa: ARG002 (every listener gets all notifications)
+        pool: str | None,
         batch_size: int | None,
         batch_timeout: float | None,
     ) -> RelayListener:
@@ -117,7 +116,9 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         The exchange of a target is ignored. As with Kafka, only topics are addresses.
         """
         addresses = {(target.topic, priority) for target, priority in targets_and_priorities}
-        listener = RelayListener(self._path, addresses, batch_size, batch_timeout)
+        listener = RelayListener(
+            self._path, addresses, pool, self._sharing, batch_size, batch_timeout
+        )
         self._listeners.add(listener)
         return listener
 
