@@ -199,7 +199,7 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise _done_error(content)
+        raise _done_error(line, content)
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
         raise RequestError('The request is not an object with the key "filter" or "group".')
     if unknown := content.keys() - set(KEYS):
@@ -213,11 +213,11 @@ def parse(line: bytes) -> Request:
         raise RequestError(str(error)) from None
 
 
-def _done_error(content: dict[str, object]) -> RequestError:
+def _done_error(line: bytes, content: dict[str, object]) -> RequestError:
     """Return the error for a request that has the key "done" and is not handled as such."""
     if len(content) > 1:
         return RequestError('"done" is not the only key; send the others in another request.')
-    if parse_done(msgspec.json.encode(content)) is None:
+    if parse_done(line) is None:
         return RequestError('"done" is not an integer that is 0 or greater.')
     return RequestError(NOT_WINDOWED)
 
@@ -237,4 +237,4 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
     if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold <= _MAX_FLOAT:
         raise RequestError('"hold" is not a number of seconds that is 0 or greater.')
-    return GroupRequest(name, cast("int | None", window), hold)
+    return GroupRequest(name, cast("int | None", window), float(hold))
