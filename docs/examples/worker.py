@@ -11,7 +11,7 @@ path = sys.argv[1] if len(sys.argv) > 1 else "/run/notif-relayd/notifications.so
 with socket.socket(socket.AF_UNIX) as relay:
     relay.connect(path)
     relay.sendall(json.dumps(REQUEST).encode() + b"\n")
-    is_member, done = False, 0
+    report = None
     for line in relay.makefile("rb"):
         try:
             notification = json.loads(line)
@@ -21,12 +21,12 @@ with socket.socket(socket.AF_UNIX) as relay:
         if event_type == "notif_relayd.error":
             sys.exit(payload)
         elif event_type == "notif_relayd.subscribed":
-            is_member, done = True, 0
+            report = {"done": 0, "group_since": payload["group_since"]}
         elif event_type == "notif_relayd.gap":
             print(payload["dropped"] or "some", "are missing:", payload["reason"], flush=True)
         elif event_type == "notif_relayd.redelivered":
             print("possibly handled before:", payload["records"], flush=True)
-        elif is_member:
+        elif report is not None:  # Records before the answer are not from the group.
             print(event_type, payload, flush=True)
-            done += 1
-            relay.sendall(json.dumps({"done": done}).encode() + b"\n")
+            report["done"] += 1
+            relay.sendall(json.dumps(report).encode() + b"\n")

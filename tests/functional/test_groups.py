@@ -122,6 +122,15 @@ def test_unfinished_records_go_to_another_member(relay: ManagedRelay) -> None:
             wait_group(relay, members=1, unfinished=0, lag=0, redelivered=3)
 
 
+def test_few_records_are_divided_among_members_with_a_window(relay: ManagedRelay) -> None:
+    some = {"filter": {"event_type": ["test.*"]}, "window": 100}
+    with relay.produce() as producer, join(relay, **some) as one, join(relay, **some) as two:
+        producer.sendall(b"".join(record(number=number) for number in range(8)))
+        assert numbers(one, 4) == [0, 1, 2, 3]
+        assert numbers(two, 2) == [4, 5]
+        wait_group(relay, lag=0, unfinished=8)
+
+
 def test_members_with_filters_share_what_both_want(relay: ManagedRelay) -> None:
     only_a = {"event_type": ["a.*"]}
     with (
@@ -246,13 +255,15 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         ),
         ({"filter": {}, "window": 1}, '"window" requires the key "group"'),
         ({"filter": {}, "hold": 1}, '"hold" requires the key "group"'),
-        ({"group": "g", "done": 1}, '"done" is not the only key; send the others'),
+        ({"group": "g", "done": 1}, '"group" is not a key of a request with "done"'),
         (
             {"group": "g", "windows": 1},
             "Unknown key 'windows' in the request; the keys are filter,",
         ),
         ({"done": 0}, '"done" requires a group and a "window"'),
         ({"done": -1}, '"done" is not an integer that is 0 or greater'),
+        ({"done": 1, "group_since": 5}, '"group_since" is not that of an answer'),
+        ({"done": 10**30}, '"done" requires a group and a "window"'),
         ({"done": "1"}, '"done" is not an integer that is 0 or greater'),
     ],
 )

@@ -199,7 +199,7 @@ def parse(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError("The request is not JSON.") from None
     if isinstance(content, dict) and "done" in content:
-        raise _done_error(line, content)
+        raise _done_error(content, line)
     if not isinstance(content, dict) or not content.keys() & {"filter", "group"}:
         raise RequestError('The request is not an object with the key "filter" or "group".')
     if unknown := content.keys() - set(KEYS):
@@ -213,10 +213,14 @@ def parse(line: bytes) -> Request:
         raise RequestError(str(error)) from None
 
 
-def _done_error(line: bytes, content: dict[str, object]) -> RequestError:
+def _done_error(content: dict[str, object], line: bytes) -> RequestError:
     """Return the error for a request that has the key "done" and is not handled as such."""
-    if len(content) > 1:
-        return RequestError('"done" is not the only key; send the others in another request.')
+    if others := content.keys() - {"done", records.GROUP_SINCE}:
+        return RequestError(
+            f'"{min(others)}" is not a key of a request with "done"; send it in another request.'
+        )
+    if not isinstance(content.get(records.GROUP_SINCE, ""), str):
+        return RequestError(f'"{records.GROUP_SINCE}" is not that of an answer.')
     if parse_done(line) is None:
         return RequestError('"done" is not an integer that is 0 or greater.')
     return RequestError(NOT_WINDOWED)

@@ -32,6 +32,10 @@ MAX_WAITING = 65536
 """Maximum number of records that wait only because the members that want them have no room."""
 
 
+MAX_DIVIDED = 32
+"""Maximum number of records that are divided among the members with a window."""
+
+
 class Group:
     """Members, their common position, and the records that they have not finished.
 
@@ -196,8 +200,20 @@ class Group:
         return (
             self.is_caught_up
             and member.room >= count
+            and self._share(member, count) == count
             and (member.view.is_unfiltered or self.segments.last.stream.views == {member.view})
         )
+
+    def _share(self, member: Member, count: int) -> int:
+        """Return how many of the next `count` records a member gets at most.
+
+        A few records are divided among the members with a window, which may take long for each of
+        them. Many records are handed out together, because that takes less processor time.
+        """
+        if member.window is None or not 1 < count <= MAX_DIVIDED:
+            return count
+        takers = sum(1 for each in self.members.values() if each.window and each.room > 0)
+        return -(-count // max(1, takers))
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -209,16 +225,22 @@ class Group:
             self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
-    def take(self, member: Member) -> HandOut | None:
+    def take(self, member: Member, *, direct: bool = False) -> HandOut | None:
         """Assign the next records to a member; `None` if it has no room or there are none for it.
 
         `note_sent` must be the next call.
+
+        Args:
+            member: the member.
+            direct: whether the records were sent to the member directly.
         """
         if not self.has_work_for(member):
             return None
         if self._lost or self._undeliverable:
             return self._take_gap()
         draft = Draft(member, self.views)
+        if not direct:
+            draft.room = min(draft.room, self._share(member, self.lag))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):

@@ -168,7 +168,7 @@ class GroupSender:
             if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
                 self._note_whole(subscriber, result, count)
                 continue
-            hand_out = live.group.take(member)
+            hand_out = live.group.take(member, direct=True)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
             self._rest(live)
