@@ -7,7 +7,7 @@ their inputs, and a unit test with the stored seeds.
 
 import fnmatch
 import json
-from typing import NoReturn
+from typing import Any, NoReturn
 from unittest import mock
 
 from notif_relayd.handover.errors import StateError
@@ -112,18 +112,42 @@ def _refuse(constant: str) -> NoReturn:
 
 def request(data: bytes) -> None:
     """Parse a request line without its newline."""
+    done = subscription_request.parse_done(data)
+    if done is not None:
+        content = json.loads(data)
+        assert content.pop("done") == done.done >= 0
+        assert content.pop("group_since", None) == done.group_since
+        assert not content
     try:
         parsed = subscription_request.parse(data)
     except subscription_request.RequestError:
         return
-    lets_through, asked = parsed.filter, parsed.requested
-    assert {"filter": asked} == json.loads(data) == json.loads(parsed.line)
-    assert len(parsed.line) <= len(data)
+    assert done is None
+    content, lets_through, asked = json.loads(data), parsed.filter, parsed.requested
+    expected = {"filter": {}} | content
+    if not expected.get("hold", 1):
+        del expected["hold"]
+    assert json.loads(parsed.line) == expected
+    assert len(parsed.line) <= parsed.charge
+    assert asked == content.get("filter", {})
+    _check_group(parsed.group, content)
     for kind in KINDS:
         fields = dict(zip(KEYS, kind, strict=True))
         assert lets_through(kind) == all(
             any(_matches(key, fields[key], glob) for glob in globs) for key, globs in asked.items()
         )
+
+
+def _check_group(group: subscription_request.GroupRequest | None, content: Any) -> None:
+    if group is None:
+        assert not content.keys() & {"group", "window", "hold"}
+        return
+    assert content["group"] == group.name
+    assert 0 < len(group.name) <= 64
+    assert all(each.isascii() and (each.isalnum() or each in "._:/-") for each in group.name)
+    assert content.get("window") == group.window
+    assert group.window is None or 0 < group.window <= 65536
+    assert content.get("hold", 0) == group.hold >= 0
 
 
 def _matches(key: str, value: str, glob: str) -> bool:

@@ -219,6 +219,7 @@ class Groups:
         template = self._sequence[index]
         check(template in part.matching, f"{line!r} does not match the filter of {part.wanted}")
         check(index >= group.started, f"{line!r} is older than the group")
+        begun_before |= part.state is State.LEAVING and part.announced > 0
         check(part.state is not State.LEAVING or begun_before, f"{line!r} precedes an answer")
         if not begun_before:
             check(index not in group.finished, f"{line!r} was finished by another member")

@@ -21,7 +21,6 @@ from unittest import mock
 
 from notif_relayd.access.policy import Policy
 from notif_relayd.fastpath import FastPath
-from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.inherit import Inherited
 from notif_relayd.handover.state import decode
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -172,8 +171,7 @@ class Simulation:
             if name == STATE:
                 assert isinstance(description, Memfd)
                 self.states.append(bytes(description.content))
-                with contextlib.suppress(StateError):
-                    inherited.state = decode(self.states[-1])
+                inherited.state = decode(self.states[-1])
                 continue
             kind, number = name[0], int(name[1:])
             if isinstance(description, Memfd):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -138,6 +139,14 @@ def test_deadlines_are_called_in_order(loop: Loop) -> None:
     while len(calls) < 3:
         loop.run_once()
     assert calls == ["now", "sooner", "later"]
+
+
+def test_cancelled_deadline_is_not_called(loop: Loop) -> None:
+    calls: list[str] = []
+    deadlines = [loop.call_in(0, partial(calls.append, name)) for name in "abc"]
+    loop.cancel(deadlines[1])
+    loop.run_once()
+    assert calls == ["a", "c"]
 
 
 def test_deadline_may_schedule_another(loop: Loop) -> None:

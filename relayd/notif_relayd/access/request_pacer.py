@@ -45,7 +45,7 @@ class Clocks(Protocol):
         """Return a clock of the processor time of the current thread."""
 
 
-CallIn = Callable[[float, Callable[[], None]], None]
+CallIn = Callable[[float, Callable[[], None]], object]
 
 
 class RequestPacer:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.saved_state import (
+    GROUP_MEMBER,
     FanoutState,
     GroupState,
     MemberState,
@@ -34,28 +35,42 @@ def check_groups(fanout: FanoutState, newest: list[int]) -> None:
     for group in fanout.groups:
         held_until = group.held_until
         require(held_until is None or math.isfinite(held_until), "end of a hold is not finite")
-        require(min(group.lost, group.undeliverable) >= 0, "number of missing records is negative")
+        missing = group.lost, group.undeliverable, group.dropped, group.redelivered
+        require(min(missing) >= 0, "number of records of a group is negative")
         _check_segments(group, newest)
-        _check_runs(group.waiting, group, newest)
-        for one, two in pairwise(group.waiting):
-            in_order = one.segment < two.segment or one.end <= two.first
-            require(in_order, "waiting records are not in order")
-    for member in fanout.absent:
-        _check_member(member, fanout, newest)
-    for subscriber in fanout.subscribers:
-        for each in subscriber.subscriptions:
-            if each.member is not None:
-                _check_member(each.member, fanout, newest)
+        require(sorted(group.waiting) == group.waiting, "waiting records are not in order")
+    subscriptions = (each for s in fanout.subscribers for each in s.subscriptions)
+    members = [each.member for each in subscriptions if each.member is not None]
+    members += fanout.absent
+    taken: dict[tuple[int, str], list[Run]] = {key: [] for key in keys}
+    for member in members:
+        _check_member(member)
+        if not member.left:
+            key = member.uid, member.name
+            require(key in keys, "member is in a missing group")
+            taken[key] += (*member.unfinished, *member.unsent)
+    for group in fanout.groups:
+        _check_runs([*group.waiting, *taken[group.uid, group.name]], group)
 
 
-def check_member(subscription: SubscriptionState) -> None:
+def check_member(subscription: SubscriptionState, *, is_last: bool) -> None:
     """Check what remains to be sent to a member of a group.
+
+    Args:
+        subscription: the member's subscription.
+        is_last: whether no other subscription follows it.
 
     Raises:
         StateError: the position is inconsistent.
     """
     member, cursor = subscription.member, subscription.cursor
-    if member is None or cursor is None:
+    if member is None:
+        return
+    require(subscription.stream == GROUP_MEMBER, "member of a group reads a stream")
+    require(member.left or is_last, "member of a group has another request and has not left")
+    if cursor is None:
+        is_owed = member.unsent or member.lost or member.undeliverable
+        require(member.attached and not is_owed, "member of a group has no cursor")
         return
     require(cursor.chunk is None, "member of a group is in a chunk")
     require(cursor.next == 0, "member of a group is at a wrong position")
@@ -74,19 +89,21 @@ def _check_segments(group: GroupState, newest: list[int]) -> None:
     require(open_ended == [group.segments[-1].number], "group follows several streams, or none")
 
 
-def _check_runs(runs: Iterable[Run], group: GroupState, newest: list[int]) -> None:
-    ends = {
-        each.number: newest[each.stream] if each.stop_seq is None else each.stop_seq
-        for each in group.segments
-    }
-    for run in runs:
+def _check_runs(runs: Iterable[Run], group: GroupState) -> None:
+    """Check the records that wait or that members have."""
+    ends = {each.number: each.next_seq for each in group.segments}
+    ordered = sorted(runs)
+    for run in ordered:
         require(run.segment in ends, "records are in a missing part of a stream")
         require(run.length > 0 and run.first >= 0, "records have a wrong number")
         require(run.end <= ends[run.segment], "records are beyond their end")
         require(run.attempts >= 0, "number of attempts is negative")
+    for one, two in pairwise(ordered):
+        is_before = one.segment < two.segment or one.end <= two.first
+        require(is_before, "records wait twice, or two members have them")
 
 
-def _check_member(member: MemberState, fanout: FanoutState, newest: list[int]) -> None:
+def _check_member(member: MemberState) -> None:
     try:
         member.view.view()
     except FilterError as error:
@@ -94,10 +111,6 @@ def _check_member(member: MemberState, fanout: FanoutState, newest: list[int]) -
     require(member.view.patterns != {}, "filter of a member is empty")
     if member.left:
         return
-    groups = {(each.uid, each.name): each for each in fanout.groups}
-    require((member.uid, member.name) in groups, "member is in a missing group")
-    group = groups[member.uid, member.name]
-    _check_runs([*member.unfinished, *member.unsent], group, newest)
     window = member.window
     require(window is None or 1 <= window <= MAX_WINDOW, "window of a member is out of range")
     unfinished = sum(each.length for each in member.unfinished)

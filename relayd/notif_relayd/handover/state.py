@@ -180,8 +180,10 @@ def _check_subscriber(
     )
     require(all(each.charge >= 0 for each in subscriptions), "charge for a filter is negative")
     for each in subscriptions:
+        if each.cursor is not None:
+            _check_torn(each.cursor, fanout)
         if each.member is not None:
-            check_member(each)
+            check_member(each, is_last=each is subscriptions[-1])
             continue
         require(0 <= each.stream < len(fanout.streams), "subscriber reads a missing stream")
         if each.cursor is not None:
@@ -275,6 +277,9 @@ def _check_cursor(
             _is_at_boundary(cursor, chunks) or nothing_before,
             "inserted record is within another record",
         )
+
+
+def _check_torn(cursor: CursorState, fanout: FanoutState) -> None:
     if cursor.torn is not None:
         require(0 <= cursor.torn < len(fanout.torn), "cursor is in a missing torn record")
         size = len(fanout.torn[cursor.torn].data)

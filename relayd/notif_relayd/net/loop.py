@@ -36,6 +36,9 @@ NO_TIMEOUT = -1.0
 Callback = Callable[[int], object]
 """Gets the events of its descriptor."""
 
+Deadline = tuple[float, int, Callable[[], None]]
+"""Time by the monotonic clock, a number, and what is called."""
+
 Events = list[tuple[int, int]]
 """Descriptors, each with its events."""
 
@@ -79,7 +82,7 @@ class Loop:
         self._forgotten: set[int] = set()
         """Descriptors that were removed in this iteration. Events that epoll has reported for them
         must not go to new descriptors with the same numbers."""
-        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
+        self._deadlines: list[Deadline] = []
         self._order = itertools.count()
         """Keeps deadlines at the same time in their order."""
         self.watch(self._urgent.fileno(), READ, self.serve_urgent)
@@ -113,9 +116,16 @@ class Loop:
         self._epolls.pop(fd).unregister(fd)
         self.changed = True
 
-    def call_in(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once, after a delay in seconds."""
-        heapq.heappush(self._deadlines, (self._monotonic() + seconds, next(self._order), callback))
+    def call_in(self, seconds: float, callback: Callable[[], None]) -> Deadline:
+        """Call `callback` once, after a delay in seconds; return what `cancel` takes."""
+        deadline = self._monotonic() + seconds, next(self._order), callback
+        heapq.heappush(self._deadlines, deadline)
+        return deadline
+
+    def cancel(self, deadline: Deadline) -> None:
+        """Do not make a call that was scheduled and not made yet; O(number of deadlines)."""
+        self._deadlines.remove(deadline)
+        heapq.heapify(self._deadlines)
 
     def run_once(self) -> float:
         """Run one iteration: wait for an event or a deadline, then call the callbacks.

@@ -241,4 +241,4 @@ def _group(content: dict[str, object]) -> GroupRequest | None:
         raise RequestError(f'"window" is not an integer from 1 to {MAX_WINDOW}.')
     if not isinstance(hold, int | float) or isinstance(hold, bool) or not 0 <= hold <= _MAX_FLOAT:
         raise RequestError('"hold" is not a number of seconds that is 0 or greater.')
-    return GroupRequest(name, cast("int | None", window), hold)
+    return GroupRequest(name, cast("int | None", window), float(hold))

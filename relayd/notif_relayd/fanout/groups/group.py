@@ -240,7 +240,8 @@ class Group:
             return self._take_gap()
         draft = Draft(member, self.views)
         if not direct:
-            draft.room = min(draft.room, self._share(member, self.lag))
+            ahead = sum(each.end - each.next_seq for each in self.segments)
+            draft.room = min(draft.room, self._share(member, ahead + self._waiting.count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):

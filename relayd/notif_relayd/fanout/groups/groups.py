@@ -32,6 +32,7 @@ from notif_relayd.fanout.saved_state import (
 )
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
+from notif_relayd.net.loop import Deadline
 from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST, GroupRequest
 from notif_relayd.settings import GroupLimits
@@ -80,8 +81,8 @@ class Groups:
         """Number of groups."""
         self._numbers = itertools.count(1)
         """Numbers of members."""
-        self._due: float | None = None
-        """Time of the next scheduled call of `_end_expired`, if any."""
+        self._due: Deadline | None = None
+        """The scheduled call of `_end_expired`, if any."""
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -365,10 +366,15 @@ class Groups:
         self._loop.changed = True
 
     def _schedule(self, moment: float) -> None:
-        """Call `_end_expired` at `moment`, unless an earlier call is scheduled."""
-        if self._due is None or moment < self._due:
-            self._due = moment
-            self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
+        """Call `_end_expired` at `moment`, unless an earlier call is scheduled.
+
+        There is one scheduled call at most: groups may be held and end without a limit.
+        """
+        if self._due is not None:
+            if moment >= self._due[0]:
+                return
+            self._loop.cancel(self._due)
+        self._due = self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
 
     def _note_undeliverable(self, key: GroupKey, record: bytes) -> None:
         self.undeliverable += 1

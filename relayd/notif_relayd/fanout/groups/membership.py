@@ -94,7 +94,7 @@ class Membership(Subscription):
             name,
             ViewState.of(member.view),
             member.window,
-            float(self.hold),
+            self.hold,
             list(member.unfinished),
             member.unsent,
             member.missing.lost,
