@@ -14,10 +14,13 @@ from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, by_kind
 from notif_relayd.records.filters import View
+from notif_relayd.records.framing import split
 from notif_relayd.records.validator import RoutingKey, Validator
 
-_routing_keys = Validator(sys.maxsize).validate
-"""Returns the routing keys of records that are valid."""
+_validate = Validator(sys.maxsize).validate
+
+NO_VALUES = "", "", ""
+"""The routing key of a record that is not valid."""
 
 MAX_EXAMINED = 1024
 """Records whose filter is evaluated for one hand-out, about 1 ms."""
@@ -98,7 +101,7 @@ class Draft:
         part = bytes(chunk.part(run.first - chunk.first, run.length))
         kept: list[Run] = []
         offered = 0
-        wanted = map(self._wanted_by, _routing_keys(part).routing_keys)
+        wanted = map(self._wanted_by, routing_keys_of(part, run.length))
         for by, some in groupby(wanted):
             count = sum(1 for _ in some)
             next_run = run.tail(offered).head(count)
@@ -140,3 +143,14 @@ class HandOut(NamedTuple):
     """The same records."""
     missing: Missing = NOTHING_MISSING
     """What `head` announces as missing."""
+
+
+def routing_keys_of(data: bytes, count: int) -> list[RoutingKey]:
+    """Return the routing keys of `count` records.
+
+    A record of a saved state may not be valid by the rules of this version.
+    """
+    keys = _validate(data).routing_keys
+    if len(keys) == count:
+        return keys
+    return [next(iter(_validate(line).routing_keys), NO_VALUES) for line in split(data)]
