@@ -15,13 +15,22 @@ from notif_relay import records
 from notif_relayd.fanout.chunk import CHUNK_OVERHEAD
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.group import Group
+from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.membership import Membership, member_of
+from notif_relayd.fanout.groups.run import SUSPECT_ATTEMPTS
 from notif_relayd.fanout.groups.segment import MAX_SEGMENTS
 from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.saved_state import ChunkState, FanoutState, MemberState
 from notif_relayd.fanout.subscriber import Stream
+from notif_relayd.handover.state import State, decode, encode
+from notif_relayd.ingest.saved_state import IntakeState
 from notif_relayd.records.filters import UNFILTERED, Filter, View
 
-MAX_DELIVERIES = 3
+MAX_MEMBERS = 5
+
+SHARES = st.one_of(st.just(1.0), st.floats(0, 1))
+"""What a socket takes of what is sent to it."""
 
 VIEWS = [
     UNFILTERED,
@@ -104,8 +113,10 @@ class Groups(RuleBasedStateMachine):
         limit=st.integers(min_value=2, max_value=20),
         view=st.sampled_from([VIEWS[0], VIEWS[3]]),
         window=st.one_of(st.none(), st.integers(1, 5)),
+        max_deliveries=st.integers(1, 4),
     )
-    def start(self, limit: int, view: View, window: int | None) -> None:
+    def start(self, limit: int, view: View, window: int | None, max_deliveries: int) -> None:
+        self.max_deliveries = max_deliveries
         self.store = Store(limit * (CHUNK_OVERHEAD + 200))
         self.streams: dict[frozenset[View], Stream] = {}
         self.kinds: dict[int, str] = {}
@@ -113,22 +124,28 @@ class Groups(RuleBasedStateMachine):
         self.undeliverable: list[int] = []
         self.announced: Counter[str] = Counter()
         """Number of missing records, by reason."""
-        self.received: Counter[int] = Counter()
-        """How many members received each notification completely."""
         self.finished: set[int] = set()
-        self.returned: set[int] = set()
-        """Notifications that a member got and did not finish."""
-        self.gaps = 0
-        """Gap records of producers that were received."""
+        self.attempts: Counter[int] = Counter()
+        """How many members left without finishing each record."""
+        self.settled: set[int] = set()
+        """Records that no member will get again."""
+        self.redelivered = 0
         self.readers: dict[int, Reader] = {}
         self.next_id = 1
         self.view = view
-        self.group = Group(MAX_DELIVERIES, self.on_undeliverable)
+        self.group = Group(self.max_deliveries, self.on_undeliverable)
         self.group.segments.follow(self.stream_of(frozenset([view])))
         self.add(view, window)
 
+    def is_wanted(self, kind: str) -> bool:
+        """Return whether the member that stays wants a record."""
+        return self.view((records.GAP if kind == "gap" else kind, "INFO", ""))
+
     def on_undeliverable(self, line: bytes) -> None:
-        self.undeliverable.append(json.loads(line)["payload"])
+        payload = json.loads(line)["payload"]
+        number = payload if isinstance(payload, int) else payload["dropped"]
+        assert self.attempts[number] == self.max_deliveries
+        self.undeliverable.append(number)
 
     def stream_of(self, views: frozenset[View]) -> Stream:
         if UNFILTERED in views:
@@ -155,7 +172,7 @@ class Groups(RuleBasedStateMachine):
         view=st.sampled_from(VIEWS), window=st.one_of(st.none(), st.integers(1, 5), st.just(65536))
     )
     def join(self, view: View, window: int | None) -> None:
-        if len(self.readers) == 5:
+        if len(self.readers) == MAX_MEMBERS:
             return
         views = self.group.views | {view}
         if (
@@ -170,28 +187,31 @@ class Groups(RuleBasedStateMachine):
                 return
         self.add(view, window)
 
-    @rule(index=st.integers(1, 4), completing=st.booleans())
+    @precondition(lambda self: len(self.readers) > 1)
+    @rule(index=st.integers(0, 3), completing=st.booleans())
     def leave(self, index: int, completing: bool) -> None:
-        number = self.number_of(index)
-        if number is None:
-            return
+        numbers = sorted(self.readers)[1:]
+        number = numbers[index % len(numbers)]
         reader = self.readers.pop(number)
         if completing:
             reader.wire += reader.owed
             self.read(reader)
-            self.returned |= set(reader.unfinished)
-        else:
-            self.returned |= set(reader.unfinished) | reader.begun
+        self.attempts.update({*reader.unfinished, *(() if completing else reader.begun)})
         self.group.note_progress(reader.member, 0 if completing else reader.owed.count(b"\n"))
         self.group.leave(number)
 
-    @rule(index=st.integers(0, 4), share=st.one_of(st.just(1.0), st.floats(0, 1)))
+    @precondition(lambda self: len(self.readers) < MAX_MEMBERS)
+    @rule(window=st.one_of(st.none(), st.integers(1, 20)), share=SHARES, completing=st.booleans())
+    def fail(self, window: int | None, share: float, completing: bool) -> None:
+        """Let a member join, get records and leave."""
+        self.add(self.view, window)
+        self.serve(len(self.readers) - 1, share)
+        self.leave(len(self.readers) - 2, completing)
+
+    @rule(index=st.integers(0, 4), share=SHARES)
     def serve(self, index: int, share: float) -> None:
         """Send to a member, whose socket takes a share of it."""
-        number = self.number_of(index)
-        if number is None:
-            return
-        reader = self.readers[number]
+        reader = self.reader_of(index)
         if reader.owed:
             size = int(len(reader.owed) * share)
             reader.wire += reader.owed[:size]
@@ -204,6 +224,8 @@ class Groups(RuleBasedStateMachine):
                 return
             data = b"".join((hand_out.head, *hand_out.data))
             size = int(len(data) * share)
+            if size and hand_out.head and hand_out.runs:
+                self.redelivered += sum(each.length for each in hand_out.runs)
             reader.wire += data[:size]
             reader.owed = self.group.note_sent(reader.member, hand_out, size)
             assert data[size:].startswith(reader.owed)
@@ -211,10 +233,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 4), count=st.integers(0, 8))
     def finish(self, index: int, count: int) -> None:
-        number = self.number_of(index)
-        if number is None:
-            return
-        reader = self.readers[number]
+        reader = self.reader_of(index)
         member = reader.member
         count += member.finished
         self.group.note_progress(member, reader.owed.count(b"\n"))
@@ -225,11 +244,48 @@ class Groups(RuleBasedStateMachine):
                 return
             raise AssertionError("accepted")
         member.finish(count)
-        self.finished.update(reader.got[:count])
+        self.settle(*reader.got[:count])
 
-    def number_of(self, index: int) -> int | None:
-        numbers = sorted(self.readers)
-        return numbers[index] if index < len(numbers) else None
+    @rule()
+    def restart(self) -> None:
+        """Save everything, and go on with what is restored."""
+        streams = list(self.streams.values())
+        numbers = {stream: number for number, stream in enumerate(streams)}
+        rings = {stream.ring: number for stream, number in numbers.items()}
+        fanout = FanoutState(
+            *(0, 0, 0, 0),
+            [each.save() for each in streams],
+            [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in self.store],
+            [],
+            groups=[self.group.save(0, "g", None, numbers, "")],
+            absent=[self.save_member(each) for each in self.readers.values()],
+        )
+        state = State(1, IntakeState(0, 0, {}, []), fanout)
+        self.restore(decode(b"".join(encode(state))).fanout)
+
+    def save_member(self, reader: Reader) -> MemberState:
+        stream = Stream(frozenset([reader.member.view]), Store(1))
+        live = LiveGroup((0, "g"), self.group, "")
+        membership = Membership(live, 1, reader.member, 0.0, stream, owner=1, charge=0)
+        if reader.owed:
+            membership.fall_behind().send_first(reader.owed)
+        return membership.save_member()
+
+    def restore(self, saved: FanoutState) -> None:
+        self.store = Store(self.store.limit)
+        streams = [Stream(each.views(), self.store) for each in saved.streams]
+        for stream, each in zip(streams, saved.streams, strict=True):
+            stream.ring.restore(each.next_seq)
+        self.store.restore([(streams[c.stream].ring, c.data, c.count) for c in saved.chunks])
+        self.group = Group(self.max_deliveries, self.on_undeliverable)
+        self.group.restore(saved.groups[0], dict(enumerate(streams)))
+        self.streams = {stream.views: stream for stream in streams}
+        for (number, reader), member in zip(self.readers.items(), saved.absent, strict=True):
+            reader.member = member_of(member)
+            self.group.join(number, reader.member)
+
+    def reader_of(self, index: int) -> Reader:
+        return self.readers[sorted(self.readers)[index % len(self.readers)]]
 
     def read(self, reader: Reader) -> None:
         """Check what a member received since the last call."""
@@ -242,44 +298,67 @@ class Groups(RuleBasedStateMachine):
                 reader.announced = payload["records"]
             elif event_type == records.GAP and payload["reason"] == "producer_congested":
                 self.check_marker(reader, payload["dropped"])
-                self.gaps += 1
+                self.settled.add(payload["dropped"])
             elif event_type == records.GAP:
                 assert reader.announced == 0
                 self.announced[payload["reason"]] += payload["dropped"]
             else:
                 assert reader.member.view((event_type, "INFO", ""))
-                assert payload not in self.finished
                 assert payload not in self.undeliverable
                 self.check_marker(reader, payload)
                 reader.got.append(payload)
-                self.received[payload] += 1
-                assert self.received[payload] <= MAX_DELIVERIES
+                if reader.member.window is None:
+                    self.settle(payload)
         reader.seen = len(lines)
-        if reader.member.window is None:
-            self.finished.update(reader.got)
+
+    def settle(self, *numbers: int) -> None:
+        """Note that notifications are finished."""
+        self.finished.update(numbers)
+        self.settled.update(numbers)
 
     def check_marker(self, reader: Reader, number: int) -> None:
         """Check that a record is marked if it was sent before, and in order otherwise."""
-        assert (number in self.returned) == (reader.announced > 0)
-        if reader.announced:
-            reader.announced -= 1
-        else:
+        attempts = self.attempts[number]
+        assert number not in self.settled
+        assert attempts < self.max_deliveries
+        assert (attempts > 0) == (reader.announced > 0)
+        if not attempts:
             assert number > reader.last
             reader.last = number
+            return
+        reader.announced -= 1
+        # What may have made members fail is handed out alone.
+        suspects = [each for each in reader.unfinished if self.attempts[each] >= SUSPECT_ATTEMPTS]
+        assert not suspects
+        if attempts >= SUSPECT_ATTEMPTS:
+            assert not reader.announced
+            assert not reader.unfinished
 
     @invariant()
     @precondition(lambda self: hasattr(self, "group"))
     def windows_hold(self) -> None:
         for reader in self.readers.values():
             member = reader.member
+            self.group.note_progress(member, reader.owed.count(b"\n"))
             assert member.unfinished_count == sum(each.length for each in member.unfinished)
-            if member.window is None:
-                assert not member.unfinished
-            else:
-                assert member.unfinished_count <= member.window
-                assert member.sent <= len(reader.got)
-                assert reader.owed or member.sent == len(reader.got)
+            assert not (reader.owed and self.group.has_work_for(member))
+            assert len(reader.unfinished) == member.unfinished_count
+            assert member.window is None or member.unfinished_count <= member.window
         assert len(self.undeliverable) >= self.announced["undeliverable"]
+        assert sum(self.announced.values()) <= self.group.dropped
+        assert self.redelivered == self.group.redelivered
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "group"))
+    def every_record_is_in_one_place(self) -> None:
+        members = [each.member for each in self.readers.values()]
+        taken = sum(each.unfinished_count for each in members)
+        taken += sum(run.length for each in members for run in each.unsent)
+        found = len(self.settled) + taken + self.group.lag + self.group.dropped
+        if self.view.is_unfiltered:
+            assert found == len(self.kinds)
+        else:
+            assert found <= len(self.kinds)
 
     def teardown(self) -> None:
         if not hasattr(self, "group"):
@@ -288,9 +367,7 @@ class Groups(RuleBasedStateMachine):
             before = self.group.lag, self.group.unfinished
             for index in range(len(self.readers)):
                 self.serve(index, 1.0)
-                reader = self.readers[sorted(self.readers)[index]]
-                if reader.member.window is not None:
-                    self.finish(index, reader.member.sent - reader.member.finished)
+                self.finish(index, self.reader_of(index).member.unfinished_count)
             if not any(self.group.has_work_for(each.member) for each in self.readers.values()) and (
                 not any(each.owed for each in self.readers.values())
             ):
@@ -300,16 +377,10 @@ class Groups(RuleBasedStateMachine):
         assert self.group.lag == self.group.unfinished == 0
         self.group.segments.forget_finished()
         assert len(self.group.segments.streams) == 1
-        wanted = {
-            number
-            for number, kind in self.kinds.items()
-            if kind != "gap" and self.view((kind, "INFO", ""))
-        }
-        gaps = sum(kind == "gap" for kind in self.kinds.values()) - self.gaps
-        missing = len(wanted - self.finished) + gaps
-        others = len(self.kinds) - len(wanted) - gaps - self.gaps
+        wanted = {number for number, kind in self.kinds.items() if self.is_wanted(kind)}
+        missing = len(wanted - self.settled)
         assert sum(self.announced.values()) == self.group.dropped
-        assert missing <= self.group.dropped <= missing + others
+        assert missing <= self.group.dropped <= len(self.kinds) - len(self.settled)
         assert self.announced["undeliverable"] == len(self.undeliverable)
         assert not self.finished & set(self.undeliverable)
         self.group.segments.release()

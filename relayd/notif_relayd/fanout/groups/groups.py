@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -20,8 +20,8 @@ from notif_relayd.escaping import printable
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.group import Group
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
-from notif_relayd.fanout.groups.member import Member, Missing
-from notif_relayd.fanout.groups.membership import Membership
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.membership import Membership, member_of
 from notif_relayd.fanout.groups.sender import GroupSender
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
@@ -215,7 +215,7 @@ class Groups:
         key = state.uid, state.name
         # A member that has left needs only the name of the group.
         live = LiveGroup(key, Group(1, _ignore), "") if state.left else self._groups[key]
-        member = _member(state)
+        member = member_of(state)
         membership = Membership(
             live,
             next(self._numbers),
@@ -243,7 +243,7 @@ class Groups:
             live = self._groups.get((state.uid, state.name))
             if live is not None and not state.left:
                 number = next(self._numbers)
-                live.group.join(number, _member(state))
+                live.group.join(number, member_of(state))
                 live.group.leave(number)
                 holds[live.key] = max(holds.get(live.key, 0.0), state.hold)
         for live in list(self):
@@ -391,23 +391,6 @@ class Groups:
 
 def _ignore(_record: bytes) -> None:
     """Do nothing."""
-
-
-def _member(saved: MemberState) -> Member:
-    """Return a member with a saved state."""
-    return Member(
-        saved.view.view(),
-        saved.window,
-        deque(saved.unfinished),
-        sum(each.length for each in saved.unfinished),
-        saved.unsent,
-        Missing(saved.lost, saved.undeliverable),
-        saved.taken,
-        saved.sent,
-        saved.finished,
-        saved.attached,
-        has_begun=saved.has_begun,
-    )
 
 
 def _name_of(record: bytes) -> str:

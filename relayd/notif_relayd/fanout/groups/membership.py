@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from notif_relayd.fanout.groups.live_group import LiveGroup
-from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.member import Member, Missing
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
 from notif_relayd.records.subscription_request import Done
@@ -106,3 +108,20 @@ class Membership(Subscription):
             self.left,
             member.has_begun,
         )
+
+
+def member_of(saved: MemberState) -> Member:
+    """Return a member with the state that `Membership.save_member` returned."""
+    return Member(
+        saved.view.view(),
+        saved.window,
+        deque(saved.unfinished),
+        sum(each.length for each in saved.unfinished),
+        saved.unsent,
+        Missing(saved.lost, saved.undeliverable),
+        saved.taken,
+        saved.sent,
+        saved.finished,
+        saved.attached,
+        has_begun=saved.has_begun,
+    )
