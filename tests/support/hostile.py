@@ -258,6 +258,39 @@ while True:
     clients.append(connect(control))
     time.sleep(0.01)
 """,
+    "members of groups that never finish": """
+members = [connect(public) for _ in range(60)]
+for number, member in enumerate(members):
+    member.sendall(b'{"group": "g%d", "window": 100, "hold": 100}\\n' % (number // 2))
+flood = b'{"done": 0}\\n' * 5000
+selector = selectors.DefaultSelector()
+for member in members[:10]:
+    member.setblocking(False)
+    selector.register(member, selectors.EVENT_WRITE)
+begun()
+while True:
+    for key, _ in selector.select():
+        with contextlib.suppress(BlockingIOError):
+            key.fileobj.send(flood)
+""",
+    "endless groups": """
+wanted = connect(public)
+wanted.sendall(b'{"filter": {"event_type": ["test"]}, "group": "g", "window": 1}\\n')
+unwanted = connect(public)
+unwanted.sendall(b'{"filter": {"event_type": ["other"]}, "group": "g"}\\n')
+for number in itertools.count():
+    member = connect(public)
+    names = {"filter": {"publisher_id": [str(number)]}, "group": "g"}
+    held = {"group": f"h{number}", "window": 65536, "hold": 300}
+    for request in (names, held, {"group": "g"}):
+        with contextlib.suppress(OSError):
+            member.sendall(json.dumps(request).encode() + b"\\n")
+    with contextlib.suppress(OSError):
+        member.recv(1000)
+    member.close()
+    if number == 100:
+        begun()
+""",
     "a process name with escapes": """
 import ctypes
 PR_SET_NAME = 15

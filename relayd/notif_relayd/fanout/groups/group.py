@@ -53,7 +53,7 @@ class Group:
         """Number of times that a record was handed out again."""
         self.max_deliveries = max_deliveries
         self._on_undeliverable = on_undeliverable
-        self.segments = Segments(self._oldest)
+        self.segments = Segments(self._oldest, self._is_finished)
         """What the group reads."""
         self._waiting = Waiting([])
         self._dropped = 0
@@ -126,8 +126,8 @@ class Group:
         """
         member = self.members.pop(number)
         begun, untouched = split(member.unsent, int(member.has_begun))
-        for run in (*member.unfinished, *begun):
-            self._set_aside(self._after_attempt(run._replace(gaps=False)))
+        attempted = (run._replace(gaps=False) for run in (*member.unfinished, *begun))
+        self._set_aside(each for run in attempted for each in self._after_attempt(run))
         self._note_missing(member.missing)
         self._give_back(untouched)
         for each in self.members.values():
@@ -173,7 +173,9 @@ class Group:
     @property
     def _lost_waiting(self) -> int:
         """Number of waiting records that were evicted."""
-        return sum(self.segments.lost_of(each) for each in self._waiting.runs)
+        return sum(
+            self._waiting.count_before((each.number, each.ring.first_seq)) for each in self.segments
+        )
 
     @property
     def unfinished(self) -> int:
@@ -322,6 +324,7 @@ class Group:
             if member.window is not None and not run.gaps:
                 member.sent += run.length
                 member.unfinished_count += run.length
+                member.unfinished_in[run.segment] += run.length
                 append(member.unfinished, run)
 
     # Selecting records
@@ -442,3 +445,13 @@ class Group:
         waiting = self._waiting.runs[index : index + 1]
         taken = (run for each in self.members.values() for run in (*each.unfinished, *each.unsent))
         return min((run.first for run in (*waiting, *taken) if run.segment == number), default=None)
+
+    def _is_finished(self, number: int) -> bool:
+        """Return whether no record that was read of a segment waits, or is unfinished."""
+        index = self._waiting.find((number, 0))
+        if any(run.segment == number for run in self._waiting.runs[index : index + 1]):
+            return False
+        return not any(
+            each.unfinished_in[number] or any(run.segment == number for run in each.unsent)
+            for each in self.members.values()
+        )

@@ -202,6 +202,7 @@ class Groups:
             live.held_until = each.held_until
             for stream in live.group.segments.streams:
                 stream.members += 1
+                live.streams_cost += _cost(stream)
 
     def restore_member(self, saved: SubscriptionState, owner: int) -> Membership:
         """Return a saved membership; `attach_restored` must be called with its subscriber.
@@ -272,7 +273,7 @@ class Groups:
             self._streams.end_if_unused(stream)
             raise
         live = self._add(key, str(dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)))
-        live.charge = charge
+        live.charge, live.streams_cost = charge, charge - GROUP_COST
         stream.members += 1
         live.group.segments.follow(stream)
         return live
@@ -303,10 +304,12 @@ class Groups:
                 return
             raise
         live.charge += cost
+        live.streams_cost += cost
         try:
             group.segments.follow(stream)
         except GroupError:
             self._streams.leave(stream)
+            live.streams_cost -= cost
             self._settle(live)
             raise
         self.sender.change_stream(live, old)
@@ -317,8 +320,9 @@ class Groups:
         group, uid = live.group, live.key[0]
         for stream in group.segments.forget_finished():
             self._streams.leave(stream)
+            live.streams_cost -= _cost(stream)
         while True:
-            charge = GROUP_COST + sum(_cost(each) for each in group.segments.streams)
+            charge = GROUP_COST + live.streams_cost
             charge += group.waiting_runs * UNFINISHED_COST
             try:
                 self._quota.charge(uid, charge - live.charge)

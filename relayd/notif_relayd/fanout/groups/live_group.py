@@ -32,3 +32,5 @@ class LiveGroup:
         """Time, by the monotonic clock, at which a group without members ends."""
         self.charge = 0
         """Bytes charged to the user."""
+        self.streams_cost = 0
+        """The part of `charge` for the streams."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,6 +55,13 @@ class Member:
     has_begun: bool = False
     """Whether its socket may have taken a part of the first in `unsent`."""
 
+    unfinished_in: Counter[int] = field(init=False, default_factory=Counter)
+    """Number of records in `unfinished`, by segment."""
+
+    def __post_init__(self) -> None:
+        for run in self.unfinished:
+            self.unfinished_in[run.segment] += run.length
+
     @property
     def room(self) -> int:
         """Number of records that it can get now."""
@@ -90,7 +97,11 @@ class Member:
         self.unfinished_count -= missing
         while missing:
             run = self.unfinished.popleft()
-            if run.length > missing:
-                self.unfinished.appendleft(run.tail(missing))
-            missing -= min(run.length, missing)
+            taken = min(run.length, missing)
+            if run.length > taken:
+                self.unfinished.appendleft(run.tail(taken))
+            missing -= taken
+            self.unfinished_in[run.segment] -= taken
+            if not self.unfinished_in[run.segment]:
+                del self.unfinished_in[run.segment]
         return finished

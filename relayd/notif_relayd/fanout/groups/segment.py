@@ -78,10 +78,14 @@ class Segments:
     Args:
         oldest: returns the sequence number of the oldest record in the segment with this number
             that is not finished and that the group has read, if any.
+        is_finished: returns whether there is no such record; this takes less time.
     """
 
-    def __init__(self, oldest: Callable[[int], int | None]) -> None:
+    def __init__(
+        self, oldest: Callable[[int], int | None], is_finished: Callable[[int], bool]
+    ) -> None:
         self._oldest = oldest
+        self._is_finished = is_finished
         self._segments: deque[Segment] = deque()
 
     def __iter__(self) -> Iterator[Segment]:
@@ -165,7 +169,7 @@ class Segments:
         """Leave the streams of which everything is finished; return them."""
         left = []
         while self.first.next_seq == self.first.stop_seq:
-            if self._oldest(self.first.number) is not None:
+            if not self._is_finished(self.first.number):
                 break
             first = self._segments.popleft()
             first.ring.remove_place(first)

@@ -2,9 +2,9 @@
 """Sends records to the members of groups.
 
 A group is *active* while it has a member that is *ready*: the socket of the member took all that
-was sent to it. When a batch is published, each active group that has handed out everything before
-sends the batch to one of its members directly, as to a subscriber without a group. Everything else
-goes through the ring: see `group`.
+was sent to it, and its window has room. When a batch is published, each active group that has
+handed out everything before sends the batch to one of its members directly, as to a subscriber
+without a group. Everything else goes through the ring: see `group`.
 """
 
 from __future__ import annotations
@@ -69,11 +69,14 @@ class GroupSender:
         live = membership.group
         if membership.left or membership.cursor is not None or not membership.member.attached:
             return
-        live.ready[membership.number] = subscriber
-        self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
-        hand_out = live.group.take(membership.member)
-        if hand_out is not None:
-            self._send(live, subscriber, membership, hand_out)
+        if membership.member.room > 0:
+            live.ready[membership.number] = subscriber
+            self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
+            hand_out = live.group.take(membership.member)
+            if hand_out is not None:
+                self._send(live, subscriber, membership, hand_out)
+        elif membership.has_more:
+            self._set_more(subscriber, membership, more=False)
         self._settle(live)
         self.wake(live)
 
@@ -176,12 +179,9 @@ class GroupSender:
     def _note_whole(self, subscriber: Subscriber, size: int, count: int) -> None:
         """Note that a member got a whole batch directly."""
         membership = _membership_of(subscriber)
-        ready = membership.group.ready
         subscriber.bytes += size
         membership.group.group.note_direct(membership.member, count)
-        if len(ready) > 1:
-            # The next records go to another member.
-            ready[membership.number] = ready.pop(membership.number)
+        self._serve_others(subscriber, membership)
 
     def serve(self, stream: Stream) -> None:
         """Hand out the records that were appended to the ring of a stream."""
@@ -233,8 +233,20 @@ class GroupSender:
         elif sent < len(head) + sum(map(len, data)):
             self.set_busy(live, membership.number)
             self._set_more(subscriber, membership, more=True)
+        else:
+            self._serve_others(subscriber, membership)
+
+    def _serve_others(self, subscriber: Subscriber, membership: Membership) -> None:
+        """Let other members get the next records.
+
+        A member whose window is full costs nothing until it has finished records.
+        """
+        live = membership.group
+        if membership.member.room <= 0:
+            self.set_busy(live, membership.number)
+            if membership.has_more:
+                self._set_more(subscriber, membership, more=False)
         elif len(live.ready) > 1:
-            # The next records go to another member.
             live.ready[membership.number] = live.ready.pop(membership.number)
 
     def wake(self, live: LiveGroup) -> None:
@@ -259,7 +271,7 @@ class GroupSender:
             live.group.rest()
 
     def set_busy(self, live: LiveGroup, number: int) -> None:
-        """Stop handing out records to a member until its socket has room."""
+        """Stop handing out records to a member until its socket or its window has room."""
         live.ready.pop(number, None)
         if not live.ready:
             live.group.segments.keep()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
-from notif_relayd.fanout.groups.run import Run, place_of, split
+from notif_relayd.fanout.groups.run import Run, append, place_of, split
 
 
 class Waiting:
@@ -29,8 +29,12 @@ class Waiting:
     def add(self, runs: list[Run]) -> None:
         """Add runs in any order."""
         self.count += sum(each.length for each in runs)
-        self.runs += runs
-        self.runs.sort()
+        if len(runs) > 1:
+            self.runs = sorted((*self.runs, *runs))
+        elif not self.runs or self.runs[-1] < runs[0]:
+            append(self.runs, runs[0])
+        else:
+            bisect.insort(self.runs, runs[0])
 
     def replace(self, index: int, runs: Iterable[Run]) -> None:
         """Replace one run by those of its records that still wait."""
@@ -46,12 +50,22 @@ class Waiting:
         return count
 
     def limit(self, limit: int) -> int:
-        """Remove the oldest records until at most `limit` are left; return their number."""
-        excess = max(0, self.count - limit)
-        if excess:
-            _, self.runs = split(self.runs, excess)
-            self.count -= excess
+        """Remove the oldest records if there are more than `limit`; return their number.
+
+        A sixteenth of the limit is removed as well, so that this is not done for each record.
+        """
+        if self.count <= limit:
+            return 0
+        excess = self.count - limit + limit // 16
+        _, self.runs = split(self.runs, excess)
+        self.count -= excess
         return excess
+
+    def count_before(self, place: tuple[int, int]) -> int:
+        """Return the number of records of a segment that are before a sequence number."""
+        segment, seq = place
+        runs = self.runs[self.find((segment, 0)) : self.find(place)]
+        return sum(each.length for each in runs) - (max(0, runs[-1].end - seq) if runs else 0)
 
     def find(self, place: tuple[int, int]) -> int:
         """Return the index of the first run at or after a segment number and sequence number."""
