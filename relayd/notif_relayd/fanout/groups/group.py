@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from notif_relay import records
-from notif_relayd.fanout.groups.hand_out import Draft, HandOut
+from notif_relayd.fanout.groups.hand_out import Draft, HandOut, share
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
@@ -30,10 +30,6 @@ from notif_relayd.records.filters import View
 
 MAX_WAITING = 65536
 """Maximum number of records that wait only because the members that want them have no room."""
-
-
-MAX_DIVIDED = 32
-"""Maximum number of records that are divided among the members with a window."""
 
 
 class Group:
@@ -202,20 +198,9 @@ class Group:
         return (
             self.is_caught_up
             and member.room >= count
-            and self._share(member, count) == count
+            and share(member, self.members.values(), count) == count
             and (member.view.is_unfiltered or self.segments.last.stream.views == {member.view})
         )
-
-    def _share(self, member: Member, count: int) -> int:
-        """Return how many of the next `count` records a member gets at most.
-
-        A few records are divided among the members with a window, which may take long for each of
-        them. Many records are handed out together, because that takes less processor time.
-        """
-        if member.window is None or not 1 < count <= MAX_DIVIDED:
-            return count
-        takers = sum(1 for each in self.members.values() if each.window and each.room > 0)
-        return -(-count // max(1, takers))
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -243,7 +228,8 @@ class Group:
         draft = Draft(member, self.views)
         if not direct:
             ahead = sum(each.end - each.next_seq for each in self.segments)
-            draft.room = min(draft.room, self._share(member, ahead + self._waiting.count))
+            count = ahead + self._waiting.count
+            draft.room = min(draft.room, share(member, self.members.values(), count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):

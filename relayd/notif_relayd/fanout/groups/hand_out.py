@@ -30,6 +30,10 @@ MAX_REDELIVERED_SIZE = 64 * 1024
 with the member even if its socket takes only a part of them, because their number was announced."""
 
 
+MAX_DIVIDED = 32
+"""Maximum number of records that are divided among the members with a window."""
+
+
 class _Wanted(enum.Enum):
     """What becomes of a record when it is offered to a member."""
 
@@ -154,3 +158,15 @@ def routing_keys_of(data: bytes, count: int) -> list[RoutingKey]:
     if len(keys) == count:
         return keys
     return [next(iter(_validate(line).routing_keys), NO_VALUES) for line in split(data)]
+
+
+def share(member: Member, members: Collection[Member], count: int) -> int:
+    """Return how many of the next `count` records a member of a group gets at most.
+
+    A few records are divided among the members with a window, which may take long for each of them.
+    Many records are handed out together, because that takes less processor time.
+    """
+    if member.window is None or not 1 < count <= MAX_DIVIDED:
+        return count
+    takers = sum(1 for each in members if each.window and each.room > 0)
+    return -(-count // max(1, takers))
