@@ -15,6 +15,9 @@ MAX_GROUP_NAME = 64
 MAX_WINDOW = 65536
 """Maximum number of unfinished notifications of one member."""
 
+GROUPS_LIMIT = "has reached max_groups_per_user"
+"""Part of the error message when a user has too many groups; it may have fewer later."""
+
 HOLD_LIMIT = "the limit is max_hold = "
 """Part of the error message for a longer hold than the relay permits; the limit in seconds follows.
 """

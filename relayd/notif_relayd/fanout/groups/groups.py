@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from notif_relay import records
-from notif_relay.group import HOLD_LIMIT
+from notif_relay.group import GROUPS_LIMIT, HOLD_LIMIT
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
@@ -262,7 +262,7 @@ class Groups:
         uid, _ = key
         if self._by_user[uid] >= self.limits.per_user:
             raise GroupError(
-                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}; groups that "
+                f"uid {uid} {GROUPS_LIMIT} = {self.limits.per_user}; groups that "
                 "are held count as well."
             )
         stream = self._streams.of(view)
