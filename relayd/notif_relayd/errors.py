@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
+from notif_relayd.escaping import printable
+
 UNRECOGNIZED = "unrecognized arguments:"
 REQUIRED = "the following arguments are required:"
 """Prefixes of argparse's messages that an unknown option causes."""
@@ -20,9 +22,19 @@ class StartError(Exception):
     """The daemon cannot start; the message states what is wrong, where, and what to do."""
 
 
+MAX_MESSAGE = 1000
+"""Maximum number of characters of an error message, which may quote a long line of a file."""
+
+
 def one_line(error: BaseException) -> str:
-    """Return the message of an error, with each sequence of white space replaced by a space."""
-    return " ".join(str(error).split())
+    """Return the message of an error as printable text in one line, shortened in the middle.
+
+    Each sequence of white space is replaced by a space.
+    """
+    text = printable(" ".join(str(error).split()))
+    if len(text) <= MAX_MESSAGE:
+        return text
+    return f"{text[: MAX_MESSAGE // 2]}...{text[-MAX_MESSAGE // 2 :]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -17,7 +17,13 @@ except ImportError:
     journal = None  # oslo.log cannot use the journal either
 
 from notif_relay.version import __version__
-from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
+from notif_relayd.daemon.log_check import (
+    check_format,
+    check_log_path,
+    check_logging_file,
+    log_path_error,
+    read_logging_file,
+)
 from notif_relayd.daemon.log_queue import all_loggers
 from notif_relayd.errors import StartError
 from notif_relayd.files import STANDARD_OUTPUT, named_descriptor, open_node
@@ -122,7 +128,11 @@ def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
 def _set_up(conf: cfg.ConfigOpts) -> None:
     try:
         with logging_errors(conf):
+            if conf.log_config_append:
+                read_logging_file(conf.log_config_append)  # oslo.log omits the type of an error.
             log.setup(conf, PROGRAM, __version__)
+            for handler in logging.getLogger().handlers:
+                check_format(handler)
     except OSError as error:
         raise log_path_error(str(error.filename), error.strerror) from error
     except (TypeError, ValueError) as error:
