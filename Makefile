@@ -157,11 +157,12 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 
 # Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
 # directory to get the list of files. Files of the operator stay.
-UNITS = $(notdir $(wildcard systemd/*.socket systemd/*.service))
+UNITS = $(filter-out %@.socket %@.service,$(notdir $(wildcard systemd/*.socket systemd/*.service)))
+INSTANCES = systemctl list-units --all --plain --no-legend 'notif-relayd*@*' | cut -d ' ' -f 1
 uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
-	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS); do \
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS) $$($(INSTANCES)); do \
 		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
-		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$$unit" ] || echo $$unit; } || exit 1; \
+		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$${loaded##*/}" ] || echo $$unit; } || exit 1; \
 		done | xargs -r systemctl disable --now --quiet; fi
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
 		$(MAKE) --no-print-directory install DESTDIR="$$made" && \

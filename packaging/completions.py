@@ -19,7 +19,7 @@ from cliff.command import Command
 from oslo_config import cfg
 from oslo_log import log
 
-from notif_relay.request import PRIORITIES
+from notif_relay.priorities import PRIORITIES
 from notif_relayctl.app import Relayctl
 from notif_relayctl.command_table import COMMANDS
 from notif_relayctl.complete import DIRECTORY, SHELLS

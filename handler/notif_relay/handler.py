@@ -13,11 +13,12 @@ import sys
 from dataclasses import dataclass
 from threading import get_ident
 
-from notif_relay.errors import RecordTooLarge
+from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relay.sender import DEFAULT_MAX_WAIT, Sender
-from notif_relay.validity import describe
+from notif_relay.validity import UsualForm, check, describe
+from notif_relay.warning_limit import WarningLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class HandlerStats:
     sent: int
     """Number of records that the socket accepted completely."""
     dropped: int
-    """Number of records not sent (full socket, no relay, or record too large)."""
+    """Number of records not sent (full socket, no relay, record too large or invalid)."""
     reconnects: int
     """Number of connections made after the first one."""
     connected: bool
@@ -43,8 +44,11 @@ class RelayHandler(logging.Handler):
     A full socket or a missing relay is not an error: records are dropped and counted. When
     records can be sent again, a gap record with the number of dropped records is sent first.
 
-    A message that is too large or cannot be encoded is dropped and counted, and the logger
-    ``notif_relay.handler`` logs a warning of one line for it. Other errors are found by the relay.
+    A message that the relay would reject is dropped and counted, and the logger
+    ``notif_relay.handler`` logs a warning of one line for it: a message that is too large or not
+    JSON, also because of NaN or infinity, or whose ``event_type`` or ``priority`` is not a string.
+    There are at most 30 warnings in a minute. In messages of the log driver's form, other
+    errors in the JSON are found by the relay only.
 
     While one thread waits for the socket, other threads that log wait for the handler's lock.
 
@@ -67,6 +71,9 @@ class RelayHandler(logging.Handler):
     ) -> None:
         # First, so that an invalid argument leaves no incomplete handler in logging's list.
         self._sender = Sender(path, max_wait, max_record_size)
+        self._max_record_size = max_record_size
+        self._usual = UsualForm()
+        self._warnings = WarningLimit()
         self._reporting: int | None = None
         """The thread that logs a warning; not a flag, which a fork could leave set for ever."""
         super().__init__()
@@ -89,26 +96,46 @@ class RelayHandler(logging.Handler):
             message = record.msg  # from the log driver; getMessage() would return it unchanged
             if record.args or type(message) is not str:
                 message = record.getMessage()
+            # The usual case is written out, because a call would take twice the time.
+            start, head, end = self._usual.last
+            if (
+                message[start:end] != head
+                or message.rfind("N") >= end  # NaN
+                or message.rfind("I") >= end  # Infinity
+                or message[-1] != "}"
+            ):
+                self._check(message, record.name)
             self._sender.send(message, record.process)
         except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of logging)
-        """Log a warning for a record that cannot be sent; print other errors as ``logging`` does.
+        """Log a warning for an invalid record; print other errors as ``logging`` does.
 
         The warning does not contain the record, which may have megabytes.
         """
         error = sys.exc_info()[1]
-        if isinstance(error, RecordTooLarge):
+        if isinstance(error, InvalidRecord | RecordTooLarge):
             self._report(record, str(error))
         elif isinstance(error, UnicodeEncodeError):
             self._report(record, f"a record was dropped: {error.reason}")
         else:
             super().handleError(record)
 
+    def _check(self, message: str, logger: str) -> None:
+        # The log driver has a logger for each type of event. A long message is left to the sender,
+        # which refuses it without decoding it.
+        if self._usual.matches(message, logger) or len(message) >= self._max_record_size:
+            return
+        try:
+            check(message)
+        except InvalidRecord:
+            self._sender.count_invalid()
+            raise
+
     def _report(self, record: logging.LogRecord, problem: str) -> None:
         # If the handler is attached to the root logger, it gets its own warnings as well.
-        if self._reporting == get_ident():
+        if self._reporting == get_ident() or not self._warnings.allows():
             return
         self._reporting = get_ident()
         try:

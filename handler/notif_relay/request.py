@@ -11,19 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
-
-PRIORITIES = ("AUDIT", "DEBUG", "INFO", "WARN", "ERROR", "CRITICAL", "SAMPLE")
-"""The priorities of notifications; oslo.messaging's Notifier has a method for each."""
-
-OTHER_SPELLINGS = {"WARNING": "WARN", "ERR": "ERROR", "CRIT": "CRITICAL", "FATAL": "CRITICAL"}
-"""Priorities by the names that ``logging`` and syslog have for them.
-
-No notification has such a name, so a pattern that is one is an error, which names the priority.
-``relayctl`` accepts them from operators.
-"""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""

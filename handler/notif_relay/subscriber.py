@@ -50,7 +50,7 @@ class Subscriber(Subscription):
             Patterns are shell globs: at most 64 for each key, at most 256 characters each. The
             patterns with ``?`` or ``[`` of all keys have at most 128 characters together.
         priority: likewise; compared without regard to case. Each pattern has to match one of
-            ``notif_relay.request.PRIORITIES``.
+            ``notif_relay.priorities.PRIORITIES``.
         publisher_id: likewise.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds notifications that the relay would reject, in the service that emits them.
 
-The oslo.messaging driver and transport use it. The logging handler does not, because the check
-would take a fifth of the time of a call; the relay finds and logs what a handler sends.
-
 The relay logs the lines that it rejects, but the relay's log does not show where in the service
 they come from. Python's JSON writer produces such lines: it writes NaN and infinity, which are not
 JSON, and any value as ``event_type``.
 
-A complete check takes several times as long as sending. Therefore ``is_usual`` first looks for the
+A complete check takes several times as long as sending. Therefore ``UsualForm`` first looks for the
 form in which the log driver writes notifications, with ``event_type`` and ``priority`` as strings
 and without a text that may be NaN or infinity. Only other notifications are decoded. A text that
 has this form although no JSON writer wrote it may still be rejected by the relay.
@@ -23,22 +20,62 @@ from notif_relay.errors import InvalidRecord
 _MAX_LENGTH = 100
 """Maximum number of characters of a value of a notification that are quoted in a message."""
 
+_MAX_HEADS = 1000
+"""Maximum number of heads that are remembered; a service has a few hundred types of event."""
+
 _match_head = re.compile(
-    r'\{(?:"message_id": "[^"\\]*", "publisher_id": "[^"\\]*", )?'
-    r'"event_type": "(?!notif_relayd\.)[^"\\]*", "priority": "[^"\\]*"[,}]'
+    r'\{(?:"message_id": "[^"\\]*(?=",)|(?="e))'  # an id differs in every notification
+    r'((?:", "publisher_id": "[^"\\]{0,255}", )?'
+    r'"event_type": "(?!notif_relayd\.)[^"\\]{0,255}", "priority": "[^"\\]{0,255}"[,}])'
 ).match
+
+_NO_HEAD = 0, "none", 0
+"""A head that no text has, because it has no characters between 0 and 0."""
 
 _find_event_type = re.compile(r'"event_type":\s*("(?:[^"\\]|\\.){0,255}"|[^\s",{[]{1,60})').search
 
 
-def is_usual(notification: str) -> bool:
-    """Return whether the relay accepts a notification, as far as this is certain at first sight."""
-    return (
-        _match_head(notification) is not None
-        and notification[-1] == "}"
-        and "NaN" not in notification
-        and "Infinity" not in notification
-    )
+class UsualForm:
+    """Recognizes notifications in the form of the log driver.
+
+    The head of a notification, from ``publisher_id`` to ``priority``, is the same in most
+    notifications of one type. The last head of each type is remembered, because comparing it takes
+    a tenth of the time of the regular expression. Then the text before it, an opening brace and
+    ``message_id``, is not examined.
+    """
+
+    __slots__ = ("_heads", "last")
+
+    def __init__(self) -> None:
+        self.last = _NO_HEAD
+        """The head of the last notification that matched: its start, its text and its end."""
+        self._heads: dict[str, tuple[int, str, int]] = {}
+
+    def matches(self, notification: str, kind: str = "") -> bool:
+        """Return whether a notification has this form, so that the relay accepts it.
+
+        Args:
+            notification: the JSON text.
+            kind: a text that notifications with the same head have in common.
+        """
+        start, head, end = found = self._heads.get(kind, _NO_HEAD)
+        if notification[start:end] != head:
+            match = _match_head(notification)
+            if match is None:
+                return False
+            end = match.end()
+            found = match.start(1), match[1], end
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            self._heads[kind] = found
+        self.last = found
+        rest = notification[end:]
+        # Single characters are found in a tenth of the time of words.
+        return (
+            notification[-1] == "}"
+            and ("N" not in rest or "NaN" not in rest)
+            and ("I" not in rest or "Infinity" not in rest)
+        )
 
 
 def check(notification: str) -> None:

@@ -7,7 +7,6 @@ help and output formats are used, not its interactive shell, log file and verbos
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from notif_relay import paths
 from notif_relay.version import __version__
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
+from notif_relayctl.location import instance_directory
 from notif_relayd.errors import (
     BY_SIGNAL,
     one_line,
@@ -81,7 +81,8 @@ class Relayctl(App):
         """Return the parser of the global options, which may precede or follow the command."""
         parser = argparse.ArgumentParser(
             prog=self.NAME,
-            usage="%(prog)s [--runtime-dir DIR | --control-path PATH] COMMAND ...",
+            usage="%(prog)s [--instance NAME | --runtime-dir DIR | --control-path PATH] "
+            "COMMAND ...",
             description=description,
             epilog="Exit status: 0 success, 1 error, 3 relay not running, 4 permission denied.",
             add_help=False,
@@ -92,7 +93,14 @@ class Relayctl(App):
             "--runtime-dir",
             metavar="DIR",
             default=paths.RUNTIME_DIR,
-            help="directory of the relay's sockets (default: %(default)s)",
+            help="directory of the relay's sockets (default: that of relayd.conf, or %(default)s)",
+        )
+        parser.add_argument(
+            "--instance",
+            metavar="NAME",
+            dest="runtime_dir",
+            type=instance_directory,
+            help=f"use the relay notif-relayd@NAME, whose sockets are in {paths.RUNTIME_DIR}/NAME",
         )
         parser.add_argument(
             "--control-path",
@@ -114,8 +122,6 @@ class Relayctl(App):
         """Return the command that the arguments name, and its parsed arguments."""
         with self._usage_errors(argv, self.parser):
             self.options, words = self.parser.parse_known_args(argv)
-        if self.options.control_path is None:
-            self.options.control_path = os.path.join(self.options.runtime_dir, paths.CONTROL_SOCKET)
         if self.options.help or not words:
             words = ["help", *words[:1]]
         if words[0].startswith("-"):

@@ -2,12 +2,13 @@
 """The base class of all commands, and types of arguments."""
 
 import argparse
-import os
 import threading
 
 from cliff.command import Command
 
+from notif_relay import paths
 from notif_relayctl.errors import CtlError
+from notif_relayctl.location import socket_path
 
 COLUMN_OPTIONS = {
     "columns": "show only this column; may be repeated; columns: {}",
@@ -49,8 +50,13 @@ class CtlCommand(Command):
             raise CtlError(str(error)) from None
 
     def runtime_path(self, name: str) -> str:
-        """Return the path of a socket in the runtime directory."""
-        return os.path.join(self.app.options.runtime_dir, name)
+        """Return the path of a socket of the relay that the options select."""
+        return socket_path(self.app.options.runtime_dir, name)
+
+    @property
+    def control_path(self) -> str:
+        """The control socket."""
+        return self.app.options.control_path or self.runtime_path(paths.CONTROL_SOCKET)
 
 
 def column(text: str) -> str:

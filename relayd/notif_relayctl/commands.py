@@ -34,7 +34,7 @@ class ControlCommand(CtlCommand):
 
     def ask(self, method: str, kind: type[T], **parameters: object) -> T:
         """Return the daemon's result, as `notif_relayctl.client.ask`."""
-        return ask(self.app.options.control_path, method, kind, **parameters)
+        return ask(self.control_path, method, kind, **parameters)
 
 
 class ShowStatus(ControlCommand, ShowOne):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Priorities in arguments: in upper or lower case, and by the names of logging and syslog."""
 
-from notif_relay.request import OTHER_SPELLINGS
+from notif_relay.priorities import OTHER_SPELLINGS
 
 OTHER_NAMES = f"in upper or lower case, or {', '.join(map(str.lower, OTHER_SPELLINGS))}"
 """What `priority` accepts in addition to the names in notifications, for a help text."""

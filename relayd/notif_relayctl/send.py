@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from notif_relay import paths, validity
 from notif_relay.connection import Connection
 from notif_relay.errors import InvalidRecord, RecordTooLarge
-from notif_relay.request import PRIORITIES
+from notif_relay.priorities import PRIORITIES
 from notif_relay.sender import Sender
 from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure
@@ -99,7 +99,7 @@ class Send(CtlCommand):
     def _check_delivery(self, sender: Sender) -> None:
         """Raise an error if the relay has rejected or not read what was sent."""
         if sender.connects == 1:  # Otherwise, the counters of the relay began later.
-            delivery.check_rejected(self.app.options.control_path, sender.sent)
+            delivery.check_rejected(self.control_path, sender.sent)
         try:
             sender.finish(delivery.READ_TIMEOUT)
         except TimeoutError:

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
+SYSTEMD = CHECKOUT / "systemd"
 UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
+    "lib/systemd/system/notif-relayd@.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
 }
 """The units that start a program, and the programs."""
@@ -32,6 +34,9 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
         "usr/lib/systemd/system/notif-relayd.socket",
         "usr/lib/systemd/system/notif-relayd-ingest.socket",
         "usr/lib/systemd/system/notif-relayd.service",
+        "usr/lib/systemd/system/notif-relayd@.socket",
+        "usr/lib/systemd/system/notif-relayd-ingest@.socket",
+        "usr/lib/systemd/system/notif-relayd@.service",
         "usr/lib/systemd/system/notif-relayd-exporter.service",
         "usr/lib/sysusers.d/notif-relayd.conf",
         "usr/lib/tmpfiles.d/notif-relayd.conf",
@@ -89,3 +94,12 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
         assert files(tmp_path) == {str(each.relative_to(tmp_path)) for each in (own, others)}
     assert not (tmp_path / "usr/local/share/notif-relayd").exists()
     assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
+
+
+def test_template_units_are_derived_from_the_units() -> None:
+    for unit in ("notif-relayd.service", "notif-relayd.socket", "notif-relayd-ingest.socket"):
+        derived = subprocess.run(
+            ["sed", "-f", "instance.sed", unit], cwd=SYSTEMD, capture_output=True, check=True
+        )
+        template = SYSTEMD / unit.replace(".", "@.")
+        assert derived.stdout == template.read_bytes(), f"see {SYSTEMD}/instance.sed"

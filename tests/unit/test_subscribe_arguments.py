@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from notif_relay import BadFilter, aio, subscribe
-from notif_relay.request import PRIORITIES, filter_request
+from notif_relay.priorities import PRIORITIES
+from notif_relay.request import filter_request
 
 SUBSCRIBERS = pytest.mark.parametrize(
     "make", [subscribe, aio.subscribe], ids=["threads", "asyncio"]

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notif_relay import InvalidRecord, RelayHandler, records
-from notif_relay.validity import check, describe, is_usual
+from notif_relay.validity import UsualForm, check, describe
+from notif_relay.warning_limit import INTERVAL, MAX_WARNINGS, WarningLimit
 from notif_relayd.records.validator import Validator
 
 LOG_DRIVER = {
@@ -32,6 +33,17 @@ def with_fields(**fields: object) -> str:
 def is_accepted_by_relay(notification: str) -> bool:
     line = notification.removesuffix("\n").replace("\n", " ").encode() + b"\n"
     return not Validator(1 << 20).validate(line).rejected
+
+
+def is_usual(notification: str) -> bool:
+    """Return whether the library accepts a notification without decoding it, at any time."""
+    usual = UsualForm()
+    is_usual_at_first = usual.matches(notification)
+    for other in (json.dumps(LOG_DRIVER), '{"event_type": "a", "priority": "b"}'):
+        assert usual.matches(other)
+        assert usual.matches(notification) == is_usual_at_first
+        assert usual.matches(notification) == is_usual_at_first
+    return is_usual_at_first
 
 
 def is_accepted_by_library(notification: str) -> bool:
@@ -68,6 +80,7 @@ INVALID = {
     "escaped": ('{"event_type":"\\u006eotif_relayd.x","priority":"a"}', "is reserved"),
     "gap": (with_fields(event_type="notif_relayd.gap"), "malformed gap record"),
     "text": ("not JSON at all", "it is not JSON"),
+    "brace": ("none}", "it is not JSON"),
     "list of records": (f"[{json.dumps(LOG_DRIVER)}]", "not a JSON object"),
     "empty": ("", "it is not JSON"),
     "two records": (json.dumps(LOG_DRIVER) + json.dumps(LOG_DRIVER) + " ", "it is not JSON"),
@@ -169,9 +182,12 @@ def handler_of(logger: logging.Logger) -> RelayHandler:
 @pytest.mark.parametrize(
     ("notification", "problem"),
     [
+        (with_fields(payload={"load": float("nan")}), "NaN is not JSON"),
+        (with_fields(event_type=None), "event_type is not a string, but null"),
         (with_fields(payload="x" * 2_000_000), "max_record_size is 1048576 bytes"),
         (with_fields(payload="x" * 2_000_000 + "NaN"), "max_record_size is 1048576 bytes"),
         ('{"event_type": "a", "priority": "b", "x": "\ud83d"}', "surrogates not allowed"),
+        ("", "it is not JSON"),
     ],
 )
 def test_handler_warns_once_in_one_line_and_counts(
@@ -194,22 +210,69 @@ def test_handler_warns_once_in_one_line_and_counts(
     assert capsys.readouterr().err == ""
 
 
+def test_handler_limits_its_warnings(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10 * MAX_WARNINGS):
+        logger.info("not a notification")
+    assert len(caplog.messages) == MAX_WARNINGS
+    assert handler_of(logger).stats().dropped == 10 * MAX_WARNINGS
+
+
+def test_warnings_are_allowed_again_after_an_interval() -> None:
+    now = 0.0
+    limit = WarningLimit(lambda: now)
+    for _ in range(3):
+        assert [limit.allows() for _ in range(2 * MAX_WARNINGS)].count(True) == MAX_WARNINGS
+        now += INTERVAL
+
+
+@pytest.mark.parametrize("before", [None, json.dumps(LOG_DRIVER), VALID["duplicate"]])
+def test_handler_drops_what_the_relay_rejects(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture, before: str | None
+) -> None:
+    """Also after a valid notification, whose head the handler remembers."""
+    for name, (text, reason) in INVALID.items():
+        if before is not None:
+            logger.info(before)
+        caplog.clear()
+        logger.info(text)
+        (warning,) = caplog.messages
+        assert reason in warning or name == "surrogate"
+    caplog.clear()
+    for text in VALID.values():
+        logger.info(text)
+    assert not caplog.messages
+
+
+def test_text_after_a_remembered_head_is_checked(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for value in ("text", "N", "I", "NaN", "Infinity", "aN", "nfinity", "NaNs", "\u20ac N"):
+        for ensure_ascii in (True, False):
+            logger.info(json.dumps(LOG_DRIVER | {"payload": value}, ensure_ascii=ensure_ascii))
+    assert not caplog.messages
+    for number in (float("nan"), float("inf"), float("-inf")):
+        for payload in (number, [number], {"a": number}, [1, number], {"I": "N", "b": [number]}):
+            logger.info(with_fields(payload=payload))
+    logger.info(json.dumps(LOG_DRIVER)[:-1])
+    assert len(caplog.messages) == 16
+
+
 def test_warning_that_returns_to_the_handler_ends_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An operator may attach the handler to the root logger."""
-    handlers = [RelayHandler(tmp_path / name, max_record_size=100) for name in ("none", "other")]
+    handlers = [RelayHandler(tmp_path / "none"), RelayHandler(tmp_path / "other")]
     root = logging.getLogger()
     for handler in handlers:
         root.addHandler(handler)
     try:
-        logging.getLogger("service").warning("x" * 200)
+        logging.getLogger("service").warning("not a notification")
     finally:
         for handler in handlers:
             root.removeHandler(handler)
-    assert (
-        2 <= len([each for each in caplog.records if "max_record_size" in each.getMessage()]) <= 4
-    )
+    assert 2 <= len([each for each in caplog.messages if "it is not JSON" in each]) <= 4
 
 
 def test_warning_is_logged_although_its_logger_is_disabled(
@@ -217,5 +280,5 @@ def test_warning_is_logged_although_its_logger_is_disabled(
 ) -> None:
     """logging.config disables the loggers that exist before it is called."""
     monkeypatch.setattr(logging.getLogger("notif_relay.handler"), "disabled", True)
-    logger.info("x" * 2_000_000)
-    assert "max_record_size" in caplog.text
+    logger.info("not a notification")
+    assert "it is not JSON" in caplog.text

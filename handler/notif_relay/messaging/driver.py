@@ -69,4 +69,4 @@ class UnixDriver(Driver):  # type: ignore[misc]
             self._producer.send(dump(message))
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            LOG.warning("%s", self._producer.explain(message, error))
+            self._producer.warn(LOG, message, error)

@@ -24,7 +24,8 @@ from typing import Any, ClassVar
 from notif_relay.errors import InvalidRecord, RelayError
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relay.sender import Sender
-from notif_relay.validity import check, is_usual, printable
+from notif_relay.validity import UsualForm, check, printable
+from notif_relay.warning_limit import WarningLimit
 
 LOG = logging.getLogger(__name__)
 
@@ -36,12 +37,14 @@ class Producer:
         path: path of the private socket. A missing relay is not an error.
     """
 
-    __slots__ = ("__weakref__", "_locks", "_sender")
+    __slots__ = ("__weakref__", "_locks", "_sender", "_usual", "_warnings")
 
     _shared: ClassVar[weakref.WeakValueDictionary[str, "Producer"]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: str) -> None:
         self._sender = Sender(path)
+        self._usual = UsualForm()
+        self._warnings = WarningLimit()
         # By process id: after a fork, another thread of the parent may hold the parent's lock,
         # and the child has no thread that would release it.
         self._locks: dict[int, AbstractContextManager[Any]] = {}
@@ -71,22 +74,25 @@ class Producer:
         """
         process = getpid()
         with _lock(self._locks, process):
-            if not is_usual(notification) and len(notification) < MAX_RECORD_SIZE:
+            if not self._usual.matches(notification) and len(notification) < MAX_RECORD_SIZE:
                 self._check(notification)
             self._sender.send(notification, process)
 
-    def explain(self, message: Mapping[str, Any], error: RelayError) -> str:
-        """Return the warning about a notification that ``send`` refused.
+    def warn(self, log: logging.Logger, message: Mapping[str, Any], error: RelayError) -> None:
+        """Log a warning about a notification that ``send`` refused, unless there are too many.
 
         Args:
+            log: the logger.
             message: the fields of the notification.
             error: the error that ``send`` raised.
         """
+        if not self._warnings.allows():
+            return
         names = (printable(str(message.get(key))) for key in ("event_type", "publisher_id"))
         warning = f"{' of '.join(names)}: {error}"
         if isinstance(error, InvalidRecord):
             warning += f" ({self.dropped} records dropped so far)"
-        return warning
+        log.warning("%s", warning)
 
     def _check(self, notification: str) -> None:
         try:

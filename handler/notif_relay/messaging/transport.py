@@ -103,7 +103,7 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
             producer.send(record)
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
-            LOG.warning("%s", producer.explain(message, error))
+            producer.warn(LOG, message, error)
 
     def listen_for_notifications(
         self,

@@ -29,6 +29,7 @@ _shtab_relayctl_commands() {
 
 _shtab_relayctl_options=(
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
   "(- : *)--version[show program\'s version number and exit]"
   {-h,--help}"[show this help, or the help of a command]"
@@ -42,6 +43,7 @@ _shtab_relayctl_complete_options=(
   "--shell=[the shell]:shell:(bash fish zsh)"
   "--name=[the program whose arguments are completed]:name:(notif-relayd relayctl)"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -51,6 +53,7 @@ _shtab_relayctl_complete_defaults_added=0
 _shtab_relayctl_disconnect_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
   ":the connection\'s id, as shown by producers and subscribers:( )"
 )
@@ -77,6 +80,7 @@ _shtab_relayctl_doctor_options=(
   "--no-round-trip[send no notifications, and connect to no socket that may start the relay]"
   "--failed[print only the checks that failed]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -88,6 +92,7 @@ _shtab_relayctl_exporter_options=(
   "--listen=[address to listen on]:HOST\:PORT:"
   "--per-connection[add metrics of each connection, labelled with its id, pid and command\: three series for a producer and four for a subscriber, and new series after each reconnect]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -97,6 +102,7 @@ _shtab_relayctl_exporter_defaults_added=0
 _shtab_relayctl_help_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
   "(*)::name of the command:(complete disconnect doctor exporter help metrics producers send status subscribers tail top watch)"
 )
@@ -109,6 +115,7 @@ _shtab_relayctl_metrics_options=(
   {-o,--output=}"[replace this file atomically, for the textfile collector of node_exporter]:FILE:_files"
   "--per-connection[add metrics of each connection, labelled with its id, pid and command\: three series for a producer and four for a subscriber, and new series after each reconnect]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -128,6 +135,7 @@ _shtab_relayctl_producers_options=(
   "--sort-ascending[sort the column(s) in ascending order]"
   "--sort-descending[sort the column(s) in descending order]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -141,6 +149,7 @@ _shtab_relayctl_send_options=(
   "--publisher=[the publisher_id]:ID:"
   "--ingest-path=[the private socket]:PATH:_files"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
   ":the payload as JSON, or - to send one notification for each line of standard input:( )"
 )
@@ -158,6 +167,7 @@ _shtab_relayctl_status_options=(
   "--fit-width[Fit the table to the display width]"
   "--print-empty[Print empty table if there is no data to show.]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -177,6 +187,7 @@ _shtab_relayctl_subscribers_options=(
   "--sort-ascending[sort the column(s) in ascending order]"
   "--sort-descending[sort the column(s) in descending order]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -194,6 +205,7 @@ _shtab_relayctl_tail_options=(
   "--no-reconnect[exit with status 3 if the connection ends, and do not wait for another relay]"
   "--sock-path=[the public socket]:PATH:_files"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -206,6 +218,7 @@ _shtab_relayctl_top_options=(
   {-n,--count=}"[exit after N frames]:N:"
   "--batch[print the frames one after the other, and read no keys]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 
@@ -223,6 +236,7 @@ _shtab_relayctl_watch_options=(
   "--no-reconnect[exit with status 3 if the connection ends, and do not wait for another relay]"
   "--sock-path=[the public socket]:PATH:_files"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
 )
 

@@ -35,7 +35,7 @@ def run_checks(
     """
     host = find_relay(runtime_dir, control_path, relayd_config)
     relay_runs = isinstance(host.status, Status) or host.listens(host.public)
-    yield from units.examine(host.units, relay_runs)
+    yield from units.examine(host.names, host.units, relay_runs)
     yield host.configuration
     yield from sockets.directories(host)
     yield from sockets.files(host)

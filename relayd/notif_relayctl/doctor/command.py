@@ -82,7 +82,7 @@ class Doctor(CtlCommand, Lister):
         findings = list(
             run_checks(
                 options.runtime_dir,
-                options.control_path,
+                self.control_path,
                 arguments.relayd_config,
                 users=arguments.user or [None],
                 needs=arguments.needs,

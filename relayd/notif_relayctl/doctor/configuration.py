@@ -14,6 +14,7 @@ from notif_relay import paths
 from notif_relay.connection import checked_path
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayctl.location import instance_of
 from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM
@@ -28,9 +29,8 @@ class _CommandLine:
 
     @property
     def file(self) -> str:
-        """The first configuration file."""
-        named = (path for option, path in self.sources.named if option == config_files.FILE)
-        return next(named, CONFIG_FILE)
+        """The first file or directory that is named, or the default file."""
+        return next((path for _, path in self.sources.named if path != os.devnull), CONFIG_FILE)
 
 
 def configuration_of(
@@ -45,7 +45,7 @@ def configuration_of(
         pid: the running daemon, whose command line decides unless `config_file` is given.
     """
     arguments = [] if runtime_dir == paths.RUNTIME_DIR else ["--runtime-dir", runtime_dir]
-    line = _CommandLine(_sources(config_file), arguments)
+    line = _CommandLine(_sources(config_file, instance_of(runtime_dir)), arguments)
     if config_file is None and pid is not None:
         line = _running(pid) or line
     check = f"configuration {line.file}"
@@ -72,7 +72,12 @@ def configuration_of(
     return _parsed(arguments, []), Finding(check, result, finding, advice)
 
 
-def _sources(config_file: str | None) -> config_files.Sources:
+def _sources(config_file: str | None, instance: str | None) -> config_files.Sources:
+    if config_file is None and instance is not None:
+        # As in notif-relayd@.service.
+        directory = os.path.join(os.path.dirname(CONFIG_FILE), instance)
+        named = [(config_files.FILE, os.devnull), (config_files.DIRECTORY, directory)]
+        return config_files.Sources(named if os.path.isdir(directory) else named[:1])
     if config_file is None:
         return config_files.Sources()
     named = [(config_files.FILE, config_file)]

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 from notif_relay import paths
 from notif_relay.connection import checked_path
+from notif_relayctl.access import in_runtime_dir
 from notif_relayctl.client import ask
 from notif_relayctl.doctor.finding import FAILED, OK, Finding
 from notif_relayctl.errors import CtlError
 from notif_relayd.control.schema import Status
+
+OTHER_RELAY = "which belongs to another relay"
+UNKNOWN = "a socket that no relay is known to use"
 
 
 def examine(check: str, sender: str, path: str, ingest: Sequence[str], remedy: str) -> Finding:
@@ -35,15 +39,12 @@ def examine(check: str, sender: str, path: str, ingest: Sequence[str], remedy: s
         return Finding(check, FAILED, finding, f"{remedy}, which is absolute")
     if os.path.realpath(path) in map(os.path.realpath, ingest):
         return Finding(check, OK, f"{sender} sends to {path}, the relay's private socket")
-    directory = os.path.dirname(path)
+    directory = os.path.dirname(os.path.realpath(path))
     owner = _owner(path, directory)
     if owner == OTHER_RELAY:
         remedy += f", or examine that relay: relayctl --runtime-dir {directory} doctor"
     finding = f"{sender} sends to {path}, {owner}; the relay's private socket is {ingest[0]}"
     return Finding(check, FAILED, finding, remedy)
-
-
-OTHER_RELAY = "which belongs to another relay"
 
 
 def _owner(path: str, directory: str) -> str:
@@ -55,10 +56,11 @@ def _owner(path: str, directory: str) -> str:
         return "which does not exist"
     except OSError as error:
         return f"which cannot be examined ({error.strerror})"
+    if in_runtime_dir(directory):
+        return OTHER_RELAY  # of an instance, which need not run
     try:
         other = ask(os.path.join(directory, paths.CONTROL_SOCKET), "status", Status)
     except (CtlError, ValueError):
-        return "a socket that no relay is known to use"
-    if os.path.realpath(other.ingest_socket) == os.path.realpath(path):
-        return OTHER_RELAY
-    return "a socket that no relay is known to use"
+        return UNKNOWN
+    is_ingest = os.path.realpath(other.ingest_socket) == os.path.realpath(path)
+    return OTHER_RELAY if is_ingest else UNKNOWN

@@ -21,14 +21,13 @@ from notif_relayctl.client import ask
 from notif_relayctl.doctor.configuration import configuration_of
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.units import (
-    INGEST_UNIT,
-    PUBLIC_UNIT,
-    SERVICE_UNIT,
+    Names,
     Unit,
     UnitsUnknownError,
     units,
 )
 from notif_relayctl.errors import CtlError, NotAllowedError
+from notif_relayctl.location import instance_of
 from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
 from notif_relayd.settings import Access, AllowList, SocketPlan
@@ -67,6 +66,7 @@ class RelaySocket:
 class Host:
     """The relay of this host, as far as this process can examine it."""
 
+    names: Names
     units: Mapping[str, Unit] | UnitsUnknownError
     status: Status | CtlError
     """The answer of the daemon, or why it did not answer."""
@@ -94,8 +94,8 @@ class Host:
         with contextlib.suppress(OSError, LookupError):
             if isinstance(self.status, Status):
                 return account(str(os.stat(f"/proc/{self.status.pid}").st_uid))
-            if not isinstance(self.units, UnitsUnknownError) and self.units[SERVICE_UNIT]["User"]:
-                return account(self.units[SERVICE_UNIT]["User"])
+            if not isinstance(self.units, UnitsUnknownError):
+                return account(self.units[self.names.service]["User"])
         return None
 
     def is_relays(self, socket: RelaySocket) -> bool:
@@ -125,9 +125,9 @@ class Host:
     @property
     def start(self) -> str:
         """Advice for starting the relay."""
-        if isinstance(self.units, UnitsUnknownError) or not self.units[PUBLIC_UNIT].installed:
+        if isinstance(self.units, UnitsUnknownError) or not self.units[self.names.public].installed:
             return "start notif-relayd"
-        return f"systemctl restart {PUBLIC_UNIT}"
+        return f"systemctl restart {self.names.public}"
 
     def listens(self, socket: RelaySocket) -> bool:
         """Return whether a process is known to listen on the socket, without connecting to it.
@@ -159,8 +159,9 @@ def find_relay(runtime_dir: str, control_path: str, config_file: str | None) -> 
     settings, configuration = configuration_of(runtime_dir, config_file, pid)
     control = settings.control.path if control_path == default else control_path
     known: Mapping[str, Unit] | UnitsUnknownError
+    names = Names.of(instance_of(runtime_dir))
     try:
-        known = units()
+        known = _units_of(runtime_dir, names)
     except UnitsUnknownError as error:
         known = error
     if control != control_path:
@@ -170,12 +171,13 @@ def find_relay(runtime_dir: str, control_path: str, config_file: str | None) -> 
     )
     subscribers, producers = settings.limits.subscribers, settings.limits.producers
     first_public, *more_public = _sockets(
-        settings.public, subscribers.allowed, known, PUBLIC_UNIT, public
+        settings.public, subscribers.allowed, known, names.public, public
     )
     first_ingest, *more_ingest = _sockets(
-        settings.ingest, producers.allowed, known, INGEST_UNIT, ingest
+        settings.ingest, producers.allowed, known, names.ingest, ingest
     )
     return Host(
+        names,
         known,
         status,
         first_public,
@@ -185,6 +187,19 @@ def find_relay(runtime_dir: str, control_path: str, config_file: str | None) -> 
         settings,
         configuration,
     )
+
+
+def _units_of(runtime_dir: str, names: Names) -> Mapping[str, Unit]:
+    """Return the units of the relay in a directory.
+
+    Raises:
+        UnitsUnknownError: systemd does not answer, or the relay has other units or none.
+    """
+    found = units(names)
+    directories = [os.path.dirname(path) for unit in found.values() for path in unit.paths]
+    if not in_runtime_dir(runtime_dir) and runtime_dir not in directories:
+        raise UnitsUnknownError(f"no unit of the relay has a socket in {runtime_dir}")
+    return found
 
 
 def _status(control: str) -> Status | CtlError:
@@ -202,7 +217,8 @@ def _sockets(
     reported: str,
 ) -> list[RelaySocket]:
     unit = None if isinstance(known, UnitsUnknownError) else known.get(name)
-    if unit is None or not unit.active or reported not in ("", *unit.paths):
+    # A masked unit may still be active, but systemd does not show its paths.
+    if unit is None or not unit.active or not unit.paths or reported not in ("", *unit.paths):
         return [RelaySocket(plan.name, reported or plan.path, plan.access, None, allowed)]
     return [RelaySocket(plan.name, path, plan.access, unit, allowed) for path in unit.paths]
 

@@ -22,8 +22,9 @@ from notif_relayctl.access import (
 from notif_relayctl.accounts import group_name, user_name
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
-from notif_relayctl.doctor.units import PUBLIC_UNIT, UnitsUnknownError
+from notif_relayctl.doctor.units import UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
+from notif_relayctl.location import instance_of
 from notif_relayd.control.schema import Status
 from notif_relayd.systemd.environment import booted
 
@@ -60,10 +61,12 @@ def _make(host: Host, path: str) -> str:
     ):
         return (
             f"add RuntimeDirectoryPreserve=yes to the unit whose RuntimeDirectory= is {path}, then "
-            f"systemctl restart {PUBLIC_UNIT}"
+            f"systemctl restart {host.names.public}"
         )
     if isinstance(host.units, UnitsUnknownError) or not in_runtime_dir(path):
         return f"install -d -m 755 -o USER {path}, where USER is the daemon's user"
+    if instance_of(path) is not None:
+        return host.start
     return "systemd-tmpfiles --create notif-relayd.conf"
 
 

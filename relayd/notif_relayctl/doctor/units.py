@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayd.systemd.environment import booted
 
-PUBLIC_UNIT = "notif-relayd.socket"
-INGEST_UNIT = "notif-relayd-ingest.socket"
-SERVICE_UNIT = "notif-relayd.service"
-
 QUERY_TIMEOUT = 10.0
 """Seconds for systemctl."""
 
@@ -24,7 +20,29 @@ PROPERTIES = (
     "NeedDaemonReload",
 )
 
-INSTALL = "make install, then systemctl enable --now notif-relayd.socket"
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of the relay's units."""
+
+    public: str
+    ingest: str
+    service: str
+
+    @classmethod
+    def of(cls, instance: str | None) -> "Names":
+        """Return the names for an instance, or for the relay that is not an instance."""
+        suffix = "" if instance is None else f"@{instance}"
+        return cls(
+            f"notif-relayd{suffix}.socket",
+            f"notif-relayd-ingest{suffix}.socket",
+            f"notif-relayd{suffix}.service",
+        )
+
+    @property
+    def enable(self) -> str:
+        """The command that starts the relay now and at each boot."""
+        return f"systemctl enable --now {self.public}"
 
 
 class UnitsUnknownError(Exception):
@@ -54,15 +72,18 @@ class Unit:
         return self["ActiveState"] == "active"
 
 
-def units() -> dict[str, Unit]:
+def units(named: Names) -> dict[str, Unit]:
     """Return the relay's units by name.
+
+    Args:
+        named: their names.
 
     Raises:
         UnitsUnknownError: systemd is not running or does not answer.
     """
     if not booted():
         raise UnitsUnknownError("systemd is not running; the relay is started by other means")
-    names = (PUBLIC_UNIT, INGEST_UNIT, SERVICE_UNIT)
+    names = (named.public, named.ingest, named.service)
     command = ["systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", *names]
     try:
         done = subprocess.run(  # noqa: S603
@@ -88,10 +109,13 @@ def _unit(name: str, shown: str) -> Unit:
     return Unit(name, dict(pairs), paths)
 
 
-def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> Iterator[Finding]:
+def examine(
+    names: Names, found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool
+) -> Iterator[Finding]:
     """Check the units.
 
     Args:
+        names: their names.
         found: the units, or why they are unknown.
         relay_runs: whether a process listens on the public socket.
     """
@@ -99,16 +123,22 @@ def examine(found: Mapping[str, Unit] | UnitsUnknownError, relay_runs: bool) -> 
         yield Finding("units", SKIPPED, str(found))
     elif any(unit.installed for unit in found.values()):
         # Enabling the public socket also enables the private one.
-        lasting = found[PUBLIC_UNIT]["UnitFileState"] == "enabled"
+        lasting = found[names.public]["UnitFileState"] == "enabled"
         for unit in found.values():
-            yield from _examine(unit, lasting)
+            yield from _examine(names, unit, lasting)
     elif relay_runs:
         yield Finding("units", SKIPPED, "no unit is installed, but a relay is running")
     else:
-        yield Finding("units", FAILED, "no unit is installed, and no relay is running", INSTALL)
+        yield Finding(
+            "units", FAILED, "no unit is installed, and no relay is running", _install(names)
+        )
 
 
-def _examine(unit: Unit, lasting: bool) -> Iterator[Finding]:
+def _install(names: Names) -> str:
+    return f"make install, then {names.enable}"
+
+
+def _examine(names: Names, unit: Unit, lasting: bool) -> Iterator[Finding]:
     name, check = unit.name, f"unit {unit.name}"
     if unit["NeedDaemonReload"] == "yes":
         yield Finding(
@@ -117,31 +147,30 @@ def _examine(unit: Unit, lasting: bool) -> Iterator[Finding]:
     match unit["LoadState"]:
         case "loaded":
             is_socket = name.endswith(".socket")
-            yield from _socket(unit, check, lasting) if is_socket else _service(unit, check)
+            yield from _socket(names, unit, check, lasting) if is_socket else _service(unit, check)
         case "masked":
             yield Finding(
                 check, FAILED, "it is masked and cannot start", f"systemctl unmask {name}"
             )
         case "" | "not-found":
-            yield Finding(check, FAILED, "it is not installed", INSTALL)
+            yield Finding(check, FAILED, "it is not installed", _install(names))
         case other:
             yield Finding(
                 check, FAILED, f"systemd cannot use its file ({other})", f"systemctl status {name}"
             )
 
 
-def _socket(unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
+def _socket(names: Names, unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
     state = f"{unit['ActiveState']} ({unit['SubState']})"
-    start = f"systemctl enable --now {PUBLIC_UNIT}"
     if unit["ActiveState"] == "failed":
         yield Finding(
             check,
             FAILED,
             f"it has failed ({unit['Result']})",
-            f"see journalctl -u {unit.name} for the reason, then systemctl restart {PUBLIC_UNIT}",
+            f"see journalctl -u {unit.name} for the reason, then systemctl restart {names.public}",
         )
     elif not unit.active:
-        yield Finding(check, FAILED, f"it does not listen; it is {state}", start)
+        yield Finding(check, FAILED, f"it does not listen; it is {state}", names.enable)
     elif lasting or unit["UnitFileState"] == "enabled":
         yield Finding(check, OK, f"it is {unit['UnitFileState']} and {state}")
     else:
@@ -149,7 +178,7 @@ def _socket(unit: Unit, check: str, lasting: bool) -> Iterator[Finding]:
             check,
             WARNING,
             f"it is {state}, but {unit['UnitFileState']}: it will not listen after the next boot",
-            f"systemctl enable {PUBLIC_UNIT}",
+            f"systemctl enable {names.public}",
         )
 
 

@@ -50,7 +50,7 @@ class Exporter(CtlCommand):
             from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
-        collector = RelayCollector(self.app.options.control_path, arguments.per_connection)
+        collector = RelayCollector(self.control_path, arguments.per_connection)
         host, port = arguments.listen
         try:
             server = listen(host, port, collector, self.app.stderr)

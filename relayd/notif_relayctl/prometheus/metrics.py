@@ -49,7 +49,7 @@ class ShowMetrics(CtlCommand):
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
-        collector = RelayCollector(self.app.options.control_path, arguments.per_connection)
+        collector = RelayCollector(self.control_path, arguments.per_connection)
         text = generate_latest(collector.registry())
         if arguments.output not in (None, STANDARD_OUTPUT):
             try:

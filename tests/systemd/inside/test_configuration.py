@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options in relayd.conf with sockets that systemd passes."""
 
+import json
 import shutil
 import socket
 from functools import partial
@@ -87,8 +88,17 @@ def test_reload_fails_with_the_error_of_the_configuration(journal: Journal) -> N
     assert "]: ok\n" not in journal.text()
 
 
-def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> None:
+def test_drop_ins_link_the_paths_of_a_service(request: pytest.FixtureRequest) -> None:
     """The drop-ins are those of docs/howto/services.rst."""
+    check_drop_ins(request, "Symlinks")
+
+
+def test_drop_ins_add_sockets(request: pytest.FixtureRequest) -> None:
+    check_drop_ins(request, "ListenStream")
+
+
+def check_drop_ins(request: pytest.FixtureRequest, setting: str) -> None:
+    """Check that both paths of both sockets work with drop-ins that have this setting."""
     paths = {PUBLIC_UNIT: "/run/nova/notifications.sock", INGEST_UNIT: "/run/nova/ingest.sock"}
     assert relays()
     before = connect(PUBLIC), connect(INGEST)
@@ -97,7 +107,7 @@ def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> 
         directory = Path(f"/run/systemd/system/{unit}.d")
         directory.mkdir(parents=True)
         request.addfinalizer(partial(shutil.rmtree, directory))
-        (directory / "nova.conf").write_text(f"[Socket]\nListenStream={path}\n")
+        (directory / "nova.conf").write_text(f"[Socket]\n{setting}={path}\n")
     systemctl("daemon-reload")
     systemctl("stop", PUBLIC_UNIT, SERVICE)
     for connection in before:
@@ -114,4 +124,12 @@ def test_drop_ins_add_the_paths_of_a_service(request: pytest.FixtureRequest) -> 
                 for subscriber in (first, second):
                     assert subscriber.recv(len(sent), socket.MSG_WAITALL) == sent
     assert run("relayctl", "status").returncode == 0
+    conf = Path("/run/nova/nova.conf")
+    lines = ("[oslo_messaging_notifications]", "driver=unix", f"sock_path={paths[PUBLIC_UNIT]}")
+    conf.write_text("\n".join(lines))
+    shutil.chown("/run/nova", "daemon", "daemon")
+    examined = run("relayctl", "doctor", "-f", "json", "--service-config", str(conf))
+    assert not [row for row in json.loads(examined.stdout) if row["result"] == "failed"]
     systemctl("stop", PUBLIC_UNIT)
+    assert not Path(paths[PUBLIC_UNIT]).exists()
+    shutil.rmtree("/run/nova")

@@ -46,7 +46,7 @@ def test_disabling_the_public_socket_removes_both_sockets() -> None:
 def test_uninstall_stops_and_disables_the_units(request: pytest.FixtureRequest) -> None:
     make = ("make", "--silent", "-C", os.fspath(CHECKOUT))
     request.addfinalizer(lambda: run(*make, "install"))
-    systemctl("enable", "--now", PUBLIC_UNIT)
+    systemctl("enable", "--now", PUBLIC_UNIT, "notif-relayd@nova.socket")
     assert relays()
     assert run(*make, "uninstall", "PREFIX=/opt/other").returncode == 0
     assert states() == ("active", "active", "active")
@@ -57,7 +57,9 @@ def test_uninstall_stops_and_disables_the_units(request: pytest.FixtureRequest) 
         assert {show("LoadState", unit) for unit in (SERVICE, PUBLIC_UNIT)} == {"not-found"}
     links = Path("/etc/systemd/system").glob("*.wants/notif-relayd*")
     assert [each for each in links if each.is_symlink()] == []
+    os.rmdir("/run/notif-relayd/nova")  # It does not contain a socket.
     assert os.listdir("/run/notif-relayd") == []
+    assert not os.path.lexists("/run/nova/notifications.sock")
 
 
 def test_runtime_directory_has_owner_and_mode_0755() -> None:
