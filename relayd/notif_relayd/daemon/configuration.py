@@ -114,11 +114,8 @@ class Configuration:
         """
         with _working_in(self._directory):
             self._conf.default_config_files = self._sources.files()
-            with (
-                _configuration_errors(),
-                self._usage_errors(self._conf),
-                logging_errors(self._conf),
-            ):
+            # Without _usage_errors: a new handler would keep its replacement of sys.stderr.
+            with _configuration_errors(), logging_errors(self._conf):
                 self._conf.mutate_config_files()
         if self._conf.daemonize:
             check_background_log(self._conf)

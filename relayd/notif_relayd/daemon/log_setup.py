@@ -100,7 +100,7 @@ def logging_errors(conf: cfg.ConfigOpts) -> Iterator[None]:
         yield
     except log.LogConfigError as error:
         raise StartError(str(error)) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if not conf.log_config_append or isinstance(error, StartError):
             raise
         raise StartError(
