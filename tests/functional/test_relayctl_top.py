@@ -136,6 +136,8 @@ def test_ctrl_z_restores_the_terminal_until_it_continues(relay: RunningRelay) ->
         terminal.stop()
         assert terminal.is_restored()
         terminal.signal(signal.SIGCONT)
+        with connect(relay.ingest):
+            terminal.wait_for(r"producers: 1")
         terminal.press(b"q")
         assert terminal.finish() == 0
         assert terminal.output.count("\x1b[?1049h") == 2
