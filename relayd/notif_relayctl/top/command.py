@@ -151,6 +151,16 @@ def _local_time() -> str:
 
 
 @contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Unblock Ctrl-Z, whose handler writes to the terminal and must not interrupt another write."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+
+
+@contextlib.contextmanager
 def _screen(*parts: Callable[[], contextlib.AbstractContextManager[object]]) -> Iterator[None]:
     """Enter all parts, and leave them while the process is stopped by Ctrl-Z and when it ends."""
     with contextlib.ExitStack() as entered:
@@ -166,6 +176,7 @@ def _screen(*parts: Callable[[], contextlib.AbstractContextManager[object]]) -> 
 
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
         signal.signal(signal.SIGTSTP, stop)
         enter()
         yield
@@ -180,7 +191,8 @@ def _wait(due: float, busiest: Busiest, keys: Keys | None) -> list[str]:
     inputs: list[Keys | Busiest] = [keys] if keys else []
     while (remaining := due - time.monotonic()) > 0:
         sources = [*inputs, busiest] if busiest.connected else inputs
-        ready, _, _ = select.select(sources, [], [], remaining)
+        with _stoppable():
+            ready, _, _ = select.select(sources, [], [], remaining)
         if keys and keys in ready:
             return keys.read()
         if ready:
