@@ -34,9 +34,9 @@ SEND_TIMEOUT = 5.0
 class Send(CtlCommand):
     """Send notifications to the relay, as a service does.
 
-    Nothing is printed if the relay has read all of them, or still can. The first notification that
-    is invalid or cannot be sent ends the command. Those before it have been sent; if the relay has
-    stopped in the meantime, it may not have read the last of them.
+    Nothing is printed if the relay has read all of them, or if they wait in its socket. The first
+    notification that is invalid or cannot be sent ends the command. Those before it have been sent;
+    if the relay has stopped in the meantime, it may not have read the last of them.
     """
 
     example = """relayctl send --event-type volume.test --priority WARN '{"size": 8}'"""
