@@ -49,12 +49,13 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
     checked = {
         key: _checked(key, patterns) for key, patterns in given.items() if patterns is not None
     }
-    globs = [glob for key, patterns in checked.items() for glob in _normalized(key, patterns)]
-    size = sum(len(glob) for glob in globs if "?" in glob or "[" in glob)
+    sizes = {key: _compiled_size(key, patterns) for key, patterns in checked.items()}
+    size = sum(sizes.values())
     if size > MAX_COMPILED:
+        keys = " and ".join(key for key in sizes if sizes[key])
         raise BadFilter(
-            f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
-            " allowed"
+            f"the patterns with ? or [ of {keys} have {size} characters together; at most"
+            f" {MAX_COMPILED} are allowed"
         )
     request = json.dumps({"filter": checked}, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
@@ -62,6 +63,10 @@ def filter_request(event_type: Patterns, priority: Patterns, publisher_id: Patte
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
         )
     return request
+
+
+def _compiled_size(key: str, patterns: list[str]) -> int:
+    return sum(len(glob) for glob in _normalized(key, patterns) if "?" in glob or "[" in glob)
 
 
 def _checked(key: str, patterns: object) -> list[str]:

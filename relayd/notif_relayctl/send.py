@@ -23,6 +23,7 @@ from notif_relay.sender import Sender
 from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure
 from notif_relayctl.command import CtlCommand, utf8
+from notif_relayctl.command import path as argument_path
 from notif_relayctl.errors import CtlError
 from notif_relayctl.priorities import OTHER_NAMES, priority
 
@@ -63,6 +64,7 @@ class Send(CtlCommand):
         )
         parser.add_argument(
             "--ingest-path",
+            type=argument_path,
             metavar="PATH",
             help=f"the private socket (default: {paths.INGEST_SOCKET} in the runtime directory)",
         )

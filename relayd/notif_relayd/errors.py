@@ -14,6 +14,9 @@ UNRECOGNIZED = "unrecognized arguments:"
 REQUIRED = "the following arguments are required:"
 """Prefixes of argparse's messages that an unknown option causes."""
 
+CHOICE = re.compile(r"invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)\Z")
+"""The end of argparse's message about a value that is not one of the choices."""
+
 BY_SIGNAL = 128
 """A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
 
@@ -105,7 +108,16 @@ def usage_errors(
         message = message if found else last_line
         known = options_in(*print_help)
         option = _unknown_option(message, arguments, known)
-        raise make_error(unknown("option", option, known) if option else message) from None
+        message = unknown("option", option, known) if option else _with_choice(message)
+        raise make_error(message) from None
+
+
+def _with_choice(message: str) -> str:
+    """Return a message of argparse, with the choice that is probably meant, if there is one."""
+    if (parts := CHOICE.search(message)) is None:
+        return message
+    meant = nearest(parts["value"], re.findall(r"[^', ]+", parts["choices"]))
+    return f"{message}; did you mean {meant}?" if meant else message
 
 
 def _unknown_option(message: str, arguments: Sequence[str], known: Sequence[str]) -> str | None:

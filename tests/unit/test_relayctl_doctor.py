@@ -56,6 +56,7 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
     ),
 )
 @example(service.SECTION, {"driver": "unix", "sock_path": "/a\0b"})
+@example(service.SECTION, {"driver": "unix", "sock_path": "$sock_path"})
 @example(service.SECTION, {"driver": "messagingv2", "transport_url": "rabbit://u:p[]@h//"})
 @example(service.SECTION, {"driver": "routing", "routing_config": "/a\0b"})
 @example("DEFAULT", {"notification_driver": "log", "log_config_append": "/a\0b"})

@@ -53,6 +53,9 @@ def examine(given: Sequence[str], ingest: Sequence[str]) -> Iterator[Finding]:
         yield from _examine(check, conf, drivers, ingest)
     except (cfg.ConfigFilesPermissionDeniedError, PermissionError):
         yield Finding(f"{check} file", SKIPPED, "you may not read it", AS_ROOT)
+    except RecursionError:
+        finding = "it cannot be used: the value of an option refers to the option itself"
+        yield Finding(f"{check} file", FAILED, finding, "correct it")
     except (cfg.Error, OSError, UnicodeDecodeError) as error:
         yield Finding(
             f"{check} file", FAILED, f"it cannot be used: {one_line(error)}", "correct it"

@@ -376,15 +376,15 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
         for (section, option), file in origins.items():
             values = conf if section == options.DEFAULT else conf[section]
             try:
-                values[option]
+                if values[option] is not None:
+                    continue
+                reason = "a number has no value"
             except RecursionError:
                 reason = SELF_REFERENCE
             except (cfg.Error, ValueError) as error:
                 reason = one_line(error).rpartition("is not valid: ")[2]
                 if isinstance(error, cfg.NoSuchOptError) and error.opt_name in values:
                     reason = SELF_REFERENCE  # In [DEFAULT], oslo.config hides the RecursionError.
-            else:
-                continue
             raise StartError(
                 f"[{section}] {option} in {file}: {reason}; correct the value, {MANUAL}"
             ) from None

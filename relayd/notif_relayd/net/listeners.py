@@ -152,10 +152,14 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
             mode = DEFAULT_MODE if plan.access.mode is None else plan.access.mode
             with _umask(0o777 & ~mode):
                 sock.bind(path)
-            file = _identity(path)
-            _chown(path, *owner)
-            warning = _set_default_group(path, plan)
-            sock.listen(BACKLOG)
+            try:
+                file = _identity(path)
+                _chown(path, *owner)
+                warning = _set_default_group(path, plan)
+                sock.listen(BACKLOG)
+            except BaseException:
+                os.unlink(path)
+                raise
     except BaseException:
         sock.close()
         raise
