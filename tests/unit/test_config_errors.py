@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from oslo_context import context
 
 from notif_relayd.daemon.config_files import MAX_SIZE
 from notif_relayd.daemon.configuration import Configuration
@@ -25,7 +27,11 @@ LOGGING_FILE = (
 
 @pytest.fixture(autouse=True)
 def restored_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo at the end what oslo.log changes in this process."""
+    """Undo at the end what oslo.log changes in this process.
+
+    With the request context of another test, oslo.log would use another format.
+    """
+    monkeypatch.setattr(context, "_request_store", threading.local())
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", root.handlers[:])
     monkeypatch.setattr(root, "level", root.level)

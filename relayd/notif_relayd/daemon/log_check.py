@@ -101,8 +101,15 @@ def check_format(formatter: logging.Formatter | logging.Handler) -> None:
     Raises:
         ValueError: the format is wrong.
     """
-    traceback = Exception, Exception(), None
-    line = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s", ("text",), traceback)
+    line = logging.makeLogRecord(
+        {
+            "name": __name__,
+            "msg": "text",
+            "levelno": logging.ERROR,
+            "levelname": "ERROR",
+            "exc_info": (Exception, Exception(), None),
+        }
+    )
     try:
         formatter.format(line)
     except Exception as error:
