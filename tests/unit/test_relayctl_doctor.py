@@ -83,6 +83,16 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
         assert list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
 
 
+def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
+    os.mkfifo(directory / "nova.conf")
+    for path in (directory, directory / "nova.conf", "/dev/zero"):
+        (finding,) = service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH])
+        assert finding.result == "failed"
+        assert "is not a regular file" in finding.finding
+
+
 @pytest.mark.parametrize("path", ["/a\0b", f"/{'x' * 200}"])
 @pytest.mark.parametrize(
     "option", ["[oslo_messaging_notifications]\nsock_path", "[relayd]\ncontrol_path"]
