@@ -220,8 +220,8 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
     [
         (["-o", "jsn"], "unknown format 'jsn'"),
         (["-o", "{payload.x}"], "invalid template '{payload.x}'"),
-        (["-n", "0"], "argument -n/--count: invalid number value: '0'"),
-        (["--for", "nan"], "argument --for: invalid seconds value: 'nan'"),
+        (["-n", "0"], "argument -n/--count: '0' is not a whole number"),
+        (["--for", "nan"], "argument --for: 'nan' is not a number of seconds"),
         (["--event-type", "x" * 257], "257 characters"),
         (["--sock-path", "/" + "x" * 200], "at most 107 bytes"),
         (["--group", "a b"], "group must be 1 to 64 characters"),
