@@ -159,7 +159,11 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
         raise TypeError(f"path must be a string or a path, not {path!r}")
-    if not name or "\0" in name:
+    try:
+        name_bytes = os.fsencode(name)
+    except UnicodeEncodeError:
+        name_bytes = b""
+    if not name_bytes or b"\0" in name_bytes:
         raise ValueError(f"path must be the name of a socket file, not {path!r}")
     name = os.path.abspath(name)
     if len(os.fsencode(name)) > MAX_PATH_SIZE:

@@ -79,7 +79,7 @@ class SubscriptionRefused(RelayUnavailable):
     Attributes:
         reason: the sentence of the relay.
         is_permanent: True if the relay's configuration does not admit the user; False if a limit
-            is reached, for example ``max_subscribers``.
+            is reached, for example ``max_subscribers`` or ``max_groups_per_user``.
     """
 
     def __init__(self, path: str, reason: str, *, is_permanent: bool) -> None:

@@ -15,6 +15,13 @@ MAX_GROUP_NAME = 64
 MAX_WINDOW = 65536
 """Maximum number of unfinished notifications of one member."""
 
+GROUPS_LIMIT = "has reached max_groups_per_user"
+"""Part of the error message when a user has too many groups; it may have fewer later."""
+
+HOLD_LIMIT = "the limit is max_hold = "
+"""Part of the error message for a longer hold than the relay permits; the limit in seconds follows.
+"""
+
 is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
 """Matches the name of a group."""
 
@@ -41,6 +48,12 @@ class Membership:
         if self.hold:
             keys["hold"] = self.hold
         return keys
+
+
+def permitted_hold(message: str) -> float | None:
+    """Return the longest hold that an error message of the relay permits; None for other errors."""
+    found = re.search(re.escape(HOLD_LIMIT) + r"([0-9.]+)", message)
+    return None if found is None else float(found[1].rstrip("."))
 
 
 def checked_membership(

@@ -110,9 +110,10 @@ class Progress:
     def report(self) -> None:
         """Report what is finished, unless it was reported."""
         with self._lock:
-            report = json.dumps({"done": self._finished} | self._group).encode() + b"\n"
-            if self._finished > self._reported and self._send(report):
-                self._reported = self._finished
+            if self._finished > self._reported:
+                report = {"done": self._finished} | self._group
+                if self._send(json.dumps(report).encode() + b"\n"):
+                    self._reported = self._finished
 
     def end(self) -> None:
         """Ignore what is finished from now on: the connection has ended."""

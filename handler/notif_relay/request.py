@@ -56,12 +56,13 @@ def filter_request(
     checked = {
         key: _checked(key, patterns) for key, patterns in given.items() if patterns is not None
     }
-    globs = [glob for key, patterns in checked.items() for glob in _normalized(key, patterns)]
-    size = sum(len(glob) for glob in globs if "?" in glob or "[" in glob)
+    sizes = {key: _compiled_size(key, patterns) for key, patterns in checked.items()}
+    size = sum(sizes.values())
     if size > MAX_COMPILED:
+        named = " and ".join(key for key in sizes if sizes[key])
         raise BadFilter(
-            f"the patterns with ? or [ have {size} characters together; at most {MAX_COMPILED} are"
-            " allowed"
+            f"the patterns with ? or [ of {named} have {size} characters together; at most"
+            f" {MAX_COMPILED} are allowed"
         )
     keys = {} if membership is None else membership.keys
     request = json.dumps({"filter": checked} | keys, ensure_ascii=False).encode() + b"\n"
@@ -70,6 +71,10 @@ def filter_request(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
         )
     return request
+
+
+def _compiled_size(key: str, patterns: list[str]) -> int:
+    return sum(len(glob) for glob in _normalized(key, patterns) if "?" in glob or "[" in glob)
 
 
 def _checked(key: str, patterns: object) -> list[str]:

@@ -17,6 +17,7 @@ from cliff.command import Command
 
 from notif_relay import paths
 from notif_relay.version import __version__
+from notif_relayctl.command import path
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
 from notif_relayctl.location import instance_directory
@@ -91,6 +92,7 @@ class Relayctl(App):
         )
         parser.add_argument(
             "--runtime-dir",
+            type=path,
             metavar="DIR",
             default=paths.RUNTIME_DIR,
             help="directory of the relay's sockets (default: that of relayd.conf, or %(default)s)",
@@ -104,6 +106,7 @@ class Relayctl(App):
         )
         parser.add_argument(
             "--control-path",
+            type=path,
             metavar="PATH",
             help=f"the control socket (default: {paths.CONTROL_SOCKET} in that directory)",
         )

@@ -2,6 +2,7 @@
 """The base class of all commands, and types of arguments."""
 
 import argparse
+import re
 import threading
 
 from cliff.command import Command
@@ -16,6 +17,9 @@ COLUMN_OPTIONS = {
     "variables": argparse.SUPPRESS,
 }
 """Help texts of cliff's options whose values are columns. cliff ignores an unknown column."""
+
+DIGITS = re.compile("[0-9]{1,100}")
+"""A number in an argument. int() also accepts spaces, underscores and other digits."""
 
 
 class CtlCommand(Command):
@@ -33,10 +37,15 @@ class CtlCommand(Command):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser; a subclass adds options."""
-        parser = super().get_parser(prog_name)
+        try:
+            parser = super().get_parser(prog_name)
+        except ValueError:
+            raise CtlError("CLIFF_MAX_TERM_WIDTH in the environment is not a number") from None
         # A later option could change the meaning of an abbreviation.
         parser.allow_abbrev = False
         for action in parser._actions:  # noqa: SLF001 - cliff's options, added before
+            if action.dest == "max_width":
+                action.type = columns_or_0
             if action.dest in COLUMN_OPTIONS:
                 action.type, action.choices = column, self.columns
                 action.help = COLUMN_OPTIONS[action.dest].format(", ".join(self.columns))
@@ -72,17 +81,33 @@ def utf8(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8") from None
 
 
+def path(text: str) -> str:
+    """Return an argument that names a file. An empty one would select the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
 def number(text: str) -> int:
     """Convert an argument to a number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
+    if not DIGITS.fullmatch(text) or (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def columns_or_0(text: str) -> int:
+    """Convert an argument to a number of columns."""
+    if not DIGITS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 def seconds(text: str) -> float:
     """Convert an argument to a positive, finite number of seconds."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < threading.TIMEOUT_MAX:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
     return value

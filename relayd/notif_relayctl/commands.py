@@ -15,7 +15,7 @@ from cliff.show import ShowOne
 from notif_relayctl.accounts import user_name
 from notif_relayctl.client import ask
 from notif_relayctl.columns import Duration, Records, Size, Text
-from notif_relayctl.command import CtlCommand
+from notif_relayctl.command import CtlCommand, number
 from notif_relayd.control.schema import GroupStatus, ProducerStatus, Status, SubscriberStatus
 from notif_relayd.escaping import printable
 
@@ -105,7 +105,7 @@ class Disconnect(ControlCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "id",
-            type=int,
+            type=number,
             metavar="ID",
             help="the connection's id, as shown by producers and subscribers",
         )

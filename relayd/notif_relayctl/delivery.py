@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has become of the records that this process has sent.
+"""Check whether the relay has rejected records that this process has sent.
 
 The relay does not answer producers. It counts the records of each connection, which users who may
 query it can see.
@@ -19,7 +19,7 @@ QUERY_INTERVAL = 0.002
 """Seconds between two queries while the relay has not counted all records."""
 
 _TEXTS = {"too_long": "longer than max_record_size"}
-"""What a reason in the metrics means, unless it is clear."""
+"""Descriptions of the reasons whose names in the metrics do not explain themselves."""
 
 
 def check_rejected(control_path: str, sent: int) -> None:

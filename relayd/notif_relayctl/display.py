@@ -46,7 +46,7 @@ def cropped(text: str, columns: int, mark: str = "") -> str:
     """Return the text with at most this number of columns, and the mark at its end if cropped."""
     if width(text) <= columns:
         return text
-    columns -= width(mark)
+    columns = max(0, columns - width(mark))
     if text.isascii():
         return text[:columns] + mark
     from rich.cells import set_cell_size  # noqa: PLC0415 - slow to import

@@ -19,6 +19,7 @@ from typing import Any
 from notif_relay import records
 from notif_relayctl.display import cropped, shown, shown_json, width
 from notif_relayctl.errors import CtlError
+from notif_relayd.errors import nearest
 
 Format = Callable[[bytes], str]
 """Formats one record, without a newline at the end."""
@@ -59,6 +60,7 @@ def named(name: str) -> Format:
     raise CtlError(
         f"unknown format {name!r}: use {', '.join(FORMATS)}, "
         "or a template such as '{timestamp} {event_type} {payload[uuid]}'"
+        + (f"; did you mean {meant}?" if (meant := nearest(name, FORMATS)) else "")
     )
 
 
@@ -114,7 +116,8 @@ class Template(string.Formatter):
         try:
             self({})
         except (ValueError, MemoryError, OverflowError) as error:
-            raise CtlError(f"invalid template {template!r}: {error}") from None
+            reason = str(error) or "the width is too large"  # MemoryError has no message.
+            raise CtlError(f"invalid template {template!r}: {reason}") from None
 
     def __call__(self, fields: Fields) -> str:
         return self.vformat(self._template, (), fields)

@@ -23,6 +23,7 @@ from notif_relay.sender import Sender
 from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure
 from notif_relayctl.command import CtlCommand, utf8
+from notif_relayctl.command import path as argument_path
 from notif_relayctl.errors import CtlError
 from notif_relayctl.priorities import OTHER_NAMES, priority
 
@@ -33,9 +34,9 @@ SEND_TIMEOUT = 5.0
 class Send(CtlCommand):
     """Send notifications to the relay, as a service does.
 
-    Nothing is printed if the relay has read all of them, or still can. The first notification that
-    is invalid or cannot be sent ends the command. Those before it have been sent; if the relay has
-    stopped in the meantime, it may not have read the last of them.
+    Nothing is printed if the relay has read all of them, or if they wait in its socket. The first
+    notification that is invalid or cannot be sent ends the command. Those before it have been sent;
+    if the relay has stopped in the meantime, it may not have read the last of them.
     """
 
     example = """relayctl send --event-type volume.test --priority WARN '{"size": 8}'"""
@@ -63,6 +64,7 @@ class Send(CtlCommand):
         )
         parser.add_argument(
             "--ingest-path",
+            type=argument_path,
             metavar="PATH",
             help=f"the private socket (default: {paths.INGEST_SOCKET} in the runtime directory)",
         )

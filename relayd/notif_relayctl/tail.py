@@ -22,6 +22,7 @@ from notif_relay.errors import RelayError
 from notif_relay.notification import Gap, Notification
 from notif_relayctl.access import relay_failure
 from notif_relayctl.command import CtlCommand, number, seconds, utf8
+from notif_relayctl.command import path as argument_path
 from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
 from notif_relayctl.priorities import OTHER_NAMES, priority
@@ -102,6 +103,7 @@ class Tail(CtlCommand):
         )
         parser.add_argument(
             "--sock-path",
+            type=argument_path,
             metavar="PATH",
             help=f"the public socket (default: {paths.PUBLIC_SOCKET} in the runtime directory)",
         )

@@ -8,9 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
+from notif_relayd.escaping import printable
+
 UNRECOGNIZED = "unrecognized arguments:"
 REQUIRED = "the following arguments are required:"
 """Prefixes of argparse's messages that an unknown option causes."""
+
+CHOICE = re.compile(r"invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)\Z")
+"""The end of argparse's message about a value that is not one of the choices."""
 
 BY_SIGNAL = 128
 """A command that a signal ended has this exit status plus the number of the signal, as in sh(1)."""
@@ -20,9 +25,19 @@ class StartError(Exception):
     """The daemon cannot start; the message states what is wrong, where, and what to do."""
 
 
+MAX_MESSAGE = 1000
+"""Maximum number of characters of an error message, which may quote a long line of a file."""
+
+
 def one_line(error: BaseException) -> str:
-    """Return the message of an error, with each sequence of white space replaced by a space."""
-    return " ".join(str(error).split())
+    """Return the message of an error as printable text in one line, shortened in the middle.
+
+    Each sequence of white space is replaced by a space.
+    """
+    text = printable(" ".join(str(error).split()))
+    if len(text) <= MAX_MESSAGE:
+        return text
+    return f"{text[: MAX_MESSAGE // 2]}...{text[-MAX_MESSAGE // 2 :]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -93,7 +108,16 @@ def usage_errors(
         message = message if found else last_line
         known = options_in(*print_help)
         option = _unknown_option(message, arguments, known)
-        raise make_error(unknown("option", option, known) if option else message) from None
+        message = unknown("option", option, known) if option else _with_choice(message)
+        raise make_error(message) from None
+
+
+def _with_choice(message: str) -> str:
+    """Return a message of argparse, with the choice that is probably meant, if there is one."""
+    if (parts := CHOICE.search(message)) is None:
+        return message
+    meant = nearest(parts["value"], re.findall(r"[^', ]+", parts["choices"]))
+    return f"{message}; did you mean {meant}?" if meant else message
 
 
 def _unknown_option(message: str, arguments: Sequence[str], known: Sequence[str]) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams of the programs: closed, full, a broken pipe, or without Unicode.
+"""Standard streams that are closed, full or a broken pipe, or whose encoding is not UTF-8.
 
 As with coreutils, output that cannot be written is an error in one line with exit status 1, a
 broken pipe ends the program without a message, and a closed stream is an error only if it is used.

@@ -224,6 +224,21 @@ def test_failed_reload_applies_no_logging_option(directory: Path, config: Path) 
             relay.wait_logged("subscriber connected")
 
 
+def test_reload_applies_a_logging_file(directory: Path, config: Path) -> None:
+    log_config = directory / "log.conf"
+    with running_relay(directory, "--config-file", str(config)) as relay:
+        config.write_text(f"[DEFAULT]\nlog_config_append = {log_config}\n")
+        for text, logged in (
+            (LOGGING_FILE.format("StreamHandler", "()"), "configuration reloaded"),
+            (
+                LOGGING_FILE.format("FileHandler", "(_ for _ in ()).throw(KeyboardInterrupt)"),
+                NOT_RELOADED,
+            ),
+        ):
+            log_config.write_text(text)
+            reload(relay, logged)
+
+
 def test_option_is_named_without_the_file_that_it_overrides(directory: Path, config: Path) -> None:
     config.write_text("[relayd]\npublic_mode = 0660\n")
     result = run_daemon("--check", "--config-file", str(config), "--relayd-public_mode", "9")

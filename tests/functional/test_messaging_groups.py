@@ -28,7 +28,7 @@ from support.messaging import (
     transport_to,
 )
 from support.records import record
-from support.relay import RunningRelay
+from support.relay import RunningRelay, running_relay
 from support.scripts import Scripts
 from support.waiting import TIMEOUT, wait_until
 
@@ -153,6 +153,22 @@ def test_url_names_the_group_its_window_and_hold(relay: RunningRelay) -> None:
     ):
         assert groups(relay) == ["g"]
     wait_until(lambda: groups(relay) == [], "the group is not held")
+
+
+def test_default_hold_is_what_the_relay_permits(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_hold", "1.5") as relay,
+        transport_to(relay.public) as transport,
+    ):
+        with running_listener(transport, Endpoint("info")):
+            assert groups(relay) == [f"topic:{TOPIC}"]
+        assert relay.request("groups")[0]["hold_seconds"] <= 1.5
+        with (
+            transport_to(relay.public, query="hold=60") as other,
+            pytest.raises(oslo_messaging.MessagingException, match=r"max_hold = 1\.5 seconds"),
+            running_listener(other, Endpoint("info")),
+        ):
+            pass
 
 
 def test_long_and_unusual_names_are_digested() -> None:

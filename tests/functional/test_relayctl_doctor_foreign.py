@@ -19,7 +19,7 @@ from support.private_socket import PrivateSocket
 from support.relay import RunningRelay, running_relay
 from support.relayctl import assert_error, needs_root, relayctl, relayctl_as_nobody
 
-CHANGE = re.compile("usermod|chmod|chown|chgrp|remove")
+CHANGE = re.compile("usermod|chmod|chown|chgrp|remove|move the file|stop the process")
 
 
 def find(directory: Path, config: Path | None = None) -> Host:

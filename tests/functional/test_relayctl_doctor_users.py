@@ -19,7 +19,7 @@ import pytest
 
 from notif_relayctl.access import ACL, refusal
 from notif_relayctl.accounts import Account
-from notif_relayctl.doctor import rights
+from notif_relayctl.doctor import rights, sockets
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import find_relay
 from support.doctor import (
@@ -201,6 +201,15 @@ def finding_of_nobody(relay: RunningRelay, *lines: str, needs: str = "subscribe"
     assert host.configuration.result == "ok", host.configuration
     (found,) = (each for each in rights.examine(host, NOBODY, [needs]) if "user" in each.check)
     return found
+
+
+def test_open_mode_beside_an_allow_list_is_no_warning(relay: RunningRelay) -> None:
+    conf = relay.directory / "relayd.conf"
+    relay.public.chmod(0o666)
+    for line, is_open in (("", True), ("public_allow_users = root", False)):
+        conf.write_text(f"[relayd]\npublic_mode = 0666\n{line}\n")
+        host = find_relay(os.fspath(relay.directory), os.fspath(relay.control), os.fspath(conf))
+        assert is_open == any("every user" in each.finding for each in sockets.files(host))
 
 
 @needs_root

@@ -251,6 +251,7 @@ def test_exporter_notifies_the_service_manager(relay: RunningRelay) -> None:
         ("localhost", "is not HOST:PORT"),
         ("localhost:http", "is not HOST:PORT"),
         ("localhost:-1", "is not HOST:PORT"),
+        ("a..b:9856", "'a..b' is not the name of a host"),
         ("localhost:65536", "at most 65535"),
         ("192.0.2.1:9856", "Cannot assign requested address"),
         ("no.such.host.invalid:9856", "no.such.host.invalid"),

@@ -114,7 +114,7 @@ def test_keys_select_table_column_and_order(relay: RunningRelay) -> None:
         assert terminal.finish() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_and_restores_the_terminal(
     relay: RunningRelay, number: signal.Signals
 ) -> None:
@@ -128,6 +128,27 @@ def test_signal_ends_it_and_restores_the_terminal(
         assert terminal.is_restored()
         assert "Traceback" not in terminal.output
         assert "relayctl:" not in terminal.output
+
+
+def test_ctrl_z_restores_the_terminal_until_it_continues(relay: RunningRelay) -> None:
+    with top(relay, environment={"COLUMNS": "0", "LINES": "0"}) as terminal:
+        terminal.wait_for(r"subscribers: 1")
+        terminal.stop()
+        assert terminal.is_restored()
+        terminal.signal(signal.SIGCONT)
+        with connect(relay.ingest):
+            terminal.wait_for(r"producers: 1")
+        terminal.press(b"q")
+        assert terminal.finish() == 0
+        assert terminal.output.count("\x1b[?1049h") == 2
+        assert terminal.is_restored()
+
+
+def test_dumb_terminal_is_an_error_that_suggests_batch(relay: RunningRelay) -> None:
+    with top(relay, environment={"TERM": "dumb"}) as terminal:
+        assert terminal.finish() == 1
+        assert "TERM=dumb" in terminal.output
+        assert "--batch" in terminal.output
 
 
 def test_top_continues_after_a_restart_of_the_relay(directory: Path) -> None:

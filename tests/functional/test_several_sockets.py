@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from notif_relayd.errors import StartError
+from notif_relayd.net.listeners import adopt
+from notif_relayd.settings import Access, SocketPlan
 from support.records import record
 from support.relay import Subscriber, connect
 from support.service_manager import PASS_DESCRIPTORS, managed_relay
@@ -74,6 +77,15 @@ def test_listening_socket_with_another_name_is_an_error(directory: Path, name: s
     [line] = result.stderr.splitlines()
     assert str(path) in line
     assert "FileDescriptorName=public" in line
+
+
+def test_passed_socket_without_a_file_is_an_error() -> None:
+    plan = SocketPlan("public", "/unused", Access())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")  # The kernel chooses an abstract address.
+        listener.listen()
+        with pytest.raises(StartError, match="every user may connect: set a path"):
+            adopt(listener.fileno(), plan, (-1, -1))
 
 
 def test_link_in_place_of_a_passed_socket_is_not_followed(directory: Path) -> None:

@@ -220,6 +220,25 @@ def test_directory_lock_of_another_user_is_harmless(directory: Path) -> None:
         holder.kill()
 
 
+BIND_FOR_ROOT = """
+import os, sys
+from notif_relayd.net.listeners import bind
+from notif_relayd.settings import Access, SocketPlan
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+bind(SocketPlan("public", sys.argv[1], Access()), (-1, 0))
+"""
+
+
+@needs_root
+def test_socket_that_cannot_be_set_up_is_removed(directory: Path) -> None:
+    os.chown(directory, 65534, 65534)
+    path = directory / "notifications.sock"
+    command = [sys.executable, "-c", BIND_FOR_ROOT, os.fspath(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert f"cannot set up the public socket {path}: Operation not permitted" in done.stderr
+    assert list(directory.iterdir()) == []
+
+
 def hostile_file(path: Path) -> None:
     path.touch()
     os.chown(path, 65534, 65534)

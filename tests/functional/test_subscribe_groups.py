@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from notif_relay import BadFilter, Gap, Notification, Subscriber, aio, subscribe
+from notif_relay import (
+    BadFilter,
+    Gap,
+    Notification,
+    Subscriber,
+    SubscriptionRefused,
+    aio,
+    subscribe,
+)
 from support.records import record, record_number
 from support.relay import RunningRelay, next_relay, running_relay
 from support.scripts import Scripts
@@ -123,6 +131,16 @@ def test_notification_does_not_keep_a_subscriber_connected(relay: RunningRelay) 
 def test_refused_group_is_an_error(relay: RunningRelay) -> None:
     with pytest.raises(BadFilter, match="max_hold"):
         member(relay, hold=1e6)
+
+
+def test_too_many_groups_are_a_limit_that_may_be_raised(directory: Path) -> None:
+    with (
+        running_relay(directory, "--relayd-max_groups_per_user", "1") as relay,
+        member(relay),
+        pytest.raises(SubscriptionRefused, match="max_groups_per_user = 1") as raised,
+    ):
+        member(relay, group="other")
+    assert not raised.value.is_permanent
 
 
 def test_relay_that_reads_nothing_does_not_block_done(relay: RunningRelay) -> None:

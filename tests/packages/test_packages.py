@@ -33,6 +33,8 @@ RATE = 10_000
 BEFORE_AND_AFTER = 20_000
 """Number of records that are read before the upgrade, and again after it."""
 
+INSTANCE = "notif-relayd@nova.service"
+
 LOAD_DRIVERS = """
 from importlib.metadata import entry_points
 for group in ("oslo.messaging.notify.drivers", "oslo.messaging.drivers"):
@@ -131,6 +133,9 @@ def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
 
 
 def test_upgrade_under_load_loses_no_record() -> None:
+    run("systemctl", "enable", "--now", INSTANCE.replace(".service", ".socket"))
+    run("systemctl", "start", INSTANCE)
+    instance = show("MainPID", INSTANCE)
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         running.wait_received(BEFORE_AND_AFTER)
@@ -139,6 +144,7 @@ def test_upgrade_under_load_loses_no_record() -> None:
         running.wait_received(BEFORE_AND_AFTER)
         produced = running.finish()
     assert show("MainPID") not in (before, "0")
+    assert show("MainPID", INSTANCE) not in (instance, "0")
     assert show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT) == sockets
     assert version("notif-relayd") == version("python3-notif-relay")
     assert version("notif-relayd").endswith("+upgrade")
@@ -159,6 +165,7 @@ def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
     documented("apt-get remove")
     assert states() == ("inactive", "inactive", "inactive")
+    assert show("ActiveState", INSTANCE) == "inactive"
     assert not Path("/run/notif-relayd").exists()
     assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
 

@@ -122,7 +122,7 @@ for _ in range(300):
         client.settimeout(1)
         held.append(client)
         client.sendall(b"x" * (1024 * 1024 - 1))
-for _ in range(300):
+for _ in range(160):
     with contextlib.suppress(OSError):
         client = connect(public)
         held.append(client)

@@ -106,6 +106,16 @@ class Terminal:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def stop(self) -> None:
+        """Press Ctrl-Z, and wait until the program is stopped and its output is read."""
+        self.press(b"\x1a")
+        deadline = time.monotonic() + TIMEOUT
+        while not os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOHANG):
+            assert time.monotonic() < deadline, "the program does not stop"
+            self._read(min(deadline, time.monotonic() + 0.05))
+        while self._read(time.monotonic()):
+            pass
+
     def is_restored(self) -> bool:
         """Return whether the terminal's settings, cursor and main screen are as at the start."""
         return termios.tcgetattr(self._slave) == self._settings and all(

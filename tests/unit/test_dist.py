@@ -64,7 +64,7 @@ def sources(package: str) -> set[str]:
     root = PACKAGES[package]
     return {
         str(path.relative_to(root))
-        for pattern in ("*.py", "*.pyi", "py.typed")
+        for pattern in ("*.py", "*.pyi", "py.typed", "completions/*")
         for path in (root / package).rglob(pattern)
     }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,17 @@ def test_failing_handler_does_not_stop_the_log(
     assert stderr.count("\n") == 1
     assert type(error).__name__ in stderr
     assert "\x1b" not in stderr
+
+
+def test_standard_handler_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    closed = io.StringIO()
+    closed.close()
+    with log_through(logging.StreamHandler(closed)) as log:
+        log.warning("one")
+        log.warning("two")
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("cannot write a log line: StreamHandler raised ValueError(")
+    assert stderr.count("\n") == 1
 
 
 def test_failing_handler_without_a_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,13 +53,28 @@ UNUSED_ID = 2**31 - 7
         ("status extra", "unrecognized arguments: extra; see relayctl status"),
         ("status --quote", "unknown option '--quote'; see relayctl status"),
         ("status -f", "-f/--format: expected one argument; see relayctl status"),
-        ("status --max-width wide", "'wide'; see relayctl status"),
+        (
+            "status --max-width wide",
+            "'wide' is not a whole number of at least 0; see relayctl status",
+        ),
         ("status --runtime /x", "'--runtime'; did you mean --runtime-dir? See relayctl status"),
         ("status --formt json", "'--formt'; did you mean --format? See relayctl status"),
         ("producers --sort-col=pid", "did you mean --sort-column? See relayctl producers"),
         ("tail -x", "unknown option '-x'; see relayctl tail"),
         ("tail --event-typ x", "'--event-typ'; did you mean --event-type? See relayctl tail"),
         ("send --event-typ x 1", "'--event-typ'; did you mean --event-type? See relayctl send"),
+        ("send --event-type x --priority warnign", "did you mean WARN? See relayctl send"),
+        ("producers -c recrods", "did you mean records? See relayctl producers"),
+        (
+            "producers --max-width -1",
+            "'-1' is not a whole number of at least 0; see relayctl producers",
+        ),
+        ("disconnect 1_0", "'1_0' is not a whole number of at least 1; see relayctl disconnect"),
+        ("doctor --user ", "--user: the name is empty; see relayctl doctor"),
+        ("tail --sock-path ", "--sock-path: the path is empty; see relayctl tail"),
+        ("send --event-type x --ingest-path ", "the path is empty; see relayctl send"),
+        ("status --control-path ", "the path is empty; see relayctl"),
+        ("--runtime-dir  status", "the path is empty; see relayctl"),
         ("send -- --zzz", "required: --event-type; see relayctl send"),
     ],
 )
@@ -82,8 +97,19 @@ def test_unknown_column_is_an_error_that_lists_columns(
 ) -> None:
     assert main(line.split()) == 1
     assert re.search(
-        r"choose from '?check'?, '?result'?, '?finding'?, '?advice'?\); see relayctl doctor --help",
+        r"choose from '?check'?, '?result'?, '?finding'?, '?advice'?\); "
+        r"(see|did you mean result\? See) relayctl doctor --help",
         capsys.readouterr().err,
+    )
+
+
+def test_invalid_width_in_the_environment_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIFF_MAX_TERM_WIDTH", "wide")
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == (
+        "relayctl: CLIFF_MAX_TERM_WIDTH in the environment is not a number\n"
     )
 
 

@@ -30,6 +30,7 @@ RECORD = '{"event_type": "日本.é", "priority": "日", "payload": "😀"}\n'.e
         (ACCENTED * 6, 6, ACCENTED * 6),
         (ACCENTED * 7, 6, ACCENTED * 5 + "…"),
         ("😀", 1, "…"),
+        ("ab", 0, "…"),
     ],
 )
 def test_text_is_cropped_by_columns(text: str, columns: int, expected: str) -> None:

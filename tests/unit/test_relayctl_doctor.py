@@ -56,6 +56,7 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
     ),
 )
 @example(service.SECTION, {"driver": "unix", "sock_path": "/a\0b"})
+@example(service.SECTION, {"driver": "unix", "sock_path": "$sock_path"})
 @example(service.SECTION, {"driver": "messagingv2", "transport_url": "rabbit://u:p[]@h//"})
 @example(service.SECTION, {"driver": "routing", "routing_config": "/a\0b"})
 @example("DEFAULT", {"notification_driver": "log", "log_config_append": "/a\0b"})
@@ -80,6 +81,16 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
         path = Path(directory, "service.conf")
         path.write_bytes(content)
         assert list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
+
+
+def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
+    os.mkfifo(directory / "nova.conf")
+    for path in (directory, directory / "nova.conf", "/dev/zero"):
+        (finding,) = service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH])
+        assert finding.result == "failed"
+        assert "is not a regular file" in finding.finding
 
 
 @pytest.mark.parametrize("path", ["/a\0b", f"/{'x' * 200}"])

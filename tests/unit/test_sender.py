@@ -56,7 +56,7 @@ def test_wrong_type_of_path_is_refused(path: str) -> None:
         Sender(path)
 
 
-@pytest.mark.parametrize("path", ["", "\0abstract", "/run/a\0b"])
+@pytest.mark.parametrize("path", ["", "\0abstract", "/run/a\0b", "\ud800"])
 def test_path_without_file_name_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="path must be"):
         Sender(path)

@@ -46,7 +46,10 @@ def test_string_is_one_pattern_and_iterable_is_several() -> None:
         ([], "event_type has no patterns"),
         (["a"] * 65, "event_type has 65 patterns; at most 64"),
         ("a" * 257, "has 257 characters; at most 256"),
-        (["?" * 100, "[b]" * 10, "a*"], "have 130 characters together; at most 128"),
+        (
+            ["?" * 100, "[b]" * 10, "a*"],
+            "of event_type have 130 characters together; at most 128",
+        ),
         ([1], "must be a string, not 1"),
         ("\ud800", "surrogate"),
     ],

@@ -38,6 +38,20 @@ def test_message_of_oslo_config_names_the_option() -> None:
             conf([argument], project="program", prog="program")
 
 
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [("tabel", r"\); did you mean table\?"), ("x", r"\)"), ("it's, tabel", r"\)"), ("", r"\)")],
+)
+def test_nearest_choice_is_suggested(value: str, end: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--format", choices=["json", "table"])
+    with (
+        pytest.raises(StartError, match=rf"--format: invalid choice: .*table'?{end}\Z"),
+        usage_errors(StartError, [], parser.print_help),
+    ):
+        parser.parse_args(["--format", value])
+
+
 def test_successful_exit_is_not_an_error() -> None:
     with pytest.raises(SystemExit), usage_errors(StartError, []):
         sys.exit(0)

@@ -39,6 +39,8 @@ class Sharing:
     """Maximum number of unhandled notifications of one connection."""
     hold: float = DEFAULT_HOLD
     """Seconds for which a group keeps its place without members."""
+    may_hold_less: bool = True
+    """Whether the relay may permit less: the URL does not state the time."""
 
     def for_batches(self, size: int) -> "Sharing":
         """Return a copy whose window has room for two batches, so that they can overlap."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
+from dataclasses import replace
 
 from oslo_messaging import MessagingException
 from oslo_messaging._drivers import base
 
 from notif_relay.errors import BadFilter, PermissionDenied, SubscriptionRefused
+from notif_relay.group import permitted_hold
 from notif_relay.messaging.groups import Share, Sharing, shares
 from notif_relay.messaging.reader import OnIncoming, Reader
 from notif_relay.messaging.subscriber import ListeningSubscriber
@@ -65,11 +67,7 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         subscribers: list[ListeningSubscriber] = []
         try:
             for share in self._shares:
-                subscribers.append(
-                    ListeningSubscriber(
-                        self._path, sorted(self._priorities), share.group, self._sharing
-                    )
-                )
+                subscribers.append(self._subscribe(share))
         except (BadFilter, PermissionDenied, SubscriptionRefused, TimeoutError) as error:
             problem = str(error)
         if problem:
@@ -88,6 +86,22 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         ]
         for reader in self._readers:
             reader.start()
+
+    def _subscribe(self, share: Share) -> ListeningSubscriber:
+        """Connect and join a group; for a shorter time than the default if the relay requires it.
+
+        Raises:
+            RelayError: see ``ListeningSubscriber``.
+        """
+        priorities = sorted(self._priorities)
+        try:
+            return ListeningSubscriber(self._path, priorities, share.group, self._sharing)
+        except BadFilter as error:
+            hold = permitted_hold(str(error)) if self._sharing.may_hold_less else None
+            if hold is None:
+                raise
+        self._sharing = replace(self._sharing, hold=hold, may_hold_less=False)
+        return ListeningSubscriber(self._path, priorities, share.group, self._sharing)
 
     def stop(self) -> None:
         """Stop reading; after this returns, no more notifications are passed on.

@@ -65,7 +65,9 @@ def sharing(url: TransportURL) -> Sharing:
         checked_membership(group or "any", window, hold, True)
     except ValueError as error:
         raise InvalidTransportURL(str(url), f"transport_url {url}: {error}") from None
-    return replace(found, group=group, window=window, hold=hold)
+    return replace(
+        found, group=group, window=window, hold=hold, may_hold_less="hold" not in url.query
+    )
 
 
 def _has_empty_group(url: TransportURL) -> bool:

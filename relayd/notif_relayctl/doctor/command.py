@@ -9,7 +9,7 @@ from cliff.lister import Lister
 
 from notif_relayctl.access import RIGHTS
 from notif_relayctl.columns import Text
-from notif_relayctl.command import CtlCommand
+from notif_relayctl.command import CtlCommand, path
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 
 
@@ -32,6 +32,7 @@ class Doctor(CtlCommand, Lister):
         parser.add_argument(
             "--user",
             action="append",
+            type=user,
             metavar="USER",
             help="check the permissions of this user, by name or number; may be repeated (default: "
             "the user who runs the command)",
@@ -55,6 +56,7 @@ class Doctor(CtlCommand, Lister):
         )
         parser.add_argument(
             "--relayd-config",
+            type=path,
             metavar="FILE",
             help="the configuration of the relay, if it is not the default file",
         )
@@ -102,6 +104,13 @@ class Doctor(CtlCommand, Lister):
         if parsed_args.formatter == "table":  # The other formats are for programs.
             self.app.stdout.write(f"{_summary(self._results)}\n")
         return status or int(self._results[FAILED] > 0)
+
+
+def user(text: str) -> str:
+    """Return an argument that names a user. An empty one would select the current user."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def _summary(results: Counter[str]) -> str:

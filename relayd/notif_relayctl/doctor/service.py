@@ -9,7 +9,7 @@ accepts, are separate options here, so that a finding can name the one that is s
 
 import os
 import urllib.parse
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import msgspec
 from oslo_config import cfg
@@ -53,10 +53,24 @@ def examine(given: Sequence[str], ingest: Sequence[str]) -> Iterator[Finding]:
         yield from _examine(check, conf, drivers, ingest)
     except (cfg.ConfigFilesPermissionDeniedError, PermissionError):
         yield Finding(f"{check} file", SKIPPED, "you may not read it", AS_ROOT)
+    except RecursionError:
+        finding = "it cannot be used: the value of an option refers to the option itself"
+        yield Finding(f"{check} file", FAILED, finding, "correct it")
     except (cfg.Error, OSError, UnicodeDecodeError) as error:
         yield Finding(
             f"{check} file", FAILED, f"it cannot be used: {one_line(error)}", "correct it"
         )
+
+
+def _check_kind(files: Iterable[str]) -> None:
+    """Check that files which exist are regular files: a FIFO may block, and a device has no end.
+
+    Raises:
+        OSError: one of them is not.
+    """
+    for path in files:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(f"{path} is not a regular file")
 
 
 def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
@@ -83,6 +97,9 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
     directories = [each for each in given if os.path.isdir(each)]
     files = [each for each in given if each not in directories]
     beside = [f"{each}.d" for each in files if os.path.isdir(f"{each}.d")]
+    for each in (*beside, *directories):
+        _check_kind(os.path.join(each, name) for name in os.listdir(each))
+    _check_kind(files)
     conf(
         [],
         project="service",

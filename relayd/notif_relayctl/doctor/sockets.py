@@ -134,12 +134,13 @@ def _foreign(host: Host, socket: RelaySocket, check: str, status: os.stat_result
     path, another = socket.path, f"set another path for the {socket.name} socket in relayd.conf"
     if not stat.S_ISSOCK(status.st_mode):
         finding = f"{path} is not a socket, but {_kind(status)}"
-        return Finding(check, FAILED, finding, f"{another}, or move the file away")
+        advice = f"{another}, or move the file away" if in_runtime_dir(path) else another
+        return Finding(check, FAILED, finding, advice)
     if host.is_relays(socket):
         return None
     if host.listens(socket) and isinstance(host.status, Status | NotRunningError):
         finding = f"a process listens on {path}, but no relay is known to"
-        return Finding(check, FAILED, finding, f"{another}, or stop the process")
+        return Finding(check, FAILED, finding, another)
     return Finding(check, OK, f"{path} is {_access(status)}")
 
 
@@ -150,7 +151,7 @@ def _file(socket: RelaySocket, check: str, status: os.stat_result) -> Iterator[F
         f", or SocketMode= of {socket.unit.name}" if socket.unit else ""
     )
     mode = stat.S_IMODE(status.st_mode)
-    if mode & stat.S_IWOTH:
+    if mode & stat.S_IWOTH and (mode != access.mode or socket.allowed is None):
         yield Finding(
             check,
             WARNING,

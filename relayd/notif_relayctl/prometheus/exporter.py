@@ -8,7 +8,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from notif_relayctl.command import CtlCommand
+from notif_relayctl.command import DIGITS, CtlCommand
 from notif_relayctl.errors import CtlError, missing_package
 from notif_relayctl.prometheus.metrics import add_per_connection
 from notif_relayd.systemd.sdnotify import SEND_TIMEOUT, NotifySocket
@@ -54,6 +54,8 @@ class Exporter(CtlCommand):
         host, port = arguments.listen
         try:
             server = listen(host, port, collector, self.app.stderr)
+        except UnicodeError:
+            raise CtlError(f"--listen: {host!r} is not the name of a host") from None
         except OSError as error:
             raise CtlError(f"--listen: {host} port {port}: {error.strerror or error}") from None
         signal.signal(signal.SIGTERM, _end)
@@ -68,7 +70,7 @@ def address(text: str) -> tuple[str, int]:
     """Convert an argument to a host, by name or address, and a port."""
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not host.strip("[]") or (":" in host and not bracketed) or not port.isdecimal():
+    if not host.strip("[]") or (":" in host and not bracketed) or not DIGITS.fullmatch(port):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HOST:PORT; write an IPv6 address in brackets"
         )

@@ -4,7 +4,7 @@
 import argparse
 import io
 
-from notif_relayctl.command import CtlCommand
+from notif_relayctl.command import CtlCommand, path
 from notif_relayctl.errors import CtlError, missing_package
 from notif_relayd.escaping import printable
 from notif_relayd.files import STANDARD_OUTPUT, write_output
@@ -34,6 +34,7 @@ class ShowMetrics(CtlCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument(
             *("-o", "--output"),
+            type=path,
             metavar="FILE",
             help="replace this file atomically, for the textfile collector of node_exporter; if "
             "the relay is not running, the file contains notif_relayd_up 0 only. A device or FIFO "

@@ -9,11 +9,13 @@ import argparse
 import contextlib
 import datetime as dt
 import math
+import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 
 from notif_relayctl.command import number, seconds
@@ -75,6 +77,9 @@ class Top(ControlCommand):
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
         terminal = sys.stdout.isatty()
+        for name in ("COLUMNS", "LINES"):
+            if os.environ.get(name) == "0":  # The size is unknown; rich would show nothing.
+                del os.environ[name]
         console = Console(width=None if terminal else PAGE_WIDTH, highlight=False)
         if arguments.batch:
             for frame in self._frames(arguments, None):
@@ -82,13 +87,14 @@ class Top(ControlCommand):
             return
         if not terminal or not sys.stdin.isatty():
             raise CtlError("top requires a terminal; use --batch for other output")
+        if console.is_dumb_terminal:
+            raise CtlError(
+                f"the terminal (TERM={os.environ['TERM']}) cannot show a screen; use --batch"
+            )
         keys = Keys(sys.stdin.fileno())
-        signal.signal(signal.SIGTERM, _interrupt)  # to restore the terminal
-        with (
-            unbuffered(keys.fileno()),
-            # A redirected standard output would not tell its encoding.
-            Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live,
-        ):
+        # A redirected standard output would not tell its encoding.
+        live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False)
+        with _screen(partial(unbuffered, keys.fileno()), lambda: live):
             for frame in self._frames(arguments, keys):
                 live.update(whole_screen(frame, console.height), refresh=True)
 
@@ -144,6 +150,38 @@ def _local_time() -> str:
     return dt.datetime.now().isoformat(" ", "seconds")
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Unblock Ctrl-Z, whose handler writes to the terminal and must not interrupt another write."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+
+
+@contextlib.contextmanager
+def _screen(*parts: Callable[[], contextlib.AbstractContextManager[object]]) -> Iterator[None]:
+    """Enter all parts, and leave them while the process is stopped by Ctrl-Z and when it ends."""
+    with contextlib.ExitStack() as entered:
+
+        def enter() -> None:
+            for part in parts:
+                entered.enter_context(part())
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            entered.close()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            enter()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        signal.signal(signal.SIGTSTP, stop)
+        enter()
+        yield
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
@@ -153,7 +191,8 @@ def _wait(due: float, busiest: Busiest, keys: Keys | None) -> list[str]:
     inputs: list[Keys | Busiest] = [keys] if keys else []
     while (remaining := due - time.monotonic()) > 0:
         sources = [*inputs, busiest] if busiest.connected else inputs
-        ready, _, _ = select.select(sources, [], [], remaining)
+        with _stoppable():
+            ready, _, _ = select.select(sources, [], [], remaining)
         if keys and keys in ready:
             return keys.read()
         if ready:

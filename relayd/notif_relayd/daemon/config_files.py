@@ -28,15 +28,20 @@ FILE, DIRECTORY = "--config-file", "--config-dir"
 MIN_ABBREVIATION = len("--config-f")
 """Length of the shortest abbreviation of these options that argparse accepts."""
 
-FOREIGN = {
-    *((options.DEFAULT, each) for each in ("config_source", "daemonize", "pidfile")),
-    *((options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")),
-}
-"""Options, by section, that a file may contain in addition to those of the manual: that of
-oslo.config itself, those of the command line, and those of a section that is copied from the
+FOREIGN = {(options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")}
+"""Options, by section, that the daemon ignores: those of a section that is copied from the
 configuration of a service."""
 
+MAX_SIZE = 1024 * 1024
+"""Maximum size of a configuration file in bytes. A longer file is probably another one by mistake,
+such as a log or a core dump, and parsing it would stop the relay for seconds."""
+
+ENVIRONMENT = f"OS_{options.RELAYD.upper()}__"
+"""Prefix of the environment variables that oslo.config reads for the section of the daemon."""
+
 MANUAL = f"see {PROGRAM}.conf(5)"
+
+SELF_REFERENCE = "the value refers to itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class ConfigFile:
             sections: dict[str, dict[str, list[str]]] = {}
             try:
                 with open(path, encoding="utf-8") as lines:
-                    lines.read()
+                    _check_text(path, lines.read())
                 cfg.ConfigParser(path, sections).parse()
             except UnicodeDecodeError as error:
                 raise StartError(
@@ -178,7 +183,7 @@ class ConfigFile:
 
 
 def check_regular(path: str) -> None:
-    """Check that a path is a regular file or ``/dev/null``.
+    """Check that a path is a regular file of at most `MAX_SIZE`, or ``/dev/null``.
 
     A pipe or another device may block its reader, or have no end.
 
@@ -186,9 +191,22 @@ def check_regular(path: str) -> None:
         StartError: it is not, or is missing.
     """
     with _os_errors(path):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not os.path.samefile(path, os.devnull):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not os.path.samefile(path, os.devnull):
             raise StartError(f"{path} is not a regular file: replace it by one")
+    if status.st_size > MAX_SIZE:
+        raise StartError(
+            f"{path} has {status.st_size} bytes, and a configuration file at most {MAX_SIZE}: "
+            "correct the path"
+        )
+
+
+def _check_text(path: str, text: str) -> None:
+    """Check that a file has no byte order mark, and no NUL, which no value can contain."""
+    for character, name in (("\ufeff", "a byte order mark"), ("\0", "a NUL character")):
+        if character in text:
+            line = text.count("\n", 0, text.index(character)) + 1
+            raise StartError(f"{path} contains {name} in line {line}: save it as plain UTF-8 text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +257,11 @@ def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
     """
     files = [ConfigFile.read(path) for path in paths]
     known = _known_options()
-    other_sections = {
-        name
-        for file in files
-        for value in file.sections.get(options.DEFAULT, {}).get("config_source", [])
-        for name in value.replace(",", " ").split()
-    }
     origins: dict[tuple[str, str], str] = {}
     for file in files:
         for section, values in file.sections.items():
-            if section not in other_sections:
-                for option in _checked_section(file.path, section, values, known):
-                    origins[option] = file.path
+            for option in _checked_section(file.path, section, values, known):
+                origins[option] = file.path
     _check_values([file.path for file in files], origins)
     return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
 
@@ -266,7 +277,7 @@ def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
 def _file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return the options that a file may contain, except for those of access rules."""
     own = [each for each in options.list_opts() if not (each[0] or "").startswith(options.ACCESS)]
-    return own + log_options()
+    return [*own, (None, options.command_line_only()), *log_options()]
 
 
 KnownOptions = dict[str, dict[str, tuple[str, str]]]
@@ -314,6 +325,19 @@ def _checked_section(
     return found
 
 
+def check_environment() -> None:
+    """Check that each variable for the section of the daemon names an option.
+
+    Raises:
+        StartError: one does not.
+    """
+    variables = {ENVIRONMENT + option.upper() for option in _known_options()[options.RELAYD]}
+    for variable in os.environ:
+        if variable.startswith(ENVIRONMENT) and variable not in variables:
+            advice = _suggestion(variable, variables)
+            raise StartError(f"{variable} in the environment: unknown option; {advice}")
+
+
 def _suggestion(name: str, known: Iterable[str]) -> str:
     meant = nearest(name, known)
     return f"did you mean {meant}?" if meant else f"remove it, or {MANUAL}"
@@ -352,13 +376,15 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
         for (section, option), file in origins.items():
             values = conf if section == options.DEFAULT else conf[section]
             try:
-                values[option]
+                if values[option] is not None:
+                    continue
+                reason = "a number has no value"
             except RecursionError:
-                reason = "the value refers to itself"
+                reason = SELF_REFERENCE
             except (cfg.Error, ValueError) as error:
                 reason = one_line(error).rpartition("is not valid: ")[2]
-            else:
-                continue
+                if isinstance(error, cfg.NoSuchOptError) and error.opt_name in values:
+                    reason = SELF_REFERENCE  # In [DEFAULT], oslo.config hides the RecursionError.
             raise StartError(
                 f"[{section}] {option} in {file}: {reason}; correct the value, {MANUAL}"
             ) from None

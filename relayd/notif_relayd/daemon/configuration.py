@@ -15,11 +15,21 @@ from oslo_config import cfg
 from oslo_log import log
 
 from notif_relayd.daemon import options
-from notif_relayd.daemon.config_files import Origins, check, check_regular, log_options, split
+from notif_relayd.daemon.config_files import (
+    Origins,
+    check,
+    check_environment,
+    check_regular,
+    log_options,
+    split,
+)
 from notif_relayd.daemon.log_check import read_logging_file
 from notif_relayd.daemon.log_setup import check_background_log, logging_errors
 from notif_relayd.errors import StartError, one_line, see_help, usage_errors
 from notif_relayd.settings import PROGRAM, Limits
+
+MAX_NUMBER = 2**53 - 1
+"""Maximum of each integer, so that the control socket, the saved state and C code can hold it."""
 
 INFORMATION = {"--help", "-h", "--version"}
 """Options that work even if the configuration has an error."""
@@ -58,6 +68,7 @@ class Configuration:
         """
         if INFORMATION.intersection(self._arguments):
             self._parse(self._conf, [])
+        check_environment()
         files = self._sources.files()
         origins = check(files, self._arguments)
         self._parse(self._conf, files)
@@ -103,11 +114,8 @@ class Configuration:
         """
         with _working_in(self._directory):
             self._conf.default_config_files = self._sources.files()
-            with (
-                _configuration_errors(),
-                self._usage_errors(self._conf),
-                logging_errors(self._conf),
-            ):
+            # Without _usage_errors: a new handler would keep its replacement of sys.stderr.
+            with _configuration_errors(), logging_errors(self._conf):
                 self._conf.mutate_config_files()
         if self._conf.daemonize:
             check_background_log(self._conf)
@@ -136,6 +144,8 @@ class Configuration:
 
 def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
     with _configuration_errors():
+        _check_numbers(conf, origins)
+        _check_log_levels(conf, origins)
         settings = options.settings(conf, origins)
         options.check_owners(settings, origins)
         log_config = conf.log_config_append
@@ -143,6 +153,30 @@ def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
         check_regular(log_config)
     origins.check_rules(conf[options.RELAYD].access_rules)
     return settings
+
+
+def _check_numbers(conf: cfg.ConfigOpts, name: options.NameOption) -> None:
+    """Check the integers of the daemon; oslo.config turns an empty text into `None`."""
+    for group, opts in options.list_opts():
+        for opt in opts:
+            if group == options.RELAYD and isinstance(opt, cfg.IntOpt):
+                value = conf[group][opt.dest]
+                if value is None or value > MAX_NUMBER:
+                    reason = "no value" if value is None else f"more than {MAX_NUMBER}"
+                    raise StartError(
+                        f"{name(group, opt.dest)}: {reason}; set a number or remove the option"
+                    )
+
+
+def _check_log_levels(conf: cfg.ConfigOpts, name: options.NameOption) -> None:
+    for each in conf.default_log_levels:
+        try:
+            logging.Logger("").setLevel(each.partition("=")[2])
+        except ValueError as error:
+            raise StartError(
+                f"{name(options.DEFAULT, 'default_log_levels')}: {each!r}: {error}; set "
+                "LOGGER=LEVEL, with a level such as INFO"
+            ) from None
 
 
 @contextlib.contextmanager

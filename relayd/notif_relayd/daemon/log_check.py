@@ -57,12 +57,15 @@ def check_log_path(path: str) -> None:
     Raises:
         StartError: it cannot; the message is that of a failure to open it.
     """
-    directory = os.path.dirname(path) or "."
-    if os.path.isdir(path):
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    if os.path.isdir(target):
         number = errno.EISDIR
+    elif os.path.islink(target):
+        number = errno.ELOOP
     elif not os.path.isdir(directory):
         number = errno.ENOENT
-    elif not os.access(path if os.path.lexists(path) else directory, os.W_OK):
+    elif not os.access(target if os.path.exists(target) else directory, os.W_OK):
         number = errno.EACCES
     else:
         return
@@ -83,11 +86,34 @@ def _names(keys: str) -> list[str]:
 
 def _check_formatter(section: configparser.SectionProxy) -> None:
     formatter = resolve_name(section.get("class") or "logging.Formatter")
-    formatter(
-        section.get("format", raw=True, fallback=None),
-        section.get("datefmt", raw=True, fallback=None),
-        section.get("style", raw=True, fallback="%"),
+    check_format(
+        formatter(
+            section.get("format", raw=True, fallback=None),
+            section.get("datefmt", raw=True, fallback=None),
+            section.get("style", raw=True, fallback="%"),
+        )
     )
+
+
+def check_format(formatter: logging.Formatter | logging.Handler) -> None:
+    """Format a log line with a traceback, because a wrong format would lose every line.
+
+    Raises:
+        ValueError: the format is wrong.
+    """
+    line = logging.makeLogRecord(
+        {
+            "name": __name__,
+            "msg": "text",
+            "levelno": logging.ERROR,
+            "levelname": "ERROR",
+            "exc_info": (Exception, Exception(), None),
+        }
+    )
+    try:
+        formatter.format(line)
+    except Exception as error:
+        raise ValueError(f"the format of a log line is wrong: {error!r}") from error
 
 
 def _check_references(

@@ -53,6 +53,9 @@ class LogQueue:
                 if not isinstance(handler, _QueueingHandler):
                     logger.removeHandler(handler)
                     logger.addHandler(_QueueingHandler(self, handler))
+                    if type(handler).handleError is logging.Handler.handleError:
+                        # It would print a traceback for each line.
+                        handler.handleError = _raise  # type: ignore[method-assign]
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -131,6 +134,13 @@ class _QueueingHandler(logging.Handler):
         encoding = getattr(getattr(self._handler, "stream", None), "encoding", None)
         record.msg, record.args = printable(message, encoding), None
         self._log_queue.write(self._handler, record)
+
+
+def _raise(record: logging.LogRecord) -> None:  # noqa: ARG001 (as in logging)
+    """Raise the error that a handler reports."""
+    error = sys.exc_info()[1]
+    if error is not None:
+        raise error
 
 
 def _flush(stream: TextIO | None) -> bool:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from logging.handlers import SysLogHandler
 
 from oslo_config import cfg
 from oslo_log import log
@@ -17,7 +18,13 @@ except ImportError:
     journal = None  # oslo.log cannot use the journal either
 
 from notif_relay.version import __version__
-from notif_relayd.daemon.log_check import check_log_path, check_logging_file, log_path_error
+from notif_relayd.daemon.log_check import (
+    check_format,
+    check_log_path,
+    check_logging_file,
+    log_path_error,
+    read_logging_file,
+)
 from notif_relayd.daemon.log_queue import all_loggers
 from notif_relayd.errors import StartError
 from notif_relayd.files import STANDARD_OUTPUT, named_descriptor, open_node
@@ -47,12 +54,23 @@ def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
 
 def warn_about_lost_log(conf: cfg.ConfigOpts) -> None:
     """Report on standard error that no process reads the log; the libraries ignore it."""
-    for option, path in SOCKETS.items():
-        if conf[option] and not conf.log_config_append and not _has_reader(path):
+    if conf.log_config_append:
+        origin, remedy = os.path.basename(conf.log_config_append), "add another handler"
+        # In the foreground, the handlers are wrapped by now, and failures appear on standard error.
+        sockets = [
+            (origin, handler.address)
+            for handler in _own_handlers()
+            if isinstance(handler, SysLogHandler) and isinstance(handler.address, str)
+        ]
+    else:
+        remedy = "set log_file"
+        sockets = [(option, path) for option, path in SOCKETS.items() if conf[option]]
+    for origin, path in sockets:
+        if not _has_reader(path):
             with contextlib.suppress(OSError):
                 sys.stderr.write(
-                    f"{PROGRAM}: warning: no process reads {path}: log lines for it ({option}) are "
-                    "lost until one does; set log_file to keep them\n"
+                    f"{PROGRAM}: warning: no process reads {path}: log lines for it ({origin}) are "
+                    f"lost until one does; {remedy} to keep them\n"
                 )
 
 
@@ -62,14 +80,7 @@ def check_background_log(conf: cfg.ConfigOpts) -> None:
     Raises:
         StartError: it does.
     """
-    # Some libraries have handlers of their own, which discard everything.
-    handlers = [
-        handler
-        for logger in all_loggers()
-        if logger.name.partition(".")[0] in ("root", "notif_relayd")
-        for handler in logger.handlers
-    ]
-    if all(map(_writes_to_standard_stream, handlers)):
+    if all(map(_writes_to_standard_stream, _own_handlers())):
         raise StartError(
             "the log would be lost, because --daemonize closes standard output and standard error: "
             f"set log_file, or add another handler to {conf.log_config_append or 'a logging file'}"
@@ -94,7 +105,7 @@ def logging_errors(conf: cfg.ConfigOpts) -> Iterator[None]:
         yield
     except log.LogConfigError as error:
         raise StartError(str(error)) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if not conf.log_config_append or isinstance(error, StartError):
             raise
         raise StartError(
@@ -122,7 +133,11 @@ def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
 def _set_up(conf: cfg.ConfigOpts) -> None:
     try:
         with logging_errors(conf):
+            if conf.log_config_append:
+                read_logging_file(conf.log_config_append)  # oslo.log omits the type of an error.
             log.setup(conf, PROGRAM, __version__)
+            for handler in logging.getLogger().handlers:
+                check_format(handler)
     except OSError as error:
         raise log_path_error(str(error.filename), error.strerror) from error
     except (TypeError, ValueError) as error:
@@ -173,6 +188,16 @@ def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> str | None:
     path = os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log")
     check_log_path(path)
     return path
+
+
+def _own_handlers() -> list[logging.Handler]:
+    """Return the handlers of the daemon's log; those of libraries may discard everything."""
+    return [
+        handler
+        for logger in all_loggers()
+        if logger.name.partition(".")[0] in ("root", "notif_relayd")
+        for handler in logger.handlers
+    ]
 
 
 def _writes_to_standard_stream(handler: logging.Handler) -> bool:

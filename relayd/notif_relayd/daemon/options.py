@@ -48,7 +48,8 @@ def _general() -> list[cfg.Opt]:
     ]
 
 
-def _command_line_only() -> list[cfg.Opt]:
+def command_line_only() -> list[cfg.Opt]:
+    """Return the options for a start by hand; the manual describes them for the command line."""
     return [
         cfg.BoolOpt(
             "daemonize",
@@ -270,7 +271,7 @@ def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register all options of the daemon, except for those of oslo.log."""
-    conf.register_cli_opts([*_general(), *_command_line_only(), _check()])
+    conf.register_cli_opts([*_general(), *command_line_only(), _check()])
     conf.register_cli_opts(_notifications(), group=NOTIFICATIONS)
     conf.register_cli_opts(_relayd(), group=RELAYD)
 

@@ -87,7 +87,8 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
         owner: user ID and group ID for the socket file; -1 leaves one unchanged.
 
     Raises:
-        StartError: it is not a listening Unix stream socket, or its permissions cannot be changed.
+        StartError: it is not a listening Unix stream socket with a path, or its permissions cannot
+            be changed.
     """
     if not is_unix_stream(fd, listening=True):
         raise StartError(
@@ -98,6 +99,12 @@ def adopt(fd: int, plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     sock = socket.socket(fileno=fd)
     ancillary.refuse(sock)
     path, access = sock.getsockname(), plan.access
+    if isinstance(path, bytes):
+        sock.detach()
+        raise StartError(
+            f"the {plan.name} socket {path!r} passed by systemd is not a file, so every user may "
+            "connect: set a path in ListenStream= of its socket unit"
+        )
     if owner != (-1, -1) or access.mode is not None:
         with _os_errors(plan, path), _socket_file(path) as file:
             _chown(file, *owner)
@@ -145,10 +152,14 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
             mode = DEFAULT_MODE if plan.access.mode is None else plan.access.mode
             with _umask(0o777 & ~mode):
                 sock.bind(path)
-            file = _identity(path)
-            _chown(path, *owner)
-            warning = _set_default_group(path, plan)
-            sock.listen(BACKLOG)
+            try:
+                file = _identity(path)
+                _chown(path, *owner)
+                warning = _set_default_group(path, plan)
+                sock.listen(BACKLOG)
+            except BaseException:
+                os.unlink(path)
+                raise
     except BaseException:
         sock.close()
         raise

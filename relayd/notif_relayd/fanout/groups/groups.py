@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from notif_relay import records
+from notif_relay.group import GROUPS_LIMIT, HOLD_LIMIT
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
@@ -128,8 +129,8 @@ class Groups:
         limits = self.limits
         if request.hold > limits.max_hold:
             raise GroupError(
-                f'"hold" is {request.hold:.15g} seconds; the limit is max_hold = '
-                f"{limits.max_hold:.15g} seconds."
+                f'"hold" is {request.hold:.15g} seconds; {HOLD_LIMIT}{limits.max_hold:.15g} '
+                "seconds."
             )
         key = subscriber.peer.uid, request.name
         live = self._groups.get(key)
@@ -262,7 +263,7 @@ class Groups:
         uid, _ = key
         if self._by_user[uid] >= self.limits.per_user:
             raise GroupError(
-                f"uid {uid} has reached max_groups_per_user = {self.limits.per_user}; groups that "
+                f"uid {uid} {GROUPS_LIMIT} = {self.limits.per_user}; groups that "
                 "are held count as well."
             )
         stream = self._streams.of(view)

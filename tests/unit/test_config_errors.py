@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors in configuration and logging files that need no process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from oslo_context import context
+
+from notif_relayd.daemon.config_files import MAX_SIZE
+from notif_relayd.daemon.configuration import Configuration
+from notif_relayd.daemon.log_check import check_log_path, read_logging_file
+from notif_relayd.daemon.log_setup import check_logging
+from notif_relayd.errors import MAX_MESSAGE, StartError, one_line
+
+LOGGING_FILE = (
+    "[loggers]\nkeys = root\n[handlers]\nkeys = h\n[formatters]\nkeys = f\n"
+    "[logger_root]\nhandlers = h\n[handler_h]\nclass = {}\nargs = {}\nformatter = f\n"
+    "[formatter_f]\nformat = {}\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo at the end what oslo.log changes in this process.
+
+    With the request context of another test, oslo.log would use another format.
+    """
+    monkeypatch.setattr(context, "_request_store", threading.local())
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def error_of(path: Path, *arguments: str) -> str:
+    """Return the error that a configuration file causes."""
+    configuration = Configuration(["--config-file", str(path), *arguments], "1")
+    with pytest.raises(StartError) as caught:
+        check_logging(configuration.conf, configuration.load().daemonize)
+    return one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("\ufeff[relayd]\n", "a byte order mark in line 1"),
+        ("[relayd]\ningest_path = /a\0b\n", "a NUL character in line 2"),
+        (f"[relayd]\npublic_group = {'x' * MAX_SIZE}\n", "at most 1048576: correct the path"),
+        ("[relayd]\nring_size =\n", "[relayd] ring_size in {}: a number has no value"),
+        ("[DEFAULT]\nrate_limit_burst =\n", "rate_limit_burst in {}: a number has no value"),
+        ("[relayd]\nmax_producers = 1" + 30 * "0", "[relayd] max_producers in {}: more than"),
+        ("[DEFAULT]\ndaemonize = maybe\n", "[DEFAULT] daemonize in {}: "),
+        ("[relayd]\npidfile = x\n", "pidfile in {}: unknown option; it belongs in [DEFAULT]"),
+        (
+            "[DEFAULT]\nconfig_source = relayd\n[relayd]\nring_sizes = 1\n",
+            "[DEFAULT] config_source in {}: unknown option",
+        ),
+        ("[DEFAULT]\nruntime_dir = $runtime_dir\n", "runtime_dir in {}: the value refers to"),
+        ("[DEFAULT]\nlog_dir = $log_file\nlog_file = $log_dir\n", "in {}: the value refers to"),
+        ("[DEFAULT]\ndefault_log_levels = a\n", "[DEFAULT] default_log_levels in {}: 'a'"),
+        ("[DEFAULT]\nlogging_default_format_string = %(x)s\n", "the format of a log line"),
+        ("[DEFAULT]\nlogging_exception_prefix = %(x)s\n", "the format of a log line"),
+        ("[relayd]\n\x1b[2J = 1\n", "\\u001b[2J"),
+    ],
+)
+def test_error_names_file_and_option(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "relayd.conf"
+    path.write_text(content)
+    error = error_of(path)
+    assert words.format(path) in error
+    assert error.isprintable()
+
+
+def test_empty_number_in_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_RELAYD__MAX_PRODUCERS", "")
+    assert error_of(Path(os.devnull)).startswith("[relayd] max_producers: no value")
+
+
+def test_unknown_option_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_RELAYD__PUBLIC_ALLOW_USER", "root")
+    error = error_of(Path(os.devnull))
+    assert error.startswith("OS_RELAYD__PUBLIC_ALLOW_USER in the environment: unknown option")
+    assert error.endswith("did you mean OS_RELAYD__PUBLIC_ALLOW_USERS?")
+
+
+def test_long_error_keeps_its_beginning_and_end() -> None:
+    text = one_line(StartError(f"a {'b ' * MAX_MESSAGE}c"))
+    assert len(text) == MAX_MESSAGE + len("...")
+    assert (text[:3], text[-3:]) == ("a b", "b c")
+
+
+def test_log_is_checked_at_the_end_of_its_links(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    for target, words in (
+        ("link", "Too many levels"),
+        ("missing/x.log", "No such file"),
+        (".", "Is a directory"),
+    ):
+        link.symlink_to(target)
+        with pytest.raises(StartError, match=words):
+            check_log_path(str(link))
+        link.unlink()
+    link.symlink_to("new.log")
+    check_log_path(str(link))
+
+
+@pytest.mark.parametrize("text", ["%(x)s", "%(message)d"])
+def test_wrong_format_in_a_logging_file_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log.conf"
+    path.write_text(LOGGING_FILE.format("StreamHandler", "()", text))
+    with pytest.raises(ValueError, match="the format of a log line is wrong"):
+        read_logging_file(str(path))
