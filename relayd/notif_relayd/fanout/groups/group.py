@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from notif_relay import records
-from notif_relayd.fanout.groups.hand_out import Draft, HandOut, share
+from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut, share
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
@@ -58,6 +58,10 @@ class Group:
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
         """Number of records that are not handed out again and were not announced yet."""
+        self._has_unwanted = False
+        """Whether records may wait that no member wants any more."""
+        self._offered = 0
+        """Number of records that were read since the waiting ones were offered again."""
 
     def save(
         self,
@@ -67,14 +71,10 @@ class Group:
         streams: Mapping[Stream, int],
         since: str,
     ) -> GroupState:
-        """Return the state without the members.
+        """Return the state without the members, as `GroupState` describes it.
 
         Args:
-            uid: the user id.
-            name: the name of the group.
-            held_until: see `GroupState`.
             streams: the index of each stream in the saved state.
-            since: see `GroupState`.
         """
         return GroupState(
             uid,
@@ -126,8 +126,8 @@ class Group:
         self._set_aside(each for run in attempted for each in self._after_attempt(run))
         self._note_missing(member.missing)
         self._give_back(untouched)
-        for each in self.members.values():
-            each.examined = 0, 0
+        self._has_unwanted |= member.view not in self.views
+        self._examine_waiting()
 
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
@@ -227,8 +227,7 @@ class Group:
             return self._take_gap()
         draft = Draft(member, self.views)
         if not direct:
-            ahead = sum(each.end - each.next_seq for each in self.segments)
-            count = ahead + self._waiting.count
+            count = sum(each.end - each.next_seq for each in self.segments) + self._waiting.count
             draft.room = min(draft.room, share(member, self.members.values(), count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
@@ -332,8 +331,10 @@ class Group:
                 run = Run(segment.number, segment.next_seq, end - segment.next_seq)
                 kept, offered = draft.offer(chunk, run, segment.stream.views)
                 segment.next_seq += offered
+                self._offered += offered
                 self._set_aside(kept)
         self.note_lost(self._waiting.limit(MAX_WAITING))
+        self._examine_waiting()
 
     def _take_waiting(self, member: Member, draft: Draft) -> None:
         """Take records that wait."""
@@ -370,6 +371,17 @@ class Group:
     def _first_waiting(self, member: Member) -> int:
         """Return the index of the first waiting run that was not offered to a member."""
         return self._waiting.find(member.examined)
+
+    def _examine_waiting(self) -> None:
+        """Offer the waiting records again if only members that have left may have wanted them.
+
+        So many records were offered once before that members which join and leave without end cause
+        a limited amount of work.
+        """
+        if self._has_unwanted and self._waiting.count <= max(MAX_EXAMINED, self._offered):
+            self._has_unwanted, self._offered = False, 0
+            for each in self.members.values():
+                each.examined = 0, 0
 
     def _is_blocked(self, member: Member) -> bool:
         """Return whether a member must finish all it has before it can get a suspect record."""
@@ -435,9 +447,5 @@ class Group:
     def _is_finished(self, number: int) -> bool:
         """Return whether no record that was read of a segment waits, or is unfinished."""
         index = self._waiting.find((number, 0))
-        if any(run.segment == number for run in self._waiting.runs[index : index + 1]):
-            return False
-        return not any(
-            each.unfinished_in[number] or any(run.segment == number for run in each.unsent)
-            for each in self.members.values()
-        )
+        waits = any(run.segment == number for run in self._waiting.runs[index : index + 1])
+        return not waits and not any(each.has_some_of(number) for each in self.members.values())

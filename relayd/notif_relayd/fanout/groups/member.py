@@ -73,6 +73,10 @@ class Member:
             return 0
         return self.window - self.unfinished_count
 
+    def has_some_of(self, segment: int) -> bool:
+        """Return whether it has not finished records of a segment, or its socket owes them."""
+        return bool(self.unfinished_in[segment]) or any(r.segment == segment for r in self.unsent)
+
     def finish(self, count: int) -> int:
         """Note that it has finished the first `count` notifications that it got.
 
