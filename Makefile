@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -61,6 +61,14 @@ test-ends: packages ## unit tests on the oldest and the newest installed Python
 test-oldest: .venvs/oldest/.made ## driver and transport with the oldest supported oslo.messaging
 	@echo "oslo.messaging $(OLDEST)"
 	@.venvs/oldest/bin/python -m $(PYTEST) $(filter-out %_services.py %_upstream.py,$(wildcard tests/*/test_messaging_*.py))
+
+# Services for "make test-services", each with its own requirements: pip selects the newest release for the Python
+# found. The upper limits are the newest releases that the tests have run with.
+SERVICES = ceilometer
+.venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
+
+test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) ## real OpenStack services from PyPI, without a broker or root, in about a minute
+	@.venv/bin/python -m $(PYTEST) tests/services
 
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
 
@@ -257,7 +265,7 @@ define make-venv
 @$(call check-python,$(1))
 @echo "Creating $(@D) with pip, which takes one to two minutes; log: $(@D)/pip.log"
 @$(1) -m venv $(@D)
-@$(@D)/bin/pip install --disable-pip-version-check -e '.[$(EXTRAS)]' $(2) >$(@D)/pip.log 2>&1 || \
+@$(@D)/bin/pip install --disable-pip-version-check -e '.$(EXTRAS:%=[%])' $(2) >$(@D)/pip.log 2>&1 || \
 	{ cat $(@D)/pip.log; exit 1; }
 @touch $@
 endef
@@ -271,6 +279,10 @@ supported:
 
 .venvs/oldest/.made: pyproject.toml Makefile $(COMPILED) | supported packages
 	$(call make-venv,$(PYTHON),oslo.messaging==$(OLDEST) $(OLDEST_BESIDE))
+
+.venvs/services-%/.made: EXTRAS =
+.venvs/services-%/.made: pyproject.toml Makefile $(COMPILED) | supported packages
+	$(call make-venv,$(PYTHON),$(SERVICE))
 
 .venvs/%/.made: pyproject.toml $(COMPILED)
 	$(call make-venv,$(call interpreter,$*))

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ceilometer-agent-notification with two workers, which reads from relays instead of a broker.
+
+Its pipeline writes each event to a file, so that lost events and duplicates can be counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from support.records import record
+from support.relay import Relay, RunningRelay, running_relay
+from support.service_manager import managed_relay
+from support.services import program, running_service
+from support.waiting import wait_until
+
+WORKERS = 2
+WINDOW = 256
+"""Maximum number of unfinished notifications of a worker: the default of the transport."""
+
+CONFIGURATION = """
+[DEFAULT]
+event_pipeline_cfg_file = {directory}/event_pipeline.yaml
+[notification]
+workers = {workers}
+pipelines = event
+[oslo_messaging_notifications]
+transport_url = unix://{public}
+"""
+
+PIPELINE = """
+sources:
+    - {{name: all, events: ["*"], sinks: [file]}}
+sinks:
+    - {{name: file, publishers: ["file://{directory}/events?json"]}}
+"""
+
+
+class Agent:
+    """An agent on the host of one relay, with the files in the directory of the relay."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.log = relay.directory / "agent.log"
+        self._events = relay.directory / "events"
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers that are members of the group."""
+        return [each["pid"] for each in self.relay.request("subscribers") if each["group"]]
+
+    def wait_workers(self) -> None:
+        wait_until(lambda: len(self.workers()) == WORKERS, "all workers are members")
+
+    def group(self) -> dict[str, Any]:
+        """Return the status of the group that the workers share."""
+        (group,) = self.relay.request("groups")
+        assert group["group"] == "topic:notifications"
+        assert isinstance(group, dict)
+        return group
+
+    def wait_finished(self) -> None:
+        """Wait until the workers have finished all that the relay has received."""
+        wait_until(
+            lambda: not self.group()["lag"] + self.group()["unfinished"], "everything is finished"
+        )
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all events that the agent has written, sorted."""
+        lines = self._events.read_text().splitlines()
+        return sorted(_instance(json.loads(line)) for line in lines)
+
+    def wait_written(self, number: int) -> None:
+        """Wait until the agent has written this many lines."""
+        wait_until(
+            lambda: self._events.exists() and len(self.numbers()) >= number, f"{number} events"
+        )
+
+
+def _instance(event: dict[str, Any]) -> int:
+    (value,) = (each["value"] for each in event["traits"] if each["name"] == "instance_id")
+    return int(value)
+
+
+@contextlib.contextmanager
+def running_agent(relay: Relay) -> Iterator[Agent]:
+    """Run an agent whose workers have joined their group, until the end of the block."""
+    configuration = relay.directory / "ceilometer.conf"
+    configuration.write_text(
+        CONFIGURATION.format(directory=relay.directory, public=relay.public, workers=WORKERS)
+    )
+    (relay.directory / "event_pipeline.yaml").write_text(PIPELINE.format(directory=relay.directory))
+    agent = Agent(relay)
+    command = program("ceilometer", "ceilometer-agent-notification")
+    with running_service(agent.log, command, "--config-file", os.fspath(configuration)):
+        agent.wait_workers()
+        yield agent
+
+
+def emit(relay: Relay, numbers: range) -> None:
+    """Send a notification for each number."""
+    with relay.produce() as producer:
+        for number in numbers:
+            producer.sendall(notification(number))
+
+
+def notification(number: int) -> bytes:
+    return record(
+        "compute.instance.update",
+        message_id=f"{number:032x}",
+        publisher_id="compute.host-1",
+        payload={"instance_id": str(number), "state": "active"},
+        timestamp="2026-01-31 12:00:00.123456",
+    )
+
+
+def test_two_workers_write_each_event_once(relay: RunningRelay) -> None:
+    with running_agent(relay) as agent:
+        emit(relay, range(2000))
+        agent.wait_written(2000)
+        agent.wait_finished()
+        assert agent.numbers() == [*range(2000)]
+        assert agent.group()["redelivered"] == agent.group()["dropped"] == 0
+
+
+def test_events_of_a_killed_worker_go_to_the_other(relay: RunningRelay) -> None:
+    with running_agent(relay) as agent:
+        victim = agent.workers()[0]
+        emit(relay, range(500))
+        os.kill(victim, signal.SIGSTOP)
+        emit(relay, range(500, 2000))
+        # The other worker writes everything else.
+        wait_until(
+            lambda: not agent.group()["lag"] and agent.group()["unfinished"] == WINDOW,
+            "only the stopped worker has unfinished notifications",
+        )
+        os.kill(victim, signal.SIGKILL)
+        agent.wait_workers()  # the agent has started another one
+        agent.wait_finished()
+        assert agent.group()["redelivered"] == WINDOW
+        emit(relay, range(2000, 2250))
+        os.kill(agent.workers()[0], signal.SIGKILL)
+        emit(relay, range(2250, 2500))
+        agent.wait_workers()
+        agent.wait_finished()
+        # A worker that was killed may have written what it had not yet acknowledged.
+        written = agent.numbers()
+        assert {*written} == {*range(2500)}
+        assert len(written) - 2500 <= agent.group()["redelivered"]
+        assert agent.group()["dropped"] == 0
+
+
+def test_restart_of_the_relay_loses_no_event(directory: Path) -> None:
+    with managed_relay(directory) as relay, running_agent(relay) as agent:
+        with relay.produce() as producer:
+            for number in range(2000):
+                if number in {500, 1500}:
+                    relay.restart()
+                producer.sendall(notification(number))
+        agent.wait_written(2000)
+        agent.wait_finished()
+        assert agent.numbers() == [*range(2000)]
+        assert agent.group()["redelivered"] == agent.group()["dropped"] == 0
+
+
+def test_loss_by_a_killed_relay_is_announced(directory: Path) -> None:
+    with managed_relay(directory) as relay, running_agent(relay) as agent:
+        emit(relay, range(1000))
+        relay.kill()
+        agent.wait_workers()
+        emit(relay, range(1000, 2000))
+        wait_until(lambda: "relay_restarted" in agent.log.read_text(), "the gap is logged")
+        agent.wait_finished()
+        assert {*range(1000, 2000)} <= set(agent.numbers())
+
+
+def test_agents_of_two_hosts_read_their_own_relays(directory: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        agents = []
+        for host in range(2):
+            (directory / str(host)).mkdir()
+            relay = stack.enter_context(running_relay(directory / str(host)))
+            agents.append(stack.enter_context(running_agent(relay)))
+        for host, agent in enumerate(agents):
+            emit(agent.relay, range(host, 1000, 2))
+        for host, agent in enumerate(agents):
+            agent.wait_written(500)
+            agent.wait_finished()
+            assert agent.numbers() == [*range(host, 1000, 2)]
