@@ -64,8 +64,9 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 
 # Services for "make test-services", each with its own requirements: pip selects the newest release for the Python
 # found. The upper limits are the newest releases that the tests have run with.
-SERVICES = ceilometer
+SERVICES = ceilometer keystone
 .venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
+.venvs/services-keystone/.made: SERVICE = "keystone>=28,<31" "gunicorn>=22,<28"
 
 test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) ## real OpenStack services from PyPI, without a broker or root, in about a minute
 	@.venv/bin/python -m $(PYTEST) tests/services
