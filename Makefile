@@ -64,11 +64,12 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 
 # Services for "make test-services", each with its own requirements: pip selects the newest release for the Python
 # found. The upper limits are the newest releases that the tests have run with.
-SERVICES = ceilometer keystone
+SERVICES = ceilometer keystone nova
 .venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
 .venvs/services-keystone/.made: SERVICE = "keystone>=28,<31" "gunicorn>=22,<28"
+.venvs/services-nova/.made: SERVICE = "nova>=31,<35"
 
-test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) ## real OpenStack services from PyPI, without a broker or root, in about a minute
+test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) .venvs/services-nova/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
 	@.venv/bin/python -m $(PYTEST) tests/services
 
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
@@ -284,6 +285,14 @@ supported:
 .venvs/services-%/.made: EXTRAS =
 .venvs/services-%/.made: pyproject.toml Makefile $(COMPILED) | supported packages
 	$(call make-venv,$(PYTHON),$(SERVICE))
+
+# Samples of notifications, which are in nova's sources but not in the wheel.
+.venvs/services-nova/samples: .venvs/services-nova/.made
+	@cd $(@D) && rm -rf sources samples && { bin/pip download --disable-pip-version-check --no-deps \
+		--no-binary nova -d sources nova==$$(bin/python -c \
+		'from importlib.metadata import version; print(version("nova"))') >>pip.log 2>&1 || \
+		{ cat pip.log; exit 1; }; } && mkdir samples && tar -xf sources/nova-*.tar.gz -C samples \
+		--strip-components=3 --wildcards '*/doc/notification_samples' && rm -r sources
 
 .venvs/%/.made: pyproject.toml $(COMPILED)
 	$(call make-venv,$(call interpreter,$*))
