@@ -14,32 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.records import record
 from support.relay import Relay, RunningRelay, running_relay
 from support.service_manager import managed_relay
-from support.services import program, running_service
+from support.telemetry import notification, start_agent, wait_workers, workers
 from support.waiting import wait_until
 
-WORKERS = 2
 WINDOW = 256
 """Maximum number of unfinished notifications of a worker: the default of the transport."""
-
-CONFIGURATION = """
-[DEFAULT]
-event_pipeline_cfg_file = {directory}/event_pipeline.yaml
-[notification]
-workers = {workers}
-pipelines = event
-[oslo_messaging_notifications]
-transport_url = unix://{public}
-"""
-
-PIPELINE = """
-sources:
-    - {{name: all, events: ["*"], sinks: [file]}}
-sinks:
-    - {{name: file, publishers: ["file://{directory}/events?json"]}}
-"""
 
 
 class Agent:
@@ -51,11 +32,10 @@ class Agent:
         self._events = relay.directory / "events"
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers that are members of the group."""
-        return [each["pid"] for each in self.relay.request("subscribers") if each["group"]]
+        return workers(self.relay)
 
     def wait_workers(self) -> None:
-        wait_until(lambda: len(self.workers()) == WORKERS, "all workers are members")
+        wait_workers(self.relay)
 
     def group(self) -> dict[str, Any]:
         """Return the status of the group that the workers share."""
@@ -90,14 +70,8 @@ def _instance(event: dict[str, Any]) -> int:
 @contextlib.contextmanager
 def running_agent(relay: Relay) -> Iterator[Agent]:
     """Run an agent whose workers have joined their group, until the end of the block."""
-    configuration = relay.directory / "ceilometer.conf"
-    configuration.write_text(
-        CONFIGURATION.format(directory=relay.directory, public=relay.public, workers=WORKERS)
-    )
-    (relay.directory / "event_pipeline.yaml").write_text(PIPELINE.format(directory=relay.directory))
     agent = Agent(relay)
-    command = program("ceilometer", "ceilometer-agent-notification")
-    with running_service(agent.log, command, "--config-file", os.fspath(configuration)):
+    with start_agent(relay, f"file://{relay.directory}/events?json", agent.log):
         agent.wait_workers()
         yield agent
 
@@ -107,16 +81,6 @@ def emit(relay: Relay, numbers: range) -> None:
     with relay.produce() as producer:
         for number in numbers:
             producer.sendall(notification(number))
-
-
-def notification(number: int) -> bytes:
-    return record(
-        "compute.instance.update",
-        message_id=f"{number:032x}",
-        publisher_id="compute.host-1",
-        payload={"instance_id": str(number), "state": "active"},
-        timestamp="2026-01-31 12:00:00.123456",
-    )
 
 
 def test_two_workers_write_each_event_once(relay: RunningRelay) -> None:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ceilometer-agent-notification with two workers, which reads from a relay."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from subprocess import Popen
+
+from support.records import record
+from support.relay import Relay
+from support.services import program, running_service
+from support.waiting import wait_until
+
+WORKERS = 2
+
+CONFIGURATION = """
+[DEFAULT]
+event_pipeline_cfg_file = {directory}/event_pipeline.yaml
+[notification]
+workers = {workers}
+pipelines = event
+[oslo_messaging_notifications]
+transport_url = unix://{public}
+"""
+
+PIPELINE = """
+sources:
+    - {{name: all, events: ["*"], sinks: [sink]}}
+sinks:
+    - {{name: sink, publishers: ["{publisher}"]}}
+"""
+
+
+def start_agent(relay: Relay, publisher: str, log: Path) -> AbstractContextManager[Popen[bytes]]:
+    """Run an agent until the end of the block.
+
+    Args:
+        relay: Relay of which the agent reads. Its directory gets the configuration.
+        publisher: URL of the publisher that gets each event.
+        log: File for the output of the agent.
+    """
+    configuration = relay.directory / "ceilometer.conf"
+    configuration.write_text(
+        CONFIGURATION.format(directory=relay.directory, public=relay.public, workers=WORKERS)
+    )
+    pipeline = relay.directory / "event_pipeline.yaml"
+    pipeline.write_text(PIPELINE.format(publisher=publisher))
+    command = program("ceilometer", "ceilometer-agent-notification")
+    return running_service(log, command, "--config-file", os.fspath(configuration))
+
+
+def workers(relay: Relay, topic: str = "notifications") -> list[int]:
+    """Return the process ids of the workers that are members of the group of a topic."""
+    subscribers = relay.request("subscribers")
+    return [each["pid"] for each in subscribers if each["group"] == f"topic:{topic}"]
+
+
+def wait_workers(relay: Relay, topic: str = "notifications") -> None:
+    """Wait until all workers are members of the group of a topic."""
+    wait_until(lambda: len(workers(relay, topic)) == WORKERS, f"all workers for {topic}")
+
+
+def notification(number: int) -> bytes:
+    """Return a notification of which ceilometer makes an event."""
+    return record(
+        "compute.instance.update",
+        message_id=f"{number:032x}",
+        publisher_id="compute.host-1",
+        payload={"instance_id": str(number), "tenant_id": "project", "state": "active"},
+        timestamp="2026-01-31 12:00:00.123456",
+    )
