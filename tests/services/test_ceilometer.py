@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oslo_context.context import RequestContext
+
+from support.messaging import make_notifier, transport_to
 from support.relay import Relay, RunningRelay, running_relay
 from support.service_manager import managed_relay
 from support.telemetry import notification, start_agent, wait_workers, workers
@@ -52,8 +55,11 @@ class Agent:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all events that the agent has written, sorted."""
-        lines = self._events.read_text().splitlines()
-        return sorted(_instance(json.loads(line)) for line in lines)
+        return sorted(map(_instance, self.events()))
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events that the agent has written."""
+        return [json.loads(line) for line in self._events.read_text().splitlines()]
 
     def wait_written(self, number: int) -> None:
         """Wait until the agent has written this many lines."""
@@ -117,6 +123,17 @@ def test_events_of_a_killed_worker_go_to_the_other(relay: RunningRelay) -> None:
         assert {*written} == {*range(2500)}
         assert len(written) - 2500 <= agent.group()["redelivered"]
         assert agent.group()["dropped"] == 0
+
+
+def test_context_sent_through_the_transport_is_used(relay: RunningRelay) -> None:
+    context = RequestContext(request_id="req-1", project_id="project")
+    with running_agent(relay) as agent, transport_to(relay.public) as transport:
+        payload = {"instance_id": "1"}
+        make_notifier(transport).info(context, "compute.instance.update", payload)
+        agent.wait_written(1)
+        (event,) = agent.events()
+        traits = {each["name"]: each["value"] for each in event["traits"]}
+        assert traits["request_id"] == "req-1"
 
 
 def test_restart_of_the_relay_loses_no_event(directory: Path) -> None:
