@@ -129,12 +129,12 @@ class Relay:
             context,
             limits.producers,
             limits.max_record_size,
-            self._fanout.publish,
+            self._fanout.publisher.publish,
             platform.read_size,
             platform.batch_size,
         )
         if fast_path is not None:
-            fast_path.connect(self._intake, self._fanout)
+            fast_path.connect(self._intake, self._fanout.publisher)
         self._latency = LoopLatency()
         reporter = Reporter(
             self._intake,

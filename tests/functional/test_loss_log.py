@@ -75,7 +75,7 @@ class Relay:
         keys = [("test.event", "INFO", "")] * BATCH
         for _ in range(batches):
             batch = b"".join(numbered_record(next(self.numbers), size) for _ in keys)
-            self.fanout.publish(batch, keys)
+            self.fanout.publisher.publish(batch, keys)
 
     def catch_up(self, client: socket.socket) -> int:
         """Read until all subscribers are current; return the number of records lost."""
@@ -133,7 +133,7 @@ def test_first_loss_is_logged_when_it_occurs(relay: Relay, size: int) -> None:
     client = relay.connect()
     while not relay.fanout.dropped:
         assert relay.caplog.messages == []
-        relay.fanout.publish(
+        relay.fanout.publisher.publish(
             numbered_record(next(relay.numbers), size), [("test.event", "INFO", "")]
         )
     (started,) = relay.caplog.messages

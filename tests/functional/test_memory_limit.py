@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from notif_relay.request import MAX_REQUEST_SIZE
-from notif_relayd.fanout.fanout import MAX_FILTER_BYTES, MAX_TORN_BYTES
+from notif_relayd.fanout.fanout import MAX_FILTER_BYTES
+from notif_relayd.fanout.publisher import MAX_TORN_BYTES
 from notif_relayd.fanout.shared_pages import MIN_SHARED_SIZE
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support import descriptors

@@ -135,7 +135,7 @@ def test_subscriber_is_served_between_batches(
     def publish(batch: bytes, routing_keys: list[RoutingKey]) -> float:
         nonlocal got
         batch_sizes.append(len(batch))
-        fanout.publish(batch, routing_keys)
+        fanout.publisher.publish(batch, routing_keys)
         # The subscriber does not read at first, so it is behind when it starts.
         if len(batch_sizes) > 6:
             got += drain_socket(subscriber)
@@ -171,7 +171,7 @@ def test_stalled_subscribers_cost_nothing_per_batch(
     assert stream is not None
     batch = record(payload="x" * 900) * 60
     while len(stream.current) > 1:
-        fanout.publish(batch, [("compute", "INFO", "")] * 60)
+        fanout.publisher.publish(batch, [("compute", "INFO", "")] * 60)
         assert drain_socket(quick) == len(batch)
     assert sys.getsizeof(stream.current) <= sys.getsizeof(dict.fromkeys(range(10)))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from notif_relayd.fanout.fanout import MAX_TORN_BYTES
+from notif_relayd.fanout.publisher import MAX_TORN_BYTES
 from notif_relayd.fanout.request_handler import MAX_ERROR_LENGTH
 from notif_relayd.ingest.intake import MAX_PARTIAL_BYTES
 from support.other_user import OtherUser, open_relay

@@ -46,8 +46,8 @@ class PartialRelay:
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
         context = Context(self.loop, log, self._ids, descriptors)
         self.fanout = Fanout(context, limits, Policy(), 1 << 20, 1 << 20, GroupLimits())
-        self.intake = Intake(context, limits, MAX_RECORD_SIZE, self.fanout.publish)
-        fast_path.connect(self.intake, self.fanout)
+        self.intake = Intake(context, limits, MAX_RECORD_SIZE, self.fanout.publisher.publish)
+        fast_path.connect(self.intake, self.fanout.publisher)
         self.loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("the data does not arrive"))
         stack.callback(self.fanout.close)
         stack.callback(self.intake.close)
@@ -104,14 +104,14 @@ def test_statistics_equal_those_of_the_usual_path(relay: PartialRelay) -> None:
         assert relay.intake.bytes_received == producer.bytes == times * 2 * len(RECORD)
         assert relay.fanout.delivered == times * 6
         assert relay.fanout.bytes_delivered - before == times * 6 * len(RECORD)
-    assert relay.fanout.discarded == 0
+    assert relay.fanout.publisher.discarded == 0
 
 
 def test_records_without_subscribers_are_discarded(relay: PartialRelay) -> None:
     _, client = relay.produce()
     client.send(RECORD)
     assert relay.run_once()
-    assert (relay.fanout.discarded, relay.intake.received) == (1, 1)
+    assert (relay.fanout.publisher.discarded, relay.intake.received) == (1, 1)
 
 
 def test_filtered_subscriber_gets_matching_records(relay: PartialRelay) -> None:
@@ -157,9 +157,9 @@ def test_batch_for_many_subscribers_is_shared(
 ) -> None:
     subscribers = [relay.subscribe() for _ in range(MIN_SHARED_SOCKETS)]
     _, client = relay.produce()
-    recipients, threshold = relay.fanout.fast_recipients(MIN_SHARED_SOCKETS)
+    recipients, threshold = relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS)
     assert (len(recipients), threshold) == (MIN_SHARED_SOCKETS, MIN_SHARED_SIZE)
-    assert relay.fanout.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], 0)
+    assert relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], 0)
     shared: list[int] = []
     sendfile = os.sendfile
 

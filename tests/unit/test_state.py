@@ -289,7 +289,7 @@ def restore_and_publish(state: State) -> None:
         limits = ConnectionLimits("room", 1000, 1000, 10**9)
         context = Context(loop, log, ids, descriptors)
         fanout = Fanout(context, limits, Policy(), 2000, 1 << 20, GroupLimits())
-        intake = Intake(context, limits, 300, fanout.publish)
+        intake = Intake(context, limits, 300, fanout.publisher.publish)
         clients: dict[int, socket.socket] = {}
         servers: dict[int, socket.socket] = {}
         ids_in_use = [each.id for each in state.intake.producers]
@@ -298,7 +298,7 @@ def restore_and_publish(state: State) -> None:
             clients[number], servers[number] = connected_pair(stack)
         intake.restore(state.intake, servers)
         fanout.restore(state.fanout, servers)
-        fanout.publish(b"published\n", [("a.x", "INFO", "p1")])
+        fanout.publisher.publish(b"published\n", [("a.x", "INFO", "p1")])
         read = {each.id: bytearray() for each in state.fanout.subscribers}
         loop.call_in(SEND_TIMEOUT, lambda: pytest.fail("the data does not arrive"))
         while not fanout.drained:

@@ -71,7 +71,7 @@ class Reporter:
             records_delivered=fanout.delivered,
             records_dropped=fanout.dropped,
             records_rejected=intake.rejected.total(),
-            records_discarded=fanout.discarded,
+            records_discarded=fanout.publisher.discarded,
             bytes_received=intake.bytes_received,
             bytes_delivered=fanout.bytes_delivered,
             ring_bytes=fanout.store.size,

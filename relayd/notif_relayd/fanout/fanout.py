@@ -1,35 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends batches of records to the subscribers.
-
-A batch is sent whole to the socket of every current subscriber. If a socket does not take all of
-it, the subscriber falls behind: it gets a cursor in a ring and costs nothing until the kernel
-reports that its socket takes data again. So a batch costs one send for each subscriber that keeps
-up, and nothing for the others.
-
-Subscribers with the same filter share a stream, whose records are selected once for all of them.
-Subscribers without a filter get each batch as it is; the filters of others do not affect them.
-"""
+"""The connections to the public socket, from the accept to the end, over restarts of the relay."""
 
 import contextlib
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 
 from notif_relay import records
 from notif_relayd.access.admission import Admission, NotAdmitted
-from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.cursor import Cursor
-from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.groups.membership import Membership
 from notif_relayd.fanout.loss_log import LossLog
+from notif_relayd.fanout.publisher import Publisher
 from notif_relayd.fanout.request_handler import RequestHandler
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.saved_state import (
@@ -38,27 +27,16 @@ from notif_relayd.fanout.saved_state import (
     SubscriberState,
     TornRecordState,
 )
-from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber, Subscription
 from notif_relayd.net.acceptor import Acceptor
 from notif_relayd.net.loop import HANGUP, READ, TRANSIENT_ERRORS, WRITE
 from notif_relayd.peer import Peer, peer_of
 from notif_relayd.records.filters import View
-from notif_relayd.records.framing import split
-from notif_relayd.records.validator import MIN_SIZE, RoutingKey
 from notif_relayd.settings import ConnectionLimits, GroupLimits
 from notif_relayd.systemd.fdstore import SUBSCRIBER
 
 LOG = logging.getLogger(__name__)
-
-MAX_TORN_BYTES = 32 * 1024 * 1024
-"""Bytes of torn records of all users together. When they are exceeded, subscribers of the user that
-holds the most are disconnected."""
-
-FAST_RECORDS = 256
-"""Number of records for which a member of a group must have room, so that the fast path may send to
-it. The fast path sends no batch that can have more."""
 
 MAX_FILTER_BYTES = 64 * 1024 * 1024
 """Bytes of filters and unfinished requests of all users together."""
@@ -102,8 +80,6 @@ class Fanout:
         self.store = Store(ring_size)
         self.subscribers: dict[int, Subscriber] = {}
         """By connection number."""
-        self.discarded = 0
-        """Number of records that were published while there was no subscriber."""
         self.unknown_gaps = 0
         """Number of gap records that announce an unknown number of missing records."""
         self._ended = _Totals()
@@ -119,8 +95,10 @@ class Fanout:
             context, self._streams, self.store, self.quota, group_limits, self.disconnect
         )
         self._members = self.groups.sender
-        self._pages = SharedPages()
         self._losses = LossLog(context.log, self.store, self.subscribers)
+        self.publisher = Publisher(
+            context, self._streams, self.groups, self._losses, self.subscribers, self.disconnect
+        )
         self._refusal = "", b""
         """The last reason for a refused connection, and the error record that states it."""
         self._requests = RequestHandler(
@@ -165,69 +143,6 @@ class Fanout:
             self._loop, self._log, listener, self.admission, self._welcome, self._refuse
         )
 
-    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], int]:
-        """Return the subscribers to which the fast path sends each batch before `publish`.
-
-        Args:
-            limit: the number of subscribers that the fast path can serve.
-
-        Returns:
-            The current subscribers of the unfiltered stream and the members of groups that get its
-            next batch, none if they are more than `limit`; and the size of a batch, in bytes, from
-            which on the fast path must not send it.
-        """
-        stream = self._streams.unfiltered
-        if stream is None:
-            return [], 0
-        recipients = list(stream.current.values())
-        threshold = self._pages.threshold(len(recipients))
-        if self._members.has_active:
-            recipients += self._members.direct_recipients(stream, FAST_RECORDS)
-            threshold = min(threshold, FAST_RECORDS * MIN_SIZE)
-        if len(recipients) > limit:
-            return [], 0
-        return recipients, threshold
-
-    def publish(
-        self,
-        batch: bytes,
-        routing_keys: list[RoutingKey],
-        recipients: Sequence[Subscriber] = (),
-        results: Sequence[int] = (),
-    ) -> float:
-        """Send records to the subscribers that read them; without subscribers, discard them.
-
-        Args:
-            batch: the records.
-            routing_keys: one for each record.
-            recipients: what `fast_recipients` returned just before the fast path sent the batch.
-            results: for each recipient the bytes that its socket took, or the negative error
-                number; empty if the fast path did not send the batch.
-
-        Returns:
-            Processor time, in seconds, to match values of fields that are not remembered with
-            patterns: what a producer can make expensive.
-        """
-        if not self.subscribers and not self.groups:
-            self.discarded += len(routing_keys)
-            return 0.0
-        unfiltered = self._streams.unfiltered
-        if unfiltered is not None:
-            if results:
-                plain = len(unfiltered.current)
-                outcome = note_sends(len(batch), recipients[:plain], results[:plain])
-                members = list(zip(recipients[plain:], results[plain:], strict=True))
-                self._finish(unfiltered, batch, len(routing_keys), outcome, members)
-            else:
-                self._send(unfiltered, batch, len(routing_keys))
-        before = self._streams.seconds
-        lines: list[bytes] = []
-        for stream, places in self._streams.select(routing_keys):
-            lines = lines or list(split(batch))
-            some = [lines[place] for place in places]
-            self._send(stream, b"".join(some), len(some))
-        return self._streams.seconds - before
-
     def save(self) -> FanoutState:
         """Return all that a successor needs to continue."""
         streams = list(self._streams)
@@ -238,7 +153,7 @@ class Fanout:
         torn: dict[TornRecord, int] = {}
         subscribers = [each.save(numbers, places, torn) for each in self.subscribers.values()]
         return FanoutState(
-            self.discarded,
+            self.publisher.discarded,
             self._ended.delivered,
             self._ended.dropped,
             self._ended.bytes,
@@ -264,7 +179,7 @@ class Fanout:
             saved: what `save` returned there.
             connections: the connections of subscribers, by connection number.
         """
-        self.discarded = saved.discarded
+        self.publisher.discarded = saved.discarded
         self.unknown_gaps = saved.unknown_gaps
         self.admission.stats.restore(saved.connections)
         self._ended = _Totals(saved.delivered, saved.dropped, saved.bytes)
@@ -423,66 +338,6 @@ class Fanout:
             self._send_from(cursor, subscriber)
         elif events & WRITE and isinstance(subscriber.subscription, Membership):
             self._members.serve_member(subscriber, subscriber.subscription)
-
-    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
-        """Send `count` records to the current subscribers of a stream."""
-        send = self._pages.sender(batch, len(stream.current))
-        outcome = send_batch(len(batch), stream.current.values(), send)
-        direct = self._members.send_direct(stream, batch, count)
-        self._finish(stream, batch, count, outcome, direct)
-
-    def _finish(
-        self,
-        stream: Stream,
-        batch: bytes,
-        count: int,
-        outcome: Outcome,
-        direct: Sequence[tuple[Subscriber, int]],
-    ) -> None:
-        """Keep a batch that was sent if a subscriber or a group has yet to get a part of it.
-
-        Args:
-            stream: the stream of the batch.
-            batch: the records.
-            count: the number of records.
-            outcome: what has become of the batch at the current subscribers.
-            direct: the members of groups that the batch was sent to, with the results.
-        """
-        late, failed = outcome
-        grouped = self._members.has_active and not self._members.took_all(
-            stream, batch, count, direct
-        )
-        if grouped:
-            self._members.keep(stream, batch, direct)
-        if late or stream.ring.places:
-            stream.ring.append(batch, count)
-            self._losses.update()
-        else:
-            stream.ring.skip(count)
-        for subscriber, unsent in late:
-            subscriber.fall_behind().rewind(unsent)
-            self._update_events(subscriber)
-        for subscriber in failed:
-            self.disconnect(subscriber)
-        if grouped:
-            self._members.note_direct(batch, count, direct)
-            self._members.serve(stream)
-        if self.store.torn > MAX_TORN_BYTES:
-            self._reclaim_torn()
-
-    def _reclaim_torn(self) -> None:
-        """Disconnect subscribers of the user that holds the most bytes of torn records."""
-        while self.store.torn > MAX_TORN_BYTES:
-            largest, held = largest_holder(self.subscribers.values(), attrgetter("torn_share"))
-            self._log.warning(
-                "connection ended: %s: stopped reading in the middle of a record; %d bytes of such "
-                "records are kept for uid %d, and the limit of all users together is %d",
-                largest.peer,
-                held,
-                largest.peer.uid,
-                MAX_TORN_BYTES,
-            )
-            self.disconnect(largest)
 
     def _send_from(self, cursor: Cursor, subscriber: Subscriber) -> None:
         """Send once what the cursor of a subscriber has to send."""

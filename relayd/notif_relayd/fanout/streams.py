@@ -26,7 +26,8 @@ class Streams:
     def __init__(self, store: Store, thread_time: Callable[[], float] = time.thread_time) -> None:
         self.unfiltered: Stream | None = None
         """The stream of all records, while it has members."""
-        self._store = store
+        self.store = store
+        """Where the rings of the streams are charged."""
         self._by_views: dict[frozenset[View], Stream] = {}
         self._selector: Selector[Stream] = Selector(thread_time)
         self._filtered = 0
@@ -59,7 +60,7 @@ class Streams:
         wanted = frozenset((UNFILTERED,) if UNFILTERED in views else views)
         stream = self._by_views.get(wanted)
         if stream is None:
-            stream = self._by_views[wanted] = Stream(wanted, self._store)
+            stream = self._by_views[wanted] = Stream(wanted, self.store)
             if stream.is_unfiltered:
                 self.unfiltered = stream
             else:
