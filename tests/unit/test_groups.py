@@ -102,7 +102,7 @@ class Reader:
         return {payload} if isinstance(payload, int) else set()
 
 
-@settings(max_examples=300, stateful_step_count=60, deadline=None)
+@settings(max_examples=200, stateful_step_count=60, deadline=None)
 class Groups(RuleBasedStateMachine):
     """In any sequence of events, every record is finished, announced as missing, or still there.
 
