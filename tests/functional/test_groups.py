@@ -374,6 +374,7 @@ def test_members_that_end_during_a_restart_leave(relay: ManagedRelay) -> None:
 
 def test_a_group_gets_a_gap_after_a_crash(relay: ManagedRelay) -> None:
     with join(relay, window=3, hold=100) as member:
+        relay.wait_stored("s1")
         relay.kill()
         assert member.line() == b"\n"
         gap = member.notification()

@@ -112,6 +112,7 @@ def test_counting_starts_again_after_a_crash(directory: Path) -> None:
         with relay.produce() as producer:
             producer.sendall(record(number=0))
             assert seen(subscriber, 1) == [(0, False)]
+        relay.wait_stored("s1")
         relay.kill()
         assert isinstance(next(subscriber), Gap)
         with relay.produce() as producer:

@@ -48,6 +48,8 @@ class Part:
     since: int
     """Length of the sequence when the relay had sent the answer, or read the request."""
     state: State = State.REQUESTED
+    was_member: bool = False
+    """Whether the relay has sent the answer."""
     until: int | None = None
     """Length of the sequence when it had left and the group went on without it."""
     got: list[int] = field(default_factory=list)
@@ -149,7 +151,7 @@ class Groups:
     def join(self, part: Part) -> None:
         """The relay has sent the answer to a member."""
         group = part.group
-        part.state, part.since = State.JOINED, len(self._sequence)
+        part.state, part.was_member, part.since = State.JOINED, True, len(self._sequence)
         if group.held_until is not None:
             group.exact &= self._now() < group.held_until - TOLERANCE
             group.held_until = None
@@ -323,7 +325,7 @@ class Groups:
     def _all_want(self, group: Group, index: int) -> bool:
         template = self._sequence[index]
         since = [each for each in group.parts if each.until is None or each.until >= index]
-        before = [each for each in since if each.since <= index]
+        before = [each for each in since if each.was_member and each.since <= index]
         return bool(before) and all(template in each.matching for each in since)
 
     def _differ(self, group: Group) -> bool:

@@ -128,6 +128,7 @@ PARTS: dict[str, Callable[[FanoutState], object]] = {
     "cursor": lambda fanout: fanout.subscribers[0].subscription.cursor,
     "member": lambda fanout: fanout.subscribers[0].subscription.member,
     "former member": lambda fanout: fanout.subscribers[1].subscription.member,
+    "pending cursor": lambda fanout: fanout.subscribers[1].subscriptions[1].cursor,
     "idle subscription": lambda fanout: fanout.subscribers[2].subscription,
     "absent member": lambda fanout: fanout.absent[0],
 }
@@ -190,6 +191,7 @@ CONTRADICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("wrong end", "cursor", {"until": 1}),
     ("does not end with a newline", "cursor", {"inserted": b"torn"}),
     ("in a missing torn record", "cursor", {"torn": 1}),
+    ("starts within a record", "pending cursor", {"torn": 0}),
     ("outside its torn record", "cursor", {"torn_sent": 5}),
 ]
 """For each rule: the error message, and the part of the state and its fields that break it."""

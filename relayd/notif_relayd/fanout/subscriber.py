@@ -244,6 +244,8 @@ class Subscriber:
         torn_records: dict[TornRecord, int],
     ) -> SubscriberState:
         """Return all that a successor needs; see `Subscription.save` for the arguments."""
+        # First: a member of a group notes what its socket has taken meanwhile.
+        subscription = self.subscription.save(streams, places, torn_records)
         pending = None
         if self.pending is not None:
             pending = self.pending.save(streams, places, torn_records)
@@ -256,7 +258,7 @@ class Subscriber:
             self.dropped,
             self.request.save(),
             self.listening,
-            self.subscription.save(streams, places, torn_records),
+            subscription,
             pending,
             self.lost_before,
         )

@@ -194,7 +194,9 @@ def _check_subscriber(
     )
     require(
         all(
-            _is_at_boundary(each.cursor, fanout.chunks) for each in subscriptions[1:] if each.cursor
+            each.cursor.torn is None and _is_at_boundary(each.cursor, fanout.chunks)
+            for each in subscriptions[1:]
+            if each.cursor
         ),
         "pending filter change starts within a record",
     )

@@ -101,8 +101,6 @@ class Group:
         self._lost, self._undeliverable = saved.lost, saved.undeliverable
         self._dropped, self.redelivered = saved.dropped, saved.redelivered
 
-    # Members
-
     @property
     def views(self) -> frozenset[View]:
         """The views of the members."""

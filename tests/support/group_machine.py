@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state machine that drives a group of subscribers, and checks what its members receive."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from unittest import mock
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from notif_relay import records
+from notif_relayd.fanout.chunk import CHUNK_OVERHEAD
+from notif_relayd.fanout.groups.errors import GroupError
+from notif_relayd.fanout.groups.group import Group
+from notif_relayd.fanout.groups.live_group import LiveGroup
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.membership import Membership, member_of
+from notif_relayd.fanout.groups.run import SUSPECT_ATTEMPTS
+from notif_relayd.fanout.groups.segment import MAX_SEGMENTS
+from notif_relayd.fanout.ring import Store
+from notif_relayd.fanout.saved_state import ChunkState, FanoutState, MemberState
+from notif_relayd.fanout.subscriber import Stream
+from notif_relayd.handover.state import State, decode, encode
+from notif_relayd.ingest.saved_state import IntakeState
+from notif_relayd.records.filters import UNFILTERED, Filter, View
+
+MAX_MEMBERS = 5
+
+SHARES = st.one_of(st.just(1.0), st.floats(0, 1))
+"""What a socket takes of what is sent to it."""
+
+VIEWS = [
+    UNFILTERED,
+    View(Filter.parse({"event_type": ["a"]})),
+    View(Filter.parse({"event_type": ["b"]})),
+    View(Filter.parse({"event_type": ["a", "b"]})),
+]
+
+
+def record(number: int, event_type: str) -> bytes:
+    """Return a notification with a number; a gap record for the event type "gap"."""
+    if event_type == "gap":
+        return records.gap(number, "producer_congested")
+    return b'{"event_type": "%s", "priority": "INFO", "payload": %d}\n' % (
+        event_type.encode(),
+        number,
+    )
+
+
+def publish(stream: Stream, batch: list[tuple[bytes, str]]) -> None:
+    """Append to a stream the records that belong to it."""
+    some = [
+        data
+        for data, event_type in batch
+        if any(
+            view((records.GAP if event_type == "gap" else event_type, "INFO", ""))
+            for view in stream.views
+        )
+    ]
+    if not stream.ring.places:
+        stream.ring.skip(len(some))
+    elif some:
+        stream.ring.append(b"".join(some), len(some))
+
+
+@dataclass
+class Reader:
+    """A member, and what its socket took."""
+
+    member: Member
+    wire: bytes = b""
+    owed: bytes = b""
+    """Bytes that must be sent to it next."""
+    seen: int = 0
+    """Lines of the wire that were checked."""
+    announced: int = 0
+    """Records that the last marker announces and that were not received yet."""
+    got: list[int] = field(default_factory=list)
+    """Numbers of the notifications that it received."""
+    last: int = -1
+    """Number of the last notification that was not redelivered."""
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers of the notifications that it has not finished."""
+        return [] if self.member.window is None else self.got[self.member.finished :]
+
+    @property
+    def begun(self) -> set[int]:
+        """Number of the notification that it may have received in part, if any."""
+        lines = self.owed.splitlines()
+        if not lines:
+            return set()
+        content = json.loads(self.wire.rpartition(b"\n")[2] + lines[0])
+        payload = content["payload"]
+        if content["event_type"] == records.GAP and payload["reason"] == "producer_congested":
+            return {payload["dropped"]}
+        return {payload} if isinstance(payload, int) else set()
+
+
+@settings(max_examples=200, stateful_step_count=60, deadline=None)
+class Groups(RuleBasedStateMachine):
+    """In any sequence of events, every record is finished, announced as missing, or still there.
+
+    The first member stays, so that no record that it wants is skipped. If it has a filter, members
+    with other filters let the group go on in another stream.
+    """
+
+    @initialize(
+        limit=st.integers(min_value=2, max_value=20),
+        view=st.sampled_from([VIEWS[0], VIEWS[3]]),
+        window=st.one_of(st.none(), st.integers(1, 5)),
+        max_deliveries=st.integers(1, 4),
+    )
+    def start(self, limit: int, view: View, window: int | None, max_deliveries: int) -> None:
+        self.max_deliveries = max_deliveries
+        self.patch = mock.patch("notif_relayd.fanout.ring.MIN_CHUNKS", 3)
+        self.patch.start()
+        self.store = Store(limit * (CHUNK_OVERHEAD + 200))
+        self.streams: dict[frozenset[View], Stream] = {}
+        self.kinds: dict[int, str] = {}
+        """Event type of each record, by its number."""
+        self.undeliverable: list[int] = []
+        self.announced: Counter[str] = Counter()
+        """Number of missing records, by reason."""
+        self.finished: set[int] = set()
+        self.attempts: Counter[int] = Counter()
+        """How many members left without finishing each record."""
+        self.settled: set[int] = set()
+        """Records that no member will get again."""
+        self.redelivered = 0
+        self.readers: dict[int, Reader] = {}
+        self.next_id = 1
+        self.view = view
+        self.group = Group(self.max_deliveries, self.on_undeliverable)
+        self.group.segments.follow(self.stream_of(frozenset([view])))
+        self.add(view, window)
+
+    def is_wanted(self, kind: str) -> bool:
+        """Return whether the member that stays wants a record."""
+        return self.view((records.GAP if kind == "gap" else kind, "INFO", ""))
+
+    def on_undeliverable(self, line: bytes) -> None:
+        payload = json.loads(line)["payload"]
+        number = payload if isinstance(payload, int) else payload["dropped"]
+        assert self.attempts[number] == self.max_deliveries
+        self.undeliverable.append(number)
+
+    def stream_of(self, views: frozenset[View]) -> Stream:
+        if UNFILTERED in views:
+            views = frozenset([UNFILTERED])
+        return self.streams.setdefault(views, Stream(views, self.store))
+
+    def add(self, view: View, window: int | None) -> None:
+        member = Member(view, window)
+        self.group.join(self.next_id, member)
+        self.readers[self.next_id] = Reader(member)
+        self.next_id += 1
+
+    @rule(kinds=st.lists(st.sampled_from(["a", "b", "c", "gap"]), min_size=1, max_size=6))
+    def publish(self, kinds: list[str]) -> None:
+        batch = []
+        for kind in kinds:
+            number = len(self.kinds)
+            self.kinds[number] = kind
+            batch.append((record(number, kind), kind))
+        for stream in self.streams.values():
+            publish(stream, batch)
+
+    @rule(
+        view=st.sampled_from(VIEWS), window=st.one_of(st.none(), st.integers(1, 5), st.just(65536))
+    )
+    def join(self, view: View, window: int | None) -> None:
+        if len(self.readers) == MAX_MEMBERS:
+            return
+        views = self.group.views | {view}
+        if (
+            view not in self.group.segments.last.stream.views
+            and UNFILTERED not in self.group.segments.last.stream.views
+        ):
+            try:
+                self.group.segments.follow(self.stream_of(views))
+                self.group.segments.forget_finished()
+            except GroupError:
+                assert len(self.group.segments.streams) == MAX_SEGMENTS
+                return
+        self.add(view, window)
+
+    @precondition(lambda self: len(self.readers) > 1)
+    @rule(index=st.integers(0, 3), completing=st.booleans())
+    def leave(self, index: int, completing: bool) -> None:
+        numbers = sorted(self.readers)[1:]
+        number = numbers[index % len(numbers)]
+        reader = self.readers.pop(number)
+        if completing:
+            reader.wire += reader.owed
+            self.read(reader)
+        self.attempts.update({*reader.unfinished, *(() if completing else reader.begun)})
+        self.group.note_progress(reader.member, 0 if completing else reader.owed.count(b"\n"))
+        self.group.leave(number)
+
+    @precondition(lambda self: len(self.readers) < MAX_MEMBERS)
+    @rule(
+        view=st.one_of(st.none(), st.sampled_from(VIEWS)),
+        window=st.one_of(st.none(), st.integers(1, 20)),
+        share=SHARES,
+        completing=st.booleans(),
+    )
+    def fail(self, view: View | None, window: int | None, share: float, completing: bool) -> None:
+        """Let a member join, get records and leave."""
+        self.join(view or self.view, window)
+        self.serve(len(self.readers) - 1, share)
+        if len(self.readers) > 1:
+            self.leave(len(self.readers) - 2, completing)
+
+    @rule(index=st.integers(0, 4), share=SHARES)
+    def serve(self, index: int, share: float) -> None:
+        """Send to a member, whose socket takes a share of it."""
+        reader = self.reader_of(index)
+        if reader.owed:
+            size = int(len(reader.owed) * share)
+            reader.wire += reader.owed[:size]
+            reader.owed = reader.owed[size:]
+            if not reader.owed:
+                self.group.note_progress(reader.member, 0)
+        else:
+            hand_out = self.group.take(reader.member)
+            if hand_out is None:
+                return
+            data = b"".join((hand_out.head, *hand_out.data))
+            size = int(len(data) * share)
+            if size and hand_out.head and hand_out.runs:
+                self.redelivered += sum(each.length for each in hand_out.runs)
+            reader.wire += data[:size]
+            reader.owed = self.group.note_sent(reader.member, hand_out, size)
+            assert data[size:].startswith(reader.owed)
+        self.read(reader)
+
+    @rule(index=st.integers(0, 4), count=st.integers(0, 8))
+    def finish(self, index: int, count: int) -> None:
+        reader = self.reader_of(index)
+        member = reader.member
+        count += member.finished
+        self.group.note_progress(member, reader.owed.count(b"\n"))
+        if member.window is None or count > member.sent:
+            try:
+                member.finish(count)
+            except GroupError:
+                return
+            raise AssertionError("accepted")
+        member.finish(count)
+        self.settle(*reader.got[:count])
+
+    @rule()
+    def restart(self) -> None:
+        """Save everything, and go on with what is restored."""
+        streams = list(self.streams.values())
+        numbers = {stream: number for number, stream in enumerate(streams)}
+        rings = {stream.ring: number for stream, number in numbers.items()}
+        fanout = FanoutState(
+            *(0, 0, 0, 0),
+            [each.save() for each in streams],
+            [ChunkState(rings[ring], chunk.data, chunk.count) for chunk, ring in self.store],
+            [],
+            groups=[self.group.save(0, "g", None, numbers, "")],
+            absent=[self.save_member(each) for each in self.readers.values()],
+        )
+        state = State(1, IntakeState(0, 0, {}, []), fanout)
+        self.restore(decode(b"".join(encode(state))).fanout)
+
+    def save_member(self, reader: Reader) -> MemberState:
+        stream = Stream(frozenset([reader.member.view]), Store(1))
+        live = LiveGroup((0, "g"), self.group, "")
+        membership = Membership(live, 1, reader.member, 0.0, stream, owner=1, charge=0)
+        if reader.owed:
+            membership.fall_behind().send_first(reader.owed)
+        return membership.save_member()
+
+    def restore(self, saved: FanoutState) -> None:
+        self.store = Store(self.store.limit)
+        streams = [Stream(each.views(), self.store) for each in saved.streams]
+        for stream, each in zip(streams, saved.streams, strict=True):
+            stream.ring.restore(each.next_seq)
+        self.store.restore([(streams[c.stream].ring, c.data, c.count) for c in saved.chunks])
+        self.group = Group(self.max_deliveries, self.on_undeliverable)
+        self.group.restore(saved.groups[0], dict(enumerate(streams)))
+        self.streams = {stream.views: stream for stream in streams}
+        for (number, reader), member in zip(self.readers.items(), saved.absent, strict=True):
+            reader.member = member_of(member)
+            self.group.join(number, reader.member)
+
+    def reader_of(self, index: int) -> Reader:
+        return self.readers[sorted(self.readers)[index % len(self.readers)]]
+
+    def read(self, reader: Reader) -> None:
+        """Check what a member received since the last call."""
+        lines = reader.wire.split(b"\n")[:-1]
+        for line in lines[reader.seen :]:
+            content = json.loads(line)
+            event_type, payload = content["event_type"], content["payload"]
+            if event_type == records.REDELIVERED:
+                assert reader.announced == 0
+                reader.announced = payload["records"]
+            elif event_type == records.GAP and payload["reason"] == "producer_congested":
+                self.check_marker(reader, payload["dropped"])
+                self.settled.add(payload["dropped"])
+            elif event_type == records.GAP:
+                assert reader.announced == 0
+                self.announced[payload["reason"]] += payload["dropped"]
+            else:
+                assert reader.member.view((event_type, "INFO", ""))
+                assert payload not in self.undeliverable
+                self.check_marker(reader, payload)
+                reader.got.append(payload)
+                if reader.member.window is None:
+                    self.settle(payload)
+        reader.seen = len(lines)
+
+    def settle(self, *numbers: int) -> None:
+        """Note that notifications are finished."""
+        self.finished.update(numbers)
+        self.settled.update(numbers)
+
+    def check_marker(self, reader: Reader, number: int) -> None:
+        """Check that a record is marked if it was sent before, and in order otherwise."""
+        attempts = self.attempts[number]
+        assert number not in self.settled
+        assert attempts < self.max_deliveries
+        assert (attempts > 0) == (reader.announced > 0)
+        # What may have made members fail is handed out alone.
+        suspects = [each for each in reader.unfinished if self.attempts[each] >= SUSPECT_ATTEMPTS]
+        assert not suspects
+        if not attempts:
+            assert number > reader.last
+            reader.last = number
+            return
+        reader.announced -= 1
+        if attempts >= SUSPECT_ATTEMPTS:
+            assert not reader.announced
+            assert not reader.unfinished
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "group"))
+    def windows_hold(self) -> None:
+        for reader in self.readers.values():
+            member = reader.member
+            self.group.note_progress(member, reader.owed.count(b"\n"))
+            assert member.unfinished_count == sum(each.length for each in member.unfinished)
+            assert not (reader.owed and self.group.has_work_for(member))
+            assert len(reader.unfinished) == member.unfinished_count
+            assert member.window is None or member.unfinished_count <= member.window
+        assert len(self.undeliverable) >= self.announced["undeliverable"]
+        assert sum(self.announced.values()) <= self.group.dropped
+        assert self.redelivered == self.group.redelivered
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "group"))
+    def every_record_is_in_one_place(self) -> None:
+        members = [each.member for each in self.readers.values()]
+        for each in self.readers.values():
+            self.group.note_progress(each.member, each.owed.count(b"\n"))
+        taken = sum(each.unfinished_count for each in members)
+        taken += sum(run.length for each in members for run in each.unsent)
+        found = len(self.settled) + taken + self.group.lag + self.group.dropped
+        if self.view.is_unfiltered:
+            assert found == len(self.kinds)
+        else:
+            assert found <= len(self.kinds)
+
+    def teardown(self) -> None:
+        if hasattr(self, "group"):
+            self.patch.stop()
+            self.finish_everything()
+
+    def finish_everything(self) -> None:
+        """Let the members get and finish all that they can get; check that nothing is left."""
+        for _ in range(200 * (1 + len(self.kinds))):
+            before = self.group.lag, self.group.unfinished
+            for index in range(len(self.readers)):
+                self.serve(index, 1.0)
+                self.finish(index, self.reader_of(index).member.unfinished_count)
+            if not any(self.group.has_work_for(each.member) for each in self.readers.values()) and (
+                not any(each.owed for each in self.readers.values())
+            ):
+                break
+        else:
+            raise AssertionError(f"does not end: {before}")
+        assert self.group.lag == self.group.unfinished == 0
+        self.group.segments.forget_finished()
+        assert len(self.group.segments.streams) == 1
+        wanted = {number for number, kind in self.kinds.items() if self.is_wanted(kind)}
+        missing = len(wanted - self.settled)
+        assert sum(self.announced.values()) == self.group.dropped
+        assert missing <= self.group.dropped <= len(self.kinds) - len(self.settled)
+        assert self.announced["undeliverable"] == len(self.undeliverable)
+        assert not self.finished & set(self.undeliverable)
+        self.group.segments.release()
+        assert self.store.size == 0
