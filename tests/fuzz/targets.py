@@ -125,8 +125,10 @@ def request(data: bytes) -> None:
     assert done is None
     content, lets_through, asked = json.loads(data), parsed.filter, parsed.requested
     expected = {"filter": {}} | content
-    if not expected.get("hold", 1):
-        del expected["hold"]
+    if "hold" in expected:
+        expected["hold"] = float(expected["hold"])
+        if not expected["hold"]:
+            del expected["hold"]
     assert json.loads(parsed.line) == expected
     assert len(parsed.line) <= parsed.charge
     assert asked == content.get("filter", {})
@@ -147,7 +149,7 @@ def _check_group(group: subscription_request.GroupRequest | None, content: Any) 
     assert all(each.isascii() and (each.isalnum() or each in "._:/-") for each in group.name)
     assert content.get("window") == group.window
     assert group.window is None or 0 < group.window <= 65536
-    assert content.get("hold", 0) == group.hold >= 0
+    assert float(content.get("hold", 0)) == group.hold >= 0
 
 
 def _matches(key: str, value: str, glob: str) -> bool:
