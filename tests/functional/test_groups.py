@@ -234,6 +234,38 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
                 assert notification["event_type"] in ("notif_relayd.redelivered", "good")
 
 
+def nested(key: str, depth: int) -> str:
+    """Return a field with nested lists."""
+    return f'"{key}": {"[" * depth}{"]" * depth}'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        # The validator and Python's decoder permit different depths.
+        [nested("payload", depth) for depth in range(1000, 900, -5)],
+        [nested("message_id", depth) for depth in range(1000, 900, -5)],
+        [f'"message_id": "{"x" * 300_000}"'],
+        [f'"message_id": {"9" * 5000}'],
+    ],
+    ids=["deep payload", "deep name", "long name", "many digits"],
+)
+def test_records_that_are_hard_to_name_are_given_up(directory: Path, fields: list[str]) -> None:
+    config = directory / "relayd.conf"
+    config.write_text("[relayd]\nmax_deliveries = 1\n")
+    lines = [f'{{"event_type": "bad", "priority": "INFO", {each}}}\n'.encode() for each in fields]
+    with running_relay(directory, "--config-file", str(config)) as relay, relay.produce() as p:
+        with join(relay, window=100, hold=100) as worker:
+            p.sendall(b"".join(lines) + record(number=1))
+            received = 1
+            while worker.line() != record(number=1):
+                received += 1
+        wait_group(relay, members=0, dropped=received)
+        assert received > 1
+        relay.wait_logged("record(s) not delivered again: group g of uid")
+        assert relay.log.stat().st_size < 5000
+
+
 @pytest.mark.parametrize(
     ("keys", "error"),
     [

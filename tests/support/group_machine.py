@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -144,11 +145,14 @@ class Groups(RuleBasedStateMachine):
         """Return whether the member that stays wants a record."""
         return self.view((records.GAP if kind == "gap" else kind, "INFO", ""))
 
-    def on_undeliverable(self, line: bytes) -> None:
-        payload = json.loads(line)["payload"]
-        number = payload if isinstance(payload, int) else payload["dropped"]
-        assert self.attempts[number] == self.max_deliveries
-        self.undeliverable.append(number)
+    def on_undeliverable(self, lines: Iterator[bytes], count: int) -> None:
+        before = len(self.undeliverable)
+        for line in lines:
+            payload = json.loads(line)["payload"]
+            number = payload if isinstance(payload, int) else payload["dropped"]
+            assert self.attempts[number] == self.max_deliveries
+            self.undeliverable.append(number)
+        assert len(self.undeliverable) - before == count
 
     def stream_of(self, views: frozenset[View]) -> Stream:
         if UNFILTERED in views:

@@ -150,7 +150,7 @@ class Publisher:
             stream: the stream of the batch.
             batch: the records.
             count: the number of records.
-            outcome: what has become of the batch at the current subscribers.
+            outcome: the current subscribers whose sockets did not take the whole batch.
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome

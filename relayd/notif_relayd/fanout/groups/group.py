@@ -24,6 +24,7 @@ from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
 from notif_relayd.fanout.groups.waiting import Waiting
+from notif_relayd.fanout.ring import Ring
 from notif_relayd.fanout.saved_state import GroupState
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
@@ -39,12 +40,14 @@ class Group:
 
     Args:
         max_deliveries: number of members that may get a record.
-        on_undeliverable: called with each record that is not handed out again.
+        on_undeliverable: called with records that are not handed out again, and their number.
     """
 
-    def __init__(self, max_deliveries: int, on_undeliverable: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, max_deliveries: int, on_undeliverable: Callable[[Iterator[bytes], int], None]
+    ) -> None:
         self.members: dict[int, Member] = {}
-        """By connection number, in the order in which they got records; the next one is first."""
+        """By the number of the member."""
         self.redelivered = 0
         """Number of times that a record was handed out again."""
         self.max_deliveries = max_deliveries
@@ -400,9 +403,8 @@ class Group:
         run = run.tail(lost)
         self._dropped += run.length
         self._undeliverable += run.length
-        for seq in range(run.first, run.end):
-            chunk = ring.find(seq)
-            self._on_undeliverable(bytes(chunk.part(seq - chunk.first, 1)))
+        if run.length:
+            self._on_undeliverable(_records_of(run, ring), run.length)
 
     def _give_back(self, runs: Iterable[Run]) -> None:
         """Take records back that a member did not get completely."""
@@ -447,3 +449,10 @@ class Group:
         index = self._waiting.find((number, 0))
         waits = any(run.segment == number for run in self._waiting.runs[index : index + 1])
         return not waits and not any(each.has_some_of(number) for each in self.members.values())
+
+
+def _records_of(run: Run, ring: Ring) -> Iterator[bytes]:
+    """Yield the records of a run; the ring must have all of them."""
+    for seq in range(run.first, run.end):
+        chunk = ring.find(seq)
+        yield bytes(chunk.part(seq - chunk.first, 1))

@@ -38,6 +38,9 @@ from notif_relayd.records.filters import View
 from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST, GroupRequest
 from notif_relayd.settings import GroupLimits
 
+MAX_NAME = 128
+"""Maximum number of characters of each field that identifies a record in the log."""
+
 GROUP_COST = 4096
 """Bytes charged for a group, without its streams and the records that wait in it."""
 
@@ -381,28 +384,33 @@ class Groups:
             self._loop.cancel(self._due)
         self._due = self._loop.call_in(max(0.0, moment - self._monotonic()), self._end_expired)
 
-    def _note_undeliverable(self, key: GroupKey, record: bytes) -> None:
-        self.undeliverable += 1
+    def _note_undeliverable(self, key: GroupKey, given_up: Iterator[bytes], count: int) -> None:
+        self.undeliverable += count
         uid, name = key
         self._log.warning(
-            "record not delivered again: group %s of uid %d: %d members left without finishing it: "
-            "%s",
+            "%d record(s) not delivered again: group %s of uid %d: %d members left without "
+            "finishing them; the first is %s",
+            count,
             name,
             uid,
             self.limits.max_deliveries,
-            _name_of(record),
+            _name_of(next(given_up)),
         )
 
 
-def _ignore(_record: bytes) -> None:
+def _ignore(_records: Iterator[bytes], _count: int) -> None:
     """Do nothing."""
 
 
 def _name_of(record: bytes) -> str:
-    """Return a text in one line that identifies a record."""
-    fields = dict(records.decode_pairs(record))
-    names = ("event_type", "publisher_id", "message_id")
-    return ", ".join(f"{key} {printable(str(fields.get(key)))}" for key in names)
+    """Return a text in one line that identifies a record; its producer may be hostile."""
+    try:
+        fields = dict(records.decode_pairs(record))
+        names = ("event_type", "publisher_id", "message_id")
+        return ", ".join(f"{key} {printable(str(fields.get(key))[:MAX_NAME])}" for key in names)
+    except (ValueError, RecursionError):
+        # The validator accepts records that Python does not decode, such as deeply nested ones.
+        return f"a record that starts with {printable(record.decode()[:MAX_NAME])}"
 
 
 def _cost(stream: Stream) -> int:
