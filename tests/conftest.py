@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for all tests.
+"""Settings and fixtures for all tests.
 
 Each phase of a test has a deadline (support/deadlines.py) far above its duration on a busy machine.
 Hypothesis sets no deadline of its own. Started processes buffer their output, as services do.
 """
 
-import os
+from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 from support import descriptors
@@ -20,6 +26,7 @@ from support.deadlines import (  # noqa: F401 - hooks and a fixture of pytest
     pytest_sessionfinish,
     pytest_unconfigure,
 )
+from support.relay import RunningRelay, running_relay
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -27,3 +34,16 @@ settings.load_profile("no deadline")
 os.environ.pop("PYTHONUNBUFFERED", None)
 
 descriptors.raise_limit()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a temporary directory with a short path: a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="relay-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def relay(directory: Path) -> Iterator[RunningRelay]:
+    with running_relay(directory) as relay:
+        yield relay

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments that make a subscriber a member of a group.
+"""The request that makes a subscriber a member of a group.
 
 This module is the home of the limits; the daemon imports them. The library checks them as well, so
 that an invalid argument raises an exception where the program defines it.
@@ -27,27 +27,32 @@ is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
-    """What a subscriber requests of a group."""
+class GroupRequest:
+    """The part of a request that names a group."""
 
-    group: str
-    """Name of the group."""
-    window: int | None
-    """Maximum number of unfinished notifications; None if they need not be finished."""
-    hold: float
+    name: str
+    window: int | None = None
+    """Maximum number of unfinished notifications; None if the socket's acceptance finishes one."""
+    hold: float = 0
     """Seconds for which the group keeps its place after its last member has left."""
-    auto_done: bool
-    """Whether a notification is finished when the next one is asked for."""
 
     @property
     def keys(self) -> dict[str, object]:
         """The keys of the request."""
-        keys: dict[str, object] = {"group": self.group}
+        keys: dict[str, object] = {"group": self.name}
         if self.window is not None:
             keys["window"] = self.window
         if self.hold:
             keys["hold"] = self.hold
         return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Membership(GroupRequest):
+    """What a subscriber of the library requests of a group."""
+
+    auto_done: bool = True
+    """Whether a notification is finished when the next one is asked for."""
 
 
 def permitted_hold(message: str) -> float | None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the functional tests: a directory, a relay, a private socket and scripts."""
+"""Fixtures of the functional tests: parts of the relay, a private socket and scripts."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,21 +13,8 @@ from support.descriptors import open_sockets
 from support.loop_harness import LoopHarness
 from support.messaging_service import write_configuration
 from support.private_socket import PrivateSocket
-from support.relay import RunningRelay, running_relay
+from support.relay import RunningRelay
 from support.scripts import Scripts
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Return a temporary directory with a short path: a socket's path has at most 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="relay-") as path:
-        yield Path(path)
-
-
-@pytest.fixture
-def relay(directory: Path) -> Iterator[RunningRelay]:
-    with running_relay(directory) as relay:
-        yield relay
 
 
 @pytest.fixture

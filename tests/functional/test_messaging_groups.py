@@ -278,7 +278,8 @@ def test_unhandled_notifications_of_a_killed_worker_are_handled(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), os.pathsep)
     worker = scripts.run("-W", "ignore", "-c", WORKER, relay.public)
     pid = int(worker.line())
-    emit(transport, 1, 2)
+    emit(transport, 1)
+    make_notifier(transport).info({}, "forged\nline", 2)
     assert {worker.line(), worker.line()} == {"1", "2"}
     endpoint = Endpoint("info")
     with running_listener(transport, endpoint):
@@ -286,6 +287,7 @@ def test_unhandled_notifications_of_a_killed_worker_are_handled(
         assert endpoint.next_payloads(2) == [1, 2]
         wait_finished(relay)
     assert caplog.text.count("was delivered before and not finished") == 2
+    assert r"forged\nline" in caplog.text
     assert relay.request("groups")[0]["redelivered"] == 2
 
 

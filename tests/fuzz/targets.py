@@ -10,6 +10,7 @@ import json
 from typing import Any, NoReturn
 from unittest import mock
 
+from notif_relay.group import GroupRequest
 from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.state import decode, encode
 from notif_relayd.records import subscription_request
@@ -140,7 +141,7 @@ def request(data: bytes) -> None:
         )
 
 
-def _check_group(group: subscription_request.GroupRequest | None, content: Any) -> None:
+def _check_group(group: GroupRequest | None, content: Any) -> None:
     if group is None:
         assert not content.keys() & {"group", "window", "hold"}
         return

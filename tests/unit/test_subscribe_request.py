@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay import BadFilter, RelayError
-from notif_relay.group import checked_membership
+from notif_relay.group import GroupRequest, checked_membership
 from notif_relay.request import Patterns, filter_request
 from notif_relayd.records import subscription_request
 
@@ -25,7 +25,7 @@ def test_request_without_patterns_is_unfiltered() -> None:
 def test_relay_accepts_what_joins_a_group(window: int | None, hold: float | None) -> None:
     membership = checked_membership("A-z.0_9:/", window, hold, True)
     request = subscription_request.parse(filter_request("a", None, None, membership))
-    assert request.group == subscription_request.GroupRequest("A-z.0_9:/", window, hold or 0)
+    assert request.group == GroupRequest("A-z.0_9:/", window, hold or 0)
 
 
 def test_string_is_one_pattern_and_iterable_is_several() -> None:

@@ -30,6 +30,7 @@ from notif_relay.messaging.message import RelayedMessage
 from notif_relay.messaging.requeue import PausedMessages
 from notif_relay.messaging.subscriber import ListeningSubscriber
 from notif_relay.notification import Gap, Notification
+from notif_relay.validity import printable
 
 LOG = logging.getLogger(__name__)
 
@@ -192,13 +193,12 @@ class Reader:
         if not isinstance(notification, Gap) and self._share.topics.isdisjoint(topics):
             return None
         if notification.redelivered:
+            found = map(envelope.message.get, ("message_id", "event_type", "publisher_id"))
+            names = (printable(each) if isinstance(each, str) else "?" for each in found)
             LOG.info(
                 "Notification %s (%s of %s) was delivered before and not finished; it may have been"
                 " handled already",
-                *(
-                    envelope.message.get(key)
-                    for key in ("message_id", "event_type", "publisher_id")
-                ),
+                *names,
             )
         return envelope
 

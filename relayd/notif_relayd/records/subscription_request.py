@@ -15,7 +15,7 @@ from typing import Annotated, cast
 import msgspec
 
 from notif_relay import records
-from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, is_group_name
+from notif_relay.group import MAX_GROUP_NAME, MAX_WINDOW, GroupRequest, is_group_name
 from notif_relay.request import MAX_REQUEST_SIZE
 from notif_relayd.records.filters import Filter, FilterError
 
@@ -115,27 +115,6 @@ class RequestBuffer:
         if found < 0:
             self._searched = len(self._data)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class GroupRequest:
-    """The part of a request that names a group."""
-
-    name: str
-    window: int | None = None
-    """Maximum number of unfinished records; `None` if the socket's acceptance finishes a record."""
-    hold: float = 0
-    """Seconds for which the group keeps its place after its last member has left."""
-
-    @property
-    def keys(self) -> dict[str, object]:
-        """The keys of the request."""
-        keys: dict[str, object] = {"group": self.name}
-        if self.window is not None:
-            keys["window"] = self.window
-        if self.hold:
-            keys["hold"] = self.hold
-        return keys
 
 
 @dataclass(frozen=True, slots=True)

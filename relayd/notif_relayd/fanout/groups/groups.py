@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from notif_relay import records
-from notif_relay.group import GROUPS_LIMIT, HOLD_LIMIT
+from notif_relay.group import GROUPS_LIMIT, HOLD_LIMIT, GroupRequest
 from notif_relayd.access.quota import Quota, QuotaError
 from notif_relayd.context import Context
 from notif_relayd.escaping import printable
@@ -35,7 +35,7 @@ from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.net.loop import Deadline
 from notif_relayd.records.filters import View
-from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST, GroupRequest
+from notif_relayd.records.subscription_request import STREAM_COST, UNFINISHED_COST
 from notif_relayd.settings import GroupLimits
 
 MAX_NAME = 128
