@@ -95,7 +95,7 @@ def test_healthy_subscriber_beside_200_stalled_gets_500_mb(directory: Path) -> N
     size, total = 8192, 500 * 1000 * 1000
     number = total // size + 1
     # At this rate the default ring lasts 0.2 s. A larger one prevents losses on a busy machine.
-    ring = ("--relayd-ring_size", str(64 * MIB))
+    ring = ("--relayd-ring_size", str(256 * MIB))
     with running_relay(directory, *ring) as relay, contextlib.ExitStack() as stack:
         stalled = [stack.enter_context(connect(relay.public)) for _ in range(200)]
         healthy = stack.enter_context(relay.subscribe()).socket
