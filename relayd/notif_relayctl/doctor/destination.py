@@ -49,6 +49,8 @@ class _Kind:
 _PRIVATE = _Kind("private", "producers", paths.INGEST_SOCKET, "send", "sends to")
 _PUBLIC = _Kind("public", "subscribers", paths.PUBLIC_SOCKET, "read", "reads from")
 
+_KINDS = (_PRIVATE, _PUBLIC)
+
 
 def examine(check: str, sender: str, path: str, sockets: Sockets, remedy: str) -> Finding:
     """Check the socket that a handler or driver sends to.
@@ -125,10 +127,14 @@ def _owner(path: str, kind: _Kind) -> str:
     directory = os.path.dirname(real)
     if in_runtime_dir(directory):
         # The relay may be an instance, which need not run.
-        return OTHER_RELAY if os.path.basename(real) == kind.file else UNKNOWN
-    try:
-        other = ask(os.path.join(directory, paths.CONTROL_SOCKET), "status", Status)
-    except (CtlError, ValueError):
+        found = next((each for each in _KINDS if each.file == os.path.basename(real)), None)
+    else:
+        try:
+            other = ask(os.path.join(directory, paths.CONTROL_SOCKET), "status", Status)
+        except (CtlError, ValueError):
+            return UNKNOWN
+        reported = zip(_KINDS, (other.ingest_socket, other.public_socket), strict=True)
+        found = next((each for each, path in reported if os.path.realpath(path) == real), None)
+    if found is None:
         return UNKNOWN
-    reported = other.ingest_socket if kind is _PRIVATE else other.public_socket
-    return OTHER_RELAY if os.path.realpath(reported) == real else UNKNOWN
+    return OTHER_RELAY if found is kind else f"the {found.name} socket of another relay"
