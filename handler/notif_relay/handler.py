@@ -9,7 +9,6 @@ service, passes errors to ``handleError``, and holds the handler's lock for each
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from threading import get_ident
 
@@ -91,7 +90,11 @@ class RelayHandler(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send the message of ``record`` or drop it; call with the handler's lock held."""
+        """Send the message of ``record`` or drop it; call with the handler's lock held.
+
+        For an invalid record, log a warning. It does not contain the record, which may have
+        megabytes.
+        """
         try:
             message = record.msg  # from the log driver; getMessage() would return it unchanged
             if record.args or type(message) is not str:
@@ -106,21 +109,17 @@ class RelayHandler(logging.Handler):
             ):
                 self._check(message, record.name)
             self._sender.send(message, record.process)
+        except (InvalidRecord, RecordTooLarge) as error:
+            problem = str(error)
+        except UnicodeEncodeError as error:
+            problem = f"a record was dropped: {error.reason}"
         except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
             self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of logging)
-        """Log a warning for an invalid record; print other errors as ``logging`` does.
-
-        The warning does not contain the record, which may have megabytes.
-        """
-        error = sys.exc_info()[1]
-        if isinstance(error, InvalidRecord | RecordTooLarge):
-            self._report(record, str(error))
-        elif isinstance(error, UnicodeEncodeError):
-            self._report(record, f"a record was dropped: {error.reason}")
+            return
         else:
-            super().handleError(record)
+            return
+        # Not in an exception handler: oslo.log appends the exception being handled to a message.
+        self._report(record, problem)
 
     def _check(self, message: str, logger: str) -> None:
         # The log driver has a logger for each type of event. A long message is left to the sender,

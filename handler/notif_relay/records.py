@@ -15,7 +15,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
-GapReason = Literal["slow_subscriber", "producer_congested", "relay_restarted", "undeliverable"]
+GapReason = Literal[
+    "slow_subscriber",
+    "undeliverable",
+    "producer_congested",
+    "relay_restarted",
+    "permission_denied",
+]
 
 EVENT_TYPE_PREFIX = "notif_relayd."
 
@@ -69,7 +75,7 @@ readers."""
 Pairs = tuple[tuple[str, Any], ...]
 """A JSON object as key/value pairs in their order, including nested objects."""
 
-PRODUCER_REASONS: tuple[str, ...] = ("producer_congested", "relay_restarted")
+PRODUCER_REASONS: tuple[str, ...] = ("producer_congested", "relay_restarted", "permission_denied")
 """Reasons that producers may use in gap records."""
 
 _find_escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").search

@@ -341,14 +341,17 @@ class Sender:
         self._attempted_at = now
         try:
             self._connection = Connection(self.path)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                self._gap_reason = "permission_denied"
             return False
         self.connects += 1
         if self._missing == 0:
             self._state = _READY
         else:
             self._state = _PENDING
-            self._gap_reason = "relay_restarted"
+            if self._gap_reason != "permission_denied":
+                self._gap_reason = "relay_restarted"
         return True
 
     def _handle_lost_connection(self, error: OSError) -> None:

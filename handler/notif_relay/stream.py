@@ -67,6 +67,8 @@ class Stream:
         """Number of next records that another member got before."""
         self._partial: list[bytes] = []
         """The incomplete last record, in pieces: a long record arrives in many reads."""
+        self.gap_reason: records.GapReason = "relay_restarted"
+        """Reason of the gap before the notifications of the next connection."""
         self._gap_pending = False
         self._held = b""
         """The last line, if it is a truncated record; a gap of a restart replaces it."""
@@ -186,8 +188,9 @@ class Stream:
         self.flowing = True
         self.times_flowed += 1
         if self._gap_pending and not is_continued:
-            found.append(Gap(records.gap(None, "relay_restarted")))
+            found.append(Gap(records.gap(None, self.gap_reason)))
         self._gap_pending = False
+        self.gap_reason = "relay_restarted"
 
     def _is_yielded(self, notification: Notification) -> bool:
         if self._on_gap is None or not isinstance(notification, Gap):

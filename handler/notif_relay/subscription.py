@@ -154,6 +154,7 @@ class Subscription:
             # When a relay restarts, it creates its socket an instant before it sets the group.
             # Therefore the first denial after another failure is followed by one more attempt.
             if self._was_denied or not self._failed_at:
+                self._stream.gap_reason = "permission_denied"
                 raise
             self._was_denied = True
             self._postpone()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from notif_relay.sender import Sender
+from support.other_user import as_nobody
 from support.private_socket import PrivateSocket
 from support.records import numbered_text
 from support.scripts import Scripts
@@ -105,6 +106,34 @@ def test_gap_has_no_count_if_the_relay_never_accepted(
         with private.accept() as incoming:
             assert json.loads(incoming.line())["payload"]["dropped"] is None
             assert json.loads(incoming.line())["number"] == 1
+
+
+def test_gap_after_a_denied_connection_has_its_own_reason(
+    path: Path, clock: Clock, sender: Sender
+) -> None:
+    path.parent.chmod(0o755)
+    with PrivateSocket(path) as private:
+        path.chmod(0)
+        with as_nobody():
+            sender.send(numbered_text(0))
+        path.chmod(0o666)
+        clock.now = 1
+        with as_nobody():
+            sender.send(numbered_text(1))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": 1, "reason": "permission_denied"}
+            assert json.loads(incoming.line())["number"] == 1
+    # The next gap has its own reason again.
+    clock.now = 2
+    sender.send(numbered_text(2))
+    with PrivateSocket(path) as private:
+        clock.now = 3
+        sender.send(numbered_text(3))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
+    assert (sender.sent, sender.dropped, sender.connects) == (2, 2, 2)
 
 
 def test_partial_record_is_dropped_when_the_connection_ends(

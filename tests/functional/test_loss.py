@@ -130,14 +130,14 @@ def test_healthy_subscriber_beside_200_stalled_gets_500_mb(directory: Path) -> N
 def read_available_lines(sock: socket.socket) -> list[bytes]:
     """Read until no data arrives for two seconds; return the lines."""
     sock.settimeout(2)
-    data = b""
+    data = bytearray()
     try:
         while piece := sock.recv(MIB):
             data += piece
     except TimeoutError:
         pass
     assert data.endswith(b"\n")
-    return data.splitlines(keepends=True)
+    return bytes(data).splitlines(keepends=True)
 
 
 def test_records_of_eight_producers_keep_their_order(directory: Path) -> None:

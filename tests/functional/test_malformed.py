@@ -133,6 +133,7 @@ def test_reported_gaps_equal_the_counted_gaps(relay: RunningRelay) -> None:
         gap % ("producer_congested", "3", "notif_relayd.gap"),
         gap % ("relay_restarted", "4", r"notif_relayd\u002egap"),
         gap % ("relay_restarted", "null", "notif_relayd.gap"),
+        gap % ("permission_denied", "5", "notif_relayd.gap"),
         gap % ("relay_restarted", "-1", "notif_relayd.gap"),
         gap % ("relay_restarted", "1e3", "notif_relayd.gap"),
         gap % ("slow_subscriber", "7", "notif_relayd.gap"),
@@ -153,9 +154,11 @@ def test_reported_gaps_equal_the_counted_gaps(relay: RunningRelay) -> None:
         (3, "producer_congested"),
         (4, "relay_restarted"),
         (None, "relay_restarted"),
+        (5, "permission_denied"),
     ]
     assert found["dropped"]["producer_congested"] == 3
     assert found["dropped"]["relay_restarted"] == 4
+    assert found["dropped"]["permission_denied"] == 5
     assert found["unknown_gaps"]["relay_restarted"] == 1
     assert found["rejected"]["malformed_gap"] == 3
 

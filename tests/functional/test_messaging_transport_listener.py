@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pwd
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from support.messaging import (
     threads_and_descriptors,
     transport_to,
 )
+from support.other_user import as_nobody
 from support.private_socket import PrivateSocket, ProducerConnection
 from support.records import numbered_record, record
 from support.relay import RunningRelay, connect, next_relay, running_relay
@@ -218,18 +218,6 @@ def test_gap_is_logged_without_a_warn_endpoint(
     assert messages(caplog) == ["7 notifications were lost: producer_congested"]
 
 
-@contextlib.contextmanager
-def as_nobody() -> Iterator[str]:
-    """Run the block as a user without permission to connect; yield the user's name."""
-    user = os.geteuid()
-    try:
-        if user == 0:
-            os.seteuid(pwd.getpwnam("nobody").pw_uid)
-        yield pwd.getpwuid(os.geteuid()).pw_name
-    finally:
-        os.seteuid(user)
-
-
 def test_denied_permission_is_an_error_at_start(
     relay: RunningRelay, caplog: pytest.LogCaptureFixture, no_leaks: None
 ) -> None:
@@ -265,7 +253,8 @@ def test_later_denied_permission_is_logged_until_granted(
                 wait_until(lambda: "usermod -aG" in caplog.text, "the listener logs the reason")
                 assert endpoint.calls.empty()
             # The process is root again and may connect.
-            assert endpoint.next_notification().event_type == "notif_relayd.gap"
+            gap = endpoint.next_notification()
+            assert gap.payload == {"dropped": None, "reason": "permission_denied"}
         stack.close()
     assert len([each for each in messages(caplog) if "usermod -aG" in each]) == 1
 

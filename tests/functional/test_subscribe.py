@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import os
-import pwd
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from notif_relay import (
     records,
     subscribe,
 )
+from support.other_user import as_nobody
 from support.private_socket import PrivateSocket
 from support.records import numbered_record, record, record_number
 from support.relay import RunningRelay, next_relay, running_relay
@@ -224,15 +224,8 @@ def test_relays_error_about_a_filter_is_raised(directory: Path, no_socket_left: 
 def test_denied_permission_error_names_the_group_to_join(relay: RunningRelay) -> None:
     os.chmod(relay.directory, 0o711)
     os.chmod(relay.public, 0)
-    user = os.geteuid()
-    try:
-        if user == 0:
-            os.seteuid(pwd.getpwnam("nobody").pw_uid)
-        with pytest.raises(PermissionDenied) as raised:
-            subscribe(relay.public)
-    finally:
-        os.seteuid(user)
-    name = "nobody" if user == 0 else pwd.getpwuid(user).pw_name
+    with as_nobody() as name, pytest.raises(PermissionDenied) as raised:
+        subscribe(relay.public)
     assert str(raised.value).startswith(f"user {name} may not connect to {relay.public}: ")
     assert f"usermod -aG {relay.public.group()} {name}" in str(raised.value)
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +68,18 @@ class OtherUser:
         self.process.stdin.write(data)
         self.process.stdin.close()
         self.process.stdin = None
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[str]:
+    """Run the block as a user who is in no group of a socket; yield the user's name."""
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        yield pwd.getpwuid(os.geteuid()).pw_name
+    finally:
+        os.seteuid(user)
 
 
 @contextlib.contextmanager

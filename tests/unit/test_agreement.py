@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notif_relay import Gap, Notification, records
-from notif_relay.records import own_event_type
+from notif_relay.records import PRODUCER_REASONS, own_event_type
 from notif_relay.stream import Stream
 from notif_relayd._native import routing_keys_of
 from notif_relayd.records.validator import Reason, ValidatedBatch, Validator
@@ -86,7 +86,7 @@ EVENT_TYPES = st.sampled_from(
 KEYS = st.sampled_from(
     ["event_type", "priority", "publisher_id", "payload", "dropped", "reason", "message_id", "x"]
 )
-REASONS = st.sampled_from(["producer_congested", "relay_restarted", "slow_subscriber", "x"])
+REASONS = st.sampled_from([*PRODUCER_REASONS, "slow_subscriber", "x"])
 NUMBERS = st.sampled_from(
     ["0", "3", "-1", "3.0", "1e999", str(2**53 - 1), str(2**53), str(2**64), "1" * 5000]
 )
