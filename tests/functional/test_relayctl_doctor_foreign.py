@@ -12,6 +12,7 @@ import pytest
 
 from notif_relay import paths
 from notif_relayctl.doctor import destination, rights, sockets
+from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import Host, find_relay
 from support.doctor import NOBODY, examine, other_group
@@ -92,8 +93,10 @@ def test_relative_path_in_the_configuration_is_a_warning(directory: Path) -> Non
 
 
 def test_destination_says_what_the_other_path_is(relay: RunningRelay) -> None:
+    own = Sockets(["/run/c", "/run/d"], ["/run/a", "/run/b"])
+
     def finding(path: Path | str) -> str:
-        found = destination.examine("check", "it", os.fspath(path), ["/run/a", "/run/b"], "do")
+        found = destination.examine("check", "it", os.fspath(path), own, "do")
         assert found.result == "failed"
         return f"{found.finding} {found.advice}"
 
@@ -103,10 +106,27 @@ def test_destination_says_what_the_other_path_is(relay: RunningRelay) -> None:
     assert "which is not a socket" in finding(relay.directory / "file")
     assert "which does not exist" in finding(relay.directory / "none")
     assert "which does not exist" in finding(relay.directory / "file" / "none")
-    assert "a socket that no relay is known to use" in finding(relay.public)
+    assert "the public socket of another relay" in finding(relay.public)
+    assert "the relay's public socket, which is for subscribers" in finding("/run/d")
     assert "depends on the service's working directory" in finding("ingest.sock")
-    other = destination.examine("check", "it", "/run/b", ["/run/a", "/run/b"], "do")
-    assert other.result == "ok"
+    assert destination.examine("check", "it", "/run/b", own, "do").result == "ok"
+
+
+def test_reader_of_the_wrong_socket_is_told(relay: RunningRelay) -> None:
+    own = Sockets(["/run/c", "/run/d"], ["/run/a", "/run/b"])
+
+    def found(path: str) -> Finding:
+        return destination.examine_reader("check", "it", path, own, "do")
+
+    assert found("/run/d").result == "ok"
+    for path, text in {
+        "/run/a": "the relay's private socket, which is for producers",
+        os.fspath(relay.public): "which belongs to another relay",
+        os.fspath(relay.ingest): "the private socket of another relay",
+        f"{relay.directory}/control.sock": "a socket that no relay is known to use",
+    }.items():
+        assert found(path).result == "failed"
+        assert text in found(path).finding
 
 
 def test_table_ends_with_a_summary_and_shows_failures(directory: Path) -> None:

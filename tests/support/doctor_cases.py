@@ -87,6 +87,23 @@ CASES = {
             "driver = unix", "sock_path = /nowhere/public", "ingest_path = {directory}/ingest.sock"
         ),
     ),
+    "the service's own log beside the library's driver": Case(
+        "ok",
+        "writes to the service's own log",
+        conf="\n".join([DRIVER, "driver = unix", SOCK_PATH]),
+    ),
+    "a logging file without the handler beside the library's driver": Case(
+        "ok",
+        "writes to the service's own log",
+        conf=driver_conf("driver = log", "driver = unix", SOCK_PATH),
+        edits=logger_edit(handlers="stderr"),
+    ),
+    "several drivers": Case(
+        "ok",
+        conf="\n".join(
+            [DRIVER, *(f"driver = {each}" for each in ("unix", "messagingv2", "noop")), SOCK_PATH]
+        ),
+    ),
     # Configurations that work, but perhaps not as intended.
     "no debug on the logger": Case("warning", "DEBUG are lost", edits=logger_edit(level="INFO")),
     "no debug on the handler": Case(
@@ -119,6 +136,36 @@ CASES = {
         "computes its arguments",
         edits={ARGS: 'args = (os.path.join("{directory}", "ingest.sock"),)'},
     ),
+    "the log driver's handler to nowhere beside the library's driver": Case(
+        "warning",
+        "remove the handler relay",
+        conf=driver_conf("driver = log", "driver = unix", SOCK_PATH),
+        edits={ARGS: 'args = ("{files}/none.sock",)'},
+    ),
+    "an unknown driver beside the library's driver": Case(
+        "warning",
+        "a driver 'unix,log' does not exist",
+        conf=driver_conf("driver = unix", "driver = unix,log", SOCK_PATH),
+    ),
+    "the driver for tests": Case(
+        "warning",
+        "in the memory of the service",
+        conf=driver_conf("driver = unix", "driver = test", SOCK_PATH),
+    ),
+    "two drivers, of which only the handler's has a path": Case(
+        "warning",
+        "remove the line driver = unix",
+        conf=driver_conf("driver = log", "driver = unix"),
+    ),
+    "routing and the library's driver": Case(
+        "warning",
+        "keep one of unix, routing",
+        conf=driver_conf(
+            *("driver = routing", "driver = unix", "routing_config = {files}/routing.yaml"),
+            SOCK_PATH,
+        ),
+        others={"routing.yaml": "all:\n  unix: {accepted_events: ['*']}\n"},
+    ),
     "routing to the library's driver": Case(
         "warning",
         "some notifications go to the driver unix",
@@ -127,7 +174,7 @@ CASES = {
     ),
     "the log driver and the library's driver": Case(
         "warning",
-        "keep one of log, unix",
+        "keep one of unix, log, or remove the relay's handler",
         conf=driver_conf("driver = log", "driver = unix", SOCK_PATH),
     ),
     # Configurations that do not work.
@@ -135,7 +182,7 @@ CASES = {
     "a missing configuration file": Case("failed", "service.conf", conf=None),
     "an invalid configuration file": Case("failed", "cannot be used", conf="[DEFAULT\n"),
     "another driver": Case(
-        "failed", "add a second line driver = log", conf=driver_conf("driver = messagingv2")
+        "failed", "add a line driver = unix", conf=driver_conf("driver = messagingv2")
     ),
     "noop": Case("failed", "driver is noop", conf=driver_conf("driver = noop")),
     "two drivers on one line": Case(
@@ -157,6 +204,28 @@ CASES = {
     ),
     "the library's driver without a path": Case(
         "failed", "requires sock_path", conf=driver_conf("driver = unix")
+    ),
+    "the library's driver with a directory": Case(
+        "failed", "it is a directory", conf=driver_conf("driver = unix", "sock_path = {directory}/")
+    ),
+    "a relative path beside ingest_path": Case(
+        "failed",
+        "depends on the service's working directory",
+        conf=driver_conf(
+            *("driver = unix", "sock_path = x.sock", "ingest_path = {directory}/ingest.sock")
+        ),
+    ),
+    "the public socket as ingest_path": Case(
+        "failed",
+        "the relay's public socket, which is for subscribers",
+        conf=driver_conf(
+            "driver = unix", SOCK_PATH, "ingest_path = {directory}/notifications.sock"
+        ),
+    ),
+    "neither driver reaches the relay": Case(
+        "failed",
+        "set sock_path",
+        conf="\n".join([DRIVER, "driver = unix", "sock_path = {files}/notifications.sock"]),
     ),
     "the library's driver to another relay": Case(
         "failed",

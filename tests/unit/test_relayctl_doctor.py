@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from notif_relay import paths
 from notif_relayctl.accounts import account
 from notif_relayctl.doctor import service
+from notif_relayctl.doctor.destination import Sockets
+from notif_relayctl.doctor.drivers import SECTION
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import find_relay
 
 SAMPLE = (Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf").read_text()
+
+SOCKETS = Sockets([paths.DEFAULT_PUBLIC_PATH], [paths.DEFAULT_INGEST_PATH])
 
 VALUES = st.one_of(
     st.text(max_size=20),
@@ -40,11 +44,11 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
         path, appended = Path(directory, "service.conf"), Path(directory, "logging.conf")
         path.write_bytes(conf.replace("LOGGING", os.fspath(appended)).encode(errors="replace"))
         appended.write_bytes(logging.encode(errors="replace"))
-        return list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
+        return list(service.examine([os.fspath(path)], SOCKETS))
 
 
 @given(
-    st.sampled_from(["DEFAULT", service.SECTION, "other"]),
+    st.sampled_from(["DEFAULT", SECTION, "other"]),
     st.dictionaries(
         st.sampled_from(
             [
@@ -55,10 +59,10 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
         VALUES,
     ),
 )
-@example(service.SECTION, {"driver": "unix", "sock_path": "/a\0b"})
-@example(service.SECTION, {"driver": "unix", "sock_path": "$sock_path"})
-@example(service.SECTION, {"driver": "messagingv2", "transport_url": "rabbit://u:p[]@h//"})
-@example(service.SECTION, {"driver": "routing", "routing_config": "/a\0b"})
+@example(SECTION, {"driver": "unix", "sock_path": "/a\0b"})
+@example(SECTION, {"driver": "unix", "sock_path": "$sock_path"})
+@example(SECTION, {"driver": "messagingv2", "transport_url": "rabbit://u:p[]@h//"})
+@example(SECTION, {"driver": "routing", "routing_config": "/a\0b"})
 @example("DEFAULT", {"notification_driver": "log", "log_config_append": "/a\0b"})
 def test_any_service_option_value_gives_findings(section: str, values: dict[str, str]) -> None:
     lines = [f"[{section}]", *(f"{key} = {value}" for key, value in values.items())]
@@ -71,7 +75,7 @@ def test_any_logging_file_value_gives_findings(values: dict[int, str]) -> None:
     lines = SAMPLE.splitlines()
     for number, value in values.items():
         lines[number] = f"{lines[number].partition(' = ')[0]} = {value}"
-    conf = f"[DEFAULT]\nlog_config_append = LOGGING\n[{service.SECTION}]\ndriver = log\n"
+    conf = f"[DEFAULT]\nlog_config_append = LOGGING\n[{SECTION}]\ndriver = log\n"
     assert examine(conf, "\n".join(lines))
 
 
@@ -80,7 +84,7 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "service.conf")
         path.write_bytes(content)
-        assert list(service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH]))
+        assert list(service.examine([os.fspath(path)], SOCKETS))
 
 
 def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
     directory.mkdir()
     os.mkfifo(directory / "nova.conf")
     for path in (directory, directory / "nova.conf", "/dev/zero"):
-        (finding,) = service.examine([os.fspath(path)], [paths.DEFAULT_INGEST_PATH])
+        (finding,) = service.examine([os.fspath(path)], SOCKETS)
         assert finding.result == "failed"
         assert "is not a regular file" in finding.finding
 

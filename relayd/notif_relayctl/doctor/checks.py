@@ -7,6 +7,7 @@ A check depends on the checks before it, so the first failure is usually the cau
 from collections.abc import Iterator, Sequence
 
 from notif_relayctl.doctor import library, rights, round_trip, service, sockets, units
+from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import find_relay
 from notif_relayd.control.schema import Status
@@ -42,8 +43,9 @@ def run_checks(
     yield from sockets.listeners(host, connecting=round_trips)
     for user in users:
         yield from rights.examine(host, user, needs)
+    used = Sockets(*([each.path for each in host.named(name)] for name in ("public", "ingest")))
     for given in services:
-        yield from service.examine(given, [each.path for each in host.named("ingest")])
+        yield from service.examine(given, used)
         yield from library.examine(given)
     if round_trips:
         yield from round_trip.examine(host)

@@ -21,8 +21,11 @@ from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.sender import Sender
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor import destination, logging_config
+from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.logging_config import PRIORITIES, RELAY_HANDLERS, Handler, Logger
+from notif_relayd.daemon import config_files
+from notif_relayd.errors import StartError, one_line
 
 NOTIFICATIONS = "oslo.messaging.notification"
 """The log driver's loggers are children of this logger, named by event type."""
@@ -36,62 +39,59 @@ class _ArgumentError(Exception):
     """The handler does not accept its arguments."""
 
 
-def examine(check: str, path: str | None, ingest: Sequence[str]) -> Iterator[Finding]:
-    """Check where the file that `log_config_append` names sends notifications.
+def read(check: str, path: str) -> list[Logger] | Finding:
+    """Return the loggers that a logging file configures, or a finding if it cannot be examined.
 
     Args:
         check: name of the check.
         path: the value of `log_config_append`.
-        ingest: the private sockets of the relay.
     """
-    if not path:
-        yield Finding(
-            check,
-            FAILED,
-            "notifications go to the service's own log: log_config_append is not set",
-            f"set log_config_append in [DEFAULT] to a copy of {SAMPLE}",
-        )
-        return
     if not os.path.isabs(path):
-        yield Finding(
+        return Finding(
             check,
             WARNING,
             f"log_config_append is {path}, which depends on the service's working directory",
             "set it to an absolute path",
         )
-        return
     try:
+        if os.path.exists(path) and not os.path.isdir(path):
+            config_files.check_regular(path)
         with open(path, encoding="utf-8") as file:
-            loggers = logging_config.parse(file.read())
+            return logging_config.parse(file.read())
     except PermissionError:
-        yield Finding(check, SKIPPED, f"you may not read {path}", AS_ROOT)
+        return Finding(check, SKIPPED, f"you may not read {path}", AS_ROOT)
+    except StartError as error:
+        return Finding(check, FAILED, one_line(error), "correct it")
     except (OSError, ValueError, configparser.Error, logging_config.InvalidFileError) as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        yield Finding(check, FAILED, f"the service cannot load {path}: {reason}", "correct it")
-    else:
-        yield from _examine(check, path, loggers, ingest)
+        return Finding(check, FAILED, f"the service cannot load {path}: {reason}", "correct it")
 
 
-def _examine(
-    check: str, path: str, loggers: list[Logger], ingest: Sequence[str]
+def relay_handlers(loggers: Sequence[Logger]) -> list[tuple[Logger, Handler]]:
+    """Return the relay's handlers that get notifications, each with its logger."""
+    return [(each, handler) for each in _reached(loggers) for handler in each.relay_handlers]
+
+
+def examine(
+    check: str, path: str, loggers: Sequence[Logger], sockets: Sockets
 ) -> Iterator[Finding]:
-    ancestors = [
-        each for each in loggers if f"{EXAMPLE}.".startswith(each.name and f"{each.name}.")
-    ]
-    ancestors.sort(key=lambda each: len(each.name), reverse=True)
-    last = next(
-        (number for number, each in enumerate(ancestors) if not each.propagates), len(ancestors)
-    )
-    reached = ancestors[: last + 1]
-    relays = [(each, handler) for each in reached for handler in each.relay_handlers]
+    """Check where a logging file sends notifications.
+
+    Args:
+        check: name of the check.
+        path: the file.
+        loggers: what it configures.
+        sockets: the sockets of the relay.
+    """
+    relays = relay_handlers(loggers)
     if not relays:
         yield _unreached(check, path, loggers)
         return
     # The level of a logger is that of the nearest ancestor that sets one.
-    deciding = next((each for each in ancestors if each.level), None)
+    deciding = next((each for each in _ancestors(loggers) if each.level), None)
     for _, handler in relays:
-        yield from _handler(check, handler, deciding, ingest)
-    yield from _other_output(check, reached, relays[0][0])
+        yield from _handler(check, handler, deciding, sockets)
+    yield from _other_output(check, _reached(loggers), relays[0][0])
     if len(relays) > 1:
         yield Finding(
             check,
@@ -102,7 +102,24 @@ def _examine(
         )
 
 
-def _unreached(check: str, path: str, loggers: list[Logger]) -> Finding:
+def _ancestors(loggers: Sequence[Logger]) -> list[Logger]:
+    """Return the loggers above those of notifications, the nearest first."""
+    ancestors = [
+        each for each in loggers if f"{EXAMPLE}.".startswith(each.name and f"{each.name}.")
+    ]
+    return sorted(ancestors, key=lambda each: len(each.name), reverse=True)
+
+
+def _reached(loggers: Sequence[Logger]) -> list[Logger]:
+    """Return the loggers whose handlers get notifications."""
+    ancestors = _ancestors(loggers)
+    last = next(
+        (number for number, each in enumerate(ancestors) if not each.propagates), len(ancestors)
+    )
+    return ancestors[: last + 1]
+
+
+def _unreached(check: str, path: str, loggers: Sequence[Logger]) -> Finding:
     for each in loggers:
         if each.relay_handlers:
             return Finding(
@@ -122,9 +139,9 @@ def _unreached(check: str, path: str, loggers: list[Logger]) -> Finding:
 
 
 def _handler(
-    check: str, handler: Handler, deciding: Logger | None, ingest: Sequence[str]
+    check: str, handler: Handler, deciding: Logger | None, sockets: Sockets
 ) -> Iterator[Finding]:
-    advice = f'write args = ("{ingest[0]}",)'
+    advice = f'write args = ("{sockets.ingest[0]}",)'
     try:
         arguments = _arguments(handler)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -144,8 +161,8 @@ def _handler(
         check,
         f"the handler {handler.name}",
         path,
-        ingest,
-        f'set args in [{handler.section}] to ("{ingest[0]}",)',
+        sockets,
+        f'set args in [{handler.section}] to ("{sockets.ingest[0]}",)',
     )
     yield arrives
     if arrives.result == OK:

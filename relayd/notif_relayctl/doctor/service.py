@@ -9,48 +9,39 @@ accepts, are separate options here, so that a finding can name the one that is s
 
 import os
 import urllib.parse
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import msgspec
 from oslo_config import cfg
 
-from notif_relay import paths
 from notif_relayctl.access import AS_ROOT
-from notif_relayctl.doctor import destination, logging_file
-from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from notif_relayctl.doctor import drivers
+from notif_relayctl.doctor.destination import Sockets
+from notif_relayctl.doctor.drivers import SECTION
+from notif_relayctl.doctor.finding import FAILED, SKIPPED, WARNING, Finding
 from notif_relayd.errors import one_line
 
-SECTION = "oslo_messaging_notifications"
 
-LOG, UNIX, ROUTING = "log", "unix", "routing"
-MESSAGING = ("messaging", "messagingv2")
-DRIVERS = (LOG, UNIX, ROUTING, *MESSAGING, "noop", "test")
-"""The drivers of oslo.messaging and of the library."""
-
-USE_LOG = f"set driver = log in [{SECTION}]"
-
-
-def examine(given: Sequence[str], ingest: Sequence[str]) -> Iterator[Finding]:
+def examine(given: Sequence[str], sockets: Sockets) -> Iterator[Finding]:
     """Check whether a service sends its notifications to this relay.
 
     Args:
         given: the service's configuration files and directories, as it gets them with --config-file
             and --config-dir. FILE.d is read with FILE if it exists, as in oslo.config.
-        ingest: the private sockets of the relay.
+        sockets: the sockets of the relay.
     """
     check = f"service {' '.join(given)}"
     try:
         conf = _parsed(given)
-        drivers = conf[SECTION].driver or conf.notification_driver
-        if not conf[SECTION].driver and drivers:
+        names = conf[SECTION].driver or conf.notification_driver
+        if not conf[SECTION].driver and names:
             yield Finding(
                 f"{check} driver",
                 WARNING,
                 "its drivers are set by [DEFAULT] notification_driver, which new versions of "
                 "oslo.messaging ignore",
-                USE_LOG,
+                f"set driver in [{SECTION}] instead",
             )
-        yield from _examine(check, conf, drivers, ingest)
+        yield from drivers.examine(check, _options(conf, names), sockets)
     except (cfg.ConfigFilesPermissionDeniedError, PermissionError):
         yield Finding(f"{check} file", SKIPPED, "you may not read it", AS_ROOT)
     except RecursionError:
@@ -110,107 +101,20 @@ def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
     return conf
 
 
-def _examine(
-    check: str, conf: cfg.ConfigOpts, drivers: Sequence[str], ingest: Sequence[str]
-) -> Iterator[Finding]:
-    relayed = (LOG, UNIX) if _transport(conf) is None else (LOG, UNIX, *MESSAGING)
-    arriving = [each for each in relayed if each in drivers]
-    if not arriving and ROUTING in drivers:
-        arriving = yield from _routed(f"{check} routing", conf)
-    elif not arriving:
-        yield _not_arriving(f"{check} driver", drivers)
-    elif len(arriving) > 1:
-        yield Finding(
-            f"{check} driver",
-            WARNING,
-            f"the drivers {' and '.join(arriving)} each send every notification to a relay",
-            f"keep one of {', '.join(arriving)}",
-        )
-    else:
-        yield Finding(f"{check} driver", OK, f"its driver is {', '.join(drivers)}")
-    for driver in arriving:
-        if driver == LOG:
-            yield from logging_file.examine(f"{check} log", conf.log_config_append, ingest)
-        else:
-            yield _path(f"{check} {driver}", conf, driver, ingest)
-
-
-def _not_arriving(check: str, drivers: Sequence[str]) -> Finding:
-    if not drivers:
-        return Finding(check, FAILED, "it sends no notifications: no driver is set", USE_LOG)
-    unknown = [each for each in drivers if each not in DRIVERS]
-    finding = f"its notifications do not reach the relay: driver is {', '.join(drivers)}"
-    if unknown:
-        finding += f", but a driver {unknown[0]!r} does not exist"
-    several = any("," in each for each in unknown)
-    advice = "write a line driver = NAME for each driver" if several else USE_LOG
-    if any(each in MESSAGING for each in drivers):
-        advice = f"add a second line driver = log in [{SECTION}]"
-    return Finding(check, FAILED, finding, advice)
-
-
-def _routed(check: str, conf: cfg.ConfigOpts) -> Generator[Finding, None, list[str]]:
-    """Check the routing file; return the drivers by which notifications may reach the relay.
-
-    Only the library's driver is possible. The routing driver of oslo.messaging creates the other
-    drivers without the arguments that they require, and skips those that fail.
-    """
-    path = conf[SECTION].routing_config or conf.routing_notifier_config
-    if not path:
-        yield Finding(
-            check, FAILED, "the driver routing has no rules: routing_config is not set", USE_LOG
-        )
-        return []
-    try:
-        with open(path, "rb") as file:
-            groups = msgspec.yaml.decode(file.read(), type=dict[str, dict[str, object]] | None)
-    except PermissionError:
-        yield Finding(check, SKIPPED, f"you may not read {path}", AS_ROOT)
-        return []
-    except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
-        yield Finding(check, FAILED, f"cannot read {path}: {one_line(error)}", "correct it")
-        return []
-    if not any(UNIX in group for group in (groups or {}).values()):
-        yield Finding(
-            check,
-            FAILED,
-            f"its notifications do not reach the relay: {path} does not name the driver {UNIX}, "
-            f"and the routing driver cannot create the driver {LOG}",
-            f"name {UNIX} in it, or {USE_LOG}",
-        )
-        return []
-    yield Finding(
-        check,
-        WARNING,
-        f"some notifications go to the driver {UNIX}, depending on {path}",
-        "check its rules, which the doctor does not examine",
-    )
-    return [UNIX]
-
-
 def _transport(conf: cfg.ConfigOpts) -> str | None:
     """Return the public socket that the transport URL names; `None` for the URL of a broker."""
     url = conf[SECTION].transport_url or conf.notification_transport_url or conf.transport_url
     _, scheme, path = (url or "").partition("unix://")
-    return urllib.parse.unquote(path) if scheme else None
+    return urllib.parse.unquote(path.partition("?")[0]) if scheme else None
 
 
-def _path(check: str, conf: cfg.ConfigOpts, driver: str, ingest: Sequence[str]) -> Finding:
-    """Check the socket of a driver that connects to the relay itself."""
+def _options(conf: cfg.ConfigOpts, names: Sequence[str]) -> drivers.Options:
     section = conf[SECTION]
-    option = "sock_path" if driver == UNIX else "transport_url"
-    first = os.path.join(os.path.dirname(ingest[0]), paths.PUBLIC_SOCKET)
-    remedy = f"set {option} in [{SECTION}] to {first if driver == UNIX else f'unix://{first}'}"
-    if os.path.basename(ingest[0]) != paths.INGEST_SOCKET or section.ingest_path:
-        remedy = f"set ingest_path in [{SECTION}] to {ingest[0]}"
-    public = section.sock_path if driver == UNIX else _transport(conf)
-    if not public:
-        return Finding(
-            check,
-            FAILED,
-            f"the driver {driver} requires {option}, which names no socket",
-            remedy,
-        )
-    beside = os.path.join(os.path.dirname(public), paths.INGEST_SOCKET)
-    path = (driver == UNIX and section.ingest_path) or beside
-    return destination.examine(check, f"the driver {driver}", path, ingest, remedy)
+    return drivers.Options(
+        names,
+        _transport(conf),
+        section.sock_path,
+        section.ingest_path,
+        section.routing_config or conf.routing_notifier_config,
+        conf.log_config_append,
+    )
