@@ -64,11 +64,14 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 
 # Services for "make test-services", each with its own requirements: pip selects the newest release for the Python
 # found. The upper limits are the newest releases that the tests have run with.
-SERVICES = aodh ceilometer keystone nova
+SERVICES = aodh ceilometer designate glance keystone nova vitrage
 .venvs/services-aodh/.made: SERVICE = "aodh>=19,<24"
 .venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
+.venvs/services-designate/.made: SERVICE = "designate>=20,<24"
+.venvs/services-glance/.made: SERVICE = "glance>=30,<34" "gunicorn>=22,<28"
 .venvs/services-keystone/.made: SERVICE = "keystone>=28,<31" "gunicorn>=22,<28"
 .venvs/services-nova/.made: SERVICE = "nova>=31,<35"
+.venvs/services-vitrage/.made: SERVICE = "vitrage>=13,<16"
 
 test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) .venvs/services-nova/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
 	@.venv/bin/python -m $(PYTEST) tests/services

@@ -208,7 +208,13 @@ class Sender:
             self._sending = False
 
     def close(self) -> None:
-        """Flush and disconnect. The next record connects immediately, without a backoff."""
+        """Flush and disconnect. The next record connects immediately, without a backoff.
+
+        If a gap record is pending, this connects for it, also during a backoff: the process may
+        end.
+        """
+        # Long enough ago to connect, but not to reset the backoff.
+        self._attempted_at = min(self._attempted_at, self._clock() - 1.5 * MAX_BACKOFF)
         self.flush()
         # If a signal handler that interrupted send() calls this, send() still uses the connection.
         if self._state is not _DISCONNECTED and not self._sending:

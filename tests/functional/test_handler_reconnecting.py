@@ -63,6 +63,18 @@ def test_gap_record_counts_records_dropped_without_relay(
     assert (sender.sent, sender.dropped, sender.connects) == (1, 6, 1)
 
 
+def test_close_reports_a_gap_without_waiting_for_the_backoff(path: Path, sender: Sender) -> None:
+    for number in range(3):
+        sender.send(numbered_text(number))
+    with PrivateSocket(path) as private:
+        sender.flush()
+        assert not private.has_pending()
+        sender.close()
+        with private.accept() as incoming:
+            (gap,) = incoming.read_to_end().splitlines()
+    assert json.loads(gap)["payload"] == {"dropped": 3, "reason": "relay_restarted"}
+
+
 def test_relay_that_had_read_everything_misses_nothing(
     path: Path, clock: Clock, sender: Sender
 ) -> None:

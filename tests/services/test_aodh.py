@@ -75,7 +75,7 @@ def test_each_notification_causes_one_alarm(relay: RunningRelay) -> None:
         publisher = "notifier://?topic=alarm.all"
         stack.enter_context(start_agent(relay, publisher, directory / "agent.log"))
         for topic in ("notifications", "alarm.all", "alarming"):
-            wait_workers(relay, topic)
+            wait_workers(relay, f"topic:{topic}")
         producer = stack.enter_context(relay.produce())
         for number in range(20):
             producer.sendall(notification(number))

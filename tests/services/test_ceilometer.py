@@ -19,7 +19,7 @@ from oslo_context.context import RequestContext
 from support.messaging import make_notifier, transport_to
 from support.relay import Relay, RunningRelay, running_relay
 from support.service_manager import managed_relay
-from support.telemetry import notification, start_agent, wait_workers, workers
+from support.telemetry import GROUP, notification, start_agent, wait_finished, wait_workers, workers
 from support.waiting import wait_until
 
 WINDOW = 256
@@ -43,15 +43,13 @@ class Agent:
     def group(self) -> dict[str, Any]:
         """Return the status of the group that the workers share."""
         (group,) = self.relay.request("groups")
-        assert group["group"] == "topic:notifications"
+        assert group["group"] == GROUP
         assert isinstance(group, dict)
         return group
 
     def wait_finished(self) -> None:
         """Wait until the workers have finished all that the relay has received."""
-        wait_until(
-            lambda: not self.group()["lag"] + self.group()["unfinished"], "everything is finished"
-        )
+        wait_finished(self.relay)
 
     def numbers(self) -> list[int]:
         """Return the numbers of all events that the agent has written, sorted."""

@@ -9,74 +9,41 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from support.relay import RunningRelay
-from support.services import program, run_to_end, running_service
-from support.waiting import wait_until
+from support.services import program, run_to_end
+from support.web_services import NOTIFYING, WORKERS, WebService, logged, running_web_service
 
-WORKERS = 2
 PASSWORD = "the password of the administrator"
 WRONG = "another password"
 
 CONFIGURATION = """
-[DEFAULT]
-log_file = {directory}/keystone.log
-logging_context_format_string = %(name)s %(message)s
-logging_default_format_string = %(name)s %(message)s
 [database]
 connection = sqlite:///{directory}/keystone.db
 [identity]
 password_hash_rounds = 4
 [fernet_tokens]
 key_repository = {directory}/fernet
-[oslo_messaging_notifications]
-driver = log
-driver = unix
-sock_path = {public}
-"""
-
-# Not on the command line of gunicorn, because keystone reads that as its own.
-GUNICORN = """
-bind = "127.0.0.1:0"
-control_socket_disable = True
-workers = {workers}
-wsgi_app = "keystone.wsgi.api:application"
+[DEFAULT]
+log_file = {directory}/keystone.log
 """
 
 
 class Keystone:
-    """keystone's API, and the notifications in its log."""
+    """keystone's API."""
 
-    def __init__(self, directory: Path, url: str) -> None:
-        self._directory = directory
-        self._url = url
+    def __init__(self, url: str) -> None:
+        self._service = WebService(url)
         self._token = ""
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, Any, Any]:
-        """Send a request, and return the status, the headers and the parsed body of the answer."""
-        request = urllib.request.Request(
-            self._url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "X-Auth-Token": self._token},
-        )
-        try:
-            answer = urllib.request.urlopen(request, timeout=30)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            text = answer.read()
-            is_json = answer.headers.get_content_type() == "application/json"
-            return answer.status, answer.headers, json.loads(text) if is_json else text
+        """Send a request with the token, and return the status, the headers and the body."""
+        return self._service.request(method, path, body, X_Auth_Token=self._token)
 
     def sign_in(self, user: str, password: str) -> int:
         """Request a token, which later requests use, and return the status."""
@@ -103,37 +70,24 @@ class Keystone:
         assert status == 204, body
 
 
-def logged(directory: Path) -> list[bytes]:
-    """Return the notifications in keystone's log, each with its line end."""
-    lines = (directory / "keystone.log").read_bytes().splitlines(keepends=True)
-    return [
-        line.partition(b" ")[2] for line in lines if line.startswith(b"oslo.messaging.notification")
-    ]
-
-
 @contextmanager
 def running_keystone(relay: RunningRelay) -> Iterator[Keystone]:
     """Set up keystone and run it until the end of the block."""
     directory = relay.directory
     configuration = directory / "keystone.conf"
-    configuration.write_text(CONFIGURATION.format(directory=directory, public=relay.public))
-    (directory / "gunicorn.conf.py").write_text(GUNICORN.format(workers=WORKERS))
+    text = CONFIGURATION + NOTIFYING
+    configuration.write_text(text.format(directory=directory, public=relay.public))
     manage = program("keystone", "keystone-manage"), "--config-file", os.fspath(configuration)
     run_to_end(*manage, "db_sync")
     ids = "--keystone-user", str(os.getuid()), "--keystone-group", str(os.getgid())
     run_to_end(*manage, "fernet_setup", *ids)
     run_to_end(*manage, "bootstrap", OS_BOOTSTRAP_PASSWORD=PASSWORD)
-    log = directory / "gunicorn.log"
-    with running_service(
-        log,
-        program("keystone", "gunicorn"),
-        GUNICORN_CMD_ARGS=f"--config {directory}/gunicorn.conf.py",
-        OS_KEYSTONE_CONFIG_FILES=os.fspath(configuration),
-    ):
-        wait_until(lambda: "Listening at" in log.read_text(), "gunicorn listens")
-        match = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-        assert match is not None
-        yield Keystone(directory, match[0])
+    application = "keystone.wsgi.api:application"
+    files = os.fspath(configuration)
+    with running_web_service(
+        "keystone", application, directory, OS_KEYSTONE_CONFIG_FILES=files
+    ) as url:
+        yield Keystone(url)
 
 
 def use_objects(keystone: Keystone, number: int) -> None:
@@ -157,7 +111,7 @@ def test_relay_receives_what_keystone_logs(relay: RunningRelay) -> None:
         assert keystone.sign_in("admin", WRONG) == 401
         assert keystone.sign_in("admin", PASSWORD) == 201
         use_objects(keystone, 5)
-        expected = logged(relay.directory)
+        expected = logged(relay.directory / "keystone.log")
         received = subscriber.lines(len(expected))
         assert relay.status()["records_received"] == len(expected)
         assert sorted(received) == sorted(expected)

@@ -15,6 +15,9 @@ from support.waiting import wait_until
 
 WORKERS = 2
 
+GROUP = "topic:notifications"
+"""The group of a consumer without a pool."""
+
 CONFIGURATION = """
 [DEFAULT]
 event_pipeline_cfg_file = {directory}/event_pipeline.yaml
@@ -51,15 +54,24 @@ def start_agent(relay: Relay, publisher: str, log: Path) -> AbstractContextManag
     return running_service(log, command, "--config-file", os.fspath(configuration))
 
 
-def workers(relay: Relay, topic: str = "notifications") -> list[int]:
-    """Return the process ids of the workers that are members of the group of a topic."""
+def workers(relay: Relay, group: str = GROUP) -> list[int]:
+    """Return the process ids of the members of a group."""
     subscribers = relay.request("subscribers")
-    return [each["pid"] for each in subscribers if each["group"] == f"topic:{topic}"]
+    return [each["pid"] for each in subscribers if each["group"] == group]
 
 
-def wait_workers(relay: Relay, topic: str = "notifications") -> None:
-    """Wait until all workers are members of the group of a topic."""
-    wait_until(lambda: len(workers(relay, topic)) == WORKERS, f"all workers for {topic}")
+def wait_workers(relay: Relay, group: str = GROUP) -> None:
+    """Wait until all workers are members of a group."""
+    wait_until(lambda: len(workers(relay, group)) == WORKERS, f"all workers in {group}")
+
+
+def wait_finished(relay: Relay) -> None:
+    """Wait until all groups have finished all that the relay has received."""
+
+    def is_finished() -> bool:
+        return not any(each["lag"] + each["unfinished"] for each in relay.request("groups"))
+
+    wait_until(is_finished, "everything is finished")
 
 
 def notification(number: int) -> bytes:

@@ -158,7 +158,15 @@ CASES = {
     ),
     "barbican": (
         f"{SECTION}transport_url = {PUBLIC}\n[keystone_notifications]\nenable = true",
-        *("transport_url", [OK, WARNING], "keep the broker for barbican-keystone-listener"),
+        *("transport_url", [OK, WARNING], "a file that only barbican"),
+    ),
+    "a file of barbican's own": (
+        f"[DEFAULT]\ntransport_url = {PUBLIC}\n[keystone_notifications]\nenable = true",
+        *("transport_url", [OK], "reads from"),
+    ),
+    "mistral": (
+        f"{SECTION}transport_url = {PUBLIC}\n[event_engine]\nlistener_pool_name = a",
+        *("transport_url", [OK, WARNING], "mistral's event engine reads"),
     ),
 }
 

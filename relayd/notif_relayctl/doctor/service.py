@@ -32,18 +32,15 @@ DEFAULT = "DEFAULT"
 MAX_FILES = 200
 """Files of one service that are read. Each has at most `config_files.MAX_SIZE` bytes."""
 
-CONSUMERS = {"aodh", "blazar", "ceilometer", "senlin", "vitrage", "watcher"}
+CONSUMERS = {"aodh", "blazar", "ceilometer", "searchlight", "senlin", "vitrage", "watcher"}
 """Programs that read from oslo.messaging's own URL, by the names of their files or directories."""
 
 CONSUMER_SECTIONS = ("notification", "service:sink")
 """Sections of programs that do: ceilometer-agent-notification and designate-sink."""
 
-BROKER_READERS = {
-    "keystone_notifications": "barbican-keystone-listener",
-    "event_engine": "mistral-event-engine",
-}
-"""Programs, by a section of their files, that read notifications from the URL for remote procedure
-calls."""
+BARBICAN, MISTRAL = "keystone_notifications", "event_engine"
+"""Sections of two programs that read from the URL for remote procedure calls:
+barbican-keystone-listener, which makes none, and mistral's event engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,21 +237,18 @@ def _procedure_calls(
     check: str, conf: cfg.ConfigOpts, sections: Sections, default: Reader | None
 ) -> Iterator[Finding]:
     """Report a URL in place of that of the broker, and listeners that use the broker's."""
+    calls = f"[{DEFAULT}] transport_url"
     if transport_url.parse(conf.transport_url):
-        yield Finding(
-            f"{check} transport_url",
-            WARNING,
-            f"[{DEFAULT}] transport_url is also for remote procedure calls, which the relay does "
-            "not carry",
-            f"name a broker there, and the relay in transport_url in [{SECTION}]",
-        )
+        finding = f"{calls} is also for remote procedure calls, which the relay does not carry"
+        advice = f"name a broker there, and the relay in transport_url in [{SECTION}]"
+        if sections.get(BARBICAN):
+            return
+    elif default and sections.get(BARBICAN):
+        finding = f"barbican-keystone-listener reads from {calls}, and not from {default.name}"
+        advice = f"set {calls} to the URL, in a file that only barbican-keystone-listener reads"
+    elif default and sections.get(MISTRAL):
+        finding = f"mistral's event engine reads from {calls}, which must name a broker"
+        advice = f"remove {default.name}, and keep driver = messagingv2 in the services"
+    else:
         return
-    for section, program in BROKER_READERS.items():
-        if default and sections.get(section):
-            yield Finding(
-                f"{check} transport_url",
-                WARNING,
-                f"{program} reads notifications from [{DEFAULT}] transport_url, which names a "
-                f"broker, and not from {default.name}",
-                f"keep the broker for {program}",
-            )
+    yield Finding(f"{check} transport_url", WARNING, finding, advice)
