@@ -51,7 +51,7 @@ class UnreadableRecord(RelayError, ValueError):  # noqa: N818
 
 
 class BadFilter(RelayError, ValueError):  # noqa: N818
-    """A filter, or what is requested of a group, is malformed or exceeds a limit.
+    """A filter, or what is requested of a group, is malformed or exceeds a fixed limit.
 
     The message states the problem.
     """
@@ -79,7 +79,8 @@ class SubscriptionRefused(RelayUnavailable):
     Attributes:
         reason: the sentence of the relay.
         is_permanent: True if the relay's configuration does not admit the user; False if a limit
-            is reached, for example ``max_subscribers`` or ``max_groups_per_user``.
+            is reached that may permit more later, for example ``max_subscribers``,
+            ``max_groups_per_user`` or ``max_hold``.
     """
 
     def __init__(self, path: str, reason: str, *, is_permanent: bool) -> None:

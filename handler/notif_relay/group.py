@@ -16,11 +16,14 @@ MAX_WINDOW = 65536
 """Maximum number of unfinished notifications of one member."""
 
 GROUPS_LIMIT = "has reached max_groups_per_user"
-"""Part of the error message when a user has too many groups; it may have fewer later."""
+"""Part of the error message when a user has too many groups."""
 
 HOLD_LIMIT = "the limit is max_hold = "
 """Part of the error message for a longer hold than the relay permits; the limit in seconds follows.
 """
+
+MEMORY_LIMITS = "has reached max_filter_bytes_per_user", "all users together have reached the limit"
+"""Parts of the error messages when filters and groups take too much memory."""
 
 is_group_name = re.compile(rf"[A-Za-z0-9._:/-]{{1,{MAX_GROUP_NAME}}}").fullmatch
 """Matches the name of a group."""
@@ -55,10 +58,18 @@ class Membership(GroupRequest):
     """Whether a notification is finished when the next one is asked for."""
 
 
+def is_limit(message: str) -> bool:
+    """Return whether an error message of the relay names a limit that may permit more later.
+
+    Operators can change these limits, and other subscribers of the user can end.
+    """
+    return any(each in message for each in (GROUPS_LIMIT, HOLD_LIMIT, *MEMORY_LIMITS))
+
+
 def permitted_hold(message: str) -> float | None:
     """Return the longest hold that an error message of the relay permits; None for other errors."""
-    found = re.search(re.escape(HOLD_LIMIT) + r"([0-9.]+)", message)
-    return None if found is None else float(found[1].rstrip("."))
+    found = re.search(re.escape(HOLD_LIMIT) + r"([0-9]{1,15}(?:\.[0-9]{1,15})?)", message)
+    return None if found is None else float(found[1])
 
 
 def checked_membership(

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
 from notif_relay.errors import BadFilter, RelayError, SubscriptionRefused, UnreadableRecord
-from notif_relay.group import GROUPS_LIMIT
+from notif_relay.group import is_limit
 from notif_relay.notification import Gap, Notification, Redelivered, decode
 from notif_relay.progress import Progress
 
@@ -205,7 +205,7 @@ class Stream:
             # A relay of version 0.1 uses this sentence for the allow lists as well.
             is_permanent = "_allow_users" in message
             return SubscriptionRefused(self._path, message, is_permanent=is_permanent)
-        if GROUPS_LIMIT in message:
+        if is_limit(message):
             return SubscriptionRefused(self._path, message, is_permanent=False)
         return BadFilter(message)
 

@@ -17,6 +17,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import NotificationResult
 
+from notif_relay import subscription
 from notif_relay.messaging import requeue
 from notif_relay.messaging.groups import group_name
 from support.messaging import (
@@ -28,7 +29,7 @@ from support.messaging import (
     transport_to,
 )
 from support.records import record
-from support.relay import RunningRelay, running_relay
+from support.relay import RunningRelay, next_relay, running_relay
 from support.scripts import Scripts
 from support.waiting import TIMEOUT, wait_until
 
@@ -169,6 +170,25 @@ def test_default_hold_is_what_the_relay_permits(directory: Path) -> None:
             running_listener(other, Endpoint("info")),
         ):
             pass
+
+
+def test_lower_max_hold_after_an_outage_does_not_stop_listeners(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "MAX_BACKOFF", 0.1)
+    default = f"topic:{TOPIC}"
+    with contextlib.ExitStack() as stack:
+        with running_relay(directory) as relay:
+            for query in ("", "group=b&hold=60"):
+                transport = stack.enter_context(transport_to(relay.public, query=query))
+                stack.enter_context(running_listener(transport, Endpoint("info")))
+            assert groups(relay) == ["b", default]
+        with next_relay(directory, "--relayd-max_hold", "1.5") as relay:
+            wait_until(lambda: groups(relay) == [default], "the default is adapted")
+            wait_until(lambda: '"hold" is 60' in caplog.text, "the other listener is refused")
+        with next_relay(directory) as relay:
+            wait_until(lambda: groups(relay) == ["b", default], "both have joined again")
+    assert not [each for each in caplog.records if each.levelno > logging.WARNING]
 
 
 def test_long_and_unusual_names_are_digested() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import oslo_messaging
 import pytest
 
-from notif_relay import records
+from notif_relay import records, subscription
 from notif_relay.messaging import subscriber as subscriber_module
 from notif_relay.messaging.groups import DEFAULT_WINDOW
 from support.messaging import (
@@ -237,8 +237,12 @@ def test_denied_permission_is_an_error_at_start(
 
 
 def test_later_denied_permission_is_logged_until_granted(
-    directory: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    no_leaks: None,
 ) -> None:
+    monkeypatch.setattr(subscription, "MAX_BACKOFF", 0.1)
     endpoint = Endpoint("info", "warn")
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:

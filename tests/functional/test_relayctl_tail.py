@@ -226,13 +226,17 @@ def test_missing_relay_is_an_error(directory: Path, options: list[str]) -> None:
         (["--sock-path", "/" + "x" * 200], "at most 107 bytes"),
         (["--group", "a b"], "group must be 1 to 64 characters"),
         (["--window", "3"], "window must be used with group"),
-        (["--group", "g", "--hold", "1000"], "max_hold = 300 seconds"),
     ],
 )
 def test_invalid_argument_is_a_one_line_error(
     relay: RunningRelay, arguments: list[str], error: str
 ) -> None:
     assert_error(relayctl(relay.directory, "tail", *arguments), 1, error)
+
+
+def test_hold_above_the_limit_is_refused(relay: RunningRelay) -> None:
+    done = relayctl(relay.directory, "tail", "--group", "g", "--hold", "1000")
+    assert_error(done, 4, "the limit is max_hold = 300 seconds")
 
 
 @needs_root

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from notif_relay import (
-    BadFilter,
     Gap,
     Notification,
     Subscriber,
@@ -130,8 +129,9 @@ def test_notification_does_not_keep_a_subscriber_connected(relay: RunningRelay) 
 
 
 def test_refused_group_is_an_error(relay: RunningRelay) -> None:
-    with pytest.raises(BadFilter, match="max_hold"):
+    with pytest.raises(SubscriptionRefused, match="max_hold") as raised:
         member(relay, hold=1e6)
+    assert not raised.value.is_permanent
 
 
 def test_too_many_groups_are_a_limit_that_may_be_raised(directory: Path) -> None:

@@ -3,6 +3,7 @@
 
 import pytest
 
+from notif_relay.group import is_limit
 from notif_relayd.access.quota import Quota, QuotaError
 
 
@@ -19,11 +20,15 @@ def test_user_limit_is_enforced() -> None:
 
 
 def test_total_limit_is_enforced() -> None:
-    quota = Quota("max_things", 100, 250)
+    quota = Quota("max_filter_bytes_per_user", 100, 250)
+    with pytest.raises(QuotaError) as raised:
+        quota.charge(1, 101)
+    assert is_limit(str(raised.value))
     quota.charge(1, 100)
     quota.charge(2, 100)
-    with pytest.raises(QuotaError, match="all users together have reached the limit of 250 bytes"):
+    with pytest.raises(QuotaError, match="have reached the limit of 250 bytes") as raised:
         quota.charge(3, 51)
+    assert is_limit(str(raised.value))
     quota.charge(3, 50)
 
 

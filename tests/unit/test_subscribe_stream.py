@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relay import BadFilter, Gap, Notification, RelayUnavailable, records
+from notif_relay import (
+    BadFilter,
+    Gap,
+    Notification,
+    RelayUnavailable,
+    SubscriptionRefused,
+    records,
+)
+from notif_relay.group import GROUPS_LIMIT, HOLD_LIMIT, MEMORY_LIMITS
 from notif_relay.stream import OnGap, Stream
 from support.records import record
 
@@ -107,6 +115,13 @@ def test_connection_without_records_causes_no_gap() -> None:
 def test_error_answer_is_a_filter_error() -> None:
     with pytest.raises(BadFilter, match=r"^A sentence\.$"):
         Stream("/the/socket", None).receive(record() + records.error("A sentence."))
+
+
+@pytest.mark.parametrize("limit", [GROUPS_LIMIT, HOLD_LIMIT, *MEMORY_LIMITS])
+def test_limit_that_may_be_raised_is_no_filter_error(limit: str) -> None:
+    with pytest.raises(SubscriptionRefused, match=limit) as raised:
+        Stream("/the/socket", None).receive(records.error(f"uid 1 {limit} 5 bytes."))
+    assert not raised.value.is_permanent
 
 
 def test_full_relay_is_unavailable() -> None:

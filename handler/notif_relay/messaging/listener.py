@@ -96,11 +96,11 @@ class RelayListener(base.Listener):  # type: ignore[misc]
         priorities = sorted(self._priorities)
         try:
             return ListeningSubscriber(self._path, priorities, share.group, self._sharing)
-        except BadFilter as error:
-            hold = permitted_hold(str(error)) if self._sharing.may_hold_less else None
+        except SubscriptionRefused as error:
+            hold = permitted_hold(error.reason) if self._sharing.may_hold_less else None
             if hold is None:
                 raise
-        self._sharing = replace(self._sharing, hold=hold, may_hold_less=False)
+        self._sharing = replace(self._sharing, hold=hold)
         return ListeningSubscriber(self._path, priorities, share.group, self._sharing)
 
     def stop(self) -> None:

@@ -135,7 +135,7 @@ class Reader:
                         self._unhandled += len(batch)
                     self._on_incoming(batch)
         except BadFilter as error:
-            # A different version of the relay was started, with other rules for requests.
+            # A relay of another version was started, which does not know the request.
             reason = f"Stopped listening for notifications: {error}"
         except WrongProcess as error:
             # With eventlet, a child process continues the green threads of its parent.

@@ -14,8 +14,10 @@ from collections.abc import Iterable
 
 from notif_relay import records
 from notif_relay.errors import PermissionDenied, RelayUnavailable, SubscriptionRefused
+from notif_relay.group import checked_membership, permitted_hold
 from notif_relay.messaging.groups import Sharing
 from notif_relay.messaging.interruption import Interruption
+from notif_relay.request import filter_request
 from notif_relay.subscriber import Subscriber
 
 LOG = logging.getLogger(__name__)
@@ -47,11 +49,13 @@ class ListeningSubscriber(Subscriber):
         self._interruption = Interruption()
         self.until: float | None = time.monotonic() + ANSWER_TIMEOUT
         """Time at which to stop waiting for the next notification, on the monotonic clock."""
-        priorities = list(priorities)
+        self._priorities = list(priorities)
+        self._group = group
+        self._sharing = sharing
         super().__init__(
             path,
-            event_type=None if priorities else records.GAP,
-            priority=priorities or None,
+            event_type=None if self._priorities else records.GAP,
+            priority=self._priorities or None,
             group=group,
             window=None if group is None else sharing.window,
             hold=None if group is None else sharing.hold,
@@ -106,6 +110,14 @@ class ListeningSubscriber(Subscriber):
         if failure is not None:
             self._log_failure(failure)
             self._postpone()
+
+    def _handle_failure(self, error: RelayUnavailable) -> None:
+        hold = permitted_hold(error.reason) if self._sharing.may_hold_less else None
+        if hold is not None and self._group is not None:
+            # The next attempt asks for less: the relay's limit is below the default.
+            membership = checked_membership(self._group, self._sharing.window, hold, False)
+            self._request = filter_request(None, self._priorities, None, membership)
+        super()._handle_failure(error)
 
     def _is_final(self, error: RelayUnavailable) -> bool:
         return self._starting and isinstance(error, SubscriptionRefused)

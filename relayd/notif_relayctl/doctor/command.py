@@ -16,9 +16,10 @@ from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 class Doctor(CtlCommand, Lister):
     """Check the relay and its set-up, and suggest remedies.
 
-    Each check is one row; a table ends with a summary. The last check sends notifications through
-    the relay, which other subscribers receive as well; if systemd holds the sockets, this starts
-    the relay. The exit status is 1 if a check failed. Warnings do not change it.
+    Each check is one row; a table ends with a summary. A service sends by its notify drivers, and
+    reads by a URL unix:// in its configuration. The last check sends notifications through the
+    relay, which other subscribers receive as well; if systemd holds the sockets, this starts the
+    relay. The exit status is 1 if a check failed. Warnings do not change it.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"
@@ -51,8 +52,8 @@ class Doctor(CtlCommand, Lister):
             nargs="+",
             default=[],
             metavar="FILE",
-            help="configuration files and directories of a service that should send to this relay; "
-            "may be repeated for other services",
+            help="configuration files and directories of a service that should send to this relay "
+            "or read from it; may be repeated for other services",
         )
         parser.add_argument(
             "--relayd-config",
