@@ -73,7 +73,7 @@ def test_each_notification_causes_one_alarm(relay: RunningRelay) -> None:
             log = directory / f"{name}.log"
             stack.enter_context(running_service(log, program("aodh", name), *options))
         publisher = "notifier://?topic=alarm.all"
-        stack.enter_context(start_agent(relay, publisher, directory / "agent.log"))
+        stack.enter_context(start_agent(relay, directory / "agent.log", event=publisher))
         for topic in ("notifications", "alarm.all", "alarming"):
             wait_workers(relay, f"topic:{topic}")
         producer = stack.enter_context(relay.produce())
