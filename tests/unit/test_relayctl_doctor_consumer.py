@@ -17,8 +17,9 @@ from notif_relay.messaging.transport import UnixTransportDriver
 from notif_relayctl.doctor import service, transport_url
 from notif_relayctl.doctor.consumer import WINDOW_COST, Bounds
 from notif_relayctl.doctor.destination import Sockets
-from notif_relayctl.doctor.finding import Finding
+from notif_relayctl.doctor.finding import MAX_TEXT, Finding
 from notif_relayctl.doctor.service import NOTIFY_DRIVERS, TRANSPORTS, Use
+from notif_relayctl.doctor.urls import MAX_URLS
 from notif_relayd.records.subscription_request import UNFINISHED_COST
 
 SOCKETS = Sockets(["/run/relay/notifications.sock"], ["/run/relay/ingest.sock"])
@@ -85,6 +86,10 @@ CASES = {
         *("url", [], ""),
     ),
     "a socket of memcached": (f"{DRIVER}[cache]\nservers = unix:{PUBLIC[7:]}", "servers", [], ""),
+    "another section than DEFAULT": (
+        f"{DRIVER}[default]\ntransport_url = {PUBLIC}",
+        *("transport_url", [], ""),
+    ),
     "a leftover beside the driver": (
         f"{DRIVER}transport_url = {PUBLIC}",
         *("transport_url", [], ""),
@@ -206,6 +211,20 @@ def test_service_that_reads_here_may_send_elsewhere(tmp_path: Path) -> None:
     rows, use = examine(tmp_path, f"{DRIVER}{URLS}{PUBLIC}")
     assert [each.result for each in rows] == ["ok", "ok", "ok"]
     assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS, NOTIFY_DRIVERS}))
+
+
+def test_long_texts_and_many_urls_are_bounded(tmp_path: Path) -> None:
+    rows, _ = examine(
+        tmp_path, f"[{'s' * 9999}]\n{'o' * 9999}_transport_url = unix:///x\n{SECTION}"
+    )
+    assert max(map(len, rows[-1])) > 9999
+    assert max(map(len, rows[-1].shortened())) == MAX_TEXT + len("...")
+    rows, _ = examine(tmp_path, "[notification]\n" + f"messaging_urls = {PUBLIC}\n" * 5000)
+    assert len(rows) == MAX_URLS + len(["file", "driver"])
+    assert (rows[0].result, rows[0].finding) == (
+        "skipped",
+        "it has 4980 URLs more than are checked",
+    )
 
 
 def test_unknown_limits_are_not_compared(tmp_path: Path) -> None:

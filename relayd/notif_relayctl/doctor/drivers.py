@@ -193,6 +193,8 @@ def _logging(check: str, path: str | None, sockets: Sockets) -> _Way:
     if isinstance(loggers, Finding):
         return _Way(LOG, False, [loggers], [loggers])
     found = list(logging_file.examine(check, path, loggers, sockets))
+    if fatal := logging_file.fatal(check, loggers, sockets):
+        return _Way(LOG, False, found, [fatal])
     names = [handler.name for _, handler in logging_file.relay_handlers(loggers)]
     if not names:
         return _Way(LOG, False, found, [own_log])

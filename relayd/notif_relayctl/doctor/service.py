@@ -173,6 +173,8 @@ def _examine(
     elif default and (found := consumer.refused(_name(check, default), default, sockets)):
         yield found
     middleware = urls.middleware(sections)
+    if (unchecked := max(len(readers), len(middleware)) - urls.MAX_URLS) > 0:
+        yield Finding(f"{check} file", SKIPPED, f"it has {unchecked} URLs more than are checked")
     arriving = yield from drivers.examine(
         check,
         drivers.Options(
@@ -186,10 +188,10 @@ def _examine(
         sockets,
         is_optional=bool(readers or middleware),
     )
-    for each in middleware:
+    for each in middleware[: urls.MAX_URLS]:
         yield consumer.examine_middleware(_name(check, each), each, sockets)
     reads = []
-    for reader in readers:
+    for reader in readers[: urls.MAX_URLS]:
         results = list(consumer.examine(_name(check, reader), reader, sockets, bounds))
         yield from results
         reads += [reader.url.path] if results[0].result == OK else []
