@@ -16,6 +16,7 @@ from operator import attrgetter
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.context import Context
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
+from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.loss_log import LossLog
 from notif_relayd.fanout.shared_pages import SharedPages
@@ -112,35 +113,35 @@ class Publisher:
         if not self._subscribers and not self._groups:
             self.discarded += len(routing_keys)
             return 0.0
+        before = self._streams.seconds
         unfiltered = self._streams.unfiltered
         if unfiltered is not None:
+            whole = Batch(batch, routing_keys)
             if results:
                 plain = len(unfiltered.current)
                 outcome = note_sends(len(batch), recipients[:plain], results[:plain])
                 members = list(zip(recipients[plain:], results[plain:], strict=True))
-                self._finish(unfiltered, batch, len(routing_keys), outcome, members)
+                self._finish(unfiltered, whole, outcome, members)
             else:
-                self._send(unfiltered, batch, len(routing_keys))
-        before = self._streams.seconds
+                self._send(unfiltered, whole)
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
             lines = lines or list(split(batch))
-            some = [lines[place] for place in places]
-            self._send(stream, b"".join(some), len(some))
+            some = b"".join([lines[place] for place in places])
+            self._send(stream, Batch(some, [routing_keys[place] for place in places]))
         return self._streams.seconds - before
 
-    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
-        """Send `count` records to the current subscribers of a stream."""
-        send = self._pages.sender(batch, len(stream.current))
-        outcome = send_batch(len(batch), stream.current.values(), send)
-        direct = self._members.send_direct(stream, batch, count)
-        self._finish(stream, batch, count, outcome, direct)
+    def _send(self, stream: Stream, batch: Batch) -> None:
+        """Send a batch to the current subscribers of a stream."""
+        send = self._pages.sender(batch.data, len(stream.current))
+        outcome = send_batch(len(batch.data), stream.current.values(), send)
+        direct = self._members.send_direct(stream, batch)
+        self._finish(stream, batch, outcome, direct)
 
     def _finish(
         self,
         stream: Stream,
-        batch: bytes,
-        count: int,
+        batch: Batch,
         outcome: Outcome,
         direct: Sequence[tuple[Subscriber, int]],
     ) -> None:
@@ -149,18 +150,18 @@ class Publisher:
         Args:
             stream: the stream of the batch.
             batch: the records.
-            count: the number of records.
             outcome: the current subscribers whose sockets did not take the whole batch.
             direct: the members of groups that the batch was sent to, with the results.
         """
         late, failed = outcome
+        data, count = batch.data, len(batch)
         grouped = self._members.has_active and not self._members.took_all(
-            stream, batch, count, direct
+            stream, data, count, direct
         )
         if grouped:
-            self._members.keep(stream, batch, direct)
+            self._members.keep(stream, data, direct)
         if late or stream.ring.places:
-            stream.ring.append(batch, count)
+            stream.ring.append(data, count)
             self._losses.update()
         else:
             stream.ring.skip(count)
@@ -170,8 +171,8 @@ class Publisher:
         for subscriber in failed:
             self._disconnect(subscriber)
         if grouped:
-            self._members.note_direct(batch, count, direct)
-            self._members.serve(stream)
+            self._members.note_direct(data, count, direct)
+            self._members.serve(stream, batch)
         if self._streams.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 

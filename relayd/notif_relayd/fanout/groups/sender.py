@@ -13,6 +13,7 @@ import errno
 from collections.abc import Callable, Sequence
 
 from notif_relay.records import may_be_reserved
+from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.hand_out import HandOut
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
 from notif_relayd.fanout.groups.membership import Membership
@@ -80,18 +81,24 @@ class GroupSender:
         self._settle(live)
         self.wake(live)
 
-    def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
+    def direct_recipients(
+        self, stream: Stream, count: int, batch: Batch | None = None
+    ) -> list[Subscriber]:
         """Return the members that get the next batch of a stream, one of each group that can.
 
         Args:
             stream: the stream.
             count: the minimum number of records that a member must have room for.
+            batch: the batch, if it is known.
         """
         recipients = []
         for live in self._active.get(stream, {}).values():
-            subscriber = next(iter(live.ready.values()))
-            if live.group.can_take(_membership_of(subscriber).member, count):
-                recipients.append(subscriber)
+            for subscriber in live.ready.values():
+                if live.group.can_take(_membership_of(subscriber).member, count, batch):
+                    recipients.append(subscriber)
+                    break
+                if count > 1:
+                    break  # the batch is divided
         return recipients
 
     def took_all(
@@ -118,21 +125,20 @@ class GroupSender:
             self._note_whole(subscriber, size, count)
         return True
 
-    def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
+    def send_direct(self, stream: Stream, batch: Batch) -> list[tuple[Subscriber, int]]:
         """Send a batch to one member of each group that can get it as a whole.
 
         Args:
             stream: the stream of the batch.
-            batch: the records.
-            count: the number of records.
+            batch: the batch.
 
         Returns:
             The members, each with the bytes that its socket took, or the negative error number.
         """
         results = []
-        for subscriber in self.direct_recipients(stream, count):
+        for subscriber in self.direct_recipients(stream, len(batch), batch):
             try:
-                result = subscriber.socket.send(batch)
+                result = subscriber.socket.send(batch.data)
             except OSError as error:
                 result = -(error.errno or errno.EIO)
             results.append((subscriber, result))
@@ -174,7 +180,7 @@ class GroupSender:
             hand_out = live.group.take(member, direct=True)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
-            self._rest(live)
+            self.wake(live)
 
     def _note_whole(self, subscriber: Subscriber, size: int, count: int) -> None:
         """Note that a member got a whole batch directly."""
@@ -183,24 +189,42 @@ class GroupSender:
         membership.group.group.note_direct(membership.member, count)
         self._serve_others(subscriber, membership)
 
-    def serve(self, stream: Stream) -> None:
-        """Hand out the records that were appended to the ring of a stream."""
+    def serve(self, stream: Stream, batch: Batch) -> None:
+        """Hand out the records that were appended to the ring of a stream.
+
+        Args:
+            stream: the stream.
+            batch: the last records that were appended.
+        """
         for live in list(self._active.get(stream, {}).values()):
-            group = live.group
-            if group.is_caught_up:
+            if live.group.has_read_all:
                 continue
-            for number in list(live.ready):
-                if group.is_caught_up:
-                    break
-                subscriber = live.ready.get(number)
-                if subscriber is None:
-                    continue
-                membership = _membership_of(subscriber)
-                hand_out = group.take(membership.member)
-                if hand_out is not None:
-                    self._send(live, subscriber, membership, hand_out)
+            by_member = {_membership_of(each).member: each for each in live.ready.values()}
+            hand_outs = live.group.divide(by_member, batch)
+            for member, hand_out in hand_outs:
+                membership = _membership_of(by_member[member])
+                if not membership.left:
+                    self._send(live, by_member[member], membership, hand_out)
+            if not live.group.segments.at_end:
+                self._serve_each(live)
+            elif not (hand_outs or live.group.is_caught_up):
+                self._settle(live)  # the batch waits: no ready member wants it
+                continue
             self._settle(live)
             self.wake(live)
+
+    def _serve_each(self, live: LiveGroup) -> None:
+        """Hand out records to one ready member after the other."""
+        for number in list(live.ready):
+            if live.group.is_caught_up:
+                break
+            subscriber = live.ready.get(number)
+            if subscriber is None:
+                continue
+            membership = _membership_of(subscriber)
+            hand_out = live.group.take(membership.member)
+            if hand_out is not None:
+                self._send(live, subscriber, membership, hand_out)
 
     def _send(
         self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
@@ -254,9 +278,10 @@ class GroupSender:
 
         If there is nothing, let the ring keep nothing.
         """
+        has_some = not live.group.is_caught_up
         for subscriber in live.ready.values():
             membership = _membership_of(subscriber)
-            more = live.group.has_work_for(membership.member)
+            more = has_some and live.group.has_work_for(membership.member)
             if more != membership.has_more:
                 self._set_more(subscriber, membership, more=more)
         self._rest(live)
