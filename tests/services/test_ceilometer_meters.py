@@ -7,13 +7,12 @@ ceilometer-polling sends. It has two workers, and writes both to files.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from support.records import record
 from support.relay import RunningRelay
-from support.telemetry import start_agent, wait_finished, wait_workers
+from support.telemetry import start_agent, wait_finished, wait_workers, written
 from support.waiting import wait_until
 
 NUMBERS = range(100)
@@ -73,18 +72,14 @@ def polled(number: int) -> bytes:
     return notification("telemetry.polling", number, {"samples": [sample]}, priority="SAMPLE")
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def events(directory: Path) -> list[str]:
     """Return the identifiers of the notifications of which there is an event, sorted."""
-    return sorted(each["message_id"] for each in lines(directory / "events"))
+    return sorted(each["message_id"] for each in written(directory / "events"))
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
     """Return the meter and the resource of each sample, sorted."""
-    return sorted((each["name"], each["resource_id"]) for each in lines(directory / "samples"))
+    return sorted((each["name"], each["resource_id"]) for each in written(directory / "samples"))
 
 
 def test_both_pipelines_and_topics_handle_all_once(relay: RunningRelay) -> None:

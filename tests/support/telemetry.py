@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 from support.records import record
 from support.relay import Relay
@@ -63,6 +65,12 @@ def start_agent(
     configuration.write_text(text)
     command = program("ceilometer", "ceilometer-agent-notification")
     return running_service(log, command, "--config-file", os.fspath(configuration))
+
+
+def written(file: Path) -> list[dict[str, Any]]:
+    """Return the events or samples in a file, without one that is just being written."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def workers(relay: Relay, group: str = GROUP) -> list[int]:
