@@ -24,6 +24,7 @@ from support.telemetry import (
     start_agent,
     wait_finished,
     wait_workers,
+    wait_written,
     workers,
     written,
 )
@@ -67,8 +68,8 @@ class Agent:
         return written(self._events)
 
     def wait_written(self, number: int) -> None:
-        """Wait until the agent has written this many lines."""
-        wait_until(lambda: len(self.numbers()) >= number, f"{number} events")
+        """Wait until the agent has written this many events."""
+        wait_written(self._events, number)
 
 
 def _instance(event: dict[str, Any]) -> int:

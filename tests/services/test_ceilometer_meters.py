@@ -12,8 +12,7 @@ from typing import Any
 
 from support.records import record
 from support.relay import RunningRelay
-from support.telemetry import start_agent, wait_finished, wait_workers, written
-from support.waiting import wait_until
+from support.telemetry import start_agent, wait_finished, wait_workers, wait_written, written
 
 NUMBERS = range(100)
 TOPICS = "notifications", "versioned_notifications"
@@ -106,8 +105,8 @@ def test_both_pipelines_and_topics_handle_all_once(relay: RunningRelay) -> None:
             wait_workers(relay, f"topic:{topic}")
         for number in NUMBERS:
             producer.sendall(unversioned(number) + versioned(number) + polled(number))
-        wait_until(lambda: len(events(directory)) >= len(expected_events), "all events")
-        wait_until(lambda: len(samples(directory)) >= len(expected_samples), "all samples")
+        wait_written(directory / "events", len(expected_events))
+        wait_written(directory / "samples", len(expected_samples))
         wait_finished(relay)
         assert events(directory) == expected_events
         assert samples(directory) == expected_samples

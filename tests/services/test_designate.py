@@ -14,7 +14,15 @@ from pathlib import Path
 from support.records import record
 from support.relay import RunningRelay
 from support.services import program, running_service
-from support.telemetry import GROUP, WORKERS, start_agent, wait_finished, wait_workers, written
+from support.telemetry import (
+    GROUP,
+    WORKERS,
+    start_agent,
+    wait_finished,
+    wait_workers,
+    wait_written,
+    written,
+)
 from support.waiting import wait_until
 
 EVENTS = [f"compute.instance.{number:03}" for number in range(500)]
@@ -68,7 +76,7 @@ def test_pool_and_other_consumer_each_get_all_once(relay: RunningRelay) -> None:
             fields = {"message_id": f"{number:032x}", "timestamp": "2026-01-31 12:00:00.123456"}
             producer.sendall(record(event, publisher_id="compute.host-1", payload={}, **fields))
         wait_until(lambda: len(handled(log)) >= len(EVENTS), "designate-sink has handled all")
-        wait_until(lambda: len(event_types(events)) >= len(EVENTS), "all events")
+        wait_written(events, len(EVENTS))
         wait_finished(relay)
         assert handled(log) == event_types(events) == EVENTS
         assert sorted(each["group"] for each in relay.request("groups")) == ["sink", GROUP]
