@@ -201,6 +201,15 @@ def test_ceilometer_and_aodh_use_one_relay(tmp_path: Path) -> None:
         assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
 
 
+def test_programs_that_notify_each_other_also_send(tmp_path: Path) -> None:
+    conf = f"{SECTION}transport_url = {PUBLIC}\n"
+    rows, use = examine(tmp_path, conf, name="aodh/aodh.conf")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert "transport_url sends to /run/relay/ingest.sock" in rows[-1].finding
+    assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
+    assert not examine(tmp_path, conf, name="blazar/blazar.conf")[1].sends
+
+
 def test_service_that_reads_here_may_send_elsewhere(tmp_path: Path) -> None:
     rows, use = examine(
         tmp_path,

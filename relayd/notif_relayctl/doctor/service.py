@@ -35,6 +35,9 @@ MAX_FILES = 200
 CONSUMERS = {"aodh", "blazar", "ceilometer", "searchlight", "senlin", "vitrage", "watcher"}
 """Programs that read from oslo.messaging's own URL, by the names of their files or directories."""
 
+NOTIFIERS = {"aodh", "vitrage"}
+"""Those whose programs notify each other by this URL, without a notify driver in the file."""
+
 CONSUMER_SECTIONS = ("notification", "service:sink")
 """Sections of programs that do: ceilometer-agent-notification and designate-sink."""
 
@@ -189,17 +192,26 @@ def _examine(
         is_optional=bool(readers or middleware),
     )
     for each in middleware[: urls.MAX_URLS]:
-        yield consumer.examine_middleware(_name(check, each), each, sockets)
+        yield consumer.examine_sender(_name(check, each), each, sockets)
     reads = []
     for reader in readers[: urls.MAX_URLS]:
         results = list(consumer.examine(_name(check, reader), reader, sockets, bounds))
         yield from results
         reads += [reader.url.path] if results[0].result == OK else []
+    notifies = False
+    if default and default in readers and not default.url.problem and NOTIFIERS & _programs(given):
+        sending = consumer.examine_sender(_name(check, default), default, sockets)
+        notifies = sending.result == OK
+        yield sending
     yield from _procedure_calls(check, conf, sections, default)
     uses_transport = readers or middleware or set(arriving).intersection(MESSAGING)
     uses_driver = set(arriving).intersection((UNIX, ROUTING))
     groups = {TRANSPORTS: uses_transport, NOTIFY_DRIVERS: uses_driver}
-    return Use(reads, bool(arriving), frozenset(group for group, used in groups.items() if used))
+    return Use(
+        reads,
+        bool(arriving) or notifies,
+        frozenset(group for group, used in groups.items() if used),
+    )
 
 
 def _name(check: str, reader: Reader) -> str:
@@ -231,8 +243,12 @@ def _reads_default(
         return True
     if any(sections.get(each) for each in CONSUMER_SECTIONS):
         return True
-    words = {os.path.splitext(part)[0] for path in given for part in path.split(os.sep)[-2:]}
-    return bool(CONSUMERS.intersection(words))
+    return bool(CONSUMERS.intersection(_programs(given)))
+
+
+def _programs(given: Sequence[str]) -> set[str]:
+    """Return the names of the files and of their directories, such as aodh."""
+    return {os.path.splitext(part)[0] for path in given for part in path.split(os.sep)[-2:]}
 
 
 def _procedure_calls(
