@@ -207,6 +207,16 @@ def test_ceilometer_and_aodh_use_one_relay(tmp_path: Path) -> None:
         assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
 
 
+@pytest.mark.parametrize("name", ["nova/nova.conf", "etc/nova-cpu.conf", "neutron/x.conf"])
+def test_url_of_a_service_without_a_driver_is_a_fault(tmp_path: Path, name: str) -> None:
+    ((found,), use) = examine(tmp_path, f"{SECTION}transport_url = {PUBLIC}\n", name=name)
+    assert (found.result, found.finding) == (
+        "failed",
+        "it sends no notifications: no driver is set",
+    )
+    assert not use.reads
+
+
 def test_programs_that_notify_each_other_also_send(tmp_path: Path) -> None:
     conf = f"{SECTION}transport_url = {PUBLIC}\n"
     rows, use = examine(tmp_path, conf, name="aodh/aodh.conf")

@@ -9,6 +9,7 @@ are separate options here, so that a finding can name the one that is set.
 """
 
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,12 @@ MAX_FILES = 200
 
 CONSUMERS = {"aodh", "blazar", "ceilometer", "searchlight", "senlin", "vitrage", "watcher"}
 """Programs that read from oslo.messaging's own URL, by the names of their files or directories."""
+
+PRODUCERS = {
+    *("cinder", "glance", "heat", "ironic", "keystone", "magnum", "manila", "neutron", "nova"),
+    *("octavia", "placement", "trove"),
+}
+"""Programs that read no notifications, by the same names: without a driver, the URL has no effect."""
 
 NOTIFIERS = {"aodh", "vitrage"}
 """Those whose programs notify each other by this URL, without a notify driver in the file."""
@@ -261,19 +268,20 @@ def _reads_default(
 ) -> bool:
     """Return whether a service reads from the URL that notifiers and listeners share.
 
-    It does if no driver could use the URL, if the query is one for listeners, or if the program is
-    a known consumer.
+    It does if the query is one for listeners, if the program is a known consumer, or if no driver
+    could use the URL of an unknown program.
     """
-    if default.url.query or not {UNIX, ROUTING, *MESSAGING}.intersection(names):
+    programs = _programs(given)
+    if default.url.query or any(sections.get(each) for each in CONSUMER_SECTIONS):
         return True
-    if any(sections.get(each) for each in CONSUMER_SECTIONS):
-        return True
-    return bool(CONSUMERS.intersection(_programs(given)))
+    if {UNIX, ROUTING, *MESSAGING}.intersection(names):
+        return bool(CONSUMERS & programs)
+    return not PRODUCERS & programs
 
 
 def _programs(given: Sequence[str]) -> set[str]:
-    """Return the names of the files and of their directories, such as aodh."""
-    return {os.path.splitext(part)[0] for path in given for part in path.split(os.sep)[-2:]}
+    """Return the first words of the names of the files and of their directories, such as aodh."""
+    return {re.split("[-.]", part)[0] for path in given for part in path.split(os.sep)[-2:]}
 
 
 def _procedure_calls(
