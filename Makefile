@@ -68,7 +68,7 @@ SERVICES = aodh ceilometer designate glance keystone nova vitrage
 .venvs/services-aodh/.made: SERVICE = "aodh>=19,<24"
 .venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
 .venvs/services-designate/.made: SERVICE = "designate>=20,<24"
-.venvs/services-glance/.made: SERVICE = "glance>=30,<34" "gunicorn>=22,<28"
+.venvs/services-glance/.made: SERVICE = "glance>=30,<34" "pyuwsgi>=2.0.23,<2.1"
 .venvs/services-keystone/.made: SERVICE = "keystone>=28,<31" "gunicorn>=22,<28"
 .venvs/services-nova/.made: SERVICE = "nova>=31,<35"
 .venvs/services-vitrage/.made: SERVICE = "vitrage>=13,<16"

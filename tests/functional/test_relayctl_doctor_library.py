@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from notif_relayctl.doctor import library
+from notif_relayctl.doctor import library, processes
 from support.waiting import TIMEOUT
 
 WAIT = "import sys; print(flush=True); sys.stdin.read()"
@@ -72,6 +72,52 @@ def test_library_is_sought_in_the_environment(directory: Path) -> None:
     os.unlink(package / "endless.pth")
     with service("without/bin/python", "nova-compute", cwd=directory) as default:
         assert results([conf]).keys() == {str(default)}
+
+
+def test_entry_points_of_the_library_are_checked(directory: Path) -> None:
+    conf = directory / "aodh.conf"
+    python = environment(directory / "own", "include-system-site-packages = false")
+    (package,) = (directory / "own").glob("lib/*/site-packages")
+    (package / "notif_relay").mkdir()
+    (package / "notif_relay" / "__init__.py").touch()
+    groups = ["oslo.messaging.drivers", "oslo.messaging.notify.drivers"]
+
+    def found(*needed: str) -> str:
+        (finding,) = library.examine([os.fspath(conf)], needed)
+        return f"{finding.result} {finding.finding}"
+
+    with service(python, "-c", WAIT, conf):
+        assert found().startswith("ok")
+        assert "no entry point unix in oslo.messaging.drivers" in found(groups[0])
+        metadata = package / "notif_relayd-0.2.0.dist-info"
+        metadata.mkdir()
+        for text, missing in {
+            "": groups,
+            "[oslo.messaging.drivers]\nkafka = x:Y\n": groups,
+            "[oslo.messaging.drivers]\nunix = x:Y\n": groups[1:],
+            "[oslo.messaging.notify.drivers]\nunix=x:Y\n[oslo.messaging.drivers]\n": groups[:1],
+            "".join(f"[{group}]\nunix = x:Y\n\n" for group in groups): [],
+        }.items():
+            (metadata / "entry_points.txt").write_text(text)
+            assert [each for each in groups if not found(each).startswith("ok")] == missing
+        (metadata / "entry_points.txt").unlink()
+        os.mkfifo(metadata / "entry_points.txt")
+        assert "in oslo.messaging.drivers, oslo.messaging.notify.drivers" in found(*groups)
+
+
+def test_title_of_a_service_names_its_configuration(directory: Path) -> None:
+    conf = directory / "aodh.conf"
+    title = f"aodh-listener: master process [/usr/bin/aodh-listener --config-file {conf}]"
+    with subprocess.Popen(
+        [title, "-c", WAIT],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert [pid for pid, _ in processes.of_service([os.fspath(conf)])] == [process.pid]
+        process.communicate(timeout=TIMEOUT)
 
 
 def test_service_that_does_not_run_is_skipped(directory: Path) -> None:

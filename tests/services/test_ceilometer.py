@@ -75,7 +75,7 @@ def _instance(event: dict[str, Any]) -> int:
 def running_agent(relay: Relay) -> Iterator[Agent]:
     """Run an agent whose workers have joined their group, until the end of the block."""
     agent = Agent(relay)
-    with start_agent(relay, f"file://{relay.directory}/events?json", agent.log):
+    with start_agent(relay, agent.log, event=f"file://{relay.directory}/events?json"):
         agent.wait_workers()
         yield agent
 

@@ -60,7 +60,7 @@ def test_pool_and_other_consumer_each_get_all_once(relay: RunningRelay) -> None:
     events = directory / "events"
     with (
         running_service(log, *command),
-        start_agent(relay, f"file://{events}?json", directory / "agent.log"),
+        start_agent(relay, directory / "agent.log", event=f"file://{events}?json"),
         relay.produce() as producer,
     ):
         for group in ("sink", GROUP):

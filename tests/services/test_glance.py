@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""glance under gunicorn with two workers, which notifies by both `log` and `unix`.
+"""glance under uWSGI with two workers, which notifies by both `log` and `unix`.
 
 There is no keystone: glance takes the user from the headers that keystone's middleware would set.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from support.relay import RunningRelay
 from support.services import ENVIRONMENTS, program, run_to_end
 from support.waiting import wait_until
-from support.web_services import NOTIFYING, WebService, logged, running_web_service
+from support.web_services import NOTIFYING, UWSGI, WebService, logged, running_web_service
 
 IMAGES = 5
 
@@ -99,6 +99,7 @@ def running_glance(relay: RunningRelay) -> Iterator[Glance]:
     options = "--config-file", os.fspath(configuration)
     run_to_end(program("glance", "glance-manage"), *options, "db_sync")
     with running_web_service(
+        UWSGI,
         "glance",
         "glance.wsgi.api:application",
         directory,

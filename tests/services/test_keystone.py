@@ -17,7 +17,14 @@ from typing import Any
 
 from support.relay import RunningRelay
 from support.services import program, run_to_end
-from support.web_services import NOTIFYING, WORKERS, WebService, logged, running_web_service
+from support.web_services import (
+    GUNICORN,
+    NOTIFYING,
+    WORKERS,
+    WebService,
+    logged,
+    running_web_service,
+)
 
 PASSWORD = "the password of the administrator"
 WRONG = "another password"
@@ -85,7 +92,7 @@ def running_keystone(relay: RunningRelay) -> Iterator[Keystone]:
     application = "keystone.wsgi.api:application"
     files = os.fspath(configuration)
     with running_web_service(
-        "keystone", application, directory, OS_KEYSTONE_CONFIG_FILES=files
+        GUNICORN, "keystone", application, directory, OS_KEYSTONE_CONFIG_FILES=files
     ) as url:
         yield Keystone(url)
 

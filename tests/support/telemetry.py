@@ -21,35 +21,46 @@ GROUP = "topic:notifications"
 CONFIGURATION = """
 [DEFAULT]
 event_pipeline_cfg_file = {directory}/event_pipeline.yaml
+pipeline_cfg_file = {directory}/pipeline.yaml
+[oslo_messaging_notifications]
+topics = {topics}
+transport_url = unix://{public}
 [notification]
 workers = {workers}
-pipelines = event
-[oslo_messaging_notifications]
-transport_url = unix://{public}
 """
 
 PIPELINE = """
 sources:
-    - {{name: all, events: ["*"], sinks: [sink]}}
+    - {{name: all, {kind}s: ["*"], sinks: [sink]}}
 sinks:
     - {{name: sink, publishers: ["{publisher}"]}}
 """
 
 
-def start_agent(relay: Relay, publisher: str, log: Path) -> AbstractContextManager[Popen[bytes]]:
+def start_agent(
+    relay: Relay, log: Path, *topics: str, **publishers: str
+) -> AbstractContextManager[Popen[bytes]]:
     """Run an agent until the end of the block.
 
     Args:
         relay: Relay of which the agent reads. Its directory gets the configuration.
-        publisher: URL of the publisher that gets each event.
         log: File for the output of the agent.
+        *topics: Topics that the agent reads; `notifications` by default.
+        **publishers: For each pipeline, `event` or `meter`, the URL of its publisher.
     """
-    configuration = relay.directory / "ceilometer.conf"
-    configuration.write_text(
-        CONFIGURATION.format(directory=relay.directory, public=relay.public, workers=WORKERS)
+    directory = relay.directory
+    text = CONFIGURATION.format(
+        directory=directory,
+        public=relay.public,
+        topics=",".join(topics or ("notifications",)),
+        workers=WORKERS,
     )
-    pipeline = relay.directory / "event_pipeline.yaml"
-    pipeline.write_text(PIPELINE.format(publisher=publisher))
+    for kind, publisher in publishers.items():
+        text += f"pipelines = {kind}\n"
+        file = directory / {"event": "event_pipeline.yaml", "meter": "pipeline.yaml"}[kind]
+        file.write_text(PIPELINE.format(kind=kind, publisher=publisher))
+    configuration = directory / "ceilometer.conf"
+    configuration.write_text(text)
     command = program("ceilometer", "ceilometer-agent-notification")
     return running_service(log, command, "--config-file", os.fspath(configuration))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services with an HTTP API, which gunicorn runs on a port of the loopback interface."""
+"""Services with an HTTP API, on a port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,51 @@ sock_path = {public}
 """
 """End of a configuration, to be continued in [DEFAULT]: both drivers get each notification."""
 
+
+@dataclass(frozen=True)
+class Server:
+    """A program that runs the application of a service."""
+
+    program: str
+    file: str
+    """Name of the configuration file."""
+    configuration: str
+    variable: str
+    """Environment variable that names the configuration file."""
+    value: str
+
+
 # Not on the command line of gunicorn, because keystone reads that as its own.
-GUNICORN = """
+GUNICORN = Server(
+    "gunicorn",
+    "gunicorn.conf.py",
+    """
 bind = "127.0.0.1:0"
 control_socket_disable = True
 workers = {workers}
 wsgi_app = "{application}"
-"""
+""",
+    "GUNICORN_CMD_ARGS",
+    "--config {file}",
+)
+
+# Without lazy-apps: the workers are forked after the application is loaded.
+UWSGI = Server(
+    "uwsgi",
+    "uwsgi.ini",
+    """
+[uwsgi]
+die-on-term = true
+enable-threads = true
+http-socket = 127.0.0.1:0
+master = true
+module = {application}
+need-app = true
+processes = {workers}
+""",
+    "UWSGI_INI",
+    "{file}",
+)
 
 
 class WebService:
@@ -73,26 +112,31 @@ class WebService:
 
 @contextmanager
 def running_web_service(
-    service: str, application: str, directory: Path, **variables: str
+    server: Server, service: str, application: str, directory: Path, **variables: str
 ) -> Iterator[str]:
     """Run a service until the end of the block, and yield its URL.
 
     Args:
+        server: Program that runs the application.
         service: Name of the environment of the service.
         application: Module and name of the WSGI application.
-        directory: Directory for the configuration and the log of gunicorn.
+        directory: Directory for the configuration and the log of the server.
         **variables: Environment variables of the service.
     """
-    configuration = directory / "gunicorn.conf.py"
-    configuration.write_text(GUNICORN.format(workers=WORKERS, application=application))
-    log = directory / "gunicorn.log"
-    options = f"--config {configuration}"
-    command = program(service, "gunicorn")
-    with running_service(log, command, GUNICORN_CMD_ARGS=options, **variables):
-        wait_until(lambda: "Listening at" in log.read_text(), "gunicorn listens")
-        match = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-        assert match is not None
-        yield match[0]
+    file = directory / server.file
+    file.write_text(server.configuration.format(workers=WORKERS, application=application))
+    variables[server.variable] = server.value.format(file=file)
+    log = directory / f"{server.program}.log"
+    with running_service(log, program(service, server.program), **variables):
+        # From then on, a connection waits until a worker accepts it.
+        wait_until(lambda: address(log), f"{server.program} listens")
+        yield f"http://{address(log)}"
+
+
+def address(log: Path) -> str | None:
+    """Return the address in the log of a server, if it listens."""
+    match = re.search(r"127\.0\.0\.1:[1-9]\d*", log.read_text())
+    return match and match[0]
 
 
 def logged(log: Path) -> list[bytes]:

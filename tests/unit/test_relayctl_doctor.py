@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from notif_relay import paths
 from notif_relayctl.accounts import account
 from notif_relayctl.doctor import service
+from notif_relayctl.doctor.consumer import Bounds
 from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.drivers import SECTION
 from notif_relayctl.doctor.finding import Finding
@@ -23,6 +24,8 @@ from notif_relayctl.doctor.host import find_relay
 SAMPLE = (Path(__file__).parents[2] / "etc" / "notif-relayd" / "logging.conf").read_text()
 
 SOCKETS = Sockets([paths.DEFAULT_PUBLIC_PATH], [paths.DEFAULT_INGEST_PATH])
+
+BOUNDS = Bounds(max_hold=300.0, max_filter_bytes_per_user=8 * 1024 * 1024)
 
 VALUES = st.one_of(
     st.text(max_size=20),
@@ -44,7 +47,7 @@ def examine(conf: str, logging: str = SAMPLE) -> list[Finding]:
         path, appended = Path(directory, "service.conf"), Path(directory, "logging.conf")
         path.write_bytes(conf.replace("LOGGING", os.fspath(appended)).encode(errors="replace"))
         appended.write_bytes(logging.encode(errors="replace"))
-        return list(service.examine([os.fspath(path)], SOCKETS))
+        return list(service.examine([os.fspath(path)], SOCKETS, BOUNDS))
 
 
 @given(
@@ -84,7 +87,7 @@ def test_any_configuration_bytes_give_findings(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "service.conf")
         path.write_bytes(content)
-        assert list(service.examine([os.fspath(path)], SOCKETS))
+        assert list(service.examine([os.fspath(path)], SOCKETS, BOUNDS))
 
 
 def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_fifos_as_configuration_files_are_not_opened(tmp_path: Path) -> None:
     directory.mkdir()
     os.mkfifo(directory / "nova.conf")
     for path in (directory, directory / "nova.conf", "/dev/zero"):
-        (finding,) = service.examine([os.fspath(path)], SOCKETS)
+        (finding,) = service.examine([os.fspath(path)], SOCKETS, BOUNDS)
         assert finding.result == "failed"
         assert "is not a regular file" in finding.finding
 

@@ -88,7 +88,7 @@ complete -c relayctl -n '_shtab_relayctl_using doctor' -l sort-ascending -d 'sor
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l sort-descending -d 'sort the column(s) in descending order'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l user -xka "(__fish_complete_users)" -d 'check the permissions of this user, by name or number'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l needs -xka "subscribe produce status" -d 'a permission that each user must have'
-complete -c relayctl -n '_shtab_relayctl_using doctor' -l service-config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration files and directories of a service that should send to this relay'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l service-config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration files and directories of a service that should send to this relay or read from it'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l relayd-config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration of the relay, if it is not the default file'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l no-round-trip -d 'send no notifications, and connect to no socket that may start the relay'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l failed -d 'print only the checks that failed'

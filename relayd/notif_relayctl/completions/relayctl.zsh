@@ -76,7 +76,7 @@ _shtab_relayctl_doctor_options=(
   "--sort-descending[sort the column(s) in descending order]"
   "*--user=[check the permissions of this user, by name or number]:USER:_users"
   "*--needs=[a permission that each user must have]:needs:(subscribe produce status)"
-  "*--service-config=[configuration files and directories of a service that should send to this relay]:FILE:_files"
+  "*--service-config=[configuration files and directories of a service that should send to this relay or read from it]:FILE:_files"
   "--relayd-config=[the configuration of the relay, if it is not the default file]:FILE:_files"
   "--no-round-trip[send no notifications, and connect to no socket that may start the relay]"
   "--failed[print only the checks that failed]"

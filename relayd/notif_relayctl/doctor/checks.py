@@ -7,9 +7,10 @@ A check depends on the checks before it, so the first failure is usually the cau
 from collections.abc import Iterator, Sequence
 
 from notif_relayctl.doctor import library, rights, round_trip, service, sockets, units
+from notif_relayctl.doctor.consumer import Bounds
 from notif_relayctl.doctor.destination import Sockets
-from notif_relayctl.doctor.finding import Finding
-from notif_relayctl.doctor.host import find_relay
+from notif_relayctl.doctor.finding import FAILED, SKIPPED, Finding
+from notif_relayctl.doctor.host import Host, find_relay
 from notif_relayd.control.schema import Status
 
 
@@ -43,9 +44,18 @@ def run_checks(
     yield from sockets.listeners(host, connecting=round_trips)
     for user in users:
         yield from rights.examine(host, user, needs)
-    used = Sockets(*([each.path for each in host.named(name)] for name in ("public", "ingest")))
+    own = Sockets(*([each.path for each in host.named(name)] for name in ("public", "ingest")))
     for given in services:
-        yield from service.examine(given, used)
-        yield from library.examine(given)
+        use = yield from service.examine(given, own, _bounds(host))
+        yield from rights.examine_service(host, given, use, users)
+        yield from library.examine(given, use.entry_points)
     if round_trips:
         yield from round_trip.examine(host)
+
+
+def _bounds(host: Host) -> Bounds | None:
+    """Return the limits that the relay has for consumers; `None` if they are not known."""
+    if host.configuration.result in (FAILED, SKIPPED):
+        return None
+    limits = host.settings.limits
+    return Bounds(limits.groups.max_hold, limits.max_filter_bytes_per_user)

@@ -16,9 +16,10 @@ from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 class Doctor(CtlCommand, Lister):
     """Check the relay and its set-up, and suggest remedies.
 
-    Each check is one row; a table ends with a summary. The last check sends notifications through
-    the relay, which other subscribers receive as well; if systemd holds the sockets, this starts
-    the relay. The exit status is 1 if a check failed. Warnings do not change it.
+    Each check is one row; a table ends with a summary. A service sends by its notify drivers, and
+    reads by a URL unix:// in its configuration. The last check sends notifications through the
+    relay, which other subscribers receive as well; if systemd holds the sockets, this starts the
+    relay. The exit status is 1 if a check failed. Warnings do not change it.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"
@@ -51,8 +52,8 @@ class Doctor(CtlCommand, Lister):
             nargs="+",
             default=[],
             metavar="FILE",
-            help="configuration files and directories of a service that should send to this relay; "
-            "may be repeated for other services",
+            help="configuration files and directories of a service that should send to this relay "
+            "or read from it; may be repeated for other services",
         )
         parser.add_argument(
             "--relayd-config",
@@ -95,8 +96,8 @@ class Doctor(CtlCommand, Lister):
         self._results = Counter(each.result for each in findings)
         if arguments.failed:
             findings = [each for each in findings if each.result == FAILED]
-        # Paths and the contents of files can contain control characters.
-        return self.columns, [tuple(map(Text, each)) for each in findings]
+        # Paths and the contents of files can be long, and contain control characters.
+        return self.columns, [tuple(map(Text, each.shortened())) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""

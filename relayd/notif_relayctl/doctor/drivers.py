@@ -7,7 +7,7 @@ a second way to the same relay is a fault.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from notif_relay import paths
@@ -50,25 +50,37 @@ class _Way:
     """The findings if another driver reaches the relay, and this one does not."""
 
 
-def examine(check: str, options: Options, sockets: Sockets) -> Iterator[Finding]:
+def examine(
+    check: str, options: Options, sockets: Sockets, *, is_optional: bool = False
+) -> Generator[Finding, None, list[str]]:
     """Check the drivers of a service that should send to this relay.
 
     Args:
         check: first words of the name of each check.
         options: the options of the service.
         sockets: the sockets of the relay.
+        is_optional: whether the service uses the relay in another way, such as reading from it.
+            Only drivers that connect to a relay are then expected to reach this one.
+
+    Returns:
+        The drivers that reach the relay.
     """
     drivers = [each for each in dict.fromkeys(options.drivers) if each]
     ways = list(_ways(check, options, drivers, sockets))
-    if not ways:
+    if is_optional and not drivers:
+        yield Finding(f"{check} driver", OK, "it has no notify driver")
+        return []
+    if not ways and not is_optional:
         yield _not_arriving(f"{check} driver", drivers, sockets)
-        return
+        return []
     arriving = [each for each in ways if each.arrives]
     yield from _drivers(f"{check} driver", drivers, [each.driver for each in arriving])
     # If no driver reaches the relay, correct the first one only: correcting all would duplicate.
-    used = arriving or ways[:1]
+    expected = [each for each in ways if each.driver in (UNIX, *MESSAGING) or not is_optional]
+    used = arriving or expected[:1]
     for each in ways:
         yield from each.alone if each in used else each.beside
+    return [each.driver for each in arriving]
 
 
 def _ways(check: str, options: Options, drivers: Sequence[str], sockets: Sockets) -> Iterator[_Way]:
@@ -181,6 +193,8 @@ def _logging(check: str, path: str | None, sockets: Sockets) -> _Way:
     if isinstance(loggers, Finding):
         return _Way(LOG, False, [loggers], [loggers])
     found = list(logging_file.examine(check, path, loggers, sockets))
+    if fatal := logging_file.fatal(check, loggers, sockets):
+        return _Way(LOG, False, found, [fatal])
     names = [handler.name for _, handler in logging_file.relay_handlers(loggers)]
     if not names:
         return _Way(LOG, False, found, [own_log])

@@ -9,30 +9,31 @@ follow that the interpreter searches for packages (site.py in the standard libra
 import glob
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.accounts import home
+from notif_relayctl.doctor import processes
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
+from notif_relayctl.doctor.processes import read
 
 PACKAGE = "notif_relay"
 
 DISTRIBUTION = "notif_relayd-*.dist-info"
 """Metadata of the distribution; an editable installation may consist of it and a hook."""
 
+METADATA = (DISTRIBUTION, "notif_relayd*.egg-info")
+"""Metadata in which entry points can be."""
+
+ENTRY_POINT = "unix"
+"""Name of each entry point of the library."""
+
 VERSION = re.compile(r"/(?:lib)?python(3\.\d+)")
 """An interpreter, its library, or a directory of its modules."""
 
 SITE = re.compile(r"(/\S*)/lib(?:64)?/python3(?:\.\d+)?/(?:site|dist)-packages/")
 """A file of an installed package; the group is the prefix of the environment."""
-
-MAX_FILE = 65536
-"""Bytes that are read of a small file of an environment, which may belong to any user."""
-
-PROGRAMS = {"relayctl", "notif-relayd"}
-"""Programs that are no service, although their command line may name its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,17 @@ class _Environment:
             for each in self.searched()
         )
 
+    def missing_entry_points(self, groups: Iterable[str]) -> list[str]:
+        """Return the groups in which no distribution of the library has an entry point."""
+        files = [
+            file
+            for directory in self.searched()
+            for name in METADATA
+            for file in glob.glob(os.path.join(glob.escape(directory), name, "entry_points.txt"))
+        ]
+        found = {group for file in files for group in _groups(file)}
+        return sorted(set(groups) - found)
+
     def searched(self) -> Iterator[str]:
         """Yield the directories and those that their .pth files add, as this process sees them."""
         root = f"/proc/{self.pid}/root"
@@ -62,16 +74,18 @@ class _Environment:
                 yield from (root + os.path.join(each, line) for line in _path_lines(file))
 
 
-def examine(given: Sequence[str]) -> Iterator[Finding]:
+def examine(given: Sequence[str], entry_points: Iterable[str] = ()) -> Iterator[Finding]:
     """Check the processes of a service.
 
     Args:
         given: the service's configuration files and directories.
+        entry_points: groups in which the library must have an entry point, by which oslo.messaging
+            finds it.
     """
     check = f"library {' '.join(given)}"
     unreadable = 0
     environments: dict[tuple[str, ...], _Environment] = {}
-    for pid, words in _processes(given):
+    for pid, words in processes.of_service(given):
         try:
             environment = _environment(pid, words)
         except (FileNotFoundError, ProcessLookupError):
@@ -86,42 +100,58 @@ def examine(given: Sequence[str]) -> Iterator[Finding]:
     elif not environments:
         yield Finding(check, SKIPPED, "no process of the service is known; check it while it runs")
     for each in environments.values():
-        yield _finding(check, each)
+        yield _finding(check, each, entry_points)
 
 
-def _finding(check: str, environment: _Environment) -> Finding:
+def runs_python(pid: int, words: Sequence[str]) -> bool:
+    """Return whether a process runs Python, as far as this process may examine it.
+
+    Args:
+        pid: the process.
+        words: its command line.
+    """
+    if os.path.basename(words[0]).startswith("python"):
+        return True
+    try:
+        exe, loaded = os.readlink(f"/proc/{pid}/exe"), read(f"/proc/{pid}/maps", limit=-1)
+    except OSError:
+        return False
+    return bool(VERSION.search(exe) or VERSION.search(loaded))
+
+
+def _finding(check: str, environment: _Environment, entry_points: Iterable[str]) -> Finding:
     process = f"process {environment.pid} ({environment.command})"
-    if environment.contains_library():
-        return Finding(check, OK, f"{process} can import {PACKAGE}")
-    return Finding(
-        check,
-        FAILED,
-        f"{process} cannot import {PACKAGE}: it is not in {', '.join(environment.directories)}",
-        "install the library there, then restart the service",
-    )
-
-
-def _processes(given: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the processes whose command line names the files or the service, and its words."""
-    files = set(map(os.path.abspath, given))
-    # /etc/nova/nova.conf is the default configuration of nova-compute.
-    stems = {path: os.path.splitext(os.path.basename(path))[0] for path in files}
-    projects = {
-        stem for path, stem in stems.items() if os.path.basename(os.path.dirname(path)) == stem
-    }
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or int(entry) == os.getpid():
-            continue
-        try:
-            words = _read(f"/proc/{entry}/cmdline").split("\0")[:-1]
-        except OSError:
-            continue  # The process has ended.
-        names = [os.path.basename(part) for word in words for part in word.split()]
-        named = files.intersection(word.rpartition("=")[2] for word in words) or any(
-            re.split("[-_:.]", name)[0] in projects for name in names[:2]
+    if not environment.contains_library():
+        return Finding(
+            check,
+            FAILED,
+            f"{process} cannot import {PACKAGE}: it is not in {', '.join(environment.directories)}",
+            "install the library there, then restart the service",
         )
-        if named and not PROGRAMS.intersection(names):
-            yield int(entry), words
+    if missing := environment.missing_entry_points(entry_points):
+        return Finding(
+            check,
+            FAILED,
+            f"{process} can import {PACKAGE}, but oslo.messaging does not find it: there is no "
+            f"entry point {ENTRY_POINT} in {', '.join(missing)}",
+            "install the library with the pip of the service instead of a copy of its files, then "
+            "restart the service",
+        )
+    return Finding(check, OK, f"{process} can import {PACKAGE}")
+
+
+def _groups(file: str) -> Iterator[str]:
+    """Yield the groups of a file of entry points in which the library's name is."""
+    try:
+        lines = read(file).splitlines()
+    except OSError:
+        return
+    group = ""
+    for line in lines:
+        if line.startswith("["):
+            group = line.strip().strip("[]")
+        elif line.partition("=")[0].strip() == ENTRY_POINT:
+            yield group
 
 
 def _environment(pid: int, words: Sequence[str]) -> _Environment | None:
@@ -131,12 +161,12 @@ def _environment(pid: int, words: Sequence[str]) -> _Environment | None:
         OSError: the process has ended, or this process may not examine it.
     """
     exe = os.readlink(f"/proc/{pid}/exe")
-    loaded = _read(f"/proc/{pid}/maps", limit=-1)
+    loaded = read(f"/proc/{pid}/maps", limit=-1)
     version = VERSION.search(exe) or VERSION.search(loaded)
     if version is None:
         return None
     variables = dict(
-        each.partition("=")[::2] for each in _read(f"/proc/{pid}/environ", limit=-1).split("\0")
+        each.partition("=")[::2] for each in read(f"/proc/{pid}/environ", limit=-1).split("\0")
     )
     interpreter = _interpreter(pid, words[0], variables)
     prefixes = dict.fromkeys(SITE.findall(loaded))
@@ -149,7 +179,7 @@ def _environment(pid: int, words: Sequence[str]) -> _Environment | None:
     system = [os.path.dirname(os.path.dirname(exe)), "/usr", "/usr/local"]
     for prefix in prefixes:
         try:
-            settings = _read(f"{root}{prefix}/pyvenv.cfg")
+            settings = read(f"{root}{prefix}/pyvenv.cfg")
         except OSError:
             continue
         directories += _site_directories([prefix], version[1])
@@ -160,7 +190,7 @@ def _environment(pid: int, words: Sequence[str]) -> _Environment | None:
         own = variables.get("HOME") or home(os.stat(f"/proc/{pid}").st_uid) or "/"
         directories += _site_directories([*system, *prefixes, f"{own}/.local"], version[1])
     existing = (each for each in directories if os.path.isdir(root + each))
-    command = _read(f"/proc/{pid}/comm").strip()
+    command = read(f"/proc/{pid}/comm").strip()
     return _Environment(pid, command, tuple(dict.fromkeys(existing)))
 
 
@@ -188,20 +218,7 @@ def _site_directories(prefixes: Sequence[str], version: str) -> Iterator[str]:
 def _path_lines(file: str) -> list[str]:
     """Return the lines of a .pth file that are directories; the others are code or comments."""
     try:
-        lines = _read(file).splitlines()
+        lines = read(file).splitlines()
     except OSError:
         return []
     return [each.strip() for each in lines if each.strip() and not each.startswith(("#", "import"))]
-
-
-def _read(path: str, limit: int = MAX_FILE) -> str:
-    """Return the text of a regular file.
-
-    Raises:
-        OSError: it cannot be read, or is no regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        return file.read(limit)

@@ -8,13 +8,18 @@ distinguish this case from a missing membership, since adding the user to the gr
 help.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from notif_relayctl.access import AS_ROOT, PRODUCE, RIGHTS, STATUS, SUBSCRIBE, Refusal, refusal
-from notif_relayctl.accounts import Account, account, group_name, this_process
+from notif_relayctl.accounts import Account, account, group_name, this_process, user_name
+from notif_relayctl.doctor import library
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
+from notif_relayctl.doctor.processes import account_of, of_service
+from notif_relayctl.doctor.service import Use
 
 MAX_PROCESSES = 3
 """Processes that a finding names; a service can have hundreds."""
@@ -49,6 +54,81 @@ def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Find
     if checked.uid != 0:
         for right in (SUBSCRIBE, PRODUCE):
             yield from _outdated(host, checked, right, sockets[right])
+
+
+def examine_service(
+    host: Host, given: Sequence[str], use: Use, users: Sequence[str | None]
+) -> Iterator[Finding]:
+    """Check whether the user of a service may use the sockets that its configuration names.
+
+    Args:
+        host: the relay and its sockets.
+        given: the service's configuration files and directories.
+        use: what the service needs.
+        users: the users that are checked anyway, one of which should be that of a service without
+            running processes.
+    """
+    check = f"service {' '.join(given)} user"
+    public = {os.path.realpath(each.path): each for each in host.named("public")}
+    wanted = {os.path.realpath(path) for path in use.reads}
+    needed = [(SUBSCRIBE, socket) for path, socket in public.items() if path in wanted]
+    if use.sends:
+        needed.append((PRODUCE, host.ingest))
+    running = {(each.uid, each.groups): each for each in _running(given)}
+    if not running:
+        named = [each for each in users if each is not None]
+        if use.reads and not named:
+            finding = "no process of the service is known, so its user is unknown"
+            yield Finding(check, SKIPPED, finding, "name its user with --user")
+        elif use.reads:
+            yield from _named(host, check, needed, named)
+        return
+    for process in running.values():
+        for right, socket in needed:
+            found = _examine(host, _login(process), process, right, socket)
+            yield _for_service(found, check)
+
+
+def _named(
+    host: Host,
+    check: str,
+    needed: Sequence[tuple[str, RelaySocket]],
+    users: Sequence[str],
+) -> Iterator[Finding]:
+    """Check the permissions of the users, one of which is that of a service."""
+    accounts = []
+    for user in users:
+        with contextlib.suppress(LookupError):  # `examine` has reported it.
+            accounts.append(account(user))
+    for right, socket in needed:
+        found = [_examine(host, each, this_process(), right, socket) for each in accounts]
+        admitted = [each for each in found if each.result == OK]
+        for each in admitted[:1] or found:
+            yield _for_service(each, check)
+
+
+def _for_service(found: Finding, check: str) -> Finding:
+    """Return a finding about a permission that a service needs."""
+    advice = "restart the service" if found.advice == "log in again" else found.advice
+    result = FAILED if found.result == WARNING else found.result
+    return Finding(check, result, found.finding, advice)
+
+
+def _running(given: Sequence[str]) -> Iterator[Account]:
+    """Yield the users of the processes of a service; not that of an editor of its file."""
+    for pid, words in of_service(given):
+        with contextlib.suppress(OSError):  # The process has ended.
+            if library.runs_python(pid, words):
+                process = account_of(pid)
+                yield replace(process, name=user_name(process.uid))
+
+
+def _login(process: Account) -> Account:
+    """Return the user of a process with the groups of a new process."""
+    try:
+        return account(str(process.uid))
+    except LookupError:
+        return process
 
 
 def _examine(
@@ -154,11 +234,8 @@ def _processes(uid: int) -> Iterator[tuple[int, Account]]:
         if not entry.isdecimal() or int(entry) == os.getpid():
             continue
         try:
-            with open(f"/proc/{entry}/status", errors="replace") as lines:
-                status = dict(line.rstrip("\n").split(":\t", 1) for line in lines if ":\t" in line)
+            process = account_of(entry)
         except OSError:
             continue  # The process has ended.
-        # The last of the four IDs is the one for file access.
-        if int(status["Uid"].split()[-1]) == uid:
-            groups = [*status["Groups"].split(), status["Gid"].split()[-1]]
-            yield int(entry), Account(status["Name"], uid, frozenset(map(int, groups)))
+        if process.uid == uid:
+            yield int(entry), process
