@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_messaging import InvalidTransportURL, TransportURL
 
+from notif_relay import paths
 from notif_relay.messaging.transport import UnixTransportDriver
 from notif_relayctl.doctor import service, transport_url
 from notif_relayctl.doctor.consumer import WINDOW_COST, Bounds
@@ -161,6 +163,10 @@ CASES = {
         f"[DEFAULT]\ntransport_url = {PUBLIC}",
         *("transport_url", [OK, WARNING], "name a broker there"),
     ),
+    "the old name of the option": (
+        f"[DEFAULT]\nnotification_transport_url = {PUBLIC}",
+        *("notification_transport_url", [WARNING, OK], "new versions of oslo.messaging ignore"),
+    ),
     "barbican": (
         f"{SECTION}transport_url = {PUBLIC}\n[keystone_notifications]\nenable = true",
         *("transport_url", [OK, WARNING], "a file that only barbican"),
@@ -234,6 +240,21 @@ def test_long_texts_and_many_urls_are_bounded(tmp_path: Path) -> None:
         "skipped",
         "it has 4980 URLs more than are checked",
     )
+
+
+def test_consumer_may_read_from_several_relays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "RUNTIME_DIR", os.fspath(tmp_path))
+    other = tmp_path / "notifications.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(other))
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}\nmessaging_urls = {PUBLIC}")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert use.reads == [SOCKETS.public[0]]
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}")
+    assert [each.result for each in rows] == ["ok", "failed"]
+    assert f"relayctl --runtime-dir {tmp_path} doctor" in rows[1].advice
 
 
 def test_unknown_limits_are_not_compared(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from oslo_config import cfg
 
 from notif_relayctl.access import AS_ROOT
-from notif_relayctl.doctor import consumer, drivers, transport_url, urls
+from notif_relayctl.doctor import consumer, destination, drivers, transport_url, urls
 from notif_relayctl.doctor.consumer import Bounds, Reader
 from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.drivers import MESSAGING, ROUTING, SECTION, UNIX
@@ -28,6 +28,9 @@ NOTIFY_DRIVERS, TRANSPORTS = "oslo.messaging.notify.drivers", "oslo.messaging.dr
 """Groups of entry points, in which the library has one each, named unix."""
 
 DEFAULT = "DEFAULT"
+
+OLD_URL = "notification_transport_url"
+"""Old name of the URL for notifications, in [DEFAULT]."""
 
 MAX_FILES = 200
 """Files of one service that are read. Each has at most `config_files.MAX_SIZE` bytes."""
@@ -169,6 +172,13 @@ def _examine(
             f"set driver in [{SECTION}] instead",
         )
     default = _default(conf)
+    if default and default.option == OLD_URL:
+        yield Finding(
+            _name(check, default),
+            WARNING,
+            f"{default.name} is set, which new versions of oslo.messaging ignore",
+            f"set transport_url in [{SECTION}] instead",
+        )
     own = urls.own_readers(conf)
     readers = [*own, *urls.other_readers(sections, sockets)]
     if default and not own and _reads_default(given, names, default, sections):
@@ -193,11 +203,7 @@ def _examine(
     )
     for each in middleware[: urls.MAX_URLS]:
         yield consumer.examine_sender(_name(check, each), each, sockets)
-    reads = []
-    for reader in readers[: urls.MAX_URLS]:
-        results = list(consumer.examine(_name(check, reader), reader, sockets, bounds))
-        yield from results
-        reads += [reader.url.path] if results[0].result == OK else []
+    reads = yield from _readers(check, readers[: urls.MAX_URLS], sockets, bounds)
     notifies = False
     if default and default in readers and not default.url.problem and NOTIFIERS & _programs(given):
         sending = consumer.examine_sender(_name(check, default), default, sockets)
@@ -214,6 +220,25 @@ def _examine(
     )
 
 
+def _readers(
+    check: str, readers: Sequence[Reader], sockets: Sockets, bounds: Bounds | None
+) -> Generator[Finding, None, list[str]]:
+    """Check the URLs from which a service reads; return the sockets of this relay among them."""
+    found = [list(consumer.examine(_name(check, each), each, sockets, bounds)) for each in readers]
+    reads = [
+        reader.url.path
+        for reader, results in zip(readers, found, strict=True)
+        if results[0].result == OK
+    ]
+    for results in found:
+        # A service that reads from this relay may read from others as well.
+        if reads and destination.is_of_another_relay(results[0]):
+            yield Finding(results[0].check, OK, results[0].finding)
+        else:
+            yield from results
+    return reads
+
+
 def _name(check: str, reader: Reader) -> str:
     return f"{check} {reader.option}"
 
@@ -222,7 +247,7 @@ def _default(conf: cfg.ConfigOpts) -> Reader | None:
     """Return oslo.messaging's own URL for notifications; `None` for that of a broker."""
     for section, option, text in (
         (SECTION, "transport_url", conf[SECTION].transport_url),
-        (DEFAULT, "notification_transport_url", conf.notification_transport_url),
+        (DEFAULT, OLD_URL, conf.notification_transport_url),
         (DEFAULT, "transport_url", conf.transport_url),
     ):
         if text:
