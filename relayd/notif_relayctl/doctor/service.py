@@ -43,7 +43,7 @@ PRODUCERS = {
     *("cinder", "glance", "heat", "ironic", "keystone", "magnum", "manila", "neutron", "nova"),
     *("octavia", "placement", "trove"),
 }
-"""Programs that read no notifications, by the same names: without a driver, the URL has no effect."""
+"""Programs that read no notifications, by the same names. Their URL needs a driver."""
 
 NOTIFIERS = {"aodh", "vitrage"}
 """Those whose programs notify each other by this URL, without a notify driver in the file."""
