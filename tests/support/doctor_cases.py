@@ -222,6 +222,15 @@ CASES = {
             "driver = unix", SOCK_PATH, "ingest_path = {directory}/notifications.sock"
         ),
     ),
+    "an invalid argument beside the library's driver": Case(
+        "failed",
+        "max_wait",
+        conf=driver_conf("driver = log", "driver = unix", SOCK_PATH),
+        edits={ARGS: 'args = ("{directory}/ingest.sock", -1)'},
+    ),
+    "arguments that are no Python": Case(
+        "failed", "was never closed", edits={ARGS: 'args = ("{directory}/ingest.sock",'}
+    ),
     "neither driver reaches the relay": Case(
         "failed",
         "set sock_path",

@@ -39,6 +39,7 @@ VIEWS = [
     View(Filter.parse({"event_type": ["a"]})),
     View(Filter.parse({"event_type": ["b"]})),
     View(Filter.parse({"event_type": ["a", "b"]})),
+    View(Filter.parse({"event_type": ["c"]})),
 ]
 
 
@@ -116,11 +117,18 @@ class Groups(RuleBasedStateMachine):
         view=st.sampled_from([VIEWS[0], VIEWS[3]]),
         window=st.one_of(st.none(), st.integers(1, 5)),
         max_deliveries=st.integers(1, 4),
+        examined=st.sampled_from([4, 128]),
     )
-    def start(self, limit: int, view: View, window: int | None, max_deliveries: int) -> None:
+    def start(
+        self, limit: int, view: View, window: int | None, max_deliveries: int, examined: int
+    ) -> None:
         self.max_deliveries = max_deliveries
-        self.patch = mock.patch("notif_relayd.fanout.ring.MIN_CHUNKS", 3)
-        self.patch.start()
+        self.patches = [
+            mock.patch("notif_relayd.fanout.ring.MIN_CHUNKS", 3),
+            mock.patch("notif_relayd.fanout.groups.hand_out.MAX_EXAMINED", examined),
+        ]
+        for each in self.patches:
+            each.start()
         self.store = Store(limit * (CHUNK_OVERHEAD + 200))
         self.streams: dict[frozenset[View], Stream] = {}
         self.kinds: dict[int, str] = {}
@@ -377,7 +385,8 @@ class Groups(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "group"):
-            self.patch.stop()
+            for each in self.patches:
+                each.stop()
             self.finish_everything()
 
     def finish_everything(self) -> None:

@@ -32,7 +32,7 @@ def test_records_of_two_streams_are_given_back_in_their_order() -> None:
 
 def started(view: View, window: int | None = None) -> Groups:
     groups = Groups()
-    groups.start(limit=20, view=view, window=window, max_deliveries=4)
+    groups.start(limit=20, view=view, window=window, max_deliveries=4, examined=128)
     return groups
 
 
@@ -63,6 +63,20 @@ def test_suspect_record_is_alone_until_it_is_finished() -> None:
     groups.teardown()
 
 
+def test_suspect_record_behind_one_of_others_is_alone() -> None:
+    groups = started(VIEWS[3], 2)
+    groups.join(VIEWS[4], None)
+    groups.publish(["a", "c", "a"])
+    for window in (2, 1):
+        groups.join(VIEWS[3], window)
+        groups.serve(2, 1.0)
+        groups.leave(1, completing=False)
+        groups.serve(0, 1.0)
+    assert groups.readers[1].got == [0]
+    groups.teardown()
+    assert groups.readers[1].got == [0, 2]
+
+
 def test_returned_record_is_offered_to_members_that_read_further() -> None:
     groups = started(VIEWS[1], 1)
     groups.join(VIEWS[2], 9)
@@ -75,6 +89,37 @@ def test_returned_record_is_offered_to_members_that_read_further() -> None:
     groups.leave(0, completing=False)
     groups.teardown()
     assert groups.readers[3].got == [3, 0]
+
+
+def test_a_run_that_grows_is_offered_to_members_that_saw_its_start() -> None:
+    groups = started(VIEWS[1], 1)
+    for view in (VIEWS[2], VIEWS[4]):
+        groups.join(view, None)
+    groups.publish(["a", "a", "a"])
+    for index in (0, 1, 2, 1, 2):
+        groups.serve(index, 1.0)
+    groups.publish(["b"])
+    for index in (2, 1):
+        groups.serve(index, 1.0)
+    assert groups.readers[2].got == [3]
+    groups.teardown()
+
+
+def test_records_that_no_member_wants_any_more_are_skipped() -> None:
+    groups = started(VIEWS[1])
+    groups.join(VIEWS[3], 1)
+    groups.join(VIEWS[2], 1)
+    groups.publish(["b"] * 300)
+    groups.serve(1, 1.0)
+    groups.serve(2, 1.0)
+    for remaining in (2, 1, 0):
+        for _ in range(20):
+            groups.serve(0, 1.0)
+        if remaining:
+            groups.finish(1, 1)
+            groups.leave(0, completing=False)
+    assert groups.group.lag == 0
+    groups.teardown()
 
 
 def test_ring_keeps_unfinished_records() -> None:

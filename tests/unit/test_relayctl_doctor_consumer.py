@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_messaging import InvalidTransportURL, TransportURL
 
+from notif_relay import paths
 from notif_relay.messaging.transport import UnixTransportDriver
 from notif_relayctl.doctor import service, transport_url
 from notif_relayctl.doctor.consumer import WINDOW_COST, Bounds
 from notif_relayctl.doctor.destination import Sockets
-from notif_relayctl.doctor.finding import Finding
+from notif_relayctl.doctor.finding import MAX_TEXT, Finding
 from notif_relayctl.doctor.service import NOTIFY_DRIVERS, TRANSPORTS, Use
+from notif_relayctl.doctor.urls import MAX_URLS
 from notif_relayd.records.subscription_request import UNFINISHED_COST
 
 SOCKETS = Sockets(["/run/relay/notifications.sock"], ["/run/relay/ingest.sock"])
@@ -85,6 +88,10 @@ CASES = {
         *("url", [], ""),
     ),
     "a socket of memcached": (f"{DRIVER}[cache]\nservers = unix:{PUBLIC[7:]}", "servers", [], ""),
+    "another section than DEFAULT": (
+        f"{DRIVER}[default]\ntransport_url = {PUBLIC}",
+        *("transport_url", [], ""),
+    ),
     "a leftover beside the driver": (
         f"{DRIVER}transport_url = {PUBLIC}",
         *("transport_url", [], ""),
@@ -156,6 +163,10 @@ CASES = {
         f"[DEFAULT]\ntransport_url = {PUBLIC}",
         *("transport_url", [OK, WARNING], "name a broker there"),
     ),
+    "the old name of the option": (
+        f"[DEFAULT]\nnotification_transport_url = {PUBLIC}",
+        *("notification_transport_url", [WARNING, OK], "new versions of oslo.messaging ignore"),
+    ),
     "barbican": (
         f"{SECTION}transport_url = {PUBLIC}\n[keystone_notifications]\nenable = true",
         *("transport_url", [OK, WARNING], "a file that only barbican"),
@@ -196,6 +207,25 @@ def test_ceilometer_and_aodh_use_one_relay(tmp_path: Path) -> None:
         assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
 
 
+@pytest.mark.parametrize("name", ["nova/nova.conf", "etc/nova-cpu.conf", "neutron/x.conf"])
+def test_url_of_a_service_without_a_driver_is_a_fault(tmp_path: Path, name: str) -> None:
+    ((found,), use) = examine(tmp_path, f"{SECTION}transport_url = {PUBLIC}\n", name=name)
+    assert (found.result, found.finding) == (
+        "failed",
+        "it sends no notifications: no driver is set",
+    )
+    assert not use.reads
+
+
+def test_programs_that_notify_each_other_also_send(tmp_path: Path) -> None:
+    conf = f"{SECTION}transport_url = {PUBLIC}\n"
+    rows, use = examine(tmp_path, conf, name="aodh/aodh.conf")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert "transport_url sends to /run/relay/ingest.sock" in rows[-1].finding
+    assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
+    assert not examine(tmp_path, conf, name="blazar/blazar.conf")[1].sends
+
+
 def test_service_that_reads_here_may_send_elsewhere(tmp_path: Path) -> None:
     rows, use = examine(
         tmp_path,
@@ -206,6 +236,35 @@ def test_service_that_reads_here_may_send_elsewhere(tmp_path: Path) -> None:
     rows, use = examine(tmp_path, f"{DRIVER}{URLS}{PUBLIC}")
     assert [each.result for each in rows] == ["ok", "ok", "ok"]
     assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS, NOTIFY_DRIVERS}))
+
+
+def test_long_texts_and_many_urls_are_bounded(tmp_path: Path) -> None:
+    rows, _ = examine(
+        tmp_path, f"[{'s' * 9999}]\n{'o' * 9999}_transport_url = unix:///x\n{SECTION}"
+    )
+    assert max(map(len, rows[-1])) > 9999
+    assert max(map(len, rows[-1].shortened())) == MAX_TEXT + len("...")
+    rows, _ = examine(tmp_path, "[notification]\n" + f"messaging_urls = {PUBLIC}\n" * 5000)
+    assert len(rows) == MAX_URLS + len(["file", "driver"])
+    assert (rows[0].result, rows[0].finding) == (
+        "skipped",
+        "it has 4980 URLs more than are checked",
+    )
+
+
+def test_consumer_may_read_from_several_relays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "RUNTIME_DIR", os.fspath(tmp_path))
+    other = tmp_path / "notifications.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(other))
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}\nmessaging_urls = {PUBLIC}")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert use.reads == [SOCKETS.public[0]]
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}")
+    assert [each.result for each in rows] == ["ok", "failed"]
+    assert f"relayctl --runtime-dir {tmp_path} doctor" in rows[1].advice
 
 
 def test_unknown_limits_are_not_compared(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ class Doctor(CtlCommand, Lister):
         self._results = Counter(each.result for each in findings)
         if arguments.failed:
             findings = [each for each in findings if each.result == FAILED]
-        # Paths and the contents of files can contain control characters.
-        return self.columns, [tuple(map(Text, each)) for each in findings]
+        # Paths and the contents of files can be long, and contain control characters.
+        return self.columns, [tuple(map(Text, each.shortened())) for each in findings]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Run all checks, print the findings, and return 1 if one of them is a failure."""

@@ -68,7 +68,7 @@ def examine(
     drivers = [each for each in dict.fromkeys(options.drivers) if each]
     ways = list(_ways(check, options, drivers, sockets))
     if is_optional and not drivers:
-        yield Finding(f"{check} driver", OK, "it has no notify driver")
+        yield Finding(f"{check} driver", OK, "it sends nothing by a notify driver: none is set")
         return []
     if not ways and not is_optional:
         yield _not_arriving(f"{check} driver", drivers, sockets)
@@ -193,6 +193,8 @@ def _logging(check: str, path: str | None, sockets: Sockets) -> _Way:
     if isinstance(loggers, Finding):
         return _Way(LOG, False, [loggers], [loggers])
     found = list(logging_file.examine(check, path, loggers, sockets))
+    if fatal := logging_file.fatal(check, loggers, sockets):
+        return _Way(LOG, False, found, [fatal])
     names = [handler.name for _, handler in logging_file.relay_handlers(loggers)]
     if not names:
         return _Way(LOG, False, found, [own_log])

@@ -113,9 +113,10 @@ def runs_python(pid: int, words: Sequence[str]) -> bool:
     if os.path.basename(words[0]).startswith("python"):
         return True
     try:
-        return _environment(pid, words) is not None
+        exe, loaded = os.readlink(f"/proc/{pid}/exe"), read(f"/proc/{pid}/maps", limit=-1)
     except OSError:
         return False
+    return bool(VERSION.search(exe) or VERSION.search(loaded))
 
 
 def _finding(check: str, environment: _Environment, entry_points: Iterable[str]) -> Finding:

@@ -141,10 +141,10 @@ def _unreached(check: str, path: str, loggers: Sequence[Logger]) -> Finding:
 def _handler(
     check: str, handler: Handler, deciding: Logger | None, sockets: Sockets
 ) -> Iterator[Finding]:
-    advice = f'write args = ("{sockets.ingest[0]}",)'
+    advice = _arguments_advice(sockets)
     try:
         arguments = _arguments(handler)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, MemoryError, RecursionError):
         yield Finding(
             check,
             WARNING,
@@ -153,8 +153,7 @@ def _handler(
         )
         return
     except _ArgumentError as error:
-        finding = f"[{handler.section}] has args = {handler.args}: {error}"
-        yield Finding(check, FAILED, finding, advice)
+        yield _refused(check, handler, error, advice)
         return
     path = arguments.get("path", DEFAULT_INGEST_PATH)
     arrives = destination.examine(
@@ -169,15 +168,45 @@ def _handler(
         yield from _levels(check, handler, deciding)
 
 
+def _arguments_advice(sockets: Sockets) -> str:
+    return f'write args = ("{sockets.ingest[0]}",)'
+
+
+def _refused(check: str, handler: Handler, error: _ArgumentError, advice: str) -> Finding:
+    finding = f"[{handler.section}] has args = {handler.args}: {error}"
+    return Finding(check, FAILED, finding, advice)
+
+
+def fatal(check: str, loggers: Sequence[Logger], sockets: Sockets) -> Finding | None:
+    """Return a finding if the relay's handler refuses its arguments, which ends the service.
+
+    Args:
+        check: name of the check.
+        loggers: what a logging file configures.
+        sockets: the sockets of the relay.
+    """
+    for logger in loggers:
+        for handler in logger.relay_handlers:
+            try:
+                _arguments(handler)
+            except _ArgumentError as error:
+                return _refused(check, handler, error, _arguments_advice(sockets))
+            except (ValueError, MemoryError, RecursionError):
+                continue  # `examine` reports it.
+    return None
+
+
 def _arguments(handler: Handler) -> dict[str, Any]:
     """Return the arguments of the handler by name.
 
     Raises:
         _ArgumentError: the handler does not accept the arguments.
-        ValueError, SyntaxError, MemoryError, RecursionError: an argument is not a literal.
+        ValueError, MemoryError, RecursionError: an argument is not a literal.
     """
     try:
         args, kwargs = (ast.literal_eval(each.strip()) for each in (handler.args, handler.kwargs))
+    except SyntaxError as error:
+        raise _ArgumentError(error.msg) from None
     except TypeError as error:  # a literal with an impossible value, for example {[]: 1}
         raise ValueError(str(error)) from None
     try:

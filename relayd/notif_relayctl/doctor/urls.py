@@ -30,19 +30,18 @@ OPTION_NAMES = ("transport_url", "messaging_url", "notification_url")
 DEFAULTS = ("transport_url", "notification_transport_url")
 """Names of oslo.messaging's own option."""
 
-MAX_READERS = 20
-"""URLs that are checked; further ones are ignored. ceilometer has one for each broker."""
+MAX_URLS = 20
+"""URLs of a service that are checked. ceilometer has one for each broker."""
 
 
 def own_readers(conf: cfg.ConfigOpts) -> list[Reader]:
     """Return the URLs of this transport in the options of known consumers."""
-    found = [
+    return [
         Reader(section, option, url)
         for section, option in READERS
         for text in conf[section][option]
         if (url := transport_url.parse(text))
     ]
-    return found[:MAX_READERS]
 
 
 def middleware(sections: Sections) -> list[Reader]:
@@ -51,7 +50,7 @@ def middleware(sections: Sections) -> list[Reader]:
         Reader(section, option, url)
         for section, option, text in _last(sections)
         if _is_middleware(section, option) and (url := transport_url.parse(text))
-    ][:MAX_READERS]
+    ]
 
 
 def other_readers(sections: Sections, sockets: Sockets) -> list[Reader]:
@@ -70,7 +69,7 @@ def other_readers(sections: Sections, sockets: Sockets) -> list[Reader]:
         and "$" not in text  # The option that it refers to is unknown.
         and (url := transport_url.parse(text))
         and _means_relay(option, url.path, directories)
-    ][:MAX_READERS]
+    ]
 
 
 def _means_relay(option: str, path: str, directories: set[str]) -> bool:
@@ -91,5 +90,7 @@ def _is_middleware(section: str, option: str) -> bool:
 def _last(sections: Sections) -> Iterator[tuple[str, str, str]]:
     """Yield section, name and text of each option; the last one of those set several times."""
     for section, options in sections.items():
+        if section == "default":  # oslo.config accepts DEFAULT only.
+            continue
         for option, texts in options.items():
             yield section, option, texts[-1]

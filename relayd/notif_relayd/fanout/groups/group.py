@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from notif_relay import records
-from notif_relayd.fanout.groups.hand_out import MAX_EXAMINED, Draft, HandOut, share
+from notif_relayd.fanout.groups.hand_out import Draft, HandOut, share
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.groups.segment import Segments
@@ -61,10 +61,6 @@ class Group:
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
         """Number of records that are not handed out again and were not announced yet."""
-        self._has_unwanted = False
-        """Whether records may wait that no member wants any more."""
-        self._offered = 0
-        """Number of records that were read since the waiting ones were offered again."""
 
     def save(
         self,
@@ -127,8 +123,7 @@ class Group:
         self._set_aside(each for run in attempted for each in self._after_attempt(run))
         self._note_missing(member.missing)
         self._give_back(untouched)
-        self._has_unwanted |= member.view not in self.views
-        self._examine_waiting()
+        self._skip_unwanted()
 
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
@@ -233,7 +228,7 @@ class Group:
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):
-            self._take_next(draft)
+            self._take_next(member, draft)
         if not draft.runs:
             return self._take_gap() if self._lost else None
         if not draft.attempts:
@@ -315,8 +310,8 @@ class Group:
 
     # Selecting records
 
-    def _take_next(self, draft: Draft) -> None:
-        """Take records at the position."""
+    def _take_next(self, member: Member, draft: Draft) -> None:
+        """Take records at the position; the member was offered all that wait."""
         for segment in self.segments:
             while not draft.full:
                 lost = segment.lost
@@ -332,14 +327,14 @@ class Group:
                 run = Run(segment.number, segment.next_seq, end - segment.next_seq)
                 kept, offered = draft.offer(chunk, run, segment.stream.views)
                 segment.next_seq += offered
-                self._offered += offered
                 self._set_aside(kept)
+                member.examined = segment.number, segment.next_seq
+        self._skip_unwanted()
         self.note_lost(self._waiting.limit(MAX_WAITING))
-        self._examine_waiting()
 
     def _take_waiting(self, member: Member, draft: Draft) -> None:
         """Take records that wait."""
-        index = self._first_waiting(member)
+        index = self._waiting.split_at(member.examined)
         while index < len(self._waiting) and not draft.full:
             run = self._waiting.runs[index]
             segment = self.segments.of(run)
@@ -366,23 +361,20 @@ class Group:
         elif self._waiting:
             last = self._waiting.runs[-1]
             member.examined = last.segment, last.end
+        self._skip_unwanted()
 
     # Records that wait
 
     def _first_waiting(self, member: Member) -> int:
         """Return the index of the first waiting run that was not offered to a member."""
-        return self._waiting.find(member.examined)
+        return self._waiting.find_end(member.examined)
 
-    def _examine_waiting(self) -> None:
-        """Offer the waiting records again if only members that have left may have wanted them.
-
-        So many records were offered once before that members which join and leave without end cause
-        a limited amount of work.
-        """
-        if self._has_unwanted and self._waiting.count <= max(MAX_EXAMINED, self._offered):
-            self._has_unwanted, self._offered = False, 0
-            for each in self.members.values():
-                each.examined = 0, 0
+    def _skip_unwanted(self) -> None:
+        """Skip the oldest waiting records, if each member has examined them and wants none."""
+        if self._waiting and self.members:
+            place = min(each.examined for each in self.members.values())
+            for run in self._waiting.remove_before(place):
+                self.note_lost(self.segments.lost_of(run))
 
     def _is_blocked(self, member: Member) -> bool:
         """Return whether a member must finish all it has before it can get a suspect record."""

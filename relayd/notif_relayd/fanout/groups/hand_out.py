@@ -83,9 +83,9 @@ class Draft:
 
     def accepts(self, run: Run) -> bool:
         """Return whether a run may be handed out together with the others."""
-        if not self.runs:
-            return True
-        return run.attempts == self.attempts and not run.is_suspect
+        if run.is_suspect:
+            return not (self.runs or self._member.unfinished)
+        return not self.runs or run.attempts == self.attempts
 
     def offer(self, chunk: Chunk, run: Run, views: Collection[View]) -> tuple[list[Run], int]:
         """Add those records of a run that the member wants.

@@ -42,6 +42,13 @@ class Waiting:
         self.count += sum(each.length for each in remaining) - self.runs[index].length
         self.runs[index : index + 1] = remaining
 
+    def remove_before(self, place: tuple[int, int]) -> list[Run]:
+        """Remove and return the records before a segment number and sequence number."""
+        index = self.split_at(place)
+        removed, self.runs = self.runs[:index], self.runs[index:]
+        self.count -= sum(each.length for each in removed)
+        return removed
+
     def remove_oldest(self, runs: int) -> int:
         """Remove some runs; return the number of their records."""
         removed, self.runs = self.runs[:runs], self.runs[runs:]
@@ -70,3 +77,26 @@ class Waiting:
     def find(self, place: tuple[int, int]) -> int:
         """Return the index of the first run at or after a segment number and sequence number."""
         return bisect.bisect_left(self.runs, place, key=place_of)
+
+    def find_end(self, place: tuple[int, int]) -> int:
+        """Return the index of the first run that ends after a segment and sequence number."""
+        index = self.find(place)
+        if index:
+            segment, seq = place
+            last = self.runs[index - 1]
+            index -= last.segment == segment and last.end > seq
+        return index
+
+    def split_at(self, place: tuple[int, int]) -> int:
+        """Split the run that contains the record before a place and the one after it, if any.
+
+        Returns:
+            The index of the first run at or after the place.
+        """
+        index = self.find_end(place)
+        if index < len(self.runs) and place_of(self.runs[index]) < place:
+            run = self.runs[index]
+            count = place[1] - run.first
+            self.runs[index : index + 1] = [run.head(count), run.tail(count)]
+            index += 1
+        return index
