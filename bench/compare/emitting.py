@@ -160,7 +160,7 @@ def _notify(driver: str, url: str, public: str, stack: contextlib.ExitStack) -> 
     stack.callback(transport.cleanup)
     conf.register_opts(list_opts()[0][1], group=GROUP)
     conf.set_override("sock_path", public, group=GROUP)
-    notifier = oslo_messaging.Notifier(transport, "compute.host-1", driver=driver, topics=["n"])
+    notifier = oslo_messaging.Notifier(transport, "compute.host-1", driver=driver)
     return lambda: notifier.info({}, "compute.instance.update", PAYLOAD)
 
 

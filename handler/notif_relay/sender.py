@@ -150,8 +150,9 @@ class Sender:
             if "\n" in notification:
                 notification = notification.removesuffix("\n").replace("\n", " ")
             record = (notification + "\n").encode()
-            if len(record) > self._max_record_size:
-                raise RecordTooLarge(len(record), self._max_record_size)
+            size = len(record)
+            if size > self._max_record_size:
+                raise RecordTooLarge(size, self._max_record_size)
         except (RecordTooLarge, UnicodeEncodeError):
             self.dropped += 1
             raise
@@ -171,7 +172,7 @@ class Sender:
                     pass
                 except OSError as error:
                     self._handle_lost_connection(error)
-                if sent == len(record):
+                if sent == size:
                     self.sent += 1
                     return
             self._send_slowly(record, sent)

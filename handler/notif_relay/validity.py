@@ -8,7 +8,8 @@ JSON, and any value as ``event_type``.
 A complete check takes several times as long as sending. Therefore ``UsualForm`` first looks for the
 form in which the log driver writes notifications, with ``event_type`` and ``priority`` as strings
 and without a text that may be NaN or infinity. Only other notifications are decoded. A text that
-has this form although no JSON writer wrote it may still be rejected by the relay.
+has this form although no JSON writer wrote it may still be rejected by the relay. The driver and
+the transport write the JSON themselves and need no ``UsualForm``; see ``messaging/producer.py``.
 """
 
 import re

@@ -24,7 +24,7 @@ from support.relayctl import needs_root
 @pytest.fixture
 def conf(directory: Path) -> Path:
     """Return the path of a consumer's configuration that does not exist."""
-    return directory / "aodh.conf"
+    return directory / "consumer.conf"
 
 
 @contextlib.contextmanager

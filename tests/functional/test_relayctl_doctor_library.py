@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from notif_relayctl.doctor import library
+from notif_relayctl.doctor import library, processes
 from support.waiting import TIMEOUT
 
 WAIT = "import sys; print(flush=True); sys.stdin.read()"
@@ -103,6 +103,21 @@ def test_entry_points_of_the_library_are_checked(directory: Path) -> None:
         (metadata / "entry_points.txt").unlink()
         os.mkfifo(metadata / "entry_points.txt")
         assert "in oslo.messaging.drivers, oslo.messaging.notify.drivers" in found(*groups)
+
+
+def test_title_of_a_service_names_its_configuration(directory: Path) -> None:
+    conf = directory / "aodh.conf"
+    title = f"aodh-listener: master process [/usr/bin/aodh-listener --config-file {conf}]"
+    with subprocess.Popen(
+        [title, "-c", WAIT],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert [pid for pid, _ in processes.of_service([os.fspath(conf)])] == [process.pid]
+        process.communicate(timeout=TIMEOUT)
 
 
 def test_service_that_does_not_run_is_skipped(directory: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 from pathlib import Path
 
+from support.doctor import examine
 from support.relay import RunningRelay
 from support.services import program, run_to_end, running_service
 from support.telemetry import WORKERS, notification, start_agent, wait_workers
@@ -60,6 +61,14 @@ def wait_alarms(directory: Path, number: int) -> None:
     wait_until(lambda: len(alarms(directory)) >= number, f"{number} alarms")
 
 
+def assert_doctor_knows(directory: Path, conf: str) -> None:
+    """Assert that relayctl doctor recognises a running program and finds no fault."""
+    rows = examine(directory, "--no-round-trip", "--service-config", conf)
+    found = {row["check"]: row["result"] for row in rows if conf in row["check"]}
+    checks = {f"service {conf} {each}" for each in ("driver", "transport_url", "user")}
+    assert found == dict.fromkeys(checks | {f"library {conf}"}, "ok"), rows
+
+
 def test_each_notification_causes_one_alarm(relay: RunningRelay) -> None:
     directory = relay.directory
     configuration = directory / "aodh.conf"
@@ -76,6 +85,8 @@ def test_each_notification_causes_one_alarm(relay: RunningRelay) -> None:
         stack.enter_context(start_agent(relay, directory / "agent.log", event=publisher))
         for topic in ("notifications", "alarm.all", "alarming"):
             wait_workers(relay, f"topic:{topic}")
+        for name in ("aodh", "ceilometer"):
+            assert_doctor_knows(directory, f"{directory}/{name}.conf")
         producer = stack.enter_context(relay.produce())
         for number in range(20):
             producer.sendall(notification(number))

@@ -155,7 +155,7 @@ class Groups(RuleBasedStateMachine):
             return
         segment = self.group.segments.first
         with mock.patch.object(segment.ring, "next_seq", segment.next_seq):
-            if not self.group.can_take(reader.member, len(batch), batch):
+            if self.group.direct_room(reader.member, batch) < len(batch):
                 return
         if share == 1.0 and "gap" not in kinds:
             self.group.note_direct(reader.member, len(batch))

@@ -137,6 +137,14 @@ def test_a_batch_for_several_filters_is_divided_without_decoding() -> None:
     groups.teardown()
 
 
+def test_rest_of_a_long_batch_that_was_sent_directly_goes_to_others() -> None:
+    groups = started(VIEWS[3])
+    groups.join(VIEWS[2], None)
+    groups.send_direct(["b"] * 300, 1, 0.9)
+    groups.teardown()
+    assert sorted(groups.readers[1].got + groups.readers[2].got) == [*range(300)]
+
+
 def test_ring_keeps_unfinished_records() -> None:
     groups = started(UNFILTERED)
     groups.join(UNFILTERED, 1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_messaging import InvalidTransportURL, TransportURL
 
+from notif_relay import paths
 from notif_relay.messaging.transport import UnixTransportDriver
 from notif_relayctl.doctor import service, transport_url
 from notif_relayctl.doctor.consumer import WINDOW_COST, Bounds
@@ -161,6 +163,10 @@ CASES = {
         f"[DEFAULT]\ntransport_url = {PUBLIC}",
         *("transport_url", [OK, WARNING], "name a broker there"),
     ),
+    "the old name of the option": (
+        f"[DEFAULT]\nnotification_transport_url = {PUBLIC}",
+        *("notification_transport_url", [WARNING, OK], "new versions of oslo.messaging ignore"),
+    ),
     "barbican": (
         f"{SECTION}transport_url = {PUBLIC}\n[keystone_notifications]\nenable = true",
         *("transport_url", [OK, WARNING], "a file that only barbican"),
@@ -201,6 +207,25 @@ def test_ceilometer_and_aodh_use_one_relay(tmp_path: Path) -> None:
         assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
 
 
+@pytest.mark.parametrize("name", ["nova/nova.conf", "etc/nova-cpu.conf", "neutron/x.conf"])
+def test_url_of_a_service_without_a_driver_is_a_fault(tmp_path: Path, name: str) -> None:
+    ((found,), use) = examine(tmp_path, f"{SECTION}transport_url = {PUBLIC}\n", name=name)
+    assert (found.result, found.finding) == (
+        "failed",
+        "it sends no notifications: no driver is set",
+    )
+    assert not use.reads
+
+
+def test_programs_that_notify_each_other_also_send(tmp_path: Path) -> None:
+    conf = f"{SECTION}transport_url = {PUBLIC}\n"
+    rows, use = examine(tmp_path, conf, name="aodh/aodh.conf")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert "transport_url sends to /run/relay/ingest.sock" in rows[-1].finding
+    assert use == Use([SOCKETS.public[0]], True, frozenset({TRANSPORTS}))
+    assert not examine(tmp_path, conf, name="blazar/blazar.conf")[1].sends
+
+
 def test_service_that_reads_here_may_send_elsewhere(tmp_path: Path) -> None:
     rows, use = examine(
         tmp_path,
@@ -225,6 +250,21 @@ def test_long_texts_and_many_urls_are_bounded(tmp_path: Path) -> None:
         "skipped",
         "it has 4980 URLs more than are checked",
     )
+
+
+def test_consumer_may_read_from_several_relays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "RUNTIME_DIR", os.fspath(tmp_path))
+    other = tmp_path / "notifications.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(other))
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}\nmessaging_urls = {PUBLIC}")
+    assert [each.result for each in rows] == ["ok", "ok", "ok"]
+    assert use.reads == [SOCKETS.public[0]]
+    rows, use = examine(tmp_path, f"{URLS}unix://{other}")
+    assert [each.result for each in rows] == ["ok", "failed"]
+    assert f"relayctl --runtime-dir {tmp_path} doctor" in rows[1].advice
 
 
 def test_unknown_limits_are_not_compared(tmp_path: Path) -> None:

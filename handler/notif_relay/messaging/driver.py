@@ -23,7 +23,6 @@ from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.messaging.envelope import topic_field
 from notif_relay.messaging.options import ingest_path
 from notif_relay.messaging.producer import Producer
-from notif_relay.messaging.serialization import dump
 
 LOG = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class UnixDriver(Driver):  # type: ignore[misc]
         problem: InvalidRecord | RecordTooLarge | None = None
         fields = {**message, **self._topic_field} if self._topic_field else message
         try:
-            self._producer.send(dump(fields))
+            self._producer.send(fields)
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
             problem = error

@@ -22,9 +22,11 @@ from os import getpid
 from typing import Any, ClassVar
 
 from notif_relay.errors import InvalidRecord, RelayError
-from notif_relay.records import MAX_RECORD_SIZE
+from notif_relay.forks import fork_mark
+from notif_relay.messaging.serialization import dump_any, dump_plain
+from notif_relay.records import EVENT_TYPE_PREFIX, MAX_RECORD_SIZE
 from notif_relay.sender import Sender
-from notif_relay.validity import UsualForm, check, printable
+from notif_relay.validity import check, printable
 from notif_relay.warning_limit import WarningLimit
 
 LOG = logging.getLogger(__name__)
@@ -37,14 +39,15 @@ class Producer:
         path: path of the private socket. A missing relay is not an error.
     """
 
-    __slots__ = ("__weakref__", "_locks", "_sender", "_usual", "_warnings")
+    __slots__ = ("__weakref__", "_fork_mark", "_locks", "_pid", "_sender", "_warnings")
 
     _shared: ClassVar[weakref.WeakValueDictionary[str, "Producer"]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: str) -> None:
         self._sender = Sender(path)
-        self._usual = UsualForm()
         self._warnings = WarningLimit()
+        self._pid = getpid()
+        self._fork_mark = fork_mark()
         # By process id: after a fork, another thread of the parent may hold the parent's lock,
         # and the child has no thread that would release it.
         self._locks: dict[int, AbstractContextManager[Any]] = {}
@@ -65,16 +68,26 @@ class Producer:
         """Number of records of this process that were dropped, for any reason."""
         return self._sender.dropped
 
-    def send(self, notification: str) -> None:
-        """Send the JSON of a notification as one record or drop it; this takes at most 10 ms.
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a notification as one record or drop it; this takes at most 10 ms.
+
+        Args:
+            message: the fields of the notification. Secrets are masked.
 
         Raises:
             RecordTooLarge: the record exceeds the maximum size and was dropped.
             InvalidRecord: the relay would reject the record, which was dropped.
+            TypeError, ValueError, RecursionError: the message cannot be written as JSON.
         """
-        process = getpid()
+        notification = dump_plain(message)
+        is_valid = notification is not None and _has_valid_names(message)
+        if notification is None:
+            notification = dump_any(message)
+        if not self._fork_mark[0]:
+            self._note_process()
+        process = self._pid
         with _lock(self._locks, process):
-            if not self._usual.matches(notification) and len(notification) < MAX_RECORD_SIZE:
+            if not is_valid and len(notification) < MAX_RECORD_SIZE:
                 self._check(notification)
             self._sender.send(notification, process)
 
@@ -94,12 +107,31 @@ class Producer:
             warning += f" ({self.dropped} records dropped so far)"
         log.warning("%s", warning)
 
+    def _note_process(self) -> None:
+        process = getpid()
+        if process != self._pid:
+            self._pid = process
+            self._fork_mark = fork_mark()  # after the number, which is valid once the mark is set
+
     def _check(self, notification: str) -> None:
         try:
             check(notification)
         except InvalidRecord:
             self._sender.count_invalid()
             raise
+
+
+def _has_valid_names(message: Mapping[str, Any]) -> bool:
+    """Return whether the relay accepts the event type and the priority of a plain message.
+
+    Return False for a few that it accepts.
+    """
+    event_type = message.get("event_type")
+    return (
+        type(event_type) is str
+        and type(message.get("priority")) is str
+        and EVENT_TYPE_PREFIX not in event_type
+    )
 
 
 def _lock(

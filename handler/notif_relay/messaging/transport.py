@@ -28,7 +28,6 @@ from notif_relay.messaging import options
 from notif_relay.messaging.envelope import seal
 from notif_relay.messaging.listener import RelayListener
 from notif_relay.messaging.producer import Producer
-from notif_relay.messaging.serialization import dump
 from notif_relay.messaging.url import checked_socket_path, sharing, socket_path
 from notif_relay.paths import INGEST_SOCKET
 
@@ -89,14 +88,14 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
         Raises:
             TypeError, ValueError, RecursionError: the message cannot be written as JSON.
         """
-        record = dump(seal(target.topic, ctxt, message))
+        fields = seal(target.topic, ctxt, message)
         producer = self._producer
         if producer is None:
             # Created on first use, because consumers do not use the private socket.
             producer = self._producer = Producer.shared(self._ingest_path)
         problem: InvalidRecord | RecordTooLarge | None = None
         try:
-            producer.send(record)
+            producer.send(fields)
         except (InvalidRecord, RecordTooLarge) as error:
             # The notifier would log the exception together with the whole notification.
             problem = error

@@ -62,8 +62,8 @@ def refused(check: str, reader: Reader, sockets: Sockets) -> Finding | None:
     return Finding(check, FAILED, finding, advice)
 
 
-def examine_middleware(check: str, sender: Reader, sockets: Sockets) -> Finding:
-    """Check a URL to which the middleware of a service sends.
+def examine_sender(check: str, sender: Reader, sockets: Sockets) -> Finding:
+    """Check a URL to which a service sends other than by its notify drivers.
 
     Args:
         check: name of the check.

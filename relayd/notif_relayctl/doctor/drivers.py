@@ -68,7 +68,7 @@ def examine(
     drivers = [each for each in dict.fromkeys(options.drivers) if each]
     ways = list(_ways(check, options, drivers, sockets))
     if is_optional and not drivers:
-        yield Finding(f"{check} driver", OK, "it has no notify driver")
+        yield Finding(f"{check} driver", OK, "it sends nothing by a notify driver: none is set")
         return []
     if not ways and not is_optional:
         yield _not_arriving(f"{check} driver", drivers, sockets)

@@ -34,8 +34,10 @@ def of_service(given: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
             words = read(f"/proc/{entry}/cmdline").split("\0")[:-1]
         except OSError:
             continue  # The process has ended.
-        names = [os.path.basename(part) for word in words for part in word.split()]
-        named = files.intersection(word.rpartition("=")[2] for word in words) or any(
+        # A service may replace its title by "aodh-listener: master process [COMMAND]" (cotyledon).
+        parts = [part.strip("[]") for word in words for part in word.split()]
+        names = [os.path.basename(part) for part in parts]
+        named = files.intersection(each.rpartition("=")[2] for each in (*words, *parts)) or any(
             re.split("[-_:.]", name)[0] in projects for name in names[:2]
         )
         if named and not PROGRAMS.intersection(names):

@@ -9,13 +9,14 @@ are separate options here, so that a finding can name the one that is set.
 """
 
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from oslo_config import cfg
 
 from notif_relayctl.access import AS_ROOT
-from notif_relayctl.doctor import consumer, drivers, transport_url, urls
+from notif_relayctl.doctor import consumer, destination, drivers, transport_url, urls
 from notif_relayctl.doctor.consumer import Bounds, Reader
 from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.drivers import MESSAGING, ROUTING, SECTION, UNIX
@@ -29,11 +30,23 @@ NOTIFY_DRIVERS, TRANSPORTS = "oslo.messaging.notify.drivers", "oslo.messaging.dr
 
 DEFAULT = "DEFAULT"
 
+OLD_URL = "notification_transport_url"
+"""Old name of the URL for notifications, in [DEFAULT]."""
+
 MAX_FILES = 200
 """Files of one service that are read. Each has at most `config_files.MAX_SIZE` bytes."""
 
 CONSUMERS = {"aodh", "blazar", "ceilometer", "searchlight", "senlin", "vitrage", "watcher"}
 """Programs that read from oslo.messaging's own URL, by the names of their files or directories."""
+
+PRODUCERS = {
+    *("cinder", "glance", "heat", "ironic", "keystone", "magnum", "manila", "neutron", "nova"),
+    *("octavia", "placement", "trove"),
+}
+"""Programs that read no notifications, by the same names. Their URL needs a driver."""
+
+NOTIFIERS = {"aodh", "vitrage"}
+"""Those whose programs notify each other by this URL, without a notify driver in the file."""
 
 CONSUMER_SECTIONS = ("notification", "service:sink")
 """Sections of programs that do: ceilometer-agent-notification and designate-sink."""
@@ -166,6 +179,13 @@ def _examine(
             f"set driver in [{SECTION}] instead",
         )
     default = _default(conf)
+    if default and default.option == OLD_URL:
+        yield Finding(
+            _name(check, default),
+            WARNING,
+            f"{default.name} is set, which new versions of oslo.messaging ignore",
+            f"set transport_url in [{SECTION}] instead",
+        )
     own = urls.own_readers(conf)
     readers = [*own, *urls.other_readers(sections, sockets)]
     if default and not own and _reads_default(given, names, default, sections):
@@ -189,17 +209,41 @@ def _examine(
         is_optional=bool(readers or middleware),
     )
     for each in middleware[: urls.MAX_URLS]:
-        yield consumer.examine_middleware(_name(check, each), each, sockets)
-    reads = []
-    for reader in readers[: urls.MAX_URLS]:
-        results = list(consumer.examine(_name(check, reader), reader, sockets, bounds))
-        yield from results
-        reads += [reader.url.path] if results[0].result == OK else []
+        yield consumer.examine_sender(_name(check, each), each, sockets)
+    reads = yield from _readers(check, readers[: urls.MAX_URLS], sockets, bounds)
+    notifies = False
+    if default and default in readers and not default.url.problem and NOTIFIERS & _programs(given):
+        sending = consumer.examine_sender(_name(check, default), default, sockets)
+        notifies = sending.result == OK
+        yield sending
     yield from _procedure_calls(check, conf, sections, default)
     uses_transport = readers or middleware or set(arriving).intersection(MESSAGING)
     uses_driver = set(arriving).intersection((UNIX, ROUTING))
     groups = {TRANSPORTS: uses_transport, NOTIFY_DRIVERS: uses_driver}
-    return Use(reads, bool(arriving), frozenset(group for group, used in groups.items() if used))
+    return Use(
+        reads,
+        bool(arriving) or notifies,
+        frozenset(group for group, used in groups.items() if used),
+    )
+
+
+def _readers(
+    check: str, readers: Sequence[Reader], sockets: Sockets, bounds: Bounds | None
+) -> Generator[Finding, None, list[str]]:
+    """Check the URLs from which a service reads; return the sockets of this relay among them."""
+    found = [list(consumer.examine(_name(check, each), each, sockets, bounds)) for each in readers]
+    reads = [
+        reader.url.path
+        for reader, results in zip(readers, found, strict=True)
+        if results[0].result == OK
+    ]
+    for results in found:
+        # A service that reads from this relay may read from others as well.
+        if reads and destination.is_of_another_relay(results[0]):
+            yield Finding(results[0].check, OK, results[0].finding)
+        else:
+            yield from results
+    return reads
 
 
 def _name(check: str, reader: Reader) -> str:
@@ -210,7 +254,7 @@ def _default(conf: cfg.ConfigOpts) -> Reader | None:
     """Return oslo.messaging's own URL for notifications; `None` for that of a broker."""
     for section, option, text in (
         (SECTION, "transport_url", conf[SECTION].transport_url),
-        (DEFAULT, "notification_transport_url", conf.notification_transport_url),
+        (DEFAULT, OLD_URL, conf.notification_transport_url),
         (DEFAULT, "transport_url", conf.transport_url),
     ):
         if text:
@@ -224,15 +268,20 @@ def _reads_default(
 ) -> bool:
     """Return whether a service reads from the URL that notifiers and listeners share.
 
-    It does if no driver could use the URL, if the query is one for listeners, or if the program is
-    a known consumer.
+    It does if the query is one for listeners, if the program is a known consumer, or if no driver
+    could use the URL of an unknown program.
     """
-    if default.url.query or not {UNIX, ROUTING, *MESSAGING}.intersection(names):
+    programs = _programs(given)
+    if default.url.query or any(sections.get(each) for each in CONSUMER_SECTIONS):
         return True
-    if any(sections.get(each) for each in CONSUMER_SECTIONS):
-        return True
-    words = {os.path.splitext(part)[0] for path in given for part in path.split(os.sep)[-2:]}
-    return bool(CONSUMERS.intersection(words))
+    if {UNIX, ROUTING, *MESSAGING}.intersection(names):
+        return bool(CONSUMERS & programs)
+    return not PRODUCERS & programs
+
+
+def _programs(given: Sequence[str]) -> set[str]:
+    """Return the first words of the names of the files and of their directories, such as aodh."""
+    return {re.split("[-.]", part)[0] for path in given for part in path.split(os.sep)[-2:]}
 
 
 def _procedure_calls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from notif_relayd.fanout.groups.hand_out import HandOut, windowed_share
+from notif_relayd.fanout.groups.hand_out import HandOut, share
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.run import Run, append
 from notif_relayd.fanout.subscriber import Stream
@@ -46,7 +46,6 @@ class Division:
         first: the first record of the batch.
         passed: for each record the filters that it passes.
         candidates: the members that may get records now.
-        members: all members of the group.
         masks: the bits of the views of all members.
     """
 
@@ -55,7 +54,6 @@ class Division:
         first: Run,
         passed: Sequence[int],
         candidates: Sequence[Member],
-        members: Collection[Member],
         masks: Collection[Mask],
     ) -> None:
         self.waiting: list[Run] = []
@@ -64,10 +62,8 @@ class Division:
         self._passed = passed
         self._parts: dict[Member, list[int]] = {}
         """Indexes of the records of each candidate that gets any."""
-        few = windowed_share(members, len(passed))
-        rooms = {
-            each: each.room if each.window is None else min(each.room, few) for each in candidates
-        }
+        few = share(max(1, sum(each.is_idle for each in candidates)), len(passed))
+        rooms = {each: min(each.room, few) if each.is_idle else each.room for each in candidates}
         takers: dict[int, list[Member]] = {}
         for index, bits in enumerate(passed):
             if bits not in takers:

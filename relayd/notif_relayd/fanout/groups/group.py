@@ -109,25 +109,25 @@ class Group(Ledger):
 
     # Handing out
 
-    def can_take(self, member: Member, count: int, batch: Batch | None = None) -> bool:
-        """Return whether the next `count` records of the stream can be sent to a member directly.
+    def direct_room(self, member: Member, batch: Batch | None = None) -> int:
+        """Return how many records of the next batch of the stream can be sent to a member directly.
 
-        Either `note_direct` or `take` must be called when the records are in the ring.
+        If any are sent, either `note_direct` or `take` must be called when they are in the ring.
 
         Args:
             member: the member.
-            count: the number of records.
-            batch: the records, if they are known.
+            batch: the batch, if it is known.
         """
         if not self.has_read_all:
-            return False
+            return 0
         if self._waiting.runs and self._first_waiting(member) < len(self._waiting):
-            return False
-        if member.room < count or share(member, self.members.values(), count) < count:
-            return False
-        if member.view.is_unfiltered or self.segments.last.stream.views == {member.view}:
-            return True
-        return batch is not None and all(map(member.mask.contains, batch.passed(self._selector)))
+            return 0
+        if not member.view.is_unfiltered and self.segments.last.stream.views != {member.view}:
+            if batch is None:
+                return 0
+            if not all(map(member.mask.contains, batch.passed(self._selector))):
+                return 0
+        return member.room
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -139,13 +139,14 @@ class Group(Ledger):
             self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
-    def take(self, member: Member, *, direct: bool = False) -> HandOut | None:
+    def take(self, member: Member, *, takers: int = 1, direct: bool = False) -> HandOut | None:
         """Assign the next records to a member; `None` if it has no room or there are none for it.
 
         `note_sent` must be the next call.
 
         Args:
             member: the member.
+            takers: number of members among which a few records are divided, this one included.
             direct: whether the records were sent to the member directly.
         """
         if not self.has_work_for(member):
@@ -155,11 +156,11 @@ class Group(Ledger):
         draft = Draft(member, self._masks, self._selector)
         if not direct:
             count = sum(each.end - each.next_seq for each in self.segments) + self._waiting.count
-            draft.room = min(draft.room, share(member, self.members.values(), count))
+            draft.room = min(draft.room, share(takers, count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):
-            self._take_next(member, draft)
+            self._take_next(member, draft, direct=direct)
         if not draft.runs:
             return self._take_gap() if self._lost else None
         if not draft.attempts:
@@ -190,7 +191,7 @@ class Group(Ledger):
                 return []
         first = Run(segment.number, segment.next_seq, 1)
         passed = batch.passed(self._selector)
-        division = Division(first, passed, candidates, self.members.values(), self._masks)
+        division = Division(first, passed, candidates, self._masks)
         segment.next_seq += len(batch)
         if division.waiting:
             self._set_aside(division.waiting)
@@ -275,7 +276,7 @@ class Group(Ledger):
 
     # Selecting records
 
-    def _take_next(self, member: Member, draft: Draft) -> None:
+    def _take_next(self, member: Member, draft: Draft, *, direct: bool) -> None:
         """Take records at the position; the member was offered all that wait."""
         for segment in self.segments:
             while not draft.full:
@@ -290,7 +291,8 @@ class Group(Ledger):
                 chunk = segment.ring.find(segment.next_seq)
                 end = min(chunk.end, segment.end)
                 run = Run(segment.number, segment.next_seq, end - segment.next_seq)
-                kept, offered = draft.offer(chunk, run, segment.stream.views)
+                views = {member.view} if direct else segment.stream.views
+                kept, offered = draft.offer(chunk, run, views)
                 segment.next_seq += offered
                 self._set_aside(kept)
                 member.examined = segment.number, segment.next_seq
