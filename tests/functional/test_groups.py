@@ -181,6 +181,18 @@ def test_a_stalled_member_does_not_hold_up_others(relay: ManagedRelay) -> None:
             numbers(reading, 1)
 
 
+def test_a_record_is_lost_if_a_member_leaves_and_ends_within_it(relay: ManagedRelay) -> None:
+    with relay.produce() as producer, join(relay) as one:
+        producer.sendall(record(payload="x" * 900_000))
+        relay.wait_status(records_received=1)
+        with join(relay) as two:
+            request(one, group="other")
+            wait_until(lambda: len(relay.request("groups")) == 2, "the first member has left")
+            one.close()
+            assert two.notification()["payload"] == {"dropped": 1, "reason": "slow_subscriber"}
+            wait_group(relay, dropped=1)
+
+
 def test_a_group_is_held_without_members(relay: ManagedRelay) -> None:
     with relay.produce() as producer:
         with join(relay, window=2, hold=100) as one:

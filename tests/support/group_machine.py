@@ -276,7 +276,7 @@ class Groups(RuleBasedStateMachine):
     def save_member(self, reader: Reader) -> MemberState:
         stream = Stream(frozenset([reader.member.view]), Store(1))
         live = LiveGroup((0, "g"), self.group, "")
-        membership = Membership(live, 1, reader.member, 0.0, stream, owner=1, charge=0)
+        membership = Membership(live, 1, reader.member, stream, owner=1, charge=0)
         if reader.owed:
             membership.fall_behind().send_first(reader.owed)
         return membership.save_member()

@@ -180,6 +180,7 @@ CONTRADICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("number is negative", "member", {"taken": -1}),
     ("number is negative", "member", {"lost": -1}),
     ("number is negative", "member", {"undeliverable": -1}),
+    ("number is negative", "former member", {"owed": -1}),
     ("hold of a member is not finite", "member", {"hold": float("inf")}),
     ("group reads a stream", "subscription", {"stream": 0}),
     ("has not left", "former member", {"left": False}),

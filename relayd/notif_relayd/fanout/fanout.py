@@ -272,11 +272,12 @@ class Fanout:
         """End a connection."""
         self._requests.finish_last(subscriber)
         # Before the cursors are dropped below: the figures are derived from them.
-        self._losses.disconnected(subscriber)
-        self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
         for each in subscriber.subscriptions:
             if isinstance(each, Membership):
                 self.groups.leave(each)
+        self._losses.disconnected(subscriber)
+        self._ended.add(subscriber.delivered, subscriber.dropped, subscriber.bytes)
+        for each in subscriber.subscriptions:
             each.stream.mark_behind(subscriber)
             each.catch_up()
             self._streams.leave(each.stream)

@@ -187,6 +187,8 @@ class MemberState(msgspec.Struct):
     """Whether it has left the group, and only the rest of a record is sent."""
     has_begun: bool = False
     """Whether its socket may have taken a part of the first record in `unsent`."""
+    owed: int = 0
+    """Number of finished records of which the socket of a member that has left owes a part."""
 
 
 class ChunkState(msgspec.Struct, tag="chunk"):

@@ -109,6 +109,7 @@ def _check_member(member: MemberState) -> None:
     except FilterError as error:
         require(False, f"filter of a member is invalid: {error}")
     require(member.view.patterns != {}, "filter of a member is empty")
+    require(member.owed >= 0, "number is negative")
     if member.left:
         return
     window = member.window

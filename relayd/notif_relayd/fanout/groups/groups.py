@@ -142,12 +142,11 @@ class Groups:
         else:
             self._widen(live, view)
         live.held_until = None
-        member = Member(view, request.window, attached=False)
+        member = Member(view, request.window, attached=False, hold=request.hold)
         membership = Membership(
             live,
             next(self._numbers),
             member,
-            request.hold,
             Stream(frozenset((view,)), self._store),
             subscriber.id,
             charge,
@@ -157,20 +156,21 @@ class Groups:
         return membership
 
     def leave(self, membership: Membership, *, completing: bool = False) -> None:
-        """Remove a member; its unfinished records go to the others. Do nothing if it has left.
+        """Remove a member; its unfinished records go to the others.
+
+        If it has left before, the records of which it was not sent the rest are lost.
 
         Args:
             membership: the membership.
             completing: whether the subscriber stays connected, and is sent the rest of what its
                 socket took in part.
         """
-        if membership.left:
-            return
-        membership.left = True
-        membership.has_more = False
         live = membership.group
+        if membership.left:
+            self._note_owed(membership)
+            return
         live.group.max_deliveries = self.limits.max_deliveries
-        membership.note_progress(completing=completing)
+        membership.leave(completing=completing)
         live.group.leave(membership.number)
         del live.subscribers[membership.number]
         self.sender.set_busy(live, membership.number)
@@ -178,7 +178,17 @@ class Groups:
         if live.subscribers:
             self.sender.wake(live)
         else:
-            self._hold(live, membership.hold)
+            self._hold(live, membership.member.hold)
+
+    def _note_owed(self, membership: Membership) -> None:
+        """Count the records that a member which has left will not get completely."""
+        live, owed = membership.group, membership.owed
+        membership.member.taken -= owed
+        if self._groups.get(live.key) is live:
+            live.group.note_lost(owed)
+            self.sender.wake(live)
+        else:
+            self.ended_dropped += owed
 
     # Restart
 
@@ -229,12 +239,11 @@ class Groups:
             live,
             next(self._numbers),
             member,
-            state.hold,
             Stream(frozenset((member.view,)), self._store),
             owner,
             saved.charge,
         )
-        membership.left = state.left
+        membership.restore_member(state)
         if not state.left:
             live.group.join(membership.number, membership.member)
         return membership
@@ -249,6 +258,7 @@ class Groups:
         """Let the members leave whose connections have ended; end groups that are not held."""
         holds: dict[GroupKey, float] = {}
         for state in absent:
+            self.ended_dropped += state.owed
             live = self._groups.get((state.uid, state.name))
             if live is not None and not state.left:
                 number = next(self._numbers)

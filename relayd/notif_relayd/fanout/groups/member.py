@@ -55,6 +55,8 @@ class Member:
     """Segment and sequence number up to which it wants no waiting record."""
     has_begun: bool = False
     """Whether its socket may have taken a part of the first in `unsent`."""
+    hold: float = 0.0
+    """Seconds for which the group keeps its place after this member has left as the last."""
 
     unfinished_in: Counter[int] = field(init=False, default_factory=Counter)
     """Number of records in `unfinished`, by segment."""

@@ -23,20 +23,18 @@ class Membership(Subscription):
         group: the group.
         number: the number of the member in the group.
         member: the member.
-        hold: seconds for which the group keeps its place after this member has left as the last.
         stream: a new stream of its own.
         owner: number of the subscriber's connection.
         charge: bytes charged to the user for the request.
     """
 
-    __slots__ = ("group", "hold", "left", "member", "number", "prompt")
+    __slots__ = ("_owed", "group", "left", "member", "number", "prompt")
 
     def __init__(
         self,
         group: LiveGroup,
         number: int,
         member: Member,
-        hold: float,
         stream: Stream,
         owner: int,
         charge: int,
@@ -45,12 +43,18 @@ class Membership(Subscription):
         self.group = group
         self.number = number
         self.member = member
-        self.hold = hold
         self.prompt = True
         """Whether the next request is handled without a delay: the last ones have finished records.
         """
         self.left = False
         """Whether the member has left the group, and only the rest of a record is sent."""
+        self._owed = 0
+        """Number of records of which that is the rest, if they count as finished."""
+
+    @property
+    def owed(self) -> int:
+        """Number of finished records of which the socket has yet to take a part."""
+        return 0 if self.cursor is None else min(self._owed, self.cursor.torn_lines)
 
     @property
     def group_name(self) -> str:
@@ -77,6 +81,10 @@ class Membership(Subscription):
         """Number of records that the socket took."""
         return self.member.taken
 
+    def restore_member(self, saved: MemberState) -> None:
+        """Take what was saved of a membership in addition to the member."""
+        self.left, self._owed = saved.left, saved.owed
+
     def note_progress(self, *, completing: bool = False) -> None:
         """Let the group know what the socket took.
 
@@ -85,6 +93,18 @@ class Membership(Subscription):
         """
         lines = 0 if self.cursor is None or completing else self.cursor.torn_lines
         self.group.group.note_progress(self.member, lines)
+
+    def leave(self, *, completing: bool) -> None:
+        """Note that the member leaves the group.
+
+        Args:
+            completing: whether the rest of what the socket took in part is sent.
+        """
+        self.left = True
+        self.has_more = False
+        if completing and self.member.window is None:
+            self._owed = sum(each.length for each in self.member.unsent)
+        self.note_progress(completing=completing)
 
     def save_member(self) -> MemberState:
         """Return the member's part in the group."""
@@ -96,7 +116,7 @@ class Membership(Subscription):
             name,
             ViewState.of(member.view),
             member.window,
-            self.hold,
+            member.hold,
             list(member.unfinished),
             member.unsent,
             member.missing.lost,
@@ -107,6 +127,7 @@ class Membership(Subscription):
             member.attached,
             self.left,
             member.has_begun,
+            self.owed,
         )
 
 
@@ -124,4 +145,5 @@ def member_of(saved: MemberState) -> Member:
         saved.finished,
         saved.attached,
         has_begun=saved.has_begun,
+        hold=saved.hold,
     )
