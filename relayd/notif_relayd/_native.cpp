@@ -162,22 +162,33 @@ PyObject *native_routing_keys_of(PyObject *, PyObject *args)
     return routing_keys_of(PyBytes_AS_STRING(lines), size, size, rules);
 }
 
-// Sends a batch to each socket, in order. Returns a new list with one result for each: the bytes
-// that the socket took, or the negative error number. All sends precede the first allocation.
-PyObject *send_all(const char *batch, Py_ssize_t size, const int *sockets, int count)
+// Where batches are sent.
+struct Recipients {
+    int count;
+    int sockets[MAX_SOCKETS];
+    Py_ssize_t max_records[MAX_SOCKETS];
+};
+
+// Sends a batch to each recipient that may get so many records, in order. Returns a new list with
+// one result for each recipient: the bytes that its socket took, the negative error number, or None
+// if the batch was not sent to it. All sends precede the first allocation.
+PyObject *send_all(const char *batch, Py_ssize_t size, Py_ssize_t records, const Recipients &to)
 {
     ssize_t sent[MAX_SOCKETS];
     PyObject *results;
 
-    for (int i = 0; i < count; i++) {
-        sent[i] = send(sockets[i], batch, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (int i = 0; i < to.count; i++) {
+        if (records > to.max_records[i])
+            continue;
+        sent[i] = send(to.sockets[i], batch, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent[i] < 0)
             sent[i] = -errno;
     }
-    if (!(results = PyList_New(count)))
+    if (!(results = PyList_New(to.count)))
         return nullptr;
-    for (int i = 0; i < count; i++) {
-        PyObject *const result = PyLong_FromSsize_t(sent[i]);
+    for (int i = 0; i < to.count; i++) {
+        PyObject *const result = records > to.max_records[i] ? Py_NewRef(Py_None)
+                                                             : PyLong_FromSsize_t(sent[i]);
 
         if (!result) {
             Py_DECREF(results);
@@ -211,7 +222,7 @@ ssize_t receive(int fd, char *data, size_t room, bool peek)
 // records are plain and valid. Returns a new tuple (producer, batch, routing keys, results). Returns
 // null if nothing was read, or with an exception set.
 PyObject *relay(int fd, PyObject *producer, PyObject **batch, const Rules &rules,
-                const int *sockets, int count, Py_ssize_t threshold, bool peek)
+                const Recipients &to, Py_ssize_t threshold, bool peek)
 {
     char *const data = PyBytes_AS_STRING(*batch);
     const Py_ssize_t room = PyBytes_GET_SIZE(*batch);
@@ -222,9 +233,8 @@ PyObject *relay(int fd, PyObject *producer, PyObject **batch, const Rules &rules
         return nullptr;
     if (!(routing_keys = routing_keys_of(data, size, room, rules)))
         return nullptr;
-    if (!PyList_GET_SIZE(routing_keys) || size >= threshold)
-        count = 0;
-    results = send_all(data, size, sockets, count);
+    const Py_ssize_t records = PyList_GET_SIZE(routing_keys);
+    results = records && size < threshold ? send_all(data, size, records, to) : PyList_New(0);
     if (!results || _PyBytes_Resize(batch, size)) {
         Py_XDECREF(results);
         Py_DECREF(routing_keys);
@@ -249,34 +259,53 @@ PyObject *list_of(const struct epoll_event *events, int count)
     return list;
 }
 
+// Takes recipients from a list of descriptors and a list of limits. Returns false with an exception
+// set if these are not valid.
+bool take_recipients(PyObject *sockets, PyObject *limits, Recipients *to)
+{
+    const Py_ssize_t count = PyList_GET_SIZE(sockets);
+
+    if (count > MAX_SOCKETS || count != PyList_GET_SIZE(limits)) {
+        PyErr_Format(PyExc_ValueError, "more than %d sockets, or not a limit for each",
+                     MAX_SOCKETS);
+        return false;
+    }
+    to->count = static_cast<int>(count);
+    for (int i = 0; i < to->count; i++) {
+        const long fd = PyLong_AsLong(PyList_GET_ITEM(sockets, i));
+        const Py_ssize_t limit = PyLong_AsSsize_t(PyList_GET_ITEM(limits, i));
+
+        if (PyErr_Occurred())
+            return false;
+        if (fd < 0 || fd > INT_MAX) {
+            PyErr_Format(PyExc_ValueError, "not a file descriptor: %ld", fd);
+            return false;
+        }
+        to->sockets[i] = static_cast<int>(fd);
+        to->max_records[i] = limit;
+    }
+    return true;
+}
+
 PyObject *native_wait(PyObject *, PyObject *args)
 {
     struct epoll_event events[MAX_EVENTS];
-    int sockets[MAX_SOCKETS];
-    int epoll, socket_count, event_count, peek;
+    Recipients recipients;
+    int epoll, event_count, peek;
     double seconds, milliseconds;
-    PyObject *producers, *socket_list, *batch, *relayed = nullptr;
+    PyObject *producers, *sockets, *limits, *batch, *relayed = nullptr;
     Py_ssize_t read_size, threshold;
     Rules rules;
     struct timespec awake;
 
-    if (!PyArg_ParseTuple(args, "idO!n(y#n)O!np:wait", &epoll, &seconds, &PyDict_Type, &producers,
+    if (!PyArg_ParseTuple(args, "idO!n(y#n)O!O!np:wait", &epoll, &seconds, &PyDict_Type, &producers,
                           &read_size, &rules.prefix, &rules.prefix_size, &rules.limit,
-                          &PyList_Type, &socket_list, &threshold, &peek))
+                          &PyList_Type, &sockets, &PyList_Type, &limits, &threshold, &peek))
         return nullptr;
-    if (PyList_GET_SIZE(socket_list) > MAX_SOCKETS || read_size < 1)
-        return PyErr_Format(PyExc_ValueError, "more than %d sockets, or read_size is less than 1",
-                            MAX_SOCKETS);
-    socket_count = static_cast<int>(PyList_GET_SIZE(socket_list));
-    for (int i = 0; i < socket_count; i++) {
-        const long fd = PyLong_AsLong(PyList_GET_ITEM(socket_list, i));
-
-        if (fd < 0 || fd > INT_MAX)
-            return PyErr_Occurred()
-                       ? nullptr
-                       : PyErr_Format(PyExc_ValueError, "not a file descriptor: %ld", fd);
-        sockets[i] = static_cast<int>(fd);
-    }
+    if (read_size < 1)
+        return PyErr_Format(PyExc_ValueError, "read_size is less than 1");
+    if (!take_recipients(sockets, limits, &recipients))
+        return nullptr;
     // Allocated before the wait, when no record is delayed by it.
     if (!(batch = PyBytes_FromStringAndSize(nullptr, read_size)))
         return nullptr;
@@ -295,8 +324,8 @@ PyObject *native_wait(PyObject *, PyObject *args)
         Py_XDECREF(fd);
         if (producer) {
             Py_INCREF(producer);
-            relayed = relay(events[0].data.fd, producer, &batch, rules, sockets, socket_count,
-                            threshold, peek);
+            relayed = relay(events[0].data.fd, producer, &batch, rules, recipients, threshold,
+                            peek);
             Py_DECREF(producer);
         }
     } else if (event_count < 0) {

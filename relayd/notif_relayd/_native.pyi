@@ -32,13 +32,14 @@ def wait(
     read_size: int,
     rules: tuple[bytes, int],
     sockets: list[int],
+    max_records: list[int],
     threshold: int,
     peek: bool,
     /,
 ) -> tuple[
     float,
     list[tuple[int, int]],
-    tuple[_Producer, bytes, list[RoutingKey], list[int]] | None,
+    tuple[_Producer, bytes, list[RoutingKey], list[int | None]] | None,
 ]:
     """Wait for events; if the only one is input of a producer, read it and send the batch.
 
@@ -50,6 +51,8 @@ def wait(
         read_size: maximum number of bytes to read.
         rules: see `routing_keys_of`.
         sockets: descriptors to send a batch of plain records to, at most `MAX_SOCKETS`.
+        max_records: for each of `sockets` the number of records from which on a batch with more is
+            not sent to it.
         threshold: size in bytes from which on a batch is not sent.
         peek: whether to look for passed file descriptors before the read. A producer that has
             passed any is not read, and its event is returned.
@@ -58,12 +61,12 @@ def wait(
         The time at which the wait ended, by the monotonic clock; the events, as
         `select.epoll.poll` returns them; and `None`, or, if a producer was read, a tuple: the
         producer, the bytes that were read, their routing keys as `routing_keys_of` returns them,
-        and for each of `sockets`, in the same order, the number of bytes that it took or the
-        negative error number. The results are empty if the batch was not sent. The event of a
-        producer that was read is not returned.
+        and for each of `sockets`, in the same order, the number of bytes that it took, the negative
+        error number, or `None` if the batch has more than its `max_records`. The results are empty
+        if the batch was not sent. The event of a producer that was read is not returned.
 
     Raises:
         OSError: the descriptor is not an epoll.
-        ValueError: there are more than `MAX_SOCKETS` sockets, a descriptor is not valid, or
-            `read_size` is less than 1.
+        ValueError: there are more than `MAX_SOCKETS` sockets, `max_records` has another length, a
+            descriptor is not valid, or `read_size` is less than 1.
     """

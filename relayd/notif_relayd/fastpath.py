@@ -12,8 +12,8 @@ The contract between `_native.wait`, this module, and the two parts that it conn
 1. `_native.wait` reads only if the single event is input of a *steady* producer: one that has no
    partial record, no rejected records lately, and no passed file descriptors. It reads once.
 2. It sends only if every line that it read is a plain valid record, and the batch is shorter than
-   the threshold. It sends the batch once to each recipient, in the order of the list, and does not
-   wait for room in a socket.
+   the threshold. It sends the batch once to each recipient that may get so many records, in the
+   order of the list, and does not wait for room in a socket.
 3. It returns one result for each recipient, in the same order, or none if it did not send. Every
    event that it did not handle is returned, and nothing was read for it.
 4. This module passes the list of recipients to the fan-out together with the results, before
@@ -76,17 +76,21 @@ class Source(Protocol[_Producer]):
 class Sink(Protocol[_AnyRecipient]):
     """The part that records go to: the fan-out."""
 
-    def fast_recipients(self, limit: int) -> tuple[list[_AnyRecipient], int]:
-        """Return at most `limit` recipients, and the size from which on a batch is not sent."""
+    def fast_recipients(self, limit: int) -> tuple[list[_AnyRecipient], list[int], int]:
+        """Return at most `limit` recipients, the maximum number of records that each of them may
+        get, and the size from which on a batch is not sent."""
 
     def publish(
         self,
         batch: bytes,
         routing_keys: list[RoutingKey],
         recipients: Sequence[_AnyRecipient],
-        results: Sequence[int],
+        results: Sequence[int | None],
     ) -> float:
-        """Publish a batch that has been sent to `recipients`, unless `results` is empty."""
+        """Publish a batch that has been sent to `recipients`, unless `results` is empty.
+
+        The result of a recipient that may not get so many records is `None`.
+        """
 
 
 class Native(Protocol):
@@ -103,10 +107,13 @@ class Native(Protocol):
         read_size: int,
         rules: tuple[bytes, int],
         sockets: list[int],
+        max_records: list[int],
         threshold: int,
         peek: bool,
         /,
-    ) -> tuple[float, Events, tuple[_Producer, bytes, list[RoutingKey], list[int]] | None]: ...
+    ) -> tuple[
+        float, Events, tuple[_Producer, bytes, list[RoutingKey], list[int | None]] | None
+    ]: ...
 
 
 class FastPath:
@@ -133,7 +140,7 @@ class FastPath:
             OSError: the descriptor is not an epoll.
         """
         source = self._source
-        recipients, threshold = self._sink.fast_recipients(self._max_recipients)
+        recipients, max_records, threshold = self._sink.fast_recipients(self._max_recipients)
         awake, events, relayed = self._wait(
             epoll,
             seconds,
@@ -141,6 +148,7 @@ class FastPath:
             source.read_size,
             source.rules,
             [each.socket.fileno() for each in recipients],
+            max_records,
             threshold,
             self._peek,
         )

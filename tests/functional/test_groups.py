@@ -131,6 +131,19 @@ def test_few_records_are_divided_among_members_with_a_window(relay: ManagedRelay
         wait_group(relay, lag=0, unfinished=8)
 
 
+def test_members_that_are_busy_get_a_batch_at_once(relay: ManagedRelay) -> None:
+    with join(relay, window=50) as one, join(relay, window=50) as two:
+        with relay.produce() as producer:
+            producer.sendall(record() * 2)
+            relay.wait_status(records_received=2)
+            producer.sendall(b"".join(numbered_record(number) for number in range(9)))
+            relay.wait_status(records_received=11)
+        one.line()
+        two.line()
+        rows = relay.request("subscribers")
+        assert sorted(each["records"] for each in rows) == [1, 10]
+
+
 def test_members_with_filters_share_what_both_want(relay: ManagedRelay) -> None:
     only_a = {"event_type": ["a.*"]}
     with (

@@ -97,11 +97,12 @@ class Native:
         read_size: int,
         rules: tuple[bytes, int],
         sockets: list[int],
+        max_records: list[int],
         threshold: int,
         _peek: bool,
         /,
-    ) -> tuple[float, Events, tuple[_Producer, bytes, list[RoutingKey], list[int]] | None]:
-        assert len(sockets) <= self.MAX_SOCKETS
+    ) -> tuple[float, Events, tuple[_Producer, bytes, list[RoutingKey], list[int | None]] | None]:
+        assert len(sockets) == len(max_records) <= self.MAX_SOCKETS
         polled = self._kernel.files[epoll]
         assert isinstance(polled, Epoll)
         happened = polled.poll(seconds)
@@ -114,7 +115,10 @@ class Native:
                     routing_keys = routing_keys_of(batch, rules)
                     self.batches += bool(routing_keys)
                     recipients = sockets if routing_keys and len(batch) < threshold else []
-                    results = [self._send(each, batch) for each in recipients]
+                    results = [
+                        self._send(each, batch) if len(routing_keys) <= limit else None
+                        for each, limit in zip(recipients, max_records, strict=False)
+                    ]
                     return awake, [], (producers[number], batch, routing_keys, results)
         return awake, happened, None
 

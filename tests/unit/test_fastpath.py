@@ -157,9 +157,10 @@ def test_batch_for_many_subscribers_is_shared(
 ) -> None:
     subscribers = [relay.subscribe() for _ in range(MIN_SHARED_SOCKETS)]
     _, client = relay.produce()
-    recipients, threshold = relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS)
-    assert (len(recipients), threshold) == (MIN_SHARED_SOCKETS, MIN_SHARED_SIZE)
-    assert relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], 0)
+    recipients, max_records, threshold = relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS)
+    assert len(recipients) == len(max_records) == MIN_SHARED_SOCKETS
+    assert threshold == MIN_SHARED_SIZE
+    assert relay.fanout.publisher.fast_recipients(MIN_SHARED_SOCKETS - 1) == ([], [], 0)
     shared: list[int] = []
     sendfile = os.sendfile
 

@@ -9,6 +9,7 @@ import errno
 import inspect
 import select
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -41,6 +42,7 @@ class Ends:
         self.server, self.producer = _connection(stack)
         self.steady = {self.server.fileno(): "producer"}
         self.recipients = [Recipient(stack) for _ in range(3)]
+        self.max_records = [sys.maxsize] * 3
         self.threshold = NO_THRESHOLD
         self.calls: list[tuple[object, ...]] = []
         self._epoll = stack.enter_context(contextlib.closing(select.epoll()))
@@ -53,17 +55,17 @@ class Ends:
         _, events = self._fast_path.wait(self._epoll.fileno(), 0.0)
         return events
 
-    def fast_recipients(self, limit: int) -> tuple[list[Recipient], int]:
+    def fast_recipients(self, limit: int) -> tuple[list[Recipient], list[int], int]:
         assert limit >= len(self.recipients)
         self.calls.append(("fast_recipients",))
-        return self.recipients, self.threshold
+        return self.recipients, self.max_records, self.threshold
 
     def publish(
         self,
         batch: bytes,
         routing_keys: list[RoutingKey],
         recipients: Sequence[Recipient],
-        results: Sequence[int],
+        results: Sequence[int | None],
     ) -> float:
         assert recipients is self.recipients
         self.calls.append(("publish", batch, routing_keys, results))
@@ -104,6 +106,13 @@ def test_valid_batch_is_counted_published_and_accounted(ends: Ends) -> None:
         ("account", "producer", MATCHING_TIME),
     ]
     assert [each.peer.recv(1 << 16) for each in ends.recipients] == [batch] * 3
+
+
+def test_result_of_a_recipient_with_too_little_room_is_none(ends: Ends) -> None:
+    ends.max_records = [2, 1, 0]
+    ends.producer.send(RECORD * 2)
+    ends.wait()
+    assert ("publish", RECORD * 2, [ROUTING_KEY] * 2, [2 * len(RECORD), None, None]) in ends.calls
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -46,6 +46,7 @@ class Connections:
 
     def wait(self, **changed: Any) -> Result:
         """Call the compiled function, with some of its arguments changed."""
+        sockets = changed.get("sockets", self.subscribers)
         arguments = {
             "epoll": self.epoll.fileno(),
             "seconds": 0.0,
@@ -53,6 +54,7 @@ class Connections:
             "read_size": READ_SIZE,
             "rules": Validator(MAX_RECORD_SIZE).rules,
             "sockets": [server.fileno() for server, _ in self.subscribers],
+            "max_records": [sys.maxsize] * len(sockets),
             "threshold": NO_THRESHOLD,
             "peek": False,
         }
@@ -253,6 +255,11 @@ def test_signal_ends_the_wait_and_may_raise(connections: Connections) -> None:
         ({"sockets": [2**31]}, ValueError),
         ({"sockets": [2**70]}, OverflowError),
         ({"sockets": [1] * (_native.MAX_SOCKETS + 1)}, ValueError),
+        ({"max_records": (1, 1)}, TypeError),
+        ({"max_records": [1]}, ValueError),
+        ({"max_records": [1, 1, 1]}, ValueError),
+        ({"max_records": [1, "1"]}, TypeError),
+        ({"max_records": [1, 2**70]}, OverflowError),
         ({"threshold": 1.5}, TypeError),
     ],
     ids=str,
@@ -265,6 +272,18 @@ def test_bad_arguments_are_refused_without_effect(
         connections.wait(**wrong)
     assert read_available(connections.server) == RECORD
     assert connections.received() == [b""] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_recipient_gets_at_most_its_maximum_of_records(
+    connections: Connections, count: int
+) -> None:
+    batch = RECORD * count
+    connections.producer.send(batch)
+    *_, results = connections.wait(max_records=[2, 1])[2]
+    expected = [len(batch) if count <= limit else None for limit in (2, 1)]
+    assert results == expected
+    assert connections.received() == [batch if each else b"" for each in expected]
 
 
 def test_bad_descriptor_is_reported_as_send_error(connections: Connections) -> None:

@@ -37,20 +37,25 @@ def send_batch(
     return late, failed
 
 
-def note_sends(size: int, recipients: Iterable[Subscriber], results: Iterable[int]) -> Outcome:
+def note_sends(
+    size: int, recipients: Iterable[Subscriber], results: Iterable[int | None]
+) -> Outcome:
     """Do what `send_batch` does for a batch that the fast path has sent.
 
     Args:
         size: bytes of the batch.
         recipients: the subscribers, all of them current.
-        results: for each recipient the bytes that its socket took, or the negative error number.
+        results: for each recipient the bytes that its socket took, the negative error number, or
+            `None` if the batch was not sent to it.
     """
     late: list[tuple[Subscriber, int]] = []
     failed: list[Subscriber] = []
     for subscriber, result in zip(recipients, results, strict=True):
-        if result < 0 and -result not in TRANSIENT_ERRORS:
-            failed.append(subscriber)
-        sent = max(0, result)
+        sent = result or 0
+        if sent < 0:
+            if -sent not in TRANSIENT_ERRORS:
+                failed.append(subscriber)
+            sent = 0
         subscriber.bytes += sent
         if sent != size:
             late.append((subscriber, size - sent))

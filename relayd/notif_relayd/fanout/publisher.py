@@ -10,9 +10,11 @@ Subscribers with the same filter share a stream, whose records are selected once
 Subscribers without a filter get each batch as it is; the filters of others do not affect them.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
+from notif_relay.records import EVENT_TYPE_PREFIX
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.context import Context
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
@@ -22,15 +24,11 @@ from notif_relayd.fanout.shared_pages import SharedPages
 from notif_relayd.fanout.streams import Streams
 from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.records.framing import split
-from notif_relayd.records.validator import MIN_SIZE, RoutingKey
+from notif_relayd.records.validator import RoutingKey
 
 MAX_TORN_BYTES = 32 * 1024 * 1024
 """Bytes of torn records of all users together. When they are exceeded, subscribers of the user that
 holds the most are disconnected."""
-
-FAST_RECORDS = 256
-"""Number of records for which a member of a group must have room, so that the fast path may send to
-it. The fast path sends no batch that can have more."""
 
 
 class Publisher:
@@ -66,7 +64,7 @@ class Publisher:
         self._disconnect = disconnect
         self._pages = SharedPages()
 
-    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], int]:
+    def fast_recipients(self, limit: int) -> tuple[list[Subscriber], list[int], int]:
         """Return the subscribers to which the fast path sends each batch before `publish`.
 
         Args:
@@ -74,27 +72,28 @@ class Publisher:
 
         Returns:
             The current subscribers of the unfiltered stream and the members of groups that get its
-            next batch, none if they are more than `limit`; and the size of a batch, in bytes, from
-            which on the fast path must not send it.
+            next batch, none if they are more than `limit`; the maximum number of records that each
+            of them may get; and the size of a batch, in bytes, from which on the fast path must not
+            send it.
         """
         stream = self._streams.unfiltered
         if stream is None:
-            return [], 0
+            return [], [], 0
         recipients = list(stream.current.values())
+        max_records = [sys.maxsize] * len(recipients)
         threshold = self._pages.threshold(len(recipients))
-        if self._members.has_active:
-            recipients += self._members.direct_recipients(stream, FAST_RECORDS)
-            threshold = min(threshold, FAST_RECORDS * MIN_SIZE)
+        if self._members.active:
+            self._members.add_recipients(stream, recipients, max_records)
         if len(recipients) > limit:
-            return [], 0
-        return recipients, threshold
+            return [], [], 0
+        return recipients, max_records, threshold
 
     def publish(
         self,
         batch: bytes,
         routing_keys: list[RoutingKey],
         recipients: Sequence[Subscriber] = (),
-        results: Sequence[int] = (),
+        results: Sequence[int | None] = (),
     ) -> float:
         """Send records to the subscribers that read them; without subscribers, discard them.
 
@@ -102,8 +101,9 @@ class Publisher:
             batch: the records.
             routing_keys: one for each record.
             recipients: what `fast_recipients` returned just before the fast path sent the batch.
-            results: for each recipient the bytes that its socket took, or the negative error
-                number; empty if the fast path did not send the batch.
+            results: for each recipient the bytes that its socket took, the negative error number,
+                or `None` if it may not get so many records; empty if the fast path did not send the
+                batch.
 
         Returns:
             Processor time, in seconds, to match values of fields that are not remembered with
@@ -112,29 +112,35 @@ class Publisher:
         if not self._subscribers and not self._groups:
             self.discarded += len(routing_keys)
             return 0.0
+        # The fast path sends no gap records.
+        has_gaps = (
+            bool(self._members.active)
+            and not results
+            and any(event_type.startswith(EVENT_TYPE_PREFIX) for event_type, _, _ in routing_keys)
+        )
         unfiltered = self._streams.unfiltered
         if unfiltered is not None:
             if results:
                 plain = len(unfiltered.current)
                 outcome = note_sends(len(batch), recipients[:plain], results[:plain])
-                members = list(zip(recipients[plain:], results[plain:], strict=True))
-                self._finish(unfiltered, batch, len(routing_keys), outcome, members)
+                members = zip(recipients[plain:], results[plain:], strict=True)
+                sent = [(each, result) for each, result in members if result is not None]
+                self._finish(unfiltered, batch, len(routing_keys), outcome, sent, has_gaps)
             else:
-                self._send(unfiltered, batch, len(routing_keys))
+                self._send(unfiltered, batch, len(routing_keys), has_gaps)
         before = self._streams.seconds
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
             lines = lines or list(split(batch))
             some = [lines[place] for place in places]
-            self._send(stream, b"".join(some), len(some))
+            self._send(stream, b"".join(some), len(some), has_gaps)
         return self._streams.seconds - before
 
-    def _send(self, stream: Stream, batch: bytes, count: int) -> None:
+    def _send(self, stream: Stream, batch: bytes, count: int, has_gaps: bool) -> None:
         """Send `count` records to the current subscribers of a stream."""
         send = self._pages.sender(batch, len(stream.current))
         outcome = send_batch(len(batch), stream.current.values(), send)
-        direct = self._members.send_direct(stream, batch, count)
-        self._finish(stream, batch, count, outcome, direct)
+        self._finish(stream, batch, count, outcome, [], has_gaps)
 
     def _finish(
         self,
@@ -142,7 +148,8 @@ class Publisher:
         batch: bytes,
         count: int,
         outcome: Outcome,
-        direct: Sequence[tuple[Subscriber, int]],
+        sent: Sequence[tuple[Subscriber, int]],
+        has_gaps: bool,
     ) -> None:
         """Keep a batch that was sent if a subscriber or a group has yet to get a part of it.
 
@@ -151,14 +158,15 @@ class Publisher:
             batch: the records.
             count: the number of records.
             outcome: the current subscribers whose sockets did not take the whole batch.
-            direct: the members of groups that the batch was sent to, with the results.
+            sent: the members of groups that the batch was sent to, with the results.
+            has_gaps: whether there may be gap records of producers in the batch.
         """
         late, failed = outcome
-        grouped = self._members.has_active and not self._members.took_all(
-            stream, batch, count, direct
-        )
+        grouped = stream in self._members.active
+        direct: Sequence[tuple[Subscriber, int]] = ()
         if grouped:
-            self._members.keep(stream, batch, direct)
+            direct = self._members.send_direct(stream, batch, count, sent)
+            self._members.keep(stream, len(batch), direct)
         if late or stream.ring.places:
             stream.ring.append(batch, count)
             self._losses.update()
@@ -169,8 +177,7 @@ class Publisher:
             self._loop.change(subscriber.socket.fileno(), subscriber.events)
         for subscriber in failed:
             self._disconnect(subscriber)
-        if grouped:
-            self._members.note_direct(batch, count, direct)
+        if grouped and not self._members.note_direct(stream, len(batch), count, direct, has_gaps):
             self._members.serve(stream)
         if self._streams.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()

@@ -145,7 +145,9 @@ class Group:
     @property
     def is_caught_up(self) -> bool:
         """Whether there is nothing to hand out to any member."""
-        return self.segments.at_end and not (self._waiting or self._lost or self._undeliverable)
+        if self._waiting.runs or self._lost or self._undeliverable:
+            return False
+        return self.segments.at_end
 
     @property
     def waiting_runs(self) -> int:
@@ -186,17 +188,16 @@ class Group:
 
     # Handing out
 
-    def can_take(self, member: Member, count: int) -> bool:
-        """Return whether the next `count` records of the stream can be sent to a member directly.
+    def direct_room(self, member: Member) -> int:
+        """Return how many records of the next batch of the stream can be sent to a member directly.
 
-        Either `note_direct` or `take` must be called when the records are in the ring.
+        If any are sent, either `note_direct` or `take` must be called when they are in the ring.
         """
-        return (
-            self.is_caught_up
-            and member.room >= count
-            and share(member, self.members.values(), count) == count
-            and (member.view.is_unfiltered or self.segments.last.stream.views == {member.view})
-        )
+        if not self.is_caught_up:
+            return 0
+        if not member.view.is_unfiltered and self.segments.last.stream.views != {member.view}:
+            return 0
+        return member.room
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -208,13 +209,14 @@ class Group:
             self._note_taken(member, [Run(segment.number, segment.next_seq, count)])
         segment.next_seq += count
 
-    def take(self, member: Member, *, direct: bool = False) -> HandOut | None:
+    def take(self, member: Member, *, takers: int = 1, direct: bool = False) -> HandOut | None:
         """Assign the next records to a member; `None` if it has no room or there are none for it.
 
         `note_sent` must be the next call.
 
         Args:
             member: the member.
+            takers: number of members among which a few records are divided, this one included.
             direct: whether the records were sent to the member directly.
         """
         if not self.has_work_for(member):
@@ -224,7 +226,7 @@ class Group:
         draft = Draft(member, self.views)
         if not direct:
             count = sum(each.end - each.next_seq for each in self.segments) + self._waiting.count
-            draft.room = min(draft.room, share(member, self.members.values(), count))
+            draft.room = min(draft.room, share(takers, count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):

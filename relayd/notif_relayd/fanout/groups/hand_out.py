@@ -30,9 +30,8 @@ MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
 with the member even if its socket takes only a part of them, because their number was announced."""
 
-
 MAX_DIVIDED = 32
-"""Maximum number of records that are divided among the members with a window."""
+"""Maximum number of records that are divided among members that have nothing to do."""
 
 
 class _Wanted(enum.Enum):
@@ -175,13 +174,14 @@ def routing_keys_of(data: bytes, count: int) -> list[RoutingKey]:
     return [next(iter(_validate(line).routing_keys), NO_VALUES) for line in split(data)]
 
 
-def share(member: Member, members: Collection[Member], count: int) -> int:
+def share(takers: int, count: int) -> int:
     """Return how many of the next `count` records a member of a group gets at most.
 
-    A few records are divided among the members with a window, which may take long for each of them.
-    Many records are handed out together, because that takes less processor time.
+    A few records are divided among members that have nothing to do. Many are handed out together,
+    because that takes less processor time.
+
+    Args:
+        takers: number of such members, the one that gets the records included.
+        count: number of records.
     """
-    if member.window is None or not 1 < count <= MAX_DIVIDED:
-        return count
-    takers = sum(1 for each in members if each.window and each.room > 0)
-    return -(-count // max(1, takers))
+    return -(-count // takers) if count <= MAX_DIVIDED else count

@@ -65,13 +65,18 @@ class Member:
     @property
     def room(self) -> int:
         """Number of records that it can get now."""
-        if self.unsent or any(self.missing) or not self.attached:
+        if self.unsent or self.missing != NOTHING_MISSING or not self.attached:
             return 0
         if self.window is None:
             return MAX_WINDOW
         if self.unfinished and self.unfinished[0].is_suspect:
             return 0
         return self.window - self.unfinished_count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has finished everything that it got; always `False` without a window."""
+        return self.window is not None and not self.unfinished_count
 
     def has_some_of(self, segment: int) -> bool:
         """Return whether it has not finished records of a segment, or its socket owes them."""

@@ -56,9 +56,9 @@ def place_of(run: Run) -> tuple[int, int]:
 def append(runs: list[Run] | deque[Run], run: Run) -> None:
     """Append a run; extend the last one if the records follow it."""
     if runs:
-        last = runs[-1]
-        if last._replace(first=last.end, length=run.length) == run:
-            runs[-1] = last.head(last.length + run.length)
+        segment, first, length, attempts, gaps = runs[-1]
+        if run == (segment, first + length, run.length, attempts, gaps):
+            runs[-1] = Run(segment, first, length + run.length, attempts, gaps)
             return
     runs.append(run)
 

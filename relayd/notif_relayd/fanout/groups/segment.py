@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
-from notif_relayd.fanout.ring import Ring
 from notif_relayd.fanout.saved_state import SegmentState
 from notif_relayd.fanout.subscriber import Stream
 
@@ -30,22 +29,18 @@ class Segment:
             that is not finished and not handed out, if any.
     """
 
-    __slots__ = ("_oldest", "next_seq", "number", "stop_seq", "stream")
+    __slots__ = ("_oldest", "next_seq", "number", "ring", "stop_seq", "stream")
 
     def __init__(self, number: int, stream: Stream, oldest: Callable[[int], int | None]) -> None:
         self.number = number
         self.stream = stream
+        self.ring = stream.ring
         self.next_seq = stream.ring.next_seq
         """Sequence number of the first record that is not handed out and does not wait."""
         self.stop_seq: int | None = None
         """Sequence number after the last record of the segment; `None` for the last segment."""
         self._oldest = oldest
         stream.ring.add_place(self)
-
-    @property
-    def ring(self) -> Ring:
-        """The ring of the stream."""
-        return self.stream.ring
 
     @property
     def end(self) -> int:

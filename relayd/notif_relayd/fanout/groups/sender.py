@@ -12,9 +12,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
-from notif_relay.records import may_be_reserved
-from notif_relayd.fanout.groups.hand_out import HandOut
+from notif_relayd.fanout.groups.hand_out import HandOut, share
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
+from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.membership import Membership
 from notif_relayd.fanout.subscriber import Stream, Subscriber
 from notif_relayd.net.loop import TRANSIENT_ERRORS, Loop
@@ -38,19 +38,14 @@ class GroupSender:
         self._loop = loop
         self._disconnect = disconnect
         self._settle = settle
-        self._active: dict[Stream, dict[GroupKey, LiveGroup]] = {}
+        self.active: dict[Stream, dict[GroupKey, LiveGroup]] = {}
         """Groups with a ready member, by the stream that they read."""
-
-    @property
-    def has_active(self) -> bool:
-        """Whether any group is active."""
-        return bool(self._active)
 
     def change_stream(self, live: LiveGroup, old: Stream) -> None:
         """Note that a group goes on in another stream."""
         self.deactivate(live, old)
         if live.ready:
-            self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
+            self.active.setdefault(live.group.segments.last.stream, {})[live.key] = live
 
     def note_drained(self, subscriber: Subscriber, membership: Membership) -> None:
         """Send to a member whose socket took all that was sent to it.
@@ -71,8 +66,9 @@ class GroupSender:
             return
         if membership.member.room > 0:
             live.ready[membership.number] = subscriber
-            self._active.setdefault(live.group.segments.last.stream, {})[live.key] = live
-            hand_out = live.group.take(membership.member)
+            self.active.setdefault(live.group.segments.last.stream, {})[live.key] = live
+            takers = _takers(live, membership.member)
+            hand_out = live.group.take(membership.member, takers=takers)
             if hand_out is not None:
                 self._send(live, subscriber, membership, hand_out)
         elif membership.has_more:
@@ -80,57 +76,48 @@ class GroupSender:
         self._settle(live)
         self.wake(live)
 
-    def direct_recipients(self, stream: Stream, count: int) -> list[Subscriber]:
-        """Return the members that get the next batch of a stream, one of each group that can.
+    def add_recipients(
+        self, stream: Stream, recipients: list[Subscriber], max_records: list[int]
+    ) -> None:
+        """Add the members that get the next batch of a stream, one of each group that can.
 
         Args:
             stream: the stream.
-            count: the minimum number of records that a member must have room for.
+            recipients: where the members are added.
+            max_records: where the maximum number of records that each of them may get is added.
         """
-        recipients = []
-        for live in self._active.get(stream, {}).values():
-            subscriber = next(iter(live.ready.values()))
-            if live.group.can_take(_membership_of(subscriber).member, count):
+        for live in self.active.get(stream, {}).values():
+            subscriber, member, room = _next_of(live)
+            if room > 0:
                 recipients.append(subscriber)
-        return recipients
+                max_records.append(1 if _may_divide(live, member) else room)
 
-    def took_all(
-        self, stream: Stream, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
-    ) -> bool:
-        """Note a batch that every active group has finished; return whether this is the case.
-
-        If so, the ring need not keep the batch for a group.
-
-        Args:
-            stream: the stream of the batch.
-            batch: the records.
-            count: the number of records.
-            direct: the members that the batch was sent to, with the results.
-        """
-        size = len(batch)
-        if len(direct) != len(self._active.get(stream, ())):
-            return False
-        for subscriber, result in direct:
-            membership = _membership_of(subscriber)
-            if result != size or membership.member.window is not None:
-                return False
-        for subscriber, _ in direct:
-            self._note_whole(subscriber, size, count)
-        return True
-
-    def send_direct(self, stream: Stream, batch: bytes, count: int) -> list[tuple[Subscriber, int]]:
+    def send_direct(
+        self, stream: Stream, batch: bytes, count: int, sent: Sequence[tuple[Subscriber, int]]
+    ) -> Sequence[tuple[Subscriber, int]]:
         """Send a batch to one member of each group that can get it as a whole.
 
         Args:
             stream: the stream of the batch.
             batch: the records.
             count: the number of records.
+            sent: the members that the batch was sent to before, with the results.
 
         Returns:
-            The members, each with the bytes that its socket took, or the negative error number.
+            All members that the batch was sent to, each with the bytes that its socket took, or the
+            negative error number.
         """
-        results = []
-        for subscriber in self.direct_recipients(stream, count):
+        groups = self.active[stream]
+        if len(sent) == len(groups):
+            return sent
+        results = list(sent)
+        served = {_membership_of(subscriber).group.key for subscriber, _ in sent}
+        for key, live in groups.items():
+            if key in served:
+                continue
+            subscriber, member, room = _next_of(live)
+            if room < count or share(_takers(live, member), count) < count:
+                continue
             try:
                 result = subscriber.socket.send(batch)
             except OSError as error:
@@ -138,67 +125,76 @@ class GroupSender:
             results.append((subscriber, result))
         return results
 
-    def keep(self, stream: Stream, batch: bytes, direct: Sequence[tuple[Subscriber, int]]) -> None:
-        """Let the ring of a stream keep a batch if a group has not finished it.
+    def keep(self, stream: Stream, size: int, direct: Sequence[tuple[Subscriber, int]]) -> None:
+        """Let the ring of a stream keep a batch if a group will not have finished it.
 
         Args:
             stream: the stream of the batch.
-            batch: the records.
+            size: bytes of the batch.
             direct: the members that the batch was sent to, with the results.
         """
-        finished = {
-            membership.group.key
-            for membership, result in ((_membership_of(each), result) for each, result in direct)
-            if result == len(batch) and membership.member.window is None
-        }
-        for live in self._active.get(stream, {}).values():
-            if live.key not in finished:
-                live.group.segments.keep()
+        groups = self.active[stream]
+        if len(direct) < len(groups):
+            sent = {_membership_of(subscriber).group.key for subscriber, _ in direct}
+            for key, live in groups.items():
+                if key not in sent:
+                    live.group.segments.keep()
+        for subscriber, result in direct:
+            membership = _membership_of(subscriber)
+            if result != size or membership.member.window is not None:
+                membership.group.group.segments.keep()
 
     def note_direct(
-        self, batch: bytes, count: int, direct: Sequence[tuple[Subscriber, int]]
-    ) -> None:
+        self,
+        stream: Stream,
+        size: int,
+        count: int,
+        direct: Sequence[tuple[Subscriber, int]],
+        has_gaps: bool,
+    ) -> bool:
         """Note what the sockets of members took of a batch that is in the ring, if it must be.
 
         Args:
-            batch: the records.
+            stream: the stream of the batch.
+            size: bytes of the batch.
             count: the number of records.
             direct: the members that the batch was sent to, with the results.
+            has_gaps: whether there may be gap records of producers in the batch.
+
+        Returns:
+            Whether all active groups of the stream have handed out the batch.
         """
+        is_handed_out = len(direct) == len(self.active.get(stream, ()))
         for subscriber, result in direct:
             membership = _membership_of(subscriber)
-            member, live = membership.member, membership.group
-            if result == len(batch) and (member.window is None or not may_be_reserved(batch)):
-                self._note_whole(subscriber, result, count)
+            if result == size and not (has_gaps and membership.member.window):
+                subscriber.bytes += size
+                membership.group.group.note_direct(membership.member, count)
+                self._serve_others(subscriber, membership)
                 continue
-            hand_out = live.group.take(member, direct=True)
+            live = membership.group
+            hand_out = live.group.take(membership.member, direct=True)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
             self._rest(live)
-
-    def _note_whole(self, subscriber: Subscriber, size: int, count: int) -> None:
-        """Note that a member got a whole batch directly."""
-        membership = _membership_of(subscriber)
-        subscriber.bytes += size
-        membership.group.group.note_direct(membership.member, count)
-        self._serve_others(subscriber, membership)
+            is_handed_out = False
+        return is_handed_out
 
     def serve(self, stream: Stream) -> None:
         """Hand out the records that were appended to the ring of a stream."""
-        for live in list(self._active.get(stream, {}).values()):
+        for live in list(self.active.get(stream, {}).values()):
             group = live.group
             if group.is_caught_up:
                 continue
-            for number in list(live.ready):
+            for number, subscriber in list(live.ready.items()):
                 if group.is_caught_up:
                     break
-                subscriber = live.ready.get(number)
-                if subscriber is None:
-                    continue
-                membership = _membership_of(subscriber)
-                hand_out = group.take(membership.member)
-                if hand_out is not None:
-                    self._send(live, subscriber, membership, hand_out)
+                if number in live.ready:
+                    membership = _membership_of(subscriber)
+                    takers = _takers(live, membership.member)
+                    hand_out = group.take(membership.member, takers=takers)
+                    if hand_out is not None:
+                        self._send(live, subscriber, membership, hand_out)
             self._settle(live)
             self.wake(live)
 
@@ -254,9 +250,10 @@ class GroupSender:
 
         If there is nothing, let the ring keep nothing.
         """
+        is_caught_up = live.group.is_caught_up
         for subscriber in live.ready.values():
             membership = _membership_of(subscriber)
-            more = live.group.has_work_for(membership.member)
+            more = not is_caught_up and live.group.has_work_for(membership.member)
             if more != membership.has_more:
                 self._set_more(subscriber, membership, more=more)
         self._rest(live)
@@ -278,10 +275,37 @@ class GroupSender:
             self.deactivate(live, live.group.segments.last.stream)
 
     def deactivate(self, live: LiveGroup, stream: Stream) -> None:
-        groups = self._active.get(stream, {})
+        groups = self.active.get(stream, {})
         groups.pop(live.key, None)
         if not groups:
-            self._active.pop(stream, None)
+            self.active.pop(stream, None)
+
+
+def _next_of(live: LiveGroup) -> tuple[Subscriber, Member, int]:
+    """Return the member that gets the next batch, and how many records can be sent to it directly.
+
+    The group must be active.
+    """
+    subscriber = next(iter(live.ready.values()))
+    member = _membership_of(subscriber).member
+    return subscriber, member, live.group.direct_room(member)
+
+
+def _may_divide(live: LiveGroup, member: Member) -> bool:
+    """Return whether `_takers` can be more than 1."""
+    return len(live.ready) > 1 and member.is_idle
+
+
+def _takers(live: LiveGroup, member: Member) -> int:
+    """Return the number of members among which a few records for a member are divided.
+
+    The members that have finished everything share them, because each record may take long. Under
+    load a member has unfinished records, and gets the next ones at once: one call for all of them
+    takes less processor time.
+    """
+    if not _may_divide(live, member):
+        return 1
+    return sum(_membership_of(each).member.is_idle for each in live.ready.values())
 
 
 def _membership_of(subscriber: Subscriber) -> Membership:
