@@ -7,7 +7,6 @@ Its pipeline writes each event to a file, so that lost events and duplicates can
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -19,7 +18,16 @@ from oslo_context.context import RequestContext
 from support.messaging import make_notifier, transport_to
 from support.relay import Relay, RunningRelay, running_relay
 from support.service_manager import managed_relay
-from support.telemetry import GROUP, notification, start_agent, wait_finished, wait_workers, workers
+from support.telemetry import (
+    GROUP,
+    notification,
+    start_agent,
+    wait_finished,
+    wait_workers,
+    wait_written,
+    workers,
+    written,
+)
 from support.waiting import wait_until
 
 WINDOW = 256
@@ -57,13 +65,11 @@ class Agent:
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events that the agent has written."""
-        return [json.loads(line) for line in self._events.read_text().splitlines()]
+        return written(self._events)
 
     def wait_written(self, number: int) -> None:
-        """Wait until the agent has written this many lines."""
-        wait_until(
-            lambda: self._events.exists() and len(self.numbers()) >= number, f"{number} events"
-        )
+        """Wait until the agent has written this many events."""
+        wait_written(self._events, number)
 
 
 def _instance(event: dict[str, Any]) -> int:

@@ -7,14 +7,12 @@ ceilometer-polling sends. It has two workers, and writes both to files.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from support.records import record
 from support.relay import RunningRelay
-from support.telemetry import start_agent, wait_finished, wait_workers
-from support.waiting import wait_until
+from support.telemetry import start_agent, wait_finished, wait_workers, wait_written, written
 
 NUMBERS = range(100)
 TOPICS = "notifications", "versioned_notifications"
@@ -73,18 +71,14 @@ def polled(number: int) -> bytes:
     return notification("telemetry.polling", number, {"samples": [sample]}, priority="SAMPLE")
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def events(directory: Path) -> list[str]:
     """Return the identifiers of the notifications of which there is an event, sorted."""
-    return sorted(each["message_id"] for each in lines(directory / "events"))
+    return sorted(each["message_id"] for each in written(directory / "events"))
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
     """Return the meter and the resource of each sample, sorted."""
-    return sorted((each["name"], each["resource_id"]) for each in lines(directory / "samples"))
+    return sorted((each["name"], each["resource_id"]) for each in written(directory / "samples"))
 
 
 def test_both_pipelines_and_topics_handle_all_once(relay: RunningRelay) -> None:
@@ -111,8 +105,8 @@ def test_both_pipelines_and_topics_handle_all_once(relay: RunningRelay) -> None:
             wait_workers(relay, f"topic:{topic}")
         for number in NUMBERS:
             producer.sendall(unversioned(number) + versioned(number) + polled(number))
-        wait_until(lambda: len(events(directory)) >= len(expected_events), "all events")
-        wait_until(lambda: len(samples(directory)) >= len(expected_samples), "all samples")
+        wait_written(directory / "events", len(expected_events))
+        wait_written(directory / "samples", len(expected_samples))
         wait_finished(relay)
         assert events(directory) == expected_events
         assert samples(directory) == expected_samples

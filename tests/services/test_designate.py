@@ -7,7 +7,6 @@ notification that it handles, by the handler that is made for tests.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -15,7 +14,15 @@ from pathlib import Path
 from support.records import record
 from support.relay import RunningRelay
 from support.services import program, running_service
-from support.telemetry import GROUP, WORKERS, start_agent, wait_finished, wait_workers
+from support.telemetry import (
+    GROUP,
+    WORKERS,
+    start_agent,
+    wait_finished,
+    wait_workers,
+    wait_written,
+    written,
+)
 from support.waiting import wait_until
 
 EVENTS = [f"compute.instance.{number:03}" for number in range(500)]
@@ -42,9 +49,9 @@ def handled(log: Path) -> list[str]:
     return sorted(re.findall(r"handler:fake: received notification - (\S+)", log.read_text()))
 
 
-def written(events: Path) -> list[str]:
+def event_types(events: Path) -> list[str]:
     """Return the types of the events that ceilometer's agent has written, sorted."""
-    return sorted(json.loads(line)["event_type"] for line in events.read_text().splitlines())
+    return sorted(each["event_type"] for each in written(events))
 
 
 def test_pool_and_other_consumer_each_get_all_once(relay: RunningRelay) -> None:
@@ -69,8 +76,8 @@ def test_pool_and_other_consumer_each_get_all_once(relay: RunningRelay) -> None:
             fields = {"message_id": f"{number:032x}", "timestamp": "2026-01-31 12:00:00.123456"}
             producer.sendall(record(event, publisher_id="compute.host-1", payload={}, **fields))
         wait_until(lambda: len(handled(log)) >= len(EVENTS), "designate-sink has handled all")
-        wait_until(lambda: events.exists() and len(written(events)) >= len(EVENTS), "all events")
+        wait_written(events, len(EVENTS))
         wait_finished(relay)
-        assert handled(log) == written(events) == EVENTS
+        assert handled(log) == event_types(events) == EVENTS
         assert sorted(each["group"] for each in relay.request("groups")) == ["sink", GROUP]
         assert not any(each["redelivered"] + each["dropped"] for each in relay.request("groups"))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from unittest import mock
 
 from hypothesis import settings
@@ -15,8 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from notif_relay import records
 from notif_relayd.fanout.chunk import CHUNK_OVERHEAD
+from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.group import Group
+from notif_relayd.fanout.groups.hand_out import HandOut
 from notif_relayd.fanout.groups.live_group import LiveGroup
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.membership import Membership, member_of
@@ -28,8 +29,13 @@ from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.saved_state import IntakeState
 from notif_relayd.records.filters import UNFILTERED, Filter, View
+from notif_relayd.records.selector import Selector
+from support.group_reader import Reader, publish, record
 
 MAX_MEMBERS = 5
+
+KINDS = st.lists(st.sampled_from(["a", "b", "c", "gap"]), min_size=1, max_size=6)
+"""Event types of a batch."""
 
 SHARES = st.one_of(st.just(1.0), st.floats(0, 1))
 """What a socket takes of what is sent to it."""
@@ -41,67 +47,6 @@ VIEWS = [
     View(Filter.parse({"event_type": ["a", "b"]})),
     View(Filter.parse({"event_type": ["c"]})),
 ]
-
-
-def record(number: int, event_type: str) -> bytes:
-    """Return a notification with a number; a gap record for the event type "gap"."""
-    if event_type == "gap":
-        return records.gap(number, "producer_congested")
-    return b'{"event_type": "%s", "priority": "INFO", "payload": %d}\n' % (
-        event_type.encode(),
-        number,
-    )
-
-
-def publish(stream: Stream, batch: list[tuple[bytes, str]]) -> None:
-    """Append to a stream the records that belong to it."""
-    some = [
-        data
-        for data, event_type in batch
-        if any(
-            view((records.GAP if event_type == "gap" else event_type, "INFO", ""))
-            for view in stream.views
-        )
-    ]
-    if not stream.ring.places:
-        stream.ring.skip(len(some))
-    elif some:
-        stream.ring.append(b"".join(some), len(some))
-
-
-@dataclass
-class Reader:
-    """A member, and what its socket took."""
-
-    member: Member
-    wire: bytes = b""
-    owed: bytes = b""
-    """Bytes that must be sent to it next."""
-    seen: int = 0
-    """Lines of the wire that were checked."""
-    announced: int = 0
-    """Records that the last marker announces and that were not received yet."""
-    got: list[int] = field(default_factory=list)
-    """Numbers of the notifications that it received."""
-    last: int = -1
-    """Number of the last notification that was not redelivered."""
-
-    @property
-    def unfinished(self) -> list[int]:
-        """Numbers of the notifications that it has not finished."""
-        return [] if self.member.window is None else self.got[self.member.finished :]
-
-    @property
-    def begun(self) -> set[int]:
-        """Number of the notification that it may have received in part, if any."""
-        lines = self.owed.splitlines()
-        if not lines:
-            return set()
-        content = json.loads(self.wire.rpartition(b"\n")[2] + lines[0])
-        payload = content["payload"]
-        if content["event_type"] == records.GAP and payload["reason"] == "producer_congested":
-            return {payload["dropped"]}
-        return {payload} if isinstance(payload, int) else set()
 
 
 @settings(max_examples=200, stateful_step_count=60, deadline=None)
@@ -145,7 +90,7 @@ class Groups(RuleBasedStateMachine):
         self.readers: dict[int, Reader] = {}
         self.next_id = 1
         self.view = view
-        self.group = Group(self.max_deliveries, self.on_undeliverable)
+        self.group = Group(self.max_deliveries, self.on_undeliverable, Selector())
         self.group.segments.follow(self.stream_of(frozenset([view])))
         self.add(view, window)
 
@@ -173,15 +118,54 @@ class Groups(RuleBasedStateMachine):
         self.readers[self.next_id] = Reader(member)
         self.next_id += 1
 
-    @rule(kinds=st.lists(st.sampled_from(["a", "b", "c", "gap"]), min_size=1, max_size=6))
+    @rule(kinds=KINDS)
     def publish(self, kinds: list[str]) -> None:
+        self.append(kinds)
+
+    def append(self, kinds: list[str]) -> Batch:
+        """Publish a batch; return the part that the group reads."""
         batch = []
         for kind in kinds:
             number = len(self.kinds)
             self.kinds[number] = kind
             batch.append((record(number, kind), kind))
-        for stream in self.streams.values():
-            publish(stream, batch)
+        parts = {stream: publish(stream, batch) for stream in self.streams.values()}
+        return parts[self.group.segments.last.stream]
+
+    @rule(kinds=KINDS, absent=st.sets(st.integers(1, 20)), share=SHARES)
+    def divide(self, kinds: list[str], absent: set[int], share: float) -> None:
+        """Publish a batch and divide it among the members that are not absent."""
+        batch = self.append(kinds)
+        ready = {
+            reader.member: reader
+            for number, reader in self.readers.items()
+            if number not in absent and reader.member.room > 0
+        }
+        if len(batch):
+            for member, hand_out in self.group.divide(ready, batch):
+                self.send(ready[member], hand_out, share)
+
+    @rule(kinds=KINDS, index=st.integers(0, 4), share=SHARES)
+    def send_direct(self, kinds: list[str], index: int, share: float) -> None:
+        """Publish a batch and send it to one member directly, if it can get all of it."""
+        reader = self.reader_of(index)
+        was_read = self.group.has_read_all
+        batch = self.append(kinds)
+        if not len(batch) or not was_read:
+            return
+        segment = self.group.segments.first
+        with mock.patch.object(segment.ring, "next_seq", segment.next_seq):
+            if self.group.direct_room(reader.member, batch) < len(batch):
+                return
+        if share == 1.0 and "gap" not in kinds:
+            self.group.note_direct(reader.member, len(batch))
+            reader.wire += batch.data
+            self.read(reader)
+        else:
+            hand_out = self.group.take(reader.member, direct=True)
+            assert hand_out is not None
+            assert b"".join(hand_out.data) == batch.data
+            self.send(reader, hand_out, share)
 
     @rule(
         view=st.sampled_from(VIEWS), window=st.one_of(st.none(), st.integers(1, 5), st.just(65536))
@@ -243,13 +227,18 @@ class Groups(RuleBasedStateMachine):
             hand_out = self.group.take(reader.member)
             if hand_out is None:
                 return
-            data = b"".join((hand_out.head, *hand_out.data))
-            size = int(len(data) * share)
-            if size and hand_out.head and hand_out.runs:
-                self.redelivered += sum(each.length for each in hand_out.runs)
-            reader.wire += data[:size]
-            reader.owed = self.group.note_sent(reader.member, hand_out, size)
-            assert data[size:].startswith(reader.owed)
+            self.send(reader, hand_out, share)
+        self.read(reader)
+
+    def send(self, reader: Reader, hand_out: HandOut, share: float) -> None:
+        """Send a hand-out to a member, whose socket takes a share of it."""
+        data = b"".join((hand_out.head, *hand_out.data))
+        size = int(len(data) * share)
+        if size and hand_out.head and hand_out.runs:
+            self.redelivered += sum(each.length for each in hand_out.runs)
+        reader.wire += data[:size]
+        reader.owed = self.group.note_sent(reader.member, hand_out, size)
+        assert data[size:].startswith(reader.owed)
         self.read(reader)
 
     @rule(index=st.integers(0, 4), count=st.integers(0, 8))
@@ -298,7 +287,7 @@ class Groups(RuleBasedStateMachine):
         for stream, each in zip(streams, saved.streams, strict=True):
             stream.ring.restore(each.next_seq)
         self.store.restore([(streams[c.stream].ring, c.data, c.count) for c in saved.chunks])
-        self.group = Group(self.max_deliveries, self.on_undeliverable)
+        self.group = Group(self.max_deliveries, self.on_undeliverable, Selector())
         self.group.restore(saved.groups[0], dict(enumerate(streams)))
         self.streams = {stream.views: stream for stream in streams}
         for (number, reader), member in zip(self.readers.items(), saved.absent, strict=True):

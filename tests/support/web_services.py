@@ -143,5 +143,7 @@ def logged(log: Path) -> list[bytes]:
     """Return the notifications that `driver = log` has written, each with its line end."""
     lines = log.read_bytes().splitlines(keepends=True)
     return [
-        line.partition(b" ")[2] for line in lines if line.startswith(b"oslo.messaging.notification")
+        line.partition(b" ")[2]
+        for line in lines
+        if line.startswith(b"oslo.messaging.notification") and line.endswith(b"\n")
     ]

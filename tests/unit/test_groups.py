@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from notif_relayd.records.filters import UNFILTERED, View
 from support.group_machine import VIEWS, Groups
 
@@ -120,6 +122,27 @@ def test_records_that_no_member_wants_any_more_are_skipped() -> None:
             groups.leave(0, completing=False)
     assert groups.group.lag == 0
     groups.teardown()
+
+
+def test_a_batch_for_several_filters_is_divided_without_decoding() -> None:
+    groups = started(VIEWS[1])
+    groups.join(VIEWS[2], 9)
+    groups.join(VIEWS[4], 1)
+    with mock.patch("notif_relayd.fanout.groups.hand_out.routing_keys_of", None):
+        groups.divide(["a", "b", "gap", "c", "c", "b"], set(), 1.0)
+        groups.send_direct(["b"], 1, 1.0)
+        groups.send_direct(["a"], 0, 1.0)
+    assert [reader.got for reader in groups.readers.values()] == [[0, 7], [1, 5, 6], [3]]
+    assert groups.group.lag == 1
+    groups.teardown()
+
+
+def test_rest_of_a_long_batch_that_was_sent_directly_goes_to_others() -> None:
+    groups = started(VIEWS[3])
+    groups.join(VIEWS[2], None)
+    groups.send_direct(["b"] * 300, 1, 0.9)
+    groups.teardown()
+    assert sorted(groups.readers[1].got + groups.readers[2].got) == [*range(300)]
 
 
 def test_ring_keeps_unfinished_records() -> None:

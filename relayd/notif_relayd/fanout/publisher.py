@@ -18,6 +18,7 @@ from notif_relay.records import EVENT_TYPE_PREFIX
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.context import Context
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
+from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.groups import Groups
 from notif_relayd.fanout.loss_log import LossLog
 from notif_relayd.fanout.shared_pages import SharedPages
@@ -112,6 +113,7 @@ class Publisher:
         if not self._subscribers and not self._groups:
             self.discarded += len(routing_keys)
             return 0.0
+        before = self._streams.seconds
         # The fast path sends no gap records.
         has_gaps = (
             bool(self._members.active)
@@ -120,33 +122,32 @@ class Publisher:
         )
         unfiltered = self._streams.unfiltered
         if unfiltered is not None:
+            whole = Batch(batch, routing_keys)
             if results:
                 plain = len(unfiltered.current)
                 outcome = note_sends(len(batch), recipients[:plain], results[:plain])
                 members = zip(recipients[plain:], results[plain:], strict=True)
                 sent = [(each, result) for each, result in members if result is not None]
-                self._finish(unfiltered, batch, len(routing_keys), outcome, sent, has_gaps)
+                self._finish(unfiltered, whole, outcome, sent, has_gaps)
             else:
-                self._send(unfiltered, batch, len(routing_keys), has_gaps)
-        before = self._streams.seconds
+                self._send(unfiltered, whole, has_gaps)
         lines: list[bytes] = []
         for stream, places in self._streams.select(routing_keys):
             lines = lines or list(split(batch))
-            some = [lines[place] for place in places]
-            self._send(stream, b"".join(some), len(some), has_gaps)
+            some = b"".join([lines[place] for place in places])
+            self._send(stream, Batch(some, [routing_keys[place] for place in places]), has_gaps)
         return self._streams.seconds - before
 
-    def _send(self, stream: Stream, batch: bytes, count: int, has_gaps: bool) -> None:
-        """Send `count` records to the current subscribers of a stream."""
-        send = self._pages.sender(batch, len(stream.current))
-        outcome = send_batch(len(batch), stream.current.values(), send)
-        self._finish(stream, batch, count, outcome, [], has_gaps)
+    def _send(self, stream: Stream, batch: Batch, has_gaps: bool) -> None:
+        """Send a batch to the current subscribers of a stream."""
+        send = self._pages.sender(batch.data, len(stream.current))
+        outcome = send_batch(len(batch.data), stream.current.values(), send)
+        self._finish(stream, batch, outcome, [], has_gaps)
 
     def _finish(
         self,
         stream: Stream,
-        batch: bytes,
-        count: int,
+        batch: Batch,
         outcome: Outcome,
         sent: Sequence[tuple[Subscriber, int]],
         has_gaps: bool,
@@ -156,19 +157,19 @@ class Publisher:
         Args:
             stream: the stream of the batch.
             batch: the records.
-            count: the number of records.
             outcome: the current subscribers whose sockets did not take the whole batch.
             sent: the members of groups that the batch was sent to, with the results.
             has_gaps: whether there may be gap records of producers in the batch.
         """
         late, failed = outcome
+        size, count = len(batch.data), len(batch)
         grouped = stream in self._members.active
         direct: Sequence[tuple[Subscriber, int]] = ()
         if grouped:
-            direct = self._members.send_direct(stream, batch, count, sent)
-            self._members.keep(stream, len(batch), direct)
+            direct = self._members.send_direct(stream, batch, sent)
+            self._members.keep(stream, size, direct)
         if late or stream.ring.places:
-            stream.ring.append(batch, count)
+            stream.ring.append(batch.data, count)
             self._losses.update()
         else:
             stream.ring.skip(count)
@@ -177,8 +178,8 @@ class Publisher:
             self._loop.change(subscriber.socket.fileno(), subscriber.events)
         for subscriber in failed:
             self._disconnect(subscriber)
-        if grouped and not self._members.note_direct(stream, len(batch), count, direct, has_gaps):
-            self._members.serve(stream)
+        if grouped and not self._members.note_direct(stream, size, count, direct, has_gaps):
+            self._members.serve(stream, batch)
         if self._streams.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()
 

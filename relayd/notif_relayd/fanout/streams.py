@@ -29,7 +29,8 @@ class Streams:
         self.store = store
         """Where the rings of the streams are charged."""
         self._by_views: dict[frozenset[View], Stream] = {}
-        self._selector: Selector[Stream] = Selector(thread_time)
+        self.selector: Selector[Stream] = Selector(thread_time)
+        """Tells which views contain a record."""
         self._filtered = 0
         """Number of streams other than the unfiltered one."""
 
@@ -39,8 +40,8 @@ class Streams:
 
     @property
     def seconds(self) -> float:
-        """Processor time, in seconds, that `select` took for values that it has not remembered."""
-        return self._selector.seconds if self._filtered else 0.0
+        """Processor time, in seconds, for values that the selector has not remembered."""
+        return self.selector.seconds
 
     def select(self, routing_keys: Sequence[RoutingKey]) -> Iterator[tuple[Stream, list[int]]]:
         """Yield the filtered streams that any of these records is in, and its indexes.
@@ -48,7 +49,7 @@ class Streams:
         A stream that ends during the iteration, because its last member leaves, is omitted.
         """
         if self._filtered:
-            for stream, places in self._selector.select(routing_keys).items():
+            for stream, places in self.selector.select(routing_keys).items():
                 if not stream.ended:
                     yield stream, places
 
@@ -65,7 +66,7 @@ class Streams:
                 self.unfiltered = stream
             else:
                 for view in wanted:
-                    self._selector.add(view, stream)
+                    self.selector.add(view, stream)
                 self._filtered += 1
         return stream
 
@@ -94,5 +95,5 @@ class Streams:
             self.unfiltered = None
         else:
             for view in stream.views:
-                self._selector.remove(view, stream)
+                self.selector.remove(view, stream)
             self._filtered -= 1

@@ -241,12 +241,6 @@ class View:
         return self.requested is None and self.allowed is None
 
     @property
-    def patterns(self) -> int:
-        """Number of patterns that a record is compared with at most."""
-        filters = (self.requested, *(self.allowed or ()))
-        return sum(len(globs) for each in filters if each for _, globs in each.patterns)
-
-    @property
     def notice(self) -> str:
         """A sentence for the subscriber if the access rules leave nothing to read, else empty."""
         if self.allowed is None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat, takewhile
 from sys import getsizeof
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from notif_relay.records import GAP
 from notif_relayd.records.filters import KEYS, MAX_COMPARED, Filter, View, comparable, shortened
@@ -79,6 +79,8 @@ class _Slots(dict[Filter, _Slot]):
 
     def __init__(self) -> None:
         self.additions = 0
+        self.seconds = 0.0
+        """Processor time, in seconds, for values that were not remembered."""
         self._free: list[int] = []
 
     def assign(self, wanted: Filter) -> _Slot:
@@ -115,8 +117,6 @@ class _Field(dict[str, int]):
         self._additions = slots.additions
         """Number of additions for which the entries of the dictionary are valid."""
         self._size = 0
-        self.seconds = 0.0
-        """Processor time, in seconds, for values that were not remembered."""
 
     def add(self, wanted: Filter, bit: int) -> None:
         """Add a filter."""
@@ -143,7 +143,7 @@ class _Field(dict[str, int]):
         self._size += _value_size(value, passed)
         if self._size > MAX_REMEMBERED_SIZE:
             self._evict()
-        self.seconds += self._thread_time() - before
+        self._slots.seconds += self._thread_time() - before
         return passed
 
     def _completed(self, text: str, passed: int, additions: int) -> int:
@@ -246,6 +246,22 @@ def _numbers(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
+class Mask(NamedTuple):
+    """The bits of a view. The set of filters that a record passes decides whether it is in it."""
+
+    requested: int
+    """A bit of these must be set; 0 if the view has all records that may be read."""
+    allowed: int
+    """A bit of these must be set; 0 if all records may be read."""
+
+    def contains(self, passed: int) -> bool:
+        """Return whether the view contains a record that passes these filters."""
+        return bool(
+            (not self.requested or passed & self.requested)
+            and (not self.allowed or passed & self.allowed)
+        )
+
+
 class Selector(Generic[T]):
     """Finds the views that contain a record, and returns the targets of these views.
 
@@ -262,7 +278,7 @@ class Selector(Generic[T]):
     @property
     def seconds(self) -> float:
         """Processor time, in seconds, for values that were not remembered."""
-        return sum(field.seconds for field in self._fields)
+        return self._slots.seconds
 
     def add(self, view: View, target: T) -> None:
         """Select `target` for the records of this view, in addition to those of its other views."""
@@ -279,17 +295,34 @@ class Selector(Generic[T]):
         for each in _filters(view):
             self._release(each)
 
+    def acquire(self, view: View) -> Mask:
+        """Return the bits of a view, which stay valid until `release` is called."""
+        requested, allowed = view.requested, view.allowed
+        return Mask(
+            0 if requested is None else self._acquire(requested) | GAP_BIT,
+            0 if allowed is None else sum(map(self._acquire, allowed)) | GAP_BIT,
+        )
+
+    def release(self, view: View) -> None:
+        """Release the bits of a view that `acquire` has returned."""
+        for each in _filters(view):
+            self._release(each)
+
+    def passed(self, routing_key: RoutingKey) -> int:
+        """Return the bits of the filters that a record passes."""
+        event_types, priorities, publishers = self._fields
+        event_type, priority, publisher = routing_key
+        return event_types[event_type] & priorities[priority] & publishers[publisher]
+
     def select(self, routing_keys: Sequence[RoutingKey]) -> dict[T, list[int]]:
         """Return the targets for a batch, each with the indexes of its records in the batch.
 
         A target without records is not in the result. Targets may share a list of indexes.
         """
-        event_types, priorities, publishers = self._fields
         targets = self._targets
         if len(routing_keys) == 1:
             # On a quiet host most batches have one record. This branch takes half of the time.
-            [(event_type, priority, publisher)] = routing_keys
-            passed = event_types[event_type] & priorities[priority] & publishers[publisher]
+            passed = self.passed(routing_keys[0])
             return {target: [0] for target in targets[passed]} if passed else {}
         indexes_by_passed: defaultdict[int, list[int]] = defaultdict(list)
         for index, passed in enumerate(self._passed(routing_keys)):

@@ -16,24 +16,24 @@ anything is appended to a ring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
+from notif_relayd.fanout.groups.division import Batch, Division
 from notif_relayd.fanout.groups.hand_out import Draft, HandOut, share
+from notif_relayd.fanout.groups.ledger import Ledger
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
-from notif_relayd.fanout.groups.segment import Segments
-from notif_relayd.fanout.groups.waiting import Waiting
 from notif_relayd.fanout.ring import Ring
-from notif_relayd.fanout.saved_state import GroupState
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
+from notif_relayd.records.selector import Mask, Selector
 
 MAX_WAITING = 65536
 """Maximum number of records that wait only because the members that want them have no room."""
 
 
-class Group:
+class Group(Ledger):
     """Members, their common position, and the records that they have not finished.
 
     A new group reads no stream: `segments.follow` or `restore` must be called next.
@@ -41,64 +41,21 @@ class Group:
     Args:
         max_deliveries: number of members that may get a record.
         on_undeliverable: called with records that are not handed out again, and their number.
+        selector: tells which filters a record passes.
     """
 
     def __init__(
-        self, max_deliveries: int, on_undeliverable: Callable[[Iterator[bytes], int], None]
+        self,
+        max_deliveries: int,
+        on_undeliverable: Callable[[Iterator[bytes], int], None],
+        selector: Selector[Stream],
     ) -> None:
-        self.members: dict[int, Member] = {}
-        """By the number of the member."""
-        self.redelivered = 0
-        """Number of times that a record was handed out again."""
+        super().__init__()
         self.max_deliveries = max_deliveries
         self._on_undeliverable = on_undeliverable
-        self.segments = Segments(self._oldest, self._is_finished)
-        """What the group reads."""
-        self._waiting = Waiting([])
-        self._dropped = 0
-        """Number of records that were found to be missing, or are not handed out again."""
-        self._lost = 0
-        """Number of records that are missing in the ring and were not announced yet."""
-        self._undeliverable = 0
-        """Number of records that are not handed out again and were not announced yet."""
-
-    def save(
-        self,
-        uid: int,
-        name: str,
-        held_until: float | None,
-        streams: Mapping[Stream, int],
-        since: str,
-    ) -> GroupState:
-        """Return the state without the members, as `GroupState` describes it.
-
-        Args:
-            streams: the index of each stream in the saved state.
-        """
-        return GroupState(
-            uid,
-            name,
-            self.segments.save(streams),
-            self._waiting.runs,
-            self._lost,
-            self._undeliverable,
-            self._dropped,
-            self.redelivered,
-            held_until,
-            since,
-        )
-
-    def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
-        """Take a saved state, which `handover.state` has checked.
-
-        Args:
-            saved: what `save` returned.
-            streams: the streams by their index in the saved state.
-        """
-        self.segments.restore(saved.segments, streams)
-        self._waiting = Waiting(saved.waiting)
-        self._lost, self._undeliverable = saved.lost, saved.undeliverable
-        self._dropped, self.redelivered = saved.dropped, saved.redelivered
+        self._selector = selector
+        self._masks: set[Mask] = set()
+        """The bits of the views of the members."""
 
     @property
     def views(self) -> frozenset[View]:
@@ -108,6 +65,8 @@ class Group:
     def join(self, number: int, member: Member) -> None:
         """Add a member; the caller has called `segments.follow` if its view requires that."""
         self.members[number] = member
+        member.mask = self._selector.acquire(member.view)
+        self._masks.add(member.mask)
 
     def leave(self, number: int) -> None:
         """Remove a member; its unfinished records wait for the others.
@@ -118,16 +77,14 @@ class Group:
             number: the number of the member.
         """
         member = self.members.pop(number)
+        self._selector.release(member.view)
+        self._masks = {each.mask for each in self.members.values()}
         begun, untouched = split(member.unsent, int(member.has_begun))
         attempted = (run._replace(gaps=False) for run in (*member.unfinished, *begun))
         self._set_aside(each for run in attempted for each in self._after_attempt(run))
         self._note_missing(member.missing)
         self._give_back(untouched)
         self._skip_unwanted()
-
-    def drop_waiting(self, runs: int) -> None:
-        """Give up the oldest waiting records."""
-        self.note_lost(self._waiting.remove_oldest(runs))
 
     def rest(self) -> None:
         """Do not let the ring keep records, if there are none that the group has not finished.
@@ -139,42 +96,6 @@ class Group:
             each.unfinished or each.unsent for each in self.members.values()
         ):
             self.segments.release()
-
-    # Figures
-
-    @property
-    def is_caught_up(self) -> bool:
-        """Whether there is nothing to hand out to any member."""
-        if self._waiting.runs or self._lost or self._undeliverable:
-            return False
-        return self.segments.at_end
-
-    @property
-    def waiting_runs(self) -> int:
-        """Number of separate runs of records that wait."""
-        return len(self._waiting)
-
-    @property
-    def lag(self) -> int:
-        """Number of records in the rings that are still to be handed out."""
-        return self.segments.lag + self._waiting.count - self._lost_waiting
-
-    @property
-    def dropped(self) -> int:
-        """Number of records that no member will get, announced or not."""
-        return self._dropped + sum(each.lost for each in self.segments) + self._lost_waiting
-
-    @property
-    def _lost_waiting(self) -> int:
-        """Number of waiting records that were evicted."""
-        return sum(
-            self._waiting.count_before((each.number, each.ring.first_seq)) for each in self.segments
-        )
-
-    @property
-    def unfinished(self) -> int:
-        """Number of records that members have and have not finished."""
-        return sum(each.unfinished_count for each in self.members.values())
 
     def has_work_for(self, member: Member) -> bool:
         """Return whether there may be something to hand out to a member."""
@@ -188,15 +109,24 @@ class Group:
 
     # Handing out
 
-    def direct_room(self, member: Member) -> int:
+    def direct_room(self, member: Member, batch: Batch | None = None) -> int:
         """Return how many records of the next batch of the stream can be sent to a member directly.
 
         If any are sent, either `note_direct` or `take` must be called when they are in the ring.
+
+        Args:
+            member: the member.
+            batch: the batch, if it is known.
         """
-        if not self.is_caught_up:
+        if not self.has_read_all:
+            return 0
+        if self._waiting.runs and self._first_waiting(member) < len(self._waiting):
             return 0
         if not member.view.is_unfiltered and self.segments.last.stream.views != {member.view}:
-            return 0
+            if batch is None:
+                return 0
+            if not all(map(member.mask.contains, batch.passed(self._selector))):
+                return 0
         return member.room
 
     def note_direct(self, member: Member, count: int) -> None:
@@ -223,14 +153,14 @@ class Group:
             return None
         if self._lost or self._undeliverable:
             return self._take_gap()
-        draft = Draft(member, self.views)
+        draft = Draft(member, self._masks, self._selector)
         if not direct:
             count = sum(each.end - each.next_seq for each in self.segments) + self._waiting.count
             draft.room = min(draft.room, share(takers, count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
         if not (waits or draft.attempts or self._lost):
-            self._take_next(member, draft)
+            self._take_next(member, draft, direct=direct)
         if not draft.runs:
             return self._take_gap() if self._lost else None
         if not draft.attempts:
@@ -238,6 +168,39 @@ class Group:
         count = sum(each.length for each in draft.runs)
         self.redelivered += count
         return HandOut(records.redelivered(count), draft.data, draft.runs)
+
+    def divide(self, members: Iterable[Member], batch: Batch) -> list[tuple[Member, HandOut]]:
+        """Assign the records of a batch, which the ring has just taken, to some members.
+
+        Nothing is assigned if there are older records to hand out. `note_sent` must be called for
+        each member that gets something and is still in the group.
+
+        Args:
+            members: the members that may get records.
+            batch: the batch.
+        """
+        segment = self.segments.first
+        is_next = segment.next_seq == segment.ring.next_seq - len(batch)
+        if self._lost or self._undeliverable or segment.stop_seq is not None or not is_next:
+            return []
+        candidates = []
+        for member in members:
+            if self._first_waiting(member) == len(self._waiting):
+                candidates.append(member)
+            elif not self._is_blocked(member):
+                return []
+        first = Run(segment.number, segment.next_seq, 1)
+        passed = batch.passed(self._selector)
+        division = Division(first, passed, candidates, self._masks)
+        segment.next_seq += len(batch)
+        if division.waiting:
+            self._set_aside(division.waiting)
+            waiting = division.waiting_passed
+            for member in candidates:
+                if not any(map(member.mask.contains, waiting)):
+                    member.examined = segment.number, segment.next_seq
+            self.note_lost(self._waiting.limit(MAX_WAITING))
+        return list(division.hand_outs(batch.data))
 
     def _take_gap(self) -> HandOut:
         """Return the next gap record that is due."""
@@ -261,6 +224,7 @@ class Group:
             none. If there are some, the caller calls `note_progress` when the socket took them.
         """
         head, data, runs = hand_out.head, hand_out.data, hand_out.runs
+        member.unsent = []
         if sent == len(head) + sum(map(len, data)):
             self._note_taken(member, runs)
             return b""
@@ -312,7 +276,7 @@ class Group:
 
     # Selecting records
 
-    def _take_next(self, member: Member, draft: Draft) -> None:
+    def _take_next(self, member: Member, draft: Draft, *, direct: bool) -> None:
         """Take records at the position; the member was offered all that wait."""
         for segment in self.segments:
             while not draft.full:
@@ -327,7 +291,8 @@ class Group:
                 chunk = segment.ring.find(segment.next_seq)
                 end = min(chunk.end, segment.end)
                 run = Run(segment.number, segment.next_seq, end - segment.next_seq)
-                kept, offered = draft.offer(chunk, run, segment.stream.views)
+                views = {member.view} if direct else segment.stream.views
+                kept, offered = draft.offer(chunk, run, views)
                 segment.next_seq += offered
                 self._set_aside(kept)
                 member.examined = segment.number, segment.next_seq
@@ -420,29 +385,6 @@ class Group:
         first = min(map(place_of, added))
         for each in self.members.values():
             each.examined = min(each.examined, first)
-
-    def _note_missing(self, missing: Missing) -> None:
-        """Note that records are to be announced again."""
-        self._lost += missing.lost
-        self._undeliverable += missing.undeliverable
-
-    def note_lost(self, count: int) -> None:
-        """Note that no member will get `count` records; they are to be announced."""
-        self._lost += count
-        self._dropped += count
-
-    def _oldest(self, number: int) -> int | None:
-        """Return the sequence number of the oldest record of a segment that is not finished."""
-        index = self._waiting.find((number, 0))
-        waiting = self._waiting.runs[index : index + 1]
-        taken = (run for each in self.members.values() for run in (*each.unfinished, *each.unsent))
-        return min((run.first for run in (*waiting, *taken) if run.segment == number), default=None)
-
-    def _is_finished(self, number: int) -> bool:
-        """Return whether no record that was read of a segment waits, or is unfinished."""
-        index = self._waiting.find((number, 0))
-        waits = any(run.segment == number for run in self._waiting.runs[index : index + 1])
-        return not waits and not any(each.has_some_of(number) for each in self.members.values())
 
 
 def _records_of(run: Run, ring: Ring) -> Iterator[bytes]:

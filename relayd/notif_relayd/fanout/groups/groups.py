@@ -219,7 +219,11 @@ class Groups:
         assert state is not None  # noqa: S101 - the caller has checked it
         key = state.uid, state.name
         # A member that has left needs only the name of the group.
-        live = LiveGroup(key, Group(1, _ignore), "") if state.left else self._groups[key]
+        live = (
+            LiveGroup(key, Group(1, _ignore, self._streams.selector), "")
+            if state.left
+            else self._groups[key]
+        )
         member = member_of(state)
         membership = Membership(
             live,
@@ -283,7 +287,11 @@ class Groups:
         return live
 
     def _add(self, key: GroupKey, since: str) -> LiveGroup:
-        group = Group(self.limits.max_deliveries, partial(self._note_undeliverable, key))
+        group = Group(
+            self.limits.max_deliveries,
+            partial(self._note_undeliverable, key),
+            self._streams.selector,
+        )
         live = LiveGroup(key, group, since)
         self._groups[key] = live
         self._by_user[key[0]] += 1

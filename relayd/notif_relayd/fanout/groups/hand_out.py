@@ -13,8 +13,10 @@ from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
 from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
 from notif_relayd.fanout.groups.run import Run, append, by_kind
+from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
+from notif_relayd.records.selector import Mask, Selector
 from notif_relayd.records.validator import RoutingKey, Validator
 
 _validate = Validator(sys.maxsize).validate
@@ -23,8 +25,11 @@ NO_VALUES = "", "", ""
 """The routing key of a record that is not valid."""
 
 MAX_EXAMINED = 128
-"""Records and patterns that are examined for one hand-out: about 2 ms if each record is in a chunk
-of its own."""
+"""Records that are examined for one hand-out: about 1 ms if each is in a chunk of its own."""
+
+MAX_SECONDS = 0.002
+"""Processor time, in seconds, for values that the selector has not remembered, after which no
+further record is examined for one hand-out."""
 
 MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
@@ -48,22 +53,23 @@ class Draft:
 
     Args:
         member: who gets it.
-        views: the views of all members of the group.
+        masks: the bits of the views of all members of the group.
+        selector: tells which filters a record passes.
     """
 
-    __slots__ = ("_decisions", "_member", "_views", "data", "examined", "room", "runs", "size")
+    __slots__ = ("_masks", "_member", "_selector", "data", "examined", "room", "runs", "size")
 
-    def __init__(self, member: Member, views: Collection[View]) -> None:
+    def __init__(self, member: Member, masks: Collection[Mask], selector: Selector[Stream]) -> None:
         self._member = member
-        self._views = views
+        self._masks = masks
+        self._selector = selector
         self.room = member.room
         """Number of records that may be added."""
         self.data: list[bytes | memoryview] = []
         self.runs: list[Run] = []
         self.size = 0
         self.examined = 0
-        """Number of records that were examined, and of the patterns that were tried for them."""
-        self._decisions: dict[RoutingKey, _Wanted] = {}
+        """Number of records that were examined."""
 
     @property
     def full(self) -> bool:
@@ -120,25 +126,21 @@ class Draft:
 
     def _decide(self, routing_keys: Iterable[RoutingKey]) -> Iterator[_Wanted]:
         """Yield what becomes of records, until enough of them were examined."""
+        selector = self._selector
+        until = selector.seconds + MAX_SECONDS
         for routing_key in routing_keys:
-            decision = self._decisions.get(routing_key)
-            if decision is None:
-                decision = self._decisions[routing_key] = self._wanted_by(routing_key)
+            passed = selector.passed(routing_key)
             self.examined += 1
-            yield decision
+            if selector.seconds > until:
+                self.examined = MAX_EXAMINED
+            if self._member.mask.contains(passed):
+                yield _Wanted.BY_MEMBER
+            elif any(each.contains(passed) for each in self._masks):
+                yield _Wanted.BY_OTHERS
+            else:
+                yield _Wanted.BY_NONE
             if self.examined >= MAX_EXAMINED:
                 return
-
-    def _wanted_by(self, routing_key: RoutingKey) -> _Wanted:
-        if self._tries(self._member.view, routing_key):
-            return _Wanted.BY_MEMBER
-        if any(self._tries(view, routing_key) for view in self._views):
-            return _Wanted.BY_OTHERS
-        return _Wanted.BY_NONE
-
-    def _tries(self, view: View, routing_key: RoutingKey) -> bool:
-        self.examined += view.patterns
-        return view(routing_key)
 
     def _add(self, chunk: Chunk, run: Run) -> None:
         """Add records of one chunk."""

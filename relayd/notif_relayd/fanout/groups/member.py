@@ -11,6 +11,7 @@ from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
+from notif_relayd.records.selector import Mask
 from notif_relayd.records.subscription_request import NOT_WINDOWED
 
 
@@ -57,6 +58,8 @@ class Member:
 
     unfinished_in: Counter[int] = field(init=False, default_factory=Counter)
     """Number of records in `unfinished`, by segment."""
+    mask: Mask = field(init=False)
+    """The bits of `view`, while it is in the group."""
 
     def __post_init__(self) -> None:
         for run in self.unfinished:

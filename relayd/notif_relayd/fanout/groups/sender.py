@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
+from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.hand_out import HandOut, share
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
 from notif_relayd.fanout.groups.member import Member
@@ -93,14 +94,13 @@ class GroupSender:
                 max_records.append(1 if _may_divide(live, member) else room)
 
     def send_direct(
-        self, stream: Stream, batch: bytes, count: int, sent: Sequence[tuple[Subscriber, int]]
+        self, stream: Stream, batch: Batch, sent: Sequence[tuple[Subscriber, int]]
     ) -> Sequence[tuple[Subscriber, int]]:
         """Send a batch to one member of each group that can get it as a whole.
 
         Args:
             stream: the stream of the batch.
             batch: the records.
-            count: the number of records.
             sent: the members that the batch was sent to before, with the results.
 
         Returns:
@@ -110,16 +110,16 @@ class GroupSender:
         groups = self.active[stream]
         if len(sent) == len(groups):
             return sent
-        results = list(sent)
+        results, count = list(sent), len(batch)
         served = {_membership_of(subscriber).group.key for subscriber, _ in sent}
         for key, live in groups.items():
             if key in served:
                 continue
-            subscriber, member, room = _next_of(live)
+            subscriber, member, room = _next_of(live, batch)
             if room < count or share(_takers(live, member), count) < count:
                 continue
             try:
-                result = subscriber.socket.send(batch)
+                result = subscriber.socket.send(batch.data)
             except OSError as error:
                 result = -(error.errno or errno.EIO)
             results.append((subscriber, result))
@@ -176,27 +176,45 @@ class GroupSender:
             hand_out = live.group.take(membership.member, direct=True)
             assert hand_out is not None  # noqa: S101 - the group was caught up and the batch is new
             self._note_sent(live, subscriber, membership, hand_out, result)
-            self._rest(live)
+            self.wake(live)
             is_handed_out = False
         return is_handed_out
 
-    def serve(self, stream: Stream) -> None:
-        """Hand out the records that were appended to the ring of a stream."""
+    def serve(self, stream: Stream, batch: Batch) -> None:
+        """Hand out the records that were appended to the ring of a stream.
+
+        Args:
+            stream: the stream.
+            batch: the last records that were appended.
+        """
         for live in list(self.active.get(stream, {}).values()):
-            group = live.group
-            if group.is_caught_up:
+            if live.group.has_read_all:
                 continue
-            for number, subscriber in list(live.ready.items()):
-                if group.is_caught_up:
-                    break
-                if number in live.ready:
-                    membership = _membership_of(subscriber)
-                    takers = _takers(live, membership.member)
-                    hand_out = group.take(membership.member, takers=takers)
-                    if hand_out is not None:
-                        self._send(live, subscriber, membership, hand_out)
+            by_member = {_membership_of(each).member: each for each in live.ready.values()}
+            hand_outs = live.group.divide(by_member, batch)
+            for member, hand_out in hand_outs:
+                membership = _membership_of(by_member[member])
+                if not membership.left:
+                    self._send(live, by_member[member], membership, hand_out)
+            if not live.group.segments.at_end:
+                self._serve_each(live)
+            elif not (hand_outs or live.group.is_caught_up):
+                self._settle(live)  # the batch waits: no ready member wants it
+                continue
             self._settle(live)
             self.wake(live)
+
+    def _serve_each(self, live: LiveGroup) -> None:
+        """Hand out records to one ready member after the other."""
+        for number, subscriber in list(live.ready.items()):
+            if live.group.is_caught_up:
+                break
+            if number in live.ready:
+                membership = _membership_of(subscriber)
+                takers = _takers(live, membership.member)
+                hand_out = live.group.take(membership.member, takers=takers)
+                if hand_out is not None:
+                    self._send(live, subscriber, membership, hand_out)
 
     def _send(
         self, live: LiveGroup, subscriber: Subscriber, membership: Membership, hand_out: HandOut
@@ -281,14 +299,22 @@ class GroupSender:
             self.active.pop(stream, None)
 
 
-def _next_of(live: LiveGroup) -> tuple[Subscriber, Member, int]:
+def _next_of(live: LiveGroup, batch: Batch | None = None) -> tuple[Subscriber, Member, int]:
     """Return the member that gets the next batch, and how many records can be sent to it directly.
 
     The group must be active.
+
+    Args:
+        live: the group.
+        batch: the batch, if it is known. If it is a single record, any ready member may get it.
     """
-    subscriber = next(iter(live.ready.values()))
-    member = _membership_of(subscriber).member
-    return subscriber, member, live.group.direct_room(member)
+    first = next(iter(live.ready.values()))
+    for subscriber in (first,) if batch is None or len(batch) > 1 else live.ready.values():
+        member = _membership_of(subscriber).member
+        room = live.group.direct_room(member, batch)
+        if room > 0:
+            return subscriber, member, room
+    return first, _membership_of(first).member, 0
 
 
 def _may_divide(live: LiveGroup, member: Member) -> bool:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a group has yet to hand out and what its members have: its state and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.segment import Segments
+from notif_relayd.fanout.groups.waiting import Waiting
+from notif_relayd.fanout.saved_state import GroupState
+from notif_relayd.fanout.subscriber import Stream
+
+
+class Ledger:
+    """The members of a group, its position, the records that wait, and those that are missing."""
+
+    def __init__(self) -> None:
+        self.members: dict[int, Member] = {}
+        """By the number of the member."""
+        self.redelivered = 0
+        """Number of times that a record was handed out again."""
+        self.segments = Segments(self._oldest, self._is_finished)
+        """What the group reads."""
+        self._waiting = Waiting([])
+        self._dropped = 0
+        """Number of records that were found to be missing, or are not handed out again."""
+        self._lost = 0
+        """Number of records that are missing in the ring and were not announced yet."""
+        self._undeliverable = 0
+        """Number of records that are not handed out again and were not announced yet."""
+
+    def save(
+        self,
+        uid: int,
+        name: str,
+        held_until: float | None,
+        streams: Mapping[Stream, int],
+        since: str,
+    ) -> GroupState:
+        """Return the state without the members, as `GroupState` describes it.
+
+        Args:
+            streams: the index of each stream in the saved state.
+        """
+        return GroupState(
+            uid,
+            name,
+            self.segments.save(streams),
+            self._waiting.runs,
+            self._lost,
+            self._undeliverable,
+            self._dropped,
+            self.redelivered,
+            held_until,
+            since,
+        )
+
+    def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
+        """Take a saved state, which `handover.state` has checked.
+
+        Args:
+            saved: what `save` returned.
+            streams: the streams by their index in the saved state.
+        """
+        self.segments.restore(saved.segments, streams)
+        self._waiting = Waiting(saved.waiting)
+        self._lost, self._undeliverable = saved.lost, saved.undeliverable
+        self._dropped, self.redelivered = saved.dropped, saved.redelivered
+
+    def drop_waiting(self, runs: int) -> None:
+        """Give up the oldest waiting records."""
+        self.note_lost(self._waiting.remove_oldest(runs))
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether there is nothing to hand out to any member."""
+        return self.has_read_all and not self._waiting.runs
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether there is nothing to hand out but records that wait."""
+        return not (self._lost or self._undeliverable) and self.segments.at_end
+
+    @property
+    def waiting_runs(self) -> int:
+        """Number of separate runs of records that wait."""
+        return len(self._waiting)
+
+    @property
+    def lag(self) -> int:
+        """Number of records in the rings that are still to be handed out."""
+        return self.segments.lag + self._waiting.count - self._lost_waiting
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that no member will get, announced or not."""
+        return self._dropped + sum(each.lost for each in self.segments) + self._lost_waiting
+
+    @property
+    def _lost_waiting(self) -> int:
+        """Number of waiting records that were evicted."""
+        return sum(
+            self._waiting.count_before((each.number, each.ring.first_seq)) for each in self.segments
+        )
+
+    @property
+    def unfinished(self) -> int:
+        """Number of records that members have and have not finished."""
+        return sum(each.unfinished_count for each in self.members.values())
+
+    def _note_missing(self, missing: Missing) -> None:
+        """Note that records are to be announced again."""
+        self._lost += missing.lost
+        self._undeliverable += missing.undeliverable
+
+    def note_lost(self, count: int) -> None:
+        """Note that no member will get `count` records; they are to be announced."""
+        self._lost += count
+        self._dropped += count
+
+    def _oldest(self, number: int) -> int | None:
+        """Return the sequence number of the oldest record of a segment that is not finished."""
+        index = self._waiting.find((number, 0))
+        waiting = self._waiting.runs[index : index + 1]
+        taken = (run for each in self.members.values() for run in (*each.unfinished, *each.unsent))
+        return min((run.first for run in (*waiting, *taken) if run.segment == number), default=None)
+
+    def _is_finished(self, number: int) -> bool:
+        """Return whether no record that was read of a segment waits, or is unfinished."""
+        index = self._waiting.find((number, 0))
+        waits = any(run.segment == number for run in self._waiting.runs[index : index + 1])
+        return not waits and not any(each.has_some_of(number) for each in self.members.values())
