@@ -28,13 +28,13 @@ def conf(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running_as_nobody(conf: Path, group: int) -> Iterator[None]:
+def running_as_nobody(conf: Path, group: int) -> Iterator[int]:
     """Run a process of nobody whose command line is that of a service in Python."""
     command = ["python3", "-c", "read line", f"--config-file={conf}"]
     with subprocess.Popen(
         command, executable="/bin/sh", stdin=subprocess.PIPE, user=65534, group=group
     ) as process:
-        yield
+        yield process.pid
         process.communicate()
 
 
@@ -50,10 +50,11 @@ def test_user_of_a_running_consumer_must_read(accessible_relay: RunningRelay, co
     group = other_group()
     for path in (accessible_relay.public, accessible_relay.ingest):
         shutil.chown(path, group=group)
-    with running_as_nobody(conf, 65534):
+    with running_as_nobody(conf, 65534) as pid:
         (found,) = examine_user(accessible_relay, conf, reads)
         assert (found.result, found.check) == ("failed", f"service {conf} user")
         assert found.advice.startswith(f"usermod -aG {group} {NOBODY}")
+        assert f"the user of process {pid} (" in found.finding
         assert [each.result for each in examine_user(accessible_relay, conf, both)] == [
             "failed"
         ] * 2
@@ -63,6 +64,17 @@ def test_user_of_a_running_consumer_must_read(accessible_relay: RunningRelay, co
     with running_as_nobody(conf, 1):
         (found,) = examine_user(accessible_relay, conf, reads)
         assert (found.result, found.advice) == ("failed", "restart the service")
+
+
+@needs_root
+def test_process_of_a_login_session_is_no_service(
+    accessible_relay: RunningRelay, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Use([os.fspath(accessible_relay.public)])
+    with running_as_nobody(conf, 65534):
+        monkeypatch.setattr(rights, "is_of_session", lambda _pid: True)
+        (found,) = examine_user(accessible_relay, conf, reads)
+    assert (found.result, found.advice) == ("skipped", "name its user with --user")
 
 
 @needs_root

@@ -57,6 +57,15 @@ def account_of(pid: int | str) -> Account:
     return Account(status["Name"], int(status["Uid"].split()[-1]), frozenset(map(int, groups)))
 
 
+def is_of_session(pid: int) -> bool:
+    """Return whether a process belongs to a login session of systemd, and not to a service.
+
+    Raises:
+        OSError: the process has ended.
+    """
+    return "/user.slice/" in read(f"/proc/{pid}/cgroup")
+
+
 def read(path: str, limit: int = MAX_FILE) -> str:
     """Return the text of a regular file.
 

@@ -18,11 +18,11 @@ from notif_relayctl.accounts import Account, account, group_name, this_process, 
 from notif_relayctl.doctor import library
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
-from notif_relayctl.doctor.processes import account_of, of_service
+from notif_relayctl.doctor.processes import account_of, is_of_session, of_service
 from notif_relayctl.doctor.service import Use
 
 MAX_PROCESSES = 3
-"""Processes that a finding names; a service can have hundreds."""
+"""Processes that a finding names, and that are examined; a service can have hundreds."""
 
 
 def examine(host: Host, user: str | None, needs: Sequence[str]) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def examine_service(
     needed = [(SUBSCRIBE, socket) for path, socket in public.items() if path in wanted]
     if use.sends:
         needed.append((PRODUCE, host.ingest))
-    running = {(each.uid, each.groups): each for each in _running(given)}
+    running = _running(given)
     if not running:
         named = [each for each in users if each is not None]
         if use.reads and not named:
@@ -83,10 +83,10 @@ def examine_service(
         elif use.reads:
             yield from _named(host, check, needed, named)
         return
-    for process in running.values():
+    for name, process in running.items():
         for right, socket in needed:
             found = _examine(host, _login(process), process, right, socket)
-            yield _for_service(found, check)
+            yield _for_service(found, check, name)
 
 
 def _named(
@@ -107,20 +107,32 @@ def _named(
             yield _for_service(each, check)
 
 
-def _for_service(found: Finding, check: str) -> Finding:
+def _for_service(found: Finding, check: str, process: str = "") -> Finding:
     """Return a finding about a permission that a service needs."""
     advice = "restart the service" if found.advice == "log in again" else found.advice
     result = FAILED if found.result == WARNING else found.result
-    return Finding(check, result, found.finding, advice)
+    # Any user can start a process that looks like one of the service.
+    of_process = f"; this is the user of process {process}" if process else ""
+    return Finding(check, result, f"{found.finding}{of_process}", advice)
 
 
-def _running(given: Sequence[str]) -> Iterator[Account]:
-    """Yield the users of the processes of a service; not that of an editor of its file."""
+def _running(given: Sequence[str]) -> dict[str, Account]:
+    """Return the different users of the processes of a service, each by one of its processes.
+
+    Processes of a login session are left out: the editor of the file, or a program that a user has
+    started so that the advice gives a permission to this user.
+    """
+    found: dict[tuple[int, frozenset[int]], tuple[str, Account]] = {}
     for pid, words in of_service(given):
         with contextlib.suppress(OSError):  # The process has ended.
-            if library.runs_python(pid, words):
-                process = account_of(pid)
-                yield replace(process, name=user_name(process.uid))
+            if not library.runs_python(pid, words) or is_of_session(pid):
+                continue
+            process = account_of(pid)
+            named = f"{pid} ({process.name})", replace(process, name=user_name(process.uid))
+            found.setdefault((process.uid, process.groups), named)
+            if len(found) == MAX_PROCESSES:
+                break
+    return dict(found.values())
 
 
 def _login(process: Account) -> Account:
