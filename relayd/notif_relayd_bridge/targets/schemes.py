@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the module of a target by the scheme of its URL.
+
+The client of a broker is imported only if the bridge uses it. Each is an extra of the distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.targets.target import Create, Options, Target
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the targets of one URL scheme are created."""
+
+    module: str
+    """Name of the module in this package."""
+    extra: str
+    """Extra of the distribution that installs the client."""
+    clients: tuple[str, ...]
+    """Import names of the packages that the extra installs."""
+
+    def options(self) -> list[tuple[str, list[cfg.Opt]]]:
+        """Return the sections and options of the target."""
+        return cast(Options, self._load("options"))()
+
+    def create(self, url: str, conf: cfg.ConfigOpts) -> Target:
+        """Return a target.
+
+        Raises:
+            StartError: the URL or an option is invalid, or the client is not installed.
+        """
+        try:
+            return cast(Create, self._load("create"))(url, conf)
+        except ModuleNotFoundError as error:
+            raise self._not_installed(error) from error
+
+    def _load(self, function: str) -> object:
+        try:
+            return getattr(import_module(f"{__package__}.{self.module}"), function)
+        except ModuleNotFoundError as error:
+            raise self._not_installed(error) from error
+
+    def _not_installed(self, error: ModuleNotFoundError) -> Exception:
+        if (error.name or "").partition(".")[0] not in self.clients:
+            return error
+        return StartError(
+            f"{error.name} is not installed: run \"pip install 'notif-relayd[{self.extra}]'\""
+        )
+
+
+SCHEMES = {
+    "rabbit": Scheme("rabbit", "rabbit", ("oslo_messaging",)),
+    "kafka": Scheme("kafka", "kafka", ("confluent_kafka",)),
+    "nats": Scheme("nats", "nats", ("nats",)),
+}
+"""The targets by the scheme of their URL."""
