@@ -33,6 +33,7 @@ PACKAGES = {
     "notif_relay": CHECKOUT / "handler",
     "notif_relayctl": CHECKOUT / "relayd",
     "notif_relayd": CHECKOUT / "relayd",
+    "notif_relayd_bridge": CHECKOUT / "relayd",
 }
 
 
@@ -87,6 +88,7 @@ def test_wheel_has_the_packages_and_nothing_else(wheel: Path) -> None:
         sources("notif_relay")
         | sources("notif_relayctl")
         | sources("notif_relayd")
+        | sources("notif_relayd_bridge")
         | {COMPILED}
         | {f"{INFO}/{name}" for name in metadata}
     )
