@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bridge: a process that carries notifications between this host's relay and a broker."""
+"""notif-relayd-bridge: carries notifications between the relay of a host and a message broker."""

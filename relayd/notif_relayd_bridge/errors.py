@@ -3,12 +3,13 @@
 
 
 class BridgeError(Exception):
-    """Base class of the bridge's exceptions."""
+    """The bridge cannot do what is configured; the message states what is wrong, where, and what
+    to do."""
 
 
 class StartError(BridgeError):
-    """The bridge cannot start; the message states what is wrong, where, and what to do."""
+    """The bridge cannot start."""
 
 
 class SpoolError(BridgeError):
-    """The spool cannot be read or written; the message contains the path and the reason."""
+    """The spool cannot be opened, read or written; the message contains its path and the reason."""
