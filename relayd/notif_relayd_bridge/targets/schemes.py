@@ -22,7 +22,7 @@ class Scheme:
     """How the targets of one URL scheme are created."""
 
     module: str
-    """Name of the module in this package."""
+    """Name of the module."""
     extra: str
     """Extra of the distribution that installs the client."""
     clients: tuple[str, ...]
@@ -45,7 +45,7 @@ class Scheme:
 
     def _load(self, function: str) -> object:
         try:
-            return getattr(import_module(f"{__package__}.{self.module}"), function)
+            return getattr(import_module(self.module), function)
         except ModuleNotFoundError as error:
             raise self._not_installed(error) from error
 
@@ -58,8 +58,8 @@ class Scheme:
 
 
 SCHEMES = {
-    "rabbit": Scheme("rabbit", "rabbit", ("oslo_messaging",)),
-    "kafka": Scheme("kafka", "kafka", ("confluent_kafka",)),
-    "nats": Scheme("nats", "nats", ("nats",)),
+    "rabbit": Scheme(f"{__package__}.rabbit", "rabbit", ("oslo_messaging",)),
+    "kafka": Scheme(f"{__package__}.kafka", "kafka", ("confluent_kafka",)),
+    "nats": Scheme(f"{__package__}.nats", "nats", ("nats",)),
 }
 """The targets by the scheme of their URL."""

@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides which notifications are sent, which are spooled, and when each is finished.
+
+A notification of the relay is finished, ``done()``, when the broker has confirmed it or the spool
+has committed it. A row of the spool is removed when the broker has confirmed it. Nothing else
+finishes a message, so each is delivered at least once, or counted in a gap record.
+
+The messages have one order: first the rows of the spool, then the notifications that wait in
+memory. Notifications bypass the spool only while all of its rows have been sent. They are spooled
+if the broker is not connected, or if one has waited for `SLOW_AFTER`. The notifications that are
+sent and unconfirmed at this moment are spooled as well, in front of those that wait: if the
+connection fails later, everything is sent again from the spool in its order.
+
+If the broker refuses a message, a gap record takes its place. The message is finished when the
+broker has confirmed this record.
+
+The pipeline knows no sockets, threads or brokers. Inputs only change its state. The caller calls
+`Pipeline.advance` after one or more inputs and at the time `Pipeline.deadline`; `advance` then
+sends, spools everything that has arrived meanwhile in one transaction, and removes rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from notif_relay import Gap, Notification, records
+from notif_relay.warning_limit import WarningLimit
+from notif_relayd.escaping import printable
+from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.marker import is_brought_in
+
+LOG = logging.getLogger(__name__)
+
+SLOW_AFTER = 2.0
+"""Maximum time, in seconds, that a notification waits in memory for a broker that is connected. A
+relay with the default ring and 4,000 notifications of 1 KiB per second loses none in this time."""
+
+MAX_UNCONFIRMED_BYTES = 8 * 1024 * 1024
+"""Maximum size of the unconfirmed messages; one message more may exceed it."""
+
+SPOOL_RETRY_INTERVAL = 5.0
+"""Interval, in seconds, between two attempts to use a spool that has failed."""
+
+PAGE = 32
+"""Maximum number of rows that are read from the spool at once. They are in memory, so at most 32
+MiB with the default max_record_size of the relay."""
+
+MAX_LOGGED = 200
+"""Maximum number of characters of an event type or a reason in the log."""
+
+_NOT_SPOOLED = 0
+_GAP = -1
+"""In place of a row: a gap record for refused messages."""
+
+_Sent = tuple[int, Notification]
+"""Row of the spool and message; `_NOT_SPOOLED` or `_GAP` instead of a row."""
+
+
+class Sender(Protocol):
+    """The part of a target that the pipeline uses."""
+
+    @property
+    def max_unconfirmed(self) -> int:
+        """Maximum number of unconfirmed messages."""
+
+    def send(self, notification: Notification) -> None:
+        """Send a message without waiting."""
+
+
+class Storage(Protocol):
+    """The part of the spool that the pipeline uses."""
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+
+    @property
+    def last(self) -> int:
+        """The number of the last row that was ever added; 0 if there was none."""
+
+    def add(self, records: Sequence[bytes], keep: int) -> None:
+        """Append rows, numbered from ``last`` + 1, in one transaction.
+
+        Args:
+            records: the rows.
+            keep: rows up to this one are sent and unconfirmed, and must not become part of a gap.
+
+        Raises:
+            SpoolError: nothing was added.
+        """
+
+    def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to ``limit`` rows after the row ``after``, in order.
+
+        Raises:
+            SpoolError: they cannot be read.
+        """
+
+    def remove_up_to(self, row: int) -> None:
+        """Remove all rows up to and including ``row``.
+
+        Raises:
+            SpoolError: nothing was removed.
+        """
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a pipeline has done since its start."""
+
+    confirmed: int = 0
+    """Messages that the broker has confirmed."""
+    repeated: int = 0
+    """Messages that were unconfirmed when the connection failed, and are sent again."""
+    refused: int = 0
+    """Messages that the broker has refused."""
+    skipped: int = 0
+    """Notifications that are not sent because a bridge has brought them in."""
+    spooled: int = 0
+    """Notifications that were committed to the spool."""
+
+
+class Pipeline:
+    """The messages between the relay and a broker.
+
+    Args:
+        target: sends the messages.
+        spool: may contain rows of a previous process.
+        clock: returns the time in seconds, which does not go back.
+    """
+
+    def __init__(self, target: Sender, spool: Storage, clock: Callable[[], float]) -> None:
+        self.counters = Counters()
+        self.released = 0
+        """Total size of the notifications of the relay that are finished, in bytes."""
+        self._target = target
+        self._spool = spool
+        self._clock = clock
+        self._connected = False
+        self._has_failed = False
+        """Whether the target has reported a failure since it was connected last."""
+        self._stopping = False
+        self._warning_limit = WarningLimit(clock)
+        self._waiting: deque[tuple[float, Notification]] = deque()
+        """Notifications of the relay that are neither sent nor spooled, with their arrival time."""
+        self._sent: deque[_Sent] = deque()
+        """Unconfirmed messages, in the order in which they were sent."""
+        self._sent_bytes = 0
+        self._page: deque[tuple[int, bytes]] = deque()
+        """Rows that were read from the spool and are not sent."""
+        self._cursor = 0 if spool.count else spool.last
+        """The last row that was read from the spool, or that was sent before it was spooled."""
+        self._answered_row = self._cursor
+        """The last row that the broker has confirmed or refused."""
+        self._removed_row = self._cursor
+        self._refused: deque[_Sent] = deque()
+        """Refused messages that no confirmed gap record counts, the oldest first."""
+        self._announced = 0
+        """Number of refused messages that the gap record in ``_sent`` counts."""
+        self._spool_retry_at: float | None = None
+        """Time of the next attempt to use the spool; None if it works."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the target is connected."""
+        return self._connected
+
+    @property
+    def failed(self) -> bool:
+        """Whether the target has failed and has not been connected since."""
+        return self._has_failed
+
+    @property
+    def unconfirmed(self) -> int:
+        """Number of unconfirmed messages."""
+        return len(self._sent)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, neither here nor in the spool."""
+        return not (self._waiting or self._sent or self._refused or self._spool.count)
+
+    @property
+    def deadline(self) -> float | None:
+        """The time for the next call of ``advance`` if there is no input before."""
+        if not self._waiting:
+            # Rows that were not removed would be sent again by the next process.
+            return self._spool_retry_at if self._removable_row > self._removed_row else None
+        slow_at = self._waiting[0][0] + SLOW_AFTER
+        if self._spool_retry_at is None:
+            return slow_at
+        return max(slow_at, self._spool_retry_at)
+
+    def receive(self, notifications: Iterable[Notification]) -> None:
+        """Take notifications from the relay."""
+        now = self._clock()
+        for notification in notifications:
+            if is_brought_in(notification.raw):
+                self.counters.skipped += 1
+                self._finish(notification)
+            else:
+                self._waiting.append((now, notification))
+
+    def connect(self) -> None:
+        """Note that the target is connected."""
+        LOG.info("connected to the broker")
+        self._connected = True
+        self._has_failed = False
+
+    def confirm(self, count: int) -> None:
+        """Note that the oldest unconfirmed messages are confirmed.
+
+        Args:
+            count: number of messages.
+        """
+        for _ in range(count):
+            row, notification = self._pop_sent()
+            if row == _NOT_SPOOLED:
+                self._finish(notification)
+            elif row == _GAP:
+                self._finish_announced()
+            else:
+                self._answered_row = row
+        self.counters.confirmed += count
+
+    def refuse(self, reason: str) -> None:
+        """Note that the broker refuses the oldest unconfirmed message.
+
+        Args:
+            reason: why, for the log.
+        """
+        row, notification = self._pop_sent()
+        self.counters.refused += 1
+        if self._warning_limit.allows():
+            LOG.warning(
+                "the broker has refused %d messages; the last one, %d bytes, event type %s: %s",
+                self.counters.refused,
+                len(notification.raw),
+                printable(notification.event_type[:MAX_LOGGED]),
+                printable(reason[:MAX_LOGGED]),
+            )
+        if row == _GAP:
+            self._finish_announced()  # A gap record in its place would be refused as well.
+            return
+        if row > 0:
+            self._answered_row = row
+        self._refused.append((row, notification))
+
+    def fail(self, reason: str) -> None:
+        """Note that the connection is lost; all unconfirmed messages will be sent again.
+
+        Args:
+            reason: why, for the log, which contains the first of several failures.
+        """
+        if not self._has_failed:
+            reason = printable(reason[:MAX_LOGGED])
+            LOG.warning("waiting for the broker, and spooling notifications: %s", reason)
+        self._connected = False
+        self._has_failed = True
+        self.counters.repeated += len(self._sent)
+        unfinished = [*self._refused, *self._sent]
+        self._sent.clear()
+        self._sent_bytes = 0
+        self._refused.clear()
+        self._announced = 0
+        now = self._clock()
+        again = [(now, each) for row, each in unfinished if row == _NOT_SPOOLED]
+        self._waiting.extendleft(reversed(again))
+        rows = [row for row, _ in unfinished if row > 0]
+        if rows:
+            self._answered_row = rows[0] - 1
+        self._page.clear()
+        self._cursor = self._answered_row
+
+    def stop(self) -> None:
+        """Send nothing from now on; the next ``advance`` spools what is not confirmed."""
+        self._stopping = True
+
+    def advance(self) -> None:
+        """Remove confirmed rows, send as much as possible, and spool what has to be spooled.
+
+        Raises:
+            SpoolError: the spool cannot be read.
+        """
+        self._remove_answered()
+        if self._stopping:
+            self._store()
+            return
+        if self._refused and not self._announced and self._has_room():
+            self._announce_refused()
+        if self._has_rows():
+            self._store()
+            self._send_rows()
+        if not self._has_rows():
+            self._send_waiting()
+            if self._waiting and self._is_slow():
+                self._store()
+
+    def _has_room(self) -> bool:
+        return (
+            self._connected
+            and len(self._sent) < self._target.max_unconfirmed
+            and self._sent_bytes < MAX_UNCONFIRMED_BYTES
+        )
+
+    def _has_rows(self) -> bool:
+        """Return whether there are rows that are not sent."""
+        return bool(self._page) or (self._cursor < self._spool.last and self._spool.count > 0)
+
+    def _is_slow(self) -> bool:
+        return self._has_failed or self._clock() >= self._waiting[0][0] + SLOW_AFTER
+
+    def _send(self, row: int, notification: Notification) -> None:
+        self._sent.append((row, notification))
+        self._sent_bytes += len(notification.raw)
+        self._target.send(notification)
+
+    def _pop_sent(self) -> _Sent:
+        sent = self._sent.popleft()
+        self._sent_bytes -= len(sent[1].raw)
+        return sent
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self._has_room():
+            self._send(_NOT_SPOOLED, self._waiting.popleft()[1])
+
+    def _send_rows(self) -> None:
+        while self._has_room() and self._has_rows():
+            if not self._page:
+                self._page.extend(self._spool.head(self._cursor, PAGE))
+                self._cursor = self._page[-1][0] if self._page else self._spool.last
+                continue
+            row, record = self._page.popleft()
+            self._send(row, Notification(record))
+
+    def _announce_refused(self) -> None:
+        self._announced = len(self._refused)
+        self._send(_GAP, Gap(records.gap(self._announced, "undeliverable")))
+
+    def _finish_announced(self) -> None:
+        for _ in range(self._announced):
+            row, notification = self._refused.popleft()
+            if row == _NOT_SPOOLED:
+                self._finish(notification)
+        self._announced = 0
+
+    def _finish(self, notification: Notification) -> None:
+        notification.done()
+        self.released += len(notification.raw)
+
+    @property
+    def _removable_row(self) -> int:
+        """The last row that is finished, as are all rows before it."""
+        return next((row - 1 for row, _ in self._refused if row > 0), self._answered_row)
+
+    def _remove_answered(self) -> None:
+        row = self._removable_row
+        if row <= self._removed_row or not self._may_use_spool():
+            return
+        try:
+            self._spool.remove_up_to(row)
+        except SpoolError as error:
+            self._note_failure(error)
+        else:
+            self._note_success()
+            self._removed_row = row
+
+    def _store(self) -> None:
+        """Commit the notifications in memory to the spool in their order, and finish them."""
+        sent = [each for row, each in (*self._refused, *self._sent) if row == _NOT_SPOOLED]
+        notifications = [*sent, *(each for _, each in self._waiting)]
+        if not notifications or not self._may_use_spool():
+            return
+        first = self._spool.last + 1
+        keep = first + len(sent) - 1 if sent else self._cursor
+        try:
+            self._spool.add([each.raw for each in notifications], keep)
+        except SpoolError as error:
+            self._note_failure(error)
+            return
+        self._note_success()
+        rows = itertools.count(first)
+        self._refused = deque((row or next(rows), each) for row, each in self._refused)
+        self._sent = deque((row or next(rows), each) for row, each in self._sent)
+        self._cursor = keep
+        self._waiting.clear()
+        self.counters.spooled += len(notifications)
+        for each in notifications:
+            self._finish(each)
+
+    def _may_use_spool(self) -> bool:
+        return self._spool_retry_at is None or self._clock() >= self._spool_retry_at
+
+    def _note_failure(self, error: SpoolError) -> None:
+        if self._spool_retry_at is None:
+            LOG.error("spooling stops, and notifications remain in the relay: %s", error)
+        self._spool_retry_at = self._clock() + SPOOL_RETRY_INTERVAL
+
+    def _note_success(self) -> None:
+        if self._spool_retry_at is not None:
+            LOG.info("the spool can be written again")
+        self._spool_retry_at = None
