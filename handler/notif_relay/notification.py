@@ -218,7 +218,7 @@ class Gap(Notification):
 
     @property
     def reason(self) -> str:
-        """``slow_subscriber``, ``producer_congested``, ``relay_restarted`` or ``undeliverable``."""
+        """``slow_subscriber``, ``producer_congested``, ``relay_restarted``, or another word."""
         return str(self.payload["reason"])
 
     def __repr__(self) -> str:

@@ -21,6 +21,9 @@ GapReason = Literal[
     "producer_congested",
     "relay_restarted",
     "permission_denied",
+    "spool_full",
+    "spool_expired",
+    "spool_lost",
 ]
 
 EVENT_TYPE_PREFIX = "notif_relayd."

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the records that a gap replaces."""
+
+from notif_relay import records
+
+
+class Missing:
+    """Rows that are replaced by one gap."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.bytes = 0
+        """Total size of the rows."""
+        self.dropped = 0
+        """Number of rows that are not gap records themselves."""
+        self.number: int | None = 0
+        """Number of missing records, including those of gap records; None if it is unknown."""
+
+    def add(self, size: int, record: bytes | None) -> None:
+        """Add a row.
+
+        Args:
+            size: its size in bytes.
+            record: may be None if it is larger than `MAX_GAP_SIZE`.
+        """
+        self.rows += 1
+        self.bytes += size
+        report = None if record is None else read_gap(record)
+        if report is None:
+            self.dropped += 1
+        number = 1 if report is None else report.dropped
+        if self.number is None or number is None or self.number + number > records.MAX_DROPPED:
+            self.number = None
+        else:
+            self.number += number
+
+
+def read_gap(record: bytes) -> records.GapReport | None:
+    """Return the content of a gap record, or None for any other record."""
+    if len(record) > records.MAX_GAP_SIZE or not records.may_be_reserved(record):
+        return None
+    try:
+        return records.read_gap(len(record), records.decode_pairs(record))
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file of a spool: its lock, its creation, its checks, and what replaces it if it is damaged.
+
+For the spool `PATH`, one process at a time holds the lock on `PATH.lock`. This file also has a
+note: the last row that was removed, and the last one that was added. The note is written with each
+transaction and not synchronised, so it is exact after the end of a process, but not after a crash
+of the host. It tells an empty spool from one whose file, or whose write-ahead log, is lost.
+
+A new file is complete before it gets its name: any other file of that name is damaged. A damaged
+file is renamed to `PATH.damaged`, where it replaces an older one, and a new one begins with a gap
+of unknown size. The damaged file is renamed first. If the process ends then, the next one finds a
+note without a file, and does the same.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Iterator
+
+from notif_relay import records
+from notif_relayd.escaping import printable_path
+from notif_relayd_bridge.errors import SpoolError
+
+APPLICATION_ID = 0x6E72_6273
+"""Identifies a spool among the databases of SQLite; "nrbs" in ASCII."""
+
+VERSION = 1
+"""Version of the tables. A file of a newer version is refused, and not replaced."""
+
+PAGE_SIZE = 4096
+"""Page size in bytes: that of the page cache, so that a commit writes no more than it has to."""
+
+MAX_WAL_SIZE = 4 * 1024 * 1024
+"""Size in bytes to which the write-ahead log is truncated. A larger transaction exceeds it."""
+
+MAX_TIME = 1e12
+"""Maximum time of a row, in seconds: no clock that counts from a start of the host reaches it."""
+
+_SCHEMA = {
+    "records": "CREATE TABLE records"
+    " (id INTEGER PRIMARY KEY, added REAL NOT NULL, record BLOB NOT NULL)",
+    "state": "CREATE TABLE state"
+    " (boot TEXT NOT NULL, clock_offset REAL NOT NULL, unsynced INTEGER NOT NULL)",
+}
+"""`records` are the rows, with the time when they were added.
+
+`state` has one row: the start of the host in which the spool was opened last, or an empty string in
+a new file; what to add to the clock; and whether the next start of the host means that rows may
+have been lost.
+"""
+
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the files that SQLite uses for one database."""
+
+_HEADER = re.compile(
+    rb"SQLite format 3\0.{44}(?P<version>.{4}).{4}(?P<application_id>.{4})", re.DOTALL
+)
+"""The start of a database: https://www.sqlite.org/fileformat2.html#the_database_header"""
+
+_NOTE = re.compile(rb"(\d{20}) (\d{20})\n")
+_NOTE_SIZE = 42
+
+_PRAGMAS = (
+    # Without the file for shared memory, and no other process can read or write the database.
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = WAL",
+    "synchronous = NORMAL",
+    f"wal_autocheckpoint = {MAX_WAL_SIZE // PAGE_SIZE}",
+    f"journal_size_limit = {MAX_WAL_SIZE}",
+    # Debian's default overwrites deleted rows, which would write each record once more.
+    "secure_delete = OFF",
+    "temp_store = MEMORY",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+)
+
+
+class DamagedError(Exception):
+    """The file is missing, damaged, or no spool; the message states the reason."""
+
+
+class SpoolFile:
+    """The locked file of a spool.
+
+    Args:
+        path: the file, in a directory to which only the bridge can write.
+
+    Raises:
+        SpoolError: another process uses the spool, or the lock file cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        with self.errors():
+            self._fd = self._lock()
+
+    def release(self) -> None:
+        """Release the lock."""
+        os.close(self._fd)
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise `SpoolError` for an error of the system or of SQLite."""
+        try:
+            yield
+        except OSError as error:
+            raise self.error(error.strerror or str(error)) from error
+        except sqlite3.Error as error:
+            raise self.error(str(error)) from error
+
+    def error(self, reason: str) -> SpoolError:
+        """Return the error for a reason."""
+        return SpoolError(f"cannot use the spool {printable_path(self.path)}: {reason}")
+
+    def read_note(self) -> tuple[int, int] | None:
+        """Return the last removed and the last added row; None if there was no spool.
+
+        Raises:
+            SpoolError: the note cannot be read.
+        """
+        with self.errors():
+            note = os.pread(self._fd, _NOTE_SIZE, 0)
+        found = _NOTE.fullmatch(note)
+        if found is None:
+            return (0, 0) if note else None
+        return int(found[1]), int(found[2])
+
+    def write_note(self, removed: int, last: int) -> None:
+        """Write the note.
+
+        Raises:
+            SpoolError: it cannot be written.
+        """
+        with self.errors():
+            os.pwrite(self._fd, b"%020d %020d\n" % (removed, last), 0)
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the database, and create it if there was none.
+
+        Raises:
+            DamagedError: the file is damaged, and has to be replaced.
+            SpoolError: the file cannot be used.
+            sqlite3.Error: as `SpoolError`; a plain `DatabaseError` as `DamagedError`.
+        """
+        with self.errors():
+            exist = [self._is_file(self.path + suffix) for suffix in _SUFFIXES]
+        if not any(exist) and self.read_note() is None:
+            self._create(lost=False)
+        elif not exist[0]:
+            raise DamagedError("the file is missing")
+        with self.errors():
+            self._check_header()
+            os.chmod(self.path, 0o600)
+        connection = _connect(self.path)
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            _check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def replace(self) -> str:
+        """Move the file aside, create a new one that has lost rows, and return the old one's name.
+
+        Raises:
+            SpoolError: the file cannot be moved or created.
+        """
+        damaged = self.path + ".damaged"
+        if self.read_note() is None:
+            self.write_note(0, 0)
+        with self.errors():
+            os.fsync(self._fd)
+            for suffix in _SUFFIXES:
+                try:
+                    os.rename(self.path + suffix, damaged + suffix)
+                except FileNotFoundError:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(damaged + suffix)
+            self._sync_directory()
+        self._create(lost=True)
+        return damaged
+
+    def _create(self, *, lost: bool) -> None:
+        new = self.path + ".new"
+        with self.errors():
+            for suffix in _SUFFIXES:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(new + suffix)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(new, flags, 0o600))
+            with contextlib.closing(_connect(new)) as connection:
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+                for table in _SCHEMA.values():
+                    connection.execute(table)
+                connection.execute("INSERT INTO state VALUES ('', 0, ?)", (lost,))
+                connection.execute("COMMIT")
+                # Otherwise, SQLite would ignore a full disk when the connection is closed.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            os.rename(new, self.path)
+            self._sync_directory()
+
+    def _lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        name = self.path + ".lock"
+        self._is_file(name)
+        fd = os.open(name, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise self.error("another process uses it; run one bridge per spool") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _is_file(self, path: str) -> bool:
+        """Return whether a regular file exists.
+
+        Raises:
+            SpoolError: there is something else, which a misspelt option may name.
+        """
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(mode):
+            raise self.error(f"{printable_path(path)} is not a regular file; remove it")
+        return True
+
+    def _check_header(self) -> None:
+        # Before SQLite opens the file: closing any descriptor of it would release SQLite's locks.
+        with open(self.path, "rb") as file:
+            header = _HEADER.match(file.read(100))
+        if header is None:
+            raise DamagedError("it is not a database of SQLite")
+        if int.from_bytes(header["application_id"], "big") != APPLICATION_ID:
+            raise DamagedError("it is the database of another program")
+        version = int.from_bytes(header["version"], "big")
+        if version > VERSION:
+            raise self.error(f"its version, {version}, is newer than that of this program")
+
+    def _sync_directory(self) -> None:
+        fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error of SQLite means that the file is damaged.
+
+    These errors have no class of their own. Their codes are available from Python 3.11 on.
+    """
+    return type(error) is sqlite3.DatabaseError
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Check everything that the spool relies on.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    tables = dict(connection.execute("SELECT name, sql FROM sqlite_master"))
+    if tables != _SCHEMA:
+        raise DamagedError("its tables are not those of a spool")
+    [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise DamagedError(str(found))
+    [odd] = connection.execute(
+        "SELECT count(*) FROM records WHERE id < 1 OR typeof(added) != 'real'"
+        " OR added NOT BETWEEN 0 AND ? OR typeof(record) != 'blob' OR length(record) > ?",
+        (MAX_TIME, records.MAX_RECORD_SIZE),
+    ).fetchone()
+    states = connection.execute(
+        "SELECT count(*), total(typeof(boot) = 'text' AND typeof(clock_offset) = 'real'"
+        " AND abs(clock_offset) <= ? AND unsynced IN (0, 1)) FROM state",
+        (MAX_TIME,),
+    ).fetchone()
+    if odd or states != (1, 1):
+        raise DamagedError("its rows are not those of a spool")
