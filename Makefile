@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -47,11 +47,15 @@ venv: .venv/.made ## create .venv for development
 demo: .venv/.made ## show a relay with two services and two subscribers, for 15 seconds
 	@.venv/bin/python docs/examples/demo/run.py
 
-test: .venv/.made .promtool/promtool $(LOAD) ## unit, functional and systemd tests; the last require root
+test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and systemd tests; the last require root
 	@echo "Running the tests, which takes about 6 minutes"
 	@.venv/bin/python -m $(PYTEST)
 
-test-all: packages $(LOAD) ## unit and functional tests on each installed Python from 3.10 on
+# Tests that need a broker that cannot be installed are skipped with the reason.
+brokers:
+	@bench/install-peers.sh nats-server rabbitmq-server || true
+
+test-all: packages $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
 
 test-ends: packages ## unit tests on the oldest and the newest installed Python

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Install the programs that the relay is compared with. Requires root; otherwise, list the missing
-# packages. The benchmark starts the programs itself, so prevent Debian from starting and enabling them.
+# Install the programs that the relay is compared with, or the given ones of them. Requires root;
+# otherwise, list the missing packages. The benchmark and the tests start the programs themselves, so
+# prevent Debian from starting and enabling them.
 set -eu
 
-peers="redis-server mosquitto nats-server rabbitmq-server"
+peers="${*:-redis-server mosquitto nats-server rabbitmq-server}"
 missing=
 for each in $peers; do
 	dpkg-query -W -f '${Status}' "$each" 2>/dev/null | grep -q ' installed$' ||

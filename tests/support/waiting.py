@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 TIMEOUT = 30.0
@@ -46,3 +47,9 @@ def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     wait_readable(process.stdout)
     return process.stdout.readline()
+
+
+def is_stopped(process_id: int) -> bool:
+    """Return whether every thread of a process has stopped, which is later than the signal."""
+    stats = Path(f"/proc/{process_id}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(") ")[2].startswith("T") for stat in stats)
