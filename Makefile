@@ -53,7 +53,7 @@ test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and sys
 
 # Tests that need a broker that cannot be installed are skipped with the reason.
 brokers:
-	@bench/install-peers.sh nats-server || true
+	@bench/install-peers.sh nats-server rabbitmq-server || true
 
 test-all: packages $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))

@@ -5,6 +5,8 @@ It does not run as a service. It has its own node name, ports and port mapper (e
 does not interfere with another RabbitMQ on the host.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
@@ -31,68 +33,127 @@ def missing() -> str:
 @contextlib.contextmanager
 def rabbitmq() -> Iterator[str]:
     """Run RabbitMQ until it accepts connections; yield the URL for oslo.messaging."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        directory = Path(name)
-        port, distribution, mapper = (_free_port() for _ in range(3))
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, Broker(Path(name)) as broker:
+        yield broker.url()
+
+
+class Broker:
+    """A RabbitMQ that can be killed and started again with its data.
+
+    Args:
+        directory: for its data and log.
+        config: the content of rabbitmq.conf.
+    """
+
+    def __init__(self, directory: Path, config: str = "") -> None:
+        self.port, distribution, mapper = (free_port() for _ in range(3))
+        (directory / "rabbitmq.conf").write_text(config)
         (directory / "plugins").write_text("[].\n")
-        environment = {
+        none = os.fspath(directory / "none")
+        self._environment = {
             **os.environ,
-            "HOME": name,
+            "HOME": os.fspath(directory),
             "ERL_EPMD_PORT": str(mapper),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"bench-{port}@localhost",
+            "RABBITMQ_NODENAME": f"bench-{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_MNESIA_BASE": name,
-            "RABBITMQ_LOG_BASE": name,
+            "RABBITMQ_MNESIA_BASE": os.fspath(directory),
+            "RABBITMQ_LOG_BASE": os.fspath(directory),
             "RABBITMQ_PID_FILE": os.fspath(directory / "pid"),
-            "RABBITMQ_CONF_ENV_FILE": os.fspath(directory / "none"),
-            "RABBITMQ_CONFIG_FILE": os.fspath(directory / "none"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": os.fspath(directory / "none"),
+            "RABBITMQ_CONF_ENV_FILE": none,
+            "RABBITMQ_CONFIG_FILE": os.fspath(directory / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": none,
             "RABBITMQ_ENABLED_PLUGINS_FILE": os.fspath(directory / "plugins"),
         }
-        with (directory / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [PROGRAMS / "rabbitmq-server"],
-                env=environment,
+        self._log = directory / "log"
+        self._mapper_port = mapper
+        self._mapper: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Broker:
+        try:
+            # A child, unlike the one that RabbitMQ would start, so that it ends in any case.
+            self._mapper = self._start("epmd", "-port", str(self._mapper_port))
+            _wait_listening(self._mapper_port, self._mapper, self._log)
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait()
+
+    def url(self, credentials: str = "guest:guest") -> str:
+        """Return the URL for oslo.messaging."""
+        return f"rabbit://{credentials}@127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        self._server = self._start(PROGRAMS / "rabbitmq-server")
+        _wait_listening(self.port, self._server, self._log)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL."""
+        if self._server is not None:
+            # The server's own children are in its process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+            self._server = None
+            # This was the script that started the server, which may take longer to end.
+            deadline = time.monotonic() + DEADLINE
+            while _is_listening(self.port) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl, which takes about two seconds, and return its output."""
+        done = subprocess.run(
+            [PROGRAMS / "rabbitmqctl", "--quiet", *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _start(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        try:
-            _wait_listening(port, server, directory / "log")
-            yield f"rabbit://guest:guest@127.0.0.1:{port}/"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-            # epmd refuses to exit while a node is registered.
-            deadline = time.monotonic() + DEADLINE
-            while not _epmd(environment, "-names") and time.monotonic() < deadline:
-                _epmd(environment, "-kill")
-                time.sleep(0.05)
 
 
-def _epmd(environment: dict[str, str], *arguments: str) -> int:
-    done = subprocess.run(["epmd", *arguments], env=environment, capture_output=True, check=False)
-    return done.returncode
-
-
-def _wait_listening(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        with socket.socket() as sock:
-            if not sock.connect_ex(("127.0.0.1", port)):
-                return
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"RabbitMQ does not listen: {log.read_text(errors='replace')}")
-        time.sleep(0.05)
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on the loopback interface that is not in use."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as sock:
+        return not sock.connect_ex(("127.0.0.1", port))
+
+
+def _wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not _is_listening(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{process.args!r}: {log.read_text(errors='replace')}")
+        time.sleep(0.05)

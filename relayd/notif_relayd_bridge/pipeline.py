@@ -376,15 +376,14 @@ class Pipeline:
         notifications = [*sent, *(each for _, each in self._waiting)]
         if not notifications or not self._may_use_spool():
             return
-        first = self._spool.last + 1
-        keep = first + len(sent) - 1 if sent else self._cursor
+        keep = self._spool.last + len(sent) if sent else self._cursor
         try:
             self._spool.add([each.raw for each in notifications], keep)
         except SpoolError as error:
             self._note_failure(error)
             return
         self._note_success()
-        rows = itertools.count(first)
+        rows = itertools.count(self._spool.last - len(notifications) + 1)
         self._refused = deque((row or next(rows), each) for row, each in self._refused)
         self._sent = deque((row or next(rows), each) for row, each in self._sent)
         self._cursor = keep

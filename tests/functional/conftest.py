@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.descriptors import open_sockets
 from support.loop_harness import LoopHarness
 from support.messaging_service import write_configuration
 from support.private_socket import PrivateSocket
+from support.rabbitmq import PRIORITIES, Broker
 from support.relay import RunningRelay
 from support.scripts import Scripts
 
@@ -75,3 +77,19 @@ def no_socket_left() -> Iterator[None]:
 def config(directory: Path) -> Path:
     """Return a service's configuration file with ``driver = unix`` and the test's sockets."""
     return write_configuration(directory, f"sock_path = {directory}/notifications.sock")
+
+
+@pytest.fixture(scope="session")
+def running_broker() -> Iterator[Broker]:
+    """Run one RabbitMQ for all tests of this process."""
+    with tempfile.TemporaryDirectory(prefix="rabbit-") as name, Broker(Path(name)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def broker(running_broker: Broker) -> Broker:
+    """Return a running RabbitMQ without queues for the topic ``notifications``."""
+    with running_broker.channel() as channel:
+        for priority in PRIORITIES:
+            channel.queue_delete(f"notifications.{priority}")
+    return running_broker

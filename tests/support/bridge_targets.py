@@ -86,6 +86,10 @@ class SimplePipeline:
         wait_until(lambda: len(self.answers) >= count, f"{count} answers; {self.failures[-3:]}")
         assert len(self.answers) == count
 
+    def wait_answered(self) -> None:
+        """Wait until all records are answered."""
+        wait_until(lambda: not self.unanswered, f"all answers; {self.failures[-3:]}")
+
     def wait_progress(self) -> None:
         """Wait for the next answer."""
         count = len(self.answers)
@@ -101,6 +105,16 @@ class SimplePipeline:
             lambda: any(text in reason for reason in self.failures),
             f"the failure {text!r}; {self.failures[-3:]}",
         )
+
+    def wait_failures(self, count: int) -> None:
+        """Wait until a number of failures was reported."""
+        wait_until(lambda: len(self.failures) >= count, f"{count} failures")
+
+    @property
+    def unanswered(self) -> int:
+        """Number of records without an answer."""
+        with self._lock:
+            return len(self._unsent) + len(self._unconfirmed)
 
     @property
     def refusals(self) -> dict[bytes, str]:

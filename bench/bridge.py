@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate of the bridge's targets, as a ratio to a bare loop of the same client.
+
+Both publish the same records of 1 KiB and wait for the broker's confirmations, with the same
+number of unconfirmed messages. The bare loop does nothing else: it sends a message that has been
+encoded beforehand. Each round runs both, one after the other, with the broker on the same machine;
+the median of the rounds' ratios is compared with a minimum.
+
+Exit status 1: a ratio is below its minimum.
+"""
+
+import argparse
+import contextlib
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import kombu
+from oslo_config import cfg
+
+from compare import rabbitmq
+from compare.notification import record
+from notif_relay import Notification
+from notif_relayd_bridge.targets.rabbit.message import contents
+from notif_relayd_bridge.targets.schemes import SCHEMES
+from notif_relayd_bridge.targets.target import Target
+
+RECORD = record(1024)
+
+TIMEOUT = 60.0
+"""Maximum time for a round, in seconds."""
+
+Run = Callable[[int], None]
+"""Sends a number of records and returns when all are confirmed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared with what."""
+
+    name: str
+    missing: Callable[[], str]
+    """Returns why the broker is not available, or an empty string."""
+    running: Callable[[], contextlib.AbstractContextManager[tuple[Run, Run]]]
+    """Starts the broker and yields the target and the bare loop."""
+    minimum: float
+    """Minimum ratio."""
+
+
+class Feeder:
+    """Sends records through a target, as many unconfirmed as it allows.
+
+    Args:
+        target: the target, which is started.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._changed = threading.Condition()
+        self._is_connected = False
+        self._room = target.max_unconfirmed
+        target.start(self)
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._is_connected, TIMEOUT), "no connection"
+
+    def run(self, count: int) -> None:
+        """Send records and wait for all confirmations."""
+        sent = 0
+        while sent < count:
+            with self._changed:
+                assert self._changed.wait_for(lambda: self._room > 0, TIMEOUT), "no confirmation"
+                number = min(self._room, count - sent)
+                self._room -= number
+            for _ in range(number):
+                self._target.send(Notification(RECORD))
+            sent += number
+        with self._changed:
+            limit = self._target.max_unconfirmed
+            assert self._changed.wait_for(lambda: self._room == limit, TIMEOUT), "no confirmation"
+
+    def connected(self) -> None:
+        with self._changed:
+            self._is_connected = True
+            self._changed.notify()
+
+    def confirmed(self, count: int) -> None:
+        with self._changed:
+            self._room += count
+            self._changed.notify()
+
+    def refused(self, reason: str) -> None:
+        raise RuntimeError(reason)
+
+    def failed(self, reason: str) -> None:
+        raise RuntimeError(reason)
+
+
+@contextlib.contextmanager
+def target_of(scheme: str, url: str) -> Iterator[Target]:
+    """Yield a target with the default options."""
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[])
+    for group, options in SCHEMES[scheme].options():
+        conf.register_opts(options, group=group)
+    target = SCHEMES[scheme].create(url, conf)
+    try:
+        yield target
+    finally:
+        target.close()
+
+
+@contextlib.contextmanager
+def rabbit() -> Iterator[tuple[Run, Run]]:
+    """Run RabbitMQ; yield its target and a loop of kombu's producer."""
+    with rabbitmq.rabbitmq() as url, target_of("rabbit", url) as target:
+        feeder = Feeder(target)
+        with kombu.Connection(url.replace("rabbit", "amqp", 1)) as connection:
+            channel = connection.channel()
+            yield feeder.run, bare_rabbit(connection, channel, target.max_unconfirmed)
+
+
+def bare_rabbit(connection: Any, channel: Any, window: int) -> Run:
+    """Return a loop that publishes to a queue of its own with pipelined confirmations."""
+    exchange = kombu.Exchange("bare", type="topic", durable=False)
+    kombu.Queue("bare", exchange, "bare", channel=channel, durable=False).declare()
+    channel.confirm_select()
+    confirmed = published = 0
+
+    def confirm(number: int, multiple: bool) -> None:
+        nonlocal confirmed
+        # There is one queue, so the broker confirms in order.
+        confirmed = number if multiple else confirmed + 1
+
+    channel.events["basic_ack"].add(confirm)
+    producer = kombu.Producer(channel)
+    body = contents(RECORD, "notifications").body(None)
+
+    def run(count: int) -> None:
+        nonlocal published
+        for _ in range(count):
+            producer.publish(
+                body.data,
+                exchange="bare",
+                routing_key="bare",
+                content_type=body.content_type,
+                content_encoding=body.content_encoding,
+            )
+            published += 1
+            while published - confirmed >= window:
+                connection.drain_events(timeout=TIMEOUT)
+        while confirmed < published:
+            connection.drain_events(timeout=TIMEOUT)
+
+    return run
+
+
+CASES = [Case("rabbit", rabbitmq.missing, rabbit, minimum=0.6)]
+
+
+def rate(run: Run, count: int) -> float:
+    """Return the records per second."""
+    started = time.perf_counter()
+    run(count)
+    return count / (time.perf_counter() - started)
+
+
+def compare(case: Case, rounds: int, count: int) -> float:
+    """Print the rates of a case and return its ratio."""
+    with case.running() as (target, bare):
+        target(count // 10)
+        bare(count // 10)
+        rates = [(rate(target, count), rate(bare, count)) for _ in range(rounds)]
+    ratio = statistics.median(a / b for a, b in rates)
+    own, other = (statistics.median(each) for each in zip(*rates, strict=True))
+    print(f"{case.name}: target {own:,.0f}/s, bare {other:,.0f}/s, ratio {ratio:.2f}")
+    return ratio
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=20_000, help="records per round")
+    parser.add_argument("cases", nargs="*", help="default: all")
+    arguments = parser.parse_args()
+    status = 0
+    for case in CASES:
+        if arguments.cases and case.name not in arguments.cases:
+            continue
+        if reason := case.missing():
+            print(f"{case.name}: skipped, {reason}")
+        elif compare(case, arguments.rounds, arguments.count) < case.minimum:
+            print(f"{case.name}: below the minimum of {case.minimum}")
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
