@@ -106,6 +106,7 @@ class Bridge:
     """
 
     process: subprocess.Popen[bytes]
+    program = "support.bridge_program"
 
     def __init__(self, directory: Path, relay: Relay, target: str, **options: object) -> None:
         self.config = directory / "out.conf"
@@ -118,7 +119,7 @@ class Bridge:
 
     def start(self, *arguments: str) -> None:
         """Start the process."""
-        program = [sys.executable, "-m", "support.bridge_program"]
+        program = [sys.executable, "-m", self.program]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*program, "--config-file", self.config, *arguments],
@@ -142,12 +143,18 @@ class Bridge:
         kill(self.process)
 
 
+class RealBridge(Bridge):
+    """A bridge without the target ``test``."""
+
+    program = "notif_relayd_bridge"
+
+
 @contextlib.contextmanager
 def running_bridge(
-    directory: Path, relay: Relay, target: str, **options: object
+    directory: Path, relay: Relay, target: str, kind: type[Bridge] = Bridge, **options: object
 ) -> Iterator[Bridge]:
     """Context with a bridge that runs and is a member of its group."""
-    bridge = Bridge(directory, relay, target, **options)
+    bridge = kind(directory, relay, target, **options)
     bridge.start()
     try:
         relay.wait_subscribed()
