@@ -31,15 +31,14 @@ from typing import TypeVar
 
 from notif_relay import records as library
 from notif_relayd.escaping import printable, printable_path
-from notif_relayd_bridge.spool_file import DamagedError, SpoolFile, is_damage
+from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.spool_file import DamagedError, Note, SpoolFile, boot_id, is_damage
 from notif_relayd_bridge.spool_rows import Rows, Totals
 
 LOG = logging.getLogger(__name__)
 
 MIN_MAX_BYTES = 64 * 1024
 """Minimum of `max_bytes`. A spool is useful from several times the size of a record on."""
-
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 T = TypeVar("T")
 
@@ -77,6 +76,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._clock = clock
+        self._boot = boot_id()
         self._clock_offset = 0.0
         self._latest = 0.0
         self._removed = 0
@@ -245,26 +245,27 @@ class Spool:
     def _load(self) -> None:
         self._rows = Rows(self._db, self._max_bytes, self._totals)
         last, latest = self._rows.load()
-        self._removed, noted = self._file.read_note() or (0, 0)
-        self._totals.last = max(self._totals.last, noted)
+        note = self._file.read_note() or Note(0, 0, "")
+        self._removed = note.removed
+        self._totals.last = max(self._totals.last, note.last)
         boot, self._clock_offset, unsynced = self._db.execute("SELECT * FROM state").fetchone()
-        if boot and boot == _boot_id():
+        is_same_boot = boot != "" and boot == self._boot
+        lost = note.boot == self._boot != "" and note.has_rows and last < note.last
+        if is_same_boot:
             self._marked = bool(unsynced)
-            lost = self._removed < noted and last < noted
         else:
             self._clock_offset = max(latest, self._latest - self._clock())
             self._marked = False
-            lost = bool(unsynced)
+            lost = lost or bool(unsynced)
         self._latest = max(self._latest, latest)
-        if boot != _boot_id() or lost:
+        if lost or not is_same_boot:
             self._begin(lost)
-        if boot and lost:
+        if lost and self.replaced is None:
             LOG.error(
                 "the spool %s has lost its last records; a gap of unknown size takes their place",
                 printable_path(self._file.path),
             )
-        if self.last != noted:
-            self._file.write_note(self._removed, self.last)
+        self._note_last()
 
     def _begin(self, lost: bool) -> None:
         """Write the state of the database, and add a gap if rows were lost."""
@@ -273,7 +274,7 @@ class Spool:
                 self._rows.append([library.gap(None, "spool_lost")], self._now())
             self._db.execute(
                 "UPDATE state SET boot = ?, clock_offset = ?, unsynced = ?",
-                (_boot_id(), self._clock_offset, self._marked),
+                (self._boot, self._clock_offset, self._marked),
             )
 
     @contextlib.contextmanager
@@ -308,7 +309,12 @@ class Spool:
             self._rows.expire(keep, now - self._max_age)
             self._rows.append(records, now, keep)
         self._marked = True
-        self._file.write_note(self._removed, self.last)
+        self._note_last()
+
+    def _note_last(self) -> None:
+        # The rows are committed. An older note only makes the check of the next process weaker.
+        with contextlib.suppress(SpoolError):
+            self._file.write_note(Note(self._removed, self.last, self._boot))
 
     def _head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         since = self._now() - self._max_age
@@ -322,7 +328,7 @@ class Spool:
     def _remove_up_to(self, row: int) -> None:
         # First, so that a process that ends in between leaves no note of rows that are missing.
         removed = max(row, self._removed)
-        self._file.write_note(removed, self.last)
+        self._file.write_note(Note(removed, self.last, self._boot))
         self._removed = removed
         with self._transaction():
             self._rows.remove_up_to(row)
@@ -331,12 +337,3 @@ class Spool:
         if not self.count:
             self._marked = False
             self._rows.shrink()
-
-
-def _boot_id() -> str:
-    """Return what identifies the start of the host; an empty string if that is not known."""
-    try:
-        with open(_BOOT_ID, encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, ValueError):
-        return ""
