@@ -79,6 +79,15 @@ class Settings:
     check: bool = False
     once: bool = False
 
+    def secrets(self) -> list[str]:
+        """Return the values of the target's options that are secret."""
+        return [
+            str(self.conf[section][opt.dest])
+            for section, opts in self.scheme.options()
+            for opt in opts
+            if opt.secret and self.conf[section][opt.dest]
+        ]
+
 
 def load(arguments: Sequence[str]) -> Settings:
     """Return the settings for a command line.

@@ -7,6 +7,7 @@ Targets log no credentials. Their clients, and the traceback of an unexpected er
 import logging
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
 from oslo_config import cfg
@@ -24,13 +25,13 @@ shorter one in a URL is known in any case."""
 _in_url = re.compile(r"(?<=://)[^\s/@]*(?=@)")
 
 
-def set_up_logging(conf: cfg.ConfigOpts, program: str, target: str) -> None:
+def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: "Redaction") -> None:
     """Configure the loggers; the default destination is standard error.
 
     Args:
         conf: options of oslo.log.
         program: name of the program.
-        target: URL of the broker; its password does not appear in the log.
+        hide: removes credentials from each line.
 
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
@@ -45,27 +46,28 @@ def set_up_logging(conf: cfg.ConfigOpts, program: str, target: str) -> None:
         raise StartError(f"cannot write the log {error.filename}: {error.strerror}") from error
     except (log.LogConfigError, TypeError, ValueError) as error:
         raise StartError(f"cannot set up the log: {error}; correct the option") from error
-    hidden = Redaction(target)
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(_RedactingFormatter(handler.formatter, hidden))
+        handler.setFormatter(_RedactingFormatter(handler.formatter, hide))
 
 
 class Redaction:
-    """Removes the credentials in URLs, and those of one URL anywhere.
+    """Removes the credentials in URLs, and certain passwords anywhere.
 
     Args:
-        url: the URL.
+        url: a URL with a password.
+        secrets: further passwords.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secrets: Iterable[str] = ()) -> None:
         try:
             password = urlsplit(url.partition(",")[0]).password or ""
         except ValueError:
             password = ""
-        self._secrets = {each for each in (password, unquote(password)) if len(each) >= MIN_SECRET}
+        found = {password, unquote(password), *secrets}
+        self._secrets = sorted((each for each in found if len(each) >= MIN_SECRET), key=len)
 
     def __call__(self, text: str) -> str:
-        for each in self._secrets:
+        for each in reversed(self._secrets):  # One may be a part of a longer one.
             text = text.replace(each, "***")
         return _in_url.sub("***", text)
 

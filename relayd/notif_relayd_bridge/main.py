@@ -24,12 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     hide = Redaction("")
     try:
         settings = load(arguments)
-        hide = Redaction(settings.target)
+        hide = Redaction(settings.target, settings.secrets())
         if settings.check:
             settings.scheme.create(settings.target, settings.conf)
             sys.stdout.write("ok\n")
             return 0
-        set_up_logging(settings.conf, PROGRAM, settings.target)
+        set_up_logging(settings.conf, PROGRAM, hide)
         error = _run(settings)
     except BridgeError as failure:
         error = str(failure)

@@ -60,7 +60,7 @@ def test_options_are_read(config: Path) -> None:
         f"[DEFAULT]\ndebug = true\n[bridge]\nsource = unix:///tmp/n.sock\ntarget = {URL}\n"
         "spool = /tmp/s.sqlite\nspool_max_bytes = 100000000\nspool_max_age = 60\n"
         "event_type = compute.*, volume.*\npriority = error\npublisher_id = nova*\n"
-        "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\n"
+        "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
     )
     read = settings(config, text, "--once")
     assert read.subscription == Subscription(
@@ -68,6 +68,7 @@ def test_options_are_read(config: Path) -> None:
     )
     assert read.spool == SpoolSettings("/tmp/s.sqlite", 100000000, 60)
     assert read.conf.test.size == 3
+    assert read.secrets() == ["of-the-client"]
     assert read.once
 
 
@@ -155,8 +156,10 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
         ),
         ("ACCESS_REFUSED for 'p@ss/word'", "ACCESS_REFUSED for '***'"),
         ("ACCESS_REFUSED for 'p%40ss%2Fword'", "ACCESS_REFUSED for '***'"),
+        ("the key is of-the-client", "the key is ***"),
         ("no secret: http://host/a@b", "no secret: http://host/a@b"),
     ],
 )
 def test_password_is_redacted(text: str, expected: str) -> None:
-    assert Redaction("rabbit://user:p%40ss%2Fword@host/")(text) == expected
+    hide = Redaction("rabbit://user:p%40ss%2Fword@host/", ["of-the-client", "client"])
+    assert hide(text) == expected

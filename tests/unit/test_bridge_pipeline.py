@@ -127,6 +127,7 @@ def test_rows_of_a_previous_process_come_first(tmp_path: Path) -> None:
         harness.receive(range(30))
         harness.connect()
         harness.confirm(7)
+        harness.fail()  # Confirmed rows are removed when nothing is unconfirmed.
     with contextlib.closing(Spool(path, 1024 * 1024, 3600)) as spool:
         harness = Harness(spool)
         harness.connect()
