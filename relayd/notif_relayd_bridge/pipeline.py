@@ -53,6 +53,11 @@ MiB with the default max_record_size of the relay."""
 MAX_LOGGED = 200
 """Maximum number of characters of an event type or a reason in the log."""
 
+MIN_REMOVED_ROWS = 256
+"""Number of rows that are removed in one transaction while messages are unconfirmed. A transaction
+for each confirmation would take longer than most brokers. A process that is killed sends at most so
+many confirmed messages again."""
+
 _NOT_SPOOLED = 0
 _GAP = -1
 """In place of a row: a gap record for refused messages."""
@@ -151,6 +156,8 @@ class Pipeline:
         self._sent: deque[_Sent] = deque()
         """Unconfirmed messages, in the order in which they were sent."""
         self._sent_bytes = 0
+        self._direct = 0
+        """Number of notifications in ``_sent`` and ``_refused`` that are not spooled."""
         self._page: deque[tuple[int, bytes]] = deque()
         """Rows that were read from the spool and are not sent."""
         self._cursor = 0 if spool.count else spool.last
@@ -189,8 +196,8 @@ class Pipeline:
     def deadline(self) -> float | None:
         """The time for the next call of ``advance`` if there is no input before."""
         if not self._waiting:
-            # Rows that were not removed would be sent again by the next process.
-            return self._spool_retry_at if self._removable_row > self._removed_row else None
+            # Rows that could not be removed would be sent again by the next process.
+            return self._spool_retry_at if self._has_rows_to_remove() else None
         slow_at = self._waiting[0][0] + SLOW_AFTER
         if self._spool_retry_at is None:
             return slow_at
@@ -221,6 +228,7 @@ class Pipeline:
         for _ in range(count):
             row, notification = self._pop_sent()
             if row == _NOT_SPOOLED:
+                self._direct -= 1
                 self._finish(notification)
             elif row == _GAP:
                 self._finish_announced()
@@ -266,6 +274,7 @@ class Pipeline:
         unfinished = [*self._refused, *self._sent]
         self._sent.clear()
         self._sent_bytes = 0
+        self._direct = 0
         self._refused.clear()
         self._announced = 0
         now = self._clock()
@@ -327,6 +336,7 @@ class Pipeline:
 
     def _send_waiting(self) -> None:
         while self._waiting and self._has_room():
+            self._direct += 1
             self._send(_NOT_SPOOLED, self._waiting.popleft()[1])
 
     def _send_rows(self) -> None:
@@ -346,6 +356,7 @@ class Pipeline:
         for _ in range(self._announced):
             row, notification = self._refused.popleft()
             if row == _NOT_SPOOLED:
+                self._direct -= 1
                 self._finish(notification)
         self._announced = 0
 
@@ -358,10 +369,14 @@ class Pipeline:
         """The last row that is finished, as are all rows before it."""
         return next((row - 1 for row, _ in self._refused if row > 0), self._answered_row)
 
+    def _has_rows_to_remove(self) -> bool:
+        number = self._removable_row - self._removed_row
+        return number >= MIN_REMOVED_ROWS or (number > 0 and (not self._sent or self._stopping))
+
     def _remove_answered(self) -> None:
-        row = self._removable_row
-        if row <= self._removed_row or not self._may_use_spool():
+        if not self._has_rows_to_remove() or not self._may_use_spool():
             return
+        row = self._removable_row
         try:
             self._spool.remove_up_to(row)
         except SpoolError as error:
@@ -372,22 +387,26 @@ class Pipeline:
 
     def _store(self) -> None:
         """Commit the notifications in memory to the spool in their order, and finish them."""
-        sent = [each for row, each in (*self._refused, *self._sent) if row == _NOT_SPOOLED]
-        notifications = [*sent, *(each for _, each in self._waiting)]
-        if not notifications or not self._may_use_spool():
+        if not (self._waiting or self._direct) or not self._may_use_spool():
             return
-        first = self._spool.last + 1
-        keep = first + len(sent) - 1 if sent else self._cursor
+        sent: list[Notification] = []
+        if self._direct:
+            both = (*self._refused, *self._sent)
+            sent = [each for row, each in both if row == _NOT_SPOOLED]
+        notifications = [*sent, *(each for _, each in self._waiting)]
+        keep = self._spool.last + len(sent) if sent else self._cursor
         try:
             self._spool.add([each.raw for each in notifications], keep)
         except SpoolError as error:
             self._note_failure(error)
             return
         self._note_success()
-        rows = itertools.count(first)
-        self._refused = deque((row or next(rows), each) for row, each in self._refused)
-        self._sent = deque((row or next(rows), each) for row, each in self._sent)
-        self._cursor = keep
+        if sent:
+            rows = itertools.count(self._spool.last - len(notifications) + 1)
+            self._refused = deque((row or next(rows), each) for row, each in self._refused)
+            self._sent = deque((row or next(rows), each) for row, each in self._sent)
+            self._direct = 0
+            self._cursor = keep
         self._waiting.clear()
         self.counters.spooled += len(notifications)
         for each in notifications:

@@ -13,6 +13,9 @@ Size: the database stays within `max_bytes`, apart from rows that must be kept a
 gap. The write-ahead log has at most 4 MiB, and twice the size of the largest `add`. The file of a
 spool that was full shrinks when the spool is empty. A damaged file is kept until the next one.
 
+Full disk: `add` fails and changes nothing, until there is room. `remove_up_to` may fail as well,
+because a removal is written, too. The next process may then return these rows again.
+
 If the spool is full, or rows are too old, the oldest rows are replaced by one gap record with the
 number of records. A gap record among them counts with its own number. The sum is unknown if one of
 the numbers is.
@@ -29,17 +32,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from notif_relay import records as library
 from notif_relayd.escaping import printable, printable_path
-from notif_relayd_bridge.spool_file import DamagedError, SpoolFile, is_damage
+from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.spool_file import DamagedError, Note, SpoolFile, boot_id, is_damage
 from notif_relayd_bridge.spool_rows import Rows, Totals
 
 LOG = logging.getLogger(__name__)
 
 MIN_MAX_BYTES = 64 * 1024
 """Minimum of `max_bytes`. A spool is useful from several times the size of a record on."""
-
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._clock = clock
+        self._boot = boot_id()
         self._clock_offset = 0.0
         self._latest = 0.0
         self._removed = 0
@@ -84,12 +86,15 @@ class Spool:
         self._closed = False
         self._marked = False
         """Whether the database says on the disk that a crash of the host may lose rows."""
+        self._has_been_used = False
+        """Whether the user of this object may know row numbers."""
         self._connection: sqlite3.Connection | None = None
         self.replaced: str | None = None
         """Why the last file was moved aside; None if none was."""
         self._file = SpoolFile(path)
         try:
             self._run(int)
+            self._has_been_used = True
         except BaseException:
             self._disconnect()
             self._file.release()
@@ -221,6 +226,7 @@ class Spool:
 
     def _replace(self, reason: str) -> None:
         self._disconnect()
+        self._totals.count = self._totals.size = 0
         damaged = self._file.replace()
         self.replaced = reason
         LOG.error(
@@ -245,35 +251,40 @@ class Spool:
     def _load(self) -> None:
         self._rows = Rows(self._db, self._max_bytes, self._totals)
         last, latest = self._rows.load()
-        self._removed, noted = self._file.read_note() or (0, 0)
-        self._totals.last = max(self._totals.last, noted)
+        note = self._file.read_note() or Note(0, 0, "")
+        self._removed = note.removed
+        self._totals.last = max(self._totals.last, note.last)
         boot, self._clock_offset, unsynced = self._db.execute("SELECT * FROM state").fetchone()
-        if boot and boot == _boot_id():
+        is_same_boot = boot != "" and boot == self._boot
+        lost = note.boot == self._boot != "" and note.has_rows and last < note.last
+        if is_same_boot:
             self._marked = bool(unsynced)
-            lost = self._removed < noted and last < noted
         else:
             self._clock_offset = max(latest, self._latest - self._clock())
             self._marked = False
-            lost = bool(unsynced)
+            lost = lost or bool(unsynced)
         self._latest = max(self._latest, latest)
-        if boot != _boot_id() or lost:
-            self._begin(lost)
-        if boot and lost:
+        if lost or not is_same_boot:
+            self._begin(last if lost else None)
+        if lost and self.replaced is None:
             LOG.error(
                 "the spool %s has lost its last records; a gap of unknown size takes their place",
                 printable_path(self._file.path),
             )
-        if self.last != noted:
-            self._file.write_note(self._removed, self.last)
+        self._note_last()
 
-    def _begin(self, lost: bool) -> None:
-        """Write the state of the database, and add a gap if rows were lost."""
-        with self._transaction():
-            if lost:
-                self._rows.append([library.gap(None, "spool_lost")], self._now())
+    def _begin(self, last: int | None) -> None:
+        """Write the state of the database, and add a gap if rows were lost.
+
+        Args:
+            last: the last row that is left; None if no row was lost.
+        """
+        with self._transaction(synchronous=last is not None):
+            if last is not None:
+                self._rows.add_lost(last, self._now(), is_new=not self._has_been_used)
             self._db.execute(
                 "UPDATE state SET boot = ?, clock_offset = ?, unsynced = ?",
-                (_boot_id(), self._clock_offset, self._marked),
+                (self._boot, self._clock_offset, self._marked),
             )
 
     @contextlib.contextmanager
@@ -308,7 +319,12 @@ class Spool:
             self._rows.expire(keep, now - self._max_age)
             self._rows.append(records, now, keep)
         self._marked = True
-        self._file.write_note(self._removed, self.last)
+        self._note_last()
+
+    def _note_last(self) -> None:
+        # The rows are committed. An older note only makes the check of the next process weaker.
+        with contextlib.suppress(SpoolError):
+            self._file.write_note(Note(self._removed, self.last, self._boot))
 
     def _head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
         since = self._now() - self._max_age
@@ -322,7 +338,7 @@ class Spool:
     def _remove_up_to(self, row: int) -> None:
         # First, so that a process that ends in between leaves no note of rows that are missing.
         removed = max(row, self._removed)
-        self._file.write_note(removed, self.last)
+        self._file.write_note(Note(removed, self.last, self._boot))
         self._removed = removed
         with self._transaction():
             self._rows.remove_up_to(row)
@@ -331,12 +347,3 @@ class Spool:
         if not self.count:
             self._marked = False
             self._rows.shrink()
-
-
-def _boot_id() -> str:
-    """Return what identifies the start of the host; an empty string if that is not known."""
-    try:
-        with open(_BOOT_ID, encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, ValueError):
-        return ""

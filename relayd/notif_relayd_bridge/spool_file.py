@@ -2,9 +2,9 @@
 """The file of a spool: its lock, its creation, its checks, and what replaces it if it is damaged.
 
 For the spool `PATH`, one process at a time holds the lock on `PATH.lock`. This file also has a
-note: the last row that was removed, and the last one that was added. The note is written with each
-transaction and not synchronised, so it is exact after the end of a process, but not after a crash
-of the host. It tells an empty spool from one whose file, or whose write-ahead log, is lost.
+note: the last row that was removed, the last one that was added, and the start of the host. The
+note is written with each transaction and not synchronised, so it counts until the host is started
+again. It tells an empty spool from one whose file, or whose write-ahead log, is lost.
 
 A new file is complete before it gets its name: any other file of that name is damaged. A damaged
 file is renamed to `PATH.damaged`, where it replaces an older one, and a new one begins with a gap
@@ -19,6 +19,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from notif_relay import records
 from notif_relayd.escaping import printable_path
@@ -60,8 +61,10 @@ _HEADER = re.compile(
 )
 """The start of a database: https://www.sqlite.org/fileformat2.html#the_database_header"""
 
-_NOTE = re.compile(rb"(\d{20}) (\d{20})\n")
-_NOTE_SIZE = 42
+_NOTE = re.compile(rb"(\d{18}) (\d{18}) ([ -~]{36})\n")
+_NOTE_SIZE = 75
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _PRAGMAS = (
     # Without the file for shared memory, and no other process can read or write the database.
@@ -80,6 +83,22 @@ _PRAGMAS = (
 
 class DamagedError(Exception):
     """The file is missing, damaged, or no spool; the message states the reason."""
+
+
+class Note(NamedTuple):
+    """What the lock file says about the spool."""
+
+    removed: int
+    """The last row that was removed."""
+    last: int
+    """The last row that was added."""
+    boot: str
+    """The start of the host in which this was written."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the spool was not empty."""
+        return self.removed < self.last
 
 
 class SpoolFile:
@@ -115,8 +134,8 @@ class SpoolFile:
         """Return the error for a reason."""
         return SpoolError(f"cannot use the spool {printable_path(self.path)}: {reason}")
 
-    def read_note(self) -> tuple[int, int] | None:
-        """Return the last removed and the last added row; None if there was no spool.
+    def read_note(self) -> Note | None:
+        """Return the note; None if there was no spool.
 
         Raises:
             SpoolError: the note cannot be read.
@@ -125,17 +144,18 @@ class SpoolFile:
             note = os.pread(self._fd, _NOTE_SIZE, 0)
         found = _NOTE.fullmatch(note)
         if found is None:
-            return (0, 0) if note else None
-        return int(found[1]), int(found[2])
+            return Note(0, 0, "") if note else None
+        return Note(int(found[1]), int(found[2]), found[3].decode().strip())
 
-    def write_note(self, removed: int, last: int) -> None:
+    def write_note(self, note: Note) -> None:
         """Write the note.
 
         Raises:
             SpoolError: it cannot be written.
         """
+        line = b"%018d %018d %-36.36b\n" % (note.removed, note.last, note.boot.encode())
         with self.errors():
-            os.pwrite(self._fd, b"%020d %020d\n" % (removed, last), 0)
+            os.pwrite(self._fd, line, 0)
 
     def connect(self) -> sqlite3.Connection:
         """Open the database, and create it if there was none.
@@ -172,7 +192,7 @@ class SpoolFile:
         """
         damaged = self.path + ".damaged"
         if self.read_note() is None:
-            self.write_note(0, 0)
+            self.write_note(Note(0, 0, ""))
         with self.errors():
             os.fsync(self._fd)
             for suffix in _SUFFIXES:
@@ -258,16 +278,26 @@ class SpoolFile:
             os.close(fd)
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error of SQLite means that the file is damaged.
+def boot_id() -> str:
+    """Return what identifies the start of the host; an empty string if that is not known."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
 
-    These errors have no class of their own. Their codes are available from Python 3.11 on.
-    """
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error of SQLite means that the file is damaged."""
+    # SQLITE_CORRUPT and SQLITE_NOTADB have no other class. There are no codes before Python 3.11.
     return type(error) is sqlite3.DatabaseError
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    # A damaged file may contain text that is not UTF-8.
+    connection.text_factory = lambda text: text.decode(errors="replace")
+    return connection
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -281,7 +311,7 @@ def _check(connection: sqlite3.Connection) -> None:
         raise DamagedError("its tables are not those of a spool")
     [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise DamagedError(str(found))
+        raise DamagedError(str(found).rpartition("\n")[2])
     [odd] = connection.execute(
         "SELECT count(*) FROM records WHERE id < 1 OR typeof(added) != 'real'"
         " OR added NOT BETWEEN 0 AND ? OR typeof(record) != 'blob' OR length(record) > ?",

@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ from pathlib import Path
 import nkeys
 import pytest
 
-from notif_relayd_bridge.errors import StartError
 from support.bridge_targets import SimplePipeline, create_target, event
 from support.nats_server import NatsServer, needs_nats
+from support.threads import voluntary_switches
 from support.waiting import TIMEOUT, wait_until
 
 pytestmark = [needs_nats, pytest.mark.usefixtures("no_socket_left")]
@@ -259,52 +258,17 @@ def test_answers_to_unknown_messages_are_ignored(tmp_path: Path) -> None:
     assert bridge.failures == []
 
 
-def voluntary_switches(thread: threading.Thread) -> int:
-    """Return how often a thread has gone to sleep."""
-    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-
-
 def test_idle_target_does_not_wake_up(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as server:
         server.add_stream()
-        others = set(threading.enumerate())
         with SimplePipeline(create_target(server.url, tmp_path)) as idle:
-            (thread,) = set(threading.enumerate()) - others
             idle.send([event(1)])
             idle.wait_answers(1)
             with SimplePipeline(create_target(server.url, tmp_path)) as busy:
                 busy.send([event(2)])
                 busy.wait_answers(1)
-                before = voluntary_switches(thread)
+                before = voluntary_switches(idle.thread)
                 for count in range(2, 100):
                     busy.send([event(count + 1)])
                     busy.wait_answers(count)
-                assert voluntary_switches(thread) == before
-
-
-def test_missing_client_is_one_line(tmp_path: Path) -> None:
-    script = (
-        "import importlib.abc, sys\n"
-        "class Missing(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'nats':\n"
-        "            raise ModuleNotFoundError(name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n"
-        "from pathlib import Path\n"
-        "from support.bridge_targets import create_target\n"
-        "create_target('nats://127.0.0.1', Path(sys.argv[1]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    last = done.stderr.splitlines()[-1]
-    assert last == (
-        f"{StartError.__module__}.StartError: nats is not installed: "
-        "run \"pip install 'notif-relayd[nats]'\""
-    )
+                assert voluntary_switches(idle.thread) == before

@@ -25,19 +25,13 @@ def create_target(url: str, directory: Path, **options: object) -> Target:
     Args:
         url: the URL.
         directory: where the configuration file is written.
-        options: options of the section that has the name of the scheme; an underscore in a name
-            that the section lacks stands for a dot.
+        options: options of the section that has the name of the scheme.
     """
     scheme = url.partition(":")[0]
     conf = cfg.ConfigOpts()
-    known = set()
     for section, opts in SCHEMES[scheme].options():
         conf.register_opts(opts, section)
-        known |= {opt.dest for opt in opts}
-    lines = [
-        f"{name if name in known else name.replace('_', '.')} = {value}"
-        for name, value in options.items()
-    ]
+    lines = [f"{name} = {value}" for name, value in options.items()]
     path = directory / "bridge.conf"
     path.write_text("\n".join([f"[{scheme}]", *lines, ""]))
     conf(["--config-file", str(path)], project="bridge-test")
@@ -64,6 +58,8 @@ class SimplePipeline:
         """Each answered record, and why it was refused, if it was."""
         self.failures: list[str] = []
         self.connections = 0
+        self.thread = threading.current_thread()
+        """The thread that reports, after the first connection."""
         self._is_connected = False
         self._unsent: deque[bytes] = deque()
         self._unconfirmed: deque[bytes] = deque()
@@ -140,6 +136,7 @@ class SimplePipeline:
             self._check(not self._is_connected and not self._unconfirmed)
             self._is_connected = True
             self.connections += 1
+            self.thread = threading.current_thread()
             self._send()
 
     def confirmed(self, count: int) -> None:

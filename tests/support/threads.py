@@ -7,6 +7,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from support.waiting import TIMEOUT, wait_until
 
@@ -44,3 +45,9 @@ def wait_until_blocked(ident: int | None) -> None:
         return previous == before
 
     wait_until(is_blocked, "the thread is blocked")
+
+
+def voluntary_switches(thread: threading.Thread) -> int:
+    """Return how often a thread of this process has gone to sleep."""
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from oslo_context import context
 
-from notif_relayd.daemon.config_files import MAX_SIZE
+from notif_relayd.config_file import MAX_SIZE
 from notif_relayd.daemon.configuration import Configuration
 from notif_relayd.daemon.log_check import check_log_path, read_logging_file
 from notif_relayd.daemon.log_setup import check_logging

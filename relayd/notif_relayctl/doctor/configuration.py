@@ -15,6 +15,7 @@ from notif_relay.connection import checked_path
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.location import instance_of
+from notif_relayd.config_file import ConfigFile
 from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM
@@ -103,7 +104,7 @@ def _running(pid: int) -> _CommandLine | None:
 
 def _relative_paths(files: Sequence[str]) -> list[str]:
     """Return the paths of sockets in the configuration that are relative, as ``OPTION = PATH``."""
-    sections = [config_files.ConfigFile.read(file).sections for file in files]
+    sections = [ConfigFile.read(file).sections for file in files]
     return [
         f"{option} = {value}"
         for section, option in (

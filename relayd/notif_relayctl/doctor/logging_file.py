@@ -24,7 +24,7 @@ from notif_relayctl.doctor import destination, logging_config
 from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.logging_config import PRIORITIES, RELAY_HANDLERS, Handler, Logger
-from notif_relayd.daemon import config_files
+from notif_relayd.config_file import check_regular
 from notif_relayd.errors import StartError, one_line
 
 NOTIFICATIONS = "oslo.messaging.notification"
@@ -55,7 +55,7 @@ def read(check: str, path: str) -> list[Logger] | Finding:
         )
     try:
         if os.path.exists(path) and not os.path.isdir(path):
-            config_files.check_regular(path)
+            check_regular(path)
         with open(path, encoding="utf-8") as file:
             return logging_config.parse(file.read())
     except PermissionError:

@@ -22,7 +22,8 @@ from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.drivers import MESSAGING, ROUTING, SECTION, UNIX
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.urls import Sections
-from notif_relayd.daemon.config_files import ConfigFile, files_in
+from notif_relayd.config_file import ConfigFile
+from notif_relayd.daemon.config_files import files_in
 from notif_relayd.errors import StartError, one_line
 
 NOTIFY_DRIVERS, TRANSPORTS = "oslo.messaging.notify.drivers", "oslo.messaging.drivers"
@@ -34,7 +35,7 @@ OLD_URL = "notification_transport_url"
 """Old name of the URL for notifications, in [DEFAULT]."""
 
 MAX_FILES = 200
-"""Files of one service that are read. Each has at most `config_files.MAX_SIZE` bytes."""
+"""Files of one service that are read. Each has at most `config_file.MAX_SIZE` bytes."""
 
 CONSUMERS = {"aodh", "blazar", "ceilometer", "searchlight", "senlin", "vitrage", "watcher"}
 """Programs that read from oslo.messaging's own URL, by the names of their files or directories."""

@@ -14,12 +14,12 @@ from dataclasses import replace
 from oslo_config import cfg
 from oslo_log import log
 
+from notif_relayd.config_file import check_regular
 from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import (
     Origins,
     check,
     check_environment,
-    check_regular,
     log_options,
     split,
 )

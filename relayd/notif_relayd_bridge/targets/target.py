@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class Events(Protocol):
-    """What a target reports. It may call these methods from any thread, one at a time."""
+    """What a target reports. It may call these methods from any thread, one at a time.
+
+    They do not wait, except for a call of ``send`` to return. So the target must not hold a lock
+    that its method ``send`` takes.
+    """
 
     def connected(self) -> None:
         """Report that messages can be sent, and none is unconfirmed."""

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the command line and the configuration file of one bridge.
+
+oslo.config ignores sections and options that it does not know. A misspelt filter would send more
+than the operator intends. Therefore the file is also read without oslo.config's options, and an
+unknown section or option is an error. A message names the file, the section and the option. It
+contains no value of an option that may contain a password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from oslo_config import cfg
+from oslo_log import log
+
+from notif_relay.connection import checked_path
+from notif_relay.errors import BadFilter
+from notif_relay.group import MAX_GROUP_NAME, checked_membership
+from notif_relay.request import filter_request
+from notif_relay.version import __version__
+from notif_relayd.config_file import ConfigFile
+from notif_relayd.errors import StartError as FileError
+from notif_relayd.errors import nearest, one_line, see_help, usage_errors
+from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
+from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
+
+PROGRAM = "notif-relayd-bridge"
+
+DEFAULT = "DEFAULT"
+
+STATE_DIRECTORY = "/var/lib/notif-relayd-bridge"
+"""Directory of the spools, if the configuration does not name another file."""
+
+GROUP_PREFIX = "bridge:"
+
+_is_name = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_GROUP_NAME - len(GROUP_PREFIX)}}}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """The options of the spool."""
+
+    path: str
+    max_bytes: int
+    max_age: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What the bridge requests from the relay."""
+
+    path: str
+    group: str
+    window: int
+    hold: float
+    event_type: list[str] | None = None
+    priority: list[str] | None = None
+    publisher_id: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The validated configuration of a bridge."""
+
+    name: str
+    subscription: Subscription
+    spool: SpoolSettings
+    scheme: Scheme
+    target: str = field(repr=False)
+    """URL with credentials."""
+    conf: cfg.ConfigOpts = field(repr=False)
+    """The options of the target and of the log."""
+    check: bool = False
+    once: bool = False
+
+    def secrets(self) -> list[str]:
+        """Return the values of the target's options that are secret."""
+        return [
+            str(self.conf[section][opt.dest])
+            for section, opts in self.scheme.options()
+            for opt in opts
+            if opt.secret and self.conf[section][opt.dest]
+        ]
+
+
+def load(arguments: Sequence[str]) -> Settings:
+    """Return the settings for a command line.
+
+    Raises:
+        StartError: an argument, the file or one of its options is invalid.
+        SystemExit: an option such as ``--help`` has been handled.
+    """
+    path = _config_file(arguments)
+    conf = _options()
+    if path is None:
+        _parse(conf, arguments)  # Handles --help.
+        raise StartError(see_help("--config-file is missing", PROGRAM))
+    name = _name(path)
+    try:
+        sections = ConfigFile.read(path).sections
+    except FileError as error:
+        raise StartError(str(error)) from None
+    scheme = _scheme(path, sections)
+    for section, opts in scheme.options():
+        conf.register_opts(opts, group=section)
+    given = _check_sections(path, sections, scheme)
+    _parse(conf, arguments)
+    if conf.config_file != [path] or conf.config_dir:
+        raise StartError("a bridge has one configuration file: pass one --config-file")
+    _check_values(path, conf, given)
+    return _settings(path, name, conf, scheme)
+
+
+def _config_file(arguments: Sequence[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-file")
+    try:
+        path: str | None = parser.parse_known_args(arguments)[0].config_file
+    except argparse.ArgumentError:
+        return None  # oslo.config reports it.
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def _options() -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    conf.register_opts(bridge_options(), group=BRIDGE)
+    conf.register_cli_opts(command_line())
+    log.register_options(conf)
+    return conf
+
+
+def _parse(conf: cfg.ConfigOpts, arguments: Sequence[str]) -> None:
+    try:
+        with usage_errors(
+            lambda message: StartError(see_help(message, PROGRAM)), arguments, conf.print_help
+        ):
+            conf(
+                list(arguments),
+                project=PROGRAM,
+                prog=PROGRAM,
+                version=__version__,
+                description="Sends the notifications of this host's relay to a message broker.",
+                default_config_files=[],
+                default_config_dirs=[],
+                use_env=False,
+            )
+    except (cfg.Error, OSError, ValueError) as error:
+        raise StartError(one_line(error)) from None
+
+
+def _name(path: str) -> str:
+    name, extension = os.path.splitext(os.path.basename(path))
+    if extension != ".conf" or not _is_name(name):
+        raise StartError(
+            f"{path}: the name of the file must be NAME.conf, where NAME is the name of the "
+            f"bridge, 1 to {MAX_GROUP_NAME - len(GROUP_PREFIX)} characters of A-Z, a-z, 0-9 and ._-"
+        )
+    return name
+
+
+def _scheme(path: str, sections: dict[str, dict[str, list[str]]]) -> Scheme:
+    urls = next((each for name, each in sections.items() if name.lower() == BRIDGE), {})
+    url = urls.get("target", [""])[-1].strip()
+    name, separator, _ = url.partition("://")
+    known = ", ".join(f"{each}://" for each in SCHEMES)
+    if not url:
+        raise StartError(f"[{BRIDGE}] target in {path}: not set; set a URL with one of {known}")
+    if not separator or name not in SCHEMES:
+        raise StartError(f"[{BRIDGE}] target in {path}: the URL must begin with one of {known}")
+    return SCHEMES[name]
+
+
+def _check_sections(
+    path: str, sections: dict[str, dict[str, list[str]]], scheme: Scheme
+) -> list[tuple[str, str]]:
+    """Return the section and name of each option in the file, without those of the log.
+
+    Raises:
+        StartError: a section or an option is unknown.
+    """
+    known: dict[str, set[str]] = {BRIDGE: {opt.dest for opt in bridge_options()}}
+    log_options = cfg.ConfigOpts()
+    log.register_options(log_options)
+    known[DEFAULT] = set(log_options)
+    for section, opts in scheme.options():
+        names = {opt.dest for opt in opts}
+        names |= {old.name or opt.dest for opt in opts for old in opt.deprecated_opts}
+        known.setdefault(section, set()).update(names)
+    found = []
+    for section, options in sections.items():
+        normalized = section if section == DEFAULT else section.lower()
+        if normalized not in known:
+            advice = _suggestion(section, known)
+            raise StartError(f"[{section}] in {path}: unknown section; {advice}")
+        for option in options:
+            if option not in known[normalized]:
+                advice = _suggestion(option, known[normalized])
+                raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
+            found.append((normalized, option))
+    return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    meant = nearest(name, known)
+    return f"did you mean {meant}?" if meant else "remove it"
+
+
+def _check_values(path: str, conf: cfg.ConfigOpts, given: Iterable[tuple[str, str]]) -> None:
+    for section, option in given:
+        values = conf if section == DEFAULT else conf[section]
+        if option not in values:
+            continue  # A deprecated name.
+        try:
+            if values[option] is not None:
+                continue
+            reason = "the value is missing"
+        except (cfg.Error, ValueError, RecursionError) as error:
+            # The value may be a secret, except for options of this module.
+            reason = "the value is invalid"
+            if section in {BRIDGE, DEFAULT} and option != "target":
+                reason = one_line(error).rpartition("is not valid: ")[2]
+        raise StartError(f"[{section}] {option} in {path}: {reason}; correct the value")
+
+
+def _settings(path: str, name: str, conf: cfg.ConfigOpts, scheme: Scheme) -> Settings:
+    options = conf[BRIDGE]
+    spool = options.spool or os.path.join(STATE_DIRECTORY, f"{name}.sqlite")
+    if not os.path.isabs(spool):
+        raise StartError(f"[{BRIDGE}] spool in {path}: must be an absolute path, not {spool!r}")
+    return Settings(
+        name=name,
+        subscription=_subscription(path, name, conf),
+        spool=SpoolSettings(spool, options.spool_max_bytes, options.spool_max_age),
+        scheme=scheme,
+        target=options.target.strip(),
+        conf=conf,
+        check=conf.check,
+        once=conf.once,
+    )
+
+
+def _subscription(path: str, name: str, conf: cfg.ConfigOpts) -> Subscription:
+    options = conf[BRIDGE]
+    subscription = Subscription(
+        path=_socket(path, options.source),
+        group=options.group or f"{GROUP_PREFIX}{name}",
+        window=options.window,
+        hold=options.hold,
+        event_type=options.event_type or None,
+        priority=options.priority or None,
+        publisher_id=options.publisher_id or None,
+    )
+    try:
+        membership = checked_membership(
+            subscription.group, subscription.window, subscription.hold, False
+        )
+        filter_request(
+            subscription.event_type, subscription.priority, subscription.publisher_id, membership
+        )
+    except (BadFilter, TypeError, ValueError) as error:
+        raise StartError(f"[{BRIDGE}] in {path}: {one_line(error)}; correct the value") from None
+    return subscription
+
+
+def _socket(path: str, source: str) -> str:
+    # The URL of a broker would contain a password, so the value is not quoted.
+    name, separator, socket = source.strip().partition("://")
+    if not separator or name != "unix" or not socket.startswith("/"):
+        raise StartError(
+            f"[{BRIDGE}] source in {path}: must be unix:// and an absolute path, as in "
+            "unix:///run/notif-relayd/notifications.sock"
+        )
+    try:
+        return checked_path(socket)
+    except ValueError as error:
+        raise StartError(f"[{BRIDGE}] source in {path}: {error}") from None

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of the section [bridge]; importing this module registers nothing."""
+
+from oslo_config import cfg
+
+from notif_relay.group import MAX_WINDOW
+
+BRIDGE = "bridge"
+
+MIN_SPOOL_BYTES = 64 * 1024 * 1024
+"""Minimum of spool_max_bytes. The unconfirmed messages must fit in any case, and the spool is of
+use only beyond them."""
+
+
+def bridge_options() -> list[cfg.Opt]:
+    """Return the options."""
+    return [
+        cfg.StrOpt(
+            "source",
+            metavar="URL",
+            default="unix:///run/notif-relayd/notifications.sock",
+            help="Where notifications come from: unix:// and the absolute path of the relay's "
+            "public socket.",
+        ),
+        cfg.StrOpt(
+            "target",
+            metavar="URL",
+            secret=True,
+            help="Broker that notifications are sent to. The scheme is rabbit, kafka or nats. As "
+            "in every option, $$ stands for a dollar sign.",
+        ),
+        cfg.StrOpt(
+            "spool",
+            metavar="FILE",
+            sample_default="/var/lib/notif-relayd-bridge/NAME.sqlite",
+            help="Database for notifications while the broker is not available or too slow. Its "
+            "directory must exist and belong to the user of the bridge.",
+        ),
+        cfg.IntOpt(
+            "spool_max_bytes",
+            default=256 * 1024 * 1024,
+            min=MIN_SPOOL_BYTES,
+            help="Maximum size of the spool in bytes. If it is exceeded, a gap record with the "
+            "number of records takes the place of the oldest ones.",
+        ),
+        cfg.IntOpt(
+            "spool_max_age",
+            default=24 * 3600,
+            min=1,
+            help="Maximum age, in seconds, of a record in the spool. A gap record takes the place "
+            "of older ones.",
+        ),
+        *_subscription_options(),
+    ]
+
+
+def _subscription_options() -> list[cfg.Opt]:
+    return [
+        cfg.ListOpt(
+            "event_type",
+            default=[],
+            help="Patterns, separated by commas, of which one must match the event type. If empty, "
+            "all notifications are sent.",
+        ),
+        cfg.ListOpt("priority", default=[], help="Likewise for the priority."),
+        cfg.ListOpt("publisher_id", default=[], help="Likewise for the publisher."),
+        cfg.StrOpt(
+            "group",
+            sample_default="bridge:NAME",
+            help="Group of the relay to which the bridge belongs. Bridges with one group share its "
+            "notifications, and each needs a spool of its own.",
+        ),
+        cfg.IntOpt(
+            "window",
+            default=4096,
+            min=1,
+            max=MAX_WINDOW,
+            help="Maximum number of notifications that the bridge has neither delivered nor "
+            "spooled.",
+        ),
+        cfg.FloatOpt(
+            "hold",
+            default=300.0,
+            min=0,
+            help="Time, in seconds, for which the relay keeps the place of the group while the "
+            "bridge does not run; at most max_hold of the relay.",
+        ),
+    ]
+
+
+def command_line() -> list[cfg.Opt]:
+    """Return the options of the command line only."""
+    return [
+        cfg.BoolOpt(
+            "check",
+            default=False,
+            help="Check the configuration and exit: print ok, or the error and exit with status "
+            "1. Connects to nothing and creates no file.",
+        ),
+        cfg.BoolOpt(
+            "once",
+            default=False,
+            help="Send what is in the relay's group and in the spool, and exit with status 0. If "
+            "the broker or the relay is not available, exit with status 1; what was read is then "
+            "in the spool.",
+        ),
+    ]

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the target for Kafka, and the topic and key of a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from oslo_config import cfg
+
+from notif_relay import Notification
+from notif_relay.errors import UnreadableRecord
+from notif_relay.notification import decode
+from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.targets import address, template
+from notif_relayd_bridge.targets.heads import ByHead
+
+SECTION = "kafka"
+
+PORT = 9092
+"""Default port of a broker."""
+
+MAX_TOPIC = 249
+"""Maximum length of a topic in Kafka."""
+
+MAX_KEY = 1024
+"""Length at which a key is cut: a publisher's name is longer only by mistake or by intent."""
+
+DEFAULT_TOPIC = "notifications"
+"""Value of the field ``{topic}`` for a record without ``_topic``."""
+
+_FORBIDDEN = re.compile("[^a-zA-Z0-9._-]")
+
+_SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config")
+"""Properties whose values are secret."""
+
+_PRODUCER_PROPERTIES = """
+    client.id client.rack client.dns.lookup
+    message.max.bytes message.copy.max.bytes receive.message.max.bytes message.timeout.ms
+    delivery.timeout.ms request.timeout.ms allow.auto.create.topics
+    batch.num.messages batch.size linger.ms queue.buffering.max.ms queue.buffering.max.kbytes
+    queue.buffering.max.messages queue.buffering.backpressure.threshold message.send.max.retries
+    retries retry.backoff.ms retry.backoff.max.ms max.in.flight
+    max.in.flight.requests.per.connection
+    compression.type compression.codec compression.level partitioner sticky.partitioning.linger.ms
+    metadata.max.age.ms metadata.recovery.strategy metadata.recovery.rebootstrap.trigger.ms
+    topic.metadata.refresh.interval.ms topic.metadata.refresh.fast.interval.ms
+    topic.metadata.refresh.sparse topic.metadata.propagation.max.ms
+    socket.timeout.ms socket.send.buffer.bytes socket.receive.buffer.bytes socket.keepalive.enable
+    socket.nagle.disable socket.max.fails socket.connection.setup.timeout.ms broker.address.ttl
+    broker.address.family connections.max.idle.ms reconnect.backoff.ms reconnect.backoff.max.ms
+    api.version.request api.version.request.timeout.ms api.version.fallback.ms
+    broker.version.fallback enable.metrics.push
+    security.protocol ssl.cipher.suites ssl.curves.list ssl.sigalgs.list ssl.key.location
+    ssl.key.password ssl.key.pem ssl.certificate.location ssl.certificate.pem ssl.ca.location
+    ssl.ca.pem ssl.crl.location ssl.keystore.location ssl.keystore.password ssl.providers
+    enable.ssl.certificate.verification ssl.endpoint.identification.algorithm
+    https.ca.location https.ca.pem
+    sasl.mechanism sasl.mechanisms sasl.username sasl.password sasl.kerberos.service.name
+    sasl.kerberos.principal sasl.kerberos.kinit.cmd sasl.kerberos.keytab
+    sasl.kerberos.min.time.before.relogin sasl.oauthbearer.config sasl.oauthbearer.method
+    sasl.oauthbearer.client.id sasl.oauthbearer.client.secret sasl.oauthbearer.scope
+    sasl.oauthbearer.extensions sasl.oauthbearer.token.endpoint.url
+    enable.sasl.oauthbearer.unsecure.jwt
+"""
+
+PROPERTIES = tuple(_PRODUCER_PROPERTIES.split())
+"""The properties of librdkafka for a producer, except those that the target itself sets, those for
+callbacks, and those for tests."""
+
+DEFAULTS = {
+    "client.id": "notif-relayd-bridge",
+    "compression.type": "lz4",
+    # Then the records go to the spool. The default of librdkafka is 5 minutes.
+    "message.timeout.ms": "30000",
+    # Memory for messages; further ones wait in the pipeline. The default is 1 GiB.
+    "queue.buffering.max.kbytes": "65536",
+    # Sends figures about the client to the broker.
+    "enable.metrics.push": "false",
+}
+"""Properties whose defaults differ from those of librdkafka."""
+
+ALIASES = {
+    "compression.type": ("compression.codec",),
+    "message.timeout.ms": ("delivery.timeout.ms",),
+    "sasl.mechanism": ("sasl.mechanisms",),
+}
+"""Other names of properties that have a default here."""
+
+FIXED = {
+    "enable.idempotence": "true",
+    "acks": "all",
+    # Errors are reported to the target, and the log would go to standard error.
+    "log_level": "0",
+}
+"""Properties on which the guarantees of the target depend."""
+
+
+def options() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return the section of the target."""
+    own: list[cfg.Opt] = [
+        cfg.StrOpt(
+            "topic",
+            default="notifications.{priority}",
+            help="Topic of a message; {priority}, {event_type} and {topic}, the record's _topic, "
+            "are replaced. Characters that a topic cannot contain become underscores.",
+        ),
+        cfg.IntOpt(
+            "max_unconfirmed",
+            default=10_000,
+            min=1,
+            max=1_000_000,
+            help="Number of messages that may be sent without a confirmation.",
+        ),
+        cfg.FloatOpt(
+            "connect_timeout",
+            default=10.0,
+            min=0.1,
+            help="Seconds after which an attempt to connect has failed.",
+        ),
+    ]
+    properties = [
+        cfg.StrOpt(name, secret=bool(_SECRET.search(name)), help="As in librdkafka.")
+        for name in PROPERTIES
+    ]
+    return [(SECTION, own + properties)]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is configured. The client validates the properties."""
+
+    route: Callable[[Notification], tuple[str, bytes | None]]
+    """Returns the topic and the key of a message."""
+    properties: dict[str, str] = field(repr=False)
+    max_unconfirmed: int
+    connect_timeout: float
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text in which asterisks replace secrets."""
+        for name, value in self.properties.items():
+            if value and _SECRET.search(name):
+                text = text.replace(value, "***")
+        return text
+
+
+class Topic:
+    """Returns the topic of a message.
+
+    Args:
+        text: the template.
+    """
+
+    def __init__(self, text: str) -> None:
+        fields = {
+            "priority": template.priority,
+            "event_type": template.event_type,
+            "topic": _topic_field,
+        }
+        self._template = template.parse("[kafka] topic", text, fields)
+        for literal, _ in self._template.parts:
+            if _FORBIDDEN.search(literal) or len(literal) > MAX_TOPIC:
+                raise StartError(
+                    "[kafka] topic contains something that a topic cannot contain: use letters, "
+                    "digits, dots, dashes and underscores"
+                )
+        self.depends_on_head = "{topic}" not in text
+        """Whether publisher, event type and priority determine the topic."""
+
+    def __call__(self, notification: Notification) -> str:
+        """Return a valid topic."""
+        return _clean(self._template.fill(notification)[:MAX_TOPIC])
+
+
+def _clean(topic: str) -> str:
+    topic = _FORBIDDEN.sub("_", topic)
+    return topic if topic.strip(".") or len(topic) > 2 else "_"  # noqa: PLR2004 (. and ..)
+
+
+def _topic_field(notification: Notification) -> str:
+    try:
+        value = decode(notification.raw).get("_topic")
+    except UnreadableRecord:
+        value = None
+    return value if isinstance(value, str) and value else DEFAULT_TOPIC
+
+
+def key(notification: Notification) -> bytes | None:
+    """Return the key of a message; ``None`` if the record names no publisher."""
+    return notification.publisher_id[:MAX_KEY].encode(errors="replace") or None
+
+
+def routing(topic: Topic) -> Callable[[Notification], tuple[str, bytes | None]]:
+    """Return a function that returns the topic and the key of a message."""
+    if topic.depends_on_head:
+        return ByHead(lambda notification: (topic(notification), key(notification)))
+    cached_key = ByHead(key)
+    return lambda notification: (topic(notification), cached_key(notification))
+
+
+def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
+    """Return the settings.
+
+    Raises:
+        StartError: the URL or an option of the target itself is invalid.
+    """
+    section = conf.kafka
+    parsed = address.parse(url, SECTION, PORT)
+    configured = {name: section[name] for name in PROPERTIES if section[name] is not None}
+    defaults = dict(DEFAULTS)
+    if parsed.user is not None:
+        if parsed.password is None:
+            raise StartError("the URL of the target has a user without a password: add it")
+        # Not without TLS, unless security.protocol says so.
+        defaults |= {"security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN"}
+        configured |= {"sasl.username": parsed.user, "sasl.password": parsed.password}
+    defaults = {
+        name: value
+        for name, value in defaults.items()
+        if not any(alias in configured for alias in ALIASES.get(name, ()))
+    }
+    servers = ",".join(map(str, parsed.servers))
+    properties = defaults | configured | FIXED | {"bootstrap.servers": servers}
+    return Settings(
+        routing(Topic(section.topic)), properties, section.max_unconfirmed, section.connect_timeout
+    )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bridge with the target ``test``, which a test commands over a Unix socket.
+
+The target writes messages to the socket, and reads commands, one a line: ``confirm COUNT`` and
+``refuse REASON``. The end of the connection is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+
+from oslo_config import cfg
+
+from notif_relay import Notification
+from notif_relayd_bridge.main import main
+from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
+from notif_relayd_bridge.targets.target import Events, Target
+
+PAUSE = 0.02
+"""Seconds between two attempts to connect."""
+
+
+class SocketTarget:
+    """The target for ``test://user:password@host/PATH``; the path is that of the socket."""
+
+    max_unconfirmed = 50
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._closed = threading.Event()
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, events: Events) -> None:
+        self._thread = threading.Thread(target=self._run, args=[events])
+        self._thread.start()
+
+    def send(self, notification: Notification) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.sendall(notification.raw)
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, events: Events) -> None:
+        while not self._closed.is_set():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                try:
+                    sock.connect(self._path)
+                    self._socket = sock
+                    self._obey(sock, events)
+                    reason = "the connection has ended"
+                except OSError as error:
+                    reason = str(error.strerror)
+                self._socket = None
+                if not self._closed.is_set():
+                    events.failed(reason)
+            self._closed.wait(PAUSE)
+
+    def _obey(self, sock: socket.socket, events: Events) -> None:
+        events.connected()
+        with sock.makefile() as commands:
+            for line in commands:
+                command, _, argument = line.strip().partition(" ")
+                if command == "confirm":
+                    events.confirmed(int(argument))
+                else:
+                    events.refused(argument)
+
+
+def options() -> list[tuple[str, list[cfg.Opt]]]:
+    return [("test", [cfg.IntOpt("size"), cfg.StrOpt("password", secret=True)])]
+
+
+def create(url: str, conf: cfg.ConfigOpts) -> Target:
+    return SocketTarget("/" + url.partition("://")[2].partition("/")[2])
+
+
+if __name__ == "__main__":
+    SCHEMES["test"] = Scheme("support.bridge_program", "test", ())
+    sys.exit(main(sys.argv[1:]))

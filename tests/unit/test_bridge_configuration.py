@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line and the configuration file of a bridge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from notif_relayd_bridge import main
+from notif_relayd_bridge.configuration import Settings, SpoolSettings, Subscription, load
+from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.logs import Redaction
+from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
+
+URL = "test://user:s3cr3t@broker/"
+
+
+@pytest.fixture(autouse=True)
+def target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCHEMES, "test", Scheme("support.bridge_program", "test", ()))
+    monkeypatch.setitem(
+        SCHEMES, "absent", Scheme("absent_client.target", "rabbit", ("absent_client",))
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "region-1.conf"
+
+
+def settings(config: Path, text: str, *arguments: str) -> Settings:
+    config.write_text(text)
+    return load(["--config-file", str(config), *arguments])
+
+
+def error(config: Path, text: str, *arguments: str) -> str:
+    with pytest.raises(StartError) as raised:
+        settings(config, text, *arguments)
+    assert "s3cr3t" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_defaults_follow_from_the_name(config: Path) -> None:
+    read = settings(config, f"[bridge]\ntarget = {URL}\n")
+    assert read.name == "region-1"
+    assert read.target == URL
+    assert read.subscription == Subscription(
+        "/run/notif-relayd/notifications.sock", "bridge:region-1", 4096, 300.0
+    )
+    assert read.spool == SpoolSettings(
+        "/var/lib/notif-relayd-bridge/region-1.sqlite", 256 * 1024 * 1024, 24 * 3600
+    )
+    assert (read.check, read.once) == (False, False)
+    assert "s3cr3t" not in repr(read)
+
+
+def test_options_are_read(config: Path) -> None:
+    text = (
+        f"[DEFAULT]\ndebug = true\n[bridge]\nsource = unix:///tmp/n.sock\ntarget = {URL}\n"
+        "spool = /tmp/s.sqlite\nspool_max_bytes = 100000000\nspool_max_age = 60\n"
+        "event_type = compute.*, volume.*\npriority = error\npublisher_id = nova*\n"
+        "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
+    )
+    read = settings(config, text, "--once")
+    assert read.subscription == Subscription(
+        *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
+    )
+    assert read.spool == SpoolSettings("/tmp/s.sqlite", 100000000, 60)
+    assert read.conf.test.size == 3
+    assert read.secrets() == ["of-the-client"]
+    assert read.once
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "[bridge] target in FILE: not set; set a URL with one of rabbit://, kafka://"),
+        ("[bridge]\ntarget =\n", "target in FILE: not set"),
+        ("[bridge]\ntarget = user:s3cr3t@host\n", "target in FILE: the URL must begin with"),
+        ("[bridge]\ntarget = s3cr3t://host\n", "target in FILE: the URL must begin with"),
+        (f"[bridge]\ntarget = {URL}$s3cr3t\n", "[bridge] target in FILE: the value is invalid"),
+        (f"[bridge]\ntarget = {URL}\nevents = x\n", "[bridge] events in FILE: unknown option"),
+        (f"[bridge]\ntarget = {URL}\nprioritty = x\n", "did you mean priority?"),
+        (f"[bridge]\ntarget = {URL}\n[brige]\n", "[brige] in FILE: unknown section; did you mean"),
+        (f"[bridge]\ntarget = {URL}\n[kafka]\nx = 1\n", "[kafka] in FILE: unknown section"),
+        (f"[bridge]\ntarget = {URL}\n[test]\nsise = 1\n", "did you mean size?"),
+        (f"[bridge]\ntarget = {URL}\n[test]\nsize = s3cr3t\n", "[test] size in FILE: the value is"),
+        (f"[DEFAULT]\ndebugg = 1\n[bridge]\ntarget = {URL}\n", "did you mean debug?"),
+        (f"[bridge]\ntarget = {URL}\nwindow = many\n", "[bridge] window in FILE: "),
+        (f"[bridge]\ntarget = {URL}\nwindow = 0\n", "[bridge] window in FILE: "),
+        (f"[bridge]\ntarget = {URL}\nwindow = 70000\n", "[bridge] window in FILE: "),
+        (f"[bridge]\ntarget = {URL}\nhold = -1\n", "[bridge] hold in FILE: "),
+        (f"[bridge]\ntarget = {URL}\nhold = nan\n", "hold must be"),
+        (f"[bridge]\ntarget = {URL}\nspool_max_bytes = 1\n", "[bridge] spool_max_bytes in FILE: "),
+        (f"[bridge]\ntarget = {URL}\nspool_max_age =\n", "spool_max_age in FILE: the value is"),
+        (f"[bridge]\ntarget = {URL}\nspool = x.sqlite\n", "spool in FILE: must be an absolute"),
+        (f"[bridge]\ntarget = {URL}\ngroup = a b\n", "group must be 1 to 64 characters"),
+        (f"[bridge]\ntarget = {URL}\npriority = urgent\n", "'URGENT' of priority matches no"),
+        (f"[bridge]\ntarget = {URL}\nsource = rabbit://u:s3cr3t@h\n", "source in FILE: must be"),
+        (f"[bridge]\ntarget = {URL}\nsource = unix://n.sock\n", "source in FILE: must be unix://"),
+        (f"[bridge]\ntarget = {URL}\nsource = unix:///{'x' * 200}\n", "at most 107 bytes"),
+        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install 'no"),
+        ("[bridge\n", "cannot parse FILE: line 1"),
+        ("\0", "NUL character in line 1"),
+    ],
+)
+def test_invalid_file_is_an_error(config: Path, text: str, expected: str) -> None:
+    assert expected in error(config, text).replace(str(config), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--config-file is missing; see notif-relayd-bridge --help"),
+        (["--config-file"], "argument --config-file"),
+        (["--config-file", "/nonexistent/x.conf"], "cannot read /nonexistent/x.conf: No such file"),
+        (["--config-file", "/etc/hosts"], "/etc/hosts: the name of the file must be NAME.conf"),
+        (["--config-file", "/tmp/a b.conf"], "must be NAME.conf"),
+        (["--config-file", f"/tmp/{'x' * 58}.conf"], "1 to 57 characters"),
+    ],
+)
+def test_invalid_command_line_is_an_error(arguments: list[str], expected: str) -> None:
+    with pytest.raises(StartError) as raised:
+        load(arguments)
+    assert expected in str(raised.value)
+
+
+def test_second_file_or_unknown_argument_is_an_error(config: Path) -> None:
+    text = f"[bridge]\ntarget = {URL}\n"
+    assert "pass one --config-file" in error(config, text, "--config-dir", str(config.parent))
+    assert "did you mean --once?" in error(config, text, "--onec")
+
+
+def test_environment_is_ignored(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_BRIDGE__WINDOW", "5")
+    assert settings(config, f"[bridge]\ntarget = {URL}\n").subscription.window == 4096
+
+
+def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(f"[bridge]\ntarget = {URL}\nspool = {config.parent}/s.sqlite\n")
+    assert main.main(["--config-file", str(config), "--check"]) == 0
+    assert capsys.readouterr() == ("ok\n", "")
+    config.write_text(f"[bridge]\ntarget = {URL}\nwindow = 0\n")
+    assert main.main(["--config-file", str(config), "--check"]) == 1
+    assert capsys.readouterr().err.startswith("notif-relayd-bridge: [bridge] window in ")
+    assert list(config.parent.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "cannot connect to rabbit://user:pw@host:5672/",
+            "cannot connect to rabbit://***@host:5672/",
+        ),
+        ("ACCESS_REFUSED for 'p@ss/word'", "ACCESS_REFUSED for '***'"),
+        ("ACCESS_REFUSED for 'p%40ss%2Fword'", "ACCESS_REFUSED for '***'"),
+        ("the key is of-the-client", "the key is ***"),
+        ("no secret: http://host/a@b", "no secret: http://host/a@b"),
+    ],
+)
+def test_password_is_redacted(text: str, expected: str) -> None:
+    hide = Redaction("rabbit://user:p%40ss%2Fword@host/", ["of-the-client", "client"])
+    assert hide(text) == expected

@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file of a spool: damaged, foreign or missing, on a full disk, after a crash of the host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.spool import Spool
+from support.spool import (
+    MAX_AGE,
+    Clock,
+    batch,
+    check_books,
+    contents,
+    copy_killed,
+    disk_usage,
+    open_spool,
+    rows,
+)
+
+LOST = "None spool_lost"
+
+
+def spool_with(directory: Path, count: int, size: int = 100) -> Spool:
+    spool = open_spool(directory)
+    spool.add(batch(0, count, size))
+    return spool
+
+
+def change(directory: Path, *statements: str) -> None:
+    """Change the database of a spool that is not in use."""
+    with closing(sqlite3.connect(directory / "spool", isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def overwrite(start: int, data: bytes) -> Callable[[Path], object]:
+    def do(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(data)
+
+    return do
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (id)")
+
+
+def sql(statement: str) -> Callable[[Path], object]:
+    return lambda path: change(path.parent, statement)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "not a database of SQLite"),
+    "text": (lambda path: path.write_bytes(b"[bridge]\n" * 1000), "not a database of SQLite"),
+    "short": (lambda path: os.truncate(path, 50), "not a database of SQLite"),
+    "truncated": (lambda path: os.truncate(path, 8192), "malformed"),
+    "truncated within a page": (lambda path: os.truncate(path, 9000), "malformed"),
+    "torn page": (overwrite(8192, b"\xff" * 2048), "malformed|Tree|Page"),
+    "zeroed header": (overwrite(0, bytes(100)), "not a database of SQLite"),
+    "random table": (overwrite(4096, bytes(range(256)) * 16), "malformed|Tree|Page"),
+    "foreign": (foreign, "the database of another program"),
+    "missing": (lambda path: path.unlink(), "the file is missing"),
+    "other tables": (sql("CREATE TABLE more (id)"), "its tables"),
+    "no state": (sql("DELETE FROM state"), "its rows"),
+    "two states": (sql("INSERT INTO state VALUES ('', 0, 0)"), "its rows"),
+    "odd state": (sql("UPDATE state SET boot = x'00'"), "its rows"),
+    "odd offset": (sql("UPDATE state SET clock_offset = 9e999"), "its rows"),
+    "text row": (sql("UPDATE records SET record = 'text' WHERE id = 3"), "its rows"),
+    "odd time": (sql("UPDATE records SET added = -1 WHERE id = 3"), "its rows"),
+    "endless time": (sql("UPDATE records SET added = 9e999 WHERE id = 3"), "its rows"),
+    "large row": (sql("UPDATE records SET record = zeroblob(1048577) WHERE id = 3"), "its rows"),
+    "negative row": (sql("INSERT INTO records VALUES (-1, 0, x'00')"), "its rows"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_moved_aside(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool_with(tmp_path, 100, 1000).close()
+    harm, reason = DAMAGES[damage]
+    harm(tmp_path / "spool")
+    content = (tmp_path / "spool").read_bytes() if damage != "missing" else None
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [LOST]
+    assert rows(spool)[0][0] == 100
+    assert spool.replaced is not None
+    [message] = caplog.messages
+    assert f"the spool {tmp_path}/spool is damaged and its records are not sent: " in message
+    assert re.search(reason, message)
+    spool.add(batch(1, 2))
+    spool.close()
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [LOST, 1, 2]
+    assert spool.replaced is None
+    spool.close()
+    assert len(caplog.messages) == 1
+    if content is not None:
+        assert (tmp_path / "spool.damaged").read_bytes() == content
+        assert (tmp_path / "spool.damaged").stat().st_mode & 0o777 in {0o600, 0o644}
+
+
+def test_only_the_last_damaged_file_is_kept(tmp_path: Path) -> None:
+    spool_with(tmp_path, 1).close()
+    for number in range(3):
+        (tmp_path / "spool").write_bytes(b"%d" % number)
+        open_spool(tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"spool", "spool.damaged", "spool.lock"}
+    assert (tmp_path / "spool.damaged").read_bytes() == b"2"
+
+
+def test_damage_is_noticed_while_the_spool_is_used(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=16 * 1024 * 1024)
+    spool.add(batch(0, 5000, 1000))
+    spool.add(batch(5000, 1))
+    size = (tmp_path / "spool").stat().st_size
+    for start in range(8192, size, 4096):
+        overwrite(start, b"\xff" * 4096)(tmp_path / "spool")
+    while not spool.replaced:
+        last = spool.last
+        spool.add(batch(last, 1))
+        if not spool.replaced:
+            spool.remove_up_to(last - 5000)
+    # The new row has the number that the user of the spool expects.
+    assert rows(spool)[1:] == [(last + 1, batch(last, 1)[0])]
+    assert contents(rows(spool)) == [LOST, last]
+    assert rows(spool)[0][0] == last
+    assert (spool.count, spool.last) == (2, last + 1)
+    spool.close()
+
+
+def test_damage_is_noticed_when_rows_are_read(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=16 * 1024 * 1024)
+    spool.add(batch(0, 9000, 1000))
+    spool.add(batch(9000, 1))
+    size = (tmp_path / "spool").stat().st_size
+    for start in range(8192, size, 4096):
+        overwrite(start, b"\xff" * 4096)(tmp_path / "spool")
+    after = 0
+    while not spool.replaced:
+        after = spool.head(after, 10)[-1][0]
+    assert contents(rows(spool)) == [LOST]
+    assert rows(spool)[0][0] == 9001
+    spool.close()
+
+
+def test_missing_log_of_a_killed_process_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = spool_with(tmp_path, 5)
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    (tmp_path / "copy/spool-wal").unlink()
+    spool = open_spool(tmp_path / "copy")
+    assert contents(rows(spool)) == [LOST]
+    assert rows(spool)[0][0] == 5
+    assert caplog.messages == [
+        f"the spool {tmp_path}/copy/spool has lost its last records;"
+        " a gap of unknown size takes their place"
+    ]
+    spool.close()
+
+
+def test_torn_log_of_a_killed_process_is_noticed(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    size = (tmp_path / "spool-wal").stat().st_size
+    spool.add(batch(5, 5))
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    os.truncate(tmp_path / "copy/spool-wal", size + 100)
+    spool = open_spool(tmp_path / "copy")
+    assert contents(rows(spool)) == [0, 1, 2, 3, 4, LOST]
+    assert rows(spool)[-1][0] == 10
+    spool.close()
+
+
+def test_missing_log_of_an_empty_spool_is_no_loss(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    spool.close()
+    spool = open_spool(tmp_path)
+    spool.remove_up_to(5)
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    (tmp_path / "copy/spool-wal").unlink()
+    spool = open_spool(tmp_path / "copy")
+    # The rows that were removed are back, and no gap is reported.
+    assert contents(rows(spool)) == [0, 1, 2, 3, 4]
+    spool.close()
+
+
+def test_log_without_a_file_is_moved_aside(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    (tmp_path / "copy/spool").unlink()
+    (tmp_path / "copy/spool.lock").unlink()
+    spool = open_spool(tmp_path / "copy")
+    assert contents(rows(spool)) == [LOST]
+    assert (tmp_path / "copy/spool.damaged-wal").stat().st_size > 0
+    spool.close()
+
+
+@pytest.mark.parametrize("note", [b"", b"x", b"-1 -1\n", b"9" * 74 + b"\n", b"\0" * 75, b"9" * 200])
+def test_odd_note_is_harmless(tmp_path: Path, note: bytes) -> None:
+    spool_with(tmp_path, 5).close()
+    (tmp_path / "spool.lock").write_bytes(note)
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [0, 1, 2, 3, 4]
+    spool.add(batch(5, 1))
+    spool.close()
+
+
+def test_note_with_the_highest_number_is_a_loss(tmp_path: Path) -> None:
+    spool_with(tmp_path, 5).close()
+    note = (tmp_path / "spool.lock").read_bytes()
+    (tmp_path / "spool.lock").write_bytes(b"0" * 18 + b" " + b"9" * 18 + note[37:])
+    spool = open_spool(tmp_path)
+    spool.add(batch(5, 1))
+    assert contents(rows(spool)) == [0, 1, 2, 3, 4, LOST, 5]
+    spool.close()
+
+
+# Neither a file of ours nor one that may be replaced
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal", "-shm", ".lock"])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "link", "broken link"])
+def test_other_nodes_are_refused(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"spool{suffix}"
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            (tmp_path / "theirs").write_bytes(b"text")
+            path.symlink_to("theirs")
+        case _:
+            path.symlink_to("theirs")
+    with pytest.raises(SpoolError, match=f"{path} is not a regular file; remove it"):
+        open_spool(tmp_path)
+    assert not path.is_file() or (tmp_path / "theirs").read_bytes() == b"text"
+
+
+def test_newer_version_is_refused(tmp_path: Path) -> None:
+    spool_with(tmp_path, 1).close()
+    change(tmp_path, "PRAGMA user_version = 2")
+    with pytest.raises(SpoolError, match="its version, 2, is newer than that of this program"):
+        open_spool(tmp_path)
+    change(tmp_path, "PRAGMA user_version = 1")
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [0]
+    spool.close()
+
+
+def test_database_in_use_is_refused(tmp_path: Path) -> None:
+    spool_with(tmp_path, 3).close()
+    with closing(sqlite3.connect(tmp_path / "spool", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SpoolError, match=r"/spool: database is locked"):
+            open_spool(tmp_path)
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [0, 1, 2]
+    with (
+        closing(sqlite3.connect(tmp_path / "spool", timeout=0)) as other,
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+    ):
+        other.execute("SELECT * FROM records")
+    spool.close()
+
+
+def test_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match=r"missing/spool: No such file or directory"):
+        open_spool(tmp_path / "missing")
+
+
+def test_error_releases_the_lock(tmp_path: Path) -> None:
+    spool_with(tmp_path, 1).close()
+    (tmp_path / "spool-wal").mkdir()
+    with pytest.raises(SpoolError):
+        open_spool(tmp_path)
+    (tmp_path / "spool-wal").rmdir()
+    open_spool(tmp_path).close()
+
+
+def test_path_is_printable_in_errors(tmp_path: Path) -> None:
+    directory = tmp_path / "new\nline"
+    with pytest.raises(SpoolError, match=r"new\\nline/spool: No such"):
+        open_spool(directory)
+
+
+# Full disk
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_file_size_limit_is_an_error(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=64 * 1024 * 1024)
+    spool.add(batch(0, 10))
+    with file_size_limit(200_000):
+        with pytest.raises(SpoolError, match=r"cannot use the spool .*/spool: disk I/O error"):
+            spool.add(batch(10, 1000, 1000))
+        assert (spool.count, spool.last) == (10, 10)
+        assert contents(rows(spool)) == [*range(10)]
+    spool.add(batch(10, 1000, 1000))
+    assert check_books(rows(spool), range(1010)) == 0
+    spool.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 10 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=10m,mode=700", "tmpfs", str(directory)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("cannot mount a file system")
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill_disk(directory: Path) -> Path:
+    """Return a file that takes the rest of a disk."""
+    path = directory / "other"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return path
+
+
+def test_full_disk_is_an_error_until_there_is_room(small_disk: Path) -> None:
+    spool = open_spool(small_disk, max_bytes=64 * 1024 * 1024)
+    spool.add(batch(0, 100, 1000))
+    other = fill_disk(small_disk)
+    for _ in range(2):
+        with pytest.raises(SpoolError, match=r"cannot use the spool .*: database or disk is full"):
+            spool.add(batch(100, 100, 1000))
+        assert (spool.count, spool.size, spool.last, spool.dropped) == (100, 100_000, 100, 0)
+        assert contents(rows(spool)) == [*range(100)]
+    other.unlink()
+    spool.add(batch(100, 100, 1000))
+    spool.remove_up_to(50)
+    assert contents(rows(spool)) == [*range(50, 200)]
+    spool.close()
+
+
+def test_spool_reuses_its_space_on_a_full_disk(small_disk: Path) -> None:
+    spool = open_spool(small_disk, max_bytes=4 * 1024 * 1024)
+    for first in range(0, 8000, 100):
+        spool.add(batch(first, 100, 1000))
+    spool.remove_up_to(7000)
+    fill_disk(small_disk)
+    for first in range(8000, 40_000, 100):
+        spool.add(batch(first, 100, 1000))
+        spool.remove_up_to(first - 900)
+    assert contents(rows(spool)) == [*range(39_000, 40_000)]
+    spool.close()
+
+
+def test_filled_disk_stops_only_the_spool(small_disk: Path) -> None:
+    spool = open_spool(small_disk, max_bytes=64 * 1024 * 1024)
+    added = 0
+    with pytest.raises(SpoolError, match="database or disk is full"):  # noqa: PT012
+        while added < 10_000:
+            spool.add(batch(added, 10, 1000))
+            added += 10
+    assert added > 2000
+    assert check_books(rows(spool), range(added)) == 0
+    copy_killed(small_disk, small_disk.parent / "copy")
+    spool.close()
+    for directory in (small_disk, small_disk.parent / "copy"):
+        spool = open_spool(directory, max_bytes=64 * 1024 * 1024)
+        assert check_books(rows(spool), range(added)) == 0
+        spool.close()
+
+
+# Crash of the host
+
+
+def restart_host(directory: Path) -> None:
+    """Let a spool believe that the host was restarted."""
+    change(directory, "UPDATE state SET boot = 'another'")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_crash_of_the_host_is_a_gap(
+    tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = spool_with(tmp_path, count)
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    restart_host(tmp_path / "copy")
+    spool = open_spool(tmp_path / "copy", clock=Clock())
+    assert contents(rows(spool)) == [*range(count), LOST]
+    assert len(caplog.messages) == 1
+    spool.close()
+    spool = open_spool(tmp_path / "copy", clock=Clock())
+    assert contents(rows(spool)) == [*range(count), LOST]
+    spool.close()
+
+
+@pytest.mark.parametrize("removed", [0, 5])
+def test_orderly_restart_of_the_host_is_no_gap(tmp_path: Path, removed: int) -> None:
+    spool = spool_with(tmp_path, 5)
+    spool.remove_up_to(removed)
+    spool.close()
+    restart_host(tmp_path)
+    spool = open_spool(tmp_path, clock=Clock())
+    assert contents(rows(spool)) == [*range(removed, 5)]
+    spool.close()
+
+
+def test_crash_of_the_host_with_an_empty_spool_is_no_gap(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    spool.remove_up_to(5)
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    restart_host(tmp_path / "copy")
+    spool = open_spool(tmp_path / "copy", clock=Clock())
+    assert rows(spool) == []
+    spool.add(batch(5, 1))
+    copy_killed(tmp_path / "copy", tmp_path / "second")
+    spool.close()
+    restart_host(tmp_path / "second")
+    spool = open_spool(tmp_path / "second", clock=Clock())
+    assert contents(rows(spool)) == [5, LOST]
+    spool.close()
+
+
+def test_text_that_is_not_utf8_is_another_start(tmp_path: Path) -> None:
+    spool_with(tmp_path, 2).close()
+    change(tmp_path, "UPDATE state SET boot = CAST(x'ff00' AS TEXT)")
+    spool = open_spool(tmp_path, clock=Clock())
+    assert contents(rows(spool)) == [0, 1]
+    assert spool.replaced is None
+    spool.close()
+
+
+def test_time_while_the_host_is_off_does_not_count(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now = 50_000.0
+    spool = open_spool(tmp_path, clock=clock)
+    spool.add(batch(0, 1))
+    clock.now += 300.0
+    spool.add(batch(1, 1))
+    spool.close()
+    restart_host(tmp_path)
+    clock.now = 20.0
+    spool = open_spool(tmp_path, clock=clock)
+    assert spool.oldest == 320.0
+    clock.now = MAX_AGE - 299.0
+    assert contents(rows(spool)) == ["1 spool_expired", 1]
+    spool.close()
+
+
+# Processes
+
+
+def test_lock_ends_with_the_process(tmp_path: Path) -> None:
+    program = (
+        "import sys; from support.spool import *; from pathlib import Path;"
+        "spool = open_spool(Path(sys.argv[1])); spool.add(batch(0, 3)); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    path = os.pathsep.join(each for each in sys.path if each)
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        with pytest.raises(SpoolError, match="another process uses it"):
+            open_spool(tmp_path)
+        process.kill()
+    spool = open_spool(tmp_path)
+    assert contents(rows(spool)) == [0, 1, 2]
+    spool.close()
+
+
+def test_nothing_is_left_after_a_close(tmp_path: Path) -> None:
+    spool_with(tmp_path, 3).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"spool", "spool.lock"}
+    assert disk_usage(tmp_path) < 20_000
