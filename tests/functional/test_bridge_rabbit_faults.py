@@ -29,6 +29,12 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 TOO_LARGE, ALSO_TOO_LARGE = (record(3, payload={"text": each * MAX_MESSAGE_SIZE}) for each in "xy")
 
 
+@pytest.fixture(autouse=True)
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit the pause between attempts to connect, which grows while a broker restarts."""
+    monkeypatch.setattr("notif_relayd_bridge.targets.backoff.MAX_BACKOFF", 0.5)
+
+
 def through(proxy: Proxy) -> str:
     """Return the URL of the broker behind a proxy."""
     return f"rabbit://guest:guest@127.0.0.1:{proxy.port}/"
