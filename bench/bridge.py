@@ -10,6 +10,7 @@ Exit status 1: a ratio is below its minimum.
 """
 
 import argparse
+import asyncio
 import contextlib
 import statistics
 import sys
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import kombu
+import nats
+from confluent_kafka import KafkaError, Message, Producer
 from oslo_config import cfg
 
-from compare import rabbitmq
+from compare import kafka_cluster, nats_server, rabbitmq
 from compare.notification import record
 from notif_relay import Notification
+from notif_relayd_bridge.targets import kafka_settings
 from notif_relayd_bridge.targets.rabbit.message import contents
 from notif_relayd_bridge.targets.schemes import SCHEMES
 from notif_relayd_bridge.targets.target import Target
@@ -49,6 +53,8 @@ class Case:
     """Starts the broker and yields the target and the bare loop."""
     minimum: float
     """Minimum ratio."""
+    scale: int = 1
+    """Factor for the number of records: a round of a fast client must not be too short."""
 
 
 class Feeder:
@@ -99,14 +105,21 @@ class Feeder:
         raise RuntimeError(reason)
 
 
-@contextlib.contextmanager
-def target_of(scheme: str, url: str) -> Iterator[Target]:
-    """Yield a target with the default options."""
+def configuration(scheme: str, **options: object) -> cfg.ConfigOpts:
+    """Return the configuration of a target."""
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[])
-    for group, options in SCHEMES[scheme].options():
-        conf.register_opts(options, group=group)
-    target = SCHEMES[scheme].create(url, conf)
+    for group, opts in SCHEMES[scheme].options():
+        conf.register_opts(opts, group=group)
+    for name, value in options.items():
+        conf.set_override(name, value, scheme)
+    return conf
+
+
+@contextlib.contextmanager
+def target_of(scheme: str, url: str, **options: object) -> Iterator[Target]:
+    """Yield a target; options that are not given have their defaults."""
+    target = SCHEMES[scheme].create(url, configuration(scheme, **options))
     try:
         yield target
     finally:
@@ -158,7 +171,76 @@ def bare_rabbit(connection: Any, channel: Any, window: int) -> Run:
     return run
 
 
-CASES = [Case("rabbit", rabbitmq.missing, rabbit, minimum=0.6)]
+@contextlib.contextmanager
+def nats_io() -> Iterator[tuple[Run, Run]]:
+    """Run nats-server; yield its target and a loop of nats-py's asynchronous publish."""
+    options = {"stream": "notifications", "create_stream": True}
+    with (
+        nats_server.nats_server() as url,
+        target_of("nats", url, **options) as target,
+        contextlib.closing(asyncio.new_event_loop()) as loop,
+    ):
+        feeder = Feeder(target)
+        client = loop.run_until_complete(nats.connect(url))
+        try:
+            yield feeder.run, bare_nats(loop, client, target.max_unconfirmed)
+        finally:
+            loop.run_until_complete(client.close())
+
+
+def bare_nats(loop: asyncio.AbstractEventLoop, client: Any, window: int) -> Run:
+    """Return a loop that publishes to the stream of the target."""
+    stream = client.jetstream(publish_async_max_pending=window)
+    # As with the target, every message is a duplicate of the first one.
+    headers = {"Nats-Msg-Id": Notification(RECORD).message_id}
+    payload = RECORD.rstrip()
+
+    async def publish(count: int) -> None:
+        for _ in range(count):
+            await stream.publish_async("notifications.bare", payload, headers=headers)
+        await asyncio.wait_for(stream.publish_async_completed(), TIMEOUT)
+
+    return lambda count: loop.run_until_complete(publish(count))
+
+
+@contextlib.contextmanager
+def kafka() -> Iterator[tuple[Run, Run]]:
+    """Run a Kafka cluster; yield its target and a loop of confluent-kafka's producer."""
+    with kafka_cluster.kafka_cluster() as servers:
+        url = f"kafka://{servers}"
+        properties = kafka_settings.settings(url, configuration("kafka")).properties
+        with target_of("kafka", url) as target:
+            feeder = Feeder(target)
+            yield feeder.run, bare_kafka(properties, target.max_unconfirmed)
+
+
+def bare_kafka(properties: dict[str, str], window: int) -> Run:
+    """Return a loop with the same properties as the target, and a delivery report a message."""
+    producer = Producer(properties)
+    unconfirmed = 0
+    payload = RECORD.rstrip()
+
+    def confirm(error: KafkaError | None, _: Message) -> None:
+        nonlocal unconfirmed
+        assert error is None
+        unconfirmed -= 1
+
+    def run(count: int) -> None:
+        nonlocal unconfirmed
+        for _ in range(count):
+            producer.produce("notifications.bare", payload, b"publisher", on_delivery=confirm)
+            unconfirmed += 1
+            producer.poll(0 if unconfirmed < window else TIMEOUT)
+        assert producer.flush(TIMEOUT) == 0
+
+    return run
+
+
+CASES = [
+    Case("rabbit", rabbitmq.missing, rabbit, minimum=0.6),
+    Case("kafka", kafka_cluster.missing, kafka, minimum=0.5, scale=10),
+    Case("nats", nats_server.missing, nats_io, minimum=0.6),
+]
 
 
 def rate(run: Run, count: int) -> float:
@@ -192,7 +274,7 @@ def main() -> int:
             continue
         if reason := case.missing():
             print(f"{case.name}: skipped, {reason}")
-        elif compare(case, arguments.rounds, arguments.count) < case.minimum:
+        elif compare(case, arguments.rounds, arguments.count * case.scale) < case.minimum:
             print(f"{case.name}: below the minimum of {case.minimum}")
             status = 1
     return status

@@ -47,6 +47,24 @@ def _event_type(head: bytes) -> str | None:
     return None if match is None else match[1].decode()
 
 
+def head(record: bytes) -> bytes | None:
+    """Return the bytes with publisher, event type and priority, in the format of the log driver.
+
+    Records with equal heads have the same publisher, event type and priority, unless a record has
+    duplicate names: this function ignores the values after the payload.
+
+    Returns:
+        None if the record may have another format; `is_head` tells whether it has.
+    """
+    payload = record.find(b"{", 1, _MAX_HEAD_SIZE)
+    return record[_ID_END:payload] if payload > 0 else None
+
+
+def is_head(found: bytes) -> bool:
+    """Return whether a result of `head` has the format of the log driver."""
+    return _match_head(found) is not None
+
+
 def decode(record: bytes) -> dict[str, Any]:
     """Return the fields of a record; for duplicate names, the last value.
 

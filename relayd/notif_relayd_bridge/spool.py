@@ -13,6 +13,9 @@ Size: the database stays within `max_bytes`, apart from rows that must be kept a
 gap. The write-ahead log has at most 4 MiB, and twice the size of the largest `add`. The file of a
 spool that was full shrinks when the spool is empty. A damaged file is kept until the next one.
 
+Full disk: `add` fails and changes nothing, until there is room. `remove_up_to` may fail as well,
+because a removal is written, too. The next process may then return these rows again.
+
 If the spool is full, or rows are too old, the oldest rows are replaced by one gap record with the
 number of records. A gap record among them counts with its own number. The sum is unknown if one of
 the numbers is.
@@ -29,7 +32,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from notif_relay import records as library
 from notif_relayd.escaping import printable, printable_path
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.spool_file import DamagedError, Note, SpoolFile, boot_id, is_damage
@@ -84,12 +86,15 @@ class Spool:
         self._closed = False
         self._marked = False
         """Whether the database says on the disk that a crash of the host may lose rows."""
+        self._has_been_used = False
+        """Whether the user of this object may know row numbers."""
         self._connection: sqlite3.Connection | None = None
         self.replaced: str | None = None
         """Why the last file was moved aside; None if none was."""
         self._file = SpoolFile(path)
         try:
             self._run(int)
+            self._has_been_used = True
         except BaseException:
             self._disconnect()
             self._file.release()
@@ -221,6 +226,7 @@ class Spool:
 
     def _replace(self, reason: str) -> None:
         self._disconnect()
+        self._totals.count = self._totals.size = 0
         damaged = self._file.replace()
         self.replaced = reason
         LOG.error(
@@ -259,7 +265,7 @@ class Spool:
             lost = lost or bool(unsynced)
         self._latest = max(self._latest, latest)
         if lost or not is_same_boot:
-            self._begin(lost)
+            self._begin(last if lost else None)
         if lost and self.replaced is None:
             LOG.error(
                 "the spool %s has lost its last records; a gap of unknown size takes their place",
@@ -267,11 +273,15 @@ class Spool:
             )
         self._note_last()
 
-    def _begin(self, lost: bool) -> None:
-        """Write the state of the database, and add a gap if rows were lost."""
-        with self._transaction():
-            if lost:
-                self._rows.append([library.gap(None, "spool_lost")], self._now())
+    def _begin(self, last: int | None) -> None:
+        """Write the state of the database, and add a gap if rows were lost.
+
+        Args:
+            last: the last row that is left; None if no row was lost.
+        """
+        with self._transaction(synchronous=last is not None):
+            if last is not None:
+                self._rows.add_lost(last, self._now(), is_new=not self._has_been_used)
             self._db.execute(
                 "UPDATE state SET boot = ?, clock_offset = ?, unsynced = ?",
                 (self._boot, self._clock_offset, self._marked),

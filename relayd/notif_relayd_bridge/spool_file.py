@@ -288,15 +288,16 @@ def boot_id() -> str:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error of SQLite means that the file is damaged.
-
-    These errors have no class of their own. Their codes are available from Python 3.11 on.
-    """
+    """Return whether an error of SQLite means that the file is damaged."""
+    # SQLITE_CORRUPT and SQLITE_NOTADB have no other class. There are no codes before Python 3.11.
     return type(error) is sqlite3.DatabaseError
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    # A damaged file may contain text that is not UTF-8.
+    connection.text_factory = lambda text: text.decode(errors="replace")
+    return connection
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -310,7 +311,7 @@ def _check(connection: sqlite3.Connection) -> None:
         raise DamagedError("its tables are not those of a spool")
     [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise DamagedError(str(found))
+        raise DamagedError(str(found).rpartition("\n")[2])
     [odd] = connection.execute(
         "SELECT count(*) FROM records WHERE id < 1 OR typeof(added) != 'real'"
         " OR added NOT BETWEEN 0 AND ? OR typeof(record) != 'blob' OR length(record) > ?",

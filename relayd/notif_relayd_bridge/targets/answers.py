@@ -11,13 +11,11 @@ from notif_relayd_bridge.targets.target import Events
 
 
 class Answers:
-    """Numbers the messages of a target and reports the answers to them in order.
-
-    One thread may call ``sent`` while another one calls the other methods.
-    """
+    """Numbers the messages of a target and reports the answers to them in order."""
 
     def __init__(self) -> None:
         self._oldest = 0
+        self._confirmed = 0  # the messages before this number are confirmed
         self._next = 0
         self._waiting: dict[int, str | None] = {}
 
@@ -32,6 +30,10 @@ class Answers:
         self._next = number + 1
         return number
 
+    def take_back(self) -> None:
+        """Undo the last ``sent``."""
+        self._next -= 1
+
     def answer(self, number: int, refusal: str | None = None) -> None:
         """Note the answer to a message.
 
@@ -41,27 +43,35 @@ class Answers:
             number: what ``sent`` has returned.
             refusal: why the broker will never accept the message; ``None`` if it is safe there.
         """
-        if self._oldest <= number < self._next:
+        if number == self._confirmed < self._next and refusal is None and not self._waiting:
+            self._confirmed = number + 1
+        elif self._confirmed <= number < self._next:
             self._waiting[number] = refusal
 
     def report(self, events: Events) -> bool:
         """Report the answers whose turn has come; return whether there were any."""
         reported = False
-        while self._oldest in self._waiting:
+        while self._oldest < self._confirmed or self._oldest in self._waiting:
             reported = True
-            confirmed = 0
-            refusal = None
-            while refusal is None and self._oldest in self._waiting:
-                refusal = self._waiting.pop(self._oldest)
-                self._oldest += 1
-                confirmed += refusal is None
+            confirmed, refusal = self._take()
             if confirmed:
                 events.confirmed(confirmed)
             if refusal is not None:
                 events.refused(refusal)
         return reported
 
+    def _take(self) -> tuple[int, str | None]:
+        """Remove the oldest answers up to a refusal; return how many are none, and the refusal."""
+        first = self._oldest
+        number = self._confirmed
+        refusal = None
+        while refusal is None and number in self._waiting:
+            refusal = self._waiting.pop(number)
+            number += 1
+        self._oldest = self._confirmed = number
+        return number - first - (refusal is not None), refusal
+
     def forget(self) -> None:
         """Ignore answers to all messages that were sent before this call."""
-        self._oldest = self._next
+        self._oldest = self._confirmed = self._next
         self._waiting.clear()

@@ -25,7 +25,7 @@ from notif_relayd.escaping import printable
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.targets.answers import Answers
 from notif_relayd_bridge.targets.backoff import Backoff
-from notif_relayd_bridge.targets.kafka_settings import Settings, key
+from notif_relayd_bridge.targets.kafka_settings import Settings
 from notif_relayd_bridge.targets.target import Events
 
 REFUSALS = (
@@ -51,6 +51,9 @@ CONNECT_STEP = 0.5
 
 CLOSE_TIMEOUT = 5.0
 """Seconds to wait for the client's threads to end; it takes longer if a name is being resolved."""
+
+BURST = 500
+"""Messages that the client gets before the thread handles delivery reports."""
 
 MAX_REASON = 300
 """Length at which the text of an error is cut."""
@@ -91,8 +94,15 @@ class KafkaTarget:
         self._thread.start()
 
     def send(self, notification: Notification) -> None:
-        """Send a message."""
-        self._session.send(notification)
+        """Send a message; without effect if the session has failed.
+
+        The thread of the target gives it to the client. If this thread did, both would compete for
+        the interpreter with each delivery report.
+        """
+        session = self._session
+        session.backlog.append(notification)
+        if not session.is_awake:
+            session.wake()
 
     def close(self) -> None:
         """Disconnect and end the thread."""
@@ -136,22 +146,20 @@ class _Session:
         self, settings: Settings, events: Events, closing: threading.Event, alone: int
     ) -> None:
         self.alone = alone
+        self.backlog: deque[Notification] = deque()
+        """Messages that the client does not have yet."""
+        self.is_awake = True
+        """Whether the thread looks at the backlog without a call of ``wake``."""
         self._settings = settings
         self._events = events
         self._closing = closing
         self._answers = Answers()
-        # For what send() and the thread of the target use; no event is reported with it.
-        self._lock = threading.Lock()
         self._is_over = False
-        self._backlog: deque[tuple[int, Notification]] = deque()
-        self._handed_over = 0
-        self._reports: deque[tuple[int, str | None]] = deque()
         self._failure = ""
         self._is_batch_refused = False
         self._last_error = ""
         self._is_unreachable = False
         self._wake = threading.Event()
-        self._is_awake = True
         self._producer = Producer({**settings.properties, "error_cb": self._on_error})
 
     def connect(self) -> None:
@@ -173,64 +181,54 @@ class _Session:
                 break
         raise _Lost(self._last_error)
 
-    def send(self, notification: Notification) -> None:
-        """Send a message, or keep it until the client has room; nothing if the session is over."""
-        with self._lock:
-            if self._is_over:
-                return
-            number = self._answers.sent()
-            self._backlog.append((number, notification))
-            self._hand_over()
-        if not self._is_awake:
-            self._wake.set()
-
     def wake(self) -> None:
-        """Let the thread of the target notice that it is to end."""
+        """Let the thread of the target look at the backlog, or notice that it is to end."""
         self._wake.set()
 
-    def _hand_over(self) -> None:
-        """Give the client as many messages as it has room for."""
-        while self._backlog and not (self.alone and self._handed_over):
-            number, notification = self._backlog[0]
+    def _hand_over(self) -> bool:
+        """Give the client some of the messages; return whether it could take more at once."""
+        backlog, route, answers = self.backlog, self._settings.route, self._answers
+        produce, on_delivery = self._producer.produce, self._on_delivery
+        burst = BURST
+        if self.alone:
+            burst = 0 if answers.unanswered else 1
+        for _ in range(burst):
+            if not backlog:
+                return False
+            notification = backlog[0]
+            topic, key = route(notification)
+            payload = notification.raw.rstrip(b"\n")
+            number = answers.sent()
             try:
-                self._producer.produce(
-                    self._settings.topic(notification),
-                    notification.raw.rstrip(b"\n"),
-                    key(notification),
-                    on_delivery=functools.partial(self._on_delivery, number),
-                )
+                produce(topic, payload, key, -1, functools.partial(on_delivery, number))
             except BufferError:
-                return
+                answers.take_back()
+                return False
             except KafkaException as error:
                 self._reject(number, error.args[0])
-            else:
-                self._handed_over += 1
-            self._backlog.popleft()
+            backlog.popleft()
+        return not self.alone
 
     def _reject(self, number: int, error: KafkaError) -> None:
         """Note that the client itself does not accept a message."""
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             maximum = self._settings.properties.get("message.max.bytes", "1000000")
-            self._reports.append((number, f"exceeds message.max.bytes of the client, {maximum}"))
+            self._answers.answer(number, f"exceeds message.max.bytes of the client, {maximum}")
         else:
             self._failure = self._failure or self._text(error)
 
-    def _on_delivery(self, number: int, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, number: int, error: KafkaError | None, _: Message) -> None:
         """Handle a delivery report, in the thread that polls."""
-        del message  # contains no more than the error
-        with self._lock:
-            was_alone = self._handed_over == 1
-            self._handed_over -= 1
         if error is None:
-            self._reports.append((number, None))
+            self._answers.answer(number)
         elif self._is_over or self._failure:
             pass  # the first failure is the reason of the others
         elif error.code() not in REFUSALS:
             self._failure = self._text(error)
             if self._last_error:
                 self._failure += f" ({self._last_error})"
-        elif was_alone:
-            self._reports.append((number, self._text(error)))
+        elif self._answers.unanswered == 1:
+            self._answers.answer(number, self._text(error))
         else:
             self._is_batch_refused = True
             self._failure = f"{self._text(error)}: sending its messages one by one"
@@ -253,32 +251,30 @@ class _Session:
             _Lost: the client gives up a message.
         """
         while not self._closing.is_set():
-            with self._lock:
-                self._hand_over()
-            if not self._reports:
-                self._producer.poll(POLL_TIMEOUT if self._answers.unanswered else 0)
+            has_room = self._hand_over()
             self._report(backoff)
+            if self._answers.unanswered:
+                self._producer.poll(0 if has_room else POLL_TIMEOUT)
+                self._report(backoff)
             if self._failure:
                 if self._is_batch_refused:
                     self.alone = self._answers.unanswered
                 raise _Lost(self._failure)
-            if not self._answers.unanswered:
+            if not (self._answers.unanswered or self.backlog):
                 self._sleep()
 
     def _sleep(self) -> None:
-        self._is_awake = False
+        self.is_awake = False
         # A message that is sent after this check sets the event.
-        if not self._answers.unanswered and not self._closing.is_set():
+        if not self.backlog and not self._closing.is_set():
             self._wake.wait(IDLE_TIMEOUT)
-        self._is_awake = True
+            self._producer.poll(0)
+        self.is_awake = True
         self._wake.clear()
 
     def _report(self, backoff: Backoff) -> None:
-        answered = len(self._reports)
-        for _ in range(answered):
-            self._answers.answer(*self._reports.popleft())
-        self.alone = max(0, self.alone - answered)
         if self._answers.report(self._events):
+            self.alone = max(0, self.alone - 1)  # if not 0, this was one message
             self._last_error = ""
             backoff.reset()
 
@@ -287,9 +283,7 @@ class _Session:
 
         It would send them later, in addition to the copies of the pipeline.
         """
-        with self._lock:
-            self._is_over = True
-            self._backlog.clear()
+        self._is_over = True
         self._producer.purge()
 
     def close(self) -> None:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from oslo_config import cfg
@@ -14,6 +14,7 @@ from notif_relay.errors import UnreadableRecord
 from notif_relay.notification import decode
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.targets import address, template
+from notif_relayd_bridge.targets.heads import ByHead
 
 SECTION = "kafka"
 
@@ -130,7 +131,8 @@ def options() -> list[tuple[str, list[cfg.Opt]]]:
 class Settings:
     """What is configured. The client validates the properties."""
 
-    topic: Topic
+    route: Callable[[Notification], tuple[str, bytes | None]]
+    """Returns the topic and the key of a message."""
     properties: dict[str, str] = field(repr=False)
     max_unconfirmed: int
     connect_timeout: float
@@ -144,7 +146,11 @@ class Settings:
 
 
 class Topic:
-    """Returns the topic of a message."""
+    """Returns the topic of a message.
+
+    Args:
+        text: the template.
+    """
 
     def __init__(self, text: str) -> None:
         fields = {
@@ -159,11 +165,12 @@ class Topic:
                     "[kafka] topic contains something that a topic cannot contain: use letters, "
                     "digits, dots, dashes and underscores"
                 )
-        self._clean = functools.lru_cache(1024)(_clean)
+        self.depends_on_head = "{topic}" not in text
+        """Whether publisher, event type and priority determine the topic."""
 
     def __call__(self, notification: Notification) -> str:
         """Return a valid topic."""
-        return self._clean(self._template.fill(notification)[:MAX_TOPIC])
+        return _clean(self._template.fill(notification)[:MAX_TOPIC])
 
 
 def _clean(topic: str) -> str:
@@ -182,6 +189,14 @@ def _topic_field(notification: Notification) -> str:
 def key(notification: Notification) -> bytes | None:
     """Return the key of a message; ``None`` if the record names no publisher."""
     return notification.publisher_id[:MAX_KEY].encode(errors="replace") or None
+
+
+def routing(topic: Topic) -> Callable[[Notification], tuple[str, bytes | None]]:
+    """Return a function that returns the topic and the key of a message."""
+    if topic.depends_on_head:
+        return ByHead(lambda notification: (topic(notification), key(notification)))
+    cached_key = ByHead(key)
+    return lambda notification: (topic(notification), cached_key(notification))
 
 
 def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
@@ -208,5 +223,5 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
     servers = ",".join(map(str, parsed.servers))
     properties = defaults | configured | FIXED | {"bootstrap.servers": servers}
     return Settings(
-        Topic(section.topic), properties, section.max_unconfirmed, section.connect_timeout
+        routing(Topic(section.topic)), properties, section.max_unconfirmed, section.connect_timeout
     )

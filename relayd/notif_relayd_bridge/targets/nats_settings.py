@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from notif_relay import Notification
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.targets import address, template
 from notif_relayd_bridge.targets.address import Address
+from notif_relayd_bridge.targets.heads import ByHead
 from notif_relayd_bridge.targets.template import Template
 
 SECTION = "nats"
@@ -153,11 +153,14 @@ class Subject:
         fields = {"event_type": template.event_type, "priority": template.priority}
         self._template = template.parse("[nats] subject", text, fields)
         _check(self._template)
-        self._clean = functools.lru_cache(1024)(_clean)
+        self._subject = ByHead(self._fill)
 
     def __call__(self, notification: Notification) -> str:
         """Return a valid subject that begins with the first token of the template."""
-        return self._clean(self._template.fill(notification)[:MAX_SUBJECT])
+        return self._subject(notification)
+
+    def _fill(self, notification: Notification) -> str:
+        return _clean(self._template.fill(notification)[:MAX_SUBJECT])
 
     @property
     def wildcard(self) -> str:
