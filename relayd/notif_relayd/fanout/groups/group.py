@@ -362,6 +362,7 @@ class Group(Ledger):
         run = run.tail(lost)
         self._dropped += run.length
         self._undeliverable += run.length
+        self._given_up += run.length
         if run.length:
             self._on_undeliverable(_records_of(run, ring), run.length)
 
