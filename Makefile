@@ -65,7 +65,7 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 # Services for "make test-services": pip selects the newest releases for the Python found that work together. The upper
 # limits are the newest releases that the tests have run with.
 SERVICES = "aodh>=19,<24" "ceilometer>=25,<28" "designate>=20,<24" "glance>=30,<34" "keystone>=28,<31" "nova>=31,<35" \
-	"vitrage>=13,<16" "gunicorn>=22,<28" "pyuwsgi>=2.0.23,<2.1"
+	"python-watcher>=17,<18" "vitrage>=13,<16" "gunicorn>=22,<28" "pyuwsgi>=2.0.23,<2.1"
 
 test-services: .venv/.made .venvs/services/.made .venvs/services/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
 	@.venv/bin/python -m $(PYTEST) tests/services
