@@ -86,12 +86,12 @@ def test_vitrage_reads_only_its_own_topics(relay: RunningRelay) -> None:
     configuration = directory / "vitrage.conf"
     configuration.write_text(CONFIGURATION.format(directory=directory, public=relay.public))
     options = "--config-file", os.fspath(configuration)
-    run_to_end(program("vitrage", "vitrage-dbsync"), *options)
+    run_to_end(program("vitrage-dbsync"), *options)
     expected = [f"host-{number}" for number in range(ALARMS)]
     with contextlib.ExitStack() as stack:
         for name in ("vitrage-notifier", "vitrage-persistor", "vitrage-graph"):
             log = directory / f"{name}.log"
-            stack.enter_context(running_service(log, program("vitrage", name), *options))
+            stack.enter_context(running_service(log, program(name), *options))
         wait_until(lambda: groups(relay) == GROUPS, "all programs listen")
         producer = stack.enter_context(relay.produce())
         for host in expected:
