@@ -122,12 +122,16 @@ class Group(Ledger):
             return 0
         if self._waiting.runs and self._first_waiting(member) < len(self._waiting):
             return 0
-        if not member.view.is_unfiltered and self.segments.last.stream.views != {member.view}:
+        if not self._wants_all(member):
             if batch is None:
                 return 0
             if not all(map(member.mask.contains, batch.passed(self._selector))):
                 return 0
         return member.room
+
+    def _wants_all(self, member: Member) -> bool:
+        """Return whether a member wants every record of the stream that the group reads now."""
+        return member.view.is_unfiltered or self.segments.last.stream.views == {member.view}
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -172,8 +176,9 @@ class Group(Ledger):
     def divide(self, members: Iterable[Member], batch: Batch) -> list[tuple[Member, HandOut]]:
         """Assign the records of a batch, which the ring has just taken, to some members.
 
-        Nothing is assigned if there are older records to hand out. `note_sent` must be called for
-        each member that gets something and is still in the group.
+        Nothing is assigned if there are older records to hand out, or if each of the members that
+        have room wants every record: then `take` need not look at the records. `note_sent` must be
+        called for each member that gets something and is still in the group.
 
         Args:
             members: the members that may get records.
@@ -189,6 +194,8 @@ class Group(Ledger):
                 candidates.append(member)
             elif not self._is_blocked(member):
                 return []
+        if all(map(self._wants_all, candidates)):
+            return []
         first = Run(segment.number, segment.next_seq, 1)
         passed = batch.passed(self._selector)
         division = Division(first, passed, candidates, self._masks)
