@@ -2,7 +2,8 @@
 """vitrage, whose programs notify each other through one relay, on topics of their own.
 
 vitrage-graph reads the topic vitrage_notifications. It makes an alarm of an event, and sends it to
-vitrage-persistor, which stores it in a database, and to vitrage-notifier, which logs it.
+vitrage-persistor, which stores it in a database, and to vitrage-notifier, which logs it. It also
+logs errors: it cannot store its graph in SQLite, and has no values for the severity of alarms.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ types = doctor
 workers = 1
 [evaluator]
 templates_dir = {directory}
-[persistency]
-enable_persistency = False
 [oslo_messaging_notifications]
 transport_url = unix://{public}
 """
