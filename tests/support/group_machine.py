@@ -30,7 +30,7 @@ from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.saved_state import IntakeState
 from notif_relayd.records.filters import UNFILTERED, Filter, View
 from notif_relayd.records.selector import Selector
-from support.group_reader import Reader, append, record, select
+from support.group_reader import Reader, append, number_of, record, select
 
 MAX_MEMBERS = 5
 
@@ -101,8 +101,7 @@ class Groups(RuleBasedStateMachine):
     def on_undeliverable(self, lines: Iterator[bytes], count: int) -> None:
         before = len(self.undeliverable)
         for line in lines:
-            payload = json.loads(line)["payload"]
-            number = payload if isinstance(payload, int) else payload["dropped"]
+            number = number_of(line)
             assert self.attempts[number] == self.max_deliveries
             self.undeliverable.append(number)
         assert len(self.undeliverable) - before == count
@@ -245,6 +244,11 @@ class Groups(RuleBasedStateMachine):
         reader.wire += data[:size]
         reader.owed = self.group.note_sent(reader.member, hand_out, size)
         assert data[size:].startswith(reader.owed)
+        if hand_out.is_part:
+            # Other members may have got later records, so these are marked.
+            for line in data[size + len(reader.owed) :].splitlines():
+                number = number_of(line)
+                self.attempts[number] = max(1, self.attempts[number])
         self.read(reader)
 
     @rule(index=st.integers(0, 4), count=st.integers(0, 8))

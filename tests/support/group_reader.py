@@ -22,6 +22,12 @@ def record(number: int, event_type: str) -> bytes:
     )
 
 
+def number_of(line: bytes) -> int:
+    """Return the number of a notification or of a producer's gap record."""
+    payload = json.loads(line)["payload"]
+    return int(payload if isinstance(payload, int) else payload["dropped"])
+
+
 def select(stream: Stream, batch: list[tuple[bytes, str]]) -> Batch:
     """Return the records that belong to a stream."""
     keyed = [(data, (records.GAP if kind == "gap" else kind, "INFO", "")) for data, kind in batch]

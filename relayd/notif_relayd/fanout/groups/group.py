@@ -237,7 +237,7 @@ class Group(Ledger):
             return b""
         if not sent:
             self._note_missing(hand_out.missing)
-            self._give_back(runs)
+            self._give_back(_marked(runs) if hand_out.is_part else runs)
             if head and runs:
                 self.redelivered -= sum(each.length for each in runs)
             return b""
@@ -245,7 +245,7 @@ class Group(Ledger):
             # The number of redelivered records was announced, so this member must get them.
             member.unsent, member.missing = runs, hand_out.missing
             return b"".join((head, *data))[sent:]
-        return self._note_part(member, runs, b"".join(data), sent)
+        return self._note_part(member, hand_out, b"".join(data), sent)
 
     def note_progress(self, member: Member, lines: int) -> None:
         """Note what the socket took of the bytes that `note_sent` has returned.
@@ -261,14 +261,14 @@ class Group(Ledger):
         if not lines:
             member.missing = NOTHING_MISSING
 
-    def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
+    def _note_part(self, member: Member, hand_out: HandOut, data: bytes, sent: int) -> bytes:
         """Note that the socket took `sent` bytes of records; return the rest of the last one."""
-        taken, others = split(runs, data.count(b"\n", 0, sent))
+        taken, others = split(hand_out.runs, data.count(b"\n", 0, sent))
         self._note_taken(member, taken)
         end = data.find(b"\n", sent - 1) + 1
         if end != sent:
             member.unsent, others = split(others, 1)
-        self._give_back(others)
+        self._give_back(_marked(others) if hand_out.is_part else others)
         return data[sent:end]
 
     def _note_taken(self, member: Member, runs: list[Run]) -> None:
@@ -393,6 +393,14 @@ class Group(Ledger):
         first = min(map(place_of, added))
         for each in self.members.values():
             each.examined = min(each.examined, first)
+
+
+def _marked(runs: Iterable[Run]) -> Iterator[Run]:
+    """Let records be handed out after a mark of redelivery.
+
+    A member that gets them may have got later records of the same producer before.
+    """
+    return (run._replace(attempts=max(1, run.attempts)) for run in runs)
 
 
 def _records_of(run: Run, ring: Ring) -> Iterator[bytes]:

@@ -163,6 +163,8 @@ class HandOut(NamedTuple):
     """The same records."""
     missing: Missing = NOTHING_MISSING
     """What `head` announces as missing."""
+    is_part: bool = False
+    """Whether other members get the other records of the same batch, which may be later ones."""
 
 
 def routing_keys_of(data: bytes, count: int) -> list[RoutingKey]:
