@@ -109,6 +109,7 @@ class Readers:
             self._start(joined(relay, group="g", **keys), case.window)
 
     def _start(self, reader: Subscriber, window: int | None) -> None:
+        reader.socket.settimeout(None)  # it waits until the groups of another case are there
         thread = threading.Thread(target=self._read, args=(reader, window), daemon=True)
         thread.start()
         self._threads.append(thread)
