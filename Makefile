@@ -66,18 +66,12 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 	@echo "oslo.messaging $(OLDEST)"
 	@.venvs/oldest/bin/python -m $(PYTEST) $(filter-out %_services.py %_upstream.py,$(wildcard tests/*/test_messaging_*.py))
 
-# Services for "make test-services", each with its own requirements: pip selects the newest release for the Python
-# found. The upper limits are the newest releases that the tests have run with.
-SERVICES = aodh ceilometer designate glance keystone nova vitrage
-.venvs/services-aodh/.made: SERVICE = "aodh>=19,<24"
-.venvs/services-ceilometer/.made: SERVICE = "ceilometer>=25,<28"
-.venvs/services-designate/.made: SERVICE = "designate>=20,<24"
-.venvs/services-glance/.made: SERVICE = "glance>=30,<34" "pyuwsgi>=2.0.23,<2.1"
-.venvs/services-keystone/.made: SERVICE = "keystone>=28,<31" "gunicorn>=22,<28"
-.venvs/services-nova/.made: SERVICE = "nova>=31,<35"
-.venvs/services-vitrage/.made: SERVICE = "vitrage>=13,<16"
+# Services for "make test-services": pip selects the newest releases for the Python found that work together. The upper
+# limits are the newest releases that the tests have run with.
+SERVICES = "aodh>=19,<24" "ceilometer>=25,<28" "designate>=20,<24" "glance>=30,<34" "keystone>=28,<31" "nova>=31,<35" \
+	"python-watcher>=17,<18" "vitrage>=13,<16" "gunicorn>=22,<28" "pyuwsgi>=2.0.23,<2.1"
 
-test-services: .venv/.made $(SERVICES:%=.venvs/services-%/.made) .venvs/services-nova/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
+test-services: .venv/.made .venvs/services/.made .venvs/services/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
 	@.venv/bin/python -m $(PYTEST) tests/services
 
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)
@@ -101,7 +95,7 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 	@($(call extra,bench,matplotlib; import zmq)) || true
 	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
 		$(if $(CHECK),--check) $(FIGURES) || status=1; \
-	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters subscribe hostile)); do \
+	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters groups subscribe hostile)); do \
 		.venv/bin/python bench/$$each.py $(if $(QUICK),--rounds 5) || status=1; done; exit $$status
 
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json
@@ -290,12 +284,12 @@ supported:
 .venvs/oldest/.made: pyproject.toml Makefile $(COMPILED) | supported packages
 	$(call make-venv,$(PYTHON),oslo.messaging==$(OLDEST) $(OLDEST_BESIDE))
 
-.venvs/services-%/.made: EXTRAS =
-.venvs/services-%/.made: pyproject.toml Makefile $(COMPILED) | supported packages
-	$(call make-venv,$(PYTHON),$(SERVICE))
+.venvs/services/.made: EXTRAS =
+.venvs/services/.made: pyproject.toml Makefile $(COMPILED) | supported packages
+	$(call make-venv,$(PYTHON),$(SERVICES))
 
 # Samples of notifications, which are in nova's sources but not in the wheel.
-.venvs/services-nova/samples: .venvs/services-nova/.made
+.venvs/services/samples: .venvs/services/.made
 	@cd $(@D) && rm -rf sources samples && { bin/pip download --disable-pip-version-check --no-deps \
 		--no-binary nova -d sources nova==$$(bin/python -c \
 		'from importlib.metadata import version; print(version("nova"))') >>pip.log 2>&1 || \

@@ -7,7 +7,6 @@ median over the rounds is compared with a limit.
 
 - A group of one and of eight members, without and with a window, compared with one subscriber. With
   a window the relay keeps each record until it is finished; this limit is therefore higher.
-- Five subscribers and a group, compared with six subscribers.
 - One subscriber beside 1,000 groups that are held, compared with one beside a subscriber that has
   stopped reading: in both cases the ring keeps every record.
 
@@ -74,7 +73,6 @@ class Case:
 
 
 ONE = Case("one subscriber", plain=1)
-SIX = Case("six subscribers", plain=6)
 STALLED = Case("one subscriber, one stalled", plain=1, stalled=1)
 
 COMPARED = [
@@ -82,12 +80,11 @@ COMPARED = [
     (Case("group of 8", members=8), ONE, MAX_GROUP),
     (Case("group of 1, window", members=1, window=WINDOW), ONE, MAX_WINDOW_GROUP),
     (Case("group of 8, window", members=8, window=WINDOW), ONE, MAX_WINDOW_GROUP),
-    (Case("five subscribers, group of 1", plain=5, members=1), SIX, MAX_BESIDE),
     (Case("one subscriber, 1,000 held groups", plain=1, held=HELD), STALLED, MAX_BESIDE),
 ]
 """What is compared with what, and the maximum ratio."""
 
-CASES = [ONE, SIX, STALLED, *(case for case, _, _ in COMPARED)]
+CASES = [ONE, STALLED, *(case for case, _, _ in COMPARED)]
 
 
 class Readers:
@@ -112,6 +109,7 @@ class Readers:
             self._start(joined(relay, group="g", **keys), case.window)
 
     def _start(self, reader: Subscriber, window: int | None) -> None:
+        reader.socket.settimeout(None)  # it waits until the groups of another case are there
         thread = threading.Thread(target=self._read, args=(reader, window), daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -165,13 +163,14 @@ def running(case: Case) -> Iterator[tuple[RunningRelay, Readers]]:
 
 def microseconds(relay: RunningRelay, readers: Readers, copies: int, block: int) -> float:
     """Return the relay's processor time for each record, sent in blocks of so many."""
-    before = processor_time(relay)
     with relay.produce() as producer:
+        # Requests to the control socket take time as well.
+        wait_until(lambda: relay.status()["producers"] == 1, "the producer is known")
+        before = processor_time(relay)
         for _ in range(BLOCKS):
             producer.sendall(RECORD * block)
             readers.wait(copies * block)
-        wait_until(lambda: relay.status()["producers"] == 1, "the producer is known")
-    return (processor_time(relay) - before) / BLOCKS / block / 1000
+        return (processor_time(relay) - before) / BLOCKS / block / 1000
 
 
 def processor_time(relay: RunningRelay) -> int:

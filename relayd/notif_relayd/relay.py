@@ -239,15 +239,16 @@ class Relay:
         """Continue with the connections that the service manager has kept."""
         producers = self._still_allowed(PRODUCER, inherited.producers, self._intake.admission)
         subscribers = self._still_allowed(SUBSCRIBER, inherited.subscribers, self._fanout.admission)
+        restored: set[int] = set()
         if inherited.state is not None:
             self._intake.restore(inherited.state.intake, producers)
-            self._fanout.restore(inherited.state.fanout, subscribers)
+            restored = self._fanout.restore(inherited.state.fanout, subscribers)
             self._latency.restore(inherited.state.latency)
             LOG.info("restored %d producers and %d subscribers", *self._counts()[:2])
         # These connections are not in the state: the process before this one was killed, or the
         # access rules have changed.
         unknown_producers = sorted(producers.keys() - self._intake.producers.keys())
-        unknown_subscribers = sorted(subscribers.keys() - self._fanout.subscribers.keys())
+        unknown_subscribers = sorted(subscribers.keys() - restored)
         for number in unknown_producers:
             self._intake.adopt(number, producers[number])
         for number in unknown_subscribers:

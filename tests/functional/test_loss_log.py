@@ -55,12 +55,12 @@ class Relay:
     def restart(self) -> None:
         """Continue in another fan-out with the saved state."""
         old = self.fanout
-        state = State(1000, IntakeState(0, 0, {}, []), old.save())
+        state = b"".join(encode(State(1000, IntakeState(0, 0, {}, []), old.save())))
         connections = {number: each.socket.dup() for number, each in old.subscribers.items()}
         old.close()
         self.caplog.clear()
         self.fanout = self.start()
-        self.fanout.restore(decode(b"".join(encode(state))).fanout, connections)
+        self.fanout.restore(decode(state).fanout, connections)
 
     def connect(self) -> socket.socket:
         client = self.harness.connect()
@@ -68,6 +68,16 @@ class Relay:
         while len(self.fanout.subscribers) == present:
             self.harness.run_once()
         client.setblocking(False)
+        return client
+
+    def join(self, group: str) -> socket.socket:
+        """Return the only member of a group."""
+        client = self.connect()
+        client.sendall(json.dumps({"group": group}).encode() + b"\n")
+        data = b""
+        while b"notif_relayd.subscribed" not in data:
+            self.harness.run_once()
+            data += read_available(client)
         return client
 
     def publish(self, batches: int, size: int = 1024) -> None:
@@ -193,6 +203,39 @@ def test_loss_not_logged_at_its_start_is_logged_later(relay: Relay) -> None:
         read_all(slow)
         relay.harness.run_once()
     assert len(relay.logged(STARTED)) == 2
+
+
+def test_loss_of_a_group_is_logged_once(relay: Relay) -> None:
+    client = relay.join("a.group")
+    relay.publish(10)
+    group = f"group a.group of uid {os.getuid()} "
+    (started,) = relay.caplog.messages
+    assert started.startswith(f"{group}reads too slowly, or has no member, and loses records: ")
+    relay.restart()
+    relay.publish(10)
+    assert relay.caplog.messages == []
+    lost = relay.catch_up(client)
+    assert relay.caplog.messages == [f"{group}has caught up: {lost} records were lost"]
+    assert lost == relay.fanout.dropped > 0
+
+
+def test_end_of_a_group_ends_a_logged_loss(relay: Relay) -> None:
+    relay.join("others")
+    client = relay.join("g")
+    relay.publish(10)
+    relay.disconnect(client)
+    assert len(relay.logged("loses records")) == 1
+    assert relay.logged("ended and had not") == []
+    relay.clock.now += INTERVAL
+    client = relay.join("g")
+    relay.publish(10)
+    dropped = relay.fanout.groups.ended_dropped
+    relay.harness.loop.call_in(0, relay.fanout.groups.losses.resume)
+    relay.harness.run_once()
+    relay.disconnect(client)
+    lost = relay.fanout.groups.ended_dropped - dropped
+    (ended,) = relay.logged("ended and had not caught up")
+    assert ended.endswith(f": {lost} records were lost")
 
 
 def test_restart_repeats_no_message_and_keeps_the_count(relay: Relay) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.groups import join
 from support.load import load
 from support.records import is_gap, numbered_record, record
 from support.relay import Subscriber, request_filter, subscribe_filtered
@@ -55,6 +56,20 @@ def test_counters_survive_a_restart(relay: ManagedRelay) -> None:
         each["connected_seconds"] = pytest.approx(each["connected_seconds"], abs=60)
     assert after == before
     assert after[0]["records_delivered"] == 6 + 1 + 1 + 1
+
+
+def test_member_that_cannot_read_is_restored_and_ended(relay: ManagedRelay) -> None:
+    with join(relay, window=1) as one, join(relay, hold=60) as two, relay.produce() as producer:
+        producer.sendall(record())
+        one.line()
+        two.socket.shutdown(socket.SHUT_RD)
+        assert relay.stop() == 0
+        one.close()
+        relay.start()  # The record of the first member is sent to the second one.
+        relay.wait_status(subscribers=0)
+        (group,) = relay.request("groups")
+        assert (group["members"], group["lag"]) == (0, 1)
+        assert "without saved state" not in relay.log.read_text()
 
 
 def test_connection_ids_are_not_reused_after_a_restart(relay: ManagedRelay) -> None:

@@ -76,11 +76,11 @@ def test_each_notification_causes_one_alarm(relay: RunningRelay) -> None:
         CONFIGURATION.format(directory=directory, public=relay.public, workers=WORKERS)
     )
     options = "--config-file", os.fspath(configuration)
-    run_to_end(program("aodh", "python"), "-c", CREATE_ALARM, *options)
+    run_to_end(program("python"), "-c", CREATE_ALARM, *options)
     with contextlib.ExitStack() as stack:
         for name in ("aodh-listener", "aodh-notifier"):
             log = directory / f"{name}.log"
-            stack.enter_context(running_service(log, program("aodh", name), *options))
+            stack.enter_context(running_service(log, program(name), *options))
         publisher = "notifier://?topic=alarm.all"
         stack.enter_context(start_agent(relay, directory / "agent.log", event=publisher))
         for topic in ("notifications", "alarm.all", "alarming"):

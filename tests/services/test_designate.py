@@ -63,7 +63,7 @@ def test_pool_and_other_consumer_each_get_all_once(relay: RunningRelay) -> None:
         )
     )
     log = directory / "designate-sink.log"
-    command = program("designate", "designate-sink"), "--config-file", os.fspath(configuration)
+    command = program("designate-sink"), "--config-file", os.fspath(configuration)
     events = directory / "events"
     with (
         running_service(log, *command),

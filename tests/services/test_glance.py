@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from support.relay import RunningRelay
-from support.services import ENVIRONMENTS, program, run_to_end
+from support.services import ENVIRONMENT, program, run_to_end
 from support.waiting import wait_until
 from support.web_services import NOTIFYING, UWSGI, WebService, logged, running_web_service
 
@@ -39,7 +39,7 @@ enabled_backends = files:file
 log_file = {directory}/glance.log
 """
 
-PIPELINES = ENVIRONMENTS / "services-glance/etc/glance/glance-api-paste.ini"
+PIPELINES = ENVIRONMENT / "etc/glance/glance-api-paste.ini"
 
 USER = {
     "X_Identity_Status": "Confirmed",
@@ -97,10 +97,9 @@ def running_glance(relay: RunningRelay) -> Iterator[Glance]:
     text = CONFIGURATION + NOTIFYING
     configuration.write_text(text.format(directory=directory, public=relay.public))
     options = "--config-file", os.fspath(configuration)
-    run_to_end(program("glance", "glance-manage"), *options, "db_sync")
+    run_to_end(program("glance-manage"), *options, "db_sync")
     with running_web_service(
         UWSGI,
-        "glance",
         "glance.wsgi.api:application",
         directory,
         OS_GLANCE_CONFIG_DIR=os.fspath(directory),

@@ -84,7 +84,7 @@ def running_keystone(relay: RunningRelay) -> Iterator[Keystone]:
     configuration = directory / "keystone.conf"
     text = CONFIGURATION + NOTIFYING
     configuration.write_text(text.format(directory=directory, public=relay.public))
-    manage = program("keystone", "keystone-manage"), "--config-file", os.fspath(configuration)
+    manage = program("keystone-manage"), "--config-file", os.fspath(configuration)
     run_to_end(*manage, "db_sync")
     ids = "--keystone-user", str(os.getuid()), "--keystone-group", str(os.getgid())
     run_to_end(*manage, "fernet_setup", *ids)
@@ -92,7 +92,7 @@ def running_keystone(relay: RunningRelay) -> Iterator[Keystone]:
     application = "keystone.wsgi.api:application"
     files = os.fspath(configuration)
     with running_web_service(
-        GUNICORN, "keystone", application, directory, OS_KEYSTONE_CONFIG_FILES=files
+        GUNICORN, application, directory, OS_KEYSTONE_CONFIG_FILES=files
     ) as url:
         yield Keystone(url)
 

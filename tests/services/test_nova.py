@@ -10,9 +10,9 @@ import json
 import os
 
 from support.relay import RunningRelay
-from support.services import ENVIRONMENTS, program, run_to_end
+from support.services import ENVIRONMENT, program, run_to_end
 
-SAMPLES = ENVIRONMENTS / "services-nova/samples"
+SAMPLES = ENVIRONMENT / "samples"
 
 CONFIGURATION = """
 [DEFAULT]
@@ -76,7 +76,7 @@ def test_relay_receives_every_sample_of_nova(relay: RunningRelay) -> None:
     samples = sorted(SAMPLES.glob("*.json"))
     with relay.subscribe() as subscriber:
         arguments = "-c", EMIT, os.fspath(configuration), os.fspath(SAMPLES)
-        run_to_end(program("nova", "python"), *arguments)
+        run_to_end(program("python"), *arguments)
         received = subscriber.lines(len(samples))
     assert relay.status()["records_received"] == len(samples) > 100
     expected = [json.loads(each.read_text())["event_type"] for each in samples]

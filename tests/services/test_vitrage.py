@@ -2,7 +2,8 @@
 """vitrage, whose programs notify each other through one relay, on topics of their own.
 
 vitrage-graph reads the topic vitrage_notifications. It makes an alarm of an event, and sends it to
-vitrage-persistor, which stores it in a database, and to vitrage-notifier, which logs it.
+vitrage-persistor, which stores it in a database, and to vitrage-notifier, which logs it. It also
+logs errors: it cannot store its graph in SQLite, and has no values for the severity of alarms.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ types = doctor
 workers = 1
 [evaluator]
 templates_dir = {directory}
-[persistency]
-enable_persistency = False
 [oslo_messaging_notifications]
 transport_url = unix://{public}
 """
@@ -86,12 +85,12 @@ def test_vitrage_reads_only_its_own_topics(relay: RunningRelay) -> None:
     configuration = directory / "vitrage.conf"
     configuration.write_text(CONFIGURATION.format(directory=directory, public=relay.public))
     options = "--config-file", os.fspath(configuration)
-    run_to_end(program("vitrage", "vitrage-dbsync"), *options)
+    run_to_end(program("vitrage-dbsync"), *options)
     expected = [f"host-{number}" for number in range(ALARMS)]
     with contextlib.ExitStack() as stack:
         for name in ("vitrage-notifier", "vitrage-persistor", "vitrage-graph"):
             log = directory / f"{name}.log"
-            stack.enter_context(running_service(log, program("vitrage", name), *options))
+            stack.enter_context(running_service(log, program(name), *options))
         wait_until(lambda: groups(relay) == GROUPS, "all programs listen")
         producer = stack.enter_context(relay.produce())
         for host in expected:

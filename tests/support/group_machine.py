@@ -30,7 +30,7 @@ from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.saved_state import IntakeState
 from notif_relayd.records.filters import UNFILTERED, Filter, View
 from notif_relayd.records.selector import Selector
-from support.group_reader import Reader, publish, record
+from support.group_reader import Reader, append, number_of, record, select
 
 MAX_MEMBERS = 5
 
@@ -101,8 +101,7 @@ class Groups(RuleBasedStateMachine):
     def on_undeliverable(self, lines: Iterator[bytes], count: int) -> None:
         before = len(self.undeliverable)
         for line in lines:
-            payload = json.loads(line)["payload"]
-            number = payload if isinstance(payload, int) else payload["dropped"]
+            number = number_of(line)
             assert self.attempts[number] == self.max_deliveries
             self.undeliverable.append(number)
         assert len(self.undeliverable) - before == count
@@ -120,22 +119,30 @@ class Groups(RuleBasedStateMachine):
 
     @rule(kinds=KINDS)
     def publish(self, kinds: list[str]) -> None:
-        self.append(kinds)
+        self.append(*self.select(kinds))
 
-    def append(self, kinds: list[str]) -> Batch:
-        """Publish a batch; return the part that the group reads."""
+    def select(self, kinds: list[str]) -> tuple[Batch, dict[Stream, Batch]]:
+        """Return a new batch: the part that the group reads, and those of all streams."""
         batch = []
         for kind in kinds:
             number = len(self.kinds)
             self.kinds[number] = kind
             batch.append((record(number, kind), kind))
-        parts = {stream: publish(stream, batch) for stream in self.streams.values()}
-        return parts[self.group.segments.last.stream]
+        parts = {stream: select(stream, batch) for stream in self.streams.values()}
+        return parts[self.group.segments.last.stream], parts
+
+    def append(self, part: Batch, parts: dict[Stream, Batch], *, finished: bool = False) -> Batch:
+        """Publish a batch, which the rings keep unless the group has finished it."""
+        if not finished:
+            self.group.segments.keep()
+        for stream, each in parts.items():
+            append(stream, each)
+        return part
 
     @rule(kinds=KINDS, absent=st.sets(st.integers(1, 20)), share=SHARES)
     def divide(self, kinds: list[str], absent: set[int], share: float) -> None:
         """Publish a batch and divide it among the members that are not absent."""
-        batch = self.append(kinds)
+        batch = self.append(*self.select(kinds))
         ready = {
             reader.member: reader
             for number, reader in self.readers.items()
@@ -149,20 +156,18 @@ class Groups(RuleBasedStateMachine):
     def send_direct(self, kinds: list[str], index: int, share: float) -> None:
         """Publish a batch and send it to one member directly, if it can get all of it."""
         reader = self.reader_of(index)
-        was_read = self.group.has_read_all
-        batch = self.append(kinds)
-        if not len(batch) or not was_read:
+        member = reader.member
+        batch, parts = self.select(kinds)
+        if not 0 < len(batch) <= self.group.direct_room(member, batch):
+            self.append(batch, parts)
             return
-        segment = self.group.segments.first
-        with mock.patch.object(segment.ring, "next_seq", segment.next_seq):
-            if self.group.direct_room(reader.member, batch) < len(batch):
-                return
-        if share == 1.0 and "gap" not in kinds:
-            self.group.note_direct(reader.member, len(batch))
+        self.append(batch, parts, finished=share == 1.0 and member.window is None)
+        if share == 1.0 and (member.window is None or "gap" not in kinds):
+            self.group.note_direct(member, len(batch))
             reader.wire += batch.data
             self.read(reader)
         else:
-            hand_out = self.group.take(reader.member, direct=True)
+            hand_out = self.group.take(member, direct=True)
             assert hand_out is not None
             assert b"".join(hand_out.data) == batch.data
             self.send(reader, hand_out, share)
@@ -239,6 +244,11 @@ class Groups(RuleBasedStateMachine):
         reader.wire += data[:size]
         reader.owed = self.group.note_sent(reader.member, hand_out, size)
         assert data[size:].startswith(reader.owed)
+        if hand_out.is_part:
+            # Other members may have got later records, so these are marked.
+            for line in data[size + len(reader.owed) :].splitlines():
+                number = number_of(line)
+                self.attempts[number] = max(1, self.attempts[number])
         self.read(reader)
 
     @rule(index=st.integers(0, 4), count=st.integers(0, 8))
@@ -353,6 +363,7 @@ class Groups(RuleBasedStateMachine):
             assert member.unfinished_count == sum(each.length for each in member.unfinished)
             assert not (reader.owed and self.group.has_work_for(member))
             assert len(reader.unfinished) == member.unfinished_count
+            self.group.rest()
             assert member.window is None or member.unfinished_count <= member.window
         assert len(self.undeliverable) >= self.announced["undeliverable"]
         assert sum(self.announced.values()) <= self.group.dropped

@@ -22,16 +22,25 @@ def record(number: int, event_type: str) -> bytes:
     )
 
 
-def publish(stream: Stream, batch: list[tuple[bytes, str]]) -> Batch:
-    """Append to a stream the records that belong to it; return them."""
+def number_of(line: bytes) -> int:
+    """Return the number of a notification or of a producer's gap record."""
+    payload = json.loads(line)["payload"]
+    return int(payload if isinstance(payload, int) else payload["dropped"])
+
+
+def select(stream: Stream, batch: list[tuple[bytes, str]]) -> Batch:
+    """Return the records that belong to a stream."""
     keyed = [(data, (records.GAP if kind == "gap" else kind, "INFO", "")) for data, kind in batch]
     some = [(data, key) for data, key in keyed if any(view(key) for view in stream.views)]
-    selected = Batch(b"".join(data for data, _ in some), [key for _, key in some])
+    return Batch(b"".join(data for data, _ in some), [key for _, key in some])
+
+
+def append(stream: Stream, batch: Batch) -> None:
+    """Append records to a stream, as a relay does."""
     if not stream.ring.places:
-        stream.ring.skip(len(some))
-    elif some:
-        stream.ring.append(selected.data, len(some))
-    return selected
+        stream.ring.skip(len(batch))
+    elif len(batch):
+        stream.ring.append(batch.data, len(batch))
 
 
 @dataclass

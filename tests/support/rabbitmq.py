@@ -165,7 +165,7 @@ def make_certificates(directory: Path) -> None:
 
 def _definitions() -> dict[str, Any]:
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    own = "^(openstack|(notifications|unroutable)\\..*)$"
+    own = "^(openstack|(notifications|unwritable|unreadable)\\..*)$"
     return {
         "vhosts": [{"name": "/"}],
         "users": [
@@ -184,7 +184,7 @@ def _definitions() -> dict[str, Any]:
                 "vhost": "/",
                 "exchange": "openstack",
                 "write": "^notifications\\.",
-                "read": ".*",
+                "read": "^(?!unreadable)",
             }
         ],
         "policies": [

@@ -14,12 +14,12 @@ from pathlib import Path
 from support.relay import quiet_environment
 from support.waiting import TIMEOUT
 
-ENVIRONMENTS = Path(__file__).parents[2] / ".venvs"
+ENVIRONMENT = Path(__file__).parents[2] / ".venvs/services"
 
 
-def program(service: str, name: str) -> str:
-    """Return the path of a program in the environment of a service."""
-    path = ENVIRONMENTS / f"services-{service}" / "bin" / name
+def program(name: str) -> str:
+    """Return the path of a program in the environment of the services."""
+    path = ENVIRONMENT / "bin" / name
     assert path.exists(), f"{path} is missing: make test-services installs it"
     return os.fspath(path)
 

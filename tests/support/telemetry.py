@@ -72,7 +72,7 @@ def start_agent(
         file.write_text(PIPELINE.format(kind=kind, publisher=publisher))
     configuration = directory / "ceilometer.conf"
     configuration.write_text(text)
-    command = program("ceilometer", "ceilometer-agent-notification")
+    command = program("ceilometer-agent-notification")
     return running_service(log, command, "--config-file", os.fspath(configuration))
 
 

@@ -112,13 +112,12 @@ class WebService:
 
 @contextmanager
 def running_web_service(
-    server: Server, service: str, application: str, directory: Path, **variables: str
+    server: Server, application: str, directory: Path, **variables: str
 ) -> Iterator[str]:
     """Run a service until the end of the block, and yield its URL.
 
     Args:
         server: Program that runs the application.
-        service: Name of the environment of the service.
         application: Module and name of the WSGI application.
         directory: Directory for the configuration and the log of the server.
         **variables: Environment variables of the service.
@@ -127,7 +126,7 @@ def running_web_service(
     file.write_text(server.configuration.format(workers=WORKERS, application=application))
     variables[server.variable] = server.value.format(file=file)
     log = directory / f"{server.program}.log"
-    with running_service(log, program(service, server.program), **variables):
+    with running_service(log, program(server.program), **variables):
         # From then on, a connection waits until a worker accepts it.
         wait_until(lambda: address(log), f"{server.program} listens")
         yield f"http://{address(log)}"

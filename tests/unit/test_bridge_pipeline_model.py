@@ -178,7 +178,8 @@ class PipelineMachine(RuleBasedStateMachine):
         self.advance()
 
     def disconnect(self) -> None:
-        self.has_failed |= bool(self.broker.unconfirmed)
+        # Confirmed rows after one that was refused are sent again, too.
+        self.has_failed |= bool(self.broker.unconfirmed or self.broker.unannounced)
         self.broker.fail()
 
     @precondition(lambda self: not self.broker.connected)

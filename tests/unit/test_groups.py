@@ -137,6 +137,16 @@ def test_a_batch_for_several_filters_is_divided_without_decoding() -> None:
     groups.teardown()
 
 
+def test_rest_of_a_part_of_a_batch_is_marked_if_it_is_late() -> None:
+    groups = started(VIEWS[3], 9)
+    groups.join(VIEWS[2], 9)
+    groups.divide(["a", "b", "b", "b"], set(), 0.5)  # Each socket takes one record of two.
+    groups.serve(1, 1.0)
+    assert [reader.got for reader in groups.readers.values()] == [[0], [2, 1, 3]]
+    assert groups.group.redelivered == 2
+    groups.teardown()
+
+
 def test_rest_of_a_long_batch_that_was_sent_directly_goes_to_others() -> None:
     groups = started(VIEWS[3])
     groups.join(VIEWS[2], None)

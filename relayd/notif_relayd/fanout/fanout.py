@@ -95,7 +95,7 @@ class Fanout:
             context, self._streams, self.store, self.quota, group_limits, self.disconnect
         )
         self._members = self.groups.sender
-        self._losses = LossLog(context.log, self.store, self.subscribers)
+        self._losses = LossLog(context.log, self.store, self.subscribers, self.groups.losses)
         self.publisher = Publisher(
             context, self._streams, self.groups, self._losses, self.subscribers, self.disconnect
         )
@@ -169,7 +169,7 @@ class Fanout:
             self.groups.undeliverable,
         )
 
-    def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> None:
+    def restore(self, saved: FanoutState, connections: Mapping[int, socket.socket]) -> set[int]:
         """Continue where another process has stopped.
 
         A subscriber is not restored if its connection is missing, if the access rules now allow it
@@ -178,6 +178,10 @@ class Fanout:
         Args:
             saved: what `save` returned there.
             connections: the connections of subscribers, by connection number.
+
+        Returns:
+            The numbers of the connections that were restored. A member of a group that cannot be
+            sent to may be disconnected already.
         """
         self.publisher.discarded = saved.discarded
         self.unknown_gaps = saved.unknown_gaps
@@ -219,11 +223,13 @@ class Fanout:
         self._streams.end_unused()
         self.store.shrink()
         self._losses.update()
+        restored = set(self.subscribers)
         for subscriber in list(self.subscribers.values()):
             if isinstance(subscriber.subscription, Membership):
                 self._members.serve_member(subscriber, subscriber.subscription)
             if subscriber.id in self.subscribers:
                 self._requests.schedule(subscriber)
+        return restored
 
     def _charge(self, saved: SubscriberState) -> bool:
         """Charge the filters and requests of a subscriber; return whether the quota allows it."""

@@ -9,6 +9,7 @@ that a restart does not repeat it.
 import logging
 from collections.abc import Mapping
 
+from notif_relayd.fanout.groups.loss_log import GroupLossLog
 from notif_relayd.fanout.ring import Store
 from notif_relayd.fanout.subscriber import Subscriber
 from notif_relayd.net.ratelimit import RateLimitedLog
@@ -23,17 +24,27 @@ class LossLog:
         log: for the warnings.
         store: the rings, which note the losses.
         subscribers: all subscribers, by connection number.
+        groups: the messages about losses of groups.
     """
 
     def __init__(
-        self, log: RateLimitedLog, store: Store, subscribers: Mapping[int, Subscriber]
+        self,
+        log: RateLimitedLog,
+        store: Store,
+        subscribers: Mapping[int, Subscriber],
+        groups: GroupLossLog,
     ) -> None:
         self._log = log
+        self._store = store
         self._losing = store.losing
+        self._groups = groups
         self._subscribers = subscribers
 
     def update(self) -> None:
         """Log the losses that the rings have noted."""
+        if self._store.has_lost:
+            self._store.has_lost = False
+            self._groups.update()
         if not self._losing:
             return
         for number in sorted(self._losing):

@@ -49,6 +49,8 @@ class Store:
         """Bytes of torn records, in addition to `size`; each counts once."""
         self.losing: set[int] = set()
         """Owners of cursors that have lost records; the owner of the store clears it."""
+        self.has_lost = False
+        """Whether groups may have lost records; the owner of the store clears it."""
         self._chunks: OrderedDict[Chunk, Ring] = OrderedDict()
         """The oldest first."""
 
@@ -61,6 +63,7 @@ class Store:
         """Evict the oldest chunks until the limit holds; the newest chunk always stays."""
         while self.size > self.limit and len(self._chunks) > 1:
             next(iter(self._chunks.values())).evict()
+            self.has_lost = True
 
     def restore(self, saved: Sequence[tuple[Ring | None, bytes, int]]) -> list[Chunk | None]:
         """Put saved chunks into rings that are restored and still empty.

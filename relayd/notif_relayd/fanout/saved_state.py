@@ -164,6 +164,10 @@ class GroupState(msgspec.Struct, tag="group"):
     """Time, by CLOCK_MONOTONIC, at which a group without members ends; `None` with members."""
     since: str
     """Time at which the group began, in UTC."""
+    given_up: int = 0
+    """The part of `dropped` that was not handed out again."""
+    lost_before: int | None = None
+    """Number of lost records before the loss that the log has reported; `None` without one."""
 
 
 class MemberState(msgspec.Struct):

@@ -35,7 +35,8 @@ def check_groups(fanout: FanoutState, newest: list[int]) -> None:
     for group in fanout.groups:
         held_until = group.held_until
         require(held_until is None or math.isfinite(held_until), "end of a hold is not finite")
-        missing = group.lost, group.undeliverable, group.dropped, group.redelivered
+        missing = [group.lost, group.undeliverable, group.dropped, group.redelivered]
+        missing += [group.given_up, group.lost_before or 0]
         require(min(missing) >= 0, "number of records of a group is negative")
         _check_segments(group, newest)
         require(sorted(group.waiting) == group.waiting, "waiting records are not in order")

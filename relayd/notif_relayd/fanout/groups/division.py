@@ -98,7 +98,7 @@ class Division:
                     run = run._replace(gaps=True)
                 append(member.unsent, run)
             some = b"".join([lines[index] for index in part])
-            yield member, HandOut(b"", [some], member.unsent)
+            yield member, HandOut(b"", [some], member.unsent, is_part=len(self._parts) > 1)
 
     def _run(self, index: int) -> Run:
         return self._first._replace(first=self._first.first + index)

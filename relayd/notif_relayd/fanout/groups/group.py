@@ -122,12 +122,16 @@ class Group(Ledger):
             return 0
         if self._waiting.runs and self._first_waiting(member) < len(self._waiting):
             return 0
-        if not member.view.is_unfiltered and self.segments.last.stream.views != {member.view}:
+        if not self._wants_all(member):
             if batch is None:
                 return 0
             if not all(map(member.mask.contains, batch.passed(self._selector))):
                 return 0
         return member.room
+
+    def _wants_all(self, member: Member) -> bool:
+        """Return whether a member wants every record of the stream that the group reads now."""
+        return member.view.is_unfiltered or self.segments.last.stream.views == {member.view}
 
     def note_direct(self, member: Member, count: int) -> None:
         """Note that a member got the next `count` records; none of them is a gap record if it has a
@@ -172,8 +176,9 @@ class Group(Ledger):
     def divide(self, members: Iterable[Member], batch: Batch) -> list[tuple[Member, HandOut]]:
         """Assign the records of a batch, which the ring has just taken, to some members.
 
-        Nothing is assigned if there are older records to hand out. `note_sent` must be called for
-        each member that gets something and is still in the group.
+        Nothing is assigned if there are older records to hand out, or if each of the members that
+        have room wants every record: then `take` need not look at the records. `note_sent` must be
+        called for each member that gets something and is still in the group.
 
         Args:
             members: the members that may get records.
@@ -189,6 +194,8 @@ class Group(Ledger):
                 candidates.append(member)
             elif not self._is_blocked(member):
                 return []
+        if all(map(self._wants_all, candidates)):
+            return []
         first = Run(segment.number, segment.next_seq, 1)
         passed = batch.passed(self._selector)
         division = Division(first, passed, candidates, self._masks)
@@ -230,7 +237,7 @@ class Group(Ledger):
             return b""
         if not sent:
             self._note_missing(hand_out.missing)
-            self._give_back(runs)
+            self._give_back(_marked(runs) if hand_out.is_part else runs)
             if head and runs:
                 self.redelivered -= sum(each.length for each in runs)
             return b""
@@ -238,7 +245,7 @@ class Group(Ledger):
             # The number of redelivered records was announced, so this member must get them.
             member.unsent, member.missing = runs, hand_out.missing
             return b"".join((head, *data))[sent:]
-        return self._note_part(member, runs, b"".join(data), sent)
+        return self._note_part(member, hand_out, b"".join(data), sent)
 
     def note_progress(self, member: Member, lines: int) -> None:
         """Note what the socket took of the bytes that `note_sent` has returned.
@@ -254,14 +261,14 @@ class Group(Ledger):
         if not lines:
             member.missing = NOTHING_MISSING
 
-    def _note_part(self, member: Member, runs: list[Run], data: bytes, sent: int) -> bytes:
+    def _note_part(self, member: Member, hand_out: HandOut, data: bytes, sent: int) -> bytes:
         """Note that the socket took `sent` bytes of records; return the rest of the last one."""
-        taken, others = split(runs, data.count(b"\n", 0, sent))
+        taken, others = split(hand_out.runs, data.count(b"\n", 0, sent))
         self._note_taken(member, taken)
         end = data.find(b"\n", sent - 1) + 1
         if end != sent:
             member.unsent, others = split(others, 1)
-        self._give_back(others)
+        self._give_back(_marked(others) if hand_out.is_part else others)
         return data[sent:end]
 
     def _note_taken(self, member: Member, runs: list[Run]) -> None:
@@ -362,6 +369,7 @@ class Group(Ledger):
         run = run.tail(lost)
         self._dropped += run.length
         self._undeliverable += run.length
+        self._given_up += run.length
         if run.length:
             self._on_undeliverable(_records_of(run, ring), run.length)
 
@@ -385,6 +393,14 @@ class Group(Ledger):
         first = min(map(place_of, added))
         for each in self.members.values():
             each.examined = min(each.examined, first)
+
+
+def _marked(runs: Iterable[Run]) -> Iterator[Run]:
+    """Let records be handed out after a mark of redelivery.
+
+    A member that gets them may have got later records of the same producer before.
+    """
+    return (run._replace(attempts=max(1, run.attempts)) for run in runs)
 
 
 def _records_of(run: Run, ring: Ring) -> Iterator[bytes]:

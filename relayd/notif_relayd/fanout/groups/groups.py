@@ -21,6 +21,7 @@ from notif_relayd.escaping import printable
 from notif_relayd.fanout.groups.errors import GroupError
 from notif_relayd.fanout.groups.group import Group
 from notif_relayd.fanout.groups.live_group import GroupKey, LiveGroup
+from notif_relayd.fanout.groups.loss_log import GroupLossLog
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.membership import Membership, member_of
 from notif_relayd.fanout.groups.sender import GroupSender
@@ -81,6 +82,8 @@ class Groups:
         self._quota = quota
         self.sender = GroupSender(context.loop, disconnect, self._settle)
         self._groups: dict[GroupKey, LiveGroup] = {}
+        self.losses = GroupLossLog(context, self._groups.values())
+        """Logs which groups lose records."""
         self._by_user: Counter[int] = Counter()
         """Number of groups."""
         self._numbers = itertools.count(1)
@@ -198,7 +201,10 @@ class Groups:
         Args:
             streams: the index of each stream in the saved state.
         """
-        return [each.group.save(*each.key, each.held_until, streams, each.since) for each in self]
+        saved = [each.group.save(*each.key, each.held_until, streams, each.since) for each in self]
+        for live, state in zip(self, saved, strict=True):
+            state.lost_before = live.lost_before
+        return saved
 
     def restore(self, saved: FanoutState, streams: Mapping[int, Stream]) -> None:
         """Take saved groups; `restore_member` adds the members, then `finish_restore` is called.
@@ -214,6 +220,7 @@ class Groups:
             live = self._add((each.uid, each.name), each.since)
             live.group.restore(each, streams)
             live.held_until = each.held_until
+            live.lost, live.lost_before = live.group.lost, each.lost_before
             for stream in live.group.segments.streams:
                 stream.members += 1
                 live.streams_cost += _cost(stream)
@@ -340,6 +347,7 @@ class Groups:
     def _settle(self, live: LiveGroup) -> None:
         """Leave streams that the group has finished; charge the user for what the group holds."""
         group, uid = live.group, live.key[0]
+        self.losses.settle(live)
         for stream in group.segments.forget_finished():
             self._streams.leave(stream)
             live.streams_cost -= _cost(stream)
@@ -367,6 +375,7 @@ class Groups:
 
     def _end(self, live: LiveGroup) -> None:
         uid, _ = live.key
+        self.losses.ended(live)
         self.ended_dropped += live.group.dropped
         self.ended_redelivered += live.group.redelivered
         self.sender.deactivate(live, live.group.segments.last.stream)

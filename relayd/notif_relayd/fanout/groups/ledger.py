@@ -29,6 +29,8 @@ class Ledger:
         """Number of records that are missing in the ring and were not announced yet."""
         self._undeliverable = 0
         """Number of records that are not handed out again and were not announced yet."""
+        self._given_up = 0
+        """Number of records that are not handed out again, announced or not."""
 
     def save(
         self,
@@ -54,6 +56,7 @@ class Ledger:
             self.redelivered,
             held_until,
             since,
+            given_up=self._given_up,
         )
 
     def restore(self, saved: GroupState, streams: Mapping[int, Stream]) -> None:
@@ -67,6 +70,7 @@ class Ledger:
         self._waiting = Waiting(saved.waiting)
         self._lost, self._undeliverable = saved.lost, saved.undeliverable
         self._dropped, self.redelivered = saved.dropped, saved.redelivered
+        self._given_up = saved.given_up
 
     def drop_waiting(self, runs: int) -> None:
         """Give up the oldest waiting records."""
@@ -98,6 +102,11 @@ class Ledger:
         return self._dropped + sum(each.lost for each in self.segments) + self._lost_waiting
 
     @property
+    def lost(self) -> int:
+        """Number of these records that the ring lacks."""
+        return self.dropped - self._given_up
+
+    @property
     def _lost_waiting(self) -> int:
         """Number of waiting records that were evicted."""
         return sum(
@@ -118,6 +127,8 @@ class Ledger:
         """Note that no member will get `count` records; they are to be announced."""
         self._lost += count
         self._dropped += count
+        if count:
+            self.segments.last.ring.store.has_lost = True
 
     def _oldest(self, number: int) -> int | None:
         """Return the sequence number of the oldest record of a segment that is not finished."""

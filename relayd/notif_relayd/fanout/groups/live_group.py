@@ -34,3 +34,8 @@ class LiveGroup:
         """Bytes charged to the user."""
         self.streams_cost = 0
         """The part of `charge` for the streams."""
+        self.lost = 0
+        """Value of `group.lost` when the group had caught up, or lost records, the last time."""
+        self.lost_before: int | None = None
+        """Value of `group.lost` before the loss that the log has reported; `None` if there is no
+        such loss, or the group has caught up since."""

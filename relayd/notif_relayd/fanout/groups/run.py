@@ -26,7 +26,8 @@ class Run(NamedTuple):
     """Sequence number of the first record."""
     length: int
     attempts: int = 0
-    """Number of members that got the records completely and left without finishing them."""
+    """Number of members that got the records and left without finishing them. Also 1 if only a
+    member's socket had no room for them when other members got later records."""
     gaps: bool = False
     """Whether a member with a window got them as gap records, which it need not finish."""
 

@@ -18,7 +18,9 @@ The modules, from the outside inwards:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 
 def options() -> list[tuple[str, list[cfg.Opt]]]:
     """Return the sections and options of oslo.messaging's driver."""
-    from notif_relayd_bridge.targets.rabbit import driver  # noqa: PLC0415 - imports the client
-
-    return driver.options()
+    found: list[tuple[str, list[cfg.Opt]]] = _load("driver").options()
+    return found
 
 
 def create(url: str, conf: cfg.ConfigOpts) -> Target:
@@ -39,6 +40,14 @@ def create(url: str, conf: cfg.ConfigOpts) -> Target:
     Raises:
         StartError: the URL or an option is invalid.
     """
-    from notif_relayd_bridge.targets.rabbit import driver, target  # noqa: PLC0415 - see above
+    target: Target = _load("target").RabbitTarget(_load("driver").create(url, conf))
+    return target
 
-    return target.RabbitTarget(driver.create(url, conf))
+
+def _load(module: str) -> Any:
+    """Import a module of this package, and with it the client."""
+    with warnings.catch_warnings():
+        # oslo.messaging imports oslo.service, which imports eventlet, which warns that it is
+        # deprecated. Neither is used here.
+        warnings.simplefilter("ignore")
+        return import_module(f"{__name__}.{module}")

@@ -94,11 +94,22 @@ class Waker:
 
 
 class _Output:
-    """Takes the place of the transport for py-amqp's writer."""
+    """Takes the place of the transport and of the connection for py-amqp's writer.
 
-    def __init__(self) -> None:
+    The writer allocates a buffer of the size that the broker proposes, up to 4 GiB.
+    """
+
+    def __init__(self, connection: BrokerConnection) -> None:
         self.data = bytearray()
         self.write = self.data.extend
+        self.bytes_sent = 0
+        """Number of frames; the writer counts them."""
+        self._connection = connection
+
+    @property
+    def frame_max(self) -> int:
+        """Maximum size of a frame; the broker accepts smaller ones than it proposes."""
+        return min(int(self._connection.frame_max), _MAX_FRAME_SIZE)
 
 
 class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
@@ -116,7 +127,7 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
         self._waker = waker
         self._heartbeat_rate = max(heartbeat_rate, 2)
         self._input = bytearray()
-        self._output = _Output()
+        self._output = _Output(self)
         self._content_size = 0
         self._sock: socket.socket | None = None
         self._poll = select.poll()
@@ -127,9 +138,7 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
         options.update(
             on_blocked=lambda _: self._set_blocked(True),
             on_unblocked=lambda: self._set_blocked(False),
-            frame_writer=lambda connection, _: method_framing.frame_writer(
-                connection, self._output
-            ),
+            frame_writer=lambda _, __: method_framing.frame_writer(self._output, self._output),
         )
         super().__init__(**options)
 
@@ -142,8 +151,6 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
         """
         try:
             super().connect(callback)
-            if self.frame_max > _MAX_FRAME_SIZE:
-                raise BrokerError(f"the broker proposes frames of {self.frame_max} bytes")
         except BaseException:
             self.collect()
             raise

@@ -48,6 +48,9 @@ _MAX_UNSENT = 64 * 1024
 _METHOD = 1
 """Type of the frame in which a message begins."""
 
+_OF_QUEUES = (spec.Queue.Declare, spec.Queue.Bind)
+"""Methods whose failure concerns one queue."""
+
 _PERSISTENT = 2
 """Delivery mode of the driver's messages."""
 
@@ -174,27 +177,30 @@ class Session:
                 raise UnsendableRecordError(f"records have named {MAX_QUEUES} other topics")
             queues.add(name)
         try:
-            self._driver.declare(self._declaring, name)
+            self._declare_or_bind(name)
         except ChannelError as error:
-            if error.method_sig != spec.Queue.Declare:
+            if not address.from_record or error.method_sig not in _OF_QUEUES:
                 raise
-            if isinstance(error, PreconditionFailed):
-                self._use_as_it_is(name, error)
-            elif address.from_record:
-                raise UnsendableRecordError(f"queue {name}: {_text(error)}") from error
-            else:
-                raise
+            raise UnsendableRecordError(f"queue {printable(name)}: {_text(error)}") from error
         # Mandatory: without a queue for it, the message comes back.
         arguments = (0, self._driver.exchange, name, True, False)
         self._declared[name] = dumps("Bssbb", arguments)
 
-    def _use_as_it_is(self, name: str, error: PreconditionFailed) -> None:
-        """Bind a queue that exists with other properties than the options say."""
-        if name not in self._memory.reported:
-            self._memory.reported.add(name)
-            LOG.warning("Queue %s exists with other properties and is used as is: %s",
-                        name, _text(error))  # fmt: skip
-        self._declaring.queue_bind(name, self._driver.exchange, name)
+    def _declare_or_bind(self, name: str) -> None:
+        """Declare a queue; if it exists with other properties than the options say, bind it."""
+        try:
+            self._driver.declare(self._declaring, name)
+        except PreconditionFailed as error:
+            if error.method_sig != spec.Queue.Declare:
+                raise
+            if name not in self._memory.reported:
+                self._memory.reported.add(name)
+                LOG.warning(
+                    "Queue %s exists with other properties and is used as is: %s",
+                    name,
+                    _text(error),
+                )
+            self._declaring.queue_bind(name, self._driver.exchange, name)
 
     def _process_input(self) -> None:
         try:
