@@ -86,15 +86,12 @@ class Spool:
         self._closed = False
         self._marked = False
         """Whether the database says on the disk that a crash of the host may lose rows."""
-        self._has_been_used = False
-        """Whether the user of this object may know row numbers."""
         self._connection: sqlite3.Connection | None = None
         self.replaced: str | None = None
         """Why the last file was moved aside; None if none was."""
         self._file = SpoolFile(path)
         try:
             self._run(int)
-            self._has_been_used = True
         except BaseException:
             self._disconnect()
             self._file.release()
@@ -281,7 +278,7 @@ class Spool:
         """
         with self._transaction(synchronous=last is not None):
             if last is not None:
-                self._rows.add_lost(last, self._now(), is_new=not self._has_been_used)
+                self._rows.add_lost(last, self._now())
             self._db.execute(
                 "UPDATE state SET boot = ?, clock_offset = ?, unsynced = ?",
                 (self._boot, self._clock_offset, self._marked),

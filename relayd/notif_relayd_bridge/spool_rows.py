@@ -89,20 +89,13 @@ class Rows:
                 self._omit(record, now, keep)
                 room = 0
 
-    def add_lost(self, last: int, now: float, *, is_new: bool) -> None:
-        """Add a gap of unknown size after the row `last`.
+    def add_lost(self, last: int, now: float) -> None:
+        """Add a gap of unknown size after the row `last`, the last one that is left.
 
-        It takes the number of the last row that was added, which is lost. So the user of a spool
+        It takes the number of the last row that was added, if that is lost. So the user of a spool
         does not find it if it has read all rows, and the numbers of new rows are those it expects.
-
-        Args:
-            last: the last row that is left.
-            now: the time.
-            is_new: whether the gap may take a new number, if no number is left.
         """
         if last == self._totals.last:
-            if not is_new:
-                return
             self._totals.last += 1
         self._insert(self._totals.last, now, library.gap(None, "spool_lost"))
 

@@ -11,16 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from support.spool import FAST
 from support.spool_faults import FAULTS, SCENARIOS
 
 TESTS = Path(__file__).parents[1]
 TIMEOUT = 120.0
 
-STRIDES = {"overflow": 17, "empty": 41, "checkpoint": 23, "damaged": 2}
+STRIDES = {"overflow": 17, "empty": 41, "checkpoint": 23, "damaged": 2, "damaged-without-note": 3}
 """System calls from one fault to the next, in scenarios with hundreds of similar calls."""
 
 
@@ -36,12 +38,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_fault_loses_nothing(library: Path, tmp_path: Path, scenario: str, fault: str) -> None:
-    stride = STRIDES.get(scenario, 1)
+def run(library: Path, *arguments: str) -> str:
+    """Run Python with the library and return its output."""
     finished = subprocess.run(
-        [sys.executable, "-m", "support.spool_faults", scenario, fault, tmp_path, str(stride)],
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(TESTS), "LD_PRELOAD": str(library)},
         capture_output=True,
         text=True,
@@ -49,4 +49,47 @@ def test_fault_loses_nothing(library: Path, tmp_path: Path, scenario: str, fault
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout) > 100
+    return finished.stdout
+
+
+SYNCS = """
+import ctypes, sys
+from pathlib import Path
+from support.spool import batch, open_spool
+
+syncs = ctypes.CDLL(None).faults_syncs
+spool = open_spool(Path(sys.argv[1]))
+
+def check(expected):
+    global before
+    assert (syncs() > before) is expected, syncs() - before
+    before = syncs()
+
+for _ in range(2):
+    before = syncs()
+    spool.add(batch(spool.last, 3))
+    check(True)
+    spool.add(batch(spool.last, 1))
+    check(False)
+    spool.remove_up_to(spool.last - 1)
+    check(False)
+    spool.remove_up_to(spool.last)
+    check(False)
+spool.add(batch(spool.last, 3))
+check(True)
+spool.close()
+check(True)
+"""
+
+
+def test_first_rows_are_synchronised(library: Path, tmp_path: Path) -> None:
+    run(library, "-c", SYNCS, str(tmp_path))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_fault_loses_nothing(library: Path, scenario: str, fault: str) -> None:
+    stride = str(STRIDES.get(scenario, 1))
+    with tempfile.TemporaryDirectory(dir=FAST) as directory:
+        runs = run(library, "-m", "support.spool_faults", scenario, fault, directory, stride)
+    assert int(runs) > 100

@@ -13,6 +13,7 @@ enum { OFF, KILL_BEFORE, KILL_AFTER, KILL_WITHIN, FAIL_ONCE, FAIL_FROM_HERE };
 static int mode;
 static int failure;
 static long left;
+static long syncs;
 
 /* Let something happen at a call: the next one is number 1. */
 void faults_arm(int new_mode, long number, int error)
@@ -27,6 +28,12 @@ int faults_disarm(void)
 {
     mode = OFF;
     return left <= 0;
+}
+
+/* Return how often a file was synchronised. */
+long faults_syncs(void)
+{
+    return syncs;
 }
 
 static int reached(void)
@@ -86,11 +93,13 @@ int ftruncate(int fd, off_t size)
 
 int fsync(int fd)
 {
+    syncs++;
     CALL((void)0, syscall(SYS_fsync, fd));
 }
 
 int fdatasync(int fd)
 {
+    syncs++;
     CALL((void)0, syscall(SYS_fdatasync, fd));
 }
 

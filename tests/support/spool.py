@@ -19,6 +19,9 @@ MAX_BYTES = 256 * 1024
 PATHS = ("spool", "spool-wal", "spool.lock")
 """Everything that a spool leaves when its process ends."""
 
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""A file system in memory, for tests that synchronise many files."""
+
 UNKNOWN = gap(None, "relay_restarted")
 
 

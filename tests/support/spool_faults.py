@@ -32,10 +32,8 @@ FAULTS = {
     "kill-before": (1, 0),
     "kill-after": (2, 0),
     "kill-within": (3, 0),
-    "full-once": (4, errno.ENOSPC),
+    "broken": (4, errno.EIO),
     "full": (5, errno.ENOSPC),
-    "broken-once": (4, errno.EIO),
-    "broken": (5, errno.EIO),
 }
 
 MAX_BYTES = 1536 * 1024
@@ -179,17 +177,17 @@ def empty(run: Run) -> None:
 
 
 def checkpoint(run: Run) -> None:
-    run.add(10, 10_000)
+    run.add(20, 10_000)
     run.add(1)
     run.remove(1)
 
 
 def long_log(run: Run) -> None:
     """Fill the write-ahead log until the next transaction copies it to the database."""
-    while run.log_size < MAX_WAL_SIZE - 10 * PAGE_SIZE:
+    run.add(20, 10_000)
+    while run.log_size < MAX_WAL_SIZE - 40 * PAGE_SIZE:
         run.add(2, 10_000)
         run.remove(2)
-    run.add(20, 10_000)
 
 
 def nothing(directory: Path, books: Books) -> None:
@@ -217,6 +215,12 @@ def damaged(directory: Path, books: Books) -> None:
     books.set(9, 9, 8, 8)
 
 
+def damaged_without_note(directory: Path, books: Books) -> None:
+    damaged(directory, books)
+    (directory / "spool.lock").unlink()
+    books.set(1, 1, 0, 0)
+
+
 class Scenario(NamedTuple):
     """What is done in each run."""
 
@@ -234,6 +238,7 @@ SCENARIOS = {
     "empty": Scenario(much, empty, Run.reopen),
     "checkpoint": Scenario(nothing, checkpoint, long_log),
     "damaged": Scenario(damaged, everything, lost=9),
+    "damaged-without-note": Scenario(damaged_without_note, everything, lost=1),
 }
 
 

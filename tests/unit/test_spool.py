@@ -134,6 +134,15 @@ def test_second_user_is_refused(tmp_path: Path, spool: Spool) -> None:
     open_spool(tmp_path).close()
 
 
+def test_unexpected_error_adds_nothing(spool: Spool) -> None:
+    spool.add(batch(0, 2))
+    with pytest.raises(TypeError):
+        spool.add([*batch(2, 2), None])  # type: ignore[list-item]
+    assert (spool.count, spool.last) == (2, 2)
+    spool.add(batch(2, 1))
+    assert contents(rows(spool)) == [0, 1, 2]
+
+
 def test_closed_spool_is_an_error(spool: Spool) -> None:
     spool.close()
     spool.close()
@@ -372,6 +381,23 @@ def test_age_continues_after_a_restart(tmp_path: Path, spool: Spool, clock: Cloc
     assert again.oldest == 700.0
     clock.now = 1101.0
     assert contents(rows(again)) == ["1 spool_expired"]
+    again.close()
+
+
+def test_clock_that_goes_back_at_a_restart_expires_nothing(
+    tmp_path: Path, spool: Spool, clock: Clock
+) -> None:
+    clock.now = 500.0
+    spool.add(batch(0, 1))
+    spool.close()
+    clock.now = 300.0
+    again = open_spool(tmp_path, clock=clock)
+    assert again.oldest == 0.0
+    again.add(batch(1, 1))
+    clock.now = 1400.0
+    assert contents(rows(again)) == [0, 1]
+    clock.now = 1501.0
+    assert contents(rows(again)) == ["2 spool_expired"]
     again.close()
 
 

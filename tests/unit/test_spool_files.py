@@ -116,6 +116,15 @@ def test_damaged_file_is_moved_aside(
         assert (tmp_path / "spool.damaged").stat().st_mode & 0o777 in {0o600, 0o644}
 
 
+def test_broken_chain_of_pages_is_noticed_at_once(tmp_path: Path) -> None:
+    spool_with(tmp_path, 3, 50_000).close()
+    overwrite(10 * 4096, b"\0\0\xff\xff")(tmp_path / "spool")
+    spool = open_spool(tmp_path)
+    assert spool.replaced is not None
+    assert contents(rows(spool)) == [LOST]
+    spool.close()
+
+
 def test_only_the_last_damaged_file_is_kept(tmp_path: Path) -> None:
     spool_with(tmp_path, 1).close()
     for number in range(3):
@@ -466,6 +475,31 @@ def test_text_that_is_not_utf8_is_another_start(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, clock=Clock())
     assert contents(rows(spool)) == [0, 1]
     assert spool.replaced is None
+    spool.close()
+
+
+def test_each_filling_of_a_spool_is_a_gap_after_a_crash(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    spool.remove_up_to(5)
+    spool.add(batch(5, 1))
+    copy_killed(tmp_path, tmp_path / "copy")
+    spool.close()
+    restart_host(tmp_path / "copy")
+    spool = open_spool(tmp_path / "copy", clock=Clock())
+    assert contents(rows(spool)) == [5, LOST]
+    spool.close()
+
+
+def test_note_of_another_start_of_the_host_is_no_loss(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, 5)
+    note = (tmp_path / "spool.lock").read_bytes()
+    spool.remove_up_to(5)
+    spool.close()
+    boot = note.split()[2]
+    (tmp_path / "spool.lock").write_bytes(note.replace(boot, boot[::-1]))
+    restart_host(tmp_path)
+    spool = open_spool(tmp_path, clock=Clock())
+    assert (rows(spool), spool.last) == ([], 5)
     spool.close()
 
 

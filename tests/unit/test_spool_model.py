@@ -16,12 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from notif_relayd_bridge.spool_file import PAGE_SIZE
 from support.records import numbered_record
-from support.spool import MAX_AGE, Clock, contents, copy_killed, open_spool, rows
+from support.spool import FAST, MAX_AGE, Clock, contents, copy_killed, open_spool, rows
 
 MAX_BYTES = 40 * PAGE_SIZE
-
-FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""A file system in memory, because each step may synchronise files."""
 
 sizes = strategies.one_of(
     strategies.integers(100, 500), strategies.sampled_from([1000, 2050, 4040, 4070, 9000, 50_000])
