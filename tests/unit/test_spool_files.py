@@ -178,6 +178,20 @@ def test_damage_is_noticed_when_rows_are_added(unreadable: Spool) -> None:
     assert (unreadable.last, unreadable.count) == (last + 10, 11)
 
 
+def test_damaged_file_that_cannot_be_moved_is_an_error(unreadable: Spool, tmp_path: Path) -> None:
+    (tmp_path / "spool.damaged").mkdir()
+    with pytest.raises(SpoolError, match=r"cannot use the spool .*: Is a directory"):
+        rows(unreadable)
+    last = unreadable.last
+    assert (unreadable.count, unreadable.size, unreadable.replaced) == (0, 0, None)
+    with pytest.raises(SpoolError, match="Is a directory"):
+        unreadable.add(batch(0, 1))
+    (tmp_path / "spool.damaged").rmdir()
+    unreadable.add(batch(0, 1))
+    assert contents(rows(unreadable)) == [LOST, 0]
+    assert unreadable.last == last + 1
+
+
 def test_missing_log_of_a_killed_process_is_noticed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,6 +360,18 @@ def test_file_size_limit_is_an_error(tmp_path: Path) -> None:
         assert contents(rows(spool)) == [*range(10)]
     spool.add(batch(10, 1000, 1000))
     assert check_books(rows(spool), range(1010)) == 0
+    spool.close()
+
+
+def test_old_rows_stay_if_no_gap_can_be_written(tmp_path: Path) -> None:
+    clock = Clock()
+    spool = open_spool(tmp_path, clock=clock)
+    spool.add(batch(0, 5))
+    clock.now = MAX_AGE + 1
+    with file_size_limit(1000):
+        assert contents(rows(spool)) == [0, 1, 2, 3, 4]
+        assert (spool.count, spool.dropped) == (5, 0)
+    assert contents(rows(spool)) == ["5 spool_expired"]
     spool.close()
 
 
