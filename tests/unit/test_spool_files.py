@@ -125,39 +125,48 @@ def test_only_the_last_damaged_file_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "spool.damaged").read_bytes() == b"2"
 
 
-def test_damage_is_noticed_while_the_spool_is_used(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path, max_bytes=16 * 1024 * 1024)
-    spool.add(batch(0, 5000, 1000))
-    spool.add(batch(5000, 1))
-    size = (tmp_path / "spool").stat().st_size
-    for start in range(8192, size, 4096):
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Iterator[Spool]:
+    """Return a full spool whose file is damaged, except what SQLite has in memory."""
+    spool = open_spool(tmp_path, max_bytes=8 * 1024 * 1024)
+    while not spool.dropped:
+        spool.add(batch(spool.last, 1000, 1000))
+    spool.close()
+    spool = open_spool(tmp_path, max_bytes=8 * 1024 * 1024)
+    for start in range(8192, (tmp_path / "spool").stat().st_size, 4096):
         overwrite(start, b"\xff" * 4096)(tmp_path / "spool")
-    while not spool.replaced:
-        last = spool.last
-        spool.add(batch(last, 1))
-        if not spool.replaced:
-            spool.remove_up_to(last - 5000)
-    # The new row has the number that the user of the spool expects.
-    assert rows(spool)[1:] == [(last + 1, batch(last, 1)[0])]
-    assert contents(rows(spool)) == [LOST, last]
-    assert rows(spool)[0][0] == last
-    assert (spool.count, spool.last) == (2, last + 1)
+    yield spool
     spool.close()
 
 
-def test_damage_is_noticed_when_rows_are_read(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path, max_bytes=16 * 1024 * 1024)
-    spool.add(batch(0, 9000, 1000))
-    spool.add(batch(9000, 1))
-    size = (tmp_path / "spool").stat().st_size
-    for start in range(8192, size, 4096):
-        overwrite(start, b"\xff" * 4096)(tmp_path / "spool")
-    after = 0
-    while not spool.replaced:
-        after = spool.head(after, 10)[-1][0]
-    assert contents(rows(spool)) == [LOST]
-    assert rows(spool)[0][0] == 9001
-    spool.close()
+def test_damage_is_noticed_when_rows_are_read(unreadable: Spool) -> None:
+    after, last = 0, unreadable.last
+    while not unreadable.replaced:
+        after = unreadable.head(after, 10)[-1][0]
+    assert contents(rows(unreadable)) == [LOST]
+    assert (rows(unreadable)[0][0], unreadable.last, unreadable.count) == (last, last, 1)
+
+
+def test_damage_is_noticed_when_rows_are_removed(unreadable: Spool) -> None:
+    row, last = 0, unreadable.last
+    while not unreadable.replaced:
+        row += 1
+        assert row < last
+        unreadable.remove_up_to(row)
+    assert contents(rows(unreadable)) == [LOST]
+    assert (rows(unreadable)[0][0], unreadable.last, unreadable.count) == (last, last, 1)
+
+
+def test_damage_is_noticed_when_rows_are_added(unreadable: Spool) -> None:
+    end = unreadable.last + 10_000
+    while not unreadable.replaced:
+        last = unreadable.last
+        assert last < end
+        unreadable.add(batch(last, 10, 1000))
+    # The new rows have the numbers that the user of the spool expects.
+    assert [row for row, _ in rows(unreadable)] == [*range(last, last + 11)]
+    assert contents(rows(unreadable)) == [LOST, *range(last, last + 10)]
+    assert (unreadable.last, unreadable.count) == (last + 10, 11)
 
 
 def test_missing_log_of_a_killed_process_is_noticed(
