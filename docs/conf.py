@@ -44,6 +44,7 @@ man_pages = [
     (f"{name}.{section}" if for_man else f"man/{name}.{section}", name, about, [], section)
     for name, section, about in (
         ("notif-relayd", 8, "OpenStack notification relay"),
+        ("notif-relayd-bridge", 8, "send OpenStack notifications of a host to a message broker"),
         ("relayctl", 1, "query and test the OpenStack notification relay"),
         ("notif-relayd.conf", 5, "configuration files of the OpenStack notification relay"),
     )

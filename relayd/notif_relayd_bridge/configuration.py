@@ -111,7 +111,7 @@ def load(arguments: Sequence[str]) -> Settings:
         conf.register_opts(opts, group=section)
     given = _check_sections(path, sections, scheme)
     _parse(conf, arguments)
-    if conf.config_file != [path] or conf.config_dir:
+    if [_absolute(each) for each in conf.config_file] != [path] or conf.config_dir:
         raise StartError("a bridge has one configuration file: pass one --config-file")
     _check_values(path, conf, given)
     return _settings(path, name, conf, scheme)
@@ -124,7 +124,11 @@ def _config_file(arguments: Sequence[str]) -> str | None:
         path: str | None = parser.parse_known_args(arguments)[0].config_file
     except argparse.ArgumentError:
         return None  # oslo.config reports it.
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
+    return None if path is None else _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _options() -> cfg.ConfigOpts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that the page about log messages lists exactly the daemon's messages."""
+"""Check that the page about log messages lists exactly those of the daemon and the bridge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "log-messages.rst"
-SOURCES = sorted((ROOT / "relayd" / "notif_relayd").rglob("*.py"))
+SOURCES = sorted(
+    path
+    for package in ("notif_relayd", "notif_relayd_bridge")
+    for path in (ROOT / "relayd" / package).rglob("*.py")
+)
 
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 
@@ -58,7 +62,7 @@ def documented() -> set[str]:
     return {message for term in limits for message in re.findall(r"``(.+?)``", term)}
 
 
-def test_page_lists_exactly_the_daemons_messages() -> None:
+def test_page_lists_exactly_the_logged_messages() -> None:
     trees = [ast.parse(path.read_text()) for path in SOURCES]
     logged = Counter(message for tree in trees for message in messages(tree))
     elsewhere = logged.pop(None)

@@ -51,7 +51,10 @@ def rst(page: str) -> list[Block]:
         section = re.findall(r"^(.+)\n=+\n", text[: each.start()], re.MULTILINE)[-1]
         content = textwrap.dedent(each["text"]).strip() + "\n"
         blocks.append(Block(each["language"], content, each["caption"] or "", section))
-    marked = re.findall(r"^\.\. code-block|::$|^\.\. literalinclude", text, re.MULTILINE)
+    # A table is no block.
+    marked = re.findall(
+        r"^\.\. code-block|(?<!\.\. list-table)::$|^\.\. literalinclude", text, re.MULTILINE
+    )
     assert len(blocks) == len(marked), "the pattern does not match every block"
     return blocks
 

@@ -72,6 +72,17 @@ def test_options_are_read(config: Path) -> None:
     assert read.once
 
 
+def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(f"[bridge]\ntarget = {URL}\n")
+    monkeypatch.chdir(config.parent)
+    assert load(["--config-file", config.name]).name == "region-1"
+
+
+def test_second_configuration_file_is_an_error(config: Path) -> None:
+    text = f"[bridge]\ntarget = {URL}\n"
+    assert "pass one" in error(config, text, "--config-file", str(config))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
