@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from notif_relay.records import gap
@@ -23,6 +25,10 @@ FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A file system in memory, for tests that synchronise many files."""
 
 UNKNOWN = gap(None, "relay_restarted")
+
+
+LOST = "None spool_lost"
+"""What `contents` returns for a gap in place of a damaged file."""
 
 
 class Clock:
@@ -87,6 +93,20 @@ def open_spool(directory: Path, **arguments: object) -> Spool:
     """Open the spool in a directory, with arguments that differ from the usual ones."""
     usual: dict[str, object] = {"max_bytes": MAX_BYTES, "max_age": MAX_AGE}
     return Spool(str(directory / "spool"), **{**usual, **arguments})  # type: ignore[arg-type]
+
+
+def spool_with(directory: Path, count: int, size: int = 100) -> Spool:
+    """Open a spool and add records."""
+    spool = open_spool(directory)
+    spool.add(batch(0, count, size))
+    return spool
+
+
+def change(directory: Path, *statements: str) -> None:
+    """Change the database of a spool that is not in use."""
+    with closing(sqlite3.connect(directory / "spool", isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 def copy_killed(directory: Path, copy: Path) -> None:
