@@ -20,8 +20,8 @@ If the spool is full, or rows are too old, the oldest rows are replaced by one g
 number of records. A gap record among them counts with its own number. The sum is unknown if one of
 the numbers is.
 
-Age is measured by a clock that counts from the start of the host and that nobody can set. Changes
-of the date make no difference. Time in which the host is off is not counted.
+Age is measured by a clock that counts from the start of the host and cannot be set. Changes of the
+date make no difference. Time in which the host is off is not counted.
 """
 
 import contextlib

@@ -26,7 +26,8 @@ NO_VALUES = "", "", ""
 
 MAX_EXAMINED = 32
 """Records that are examined for one hand-out: about 0.1 ms if each is in a chunk of its own. A
-member that joins examines all that wait, and everybody else's records come in between."""
+member that joins examines all waiting records in such parts, and the loop relays records between
+them."""
 
 MAX_SECONDS = 0.002
 """Processor time, in seconds, for values that the selector has not remembered, after which no
