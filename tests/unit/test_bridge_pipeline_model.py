@@ -23,6 +23,8 @@ class Relay:
 
     def __init__(self) -> None:
         self.emitted = 0
+        self.delivered = 0
+        """Number of deliveries, those of redelivered notifications included."""
         self.unfinished: dict[int, bytes] = {}
         self.finished_now: set[int] = set()
         """The numbers that were finished since they were checked last."""
@@ -42,6 +44,7 @@ class Relay:
         return [self._notification(number) for number in self.unfinished]
 
     def _notification(self, number: int) -> Notification:
+        self.delivered += 1
         notification = Notification(self.unfinished[number])
         session = self._session
 
@@ -259,7 +262,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.gaps_are_exact()
 
     def until_idle(self) -> Iterator[None]:
-        for _ in range(self.relay.emitted * 3 + 10):
+        for _ in range(self.relay.delivered * 3 + 10):
             if self.pipeline.idle:
                 return
             yield
