@@ -28,10 +28,10 @@ from oslo_config import cfg
 from compare import kafka_cluster, nats_server, rabbitmq
 from compare.notification import record
 from notif_relay import Notification
-from notif_relayd_bridge.targets import kafka_settings
-from notif_relayd_bridge.targets.rabbit.message import contents
-from notif_relayd_bridge.targets.schemes import SCHEMES
-from notif_relayd_bridge.targets.target import Target
+from notif_relayd_bridge.brokers.kafka.settings import settings as kafka_settings
+from notif_relayd_bridge.brokers.rabbit.message import contents
+from notif_relayd_bridge.brokers.schemes import SCHEMES
+from notif_relayd_bridge.brokers.target import Target
 
 RECORD = record(1024)
 
@@ -208,7 +208,7 @@ def kafka() -> Iterator[tuple[Run, Run]]:
     """Run a Kafka cluster; yield its target and a loop of confluent-kafka's producer."""
     with kafka_cluster.kafka_cluster() as servers:
         url = f"kafka://{servers}"
-        properties = kafka_settings.settings(url, configuration("kafka")).properties
+        properties = kafka_settings(url, configuration("kafka")).properties
         with target_of("kafka", url) as target:
             feeder = Feeder(target)
             yield feeder.run, bare_kafka(properties, target.max_unconfirmed)

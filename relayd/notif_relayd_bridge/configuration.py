@@ -26,9 +26,9 @@ from notif_relay.version import __version__
 from notif_relayd.config_file import ConfigFile
 from notif_relayd.errors import StartError as FileError
 from notif_relayd.errors import nearest, one_line, see_help, usage_errors
+from notif_relayd_bridge.brokers.schemes import SCHEMES, Scheme
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
-from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
 
 PROGRAM = "notif-relayd-bridge"
 

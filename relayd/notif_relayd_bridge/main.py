@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
-from notif_relayd_bridge.bridge import Bridge
 from notif_relayd_bridge.configuration import PROGRAM, Settings, load
 from notif_relayd_bridge.errors import BridgeError
 from notif_relayd_bridge.logs import Redaction, set_up_logging
-from notif_relayd_bridge.spool import Spool
+from notif_relayd_bridge.outbound.bridge import Bridge
+from notif_relayd_bridge.spool.spool import Spool
 
 LOG = logging.getLogger(__name__)
 

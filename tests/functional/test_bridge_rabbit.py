@@ -205,7 +205,7 @@ def test_unsendable_records_are_refused_in_their_turn(broker: Broker) -> None:
 
 
 def test_number_of_queues_is_bounded(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notif_relayd_bridge.targets.rabbit.session.MAX_QUEUES", 2)
+    monkeypatch.setattr("notif_relayd_bridge.brokers.rabbit.session.MAX_QUEUES", 2)
     sent = [record(number, _topic=f"bounded-{number}") for number in range(4)]
     with pipeline_to(broker.url()) as pipeline:
         pipeline.send([*sent, record(4)])

@@ -32,7 +32,7 @@ TOO_LARGE, ALSO_TOO_LARGE = (record(3, payload={"text": each * MAX_MESSAGE_SIZE}
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limit the pause between attempts to connect, which grows while a broker restarts."""
-    monkeypatch.setattr("notif_relayd_bridge.targets.backoff.MAX_BACKOFF", 0.5)
+    monkeypatch.setattr("notif_relayd_bridge.brokers.backoff.MAX_BACKOFF", 0.5)
 
 
 def through(proxy: Proxy) -> str:

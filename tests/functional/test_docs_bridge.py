@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from notif_relayd_bridge import main
+from notif_relayd_bridge.brokers.schemes import SCHEMES
 from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
-from notif_relayd_bridge.targets.schemes import SCHEMES
 from support import doc_blocks
 from support.bridge import RealBridge, running_bridge
 from support.doc_blocks import ROOT, Block

@@ -15,9 +15,9 @@ import threading
 from oslo_config import cfg
 
 from notif_relay import Notification
+from notif_relayd_bridge.brokers.schemes import SCHEMES, Scheme
+from notif_relayd_bridge.brokers.target import Events, Target
 from notif_relayd_bridge.main import main
-from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
-from notif_relayd_bridge.targets.target import Events, Target
 
 PAUSE = 0.02
 """Seconds between two attempts to connect."""

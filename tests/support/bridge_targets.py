@@ -13,8 +13,8 @@ from typing import Any
 from oslo_config import cfg
 
 from notif_relay import Notification
-from notif_relayd_bridge.targets.schemes import SCHEMES
-from notif_relayd_bridge.targets.target import Target
+from notif_relayd_bridge.brokers.schemes import SCHEMES
+from notif_relayd_bridge.brokers.target import Target
 from support.records import record
 from support.waiting import wait_until
 

@@ -18,7 +18,7 @@ import pytest
 from oslo_config import cfg
 
 from compare import rabbitmq
-from notif_relayd_bridge.targets.schemes import SCHEMES
+from notif_relayd_bridge.brokers.schemes import SCHEMES
 from support.bridge_targets import SimplePipeline
 from support.waiting import TIMEOUT, wait_until
 

@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 from notif_relay.records import gap
-from notif_relayd_bridge.missing import read_gap
-from notif_relayd_bridge.spool import Spool
+from notif_relayd_bridge.spool.missing import read_gap
+from notif_relayd_bridge.spool.spool import Spool
 from support.records import numbered_record
 
 MAX_AGE = 1000.0

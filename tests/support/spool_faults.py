@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from notif_relayd_bridge.errors import SpoolError
-from notif_relayd_bridge.spool import Spool
-from notif_relayd_bridge.spool_file import MAX_WAL_SIZE, PAGE_SIZE
+from notif_relayd_bridge.spool.file import MAX_WAL_SIZE, PAGE_SIZE
+from notif_relayd_bridge.spool.spool import Spool
 from support.spool import MAX_AGE, Clock, batch, contents, open_spool, rows
 
 FAULTS = {

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notif_relayd_bridge.targets.answers import Answers
-from notif_relayd_bridge.targets.backoff import MAX_BACKOFF, MIN_BACKOFF, Backoff
+from notif_relayd_bridge.brokers.answers import Answers
+from notif_relayd_bridge.brokers.backoff import MAX_BACKOFF, MIN_BACKOFF, Backoff
 
 
 class Reports:

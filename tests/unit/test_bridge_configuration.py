@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from notif_relayd_bridge import main
+from notif_relayd_bridge.brokers.schemes import SCHEMES, Scheme
 from notif_relayd_bridge.configuration import Settings, SpoolSettings, Subscription, load
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.logs import Redaction
-from notif_relayd_bridge.targets.schemes import SCHEMES, Scheme
 
 URL = "test://user:s3cr3t@broker/"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay import Notification
-from notif_relayd_bridge.targets.heads import MAX_HEADS, ByHead
+from notif_relayd_bridge.brokers.heads import MAX_HEADS, ByHead
 
 texts = st.text(max_size=20) | st.sampled_from(["a", 'a", "priority": "b', "{", "\\", "\ud800"])
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 
 from notif_relay import Notification
-from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets.kafka_settings import (
+from notif_relayd_bridge.brokers.kafka.settings import (
     PROPERTIES,
     Settings,
     Topic,
@@ -22,6 +21,7 @@ from notif_relayd_bridge.targets.kafka_settings import (
     options,
     settings,
 )
+from notif_relayd_bridge.errors import StartError
 from support.bridge_targets import create_target
 from support.records import record
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay import Notification
+from notif_relayd_bridge.brokers import address
+from notif_relayd_bridge.brokers.nats.settings import MAX_SUBJECT, Subject
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets import address
-from notif_relayd_bridge.targets.nats_settings import MAX_SUBJECT, Subject
 from support.bridge_targets import create_target
 from support.records import record
 

@@ -14,14 +14,14 @@ import pytest
 from notif_relay import Notification
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
-from notif_relayd_bridge.pipeline import (
+from notif_relayd_bridge.outbound.pipeline import (
     MAX_UNCONFIRMED_BYTES,
     SLOW_AFTER,
     SPOOL_RETRY_INTERVAL,
     Pipeline,
     Storage,
 )
-from notif_relayd_bridge.spool import MIN_MAX_BYTES, Spool
+from notif_relayd_bridge.spool.spool import MIN_MAX_BYTES, Spool
 from support.memory_spool import MemorySpool
 from support.records import numbered_record, record, record_number
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from notif_relay import Notification
-from notif_relayd_bridge.pipeline import SLOW_AFTER, SPOOL_RETRY_INTERVAL, Pipeline
+from notif_relayd_bridge.outbound.pipeline import SLOW_AFTER, SPOOL_RETRY_INTERVAL, Pipeline
 from support.memory_spool import MemorySpool
 
 MAX_UNCONFIRMED = 4

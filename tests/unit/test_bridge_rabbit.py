@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oslo_config import cfg
 
+from notif_relayd_bridge.brokers.rabbit import driver
+from notif_relayd_bridge.brokers.rabbit.ledger import Ledger, UnexpectedConfirmationError
+from notif_relayd_bridge.brokers.rabbit.message import UnsendableRecordError, contents
+from notif_relayd_bridge.brokers.schemes import SCHEMES
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets.rabbit import driver
-from notif_relayd_bridge.targets.rabbit.ledger import Ledger, UnexpectedConfirmationError
-from notif_relayd_bridge.targets.rabbit.message import UnsendableRecordError, contents
-from notif_relayd_bridge.targets.schemes import SCHEMES
 
 BASIC = {
     "message_id": "1",

@@ -11,7 +11,7 @@ import pytest
 
 from notif_relay.records import MAX_DROPPED, MAX_RECORD_SIZE, gap
 from notif_relayd_bridge.errors import SpoolError
-from notif_relayd_bridge.spool import Spool
+from notif_relayd_bridge.spool.spool import Spool
 from support.records import numbered_record
 from support.spool import (
     MAX_AGE,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from notif_relayd_bridge.errors import SpoolError
-from notif_relayd_bridge.spool import Spool
+from notif_relayd_bridge.spool.spool import Spool
 from support.spool import (
     LOST,
     batch,

@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from notif_relayd_bridge.spool_file import PAGE_SIZE
+from notif_relayd_bridge.spool.file import PAGE_SIZE
 from support.records import numbered_record
 from support.spool import FAST, MAX_AGE, Clock, contents, copy_killed, open_spool, rows
 

@@ -7,7 +7,7 @@ message counts at once; an earlier one waits until all messages before it are an
 
 from __future__ import annotations
 
-from notif_relayd_bridge.targets.target import Events
+from notif_relayd_bridge.brokers.target import Events
 
 
 class Answers:

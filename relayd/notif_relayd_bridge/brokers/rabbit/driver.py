@@ -23,8 +23,8 @@ from oslo_messaging._drivers import common, impl_rabbit
 from oslo_messaging.transport import _transport_opts
 
 from notif_relayd.escaping import printable
+from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets.rabbit.connection import BrokerConnection, BrokerError, Waker
 
 GROUP = "oslo_messaging_rabbit"
 

@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from notif_relay import records as library
-from notif_relayd_bridge.missing import Missing, read_gap
-from notif_relayd_bridge.spool_file import PAGE_SIZE
+from notif_relayd_bridge.spool.file import PAGE_SIZE
+from notif_relayd_bridge.spool.missing import Missing, read_gap
 
 MAX_HEAD_SIZE = 4 * 1024 * 1024
 """Size in bytes after which `Spool.head` returns no further row."""

@@ -34,8 +34,8 @@ from typing import TypeVar
 
 from notif_relayd.escaping import printable, printable_path
 from notif_relayd_bridge.errors import SpoolError
-from notif_relayd_bridge.spool_file import DamagedError, Note, SpoolFile, boot_id, is_damage
-from notif_relayd_bridge.spool_rows import Rows, Totals
+from notif_relayd_bridge.spool.file import DamagedError, Note, SpoolFile, boot_id, is_damage
+from notif_relayd_bridge.spool.rows import Rows, Totals
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Spool:
     The rows have ascending numbers, which are not used again.
 
     Args:
-        path: the database; see the module `spool_file` for the others beside it.
+        path: the database; see the module `file` for the others beside it.
         max_bytes: maximum size of the database in bytes, at least 64 KiB.
         max_age: maximum age of a row in seconds; older rows are replaced when the spool is used.
         clock: see `boot_time`.

@@ -26,11 +26,11 @@ from nats.js.api import StreamConfig
 
 from notif_relay import Notification
 from notif_relayd.escaping import printable
-from notif_relayd_bridge.targets.address import Server
-from notif_relayd_bridge.targets.answers import Answers
-from notif_relayd_bridge.targets.backoff import Backoff
-from notif_relayd_bridge.targets.nats_settings import Settings, Stream
-from notif_relayd_bridge.targets.target import Events
+from notif_relayd_bridge.brokers.address import Server
+from notif_relayd_bridge.brokers.answers import Answers
+from notif_relayd_bridge.brokers.backoff import Backoff
+from notif_relayd_bridge.brokers.nats.settings import Settings, Stream
+from notif_relayd_bridge.brokers.target import Events
 
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
@@ -94,7 +94,7 @@ class _Client(nats.aio.client.Client):
 
 
 class NatsTarget:
-    """The target for NATS; see `targets.target.Target`."""
+    """The target for NATS; see `brokers.target.Target`."""
 
     def __init__(self, settings: Settings) -> None:
         self.max_unconfirmed = settings.max_unconfirmed

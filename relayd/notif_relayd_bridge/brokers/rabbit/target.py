@@ -9,11 +9,11 @@ import threading
 import time
 
 from notif_relay import Notification
-from notif_relayd_bridge.targets.backoff import MAX_BACKOFF, Backoff
-from notif_relayd_bridge.targets.rabbit.connection import ClosingError, Waker
-from notif_relayd_bridge.targets.rabbit.driver import FAILURES, Driver
-from notif_relayd_bridge.targets.rabbit.session import Memory, Session
-from notif_relayd_bridge.targets.target import Events
+from notif_relayd_bridge.brokers.backoff import MAX_BACKOFF, Backoff
+from notif_relayd_bridge.brokers.rabbit.connection import ClosingError, Waker
+from notif_relayd_bridge.brokers.rabbit.driver import FAILURES, Driver
+from notif_relayd_bridge.brokers.rabbit.session import Memory, Session
+from notif_relayd_bridge.brokers.target import Events
 
 LOG = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 
-from notif_relayd_bridge.targets.answers import Answers
-from notif_relayd_bridge.targets.target import Events
+from notif_relayd_bridge.brokers.answers import Answers
+from notif_relayd_bridge.brokers.target import Events
 
 
 class UnexpectedConfirmationError(Exception):

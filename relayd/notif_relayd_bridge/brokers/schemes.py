@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from notif_relayd_bridge.brokers.target import Create, Options, Target
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets.target import Create, Options, Target
 
 if TYPE_CHECKING:
     from oslo_config import cfg

@@ -25,16 +25,16 @@ from amqp.serialization import dumps
 from notif_relay import Notification
 from notif_relay.messaging.envelope import DEFAULT_TOPIC
 from notif_relayd.escaping import printable
-from notif_relayd_bridge.targets.rabbit.connection import BrokerConnection, BrokerError, Waker
-from notif_relayd_bridge.targets.rabbit.driver import Driver
-from notif_relayd_bridge.targets.rabbit.ledger import Ledger, Record, UnexpectedConfirmationError
-from notif_relayd_bridge.targets.rabbit.message import (
+from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
+from notif_relayd_bridge.brokers.rabbit.driver import Driver
+from notif_relayd_bridge.brokers.rabbit.ledger import Ledger, Record, UnexpectedConfirmationError
+from notif_relayd_bridge.brokers.rabbit.message import (
     Address,
     Body,
     UnsendableRecordError,
     contents,
 )
-from notif_relayd_bridge.targets.target import Events
+from notif_relayd_bridge.brokers.target import Events
 
 LOG = logging.getLogger(__name__)
 

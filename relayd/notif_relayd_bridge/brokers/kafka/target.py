@@ -22,11 +22,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from notif_relay import Notification
 from notif_relayd.escaping import printable
+from notif_relayd_bridge.brokers.answers import Answers
+from notif_relayd_bridge.brokers.backoff import Backoff
+from notif_relayd_bridge.brokers.kafka.settings import Settings
+from notif_relayd_bridge.brokers.target import Events
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets.answers import Answers
-from notif_relayd_bridge.targets.backoff import Backoff
-from notif_relayd_bridge.targets.kafka_settings import Settings
-from notif_relayd_bridge.targets.target import Events
 
 REFUSALS = (
     KafkaError.MSG_SIZE_TOO_LARGE,

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from notif_relayd_bridge.targets.kafka_settings import options, settings
+from notif_relayd_bridge.brokers.kafka.settings import options, settings
 
 if TYPE_CHECKING:
     from oslo_config import cfg
 
-    from notif_relayd_bridge.targets.target import Target
+    from notif_relayd_bridge.brokers.target import Target
 
 __all__ = ["create", "options"]
 
 
 def create(url: str, conf: cfg.ConfigOpts) -> Target:
     """Return a target; see `target.Create`."""
-    from notif_relayd_bridge.targets.kafka_client import (  # noqa: PLC0415 (an extra)
+    from notif_relayd_bridge.brokers.kafka.target import (  # noqa: PLC0415 (an extra)
         KafkaTarget,
         check,
     )

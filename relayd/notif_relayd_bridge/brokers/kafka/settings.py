@@ -12,9 +12,9 @@ from oslo_config import cfg
 from notif_relay import Notification
 from notif_relay.errors import UnreadableRecord
 from notif_relay.notification import decode
+from notif_relayd_bridge.brokers import address, template
+from notif_relayd_bridge.brokers.heads import ByHead
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets import address, template
-from notif_relayd_bridge.targets.heads import ByHead
 
 SECTION = "kafka"
 

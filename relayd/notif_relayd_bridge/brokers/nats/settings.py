@@ -11,11 +11,11 @@ from typing import Any
 from oslo_config import cfg
 
 from notif_relay import Notification
+from notif_relayd_bridge.brokers import address, template
+from notif_relayd_bridge.brokers.address import Address
+from notif_relayd_bridge.brokers.heads import ByHead
+from notif_relayd_bridge.brokers.template import Template
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.targets import address, template
-from notif_relayd_bridge.targets.address import Address
-from notif_relayd_bridge.targets.heads import ByHead
-from notif_relayd_bridge.targets.template import Template
 
 SECTION = "nats"
 

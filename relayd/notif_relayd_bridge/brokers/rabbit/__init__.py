@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oslo_config import cfg
 
-    from notif_relayd_bridge.targets.target import Target
+    from notif_relayd_bridge.brokers.target import Target
 
 
 def options() -> list[tuple[str, list[cfg.Opt]]]:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 
 from notif_relay import Notification
+from notif_relayd_bridge.brokers.target import Target
 from notif_relayd_bridge.configuration import Subscription
-from notif_relayd_bridge.pipeline import Pipeline, Storage
-from notif_relayd_bridge.reader import Reader
-from notif_relayd_bridge.targets.target import Target
+from notif_relayd_bridge.outbound.pipeline import Pipeline, Storage
+from notif_relayd_bridge.outbound.reader import Reader
 
 FLUSH_TIMEOUT = 5.0
 """Maximum time, in seconds, to wait for confirmations at the end."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries notifications from a relay to a broker."""

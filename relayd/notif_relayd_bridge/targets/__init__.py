@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Brokers that the bridge sends to, each in a module of its own."""
