@@ -169,7 +169,7 @@ def test_queue_with_other_properties_is_used(
         pipeline.send([record(0)])
         pipeline.wait_answered()
     assert broker.numbers("notifications.info") == [0]
-    assert caplog.text.count("Queue notifications.info exists with other properties") == 1
+    assert caplog.text.count("queue notifications.info exists with other properties") == 1
 
 
 def test_records_wait_for_a_memory_alarm_to_end(

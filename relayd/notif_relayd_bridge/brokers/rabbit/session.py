@@ -196,7 +196,7 @@ class Session:
             if name not in self._memory.reported:
                 self._memory.reported.add(name)
                 LOG.warning(
-                    "Queue %s exists with other properties and is used as is: %s",
+                    "queue %s exists with other properties and is used as is: %s",
                     name,
                     _text(error),
                 )
@@ -216,9 +216,9 @@ class Session:
         if self._was_blocked != self._connection.is_blocked:
             self._was_blocked = self._connection.is_blocked
             if self._was_blocked:
-                LOG.warning("The broker accepts no messages: it is short of memory or disk space")
+                LOG.warning("the broker accepts no messages: it is short of memory or disk space")
             else:
-                LOG.info("The broker accepts messages again")
+                LOG.info("the broker accepts messages again")
 
     def _report(self, events: Events) -> None:
         before = len(self._ledger)
