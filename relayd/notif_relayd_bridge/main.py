@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
+from notif_relay.version import __version__
 from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd_bridge.configuration import PROGRAM, Settings, load
@@ -15,6 +17,7 @@ from notif_relayd_bridge.errors import BridgeError
 from notif_relayd_bridge.logs import Redaction, set_up_logging
 from notif_relayd_bridge.outbound.bridge import Bridge
 from notif_relayd_bridge.spool.spool import Spool
+from notif_relayd_bridge.status import Reporting, StatusServer
 
 LOG = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def _run(settings: Settings) -> str:
         contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET"))) as notify,
     ):
         bridge = Bridge(settings.subscription, target, spool, once=settings.once)
-        with _signals(bridge):
+        with _signals(bridge), _status(settings, bridge):
             LOG.info(
                 "bridge %s: sending notifications from %s, group %s, to a broker (%s)",
                 settings.name,
@@ -62,6 +65,25 @@ def _run(settings: Settings) -> str:
             notify.send("STOPPING=1")
             LOG.info("stopped: %s", bridge.pipeline.counters)
             return error
+
+
+@contextlib.contextmanager
+def _status(settings: Settings, bridge: Reporting) -> Iterator[None]:
+    """Answer on the status socket, if the bridge has one."""
+    if settings.status_socket is None:
+        yield
+        return
+    fixed = {
+        "name": settings.name,
+        "version": __version__,
+        "pid": os.getpid(),
+        "direction": "out",
+        "broker": settings.scheme.extra,
+        "since": round(time.time(), 3),
+    }
+    server = StatusServer(settings.status_socket, lambda: {**fixed, **bridge.report()})
+    with contextlib.closing(server):
+        yield
 
 
 @contextlib.contextmanager
