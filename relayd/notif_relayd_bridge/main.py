@@ -12,8 +12,9 @@ from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd_bridge.configuration import PROGRAM, Settings, load
 from notif_relayd_bridge.errors import BridgeError
-from notif_relayd_bridge.logs import Redaction, set_up_logging
+from notif_relayd_bridge.logs import set_up_logging
 from notif_relayd_bridge.outbound.bridge import Bridge
+from notif_relayd_bridge.redaction import Redaction
 from notif_relayd_bridge.spool.spool import Spool
 
 LOG = logging.getLogger(__name__)
