@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from notif_relay.version import __version__
 from notif_relayd.escaping import printable_path
 from notif_relayd.files import lock
 from notif_relayd_bridge.errors import StartError
@@ -111,6 +112,37 @@ class StatusServer:
         # The buffer of a new connection takes it, so that this neither waits nor is incomplete.
         connection.setblocking(False)
         connection.send(line.encode(), socket.MSG_NOSIGNAL)
+
+
+@contextlib.contextmanager
+def answering(
+    path: str | None, bridge: Reporting, name: str, direction: str, broker: str
+) -> Iterator[None]:
+    """Answer on the status socket while the context is active.
+
+    Args:
+        path: the socket; None for none.
+        bridge: its figures.
+        name: name of the bridge.
+        direction: ``out`` from a relay to a broker, or ``in``.
+        broker: ``rabbit``, ``kafka`` or ``nats``.
+
+    Raises:
+        StartError: see `StatusServer`.
+    """
+    if path is None:
+        yield
+        return
+    fixed = {
+        "name": name,
+        "version": __version__,
+        "pid": os.getpid(),
+        "direction": direction,
+        "broker": broker,
+        "since": round(time.time(), 3),
+    }
+    with contextlib.closing(StatusServer(path, lambda: {**fixed, **bridge.report()})):
+        yield
 
 
 def default_path(name: str, directory: str = RUNTIME_DIRECTORY) -> str | None:
