@@ -123,15 +123,16 @@ def test_report_counts_each_record_once(spool: Spool) -> None:
     assert figures() == (0, 0, 0)
 
 
-def test_full_spool_is_reported_as_full(spool: Spool) -> None:
-    harness = Harness(spool)
-    harness.fail()
-    for first in range(0, 500, 10):
-        harness.receive(range(first, first + 10))
-    found: dict[str, Any] = harness.pipeline.report()
+def test_full_spool_is_reported_as_full(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(str(tmp_path / "spool"), 1024 * 1024, 3600)) as spool:
+        harness = Harness(spool)
+        harness.fail()
+        for first in range(0, 1500, 50):
+            harness.receive(range(first, first + 50))
+        found: dict[str, Any] = harness.pipeline.report()
     figures = found["spool"]
     assert 0.8 < figures["bytes"] / figures["max_bytes"] <= 1
-    assert figures["dropped"] + figures["records"] - 1 == found["spooled"] == 500
+    assert figures["dropped"] + figures["records"] - 1 == found["spooled"] == 1500
     assert not figures["failed"]
 
 
