@@ -72,6 +72,15 @@ def test_options_are_read(config: Path) -> None:
     assert read.once
 
 
+def test_status_socket_is_read(config: Path) -> None:
+    text = f"[bridge]\ntarget = {URL}\n"
+    assert settings(config, text).status_socket is None
+    given = settings(config, f"{text}status_socket = /run/b.sock\n")
+    assert given.status_socket == "/run/b.sock"
+    for path in ("b.sock", f"/run/{'x' * 200}"):
+        assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
+
+
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(f"[bridge]\ntarget = {URL}\n")
     monkeypatch.chdir(config.parent)
