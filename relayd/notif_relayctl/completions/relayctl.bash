@@ -67,7 +67,7 @@ _shtab_relayctl___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl___control_path_COMPGEN=_notif_relay_files
 
 _shtab_relayctl_complete___shell_choices=(bash fish zsh)
-_shtab_relayctl_complete___name_choices=(notif-relayd relayctl)
+_shtab_relayctl_complete___name_choices=(notif-relayd notif-relayd-bridge relayctl)
 _shtab_relayctl_doctor__f_choices=(csv json table value yaml)
 _shtab_relayctl_doctor___format_choices=(csv json table value yaml)
 _shtab_relayctl_doctor__c_choices=(check result finding advice)
