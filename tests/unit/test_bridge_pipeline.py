@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from notif_relay import Notification
+from notif_relay import Notification, records
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
 from notif_relayd_bridge.outbound.pipeline import (
@@ -287,9 +286,27 @@ def test_gap_for_refused_records_has_their_number() -> None:
     harness.pipeline.refuse("too large")
     harness.pipeline.refuse("too large")
     harness.pipeline.advance()
-    gap = json.loads(harness.target.sent[-1].raw)
-    assert gap["payload"] == {"dropped": 2, "reason": "undeliverable"}
+    assert dropped(harness) == 2
     harness.confirm(3)
     assert harness.done == [2, 3, 4]
     harness.confirm(1)
     assert harness.done == [2, 3, 4, 0, 1]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(70, 71), (0, 1), (None, None)])
+def test_refused_gap_counts_with_its_own_number(number: int | None, expected: int | None) -> None:
+    harness = Harness(MemorySpool())
+    harness.connect()
+    harness.pipeline.receive([Notification(records.gap(number, "slow_subscriber"))])
+    harness.receive([0])
+    harness.pipeline.refuse("not allowed")
+    harness.pipeline.refuse("not allowed")
+    harness.pipeline.advance()
+    assert dropped(harness) == expected
+
+
+def dropped(harness: Harness) -> object:
+    """Return the number of the gap record that was sent last."""
+    payload = harness.target.sent[-1].payload
+    assert payload["reason"] == "undeliverable"
+    return payload["dropped"]

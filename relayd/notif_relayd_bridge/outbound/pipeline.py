@@ -12,7 +12,7 @@ sent and unconfirmed at this moment are spooled as well, in front of those that 
 connection fails later, everything is sent again from the spool in its order.
 
 If the broker refuses a message, a gap record takes its place. The message is finished when the
-broker has confirmed this record.
+broker has confirmed this record. A refused gap record counts with its own number.
 
 The pipeline knows no sockets, threads or brokers. Inputs only change its state. The caller calls
 `Pipeline.advance` after one or more inputs and at the time `Pipeline.deadline`; `advance` then
@@ -33,6 +33,7 @@ from notif_relay.warning_limit import WarningLimit
 from notif_relayd.escaping import printable
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
+from notif_relayd_bridge.spool.missing import Missing
 
 LOG = logging.getLogger(__name__)
 
@@ -367,7 +368,10 @@ class Pipeline:
 
     def _announce_refused(self) -> None:
         self._announced = len(self._refused)
-        self._send(_GAP, Gap(records.gap(self._announced, "undeliverable")))
+        missing = Missing()
+        for _, each in self._refused:
+            missing.add(len(each.raw), each.raw)
+        self._send(_GAP, Gap(records.gap(missing.number, "undeliverable")))
 
     def _finish_announced(self) -> None:
         for _ in range(self._announced):
