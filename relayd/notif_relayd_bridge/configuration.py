@@ -29,6 +29,7 @@ from notif_relayd.errors import nearest, one_line, see_help, usage_errors
 from notif_relayd_bridge.brokers.schemes import SCHEMES, Scheme
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
+from notif_relayd_bridge.status import default_path
 
 PROGRAM = "notif-relayd-bridge"
 
@@ -76,6 +77,7 @@ class Settings:
     """URL with credentials."""
     conf: cfg.ConfigOpts = field(repr=False)
     """The options of the target and of the log."""
+    status_socket: str | None = None
     check: bool = False
     once: bool = False
 
@@ -235,8 +237,11 @@ def _check_values(path: str, conf: cfg.ConfigOpts, given: Iterable[tuple[str, st
 def _settings(path: str, name: str, conf: cfg.ConfigOpts, scheme: Scheme) -> Settings:
     options = conf[BRIDGE]
     spool = options.spool or os.path.join(STATE_DIRECTORY, f"{name}.sqlite")
-    if not os.path.isabs(spool):
-        raise StartError(f"[{BRIDGE}] spool in {path}: must be an absolute path, not {spool!r}")
+    for option, value in (("spool", spool), ("status_socket", options.status_socket)):
+        if value and not os.path.isabs(value):
+            raise StartError(
+                f"[{BRIDGE}] {option} in {path}: must be an absolute path, not {value!r}"
+            )
     return Settings(
         name=name,
         subscription=_subscription(path, name, conf),
@@ -246,7 +251,16 @@ def _settings(path: str, name: str, conf: cfg.ConfigOpts, scheme: Scheme) -> Set
         conf=conf,
         check=conf.check,
         once=conf.once,
+        status_socket=_status_socket(path, name, options.status_socket),
     )
+
+
+def _status_socket(path: str, name: str, given: str | None) -> str | None:
+    socket = given or default_path(name)
+    try:
+        return None if socket is None else checked_path(socket)
+    except ValueError as error:
+        raise StartError(f"[{BRIDGE}] status_socket in {path}: {error}") from None
 
 
 def _subscription(path: str, name: str, conf: cfg.ConfigOpts) -> Subscription:

@@ -12,9 +12,11 @@ from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd_bridge.configuration import PROGRAM, Settings, load
 from notif_relayd_bridge.errors import BridgeError
-from notif_relayd_bridge.logs import Redaction, set_up_logging
+from notif_relayd_bridge.logs import set_up_logging
 from notif_relayd_bridge.outbound.bridge import Bridge
+from notif_relayd_bridge.redaction import Redaction
 from notif_relayd_bridge.spool.spool import Spool
+from notif_relayd_bridge.status import answering
 
 LOG = logging.getLogger(__name__)
 
@@ -49,28 +51,45 @@ def _run(settings: Settings) -> str:
         contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET"))) as notify,
     ):
         bridge = Bridge(settings.subscription, target, spool, once=settings.once)
-        with _signals(bridge):
+        broker = settings.scheme.extra
+        with (
+            _signals(bridge) as received,
+            answering(settings.status_socket, bridge, settings.name, "out", broker),
+        ):
             LOG.info(
                 "bridge %s: sending notifications from %s, group %s, to a broker (%s)",
                 settings.name,
                 settings.subscription.path,
                 settings.subscription.group,
-                settings.scheme.extra,
+                broker,
             )
             notify.send("READY=1")
             error = bridge.run()
             notify.send("STOPPING=1")
             LOG.info("stopped: %s", bridge.pipeline.counters)
-            return error
+            return error or ("stopped by SIGHUP" if signal.SIGHUP in received else "")
 
 
 @contextlib.contextmanager
-def _signals(bridge: Bridge) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the bridge."""
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(each, lambda *_: bridge.stop()) for each in signals]
+def _signals(bridge: Bridge) -> Iterator[list[int]]:
+    """Let SIGTERM, SIGINT and SIGHUP stop the bridge; yield the signals that it receives.
+
+    A signal that is ignored, as SIGHUP by nohup, stays so. An exit with status 0 because of SIGHUP
+    would let service managers take a bridge as stopped on purpose.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        bridge.stop()
+
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in signals}
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(each, stop)
     try:
-        yield
+        yield received
     finally:
-        for each, handler in zip(signals, before, strict=True):
+        for each, handler in before.items():
             signal.signal(each, handler)

@@ -50,6 +50,13 @@ def bridge_options() -> list[cfg.Opt]:
             help="Maximum age, in seconds, of a record in the spool. A gap record takes the place "
             "of older ones.",
         ),
+        cfg.StrOpt(
+            "status_socket",
+            metavar="FILE",
+            sample_default="/run/notif-relayd-bridge/NAME/status.sock",
+            help="Socket on which relayctl and the exporter ask for the state of the bridge. "
+            "Without the option, there is none if the directory of the default does not exist.",
+        ),
         *_subscription_options(),
     ]
 
