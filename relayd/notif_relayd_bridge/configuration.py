@@ -38,6 +38,7 @@ from notif_relayd_bridge.options import (
     inbound_options,
     outbound_options,
 )
+from notif_relayd_bridge.status import default_path
 
 PROGRAM = "notif-relayd-bridge"
 
@@ -107,6 +108,7 @@ class Settings:
     """URL of the broker, with credentials."""
     conf: cfg.ConfigOpts = field(repr=False)
     """The options of the broker and of the log."""
+    status_socket: str | None = None
     check: bool = False
     once: bool = False
 
@@ -154,6 +156,7 @@ def load(arguments: Sequence[str]) -> Settings:
         conf=conf,
         check=conf.check,
         once=conf.once,
+        status_socket=_status_socket(path, name, conf[BRIDGE].status_socket),
     )
 
 
@@ -331,6 +334,17 @@ def _inbound(path: str, name: str, conf: cfg.ConfigOpts) -> Inbound:
         _socket(path, "target", options.target, DEFAULT_INGEST_PATH),
         options.max_record_size,
     )
+
+
+def _status_socket(path: str, name: str, given: str | None) -> str | None:
+    if given and not os.path.isabs(given):
+        problem = f"must be an absolute path, not {given!r}"
+        raise StartError(f"[{BRIDGE}] status_socket in {path}: {problem}")
+    socket = given or default_path(name)
+    try:
+        return None if socket is None else checked_path(socket)
+    except ValueError as error:
+        raise StartError(f"[{BRIDGE}] status_socket in {path}: {error}") from None
 
 
 def _subscription(path: str, name: str, conf: cfg.ConfigOpts) -> Subscription:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
@@ -15,9 +15,11 @@ from notif_relayd_bridge.brokers.target import Target
 from notif_relayd_bridge.configuration import PROGRAM, Inbound, Outbound, Settings, load
 from notif_relayd_bridge.errors import BridgeError
 from notif_relayd_bridge.inbound.bridge import Bridge as InboundBridge
-from notif_relayd_bridge.logs import Redaction, set_up_logging
+from notif_relayd_bridge.logs import set_up_logging
 from notif_relayd_bridge.outbound.bridge import Bridge as OutboundBridge
+from notif_relayd_bridge.redaction import Redaction
 from notif_relayd_bridge.spool.spool import Spool
+from notif_relayd_bridge.status import answering
 
 LOG = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def _run_outbound(settings: Settings, outbound: Outbound) -> str:
             outbound.subscription.group,
             settings.scheme.extra,
         )
-        return _run_bridge(bridge)
+        return _run_bridge(settings, bridge)
 
 
 def _run_inbound(settings: Settings, inbound: Inbound) -> str:
@@ -90,28 +92,43 @@ def _run_inbound(settings: Settings, inbound: Inbound) -> str:
         inbound.selection.pool,
         inbound.path,
     )
-    return _run_bridge(bridge)
+    return _run_bridge(settings, bridge)
 
 
-def _run_bridge(bridge: OutboundBridge | InboundBridge) -> str:
+def _run_bridge(settings: Settings, bridge: OutboundBridge | InboundBridge) -> str:
+    direction = "out" if isinstance(bridge, OutboundBridge) else "in"
     with (
-        _signals(bridge.stop),
         contextlib.closing(NotifySocket(os.environ.get("NOTIFY_SOCKET"))) as notify,
+        _signals(bridge) as received,
+        answering(settings.status_socket, bridge, settings.name, direction, settings.scheme.extra),
     ):
         notify.send("READY=1")
         error = bridge.run()
         notify.send("STOPPING=1")
         LOG.info("stopped: %s", bridge.pipeline.counters)
-        return error
+        return error or ("stopped by SIGHUP" if signal.SIGHUP in received else "")
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the bridge."""
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(each, lambda *_: stop()) for each in signals]
+def _signals(bridge: OutboundBridge | InboundBridge) -> Iterator[list[int]]:
+    """Let SIGTERM, SIGINT and SIGHUP stop the bridge; yield the signals that it receives.
+
+    A signal that is ignored, as SIGHUP by nohup, stays so. An exit with status 0 because of SIGHUP
+    would let service managers take a bridge as stopped on purpose.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        bridge.stop()
+
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in signals}
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(each, stop)
     try:
-        yield
+        yield received
     finally:
-        for each, handler in zip(signals, before, strict=True):
+        for each, handler in before.items():
             signal.signal(each, handler)

@@ -34,6 +34,13 @@ def bridge_options() -> list[cfg.Opt]:
             "relay's private socket if the source is a broker, by default "
             "unix:///run/notif-relayd/ingest.sock.",
         ),
+        cfg.StrOpt(
+            "status_socket",
+            metavar="FILE",
+            sample_default="/run/notif-relayd-bridge/NAME/status.sock",
+            help="Socket on which relayctl and the exporter ask for the state of the bridge. "
+            "Without the option, there is none if the directory of the default does not exist.",
+        ),
     ]
 
 

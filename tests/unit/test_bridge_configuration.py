@@ -19,7 +19,7 @@ from notif_relayd_bridge.configuration import (
     load,
 )
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.logs import Redaction
+from notif_relayd_bridge.redaction import Redaction
 
 URL = "test://user:s3cr3t@broker/"
 
@@ -99,6 +99,15 @@ def test_options_of_the_other_direction_are_read(config: Path) -> None:
         Selection("p", ("a.*", "b"), ("nova",)), "/tmp/i.sock", 2000000
     )
     assert read.secrets() == ["of-the-client"]
+
+
+def test_status_socket_is_read(config: Path) -> None:
+    text = f"[bridge]\ntarget = {URL}\n"
+    assert settings(config, text).status_socket is None
+    given = settings(config, f"{text}status_socket = /run/b.sock\n")
+    assert given.status_socket == "/run/b.sock"
+    for path in ("b.sock", f"/run/{'x' * 200}"):
+        assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
 
 
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +214,30 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
     assert list(config.parent.iterdir()) == [config]
 
 
+WRONG_URLS = {
+    "rabbit": (
+        "u:s3cr3t@h:99999 u:s3cr3t@h:port u:s3cr3t/x@h u:x/s3cr3t@h u:s3cr3t u:s3cr3t#@h"
+        " u:s3cr3t@h?x=s3cr3t u:s3cr3t@h/?ssl=s3cr3t u:x@h,u:s3cr3t@h:x u:s3cr3t[@h"
+    ),
+    "kafka": "u:s3cr3t@h:port u:s3cr3t u:s3cr3t@h/x u:s3cr3t@h?s3cr3t s3cr3t@h u:s3cr3t@[h",
+    "nats": "u:s3cr3t@h:port u:s3cr3t u:s3cr3t@h/x u:s3cr3t@h#s3cr3t u:s3cr3t@,h u:s3cr3t@[h",
+}
+
+
+@pytest.mark.parametrize(
+    "url", [f"{scheme}://{each}" for scheme, urls in WRONG_URLS.items() for each in urls.split()]
+)
+def test_error_about_wrong_url_has_no_password(
+    config: Path, capfd: pytest.CaptureFixture[str], url: str
+) -> None:
+    config.write_text(f"[bridge]\ntarget = {url}\nspool = {config.parent}/s.sqlite\n")
+    assert main.main(["--config-file", str(config), "--check"]) == 1
+    written = "".join(capfd.readouterr())
+    assert written.startswith("notif-relayd-bridge: ")
+    assert "s3cr3t" not in written
+    assert "***@HOST" not in written
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -221,3 +254,20 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
 def test_password_is_redacted(text: str, expected: str) -> None:
     hide = Redaction("rabbit://user:p%40ss%2Fword@host/", ["of-the-client", "client"])
     assert hide(text) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbit://u:other@h:1,u:s3cr3t@h:2/vhost",
+        "kafka://u:s3cr3t@h:1,h:2",
+        "kafka://u:s3cr3t@h/user@host",
+        "kafka://u:s3cr3t,x@h:1,h:2",
+        "nats://s3cr3t@h",
+        "nats://s3cr3t/x@h",
+    ],
+)
+def test_password_of_each_form_of_url_is_redacted(url: str) -> None:
+    secret = "s3cr3t,x" if "," in url.partition("@")[0] else "s3cr3t"
+    secret += "/x" * ("t/x" in url)
+    assert Redaction(url)(f"login with {secret}") == "login with ***"

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,35 @@ def test_full_spool_is_counted_exactly(spool: Spool) -> None:
     assert len(harness.target.sent) - 1 + gaps == 500
     assert 0 < gaps < 500
     assert spool.count == 0
+
+
+def test_report_counts_each_record_once(spool: Spool) -> None:
+    def figures() -> tuple[object, ...]:
+        found: dict[str, Any] = harness.pipeline.report()
+        return found["unconfirmed"], found["waiting"], found["spool"]["records"]
+
+    harness = Harness(spool)
+    harness.connect()
+    harness.receive(range(40), size=100)
+    assert figures() == (10, 30, 0)
+    harness.now += SLOW_AFTER
+    harness.receive([])
+    assert figures() == (0, 0, 40)
+    harness.confirm_all()
+    assert figures() == (0, 0, 0)
+
+
+def test_full_spool_is_reported_as_full(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(str(tmp_path / "spool"), 1024 * 1024, 3600)) as spool:
+        harness = Harness(spool)
+        harness.fail()
+        for first in range(0, 1500, 50):
+            harness.receive(range(first, first + 50))
+        found: dict[str, Any] = harness.pipeline.report()
+    figures = found["spool"]
+    assert 0.8 < figures["bytes"] / figures["max_bytes"] <= 1
+    assert figures["dropped"] + figures["records"] - 1 == found["spooled"] == 1500
+    assert not figures["failed"]
 
 
 def test_unconfirmed_records_are_not_in_a_gap(spool: Spool) -> None:

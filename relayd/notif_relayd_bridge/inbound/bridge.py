@@ -183,6 +183,10 @@ class Bridge:
         """Let `run` return; a signal handler may call this."""
         self._inbox.put(self._note_stop)
 
+    def report(self) -> dict[str, object]:
+        """See `notif_relayd_bridge.status.Reporting`."""
+        return self.pipeline.report()
+
     def _step(self) -> None:
         """Wait for something to do, and do it."""
         if self._inbox.arm():

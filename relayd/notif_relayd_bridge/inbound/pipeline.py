@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from notif_relay.warning_limit import WarningLimit
@@ -114,6 +114,19 @@ class Pipeline:
     def unread(self) -> bool:
         """Whether the relay may not have read everything that was written."""
         return bool(self._written) or self._offset > 0
+
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this."""
+        waiting = len(self._waiting)
+        return {
+            "connected": self.connected,
+            **asdict(self.counters),
+            "skipped": 0,
+            "spooled": 0,
+            "unconfirmed": max(self.unacknowledged - waiting, 0),
+            "waiting": waiting,
+            "spool": None,
+        }
 
     def connect(self) -> None:
         """Note that the source is connected."""

@@ -148,6 +148,10 @@ class Bridge:
         """Let `run` return; a signal handler may call this."""
         self._queue.put(self._note_stop)
 
+    def report(self) -> dict[str, object]:
+        """See `notif_relayd_bridge.status.Reporting`."""
+        return self.pipeline.report()
+
     def _deadline(self) -> float | None:
         times = [self.pipeline.deadline]
         if self._once:

@@ -25,7 +25,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from notif_relay import Gap, Notification, records
@@ -87,6 +87,9 @@ class Storage(Protocol):
     @property
     def last(self) -> int:
         """The number of the last row that was ever added; 0 if there was none."""
+
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this."""
 
     def add(self, records: Sequence[bytes], keep: int) -> None:
         """Append rows, numbered from ``last`` + 1, in one transaction.
@@ -191,6 +194,20 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether nothing waits, neither here nor in the spool."""
         return not (self._waiting or self._sent or self._refused or self._spool.count)
+
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this.
+
+        Each is a plain number, so that a request does not wake the main thread. Of the unconfirmed
+        messages, those in the spool count there only.
+        """
+        return {
+            "connected": self._connected,
+            **asdict(self.counters),
+            "unconfirmed": self._direct,
+            "waiting": len(self._waiting),
+            "spool": {**self._spool.report(), "failed": self._spool_retry_at is not None},
+        }
 
     @property
     def deadline(self) -> float | None:
