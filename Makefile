@@ -47,7 +47,7 @@ venv: .venv/.made ## create .venv for development
 demo: .venv/.made ## show a relay with two services and two subscribers, for 15 seconds
 	@.venv/bin/python docs/examples/demo/run.py
 
-test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and systemd tests; the last require root
+test: .venv/.made .promtool/promtool .syslog/.made $(LOAD) brokers ## unit, functional and systemd tests; the last require root
 	@echo "Running the tests, which takes about 6 minutes"
 	@.venv/bin/python -m $(PYTEST)
 
@@ -55,7 +55,7 @@ test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and sys
 brokers:
 	@bench/install-peers.sh nats-server rabbitmq-server || true
 
-test-all: packages $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
+test-all: packages .syslog/.made $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
 
 test-ends: packages ## unit tests on the oldest and the newest installed Python
@@ -229,7 +229,7 @@ $(ROOTS)/%.made: debian/control packaging/root.sh
 	@touch $@
 
 clean: ## remove everything that make has created
-	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build bench/build dist docs/build *.egg-info \
+	@rm -rf .venv .venvs .debian .promtool .syslog .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build bench/build dist docs/build *.egg-info \
 		relayd/notif_relayd/*.so
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -316,6 +316,14 @@ FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(versi
 		>apt.log 2>&1 && dpkg-deb --fsys-tarfile prom*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
 		rm prom*.deb || echo "Cannot get promtool; see $(@D)/apt.log" >&2
 download-promtool = { apt-get download promtool || apt-get download prometheus; }
+
+# Extract rsyslog and syslog-ng without installing them. Tests that need one that is not available are skipped with the
+# reason.
+.syslog/.made: tests/support/fetch-syslog.sh | packages
+	@echo "Fetching rsyslog and syslog-ng with apt-get; log: $(@D)/apt.log"
+	@mkdir -p $(@D)
+	@{ $< $(@D) || { $(SUDO) apt-get update && $< $(@D); }; } >$(@D)/apt.log 2>&1 && touch $@ || \
+		echo "Cannot get rsyslog and syslog-ng; see $(@D)/apt.log" >&2
 
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE

@@ -72,7 +72,7 @@ complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l noonce -d
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l nouse-journal -d 'The inverse of --use-journal'
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l nouse-json -d 'The inverse of --use-json'
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l nouse-syslog -d 'The inverse of --use-syslog'
-complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l once -d 'Send what is in the relay'"'"'s group and in the spool, and exit with status 0'
+complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l once -d 'Send what is in the relay'"'"'s group and in the spool, or what is at the broker, and exit with status 0'
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l syslog-log-facility -x -d 'Syslog facility to receive log lines'
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l use-journal -d 'Enable journald for logging'
 complete -c notif-relayd-bridge -n _shtab_notif_relayd_bridge_using -l use-json -d 'Use JSON formatting for logging'

@@ -31,7 +31,7 @@ _shtab_notif_relayd_bridge_options=(
   "--nouse-journal[The inverse of --use-journal]"
   "--nouse-json[The inverse of --use-json]"
   "--nouse-syslog[The inverse of --use-syslog]"
-  "--once[Send what is in the relay\'s group and in the spool, and exit with status 0]"
+  "--once[Send what is in the relay\'s group and in the spool, or what is at the broker, and exit with status 0]"
   "--syslog-log-facility=[Syslog facility to receive log lines]:syslog_log_facility:"
   "--use-journal[Enable journald for logging]"
   "--use-json[Use JSON formatting for logging]"

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""relayctl bridges: what it shows, and answers that no bridge gives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from notif_relayctl.app import main
+from notif_relayctl.bridges import client
+from notif_relayctl.bridges.client import Problem, query_all
+from notif_relayctl.bridges.schema import BridgeStatus, SpoolStatus
+from notif_relayctl.errors import CtlError, NotRunningError
+from notif_relayd_bridge import status
+from notif_relayd_bridge.outbound.pipeline import Pipeline
+from notif_relayd_bridge.spool.spool import Spool
+from notif_relayd_bridge.status import answering
+from support.bridge_status import REPORT, SPOOL, serve
+from support.relayctl import bind_listener
+from support.waiting import TIMEOUT
+
+WRONG: list[dict[str, object]] = [
+    {"connected": 1},
+    {"confirmed": -1},
+    {"confirmed": 2**63},
+    {"confirmed": 1.5},
+    {"broker": "\x1b[31m"},
+    {"broker": "rabbit\n"},
+    {"direction": "x" * 1000},
+    {"version": "x" * 1000},
+    {"spool": {**SPOOL, "max_bytes": 0}},
+    {"spool": {**SPOOL, "oldest_seconds": "1"}},
+    {"spool": []},
+]
+
+
+@pytest.fixture(autouse=True)
+def timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "QUERY_TIMEOUT", TIMEOUT)
+
+
+class Target:
+    max_unconfirmed = 1
+
+    def send(self, notification: object) -> None:
+        raise AssertionError(notification)
+
+
+class Reporter:
+    """A bridge with the figures of a pipeline that has nothing to do."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._pipeline = Pipeline(Target(), spool, lambda: 0.0)
+
+    def report(self) -> Mapping[str, object]:
+        return self._pipeline.report()
+
+
+@contextlib.contextmanager
+def answers(directory: Path, name: str, line: bytes, *, close: bool = True) -> Iterator[None]:
+    """Answer each connection to the status socket of a bridge with these bytes."""
+    (directory / name).mkdir()
+    kept: list[socket.socket] = []
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                kept.append(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall(line)
+                if close:
+                    connection.close()
+
+    with bind_listener(directory / name / "status.sock") as listener:
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for each in kept:
+                each.close()
+
+
+def answer(directory: Path) -> BridgeStatus | Problem:
+    [bridge] = query_all(os.fspath(directory))
+    return bridge.answer
+
+
+def shown(directory: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["bridges", "--bridge-dir", os.fspath(directory), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_fields_are_those_of_a_bridge(directory: Path) -> None:
+    path = directory / "b" / "status.sock"
+    path.parent.mkdir()
+    with (
+        closing(Spool(os.fspath(directory / "spool"), 64 * 1024, 3600)) as spool,
+        answering(os.fspath(path), Reporter(spool), "b", "out", "nats"),
+    ):
+        found = answer(directory)
+        assert isinstance(found, BridgeStatus)
+        assert (found.name, found.direction, found.broker) == ("b", "out", "nats")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(os.fspath(path))
+            with connection.makefile() as stream:
+                sent = json.loads(stream.read())
+    assert sent.keys() == set(BridgeStatus.__struct_fields__)
+    assert sent["spool"].keys() == set(SpoolStatus.__struct_fields__)
+
+
+def test_constants_are_those_of_the_bridge() -> None:
+    assert client.RUNTIME_DIRECTORY == status.RUNTIME_DIRECTORY
+    assert client.STATUS_SOCKET == status.STATUS_SOCKET
+
+
+def test_each_bridge_is_a_row(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "gone").mkdir()
+    bind_listener(directory / "gone" / "status.sock").close()
+    (directory / "without-socket").mkdir()
+    (directory / "file").write_text("")
+    with (
+        serve(directory, "out", REPORT),
+        serve(directory, "in", {**REPORT, "direction": "in", "broker": "kafka", "spool": None}),
+    ):
+        rows = json.loads(shown(directory, capsys, "-f", "json"))
+        table = shown(directory, capsys, "--sort-column", "dropped")
+    assert [row["name"] for row in rows] == ["gone", "in", "out"]
+    assert set(rows[0].values()) == {"gone", "not running", None}
+    assert rows[2] == {
+        "name": "out",
+        "state": "running",
+        "direction": "out",
+        "broker": "rabbit",
+        "connected": True,
+        "confirmed": 7,
+        "behind": 4 + 5 + 6,
+        "spooled_bytes": 8192,
+        "spooled_seconds": 90.5,
+        "dropped": 2,
+    }
+    assert rows[1] == {
+        **rows[2],
+        "name": "in",
+        "direction": "in",
+        "broker": "kafka",
+        "behind": 4 + 5,
+        "spooled_bytes": None,
+        "spooled_seconds": None,
+        "dropped": None,
+    }
+    lines = [line for line in table.splitlines() if "|" in line]
+    assert "8.0 KiB" in lines[1]
+    assert "0:01:30" in lines[1]
+    assert lines[3].count(" - ") >= 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x" * 100_000,
+        b"{}\n",
+        b"null\n",
+        b"[" * 10_000 + b"\n",
+        b'{"name":"\xff"}\n',
+        *(json.dumps({**REPORT, **each}).encode() + b"\n" for each in WRONG),
+        json.dumps(REPORT).encode().replace(b"90.5", b"1e999"),
+    ],
+)
+def test_answer_of_no_bridge_is_invalid(
+    directory: Path, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answers(directory, "b", line):
+        found = answer(directory)
+        assert isinstance(found, Problem)
+        assert found.state == "invalid answer"
+        assert len(found.reason) < 500
+        assert found.reason.isprintable()
+        assert "invalid answer" in shown(directory, capsys)
+
+
+def test_silent_bridges_cost_one_timeout(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "QUERY_TIMEOUT", 0.1)
+    with (
+        answers(directory, "half", b'{"name"', close=False),
+        answers(directory, "silent", b"", close=False),
+        answers(directory, "short", b""),
+    ):
+        rows = json.loads(shown(directory, capsys, "-f", "json"))
+    states = {row["name"]: row["state"] for row in rows}
+    assert states == dict.fromkeys(("half", "silent", "short"), "no answer")
+
+
+def test_name_cannot_control_the_terminal(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(directory, "\x1b[31m\n", REPORT):
+        for form in ("table", "csv", "json"):
+            assert "\x1b" not in shown(directory, capsys, "-f", form)
+
+
+def test_no_bridge_is_not_running(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for each in (directory, directory / "missing"):
+        with pytest.raises(NotRunningError, match="no bridge is running"):
+            query_all(os.fspath(each))
+    assert main(["bridges", "--bridge-dir", os.fspath(directory)]) == 3
+    assert "no bridge is running" in capsys.readouterr().err
+
+
+def test_too_many_directories_are_an_error(directory: Path) -> None:
+    for number in range(257):
+        (directory / str(number)).mkdir()
+    with pytest.raises(CtlError, match="more than 256 entries"):
+        query_all(os.fspath(directory))
