@@ -14,7 +14,7 @@ sent and unconfirmed at this moment are spooled as well, in front of those that 
 connection fails later, everything is sent again from the spool in its order.
 
 If the broker refuses a message, a gap record takes its place. The message is finished when the
-broker has confirmed this record.
+broker has confirmed this record. A refused gap record counts with its own number.
 
 The pipeline knows no sockets, threads or brokers. Inputs only change its state. The caller calls
 `Pipeline.advance` after one or more inputs and at the time `Pipeline.deadline`; `advance` then
@@ -26,15 +26,17 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 
 from notif_relay import Gap, Notification, records
 from notif_relay.warning_limit import WarningLimit
 from notif_relayd.escaping import printable
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
+from notif_relayd_bridge.outbound.attempts import Attempts
+from notif_relayd_bridge.outbound.interfaces import Sender, Storage
+from notif_relayd_bridge.spool.missing import Missing
 
 LOG = logging.getLogger(__name__)
 
@@ -44,9 +46,6 @@ relay with the default ring and 4,000 notifications of 1 KiB per second loses no
 
 MAX_UNCONFIRMED_BYTES = 8 * 1024 * 1024
 """Maximum size of the unconfirmed messages; one message more may exceed it."""
-
-SPOOL_RETRY_INTERVAL = 5.0
-"""Interval, in seconds, between two attempts to use a spool that has failed."""
 
 PAGE = 32
 """Maximum number of rows that are read from the spool at once. They are in memory, so at most 32
@@ -66,54 +65,6 @@ _GAP = -1
 
 _Sent = tuple[int, Notification]
 """Row of the spool and message; `_NOT_SPOOLED` or `_GAP` instead of a row."""
-
-
-class Sender(Protocol):
-    """The part of a target that the pipeline uses."""
-
-    @property
-    def max_unconfirmed(self) -> int:
-        """Maximum number of unconfirmed messages."""
-
-    def send(self, notification: Notification) -> None:
-        """Send a message without waiting."""
-
-
-class Storage(Protocol):
-    """The part of the spool that the pipeline uses."""
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-
-    @property
-    def last(self) -> int:
-        """The number of the last row that was ever added; 0 if there was none."""
-
-    def add(self, records: Sequence[bytes], keep: int) -> None:
-        """Append rows, numbered from ``last`` + 1, in one transaction.
-
-        Args:
-            records: the rows.
-            keep: rows up to this one are sent and unconfirmed, and must not become part of a gap.
-
-        Raises:
-            SpoolError: nothing was added.
-        """
-
-    def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return up to ``limit`` rows after the row ``after``, in order.
-
-        Raises:
-            SpoolError: they cannot be read.
-        """
-
-    def remove_up_to(self, row: int) -> None:
-        """Remove all rows up to and including ``row``.
-
-        Raises:
-            SpoolError: nothing was removed.
-        """
 
 
 @dataclass(slots=True)
@@ -173,8 +124,9 @@ class Pipeline:
         """Refused messages that no confirmed gap record counts, the oldest first."""
         self._announced = 0
         """Number of refused messages that the gap record in ``_sent`` counts."""
-        self._spool_retry_at: float | None = None
-        """Time of the next attempt to use the spool; None if it works."""
+        self._writes = Attempts(clock)
+        self._reads = Attempts(clock)
+        """Of the spool."""
 
     @property
     def connected(self) -> bool:
@@ -192,20 +144,41 @@ class Pipeline:
         return len(self._sent)
 
     @property
+    def spool_failed(self) -> bool:
+        """Whether the spool cannot be read or written."""
+        return self._writes.are_failing or self._reads.are_failing
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits, neither here nor in the spool."""
         return not (self._waiting or self._sent or self._refused or self._spool.count)
 
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this.
+
+        Each is a plain number, so that a request does not wake the main thread. Of the unconfirmed
+        messages, those in the spool count there only.
+        """
+        return {
+            "connected": self._connected,
+            **asdict(self.counters),
+            "unconfirmed": self._direct,
+            "waiting": len(self._waiting),
+            "spool": {**self._spool.report(), "failed": self.spool_failed},
+        }
+
     @property
     def deadline(self) -> float | None:
         """The time for the next call of ``advance`` if there is no input before."""
-        if not self._waiting:
+        times: list[float | None] = []
+        if self._waiting:
+            times.append(max(self._waiting[0][0] + SLOW_AFTER, self._writes.next_at or 0.0))
+        elif self._has_rows_to_remove():
             # Rows that could not be removed would be sent again by the next process.
-            return self._spool_retry_at if self._has_rows_to_remove() else None
-        slow_at = self._waiting[0][0] + SLOW_AFTER
-        if self._spool_retry_at is None:
-            return slow_at
-        return max(slow_at, self._spool_retry_at)
+            times.append(self._writes.next_at)
+        if self._has_room() and self._has_rows():
+            times.append(self._reads.next_at)
+        return min((each for each in times if each is not None), default=None)
 
     def receive(self, notifications: Iterable[Notification]) -> None:
         """Take notifications from the relay."""
@@ -295,11 +268,7 @@ class Pipeline:
         self._stopping = True
 
     def advance(self) -> None:
-        """Remove confirmed rows, send as much as possible, and spool what has to be spooled.
-
-        Raises:
-            SpoolError: the spool cannot be read.
-        """
+        """Remove confirmed rows, send as much as possible, and spool what has to be spooled."""
         self._remove_answered()
         self._finish_answered()
         if self._stopping:
@@ -346,16 +315,33 @@ class Pipeline:
 
     def _send_rows(self) -> None:
         while self._has_room() and self._has_rows():
-            if not self._page:
-                self._page.extend(self._spool.head(self._cursor, PAGE))
-                self._cursor = self._page[-1][0] if self._page else self._spool.last
-                continue
-            row, record = self._page.popleft()
-            self._send(row, Notification(record))
+            if self._page:
+                row, record = self._page.popleft()
+                self._send(row, Notification(record))
+            elif not self._read_page():
+                return
+
+    def _read_page(self) -> bool:
+        """Read rows that are not sent; return whether that was possible."""
+        if not self._reads.is_due:
+            return False
+        try:
+            self._page.extend(self._spool.head(self._cursor, PAGE))
+        except SpoolError as error:
+            if self._reads.fail():
+                LOG.error("the spool cannot be read, and its records wait: %s", error)
+            return False
+        if self._reads.succeed():
+            LOG.info("the spool can be read again")
+        self._cursor = self._page[-1][0] if self._page else self._spool.last
+        return True
 
     def _announce_refused(self) -> None:
         self._announced = len(self._refused)
-        self._send(_GAP, Gap(records.gap(self._announced, "undeliverable")))
+        missing = Missing()
+        for _, each in self._refused:
+            missing.add(len(each.raw), each.raw)
+        self._send(_GAP, Gap(records.gap(missing.number, "undeliverable")))
 
     def _finish_announced(self) -> None:
         for _ in range(self._announced):
@@ -387,7 +373,7 @@ class Pipeline:
         )
 
     def _remove_answered(self) -> None:
-        if not self._has_rows_to_remove() or not self._may_use_spool():
+        if not self._has_rows_to_remove() or not self._writes.is_due:
             return
         row = self._removable_row
         try:
@@ -400,7 +386,7 @@ class Pipeline:
 
     def _store(self) -> None:
         """Commit the notifications in memory to the spool in their order, and finish them."""
-        if not (self._waiting or self._direct) or not self._may_use_spool():
+        if not (self._waiting or self._direct) or not self._writes.is_due:
             return
         sent: list[Notification] = []
         if self._direct:
@@ -425,15 +411,10 @@ class Pipeline:
         for each in notifications:
             self._finish(each)
 
-    def _may_use_spool(self) -> bool:
-        return self._spool_retry_at is None or self._clock() >= self._spool_retry_at
-
     def _note_failure(self, error: SpoolError) -> None:
-        if self._spool_retry_at is None:
+        if self._writes.fail():
             LOG.error("spooling stops, and notifications remain in the relay: %s", error)
-        self._spool_retry_at = self._clock() + SPOOL_RETRY_INTERVAL
 
     def _note_success(self) -> None:
-        if self._spool_retry_at is not None:
+        if self._writes.succeed():
             LOG.info("the spool can be written again")
-        self._spool_retry_at = None
