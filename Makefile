@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -47,7 +47,7 @@ venv: .venv/.made ## create .venv for development
 demo: .venv/.made ## show a relay with two services and two subscribers, for 15 seconds
 	@.venv/bin/python docs/examples/demo/run.py
 
-test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and systemd tests; the last require root
+test: .venv/.made .promtool/promtool .syslog/.made $(LOAD) brokers ## unit, functional and systemd tests; the last require root
 	@echo "Running the tests, which takes about 6 minutes"
 	@.venv/bin/python -m $(PYTEST)
 
@@ -55,7 +55,7 @@ test: .venv/.made .promtool/promtool $(LOAD) brokers ## unit, functional and sys
 brokers:
 	@bench/install-peers.sh nats-server rabbitmq-server || true
 
-test-all: packages $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
+test-all: packages .syslog/.made $(LOAD) brokers ## unit and functional tests on each installed Python from 3.10 on
 	@$(MAKE) --no-print-directory -k $(patsubst %,test-on-%,$(or $(FOUND),none))
 
 test-ends: packages ## unit tests on the oldest and the newest installed Python
@@ -116,6 +116,9 @@ soak: .venv/.made ## reconnects, slow readers and restarts for MINUTES=10; draws
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
 
+soak-bridge: .venv/.made brokers ## records of bridges to each broker are accounted for while everything fails; SECONDS=60 each, SEED=
+	@.venv/bin/python bench/soak_bridge.py --seconds $(or $(SECONDS),60) $(addprefix --seed ,$(SEED))
+
 docs: man ## build HTML and man pages in docs/build
 	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
 	@echo "Pages: docs/build/html/index.html; man pages: docs/build/man"
@@ -144,7 +147,7 @@ extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
 
 install: ## install units, users, samples, completions and man pages; DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	@for each in prometheus grafana; do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
@@ -155,7 +158,8 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
-	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+	@install -m 644 etc/notif-relayd/bridge/NAME.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd notif-relayd-bridge relayctl; do \
 		set -- $(COMPLETIONS)/$$program && \
 		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
 		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
@@ -164,14 +168,15 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemd-sysusers notif-relayd.conf && \
-		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
+		systemd-sysusers notif-relayd.conf notif-relayd-bridge.conf && \
+		systemd-tmpfiles --create notif-relayd.conf notif-relayd-bridge.conf && \
+		systemctl daemon-reload; fi
 
 # Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
 # directory to get the list of files. Files of the operator stay.
 UNITS = $(filter-out %@.socket %@.service,$(notdir $(wildcard systemd/*.socket systemd/*.service)))
 INSTANCES = systemctl list-units --all --plain --no-legend 'notif-relayd*@*' | cut -d ' ' -f 1
-uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+uninstall: ## stop the relay and bridges; remove the files of "make install" with the same settings, but not users and groups
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS) $$($(INSTANCES)); do \
 		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
 		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$${loaded##*/}" ] || echo $$unit; } || exit 1; \
@@ -227,7 +232,7 @@ $(ROOTS)/%.made: debian/control packaging/root.sh
 	@touch $@
 
 clean: ## remove everything that make has created
-	@rm -rf .venv .venvs .debian .promtool .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build bench/build dist docs/build *.egg-info \
+	@rm -rf .venv .venvs .debian .promtool .syslog .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build bench/build dist docs/build *.egg-info \
 		relayd/notif_relayd/*.so
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -314,6 +319,14 @@ FOUND = $(foreach version,$(PYTHONS),$(if $(call interpreter,$(version)),$(versi
 		>apt.log 2>&1 && dpkg-deb --fsys-tarfile prom*.deb | tar -x --strip-components=3 ./usr/bin/promtool && \
 		rm prom*.deb || echo "Cannot get promtool; see $(@D)/apt.log" >&2
 download-promtool = { apt-get download promtool || apt-get download prometheus; }
+
+# Extract rsyslog and syslog-ng without installing them. Tests that need one that is not available are skipped with the
+# reason.
+.syslog/.made: tests/support/fetch-syslog.sh | packages
+	@echo "Fetching rsyslog and syslog-ng with apt-get; log: $(@D)/apt.log"
+	@mkdir -p $(@D)
+	@{ $< $(@D) || { $(SUDO) apt-get update && $< $(@D); }; } >$(@D)/apt.log 2>&1 && touch $@ || \
+		echo "Cannot get rsyslog and syslog-ng; see $(@D)/apt.log" >&2
 
 .PRECIOUS: .venvs/%/.made
 test-on-%: .venvs/%/.made FORCE

@@ -13,7 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 GapReason = Literal[
     "slow_subscriber",
@@ -78,8 +78,9 @@ readers."""
 Pairs = tuple[tuple[str, Any], ...]
 """A JSON object as key/value pairs in their order, including nested objects."""
 
-PRODUCER_REASONS: tuple[str, ...] = ("producer_congested", "relay_restarted", "permission_denied")
-"""Reasons that producers may use in gap records."""
+PRODUCER_REASONS: tuple[str, ...] = get_args(GapReason)
+"""Reasons that producers may use in gap records: all, because a bridge also brings gap records of
+other relays and bridges to this one."""
 
 _find_escaped: Callable[[bytes], object] = re.compile(rb"\\u00(?:2[eE]|5[fF]|6|7)").search
 """Finds an escaped letter, underscore or full stop; JSON writers do not escape them."""

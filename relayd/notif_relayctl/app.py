@@ -85,7 +85,8 @@ class Relayctl(App):
             usage="%(prog)s [--instance NAME | --runtime-dir DIR | --control-path PATH] "
             "COMMAND ...",
             description=description,
-            epilog="Exit status: 0 success, 1 error, 3 relay not running, 4 permission denied.",
+            epilog="Exit status: 0 success, 1 error, 3 relay or bridge not running, 4 permission "
+            "denied.",
             add_help=False,
             allow_abbrev=False,
             **argparse_kwargs or {},

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values in the columns of cliff's tables: in readable form in a table, plain in other formats."""
 
-import math
-
 from cliff.columns import FormattableColumn
 
 from notif_relayctl import units
@@ -22,28 +20,34 @@ class Text(FormattableColumn):  # type: ignore[type-arg]  # generic from cliff 4
         return printable(self._value)
 
 
-class Duration(FormattableColumn):  # type: ignore[type-arg]
-    """Seconds, or null; in a table days, hours, minutes and seconds, or a dash."""
+class Nullable(FormattableColumn):  # type: ignore[type-arg]
+    """A value, or null; in a table a dash instead of null."""
 
     def __lt__(self, other: object) -> bool:
-        """Compare for ``--sort-column``; null is greater than any duration, as in other columns."""
-        return isinstance(other, Duration) and _null_last(self._value) < _null_last(other._value)
+        """Compare for ``--sort-column``; null is greater than any value, as in other columns."""
+        if not isinstance(other, Nullable):
+            return False
+        return bool((self._value is None, self._value) < (other._value is None, other._value))
+
+    def human_readable(self) -> str:
+        """Return the text for a table."""
+        return "-" if self._value is None else str(self._value)
+
+
+class Duration(Nullable):
+    """Seconds, or null; in a table days, hours, minutes and seconds, or a dash."""
 
     def human_readable(self) -> str:
         """Return the duration for a table, for example ``3 days, 4:05:06``."""
         return "-" if self._value is None else units.duration(self._value)
 
 
-def _null_last(seconds: float | None) -> float:
-    return math.inf if seconds is None else seconds
-
-
-class Size(FormattableColumn):  # type: ignore[type-arg]
-    """Bytes; in a table with a unit."""
+class Size(Nullable):
+    """Bytes, or null; in a table with a unit, or a dash."""
 
     def human_readable(self) -> str:
         """Return the size for a table, for example ``1.5 MiB``."""
-        return units.size(self._value)
+        return "-" if self._value is None else units.size(self._value)
 
 
 class Records(FormattableColumn):  # type: ignore[type-arg]

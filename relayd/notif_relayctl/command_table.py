@@ -23,6 +23,10 @@ PROGRAM = "relayctl"
 PACKAGE = "notif_relayctl"
 
 COMMANDS = {
+    "bridges": (
+        "bridges.command:ListBridges",
+        "List the bridges between this host's relay and message brokers",
+    ),
     "complete": (
         "complete:Complete",
         "Print the completion of commands, options and values for a shell",

@@ -6,26 +6,18 @@ Targets log no credentials. Their clients, and the traceback of an unexpected er
 
 import logging
 import os
-import re
-from collections.abc import Iterable
-from urllib.parse import unquote, urlsplit
 
 from oslo_config import cfg
 from oslo_log import log
 
 from notif_relay.version import __version__
 from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.redaction import Redaction
 
 STDERR = 2
 
-MIN_SECRET = 4
-"""Minimum number of characters of a password that is searched for in the log; the place of a
-shorter one in a URL is known in any case."""
 
-_in_url = re.compile(r"(?<=://)[^\s/@]*(?=@)")
-
-
-def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: "Redaction") -> None:
+def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: Redaction) -> None:
     """Configure the loggers; the default destination is standard error.
 
     Args:
@@ -48,28 +40,6 @@ def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: "Redaction") -> Non
         raise StartError(f"cannot set up the log: {error}; correct the option") from error
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_RedactingFormatter(handler.formatter, hide))
-
-
-class Redaction:
-    """Removes the credentials in URLs, and certain passwords anywhere.
-
-    Args:
-        url: a URL with a password.
-        secrets: further passwords.
-    """
-
-    def __init__(self, url: str, secrets: Iterable[str] = ()) -> None:
-        try:
-            password = urlsplit(url.partition(",")[0]).password or ""
-        except ValueError:
-            password = ""
-        found = {password, unquote(password), *secrets}
-        self._secrets = sorted((each for each in found if len(each) >= MIN_SECRET), key=len)
-
-    def __call__(self, text: str) -> str:
-        for each in reversed(self._secrets):  # One may be a part of a longer one.
-            text = text.replace(each, "***")
-        return _in_url.sub("***", text)
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -4,6 +4,8 @@
 from oslo_config import cfg
 
 from notif_relay.group import MAX_WINDOW
+from notif_relay.records import MAX_GAP_SIZE, MAX_RECORD_SIZE
+from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
 
 BRIDGE = "bridge"
 
@@ -13,22 +15,71 @@ use only beyond them."""
 
 
 def bridge_options() -> list[cfg.Opt]:
-    """Return the options."""
+    """Return the options of both directions."""
     return [
         cfg.StrOpt(
             "source",
             metavar="URL",
-            default="unix:///run/notif-relayd/notifications.sock",
+            secret=True,
+            sample_default="unix:///run/notif-relayd/notifications.sock",
             help="Where notifications come from: unix:// and the absolute path of the relay's "
-            "public socket.",
+            "public socket, or a broker, with the scheme rabbit, kafka or nats. As in every "
+            "option, $$ stands for a dollar sign.",
         ),
         cfg.StrOpt(
             "target",
             metavar="URL",
             secret=True,
-            help="Broker that notifications are sent to. The scheme is rabbit, kafka or nats. As "
-            "in every option, $$ stands for a dollar sign.",
+            help="Broker that notifications are sent to, or unix:// and the absolute path of the "
+            "relay's private socket if the source is a broker, by default "
+            "unix:///run/notif-relayd/ingest.sock.",
         ),
+        cfg.StrOpt(
+            "status_socket",
+            metavar="FILE",
+            sample_default="/run/notif-relayd-bridge/NAME/status.sock",
+            help="Socket on which relayctl and the exporter ask for the state of the bridge. "
+            "Without the option, there is none if the directory of the default does not exist.",
+        ),
+    ]
+
+
+def inbound_options() -> list[cfg.Opt]:
+    """Return the further options of a bridge from a broker to a relay."""
+    return [
+        cfg.ListOpt(
+            "topics",
+            default=[],
+            help="Topics or subjects, separated by commas, that are consumed. If empty, those to "
+            "which services and other bridges send by default.",
+        ),
+        cfg.StrOpt(
+            "pool",
+            sample_default="notif-relayd-bridge-NAME",
+            help="Name under which the broker stores the position of the bridge: a queue of "
+            "RabbitMQ, a consumer group of Kafka, a durable consumer of JetStream. Bridges with "
+            "one pool share the messages.",
+        ),
+        cfg.ListOpt(
+            "exchanges",
+            default=[],
+            help="RabbitMQ only: exchanges, separated by commas, to which the queue is bound. If "
+            "empty, those of the OpenStack services.",
+        ),
+        cfg.IntOpt(
+            "max_record_size",
+            default=MAX_RECORD_SIZE,
+            min=MAX_GAP_SIZE,
+            max=MAX_MESSAGE_SIZE,
+            help="Maximum size of a record in bytes; at most max_record_size of the relay. A gap "
+            "record takes the place of larger ones.",
+        ),
+    ]
+
+
+def outbound_options() -> list[cfg.Opt]:
+    """Return the further options of a bridge from a relay to a broker."""
+    return [
         cfg.StrOpt(
             "spool",
             metavar="FILE",
@@ -88,6 +139,11 @@ def _subscription_options() -> list[cfg.Opt]:
     ]
 
 
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return the options that do not depend on the broker, for oslo-config-generator."""
+    return [(BRIDGE, [*bridge_options(), *outbound_options(), *inbound_options()])]
+
+
 def command_line() -> list[cfg.Opt]:
     """Return the options of the command line only."""
     return [
@@ -100,8 +156,8 @@ def command_line() -> list[cfg.Opt]:
         cfg.BoolOpt(
             "once",
             default=False,
-            help="Send what is in the relay's group and in the spool, and exit with status 0. If "
-            "the broker or the relay is not available, exit with status 1; what was read is then "
-            "in the spool.",
+            help="Send what is in the relay's group and in the spool, or what is at the broker, "
+            "and exit with status 0. If the broker or the relay is not available, exit with status "
+            "1; what was read is then in the spool or still at the broker.",
         ),
     ]

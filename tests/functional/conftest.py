@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from notif_relayd.net.loop import Loop
+from notif_relayd_bridge.brokers.template import LOWER_PRIORITIES
 from support.descriptors import open_sockets
 from support.loop_harness import LoopHarness
 from support.messaging_service import write_configuration
 from support.private_socket import PrivateSocket
-from support.rabbitmq import PRIORITIES, Broker
+from support.rabbitmq import Broker
 from support.relay import RunningRelay
 from support.scripts import Scripts
 
@@ -90,6 +91,6 @@ def running_broker() -> Iterator[Broker]:
 def broker(running_broker: Broker) -> Broker:
     """Return a running RabbitMQ without queues for the topic ``notifications``."""
     with running_broker.channel() as channel:
-        for priority in PRIORITIES:
+        for priority in LOWER_PRIORITIES:
             channel.queue_delete(f"notifications.{priority}")
     return running_broker

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,6 +246,15 @@ def test_second_bridge_with_the_spool_is_refused(bridge: Bridge) -> None:
     second, bridge.process = bridge.process, first
     assert second.wait(TIMEOUT) == 1
     assert str(bridge.spool) in bridge.log.read_text()
+
+
+def test_hang_up_stops_the_bridge_with_an_error(
+    relay: Relay, broker: FakeBroker, bridge: Bridge
+) -> None:
+    emit(relay, 0, 3)
+    broker.take(3)
+    assert bridge.stop(signal.SIGHUP) == 1
+    bridge.wait_logged("stopped by SIGHUP")
 
 
 def test_password_is_in_no_log_and_no_process_list(

@@ -137,6 +137,7 @@ def test_reported_gaps_equal_the_counted_gaps(relay: RunningRelay) -> None:
         gap % ("relay_restarted", "-1", "notif_relayd.gap"),
         gap % ("relay_restarted", "1e3", "notif_relayd.gap"),
         gap % ("slow_subscriber", "7", "notif_relayd.gap"),
+        gap % ("other", "7", "notif_relayd.gap"),
     ]
     reported: list[tuple[int | None, str]] = []
     with (
@@ -155,10 +156,12 @@ def test_reported_gaps_equal_the_counted_gaps(relay: RunningRelay) -> None:
         (4, "relay_restarted"),
         (None, "relay_restarted"),
         (5, "permission_denied"),
+        (7, "slow_subscriber"),
     ]
     assert found["dropped"]["producer_congested"] == 3
     assert found["dropped"]["relay_restarted"] == 4
     assert found["dropped"]["permission_denied"] == 5
+    assert found["dropped"]["slow_subscriber"] == 7
     assert found["unknown_gaps"]["relay_restarted"] == 1
     assert found["rejected"]["malformed_gap"] == 3
 

@@ -86,6 +86,51 @@ def test_first_rows_are_synchronised(library: Path, tmp_path: Path) -> None:
     run(library, "-c", SYNCS, str(tmp_path))
 
 
+READS = """
+import ctypes, errno, sys
+from pathlib import Path
+from notif_relayd_bridge.errors import SpoolError
+from support.spool import LOST, batch, contents, open_spool, rows
+
+directory = Path(sys.argv[1])
+fail = ctypes.CDLL(None).faults_fail_reads
+
+def reopened():
+    spool = open_spool(directory, max_bytes=16 * 1024 * 1024)
+    spool.add(batch(0, 5000, 1000))  # more than SQLite keeps in memory
+    spool.close()
+    return open_spool(directory, max_bytes=16 * 1024 * 1024)
+
+spool = reopened()
+fail(0, errno.ETIMEDOUT)
+for _ in range(2):
+    try:
+        rows(spool)
+        raise AssertionError
+    except SpoolError as error:
+        assert "disk I/O error" in str(error), error
+fail(0, 0)
+assert contents(rows(spool)) == [*range(5000)]
+
+fail(0, errno.EIO)
+assert contents(rows(spool)) == [LOST]
+assert (spool.count, spool.last) == (1, 5000)
+for failures in (errno.EIO, 0), (0, errno.EIO):
+    fail(0, 0)
+    spool.remove_up_to(spool.last)
+    spool.close()
+    reopened().close()
+    fail(*failures)
+    spool = open_spool(directory)
+    assert contents(rows(spool)) == [LOST]
+spool.close()
+"""
+
+
+def test_spool_on_an_unreadable_disk_is_moved_aside(library: Path, tmp_path: Path) -> None:
+    run(library, "-c", READS, str(tmp_path))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_fault_loses_nothing(library: Path, scenario: str, fault: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from unittest import mock
 
 from notif_relay.group import GroupRequest
+from notif_relay.records import PRODUCER_REASONS
 from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.state import decode, encode
 from notif_relayd.records import subscription_request
@@ -99,7 +100,7 @@ def _is_gap(record: Pairs) -> bool:
         return False
     dropped, reason = payload.value("dropped"), payload.value("reason")
     known = type(dropped) is int and 0 <= dropped < 2**53
-    return (known or dropped is None) and reason in ("producer_congested", "relay_restarted")
+    return (known or dropped is None) and reason in PRODUCER_REASONS
 
 
 def _each_once(record: Pairs) -> bool:

@@ -133,9 +133,9 @@ class Bridge:
         """Wait until the log contains a text."""
         wait_until(lambda: self.log.read_text().count(text) >= times, f"{text!r} is in {self.log}")
 
-    def stop(self) -> int:
-        """Terminate the process with SIGTERM, and return its exit status."""
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the process with a signal, and return its exit status."""
+        self.process.send_signal(number)
         return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:

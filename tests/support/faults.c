@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -14,6 +15,10 @@ static int mode;
 static int failure;
 static long left;
 static long syncs;
+static int read_failure;
+static int header_failure;
+
+enum { LARGE = 65536 };
 
 /* Let something happen at a call: the next one is number 1. */
 void faults_arm(int new_mode, long number, int error)
@@ -34,6 +39,23 @@ int faults_disarm(void)
 long faults_syncs(void)
 {
     return syncs;
+}
+
+/* Let reading large files fail: for read(), and for pread(), by which SQLite reads; 0 for not. */
+void faults_fail_reads(int header, int other)
+{
+    header_failure = header;
+    read_failure = other;
+}
+
+static int fails(int fd, int error)
+{
+    struct stat status;
+
+    if (!error || fstat(fd, &status) || status.st_size < LARGE)
+        return 0;
+    errno = error;
+    return 1;
 }
 
 static int reached(void)
@@ -111,4 +133,19 @@ int rename(const char *from, const char *to)
 int unlink(const char *path)
 {
     CALL((void)0, syscall(SYS_unlinkat, AT_FDCWD, path, 0));
+}
+
+ssize_t read(int fd, void *data, size_t size)
+{
+    return fails(fd, header_failure) ? -1 : syscall(SYS_read, fd, data, size);
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off64_t at)
+{
+    return fails(fd, read_failure) ? -1 : syscall(SYS_pread64, fd, data, size, at);
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    return fails(fd, read_failure) ? -1 : syscall(SYS_pread64, fd, data, size, at);
 }

@@ -26,6 +26,9 @@ class MemorySpool:
     def count(self) -> int:
         return len(self.rows)
 
+    def report(self) -> dict[str, object]:
+        return {"records": self.count}
+
     def add(self, records: Sequence[bytes], keep: int) -> None:
         self._check()
         for record in records:

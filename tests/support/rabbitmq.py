@@ -31,8 +31,6 @@ needs_rabbitmq = pytest.mark.skipif(
 MAX_MESSAGE_SIZE = 100_000
 """Maximum size of a message that the broker of the tests accepts, in bytes."""
 
-PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
-
 OPENSSL = """
 [req]
 distinguished_name = name

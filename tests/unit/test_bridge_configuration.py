@@ -9,9 +9,17 @@ import pytest
 
 from notif_relayd_bridge import main
 from notif_relayd_bridge.brokers.schemes import SCHEMES, Scheme
-from notif_relayd_bridge.configuration import Settings, SpoolSettings, Subscription, load
+from notif_relayd_bridge.brokers.source import Selection
+from notif_relayd_bridge.configuration import (
+    Inbound,
+    Outbound,
+    Settings,
+    SpoolSettings,
+    Subscription,
+    load,
+)
 from notif_relayd_bridge.errors import StartError
-from notif_relayd_bridge.logs import Redaction
+from notif_relayd_bridge.redaction import Redaction
 
 URL = "test://user:s3cr3t@broker/"
 
@@ -44,12 +52,10 @@ def error(config: Path, text: str, *arguments: str) -> str:
 def test_defaults_follow_from_the_name(config: Path) -> None:
     read = settings(config, f"[bridge]\ntarget = {URL}\n")
     assert read.name == "region-1"
-    assert read.target == URL
-    assert read.subscription == Subscription(
-        "/run/notif-relayd/notifications.sock", "bridge:region-1", 4096, 300.0
-    )
-    assert read.spool == SpoolSettings(
-        "/var/lib/notif-relayd-bridge/region-1.sqlite", 256 * 1024 * 1024, 24 * 3600
+    assert read.url == URL
+    assert read.direction == Outbound(
+        Subscription("/run/notif-relayd/notifications.sock", "bridge:region-1", 4096, 300.0),
+        SpoolSettings("/var/lib/notif-relayd-bridge/region-1.sqlite", 256 * 1024 * 1024, 24 * 3600),
     )
     assert (read.check, read.once) == (False, False)
     assert "s3cr3t" not in repr(read)
@@ -63,13 +69,45 @@ def test_options_are_read(config: Path) -> None:
         "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
     )
     read = settings(config, text, "--once")
-    assert read.subscription == Subscription(
-        *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
+    assert read.direction == Outbound(
+        Subscription(
+            *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
+        ),
+        SpoolSettings("/tmp/s.sqlite", 100000000, 60),
     )
-    assert read.spool == SpoolSettings("/tmp/s.sqlite", 100000000, 60)
     assert read.conf.test.size == 3
     assert read.secrets() == ["of-the-client"]
     assert read.once
+
+
+def test_defaults_of_the_other_direction(config: Path) -> None:
+    read = settings(config, f"[bridge]\nsource = {URL}\n")
+    assert read.url == URL
+    assert read.direction == Inbound(
+        Selection("notif-relayd-bridge-region-1"), "/run/notif-relayd/ingest.sock", 1024 * 1024
+    )
+    assert "s3cr3t" not in repr(read)
+
+
+def test_options_of_the_other_direction_are_read(config: Path) -> None:
+    text = (
+        f"[bridge]\nsource = {URL}\ntarget = unix:///tmp/i.sock\ntopics = a.*, b\npool = p\n"
+        "exchanges = nova\nmax_record_size = 2000000\n[test]\npassword = of-the-client\n"
+    )
+    read = settings(config, text, "--once")
+    assert read.direction == Inbound(
+        Selection("p", ("a.*", "b"), ("nova",)), "/tmp/i.sock", 2000000
+    )
+    assert read.secrets() == ["of-the-client"]
+
+
+def test_status_socket_is_read(config: Path) -> None:
+    text = f"[bridge]\ntarget = {URL}\n"
+    assert settings(config, text).status_socket is None
+    given = settings(config, f"{text}status_socket = /run/b.sock\n")
+    assert given.status_socket == "/run/b.sock"
+    for path in ("b.sock", f"/run/{'x' * 200}"):
+        assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
 
 
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +146,23 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\ntarget = {URL}\nspool = x.sqlite\n", "spool in FILE: must be an absolute"),
         (f"[bridge]\ntarget = {URL}\ngroup = a b\n", "group must be 1 to 64 characters"),
         (f"[bridge]\ntarget = {URL}\npriority = urgent\n", "'URGENT' of priority matches no"),
-        (f"[bridge]\ntarget = {URL}\nsource = rabbit://u:s3cr3t@h\n", "source in FILE: must be"),
+        (f"[bridge]\ntarget = {URL}\nsource = rabbit://u:s3cr3t@h\n", "in FILE: source and target"),
+        (f"[bridge]\ntarget = {URL}\nsource = x://u:s3cr3t@h\n", "source in FILE: must be unix://"),
+        (
+            "[bridge]\nsource = unix:///a\ntarget = unix:///b\n",
+            "source in FILE: the target is a re",
+        ),
+        ("[bridge]\ntarget = unix:///b\n", "source in FILE: the target is a relay"),
+        (f"[bridge]\nsource = {URL}\ntarget = x://u:s3cr3t@h\n", "target in FILE: must be unix://"),
+        (
+            f"[bridge]\nsource = {URL}\nspool = /s\n",
+            "spool in FILE: it is for bridges in the other",
+        ),
+        (f"[bridge]\ntarget = {URL}\npool = p\n", "pool in FILE: it is for bridges in the other"),
+        (f"[bridge]\nsource = {URL}\npool = a b\n", "pool in FILE: a b is no valid name"),
+        (f"[bridge]\nsource = {URL}\ntopics = a,,b\n", "topics in FILE: "),
+        (f"[bridge]\nsource = {URL}\nmax_record_size = 1\n", "max_record_size in FILE: "),
+        (f"[bridge]\nsource = {URL}\n[test]\nsize = 1\n", "[test] size in FILE: unknown option"),
         (f"[bridge]\ntarget = {URL}\nsource = unix://n.sock\n", "source in FILE: must be unix://"),
         (f"[bridge]\ntarget = {URL}\nsource = unix:///{'x' * 200}\n", "at most 107 bytes"),
         ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install 'no"),
@@ -145,7 +199,9 @@ def test_second_file_or_unknown_argument_is_an_error(config: Path) -> None:
 
 def test_environment_is_ignored(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_BRIDGE__WINDOW", "5")
-    assert settings(config, f"[bridge]\ntarget = {URL}\n").subscription.window == 4096
+    direction = settings(config, f"[bridge]\ntarget = {URL}\n").direction
+    assert isinstance(direction, Outbound)
+    assert direction.subscription.window == 4096
 
 
 def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +212,30 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
     assert main.main(["--config-file", str(config), "--check"]) == 1
     assert capsys.readouterr().err.startswith("notif-relayd-bridge: [bridge] window in ")
     assert list(config.parent.iterdir()) == [config]
+
+
+WRONG_URLS = {
+    "rabbit": (
+        "u:s3cr3t@h:99999 u:s3cr3t@h:port u:s3cr3t/x@h u:x/s3cr3t@h u:s3cr3t u:s3cr3t#@h"
+        " u:s3cr3t@h?x=s3cr3t u:s3cr3t@h/?ssl=s3cr3t u:x@h,u:s3cr3t@h:x u:s3cr3t[@h"
+    ),
+    "kafka": "u:s3cr3t@h:port u:s3cr3t u:s3cr3t@h/x u:s3cr3t@h?s3cr3t s3cr3t@h u:s3cr3t@[h",
+    "nats": "u:s3cr3t@h:port u:s3cr3t u:s3cr3t@h/x u:s3cr3t@h#s3cr3t u:s3cr3t@,h u:s3cr3t@[h",
+}
+
+
+@pytest.mark.parametrize(
+    "url", [f"{scheme}://{each}" for scheme, urls in WRONG_URLS.items() for each in urls.split()]
+)
+def test_error_about_wrong_url_has_no_password(
+    config: Path, capfd: pytest.CaptureFixture[str], url: str
+) -> None:
+    config.write_text(f"[bridge]\ntarget = {url}\nspool = {config.parent}/s.sqlite\n")
+    assert main.main(["--config-file", str(config), "--check"]) == 1
+    written = "".join(capfd.readouterr())
+    assert written.startswith("notif-relayd-bridge: ")
+    assert "s3cr3t" not in written
+    assert "***@HOST" not in written
 
 
 @pytest.mark.parametrize(
@@ -174,3 +254,20 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
 def test_password_is_redacted(text: str, expected: str) -> None:
     hide = Redaction("rabbit://user:p%40ss%2Fword@host/", ["of-the-client", "client"])
     assert hide(text) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbit://u:other@h:1,u:s3cr3t@h:2/vhost",
+        "kafka://u:s3cr3t@h:1,h:2",
+        "kafka://u:s3cr3t@h/user@host",
+        "kafka://u:s3cr3t,x@h:1,h:2",
+        "nats://s3cr3t@h",
+        "nats://s3cr3t/x@h",
+    ],
+)
+def test_password_of_each_form_of_url_is_redacted(url: str) -> None:
+    secret = "s3cr3t,x" if "," in url.partition("@")[0] else "s3cr3t"
+    secret += "/x" * ("t/x" in url)
+    assert Redaction(url)(f"login with {secret}") == "login with ***"

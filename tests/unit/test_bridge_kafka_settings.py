@@ -112,7 +112,7 @@ def test_user_without_password_is_refused() -> None:
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
     parsed = parse(f"kafka://user:{QUOTED}@host", **{"ssl.key.password": "geheim"})
     assert "guess" not in repr(parsed)
-    assert parsed.without_secrets(f"{PASSWORD}, geheim, host") == "***, ***, host"
+    assert parsed.hide(f"{PASSWORD}, geheim, host") == "***, ***, host"
     # The client quotes this value.
     options = {"sasl.oauthbearer.config": "geheim", "sasl.mechanism": "geheim"}
     with pytest.raises(StartError) as error:

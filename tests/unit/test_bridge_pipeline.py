@@ -4,22 +4,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from notif_relay import Notification
+from notif_relay import Notification, records
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
+from notif_relayd_bridge.outbound.attempts import RETRY_INTERVAL
+from notif_relayd_bridge.outbound.interfaces import Storage
 from notif_relayd_bridge.outbound.pipeline import (
     MAX_UNCONFIRMED_BYTES,
     SLOW_AFTER,
-    SPOOL_RETRY_INTERVAL,
     Pipeline,
-    Storage,
 )
 from notif_relayd_bridge.spool.spool import MIN_MAX_BYTES, Spool
 from support.memory_spool import MemorySpool
@@ -104,6 +104,35 @@ def test_full_spool_is_counted_exactly(spool: Spool) -> None:
     assert len(harness.target.sent) - 1 + gaps == 500
     assert 0 < gaps < 500
     assert spool.count == 0
+
+
+def test_report_counts_each_record_once(spool: Spool) -> None:
+    def figures() -> tuple[object, ...]:
+        found: dict[str, Any] = harness.pipeline.report()
+        return found["unconfirmed"], found["waiting"], found["spool"]["records"]
+
+    harness = Harness(spool)
+    harness.connect()
+    harness.receive(range(40), size=100)
+    assert figures() == (10, 30, 0)
+    harness.now += SLOW_AFTER
+    harness.receive([])
+    assert figures() == (0, 0, 40)
+    harness.confirm_all()
+    assert figures() == (0, 0, 0)
+
+
+def test_full_spool_is_reported_as_full(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(str(tmp_path / "spool"), 1024 * 1024, 3600)) as spool:
+        harness = Harness(spool)
+        harness.fail()
+        for first in range(0, 1500, 50):
+            harness.receive(range(first, first + 50))
+        found: dict[str, Any] = harness.pipeline.report()
+    figures = found["spool"]
+    assert 0.8 < figures["bytes"] / figures["max_bytes"] <= 1
+    assert figures["dropped"] + figures["records"] - 1 == found["spooled"] == 1500
+    assert not figures["failed"]
 
 
 def test_unconfirmed_records_are_not_in_a_gap(spool: Spool) -> None:
@@ -193,13 +222,13 @@ def test_full_disk_is_logged_once_and_ends(caplog: pytest.LogCaptureFixture) -> 
     harness.fail()
     for number in range(5):
         harness.receive([number])
-        assert harness.pipeline.deadline == harness.now + SPOOL_RETRY_INTERVAL
-        harness.now += SPOOL_RETRY_INTERVAL
+        assert harness.pipeline.deadline == harness.now + RETRY_INTERVAL
+        harness.now += RETRY_INTERVAL
         harness.pipeline.advance()
         harness.fail()
     assert harness.done == []
     spool.broken = False
-    harness.now += SPOOL_RETRY_INTERVAL
+    harness.now += RETRY_INTERVAL
     harness.pipeline.advance()
     assert harness.done == list(range(5))
     assert [each.getMessage() for each in caplog.records] == [
@@ -209,16 +238,37 @@ def test_full_disk_is_logged_once_and_ends(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-def test_unreadable_spool_is_an_error() -> None:
+def test_unreadable_spool_is_read_again_later(caplog: pytest.LogCaptureFixture) -> None:
     class Unreadable(MemorySpool):
-        def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:  # noqa: ARG002
-            raise SpoolError("input/output error")
+        readable = False
 
-    harness = Harness(Unreadable())
+        def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+            if not self.readable:
+                raise SpoolError("input/output error")
+            return super().head(after, limit)
+
+    spool = Unreadable()
+    harness = Harness(spool)
     harness.fail()
-    harness.receive([0])
-    with pytest.raises(SpoolError):
+    harness.receive(range(3))
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
         harness.connect()
+        assert harness.pipeline.deadline == harness.now + RETRY_INTERVAL
+        assert harness.pipeline.spool_failed
+        harness.now += RETRY_INTERVAL
+    harness.receive(range(3, 5))  # They go to the spool, because their order is kept.
+    assert (harness.target.sent, spool.count) == ([], 5)
+    spool.readable = True
+    harness.now += RETRY_INTERVAL
+    harness.pipeline.advance()
+    assert not harness.pipeline.spool_failed
+    harness.confirm_all()
+    assert [record_number(each) for each in harness.target.sent] == list(range(5))
+    assert [each for each in caplog.messages if "the spool" in each] == [
+        "the spool cannot be read, and its records wait: input/output error",
+        "the spool can be read again",
+    ]
 
 
 def test_hostile_names_do_not_disturb_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -257,9 +307,57 @@ def test_gap_for_refused_records_has_their_number() -> None:
     harness.pipeline.refuse("too large")
     harness.pipeline.refuse("too large")
     harness.pipeline.advance()
-    gap = json.loads(harness.target.sent[-1].raw)
-    assert gap["payload"] == {"dropped": 2, "reason": "undeliverable"}
+    assert dropped(harness) == 2
     harness.confirm(3)
     assert harness.done == [2, 3, 4]
     harness.confirm(1)
     assert harness.done == [2, 3, 4, 0, 1]
+
+
+def test_rows_are_removed_before_later_records_finish() -> None:
+    spool = MemorySpool()
+    harness = Harness(spool)
+    harness.fail()
+    harness.receive(range(5))
+    harness.connect()
+    harness.receive(range(5, 8))
+    harness.pipeline.confirm(6)
+    assert harness.done == list(range(5))
+    harness.pipeline.advance()
+    # Otherwise, the next process would send the rows again, but not the record 5 after them.
+    assert (spool.count, harness.done, harness.pipeline.unconfirmed) == (0, list(range(6)), 2)
+
+
+def test_message_refused_again_is_announced_again() -> None:
+    harness = Harness(MemorySpool())
+    harness.connect()
+    harness.receive([0])
+    for _ in range(2):
+        harness.pipeline.refuse("too large")
+        harness.pipeline.advance()
+        assert harness.target.sent[-1].event_type == "notif_relayd.gap"
+        harness.fail()
+        harness.connect()
+    harness.pipeline.refuse("too large")
+    harness.pipeline.advance()
+    harness.confirm_all()
+    assert harness.done == [0]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(70, 71), (0, 1), (None, None)])
+def test_refused_gap_counts_with_its_own_number(number: int | None, expected: int | None) -> None:
+    harness = Harness(MemorySpool())
+    harness.connect()
+    harness.pipeline.receive([Notification(records.gap(number, "slow_subscriber"))])
+    harness.receive([0])
+    harness.pipeline.refuse("not allowed")
+    harness.pipeline.refuse("not allowed")
+    harness.pipeline.advance()
+    assert dropped(harness) == expected
+
+
+def dropped(harness: Harness) -> object:
+    """Return the number of the gap record that was sent last."""
+    payload = harness.target.sent[-1].payload
+    assert payload["reason"] == "undeliverable"
+    return payload["dropped"]

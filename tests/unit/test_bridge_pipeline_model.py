@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from notif_relay import Notification
-from notif_relayd_bridge.outbound.pipeline import SLOW_AFTER, SPOOL_RETRY_INTERVAL, Pipeline
+from notif_relayd_bridge.outbound.attempts import RETRY_INTERVAL
+from notif_relayd_bridge.outbound.pipeline import SLOW_AFTER, Pipeline
 from support.memory_spool import MemorySpool
 
 MAX_UNCONFIRMED = 4
@@ -205,7 +206,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def change_spool(self, broken: bool) -> None:
         self.spool.broken = broken
 
-    @rule(seconds=st.sampled_from([0.1, SLOW_AFTER, SPOOL_RETRY_INTERVAL]))
+    @rule(seconds=st.sampled_from([0.1, SLOW_AFTER, RETRY_INTERVAL]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -250,7 +251,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.spool.broken = False
         if not self.broker.connected:
             self.connect(advances=False)
-        self.now += SPOOL_RETRY_INTERVAL
+        self.now += RETRY_INTERVAL
         self.advance()
         for _ in self.until_idle():
             self.confirm_oldest(len(self.broker.unconfirmed))

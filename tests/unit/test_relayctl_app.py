@@ -23,7 +23,7 @@ from notif_relayctl.command_table import COMMANDS
 
 NAMES = [
     *("status", "producers", "subscribers", "tail", "top", "disconnect", "send", "doctor"),
-    *("groups", "metrics", "exporter", "complete", "help"),
+    *("groups", "bridges", "metrics", "exporter", "complete", "help"),
 ]
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

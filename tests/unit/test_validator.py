@@ -187,7 +187,6 @@ def test_gap_records_are_reported(beside: bytes) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        GAP % (b"1", b"slow_subscriber"),
         GAP % (b"1", b"a reason of its own"),
         GAP % (b"-1", b"relay_restarted"),
         GAP % (b"1.0", b"relay_restarted"),

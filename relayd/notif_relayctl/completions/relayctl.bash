@@ -6,15 +6,16 @@
 #    source ~/.local/share/bash_completion/relayctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_relayctl_subparsers=(complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
+_shtab_relayctl_subparsers=(bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
 
+_shtab_relayctl_bridges_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --bridge-dir --runtime-dir --instance --control-path)
 _shtab_relayctl_complete_option_strings=(-h --help --shell --name --runtime-dir --instance --control-path)
 _shtab_relayctl_disconnect_option_strings=(-h --help --runtime-dir --instance --control-path)
 _shtab_relayctl_doctor_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --user --needs --service-config --relayd-config --no-round-trip --failed --runtime-dir --instance --control-path)
-_shtab_relayctl_exporter_option_strings=(-h --help --listen --per-connection --runtime-dir --instance --control-path)
+_shtab_relayctl_exporter_option_strings=(-h --help --listen --per-connection --bridge-dir --runtime-dir --instance --control-path)
 _shtab_relayctl_groups_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --runtime-dir --instance --control-path)
 _shtab_relayctl_help_option_strings=(-h --help --runtime-dir --instance --control-path)
-_shtab_relayctl_metrics_option_strings=(-h --help -o --output --per-connection --runtime-dir --instance --control-path)
+_shtab_relayctl_metrics_option_strings=(-h --help -o --output --per-connection --bridge-dir --runtime-dir --instance --control-path)
 _shtab_relayctl_producers_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --runtime-dir --instance --control-path)
 _shtab_relayctl_send_option_strings=(-h --help --event-type --priority --publisher --ingest-path --runtime-dir --instance --control-path)
 _shtab_relayctl_status_option_strings=(-h --help -f --format -c --column --noindent --prefix --max-width --fit-width --print-empty --runtime-dir --instance --control-path)
@@ -24,6 +25,9 @@ _shtab_relayctl_top_option_strings=(-h --help -d --delay -n --count --batch --ru
 _shtab_relayctl_watch_option_strings=(-h --help --event-type --priority --publisher -o --output -n --count --for --group --window --hold --no-reconnect --sock-path --runtime-dir --instance --control-path)
 _shtab_relayctl_option_strings=(--runtime-dir --instance --control-path --version -h --help)
 
+_shtab_relayctl_bridges___bridge_dir_COMPGEN=_notif_relay_dirs
+_shtab_relayctl_bridges___runtime_dir_COMPGEN=_notif_relay_dirs
+_shtab_relayctl_bridges___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl_complete___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_complete___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl_disconnect___runtime_dir_COMPGEN=_notif_relay_dirs
@@ -33,6 +37,7 @@ _shtab_relayctl_doctor___service_config_COMPGEN=_notif_relay_files
 _shtab_relayctl_doctor___relayd_config_COMPGEN=_notif_relay_files
 _shtab_relayctl_doctor___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_doctor___control_path_COMPGEN=_notif_relay_files
+_shtab_relayctl_exporter___bridge_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_exporter___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_exporter___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl_groups___runtime_dir_COMPGEN=_notif_relay_dirs
@@ -41,6 +46,7 @@ _shtab_relayctl_help___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_help___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl_metrics__o_COMPGEN=_notif_relay_files
 _shtab_relayctl_metrics___output_COMPGEN=_notif_relay_files
+_shtab_relayctl_metrics___bridge_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_metrics___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl_metrics___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl_producers___runtime_dir_COMPGEN=_notif_relay_dirs
@@ -66,8 +72,14 @@ _shtab_relayctl_watch___control_path_COMPGEN=_notif_relay_files
 _shtab_relayctl___runtime_dir_COMPGEN=_notif_relay_dirs
 _shtab_relayctl___control_path_COMPGEN=_notif_relay_files
 
+_shtab_relayctl_bridges__f_choices=(csv json table value yaml)
+_shtab_relayctl_bridges___format_choices=(csv json table value yaml)
+_shtab_relayctl_bridges__c_choices=(name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped)
+_shtab_relayctl_bridges___column_choices=(name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped)
+_shtab_relayctl_bridges___quote_choices=(all minimal none nonnumeric)
+_shtab_relayctl_bridges___sort_column_choices=(name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped)
 _shtab_relayctl_complete___shell_choices=(bash fish zsh)
-_shtab_relayctl_complete___name_choices=(notif-relayd relayctl)
+_shtab_relayctl_complete___name_choices=(notif-relayd notif-relayd-bridge relayctl)
 _shtab_relayctl_doctor__f_choices=(csv json table value yaml)
 _shtab_relayctl_doctor___format_choices=(csv json table value yaml)
 _shtab_relayctl_doctor__c_choices=(check result finding advice)
@@ -81,7 +93,7 @@ _shtab_relayctl_groups__c_choices=(group user members lag unfinished redelivered
 _shtab_relayctl_groups___column_choices=(group user members lag unfinished redelivered dropped hold_seconds)
 _shtab_relayctl_groups___quote_choices=(all minimal none nonnumeric)
 _shtab_relayctl_groups___sort_column_choices=(group user members lag unfinished redelivered dropped hold_seconds)
-_shtab_relayctl_help_pos_0_choices=(complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
+_shtab_relayctl_help_pos_0_choices=(bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
 _shtab_relayctl_producers__f_choices=(csv json table value yaml)
 _shtab_relayctl_producers___format_choices=(csv json table value yaml)
 _shtab_relayctl_producers__c_choices=(id pid command user connected_seconds records bytes rejected)
@@ -102,8 +114,15 @@ _shtab_relayctl_tail__o_choices=(short json json-pretty)
 _shtab_relayctl_tail___output_choices=(short json json-pretty)
 _shtab_relayctl_watch__o_choices=(short json json-pretty)
 _shtab_relayctl_watch___output_choices=(short json json-pretty)
-_shtab_relayctl_pos_0_choices=(complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
+_shtab_relayctl_pos_0_choices=(bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)
 
+_shtab_relayctl_bridges__h_nargs=0
+_shtab_relayctl_bridges___help_nargs=0
+_shtab_relayctl_bridges___noindent_nargs=0
+_shtab_relayctl_bridges___fit_width_nargs=0
+_shtab_relayctl_bridges___print_empty_nargs=0
+_shtab_relayctl_bridges___sort_ascending_nargs=0
+_shtab_relayctl_bridges___sort_descending_nargs=0
 _shtab_relayctl_complete__h_nargs=0
 _shtab_relayctl_complete___help_nargs=0
 _shtab_relayctl_disconnect__h_nargs=0

@@ -51,8 +51,8 @@ function _shtab_relayctl_using
   test "$_shtab_relayctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_relayctl_commands complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
-set -g _shtab_relayctl_opts_with_value --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
+set -g _shtab_relayctl_commands bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
+set -g _shtab_relayctl_opts_with_value --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
 
 complete -c relayctl -e
 complete -c relayctl -f
@@ -62,10 +62,26 @@ complete -c relayctl -n _shtab_relayctl_using -l instance -x -d 'use the relay n
 complete -c relayctl -n _shtab_relayctl_using -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
 complete -c relayctl -n _shtab_relayctl_using -l version -d 'show program'"'"'s version number and exit'
 complete -c relayctl -n _shtab_relayctl_using -s h -l help -d 'show this help, or the help of a command'
+complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a bridges -d 'List the bridges between this host'"'"'s relay and message brokers'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -s h -l help -d 'show this help message and exit'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -s f -l format -xka "csv json table value yaml" -d 'the output format, defaults to table'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -s c -l column -xka "name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped" -d 'show only this column'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l quote -xka "all minimal none nonnumeric" -d 'when to include quotes, defaults to nonnumeric'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l noindent -d 'whether to disable indenting the JSON'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l max-width -x -d 'Maximum display width, <1 to disable'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l fit-width -d 'Fit the table to the display width'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l print-empty -d 'Print empty table if there is no data to show.'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l sort-column -xka "name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped" -d 'sort by this column'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l sort-ascending -d 'sort the column(s) in ascending order'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l sort-descending -d 'sort the column(s) in descending order'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
+complete -c relayctl -n '_shtab_relayctl_using bridges' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
 complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a complete -d 'Print the completion of commands, options and values for a shell'
 complete -c relayctl -n '_shtab_relayctl_using complete' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l shell -xka "bash fish zsh" -d 'the shell'
-complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd relayctl" -d 'the program whose arguments are completed'
+complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd notif-relayd-bridge relayctl" -d 'the program whose arguments are completed'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
@@ -99,6 +115,7 @@ complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -
 complete -c relayctl -n '_shtab_relayctl_using exporter' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l listen -x -d 'address to listen on'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l per-connection -d 'add metrics of each connection, labelled with its id, pid and command: three series for a producer and four for a subscriber, and new series after each reconnect'
+complete -c relayctl -n '_shtab_relayctl_using exporter' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
@@ -122,11 +139,12 @@ complete -c relayctl -n '_shtab_relayctl_using help' -s h -l help -d 'show this 
 complete -c relayctl -n '_shtab_relayctl_using help' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using help' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using help' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
-complete -c relayctl -n '_shtab_relayctl_using help; and test $_shtab_relayctl_npos -ge 0' -ka "complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch" -d 'name of the command'
+complete -c relayctl -n '_shtab_relayctl_using help; and test $_shtab_relayctl_npos -ge 0' -ka "bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch" -d 'name of the command'
 complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a metrics -d 'Print the metrics in the text format of Prometheus'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'replace this file atomically, for the textfile collector of node_exporter'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l per-connection -d 'add metrics of each connection, labelled with its id, pid and command: three series for a producer and four for a subscriber, and new series after each reconnect'
+complete -c relayctl -n '_shtab_relayctl_using metrics' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'

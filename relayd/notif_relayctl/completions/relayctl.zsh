@@ -10,6 +10,7 @@
 
 _shtab_relayctl_commands() {
   local _commands=(
+    bridges:'List the bridges between this host'"'"'s relay and message brokers'
     complete:'Print the completion of commands, options and values for a shell'
     disconnect:'End one connection; its program may connect again'
     doctor:'Check the relay and its set-up, and suggest remedies'
@@ -39,10 +40,31 @@ _shtab_relayctl_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_relayctl_defaults_added=0
 
+_shtab_relayctl_bridges_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  {-f,--format=}"[the output format, defaults to table]:formatter:(csv json table value yaml)"
+  "*"{-c,--column=}"[show only this column]:COLUMN:(name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped)"
+  "--quote=[when to include quotes, defaults to nonnumeric]:quote_mode:(all minimal none nonnumeric)"
+  "--noindent[whether to disable indenting the JSON]"
+  "--max-width=[Maximum display width, \<1 to disable]:<integer>:"
+  "--fit-width[Fit the table to the display width]"
+  "--print-empty[Print empty table if there is no data to show.]"
+  "*--sort-column=[sort by this column]:SORT_COLUMN:(name state direction broker connected confirmed behind spooled_bytes spooled_seconds dropped)"
+  "--sort-ascending[sort the column(s) in ascending order]"
+  "--sort-descending[sort the column(s) in descending order]"
+  "--bridge-dir=[directory with one directory for each bridge and a status.sock in it]:DIR:_files -/"
+  "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
+  "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
+  "--control-path=[the control socket]:PATH:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_relayctl_bridges_defaults_added=0
+
 _shtab_relayctl_complete_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--shell=[the shell]:shell:(bash fish zsh)"
-  "--name=[the program whose arguments are completed]:name:(notif-relayd relayctl)"
+  "--name=[the program whose arguments are completed]:name:(notif-relayd notif-relayd-bridge relayctl)"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
   "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
@@ -92,6 +114,7 @@ _shtab_relayctl_exporter_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--listen=[address to listen on]:HOST\:PORT:"
   "--per-connection[add metrics of each connection, labelled with its id, pid and command\: three series for a producer and four for a subscriber, and new series after each reconnect]"
+  "--bridge-dir=[directory with one directory for each bridge and a status.sock in it]:DIR:_files -/"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
   "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
@@ -125,7 +148,7 @@ _shtab_relayctl_help_options=(
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
   "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
-  "(*)::name of the command:(complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)"
+  "(*)::name of the command:(bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -135,6 +158,7 @@ _shtab_relayctl_metrics_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   {-o,--output=}"[replace this file atomically, for the textfile collector of node_exporter]:FILE:_files"
   "--per-connection[add metrics of each connection, labelled with its id, pid and command\: three series for a producer and four for a subscriber, and new series after each reconnect]"
+  "--bridge-dir=[directory with one directory for each bridge and a status.sock in it]:DIR:_files -/"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
   "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
@@ -289,6 +313,7 @@ _shtab_relayctl() {
       (( CURRENT += 1 ))
       curcontext="${curcontext%:*:*}:_shtab_relayctl-$line[1]:"
       case $line[1] in
+        bridges) _arguments -C -s $_shtab_relayctl_bridges_options ;;
         complete) _arguments -C -s $_shtab_relayctl_complete_options ;;
         disconnect) _arguments -C -s $_shtab_relayctl_disconnect_options ;;
         doctor) _arguments -C -s $_shtab_relayctl_doctor_options ;;

@@ -7,6 +7,7 @@ everything else is computed when it is requested.
 
 import platform
 import time
+from collections import Counter
 
 from notif_relay.version import __version__
 from notif_relayd.access.connection_stats import ConnectionStats, Refusal
@@ -138,16 +139,15 @@ class Reporter:
         subscribers = self._fanout.subscribers.values()
         behind = [each for each in subscribers if each.is_behind]
         undeliverable = self._fanout.groups.undeliverable
+        own = Counter(
+            slow_subscriber=status.records_dropped - undeliverable, undeliverable=undeliverable
+        )
         return Metrics(
             status=status,
             python=platform.python_version(),
             started=round(time.time() - status.uptime_seconds, 3),
             rejected={reason.name.lower(): self._intake.rejected[reason] for reason in Reason},
-            dropped={
-                "slow_subscriber": status.records_dropped - undeliverable,
-                "undeliverable": undeliverable,
-                **{reason: gaps.dropped[reason] for reason in REASONS},
-            },
+            dropped={reason: gaps.dropped[reason] + own[reason] for reason in REASONS},
             unknown_gaps=unknown,
             subscribers_behind=len(behind),
             max_lag=max((each.lag for each in behind), default=0),

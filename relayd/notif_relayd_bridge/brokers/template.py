@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from notif_relay import Notification
+from notif_relay.priorities import PRIORITIES
 from notif_relayd_bridge.errors import StartError
 
-PRIORITIES = frozenset({"audit", "debug", "info", "warn", "error", "critical", "sample"})
-"""The priorities of oslo.messaging. A record may have any other, which would be a name of its own:
-it is ``other``."""
+LOWER_PRIORITIES = frozenset(each.lower() for each in PRIORITIES)
+"""The priorities as they are in names. A record may have any other, which would be a name of its
+own: it is ``other``."""
 
 
 def event_type(notification: Notification) -> str:
@@ -27,7 +28,7 @@ def event_type(notification: Notification) -> str:
 def priority(notification: Notification) -> str:
     """Return the priority in lower case; ``other`` for one that oslo.messaging does not have."""
     found = notification.priority.lower()
-    return found if found in PRIORITIES else "other"
+    return found if found in LOWER_PRIORITIES else "other"
 
 
 Field = Callable[[Notification], str]

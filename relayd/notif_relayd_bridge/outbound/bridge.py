@@ -19,7 +19,8 @@ from collections.abc import Callable
 from notif_relay import Notification
 from notif_relayd_bridge.brokers.target import Target
 from notif_relayd_bridge.configuration import Subscription
-from notif_relayd_bridge.outbound.pipeline import Pipeline, Storage
+from notif_relayd_bridge.outbound.interfaces import Storage
+from notif_relayd_bridge.outbound.pipeline import Pipeline
 from notif_relayd_bridge.outbound.reader import Reader
 
 FLUSH_TIMEOUT = 5.0
@@ -127,11 +128,7 @@ class Bridge:
         self._error = ""
 
     def run(self) -> str:
-        """Run until `stop` is called; return why the bridge has failed, or an empty string.
-
-        Raises:
-            SpoolError: the spool cannot be read.
-        """
+        """Run until `stop` is called; return why the bridge has failed, or an empty string."""
         self._answer_by = self._quiet_at = time.monotonic() + ANSWER_TIMEOUT
         self._target.start(self._connection)
         try:
@@ -147,6 +144,10 @@ class Bridge:
     def stop(self) -> None:
         """Let `run` return; a signal handler may call this."""
         self._queue.put(self._note_stop)
+
+    def report(self) -> dict[str, object]:
+        """See `notif_relayd_bridge.status.Reporting`."""
+        return self.pipeline.report()
 
     def _deadline(self) -> float | None:
         times = [self.pipeline.deadline]
@@ -184,6 +185,10 @@ class Bridge:
             if not (self._subscribed or self._error):
                 self._error = f"the relay has not answered within {ANSWER_TIMEOUT:.0f} s"
             return True
+        if self.pipeline.connected and self.pipeline.spool_failed:
+            if not self.pipeline.unconfirmed:
+                self._error = self._error or "the spool cannot be used: see the log"
+            return not self.pipeline.unconfirmed
         if self.pipeline.connected or (now < self._answer_by and not self.pipeline.failed):
             return False
         self._error = self._error or "the broker is not available; what was read is in the spool"

@@ -3,7 +3,9 @@
 
 A notification of the relay is finished, ``done()``, when the broker has confirmed it or the spool
 has committed it. A row of the spool is removed when the broker has confirmed it. Nothing else
-finishes a message, so each is delivered at least once, or counted in a gap record.
+finishes a message, so each is delivered at least once, or counted in a gap record. Rows are removed
+before later notifications are finished. So a process that is killed has delivered everything up to
+some message, and the next one repeats the end of it and goes on.
 
 The messages have one order: first the rows of the spool, then the notifications that wait in
 memory. Notifications bypass the spool only while all of its rows have been sent. They are spooled
@@ -12,7 +14,7 @@ sent and unconfirmed at this moment are spooled as well, in front of those that 
 connection fails later, everything is sent again from the spool in its order.
 
 If the broker refuses a message, a gap record takes its place. The message is finished when the
-broker has confirmed this record.
+broker has confirmed this record. A refused gap record counts with its own number.
 
 The pipeline knows no sockets, threads or brokers. Inputs only change its state. The caller calls
 `Pipeline.advance` after one or more inputs and at the time `Pipeline.deadline`; `advance` then
@@ -24,15 +26,17 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 
 from notif_relay import Gap, Notification, records
 from notif_relay.warning_limit import WarningLimit
 from notif_relayd.escaping import printable
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
+from notif_relayd_bridge.outbound.attempts import Attempts
+from notif_relayd_bridge.outbound.interfaces import Sender, Storage
+from notif_relayd_bridge.spool.missing import Missing
 
 LOG = logging.getLogger(__name__)
 
@@ -43,9 +47,6 @@ relay with the default ring and 4,000 notifications of 1 KiB per second loses no
 MAX_UNCONFIRMED_BYTES = 8 * 1024 * 1024
 """Maximum size of the unconfirmed messages; one message more may exceed it."""
 
-SPOOL_RETRY_INTERVAL = 5.0
-"""Interval, in seconds, between two attempts to use a spool that has failed."""
-
 PAGE = 32
 """Maximum number of rows that are read from the spool at once. They are in memory, so at most 32
 MiB with the default max_record_size of the relay."""
@@ -54,7 +55,7 @@ MAX_LOGGED = 200
 """Maximum number of characters of an event type or a reason in the log."""
 
 MIN_REMOVED_ROWS = 256
-"""Number of rows that are removed in one transaction while messages are unconfirmed. A transaction
+"""Number of rows that are removed in one transaction while others are unconfirmed. A transaction
 for each confirmation would take longer than most brokers. A process that is killed sends at most so
 many confirmed messages again."""
 
@@ -64,54 +65,6 @@ _GAP = -1
 
 _Sent = tuple[int, Notification]
 """Row of the spool and message; `_NOT_SPOOLED` or `_GAP` instead of a row."""
-
-
-class Sender(Protocol):
-    """The part of a target that the pipeline uses."""
-
-    @property
-    def max_unconfirmed(self) -> int:
-        """Maximum number of unconfirmed messages."""
-
-    def send(self, notification: Notification) -> None:
-        """Send a message without waiting."""
-
-
-class Storage(Protocol):
-    """The part of the spool that the pipeline uses."""
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-
-    @property
-    def last(self) -> int:
-        """The number of the last row that was ever added; 0 if there was none."""
-
-    def add(self, records: Sequence[bytes], keep: int) -> None:
-        """Append rows, numbered from ``last`` + 1, in one transaction.
-
-        Args:
-            records: the rows.
-            keep: rows up to this one are sent and unconfirmed, and must not become part of a gap.
-
-        Raises:
-            SpoolError: nothing was added.
-        """
-
-    def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return up to ``limit`` rows after the row ``after``, in order.
-
-        Raises:
-            SpoolError: they cannot be read.
-        """
-
-    def remove_up_to(self, row: int) -> None:
-        """Remove all rows up to and including ``row``.
-
-        Raises:
-            SpoolError: nothing was removed.
-        """
 
 
 @dataclass(slots=True)
@@ -158,6 +111,8 @@ class Pipeline:
         self._sent_bytes = 0
         self._direct = 0
         """Number of notifications in ``_sent`` and ``_refused`` that are not spooled."""
+        self._answered: list[Notification] = []
+        """Notifications to finish when the rows before them are removed."""
         self._page: deque[tuple[int, bytes]] = deque()
         """Rows that were read from the spool and are not sent."""
         self._cursor = 0 if spool.count else spool.last
@@ -169,8 +124,9 @@ class Pipeline:
         """Refused messages that no confirmed gap record counts, the oldest first."""
         self._announced = 0
         """Number of refused messages that the gap record in ``_sent`` counts."""
-        self._spool_retry_at: float | None = None
-        """Time of the next attempt to use the spool; None if it works."""
+        self._writes = Attempts(clock)
+        self._reads = Attempts(clock)
+        """Of the spool."""
 
     @property
     def connected(self) -> bool:
@@ -188,20 +144,41 @@ class Pipeline:
         return len(self._sent)
 
     @property
+    def spool_failed(self) -> bool:
+        """Whether the spool cannot be read or written."""
+        return self._writes.are_failing or self._reads.are_failing
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits, neither here nor in the spool."""
         return not (self._waiting or self._sent or self._refused or self._spool.count)
 
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this.
+
+        Each is a plain number, so that a request does not wake the main thread. Of the unconfirmed
+        messages, those in the spool count there only.
+        """
+        return {
+            "connected": self._connected,
+            **asdict(self.counters),
+            "unconfirmed": self._direct,
+            "waiting": len(self._waiting),
+            "spool": {**self._spool.report(), "failed": self.spool_failed},
+        }
+
     @property
     def deadline(self) -> float | None:
         """The time for the next call of ``advance`` if there is no input before."""
-        if not self._waiting:
+        times: list[float | None] = []
+        if self._waiting:
+            times.append(max(self._waiting[0][0] + SLOW_AFTER, self._writes.next_at or 0.0))
+        elif self._has_rows_to_remove():
             # Rows that could not be removed would be sent again by the next process.
-            return self._spool_retry_at if self._has_rows_to_remove() else None
-        slow_at = self._waiting[0][0] + SLOW_AFTER
-        if self._spool_retry_at is None:
-            return slow_at
-        return max(slow_at, self._spool_retry_at)
+            times.append(self._writes.next_at)
+        if self._has_room() and self._has_rows():
+            times.append(self._reads.next_at)
+        return min((each for each in times if each is not None), default=None)
 
     def receive(self, notifications: Iterable[Notification]) -> None:
         """Take notifications from the relay."""
@@ -229,7 +206,7 @@ class Pipeline:
             row, notification = self._pop_sent()
             if row == _NOT_SPOOLED:
                 self._direct -= 1
-                self._finish(notification)
+                self._answered.append(notification)
             elif row == _GAP:
                 self._finish_announced()
             else:
@@ -291,12 +268,9 @@ class Pipeline:
         self._stopping = True
 
     def advance(self) -> None:
-        """Remove confirmed rows, send as much as possible, and spool what has to be spooled.
-
-        Raises:
-            SpoolError: the spool cannot be read.
-        """
+        """Remove confirmed rows, send as much as possible, and spool what has to be spooled."""
         self._remove_answered()
+        self._finish_answered()
         if self._stopping:
             self._store()
             return
@@ -341,24 +315,46 @@ class Pipeline:
 
     def _send_rows(self) -> None:
         while self._has_room() and self._has_rows():
-            if not self._page:
-                self._page.extend(self._spool.head(self._cursor, PAGE))
-                self._cursor = self._page[-1][0] if self._page else self._spool.last
-                continue
-            row, record = self._page.popleft()
-            self._send(row, Notification(record))
+            if self._page:
+                row, record = self._page.popleft()
+                self._send(row, Notification(record))
+            elif not self._read_page():
+                return
+
+    def _read_page(self) -> bool:
+        """Read rows that are not sent; return whether that was possible."""
+        if not self._reads.is_due:
+            return False
+        try:
+            self._page.extend(self._spool.head(self._cursor, PAGE))
+        except SpoolError as error:
+            if self._reads.fail():
+                LOG.error("the spool cannot be read, and its records wait: %s", error)
+            return False
+        if self._reads.succeed():
+            LOG.info("the spool can be read again")
+        self._cursor = self._page[-1][0] if self._page else self._spool.last
+        return True
 
     def _announce_refused(self) -> None:
         self._announced = len(self._refused)
-        self._send(_GAP, Gap(records.gap(self._announced, "undeliverable")))
+        missing = Missing()
+        for _, each in self._refused:
+            missing.add(len(each.raw), each.raw)
+        self._send(_GAP, Gap(records.gap(missing.number, "undeliverable")))
 
     def _finish_announced(self) -> None:
         for _ in range(self._announced):
             row, notification = self._refused.popleft()
             if row == _NOT_SPOOLED:
                 self._direct -= 1
-                self._finish(notification)
+                self._answered.append(notification)
         self._announced = 0
+
+    def _finish_answered(self) -> None:
+        for notification in self._answered:
+            self._finish(notification)
+        self._answered.clear()
 
     def _finish(self, notification: Notification) -> None:
         notification.done()
@@ -371,10 +367,13 @@ class Pipeline:
 
     def _has_rows_to_remove(self) -> bool:
         number = self._removable_row - self._removed_row
-        return number >= MIN_REMOVED_ROWS or (number > 0 and (not self._sent or self._stopping))
+        return number >= MIN_REMOVED_ROWS or (
+            number > 0
+            and (not self._sent or self._stopping or self._removable_row == self._spool.last)
+        )
 
     def _remove_answered(self) -> None:
-        if not self._has_rows_to_remove() or not self._may_use_spool():
+        if not self._has_rows_to_remove() or not self._writes.is_due:
             return
         row = self._removable_row
         try:
@@ -387,7 +386,7 @@ class Pipeline:
 
     def _store(self) -> None:
         """Commit the notifications in memory to the spool in their order, and finish them."""
-        if not (self._waiting or self._direct) or not self._may_use_spool():
+        if not (self._waiting or self._direct) or not self._writes.is_due:
             return
         sent: list[Notification] = []
         if self._direct:
@@ -412,15 +411,10 @@ class Pipeline:
         for each in notifications:
             self._finish(each)
 
-    def _may_use_spool(self) -> bool:
-        return self._spool_retry_at is None or self._clock() >= self._spool_retry_at
-
     def _note_failure(self, error: SpoolError) -> None:
-        if self._spool_retry_at is None:
+        if self._writes.fail():
             LOG.error("spooling stops, and notifications remain in the relay: %s", error)
-        self._spool_retry_at = self._clock() + SPOOL_RETRY_INTERVAL
 
     def _note_success(self) -> None:
-        if self._spool_retry_at is not None:
+        if self._writes.succeed():
             LOG.info("the spool can be written again")
-        self._spool_retry_at = None

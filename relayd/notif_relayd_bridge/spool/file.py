@@ -9,7 +9,8 @@ again. It tells an empty spool from one whose file, or whose write-ahead log, is
 A new file is complete before it gets its name: any other file of that name is damaged. A damaged
 file is renamed to `PATH.damaged`, where it replaces an older one, and a new one begins with a gap
 of unknown size. The damaged file is renamed first. If the process ends then, the next one finds a
-note without a file, and does the same.
+note without a file, and does the same. A file that the disk cannot read is damaged as well. While
+the database is open, SQLite itself reports EIO as damage.
 """
 
 import contextlib
@@ -63,6 +64,9 @@ _HEADER = re.compile(
 
 _NOTE = re.compile(rb"(\d{18}) (\d{18}) ([ -~]{36})\n")
 _NOTE_SIZE = 75
+
+_INPUT_OUTPUT_ERROR = "disk I/O error"
+"""SQLite's text for SQLITE_IOERR; there are no codes before Python 3.11."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -174,15 +178,12 @@ class SpoolFile:
         with self.errors():
             self._check_header()
             os.chmod(self.path, 0o600)
-        connection = _connect(self.path)
         try:
-            for pragma in _PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}").fetchall()
-            _check(connection)
-        except BaseException:
-            connection.close()
+            return _connect_checked(self.path)
+        except sqlite3.OperationalError as error:
+            if str(error) == _INPUT_OUTPUT_ERROR:  # From reading: nothing is written here.
+                raise DamagedError(str(error)) from error
             raise
-        return connection
 
     def replace(self) -> str:
         """Move the file aside, create a new one that has lost rows, and return the old one's name.
@@ -261,7 +262,10 @@ class SpoolFile:
     def _check_header(self) -> None:
         # Before SQLite opens the file: closing any descriptor of it would release SQLite's locks.
         with open(self.path, "rb") as file:
-            header = _HEADER.match(file.read(100))
+            try:
+                header = _HEADER.match(file.read(100))
+            except OSError as error:
+                raise DamagedError(error.strerror or str(error)) from error
         if header is None:
             raise DamagedError("it is not a database of SQLite")
         if int.from_bytes(header["application_id"], "big") != APPLICATION_ID:
@@ -297,6 +301,18 @@ def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     # A damaged file may contain text that is not UTF-8.
     connection.text_factory = lambda text: text.decode(errors="replace")
+    return connection
+
+
+def _connect_checked(path: str) -> sqlite3.Connection:
+    connection = _connect(path)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _check(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -5,19 +5,19 @@ from notif_relay import records
 
 
 class Missing:
-    """Rows that are replaced by one gap."""
+    """Records that are replaced by one gap."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.bytes = 0
-        """Total size of the rows."""
+        """Total size of the records."""
         self.dropped = 0
-        """Number of rows that are not gap records themselves."""
+        """Number of records that are not gap records themselves."""
         self.number: int | None = 0
         """Number of missing records, including those of gap records; None if it is unknown."""
 
     def add(self, size: int, record: bytes | None) -> None:
-        """Add a row.
+        """Add a record.
 
         Args:
             size: its size in bytes.

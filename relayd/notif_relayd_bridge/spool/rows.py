@@ -39,11 +39,16 @@ class Totals:
     """Number of the last row that was ever added."""
     dropped: int = 0
     """Number of records that were replaced by gaps, without gap records."""
+    used: int = 0
+    """Size of the used pages in bytes."""
+    first_added: float | None = None
+    """Time of the oldest row; None if there is none."""
 
     def restore(self, before: "Totals") -> None:
         """Take the figures of an earlier moment."""
         self.count, self.size = before.count, before.size
         self.last, self.dropped = before.last, before.dropped
+        self.used, self.first_added = before.used, before.first_added
 
 
 class Rows:
@@ -70,7 +75,13 @@ class Rows:
         ).fetchone()
         totals.size = int(size)
         totals.last = max(totals.last, last)
+        self.measure()
         return last, latest
+
+    def measure(self) -> None:
+        """Compute the size and the age of the rows; call it at the end of each transaction."""
+        self._totals.used = self._used_pages() * PAGE_SIZE
+        self._totals.first_added = self.first_added(0)
 
     def append(self, records: Sequence[bytes], now: float, keep: int = 0) -> None:
         """Append rows; see `Spool.add`."""
@@ -149,11 +160,13 @@ class Rows:
         value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]
         return value
 
+    def _used_pages(self) -> int:
+        return self._pragma("page_count") - self._pragma("freelist_count")
+
     def _make_room(self, pages: int, keep: int) -> int:
         """Replace rows by a gap until there are free pages; return the number of free pages."""
         while True:
-            used = self._pragma("page_count") - self._pragma("freelist_count")
-            room = self._max_pages - used
+            room = self._max_pages - self._used_pages()
             if room >= pages:
                 return room
             wanted = max(pages - room, self._stride) * PAGE_SIZE

@@ -119,13 +119,25 @@ class Spool:
 
     @property
     def oldest(self) -> float | None:
-        """Age of the oldest row in seconds; None if there is none.
+        """Age of the oldest row in seconds; None if there is none."""
+        added = self._totals.first_added
+        if added is None:
+            return None
+        return max(0.0, self._latest - added, self._clock_offset + self._clock() - added)
 
-        Raises:
-            SpoolError: it cannot be read.
+    def report(self) -> dict[str, object]:
+        """Return the figures for the status of the bridge; any thread may call this.
+
+        The size is that of the used pages, by which the spool is full.
         """
-        added = self._run(lambda: self._rows.first_added(0))
-        return None if added is None else self._now() - added
+        oldest = self.oldest
+        return {
+            "records": self.count,
+            "bytes": self._totals.used if self.count else 0,
+            "max_bytes": self._max_bytes,
+            "oldest_seconds": None if oldest is None else round(oldest, 3),
+            "dropped": self.dropped,
+        }
 
     def add(self, records: Sequence[bytes], keep: int = 0) -> None:
         """Append rows, numbered from `last` + 1, in one transaction.
@@ -292,6 +304,7 @@ class Spool:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            self._rows.measure()
             self._db.execute("COMMIT")
         except BaseException:
             self._totals.restore(before)

@@ -15,6 +15,7 @@ from notif_relay.notification import decode
 from notif_relayd_bridge.brokers import address, template
 from notif_relayd_bridge.brokers.heads import ByHead
 from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.redaction import Redaction
 
 SECTION = "kafka"
 
@@ -136,13 +137,8 @@ class Settings:
     properties: dict[str, str] = field(repr=False)
     max_unconfirmed: int
     connect_timeout: float
-
-    def without_secrets(self, text: str) -> str:
-        """Return a text in which asterisks replace secrets."""
-        for name, value in self.properties.items():
-            if value and _SECRET.search(name):
-                text = text.replace(value, "***")
-        return text
+    hide: Redaction
+    """Removes secrets from a text."""
 
 
 class Topic:
@@ -223,5 +219,9 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
     servers = ",".join(map(str, parsed.servers))
     properties = defaults | configured | FIXED | {"bootstrap.servers": servers}
     return Settings(
-        routing(Topic(section.topic)), properties, section.max_unconfirmed, section.connect_timeout
+        routing(Topic(section.topic)),
+        properties,
+        section.max_unconfirmed,
+        section.connect_timeout,
+        Redaction(url, (each for name, each in properties.items() if _SECRET.search(name))),
     )

@@ -296,4 +296,4 @@ class _Session:
 
 def _text(error: KafkaError, settings: Settings) -> str:
     text = f"{error.name()}: {error.str()}"
-    return printable(settings.without_secrets(text)[:MAX_REASON])
+    return printable(settings.hide(text)[:MAX_REASON])

@@ -34,7 +34,7 @@ _RESERVED = ("$", "_INBOX.", "*", ">")
 """Beginnings of subjects that a message must not have: those of the server and of replies."""
 
 
-def _connection_options() -> list[cfg.Opt]:
+def _client_options() -> list[cfg.Opt]:
     """Return the options that the client has under the same name, except those of TLS."""
     return [
         cfg.StrOpt("name", help="Name of the connection in the server's monitoring."),
@@ -118,7 +118,12 @@ def _message_options() -> list[cfg.Opt]:
 
 def options() -> list[tuple[str, list[cfg.Opt]]]:
     """Return the section of the target."""
-    return [(SECTION, [*_message_options(), *_connection_options(), *_tls_options()])]
+    return [(SECTION, [*_message_options(), *connection_options()])]
+
+
+def connection_options() -> list[cfg.Opt]:
+    """Return the options that determine how to connect."""
+    return [*_client_options(), *_tls_options()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +138,21 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What is configured, validated."""
+class ConnectionSettings:
+    """How to connect, validated."""
 
     address: Address
-    subject: Subject
-    stream: Stream | None
     client: dict[str, Any] = field(repr=False)
     """Arguments of the client's ``connect``."""
     tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(ConnectionSettings):
+    """What is configured, validated."""
+
+    subject: Subject
+    stream: Stream | None
     ack_timeout: float
     max_unconfirmed: int
 
@@ -201,8 +212,30 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
     """
     section = conf.nats
     subject = Subject(section.subject)
+    connection = connection_settings(url, section)
+    return Settings(
+        connection.address,
+        connection.client,
+        connection.tls,
+        subject,
+        _stream(section, subject),
+        section.ack_timeout,
+        section.max_unconfirmed,
+    )
+
+
+def connection_settings(url: str, section: cfg.ConfigOpts.GroupAttr) -> ConnectionSettings:
+    """Return how to connect.
+
+    Args:
+        url: the URL of the broker.
+        section: the values of the options.
+
+    Raises:
+        StartError: the URL or an option is invalid.
+    """
     parsed = address.parse(url, SECTION, PORT)
-    client = {opt.dest: section[opt.dest] for opt in _connection_options()}
+    client = {opt.dest: section[opt.dest] for opt in _client_options()}
     # The user of a URL without a password is a token, as in other clients of NATS.
     if parsed.password is not None:
         client |= {"user": parsed.user, "password": parsed.password}
@@ -213,14 +246,10 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
         client["tls"] = tls
     for name in ("tls_hostname", "tls_handshake_first"):
         client[name] = section[name]
-    return Settings(
+    return ConnectionSettings(
         parsed,
-        subject,
-        _stream(section, subject),
         {name: value for name, value in client.items() if value is not None},
         section.tls or any(section[opt.dest] for opt in _tls_options()),
-        section.ack_timeout,
-        section.max_unconfirmed,
     )
 
 
@@ -229,15 +258,25 @@ def _stream(section: cfg.ConfigOpts.GroupAttr, subject: Subject) -> Stream | Non
         if section.create_stream:
             raise StartError("[nats] create_stream is set without a name: set stream as well")
         return None
-    if not section.stream or re.search(r"[^!-~]|[.*>/\\]", section.stream):
-        raise StartError("[nats] stream is not a valid name: use letters, digits, - and _")
     return Stream(
-        section.stream,
+        stream_name(section),
         section.create_stream,
         subject.wildcard,
         section.stream_max_bytes,
         section.stream_max_age,
     )
+
+
+def stream_name(section: cfg.ConfigOpts.GroupAttr) -> str:
+    """Return the name of the stream.
+
+    Raises:
+        StartError: it is not valid.
+    """
+    name: str = section.stream
+    if not name or re.search(r"[^!-~]|[.*>/\\]", name):
+        raise StartError("[nats] stream is not a valid name: use letters, digits, - and _")
+    return name
 
 
 def _tls(section: cfg.ConfigOpts.GroupAttr) -> ssl.SSLContext | None:

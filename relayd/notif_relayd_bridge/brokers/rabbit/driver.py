@@ -25,6 +25,7 @@ from oslo_messaging.transport import _transport_opts
 from notif_relayd.escaping import printable
 from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
 from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.redaction import Redaction
 
 GROUP = "oslo_messaging_rabbit"
 
@@ -33,9 +34,6 @@ FAILURES = (OSError, AMQPError, BrokerError, UnicodeError)
 
 _MAX_REASON = 400
 """Maximum length of the reason for a failure, in characters; the broker chooses a part of it."""
-
-_SHORTEST_HIDDEN = 4
-"""Shorter passwords are not replaced in messages, because that would reveal them."""
 
 _FILES = ("ssl_ca_file", "ssl_cert_file", "ssl_key_file")
 
@@ -109,7 +107,7 @@ class Driver(impl_rabbit.Connection):  # type: ignore[misc]
         # The driver starts no thread for a connection that only listens.
         super().__init__(conf, url, common.PURPOSE_LISTEN)
         self.exchange: str = conf.control_exchange
-        self._passwords = {each.password for each in url.hosts if each.password}
+        self._hide = Redaction("", (each.password for each in url.hosts if each.password))
 
     @property
     def hosts(self) -> int:
@@ -162,10 +160,7 @@ class Driver(impl_rabbit.Connection):  # type: ignore[misc]
 
     def describe(self, error: BaseException) -> str:
         """Return why the connection failed, without passwords."""
-        text = str(error) or type(error).__name__
-        for password in self._passwords:
-            if len(password) >= _SHORTEST_HIDDEN:
-                text = text.replace(password, "***")
+        text = self._hide(str(error) or type(error).__name__)
         return printable(f"{self.address}: {text}")[:_MAX_REASON]
 
     def ensure_connection(self) -> None:

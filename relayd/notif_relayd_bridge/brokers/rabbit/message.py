@@ -26,7 +26,7 @@ from oslo_messaging._drivers import common as driver_envelope
 
 from notif_relay.errors import UnreadableRecord
 from notif_relay.messaging.envelope import unseal
-from notif_relay.priorities import PRIORITIES
+from notif_relayd_bridge.brokers.template import LOWER_PRIORITIES
 
 MAX_TOPICS = 16
 """Maximum number of topics that one record can name; a message is sent to each."""
@@ -40,8 +40,6 @@ _EMPTY = "{}"
 # the time that the driver's functions would take.
 _TYPE, _ENCODING, _ENVELOPE = serialization.dumps(driver_envelope.serialize_msg({}), "json")
 _BEFORE, _AFTER = _ENVELOPE.split(json.dumps(_EMPTY))
-
-_PRIORITIES = frozenset(each.lower() for each in PRIORITIES)
 
 
 class UnsendableRecordError(Exception):
@@ -112,7 +110,7 @@ def contents(record: bytes, default_topic: str) -> Contents:
         envelope = unseal(record)
     except (UnreadableRecord, ValueError) as error:
         raise UnsendableRecordError("the record cannot be decoded") from error
-    if envelope.priority not in _PRIORITIES:
+    if envelope.priority not in LOWER_PRIORITIES:
         raise UnsendableRecordError("its priority is none of a notification")
     if len(envelope.topics) > MAX_TOPICS:
         raise UnsendableRecordError(f"it has more than {MAX_TOPICS} topics")

@@ -6,6 +6,10 @@ does not always say which: it closes the channel, with everything that follows o
 then sends the unconfirmed messages again, and they are published one at a time until the one in
 question is found. Only that one is refused.
 
+If the broker rejects a message for now, such as for a full queue, the connection ends as well, and
+the message is sent alone after each pause. Otherwise, messages that follow it would overtake it
+when the queue has room, or, if they are for other queues, arrive once more with each attempt.
+
 An error in a topic that a record names also concerns only this record: any local producer can name
 any topic. An error in the topic of the configuration, or in the exchange, is one of the
 configuration. It ends the connection and is reported until it has been corrected.
@@ -57,6 +61,10 @@ _PERSISTENT = 2
 
 class _UnroutableError(BrokerError):
     """The broker has returned a message."""
+
+
+class _RejectedError(BrokerError):
+    """The broker has rejected a message that it may accept later."""
 
 
 @dataclass(slots=True)
@@ -118,8 +126,8 @@ class Session:
                     connection.wait_for_event()
                 waker.is_armed = False
                 self._process_input()
-        except (ChannelError, _UnroutableError):
-            # The message that was being published is not in the ledger.
+        except (ChannelError, _UnroutableError, _RejectedError):
+            # A message that was being published is not in the ledger.
             self._memory.cautious = len(self._ledger) + 1
             raise
 
@@ -196,7 +204,7 @@ class Session:
             if name not in self._memory.reported:
                 self._memory.reported.add(name)
                 LOG.warning(
-                    "Queue %s exists with other properties and is used as is: %s",
+                    "queue %s exists with other properties and is used as is: %s",
                     name,
                     _text(error),
                 )
@@ -216,9 +224,9 @@ class Session:
         if self._was_blocked != self._connection.is_blocked:
             self._was_blocked = self._connection.is_blocked
             if self._was_blocked:
-                LOG.warning("The broker accepts no messages: it is short of memory or disk space")
+                LOG.warning("the broker accepts no messages: it is short of memory or disk space")
             else:
-                LOG.info("The broker accepts messages again")
+                LOG.info("the broker accepts messages again")
 
     def _report(self, events: Events) -> None:
         before = len(self._ledger)
@@ -235,7 +243,7 @@ class Session:
 
     def _nack(self, *_: Any) -> None:
         # The queue is full, or a node of the cluster has failed.
-        raise BrokerError("the broker has rejected a message that it may accept later")
+        raise _RejectedError("the broker has rejected a message that it may accept later")
 
     def _return(self, _: Any, __: str, routing_key: str, ___: Any) -> None:
         """Note that a message has no queue; the broker confirms it after this."""

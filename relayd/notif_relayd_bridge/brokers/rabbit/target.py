@@ -87,7 +87,7 @@ class RabbitTarget:
                 self._backoff.reset()
             return self._driver.describe(error)
         except Exception:
-            LOG.exception("Unhandled exception in the target; it connects again")
+            LOG.exception("unhandled exception in the client of RabbitMQ, connecting again")
             return "unhandled exception, see the log"
         return None
 
