@@ -81,7 +81,7 @@ complete -c relayctl -n '_shtab_relayctl_using bridges' -l control-path -xka "(_
 complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a complete -d 'Print the completion of commands, options and values for a shell'
 complete -c relayctl -n '_shtab_relayctl_using complete' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l shell -xka "bash fish zsh" -d 'the shell'
-complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd relayctl" -d 'the program whose arguments are completed'
+complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd notif-relayd-bridge relayctl" -d 'the program whose arguments are completed'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'

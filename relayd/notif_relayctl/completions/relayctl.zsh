@@ -64,7 +64,7 @@ _shtab_relayctl_bridges_defaults_added=0
 _shtab_relayctl_complete_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--shell=[the shell]:shell:(bash fish zsh)"
-  "--name=[the program whose arguments are completed]:name:(notif-relayd relayctl)"
+  "--name=[the program whose arguments are completed]:name:(notif-relayd notif-relayd-bridge relayctl)"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"
   "--instance=[use the relay notif-relayd\@NAME, whose sockets are in \/run\/notif-relayd\/NAME]:NAME:"
   "--control-path=[the control socket]:PATH:_files"
