@@ -179,13 +179,17 @@ def test_upgrade_under_load_loses_no_record() -> None:
 
 
 def test_upgrade_does_not_start_a_stopped_relay() -> None:
-    run("systemctl", "stop", SERVICE)
-    apt("install", "--reinstall", package(NEW, "notif-relayd"))
+    # A bridge that runs would start the relay.
+    run("systemctl", "stop", BRIDGE, SERVICE)
+    for name in ("notif-relayd", "notif-relayd-bridge"):
+        apt("install", "--reinstall", package(NEW, name))
     assert states() == ("inactive", "active", "active")
+    assert show("ActiveState", BRIDGE) == "inactive"
 
 
 def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
+    run("systemctl", "start", BRIDGE)
     documented("apt-get remove")
     assert states() == ("inactive", "inactive", "inactive")
     assert show("ActiveState", INSTANCE) == show("ActiveState", BRIDGE) == "inactive"
