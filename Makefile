@@ -144,7 +144,7 @@ extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
 
 install: ## install units, users, samples, completions and man pages; DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	@for each in prometheus grafana; do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
@@ -155,7 +155,8 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
-	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+	@install -m 644 etc/notif-relayd/bridge/NAME.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd notif-relayd-bridge relayctl; do \
 		set -- $(COMPLETIONS)/$$program && \
 		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
 		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
@@ -164,14 +165,15 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemd-sysusers notif-relayd.conf && \
-		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
+		systemd-sysusers notif-relayd.conf notif-relayd-bridge.conf && \
+		systemd-tmpfiles --create notif-relayd.conf notif-relayd-bridge.conf && \
+		systemctl daemon-reload; fi
 
 # Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
 # directory to get the list of files. Files of the operator stay.
 UNITS = $(filter-out %@.socket %@.service,$(notdir $(wildcard systemd/*.socket systemd/*.service)))
 INSTANCES = systemctl list-units --all --plain --no-legend 'notif-relayd*@*' | cut -d ' ' -f 1
-uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+uninstall: ## stop the relay and bridges; remove the files of "make install" with the same settings, but not users and groups
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS) $$($(INSTANCES)); do \
 		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
 		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$${loaded##*/}" ] || echo $$unit; } || exit 1; \

@@ -14,7 +14,7 @@ import pytest
 
 from notif_relayd_bridge import main
 from notif_relayd_bridge.brokers.schemes import SCHEMES
-from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
+from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line, outbound_options
 from support import doc_blocks
 from support.bridge import RealBridge, running_bridge
 from support.doc_blocks import ROOT, Block
@@ -70,7 +70,7 @@ def documented(section: str) -> set[str]:
 
 @pytest.mark.parametrize("section", [BRIDGE, "kafka", "nats"])
 def test_man_page_lists_exactly_the_options(section: str) -> None:
-    options = bridge_options()
+    options = [*bridge_options(), *outbound_options()]
     if section != BRIDGE:
         [(_, options)] = SCHEMES[section].options()
     assert documented(section) == {each.name for each in options}
