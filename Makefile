@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -115,6 +115,9 @@ fuzz: .venv/.made ## fuzz records, requests and state, SECONDS=60 each
 soak: .venv/.made ## reconnects, slow readers and restarts for MINUTES=10; draws soak.png
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
+
+soak-bridge: .venv/.made brokers ## records of bridges to each broker are accounted for while everything fails; SECONDS=60 each, SEED=
+	@.venv/bin/python bench/soak_bridge.py --seconds $(or $(SECONDS),60) $(addprefix --seed ,$(SEED))
 
 docs: man ## build HTML and man pages in docs/build
 	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
