@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -116,6 +116,9 @@ soak: .venv/.made ## reconnects, slow readers and restarts for MINUTES=10; draws
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
 
+soak-bridge: .venv/.made brokers ## records of bridges to each broker are accounted for while everything fails; SECONDS=60 each, SEED=
+	@.venv/bin/python bench/soak_bridge.py --seconds $(or $(SECONDS),60) $(addprefix --seed ,$(SEED))
+
 docs: man ## build HTML and man pages in docs/build
 	@.venv/bin/sphinx-build $(SPHINX) -E -b html docs docs/build/html
 	@echo "Pages: docs/build/html/index.html; man pages: docs/build/man"
@@ -144,7 +147,7 @@ extra = .venv/bin/python -c 'import $(2)' 2>/dev/null || \
 
 install: ## install units, users, samples, completions and man pages; DESTDIR=, PREFIX=, BINDIR=
 	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
 	@install -m 644 systemd/*.socket systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	@for each in prometheus grafana; do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/notif-relayd/$$each etc/$$each/* || exit 1; done
@@ -155,7 +158,8 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 	@install -m 644 etc/notif-relayd/relayd.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd
 	@install -m 644 etc/notif-relayd/logging.conf \
 		$(DESTDIR)$(SYSCONFDIR)/notif-relayd/logging.conf.sample
-	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd relayctl; do \
+	@install -m 644 etc/notif-relayd/bridge/NAME.conf.sample $(DESTDIR)$(SYSCONFDIR)/notif-relayd/bridge
+	@share="$(DESTDIR)$(PREFIX)/share"; for program in notif-relayd notif-relayd-bridge relayctl; do \
 		set -- $(COMPLETIONS)/$$program && \
 		install -D -m 644 "$$1.bash" "$$share/bash-completion/completions/$$program" && \
 		install -D -m 644 "$$1.fish" "$$share/fish/vendor_completions.d/$$program.fish" && \
@@ -164,14 +168,15 @@ install: ## install units, users, samples, completions and man pages; DESTDIR=, 
 		install -D -m 644 "$$page" \
 			"$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; done
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemd-sysusers notif-relayd.conf && \
-		systemd-tmpfiles --create notif-relayd.conf && systemctl daemon-reload; fi
+		systemd-sysusers notif-relayd.conf notif-relayd-bridge.conf && \
+		systemd-tmpfiles --create notif-relayd.conf notif-relayd-bridge.conf && \
+		systemctl daemon-reload; fi
 
 # Stop the units only if systemd has loaded them from PREFIX and not from a package. Install into a temporary
 # directory to get the list of files. Files of the operator stay.
 UNITS = $(filter-out %@.socket %@.service,$(notdir $(wildcard systemd/*.socket systemd/*.service)))
 INSTANCES = systemctl list-units --all --plain --no-legend 'notif-relayd*@*' | cut -d ' ' -f 1
-uninstall: ## stop the relay; remove the files of "make install" with the same settings, but not users and groups
+uninstall: ## stop the relay and bridges; remove the files of "make install" with the same settings, but not users and groups
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then for unit in $(UNITS) $$($(INSTANCES)); do \
 		loaded=$$(systemctl show --value --property=FragmentPath $$unit) && \
 		{ [ ! "$$loaded" -ef "$(PREFIX)/lib/systemd/system/$${loaded##*/}" ] || echo $$unit; } || exit 1; \

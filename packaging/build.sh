@@ -17,4 +17,4 @@ sed -i "s/<PLACEHOLDER>/<$maintainer>/" debian/control debian/changelog
 dpkg-buildpackage -b -us -uc
 [ -n "${DEB_VERSION:-}" ] ||
     lintian --fail-on warning --info --color never --allow-root "$work"/notif-relayd_*.changes
-cp "$work"/notif-relayd_* "$work"/python3-notif-relay_* /opt/out
+cp "$work"/notif-relayd_* "$work"/notif-relayd-bridge_* "$work"/python3-notif-relay_* /opt/out

@@ -26,6 +26,8 @@ from notif_relayctl.complete import DIRECTORY, SHELLS
 from notif_relayctl.formats import FORMATS
 from notif_relayd.daemon import options
 from notif_relayd.settings import PROGRAM
+from notif_relayd_bridge.configuration import PROGRAM as BRIDGE
+from notif_relayd_bridge.options import command_line
 
 NAMES = " ".join(PRIORITIES)
 
@@ -112,10 +114,21 @@ def notif_relayd() -> argparse.ArgumentParser:
     """Return the parser of the daemon."""
     conf = cfg.ConfigOpts()
     options.register(conf)
+    return _parser(conf, PROGRAM)
+
+
+def notif_relayd_bridge() -> argparse.ArgumentParser:
+    """Return the parser of the bridge."""
+    conf = cfg.ConfigOpts()
+    conf.register_cli_opts(command_line())
+    return _parser(conf, BRIDGE)
+
+
+def _parser(conf: cfg.ConfigOpts, program: str) -> argparse.ArgumentParser:
     log.register_options(conf)
-    conf([], project=PROGRAM, version="0", default_config_files=[], default_config_dirs=[])
+    conf([], project=program, version="0", default_config_files=[], default_config_dirs=[])
     parser: argparse.ArgumentParser = conf._oparser
-    parser.prog = PROGRAM
+    parser.prog = program
     for action in parser._actions:
         if action.dest == "shell_completion":  # An option of oslo.config that does not work.
             action.help = argparse.SUPPRESS
@@ -171,7 +184,7 @@ def script(make_parser: Callable[[], argparse.ArgumentParser], shell: str) -> st
 
 def main() -> None:
     """Write all completions."""
-    for make_parser in (relayctl, notif_relayd):
+    for make_parser in (relayctl, notif_relayd, notif_relayd_bridge):
         for shell in SHELLS:
             path = DIRECTORY / f"{make_parser.__name__.replace('_', '-')}.{shell}"
             path.write_text(script(make_parser, shell))

@@ -12,7 +12,7 @@ from notif_relayctl.command import CtlCommand
 DIRECTORY = Path(__file__).with_name("completions")
 """One file for each program and shell."""
 
-PROGRAMS = ("notif-relayd", "relayctl")
+PROGRAMS = ("notif-relayd", "notif-relayd-bridge", "relayctl")
 
 SHELLS = ("bash", "fish", "zsh")
 

@@ -139,6 +139,11 @@ def _subscription_options() -> list[cfg.Opt]:
     ]
 
 
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return the options that do not depend on the broker, for oslo-config-generator."""
+    return [(BRIDGE, [*bridge_options(), *outbound_options(), *inbound_options()])]
+
+
 def command_line() -> list[cfg.Opt]:
     """Return the options of the command line only."""
     return [

@@ -15,7 +15,7 @@ from support.waiting import TIMEOUT
 
 CHECKOUT = Path(__file__).parents[2]
 
-PROGRAMS = ("notif-relayd", "relayctl")
+PROGRAMS = ("notif-relayd", "notif-relayd-bridge", "relayctl")
 
 COMPLETED = {
     "relayctl stat": "status",
@@ -35,6 +35,8 @@ COMPLETED = {
     "relayctl complete --shell f": "fish",
     "notif-relayd --relayd-ring": "--relayd-ring_size",
     "notif-relayd --pidfile {}/chos": "{}/chosen",
+    "notif-relayd-bridge --onc": "--once",
+    "notif-relayd-bridge --config-file {}/chos": "{}/chosen",
     "notif-relayd --config-dir={}/chos": "{}/chosen",
     "notif-relayd --relayd-control_user nob": "nobody",
 }

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from oslo_config import cfg
 
 from notif_relayd_bridge import main
 from notif_relayd_bridge.brokers.schemes import SCHEMES
-from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line
+from notif_relayd_bridge.errors import StartError
+from notif_relayd_bridge.options import BRIDGE, bridge_options, command_line, outbound_options
 from support import doc_blocks
 from support.bridge import RealBridge, running_bridge
 from support.doc_blocks import ROOT, Block
@@ -68,11 +70,21 @@ def documented(section: str) -> set[str]:
     return {name for part in (*terms, *lists) for name in NAMES.findall(part)}
 
 
+def scheme_options(section: str) -> list[cfg.Opt]:
+    """Return the options of a section for both directions."""
+    scheme = SCHEMES[section]
+    [(_, options)] = scheme.options()
+    with contextlib.suppress(StartError):  # No source yet.
+        [(_, more)] = scheme.source_options()
+        options = options + more
+    return options
+
+
 @pytest.mark.parametrize("section", [BRIDGE, "kafka", "nats"])
 def test_man_page_lists_exactly_the_options(section: str) -> None:
-    options = bridge_options()
+    options = [*bridge_options(), *outbound_options()]
     if section != BRIDGE:
-        [(_, options)] = SCHEMES[section].options()
+        options = scheme_options(section)
     assert documented(section) == {each.name for each in options}
 
 

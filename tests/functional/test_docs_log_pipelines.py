@@ -72,7 +72,7 @@ class Service:
     def __init__(self, directory: Path, files: Path) -> None:
         unit = block("notif-pipeline.service")
         commands = re.findall(r"^Exec(?:StartPre|Start)=/bin/sh -c '(.*)'$", unit, re.MULTILINE)
-        self._prepare, self._run = [
+        *self._prepare, self._run = [
             adapted(each.replace("$$", "$"), directory) for each in commands
         ]
         self._files = files
@@ -86,7 +86,8 @@ class Service:
         self.kill()
 
     def start(self) -> None:
-        subprocess.run(["sh", "-c", self._prepare], cwd=self._files, check=True, timeout=TIMEOUT)
+        for each in self._prepare:
+            subprocess.run(["sh", "-c", each], cwd=self._files, check=True, timeout=TIMEOUT)
         self._process = subprocess.Popen(["sh", "-c", self._run], cwd=self._files)
 
     def kill(self) -> None:

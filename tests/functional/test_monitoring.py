@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client import Metric
 
+from support.bridge_status import REPORT, serve
 from support.groups import join
 from support.prometheus import CHECKOUT, families, family_names, needs_promtool, promtool
 from support.relay import RunningRelay
@@ -27,10 +28,13 @@ NAME = re.compile(r"\bnotif_relayd_[a-z_]+")
 
 @pytest.fixture
 def exported(relay: RunningRelay) -> list[Metric]:
-    """Return all metric families of a relay with a producer, a subscriber and a group."""
-    with relay.subscribe(), join(relay), relay.produce():
+    """Return all metric families of a relay with a producer, a subscriber, a group and a bridge."""
+    bridges = relay.directory / "bridges"
+    bridges.mkdir()
+    arguments = ("--per-connection", "--bridge-dir", str(bridges))
+    with relay.subscribe(), join(relay), relay.produce(), serve(bridges, "b", REPORT):
         relay.wait_status(producers=1)
-        return families(relayctl(relay.directory, "metrics", "--per-connection").stdout)
+        return families(relayctl(relay.directory, "metrics", *arguments).stdout)
 
 
 def series(exported: list[Metric]) -> set[str]:
@@ -120,9 +124,12 @@ def test_page_lists_only_existing_metrics_and_all_reasons(exported: list[Metric]
 
 
 def test_page_states_the_number_of_series(exported: list[Metric]) -> None:
-    labels = {"id", "group"}
-    bounded = [s for family in exported for s in family.samples if not labels & s.labels.keys()]
-    assert f"There are {len(bounded)} time series." in PAGE.read_text()
+    labels = {"id", "group", "bridge"}
+    found = [sample for family in exported for sample in family.samples]
+    bounded = [each for each in found if not labels & each.labels.keys()]
+    of_bridge = [each for each in found if "bridge" in each.labels]
+    text = " ".join(PAGE.read_text().split())
+    assert f"There are {len(bounded)} time series, and {len(of_bridge)} for each bridge." in text
 
 
 @needs_promtool

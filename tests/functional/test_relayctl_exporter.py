@@ -26,6 +26,7 @@ from prometheus_client.core import Metric
 
 from notif_relayctl.prometheus.exposition import RelayCollector
 from notif_relayctl.prometheus.scraping import MAX_CONNECTIONS, MAX_REQUEST, listen
+from support.bridge_status import REPORT, serve
 from support.prometheus import needs_promtool, promtool, samples
 from support.records import record
 from support.relay import RunningRelay, running_relay
@@ -150,6 +151,22 @@ def test_each_change_of_up_is_logged_once(directory: Path) -> None:
     assert "the daemon is not running" in missing
     assert connected == "the relay answers"
     assert gone == missing
+
+
+def test_bridges_are_exported_without_a_relay(directory: Path) -> None:
+    (directory / "gone").mkdir()
+    bind_listener(directory / "gone" / "status.sock").close()
+    with (
+        serve(directory, "b", REPORT),
+        exporting(directory, "--bridge-dir", os.fspath(directory)) as exporter,
+    ):
+        found = samples(exporter.scrape())
+        log = exporter.log.read_text()
+    assert found[UP] == found["notif_relayd_bridge_up", "gone"] == 0
+    assert found["notif_relayd_bridge_confirmed_total", "b", "rabbit", "out"] == 7
+    assert log.count("\n") == 1
+    assert "the daemon is not running" in log
+    assert "; bridge gone: no process listens on" in log
 
 
 def test_refused_connection_is_up_0_and_logged(relay: RunningRelay) -> None:

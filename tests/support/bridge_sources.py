@@ -1,17 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline for the tests of sources: keeps what is reported, and checks the order of reports."""
+"""A reader for the tests of sources: acknowledges messages, and checks the order of the reports."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import threading
+from pathlib import Path
 
-from notif_relayd_bridge.brokers.source import Source
+from oslo_config import cfg
+
+from notif_relayd_bridge.brokers.schemes import SCHEMES
+from notif_relayd_bridge.brokers.source import Selection, Source
 from support.waiting import wait_until
 
 
-class SimpleSink:
-    """Keeps the messages that a source reports.
+def create_source(url: str, directory: Path, selection: Selection, **options: object) -> Source:
+    """Return the source for a URL.
+
+    Args:
+        url: the URL.
+        directory: where the configuration file is written.
+        selection: the pool and the topics.
+        options: options of the section that has the name of the scheme.
+    """
+    scheme = url.partition(":")[0]
+    conf = cfg.ConfigOpts()
+    for section, opts in SCHEMES[scheme].source_options():
+        conf.register_opts(opts, section)
+    lines = [f"{name} = {value}" for name, value in options.items()]
+    path = directory / "bridge-in.conf"
+    path.write_text("\n".join([f"[{scheme}]", *lines, ""]))
+    conf(["--config-file", str(path)], project="bridge-test")
+    return SCHEMES[scheme].create_source(url, conf, selection)
+
+
+class SimpleReader:
+    """Takes messages from a source, as the pipeline of the bridge does.
 
     Args:
         source: is started by ``with`` and closed afterwards.
@@ -19,73 +42,98 @@ class SimpleSink:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.messages: list[bytes | str] = []
-        """Each record, or why the message is unreadable."""
+        self.taken: list[bytes | str] = []
+        """What was acknowledged: records, and the reasons for unreadable messages."""
+        self.waiting: list[bytes | str] = []
+        """What is not acknowledged."""
         self.failures: list[str] = []
         self.connections = 0
-        self.is_connected = False
-        self.unexpected: list[str] = []
-        """Reports that a source must not make."""
+        self.errors: list[str] = []
+        """Reports that break the rules."""
+        self._is_connected = False
         self._is_closed = False
+        self._lock = threading.RLock()
 
-    def __enter__(self) -> SimpleSink:
+    def __enter__(self) -> SimpleReader:
         self.source.start(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+        assert self.errors == []
+
+    def close(self) -> None:
+        """Close the source."""
         self.source.close()
         self._is_closed = True
         self.source.close()
-        assert self.unexpected == []
 
-    def wait_connected(self, times: int = 1) -> None:
+    def take(self, count: int) -> list[bytes | str]:
+        """Wait for messages, acknowledge and return them."""
+        found: list[bytes | str] = []
+        while len(found) < count:
+            wait_until(lambda: self.waiting, f"{count - len(found)} messages; {self.failures[-3:]}")
+            found += self.acknowledge(count - len(found))
+        return found
+
+    def acknowledge(self, count: int) -> list[bytes | str]:
+        """Acknowledge messages that have arrived, at most ``count``, and return them."""
+        with self._lock:
+            found = self.waiting[:count]
+            del self.waiting[:count]
+            self.taken += found
+            if found:
+                self.source.acknowledge(len(found))
+        return found
+
+    def wait(self, count: int) -> None:
+        """Wait until a number of messages is unacknowledged."""
+        wait_until(
+            lambda: len(self.waiting) >= count,
+            f"{count} messages; {len(self.waiting)}, {self.failures[-3:]}",
+        )
+        assert len(self.waiting) == count
+
+    def wait_connections(self, count: int = 1) -> None:
         """Wait until the source has connected a number of times."""
         wait_until(
-            lambda: self.is_connected and self.connections >= times,
-            f"a connection; {self.failures[-3:]}",
+            lambda: self.connections >= count and self._is_connected,
+            f"connection {count}; {self.failures[-3:]}",
         )
 
-    def wait_received(self, count: int) -> None:
-        """Wait until a number of messages was reported."""
+    def wait_failure(self, text: str = "") -> None:
+        """Wait for a failure whose reason contains a text."""
         wait_until(
-            lambda: len(self.messages) >= count,
-            f"{count} messages, not {len(self.messages)}; {self.failures[-3:]}",
+            lambda: any(text in reason for reason in self.failures),
+            f"the failure {text!r}; {self.failures[-3:]}",
         )
-
-    def wait_failures(self, count: int) -> None:
-        """Wait until a number of failures was reported."""
-        wait_until(lambda: len(self.failures) >= count, f"{count} failures")
-
-    def numbers(self) -> list[int | str]:
-        """Return the number in the payload of each record, and the other reports."""
-        return [each if isinstance(each, str) else _number(each) for each in self.messages]
 
     def connected(self) -> None:
-        self._check(not self.is_connected, "connected")
-        self.is_connected = True
-        self.connections += 1
+        with self._lock:
+            self._check(not self._is_connected and not self.waiting, "connected")
+            self._is_connected = True
+            self.connections += 1
 
     def received(self, record: bytes) -> None:
-        self._check(self.is_connected, "received")
-        self.messages.append(record)
+        self._receive(record)
 
     def unreadable(self, reason: str) -> None:
-        self._check(self.is_connected, "unreadable")
-        self.messages.append(reason)
+        self._receive(reason)
 
     def failed(self, reason: str) -> None:
-        self._check(True, "failed")
-        self.is_connected = False
-        self.failures.append(reason)
+        with self._lock:
+            self._check(True, "failed")
+            self._is_connected = False
+            self.waiting.clear()
+            self.failures.append(reason)
 
-    def _check(self, is_expected: bool, report: str) -> None:
-        # An exception in the thread of the source would only end that thread.
+    def _receive(self, message: bytes | str) -> None:
+        with self._lock:
+            self._check(self._is_connected, "received")
+            self.waiting.append(message)
+            self._check(len(self.waiting) <= self.source.max_unacknowledged, "too many")
+
+    def _check(self, is_expected: bool, what: str) -> None:
+        # An exception in the source's thread would only end that thread.
         if self._is_closed or not is_expected:
-            self.unexpected.append(report)
-
-
-def _number(record: bytes) -> int:
-    payload: dict[str, Any] = json.loads(record)["payload"]
-    number = payload["number"]
-    assert isinstance(number, int)
-    return number
+            self.errors.append(what)

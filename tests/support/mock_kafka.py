@@ -124,6 +124,8 @@ class Cluster:
         handle = ctypes.c_void_p(library.rd_kafka_new(0, None, None, 0))
         self._library = library
         self._cluster = ctypes.c_void_p(library.rd_kafka_mock_cluster_new(handle, 1))
+        # The default is 3 seconds, in which a group waits for further members.
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
 
     def servers(self) -> str:
         """Return the addresses of the brokers."""

@@ -182,7 +182,7 @@ def _obstacle() -> str | None:
 def _write_programs(directory: Path) -> None:
     """Write the console scripts as pip would write them in the container."""
     directory.mkdir()
-    for name in ("notif-relayd", "relayctl"):
+    for name in ("notif-relayd", "notif-relayd-bridge", "relayctl"):
         _, _, body = Path(sys.prefix, "bin", name).read_text().partition("\n")
         script = directory / name
         script.write_text(f"#!/opt/notif-relayd/.venv/bin/python\n{body}")

@@ -4,6 +4,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -11,6 +12,7 @@ SYSTEMD = CHECKOUT / "systemd"
 UNITS = {
     "lib/systemd/system/notif-relayd.service": "notif-relayd",
     "lib/systemd/system/notif-relayd@.service": "notif-relayd",
+    "lib/systemd/system/notif-relayd-bridge@.service": "notif-relayd-bridge",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
 }
 """The units that start a program, and the programs."""
@@ -29,6 +31,7 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
     relative = Path(os.path.relpath(tmp_path, CHECKOUT))  # as in debian/rules
     install(relative, "PREFIX=/usr", "MAN=none")
     assert files(tmp_path) == {
+        "etc/notif-relayd/bridge/NAME.conf.sample",
         "etc/notif-relayd/logging.conf.sample",
         "etc/notif-relayd/relayd.conf.sample",
         "usr/lib/systemd/system/notif-relayd.socket",
@@ -37,16 +40,22 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
         "usr/lib/systemd/system/notif-relayd@.socket",
         "usr/lib/systemd/system/notif-relayd-ingest@.socket",
         "usr/lib/systemd/system/notif-relayd@.service",
+        "usr/lib/systemd/system/notif-relayd-bridge@.service",
         "usr/lib/systemd/system/notif-relayd-exporter.service",
+        "usr/lib/sysusers.d/notif-relayd-bridge.conf",
         "usr/lib/sysusers.d/notif-relayd.conf",
+        "usr/lib/tmpfiles.d/notif-relayd-bridge.conf",
         "usr/lib/tmpfiles.d/notif-relayd.conf",
         "usr/share/bash-completion/completions/notif-relayd",
+        "usr/share/bash-completion/completions/notif-relayd-bridge",
         "usr/share/bash-completion/completions/relayctl",
         "usr/share/fish/vendor_completions.d/notif-relayd.fish",
+        "usr/share/fish/vendor_completions.d/notif-relayd-bridge.fish",
         "usr/share/fish/vendor_completions.d/relayctl.fish",
         "usr/share/notif-relayd/grafana/notif-relayd.json",
         "usr/share/notif-relayd/prometheus/notif-relayd.rules.yml",
         "usr/share/zsh/site-functions/_notif-relayd",
+        "usr/share/zsh/site-functions/_notif-relayd-bridge",
         "usr/share/zsh/site-functions/_relayctl",
     }
 
@@ -94,6 +103,14 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
         assert files(tmp_path) == {str(each.relative_to(tmp_path)) for each in (own, others)}
     assert not (tmp_path / "usr/local/share/notif-relayd").exists()
     assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
+
+
+def test_sample_of_a_bridge_is_current() -> None:
+    generator = str(Path(sys.executable).with_name("oslo-config-generator"))
+    command = [generator, "--namespace", "notif_relayd_bridge"]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    sample = CHECKOUT / "etc/notif-relayd/bridge/NAME.conf.sample"
+    assert sample.read_text() == fresh, f"regenerate it: {generator} --namespace {command[-1]}"
 
 
 def test_template_units_are_derived_from_the_units() -> None:

@@ -314,6 +314,36 @@ def test_gap_for_refused_records_has_their_number() -> None:
     assert harness.done == [2, 3, 4, 0, 1]
 
 
+def test_rows_are_removed_before_later_records_finish() -> None:
+    spool = MemorySpool()
+    harness = Harness(spool)
+    harness.fail()
+    harness.receive(range(5))
+    harness.connect()
+    harness.receive(range(5, 8))
+    harness.pipeline.confirm(6)
+    assert harness.done == list(range(5))
+    harness.pipeline.advance()
+    # Otherwise, the next process would send the rows again, but not the record 5 after them.
+    assert (spool.count, harness.done, harness.pipeline.unconfirmed) == (0, list(range(6)), 2)
+
+
+def test_message_refused_again_is_announced_again() -> None:
+    harness = Harness(MemorySpool())
+    harness.connect()
+    harness.receive([0])
+    for _ in range(2):
+        harness.pipeline.refuse("too large")
+        harness.pipeline.advance()
+        assert harness.target.sent[-1].event_type == "notif_relayd.gap"
+        harness.fail()
+        harness.connect()
+    harness.pipeline.refuse("too large")
+    harness.pipeline.advance()
+    harness.confirm_all()
+    assert harness.done == [0]
+
+
 @pytest.mark.parametrize(("number", "expected"), [(70, 71), (0, 1), (None, None)])
 def test_refused_gap_counts_with_its_own_number(number: int | None, expected: int | None) -> None:
     harness = Harness(MemorySpool())

@@ -13,6 +13,7 @@ from notif_relayctl.app import Relayctl, main
 from notif_relayctl.complete import DIRECTORY, PROGRAMS, SHELLS
 from notif_relayd.daemon import options
 from notif_relayd.errors import options_in
+from notif_relayd_bridge.options import command_line
 
 
 def options_of_relayctl() -> dict[str, set[str]]:
@@ -53,6 +54,8 @@ def test_bash_completes_the_options_of_each_command() -> None:
 def test_every_option_is_completed_in_all_shells(shell: str) -> None:
     missing = set().union(*options_of_relayctl().values()) - in_file("relayctl", shell)
     missing |= options_of_the_daemon() - in_file("notif-relayd", shell)
+    bridge = {f"--{each.name}" for each in command_line()} | {"--config-file"}
+    missing |= bridge - in_file("notif-relayd-bridge", shell)
     assert not missing, f'run "make completions": {missing}'
 
 

@@ -13,17 +13,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from notif_relayctl.app import main
 from notif_relayctl.bridges import client
 from notif_relayctl.bridges.client import Problem, query_all
 from notif_relayctl.bridges.schema import BridgeStatus, SpoolStatus
 from notif_relayctl.errors import CtlError, NotRunningError
+from notif_relayctl.prometheus.bridges import BridgeCollector
 from notif_relayd_bridge import status
 from notif_relayd_bridge.outbound.pipeline import Pipeline
 from notif_relayd_bridge.spool.spool import Spool
 from notif_relayd_bridge.status import answering
 from support.bridge_status import REPORT, SPOOL, serve
+from support.prometheus import Samples, samples
 from support.relayctl import bind_listener
 from support.waiting import TIMEOUT
 
@@ -225,3 +228,67 @@ def test_too_many_directories_are_an_error(directory: Path) -> None:
         (directory / str(number)).mkdir()
     with pytest.raises(CtlError, match="more than 256 entries"):
         query_all(os.fspath(directory))
+
+
+def collected(directory: Path) -> tuple[Samples, list[str]]:
+    """Return the samples without the common prefix, and the problems."""
+    collector = BridgeCollector(os.fspath(directory))
+    registry = CollectorRegistry()
+    registry.register(collector)
+    found = samples(generate_latest(registry).decode())
+    prefix = "notif_relayd_bridge_"
+    return {(key.removeprefix(prefix), *labels): n for (key, *labels), n in found.items()}, (
+        collector.problems
+    )
+
+
+def test_figures_are_metrics(directory: Path) -> None:
+    in_report = {**REPORT, "direction": "in", "connected": False, "spool": None}
+    with serve(directory, "o", REPORT), serve(directory, "i", in_report):
+        found, problems = collected(directory)
+    out = ("o", "rabbit", "out")  # in the order of the names of the labels
+    assert problems == []
+    assert {key[0]: value for key, value in found.items() if key[1:] == out} == {
+        "connected": 1,
+        "unconfirmed": 4,
+        "waiting": 5,
+        "confirmed_total": 7,
+        "repeated_total": 8,
+        "refused_total": 9,
+        "skipped_total": 10,
+        "spooled_total": 11,
+        "spool_records": 6,
+        "spool_bytes": 8192,
+        "spool_max_bytes": 65536,
+        "spool_oldest_seconds": 90.5,
+        "spool_dropped_total": 2,
+        "spool_failed": 0,
+    }
+    assert found["up", "o"] == found["up", "i"] == 1
+    assert found["connected", "i", "rabbit", "in"] == 0
+    assert not [key for key in found if key[0].startswith("spool_") and "i" in key]
+
+
+def test_bridges_without_answer_are_up_0(directory: Path) -> None:
+    for number in range(5):
+        (directory / f"gone{number}").mkdir()
+        bind_listener(directory / f"gone{number}" / "status.sock").close()
+    with serve(directory, "well", {**REPORT, "spool": {**SPOOL, "oldest_seconds": None}}):
+        found, problems = collected(directory)
+    assert {key[1]: value for key, value in found.items() if key[0] == "up"} == {
+        **{f"gone{number}": 0 for number in range(5)},
+        "well": 1,
+    }
+    assert found["spool_oldest_seconds", "well", "rabbit", "out"] == 0
+    assert problems[0] == f"bridge gone0: no process listens on {directory}/gone0/status.sock"
+    assert problems[3:] == ["2 more bridges do not answer"]
+
+
+def test_names_that_look_equal_are_one_series(directory: Path) -> None:
+    with serve(directory, "a\n", REPORT), serve(directory, "a\\n", REPORT):
+        found, _ = collected(directory)
+    assert [key for key in found if key[0] == "up"] == [("up", "a\\n")]
+
+
+def test_no_bridge_has_no_metrics(directory: Path) -> None:
+    assert collected(directory / "missing") == ({}, [])

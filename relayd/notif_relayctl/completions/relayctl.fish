@@ -52,7 +52,7 @@ function _shtab_relayctl_using
 end
 
 set -g _shtab_relayctl_commands bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
-set -g _shtab_relayctl_opts_with_value --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
+set -g _shtab_relayctl_opts_with_value --bridge-config-dir --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
 
 complete -c relayctl -e
 complete -c relayctl -f
@@ -81,7 +81,7 @@ complete -c relayctl -n '_shtab_relayctl_using bridges' -l control-path -xka "(_
 complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -eq 0' -a complete -d 'Print the completion of commands, options and values for a shell'
 complete -c relayctl -n '_shtab_relayctl_using complete' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l shell -xka "bash fish zsh" -d 'the shell'
-complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd relayctl" -d 'the program whose arguments are completed'
+complete -c relayctl -n '_shtab_relayctl_using complete' -l name -xka "notif-relayd notif-relayd-bridge relayctl" -d 'the program whose arguments are completed'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using complete' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
@@ -106,6 +106,8 @@ complete -c relayctl -n '_shtab_relayctl_using doctor' -l user -xka "(__fish_com
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l needs -xka "subscribe produce status" -d 'a permission that each user must have'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l service-config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration files and directories of a service that should send to this relay or read from it'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l relayd-config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration of the relay, if it is not the default file'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l bridge-config-dir -xka "(__fish_complete_directories)" -d 'directory with the configurations of the bridges'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l no-round-trip -d 'send no notifications, and connect to no socket that may start the relay'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l failed -d 'print only the checks that failed'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
@@ -115,6 +117,7 @@ complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -
 complete -c relayctl -n '_shtab_relayctl_using exporter' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l listen -x -d 'address to listen on'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l per-connection -d 'add metrics of each connection, labelled with its id, pid and command: three series for a producer and four for a subscriber, and new series after each reconnect'
+complete -c relayctl -n '_shtab_relayctl_using exporter' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using exporter' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'
@@ -143,6 +146,7 @@ complete -c relayctl -n '_shtab_relayctl_using; and test $_shtab_relayctl_npos -
 complete -c relayctl -n '_shtab_relayctl_using metrics' -s h -l help -d 'show this help message and exit'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'replace this file atomically, for the textfile collector of node_exporter'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l per-connection -d 'add metrics of each connection, labelled with its id, pid and command: three series for a producer and four for a subscriber, and new series after each reconnect'
+complete -c relayctl -n '_shtab_relayctl_using metrics' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l instance -x -d 'use the relay notif-relayd@NAME, whose sockets are in /run/notif-relayd/NAME'
 complete -c relayctl -n '_shtab_relayctl_using metrics' -l control-path -xka "(__fish_complete_path (commandline -ct))" -d 'the control socket'

@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from notif_relayctl.bridges.client import add_bridge_dir
 from notif_relayctl.command import DIGITS, CtlCommand
 from notif_relayctl.errors import CtlError, missing_package
 from notif_relayctl.prometheus.metrics import add_per_connection
@@ -41,16 +42,20 @@ class Exporter(CtlCommand):
             help="address to listen on; write an IPv6 address in brackets (default: %(default)s)",
         )
         add_per_connection(parser)
+        add_bridge_dir(parser)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
         """Serve until a signal arrives."""
         try:
+            from notif_relayctl.prometheus.bridges import BridgeCollector  # noqa: PLC0415
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415 - slow to import
             from notif_relayctl.prometheus.scraping import listen  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
-        collector = RelayCollector(self.control_path, arguments.per_connection)
+        collector = RelayCollector(
+            self.control_path, arguments.per_connection, BridgeCollector(arguments.bridge_dir)
+        )
         host, port = arguments.listen
         try:
             server = listen(host, port, collector, self.app.stderr)

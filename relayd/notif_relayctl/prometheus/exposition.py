@@ -8,17 +8,13 @@ connection.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from notif_relayctl.client import ask
 from notif_relayctl.errors import CtlError
+from notif_relayctl.prometheus.bridges import BridgeCollector
+from notif_relayctl.prometheus.families import PREFIX, counter, counters, gauge, gauges
 from notif_relayd.control.schema import (
     ConnectionStatus,
     GroupStatus,
@@ -28,8 +24,6 @@ from notif_relayd.control.schema import (
     SubscriberStatus,
 )
 from notif_relayd.escaping import printable
-
-PREFIX = "notif_relayd_"
 
 BY_CONNECTION = ("id", "pid", "command")
 """Labels. The id is required because a process can have several connections."""
@@ -44,13 +38,23 @@ class RelayCollector(Collector):
     Args:
         control_path: the control socket.
         per_connection: whether to add metrics of each connection and group.
+        bridges: the metrics of the bridges, which are collected at the same time.
     """
 
-    def __init__(self, control_path: str, per_connection: bool) -> None:
+    def __init__(
+        self, control_path: str, per_connection: bool, bridges: BridgeCollector | None = None
+    ) -> None:
         self.problem: CtlError | None = None
         """Why the last query failed; `None` if it succeeded."""
         self._control_path = control_path
         self._per_connection = per_connection
+        self._bridges = bridges
+
+    @property
+    def state(self) -> str:
+        """Whether the relay has answered the last query, and which bridges have not."""
+        relay = str(self.problem or "the relay answers")
+        return "; ".join([relay, *(self._bridges.problems if self._bridges else [])])
 
     def registry(self) -> CollectorRegistry:
         """Return a registry that contains only this collector."""
@@ -59,15 +63,17 @@ class RelayCollector(Collector):
         return registry
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; if the query fails, only `up` with the value 0."""
+        """Yield all metrics; of a relay that does not answer, only `up` with the value 0."""
         try:
             families = list(self._families())
         except CtlError as error:
             self.problem, families = error, []
         else:
             self.problem = None
-        yield _gauge("up", "Whether the relay answered.", int(self.problem is None))
+        yield gauge("up", "Whether the relay answered.", int(self.problem is None))
         yield from families
+        if self._bridges is not None:
+            yield from self._bridges.collect()
 
     def _families(self) -> Iterator[Metric]:
         found = ask(self._control_path, "metrics", Metrics)
@@ -89,81 +95,81 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
         "Version of the relay and of Python.",
         {"version": status.version, "python": found.python},
     )
-    yield _gauge(
+    yield gauge(
         "start_time_seconds", "Start time of the relay, in seconds since the epoch.", found.started
     )
-    yield _counter("records_received", "Valid records from all producers.", status.records_received)
-    yield _counter("bytes_received", "Bytes from all producers.", status.bytes_received)
-    yield _counter(
+    yield counter("records_received", "Valid records from all producers.", status.records_received)
+    yield counter("bytes_received", "Bytes from all producers.", status.bytes_received)
+    yield counter(
         "records_delivered",
         "Records sent to subscribers, counted once for each subscriber.",
         status.records_delivered,
     )
-    yield _counter(
+    yield counter(
         "bytes_delivered",
         "Bytes sent to subscribers, including the relay's own records.",
         status.bytes_delivered,
     )
-    yield _counter(
+    yield counter(
         "records_discarded",
         "Records received while no subscriber was connected and no group was held.",
         status.records_discarded,
     )
-    yield _counters(
+    yield counters(
         "records_rejected", "Rejected records, by reason.", ["reason"], _by_one(found.rejected)
     )
-    yield _counters(
+    yield counters(
         "records_dropped",
         "Lost records, by reason: for slow_subscriber and undeliverable, counted once for each "
         "subscriber or group that missed the record; for other reasons, as reported by producers.",
         ["reason"],
         _by_one(found.dropped),
     )
-    yield _counters(
+    yield counters(
         "unknown_gaps",
         "Gaps with an unknown number of lost records, by reason.",
         ["reason"],
         _by_one(found.unknown_gaps),
     )
-    yield _gauge("producers", "Connections to the private socket.", status.producers)
-    yield _gauge("subscribers", "Connections to the public socket.", status.subscribers)
-    yield _gauge(
+    yield gauge("producers", "Connections to the private socket.", status.producers)
+    yield gauge("subscribers", "Connections to the public socket.", status.subscribers)
+    yield gauge(
         "subscribers_behind",
         "Subscribers for which records are waiting in the ring.",
         found.subscribers_behind,
     )
-    yield _gauge(
+    yield gauge(
         "max_lag_records",
         "Records that wait for the subscriber that is furthest behind.",
         found.max_lag,
     )
-    yield _gauge(
+    yield gauge(
         "ring_bytes",
         "Bytes kept in the ring for subscribers and groups that are behind.",
         status.ring_bytes,
     )
-    yield _gauge("ring_limit_bytes", "Maximum size of the ring in bytes.", status.ring_limit_bytes)
+    yield gauge("ring_limit_bytes", "Maximum size of the ring in bytes.", status.ring_limit_bytes)
     yield from _of_all_groups(found.groups)
     sockets = found.connections.items()
-    yield _counters(
+    yield counters(
         "connections_accepted",
         "Accepted connections.",
         ["socket"],
         {(name,): each.accepted for name, each in sockets},
     )
-    yield _counters(
+    yield counters(
         "reconnects",
         "Accepted connections of processes that had been connected before.",
         ["socket"],
         {(name,): each.reconnected for name, each in sockets},
     )
-    yield _counters(
+    yield counters(
         "connections_kept",
         "Connections taken over from the previous relay process.",
         ["socket"],
         {(name,): each.kept for name, each in sockets},
     )
-    yield _counters(
+    yield counters(
         "connections_refused",
         "Refused connections, by reason.",
         ["socket", "reason"],
@@ -178,30 +184,30 @@ def of_relay(found: Metrics) -> Iterator[Metric]:
 
 
 def _of_all_groups(found: GroupTotals) -> Iterator[Metric]:
-    yield _gauge("groups", "Groups of subscribers, including those that are held.", found.groups)
-    yield _gauge("groups_held", "Groups without members that keep their place.", found.held)
-    yield _gauge("groups_members", "Subscribers that are members of groups.", found.members)
-    yield _gauge(
+    yield gauge("groups", "Groups of subscribers, including those that are held.", found.groups)
+    yield gauge("groups_held", "Groups without members that keep their place.", found.held)
+    yield gauge("groups_members", "Subscribers that are members of groups.", found.members)
+    yield gauge(
         "groups_max_lag_records",
         "Records that wait for the group that is furthest behind.",
         found.max_lag,
     )
-    yield _gauge(
+    yield gauge(
         "groups_unfinished_records",
         "Records that members of groups received and have not finished.",
         found.unfinished,
     )
-    yield _counter(
+    yield counter(
         "groups_records_redelivered",
         "Records that groups handed out again, counted each time.",
         found.redelivered,
     )
-    yield _counter(
+    yield counter(
         "groups_records_dropped",
         "Records that groups missed, counted once for each group.",
         found.dropped,
     )
-    yield _gauge(
+    yield gauge(
         "groups_held_ring_bytes",
         "Bytes in the ring, from the oldest record on that waits for a held group.",
         found.held_ring_bytes,
@@ -210,19 +216,19 @@ def _of_all_groups(found: GroupTotals) -> Iterator[Metric]:
 
 def of_producers(producers: Sequence[ProducerStatus]) -> Iterator[Metric]:
     """Yield the metrics of each connection to the private socket."""
-    yield _counters(
+    yield counters(
         "producer_records_received",
         "Valid records from this producer.",
         BY_CONNECTION,
         {_labels(each): each.records for each in producers},
     )
-    yield _counters(
+    yield counters(
         "producer_bytes_received",
         "Bytes from this producer.",
         BY_CONNECTION,
         {_labels(each): each.bytes for each in producers},
     )
-    yield _counters(
+    yield counters(
         "producer_records_rejected",
         "Rejected records of this producer.",
         BY_CONNECTION,
@@ -232,25 +238,25 @@ def of_producers(producers: Sequence[ProducerStatus]) -> Iterator[Metric]:
 
 def of_subscribers(subscribers: Sequence[SubscriberStatus]) -> Iterator[Metric]:
     """Yield the metrics of each connection to the public socket."""
-    yield _counters(
+    yield counters(
         "subscriber_records_delivered",
         "Records sent to this subscriber.",
         BY_CONNECTION,
         {_labels(each): each.records for each in subscribers},
     )
-    yield _counters(
+    yield counters(
         "subscriber_bytes_delivered",
         "Bytes sent to this subscriber.",
         BY_CONNECTION,
         {_labels(each): each.bytes for each in subscribers},
     )
-    yield _counters(
+    yield counters(
         "subscriber_records_dropped",
         "Records that this subscriber missed because it was too slow.",
         BY_CONNECTION,
         {_labels(each): each.dropped for each in subscribers},
     )
-    yield _gauges(
+    yield gauges(
         "subscriber_lag_records",
         "Records that wait for this subscriber.",
         BY_CONNECTION,
@@ -261,31 +267,31 @@ def of_subscribers(subscribers: Sequence[SubscriberStatus]) -> Iterator[Metric]:
 def of_groups(groups: Sequence[GroupStatus]) -> Iterator[Metric]:
     """Yield the metrics of each group."""
     by_labels = {(printable(each.group), str(each.uid)): each for each in groups}
-    yield _gauges(
+    yield gauges(
         "group_members",
         "Subscribers that are members of this group.",
         BY_GROUP,
         {labels: each.members for labels, each in by_labels.items()},
     )
-    yield _gauges(
+    yield gauges(
         "group_lag_records",
         "Records that wait for this group.",
         BY_GROUP,
         {labels: each.lag for labels, each in by_labels.items()},
     )
-    yield _gauges(
+    yield gauges(
         "group_unfinished_records",
         "Records that members of this group received and have not finished.",
         BY_GROUP,
         {labels: each.unfinished for labels, each in by_labels.items()},
     )
-    yield _counters(
+    yield counters(
         "group_records_redelivered",
         "Records that this group handed out again, counted each time.",
         BY_GROUP,
         {labels: each.redelivered for labels, each in by_labels.items()},
     )
-    yield _counters(
+    yield counters(
         "group_records_dropped",
         "Records that this group missed.",
         BY_GROUP,
@@ -299,38 +305,6 @@ def _labels(each: ConnectionStatus) -> tuple[str, ...]:
 
 def _by_one(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
     return {(label,): count for label, count in counts.items()}
-
-
-def _gauge(name: str, documentation: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, documentation, value=value)
-
-
-def _counter(name: str, documentation: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, documentation, value=value)
-
-
-def _gauges(
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    values: Mapping[tuple[str, ...], int],
-) -> Metric:
-    family = GaugeMetricFamily(PREFIX + name, documentation, labels=labels)
-    for each, value in values.items():
-        family.add_metric(each, value)
-    return family
-
-
-def _counters(
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    values: Mapping[tuple[str, ...], int],
-) -> Metric:
-    family = CounterMetricFamily(PREFIX + name, documentation, labels=labels)
-    for each, value in values.items():
-        family.add_metric(each, value)
-    return family
 
 
 def _cumulative(found: Metrics) -> tuple[list[tuple[str, float]], float]:

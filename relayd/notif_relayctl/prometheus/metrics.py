@@ -4,6 +4,7 @@
 import argparse
 import io
 
+from notif_relayctl.bridges.client import add_bridge_dir
 from notif_relayctl.command import CtlCommand, path
 from notif_relayctl.errors import CtlError, missing_package
 from notif_relayd.escaping import printable
@@ -41,6 +42,7 @@ class ShowMetrics(CtlCommand):
             "is written to; - stands for standard output",
         )
         add_per_connection(parser)
+        add_bridge_dir(parser)
         return parser
 
     def take_action(self, arguments: argparse.Namespace) -> None:
@@ -48,10 +50,13 @@ class ShowMetrics(CtlCommand):
         try:
             from prometheus_client import generate_latest  # noqa: PLC0415 - slow to import
 
+            from notif_relayctl.prometheus.bridges import BridgeCollector  # noqa: PLC0415
             from notif_relayctl.prometheus.exposition import RelayCollector  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise missing_package(error) from None
-        collector = RelayCollector(self.control_path, arguments.per_connection)
+        collector = RelayCollector(
+            self.control_path, arguments.per_connection, BridgeCollector(arguments.bridge_dir)
+        )
         text = generate_latest(collector.registry())
         if arguments.output not in (None, STANDARD_OUTPUT):
             try:

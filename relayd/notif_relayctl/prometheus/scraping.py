@@ -69,7 +69,7 @@ class Log:
         self._suppressed = 0
 
     def report_state(self, state: str) -> None:
-        """Log the state of the relay if it has changed."""
+        """Log the state of the relay and the bridges if it has changed."""
         if state != self._state:
             self._state = state
             self._write(state)
@@ -145,7 +145,7 @@ class Application:
             body = self._metrics(
                 {**environ, "REQUEST_METHOD": "GET"}, lambda *start: begun.extend(start)
             )
-            self._log.report_state(str(self._collector.problem or "the relay answers"))
+            self._log.report_state(self._collector.state)
         except Exception as error:  # noqa: BLE001 - the next scrape may succeed
             self._log.report_error(error)
             return _text("500 Internal Server Error", "See the exporter's log.")

@@ -51,7 +51,7 @@ def parse(url: str, scheme: str, default_port: int) -> Address:
     hosts, _, more = hosts.partition("/")
     if more or "?" in hosts or "#" in hosts:
         raise StartError(
-            f"the URL of the target has something after its hosts, but the form is {form}: move "
+            f"the URL of the broker has something after its hosts, but the form is {form}: move "
             f"options to the section [{scheme}]"
         )
     if not at:
@@ -71,6 +71,6 @@ def _servers(hosts: str, form: str, default_port: int) -> tuple[Server, ...]:
                 parts = urlsplit(f"//{each}")
                 host, port = parts.hostname, parts.port
         if not host:
-            raise StartError(f"the URL of the target has an invalid host or port: write {form}")
+            raise StartError(f"the URL of the broker has an invalid host or port: write {form}")
         servers.append(Server(host, default_port if port is None else port))
     return tuple(servers)

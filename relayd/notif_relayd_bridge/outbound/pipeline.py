@@ -3,7 +3,9 @@
 
 A notification of the relay is finished, ``done()``, when the broker has confirmed it or the spool
 has committed it. A row of the spool is removed when the broker has confirmed it. Nothing else
-finishes a message, so each is delivered at least once, or counted in a gap record.
+finishes a message, so each is delivered at least once, or counted in a gap record. Rows are removed
+before later notifications are finished. So a process that is killed has delivered everything up to
+some message, and the next one repeats the end of it and goes on.
 
 The messages have one order: first the rows of the spool, then the notifications that wait in
 memory. Notifications bypass the spool only while all of its rows have been sent. They are spooled
@@ -53,7 +55,7 @@ MAX_LOGGED = 200
 """Maximum number of characters of an event type or a reason in the log."""
 
 MIN_REMOVED_ROWS = 256
-"""Number of rows that are removed in one transaction while messages are unconfirmed. A transaction
+"""Number of rows that are removed in one transaction while others are unconfirmed. A transaction
 for each confirmation would take longer than most brokers. A process that is killed sends at most so
 many confirmed messages again."""
 
@@ -109,6 +111,8 @@ class Pipeline:
         self._sent_bytes = 0
         self._direct = 0
         """Number of notifications in ``_sent`` and ``_refused`` that are not spooled."""
+        self._answered: list[Notification] = []
+        """Notifications to finish when the rows before them are removed."""
         self._page: deque[tuple[int, bytes]] = deque()
         """Rows that were read from the spool and are not sent."""
         self._cursor = 0 if spool.count else spool.last
@@ -202,7 +206,7 @@ class Pipeline:
             row, notification = self._pop_sent()
             if row == _NOT_SPOOLED:
                 self._direct -= 1
-                self._finish(notification)
+                self._answered.append(notification)
             elif row == _GAP:
                 self._finish_announced()
             else:
@@ -266,6 +270,7 @@ class Pipeline:
     def advance(self) -> None:
         """Remove confirmed rows, send as much as possible, and spool what has to be spooled."""
         self._remove_answered()
+        self._finish_answered()
         if self._stopping:
             self._store()
             return
@@ -343,8 +348,13 @@ class Pipeline:
             row, notification = self._refused.popleft()
             if row == _NOT_SPOOLED:
                 self._direct -= 1
-                self._finish(notification)
+                self._answered.append(notification)
         self._announced = 0
+
+    def _finish_answered(self) -> None:
+        for notification in self._answered:
+            self._finish(notification)
+        self._answered.clear()
 
     def _finish(self, notification: Notification) -> None:
         notification.done()
@@ -357,7 +367,10 @@ class Pipeline:
 
     def _has_rows_to_remove(self) -> bool:
         number = self._removable_row - self._removed_row
-        return number >= MIN_REMOVED_ROWS or (number > 0 and (not self._sent or self._stopping))
+        return number >= MIN_REMOVED_ROWS or (
+            number > 0
+            and (not self._sent or self._stopping or self._removable_row == self._spool.last)
+        )
 
     def _remove_answered(self) -> None:
         if not self._has_rows_to_remove() or not self._writes.is_due:

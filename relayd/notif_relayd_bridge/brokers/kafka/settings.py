@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from oslo_config import cfg
@@ -36,15 +36,9 @@ _FORBIDDEN = re.compile("[^a-zA-Z0-9._-]")
 _SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config")
 """Properties whose values are secret."""
 
-_PRODUCER_PROPERTIES = """
-    client.id client.rack client.dns.lookup
-    message.max.bytes message.copy.max.bytes receive.message.max.bytes message.timeout.ms
-    delivery.timeout.ms request.timeout.ms allow.auto.create.topics
-    batch.num.messages batch.size linger.ms queue.buffering.max.ms queue.buffering.max.kbytes
-    queue.buffering.max.messages queue.buffering.backpressure.threshold message.send.max.retries
-    retries retry.backoff.ms retry.backoff.max.ms max.in.flight
-    max.in.flight.requests.per.connection
-    compression.type compression.codec compression.level partitioner sticky.partitioning.linger.ms
+_COMMON_PROPERTIES = """
+    client.id client.rack client.dns.lookup receive.message.max.bytes allow.auto.create.topics
+    retry.backoff.ms retry.backoff.max.ms
     metadata.max.age.ms metadata.recovery.strategy metadata.recovery.rebootstrap.trigger.ms
     topic.metadata.refresh.interval.ms topic.metadata.refresh.fast.interval.ms
     topic.metadata.refresh.sparse topic.metadata.propagation.max.ms
@@ -66,9 +60,29 @@ _PRODUCER_PROPERTIES = """
     enable.sasl.oauthbearer.unsecure.jwt
 """
 
-PROPERTIES = tuple(_PRODUCER_PROPERTIES.split())
+_PRODUCER_PROPERTIES = """
+    message.max.bytes message.copy.max.bytes message.timeout.ms delivery.timeout.ms
+    request.timeout.ms batch.num.messages batch.size linger.ms queue.buffering.max.ms
+    queue.buffering.max.kbytes queue.buffering.max.messages queue.buffering.backpressure.threshold
+    message.send.max.retries retries max.in.flight max.in.flight.requests.per.connection
+    compression.type compression.codec compression.level partitioner sticky.partitioning.linger.ms
+"""
+
+_CONSUMER_PROPERTIES = """
+    group.instance.id group.protocol group.remote.assignor partition.assignment.strategy
+    session.timeout.ms heartbeat.interval.ms max.poll.interval.ms coordinator.query.interval.ms
+    auto.offset.reset isolation.level check.crcs topic.blacklist
+    fetch.min.bytes fetch.max.bytes fetch.message.max.bytes max.partition.fetch.bytes
+    fetch.wait.max.ms fetch.error.backoff.ms fetch.queue.backoff.ms
+    queued.min.messages queued.max.messages.kbytes
+"""
+
+PROPERTIES = (*_COMMON_PROPERTIES.split(), *_PRODUCER_PROPERTIES.split())
 """The properties of librdkafka for a producer, except those that the target itself sets, those for
 callbacks, and those for tests."""
+
+SOURCE_PROPERTIES = (*_COMMON_PROPERTIES.split(), *_CONSUMER_PROPERTIES.split())
+"""Likewise for a consumer."""
 
 DEFAULTS = {
     "client.id": "notif-relayd-bridge",
@@ -85,6 +99,7 @@ DEFAULTS = {
 ALIASES = {
     "compression.type": ("compression.codec",),
     "message.timeout.ms": ("delivery.timeout.ms",),
+    "fetch.message.max.bytes": ("max.partition.fetch.bytes",),
     "sasl.mechanism": ("sasl.mechanisms",),
 }
 """Other names of properties that have a default here."""
@@ -114,18 +129,9 @@ def options() -> list[tuple[str, list[cfg.Opt]]]:
             max=1_000_000,
             help="Number of messages that may be sent without a confirmation.",
         ),
-        cfg.FloatOpt(
-            "connect_timeout",
-            default=10.0,
-            min=0.1,
-            help="Seconds after which an attempt to connect has failed.",
-        ),
+        connect_timeout_option(),
     ]
-    properties = [
-        cfg.StrOpt(name, secret=bool(_SECRET.search(name)), help="As in librdkafka.")
-        for name in PROPERTIES
-    ]
-    return [(SECTION, own + properties)]
+    return [(SECTION, own + property_options(PROPERTIES))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +208,36 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
         StartError: the URL or an option of the target itself is invalid.
     """
     section = conf.kafka
+    properties = client_properties(url, section, PROPERTIES, DEFAULTS) | FIXED
+    return Settings(
+        routing(Topic(section.topic)),
+        properties,
+        section.max_unconfirmed,
+        section.connect_timeout,
+        redaction(url, properties),
+    )
+
+
+def client_properties(
+    url: str, section: cfg.ConfigOpts.GroupAttr, names: Iterable[str], defaults: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the properties of a client.
+
+    Args:
+        url: the URL of the broker.
+        section: the values of the options.
+        names: the options that are properties.
+        defaults: the defaults that differ from those of librdkafka.
+
+    Raises:
+        StartError: the URL is invalid.
+    """
     parsed = address.parse(url, SECTION, PORT)
-    configured = {name: section[name] for name in PROPERTIES if section[name] is not None}
-    defaults = dict(DEFAULTS)
+    configured = {name: section[name] for name in names if section[name] is not None}
+    defaults = dict(defaults)
     if parsed.user is not None:
         if parsed.password is None:
-            raise StartError("the URL of the target has a user without a password: add it")
+            raise StartError("the URL of the broker has a user without a password: add it")
         # Not without TLS, unless security.protocol says so.
         defaults |= {"security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN"}
         configured |= {"sasl.username": parsed.user, "sasl.password": parsed.password}
@@ -217,11 +247,27 @@ def settings(url: str, conf: cfg.ConfigOpts) -> Settings:
         if not any(alias in configured for alias in ALIASES.get(name, ()))
     }
     servers = ",".join(map(str, parsed.servers))
-    properties = defaults | configured | FIXED | {"bootstrap.servers": servers}
-    return Settings(
-        routing(Topic(section.topic)),
-        properties,
-        section.max_unconfirmed,
-        section.connect_timeout,
-        Redaction(url, (each for name, each in properties.items() if _SECRET.search(name))),
+    return defaults | configured | {"bootstrap.servers": servers}
+
+
+def redaction(url: str, properties: Mapping[str, str]) -> Redaction:
+    """Return what removes the secrets among the properties of a client from a text."""
+    return Redaction(url, (each for name, each in properties.items() if _SECRET.search(name)))
+
+
+def property_options(names: Iterable[str]) -> list[cfg.Opt]:
+    """Return the options for properties of librdkafka."""
+    return [
+        cfg.StrOpt(name, secret=bool(_SECRET.search(name)), help="As in librdkafka.")
+        for name in names
+    ]
+
+
+def connect_timeout_option() -> cfg.Opt:
+    """Return the option for the time in which a broker must answer."""
+    return cfg.FloatOpt(
+        "connect_timeout",
+        default=10.0,
+        min=0.1,
+        help="Seconds after which an attempt to connect has failed.",
     )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converts a message of a broker to a record.
+
+Bridges send records as they are. The drivers of oslo.messaging put a notification as text into an
+envelope, with the request context beside its fields. The context is not part of a record: it may
+contain the token of a user.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from notif_relay.errors import UnreadableRecord
+from notif_relay.messaging.envelope import topic_field
+from notif_relay.notification import decode
+from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
+
+FIELDS = ("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
+"""The fields of a notification, in the order of the log driver."""
+
+VERSION = "oslo.version"
+MESSAGE = "oslo.message"
+
+_QUOTED = f'"{MESSAGE}"'.encode()
+
+
+class UnreadableMessageError(Exception):
+    """The message is no notification; the text states why."""
+
+
+def to_record(message: bytes | None, topic: str) -> bytes:
+    """Return the record of a message; without an envelope, it is the message itself.
+
+    Only an envelope is decoded, so the result is not necessarily a valid record.
+
+    Args:
+        message: the content.
+        topic: the topic that the message was sent to, with the priority.
+
+    Raises:
+        UnreadableMessageError: the message has no content, is too large, or has an envelope that
+            contains no notification.
+    """
+    if not message:
+        raise UnreadableMessageError("it is empty")
+    if len(message) > MAX_MESSAGE_SIZE:
+        raise UnreadableMessageError(f"it is larger than {MAX_MESSAGE_SIZE} bytes")
+    if _QUOTED not in message:
+        return message
+    outer = _decode(message)
+    if not (VERSION in outer and MESSAGE in outer):
+        return message  # The text is a part of the payload.
+    return to_json(_content(outer), topic)
+
+
+def to_json(notification: dict[str, Any], topic: str) -> bytes:
+    """Return the record of a notification of oslo.messaging.
+
+    Args:
+        notification: its fields, and others that are omitted.
+        topic: the topic that it was sent to, with the priority.
+
+    Raises:
+        UnreadableMessageError: the notification cannot be encoded.
+    """
+    fields = {name: notification[name] for name in FIELDS if name in notification}
+    priority = fields.get("priority")
+    if isinstance(priority, str):
+        fields |= topic_field([topic.removesuffix(f".{priority.lower()}")])
+    try:
+        return json.dumps(fields).encode()
+    except (ValueError, RecursionError) as error:
+        raise UnreadableMessageError("it cannot be encoded") from error
+
+
+def _content(outer: dict[str, Any]) -> dict[str, Any]:
+    version, text = outer[VERSION], outer[MESSAGE]
+    if not (isinstance(version, str) and version.partition(".")[0] == "2"):
+        raise UnreadableMessageError("it has another version of the envelope than 2")
+    if not isinstance(text, str):
+        raise UnreadableMessageError("its envelope contains no text")
+    return _decode(text.encode(errors="surrogatepass"))
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        return decode(data)
+    except UnreadableRecord as error:
+        raise UnreadableMessageError("it has an envelope and is not JSON") from error
