@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay.messaging.envelope import unseal
+from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
 from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
 from notif_relayd_bridge.brokers.rabbit.message import contents
-from notif_relayd_bridge.brokers.rabbit.notification import UnreadableMessageError, to_record
+from notif_relayd_bridge.brokers.rabbit.notification import to_record
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
 
 MAX_SIZE = 1000

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
 from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
 from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
-from notif_relayd_bridge.brokers.rabbit.notification import UnreadableMessageError, to_record
+from notif_relayd_bridge.brokers.rabbit.notification import to_record
 from notif_relayd_bridge.brokers.source import (
     MAX_MESSAGE_SIZE,
     MAX_UNACKNOWLEDGED_BYTES,

@@ -18,22 +18,19 @@ from notif_relay.errors import UnreadableRecord
 from notif_relay.messaging.envelope import seal
 from notif_relay.messaging.serialization import dump
 from notif_relay.notification import decode
+from notif_relayd_bridge.brokers.envelope import (
+    MESSAGE,
+    VERSION,
+    UnreadableMessageError,
+    content,
+)
 from notif_relayd_bridge.brokers.rabbit.deliveries import Delivery
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
 
 _MAX_LZMA_MEMORY = 64 * 1024 * 1024
 """Maximum memory for the dictionary of LZMA in bytes; kombu's compression needs 9 MiB."""
 
-_VERSION, _MESSAGE = "oslo.version", "oslo.message"
-"""Keys of the envelope. Messages of the driver ``messaging`` have none."""
-
-_MAJOR_VERSION = "2"
-
 _CONTEXT_PREFIX = "_context_"
-
-
-class UnreadableMessageError(Exception):
-    """The message is no notification; the text states why."""
 
 
 def to_record(delivery: Delivery) -> bytes:
@@ -45,13 +42,8 @@ def to_record(delivery: Delivery) -> bytes:
     if delivery.problem:
         raise UnreadableMessageError(delivery.problem)
     message = _decode(_decompressed(delivery))
-    if _VERSION in message and _MESSAGE in message:
-        if str(message[_VERSION]).partition(".")[0] != _MAJOR_VERSION:
-            raise UnreadableMessageError("its envelope has an unknown version")
-        inner = message[_MESSAGE]
-        if not isinstance(inner, str):
-            raise UnreadableMessageError("its envelope contains no text")
-        message = _decode(inner)
+    if VERSION in message and MESSAGE in message:  # The driver ``messaging`` writes no envelope.
+        message = content(message)
     if not all(isinstance(message.get(name), str) for name in ("event_type", "priority")):
         raise UnreadableMessageError("it has no event_type or no priority")
     fields = {name: value for name, value in message.items() if not name.startswith("_")}
@@ -66,9 +58,9 @@ def to_record(delivery: Delivery) -> bytes:
         raise UnreadableMessageError("it cannot be written as JSON") from error
 
 
-def _decode(text: bytes | str) -> dict[str, Any]:
+def _decode(data: bytes) -> dict[str, Any]:
     try:
-        return decode(text)  # type: ignore[arg-type]
+        return decode(data)
     except UnreadableRecord as error:
         raise UnreadableMessageError("it is not a JSON object") from error
 
