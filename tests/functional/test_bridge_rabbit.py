@@ -11,6 +11,7 @@ from typing import Any
 
 import amqp
 import kombu.compression
+import oslo_messaging
 import pytest
 from oslo_context.context import RequestContext
 
@@ -179,7 +180,7 @@ def test_batch_listener_of_a_pool_requeues(broker: Broker, option: str) -> None:
     }
     with (
         transport_exchange(broker),
-        transport_to(broker.url(), **options) as transport,
+        rabbit_transport(broker.url(), **options) as transport,
         running_listener(transport, Requeueing(), **listening),
         pipeline_to(broker.url(), **options) as pipeline,
     ):
