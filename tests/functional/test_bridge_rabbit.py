@@ -26,6 +26,7 @@ from support.rabbitmq import (
     pipeline_to,
     record,
 )
+from support.waiting import wait_until
 
 pytestmark = needs_rabbitmq
 
@@ -170,6 +171,38 @@ def test_listener_joins_a_queue_with_old_messages(broker: Broker) -> None:
     endpoint = Endpoint("info")
     with transport_to(broker.url()) as transport, running_listener(transport, endpoint):
         assert [each["number"] for each in sorted_payloads(endpoint, 5)] == list(range(5))
+
+
+@pytest.mark.parametrize("option", ["amqp_durable_queues", "rabbit_quorum_queue"])
+def test_batch_listener_of_a_pool_requeues(broker: Broker, option: str) -> None:
+    """Read as ceilometer-agent-notification does."""
+    options = {option: True}
+    batches: list[list[int]] = []
+
+    class Requeueing:
+        def info(self, messages: list[dict[str, Any]]) -> oslo_messaging.NotificationResult:
+            batches.append([each["payload"]["number"] for each in messages])
+            is_first = len(batches) == 1
+            result = oslo_messaging.NotificationResult
+            return result.REQUEUE if is_first else result.HANDLED
+
+    listening: dict[str, Any] = {
+        "batch_size": 10,
+        "batch_timeout": 0.1,
+        "allow_requeue": True,
+        "pool": option,
+    }
+    with (
+        transport_exchange(broker),
+        transport_to(broker.url(), **options) as transport,
+        running_listener(transport, Requeueing(), **listening),
+        pipeline_to(broker.url(), **options) as pipeline,
+    ):
+        pipeline.send(map(record, range(100)))
+        pipeline.wait_answered()
+        wait_until(lambda: sum(map(len, batches[1:])) >= 100, "all records")
+    assert sorted(each for batch in batches[1:] for each in batch) == list(range(100))
+    assert len(batches[0]) > 0
 
 
 def sorted_payloads(endpoint: Endpoint, number: int) -> list[Any]:
