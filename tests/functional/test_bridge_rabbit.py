@@ -13,7 +13,6 @@ import amqp
 import kombu.compression
 import oslo_messaging
 import pytest
-from oslo_config import cfg
 from oslo_context.context import RequestContext
 
 from notif_relay import records
@@ -24,6 +23,7 @@ from support.rabbitmq import (
     needs_rabbitmq,
     notification,
     pipeline_to,
+    rabbit_transport,
     record,
 )
 from support.waiting import wait_until
@@ -31,20 +31,6 @@ from support.waiting import wait_until
 pytestmark = needs_rabbitmq
 
 TOPIC = "notifications"
-
-
-@contextlib.contextmanager
-def transport_to(url: str, **options: Any) -> Iterator[oslo_messaging.NotificationTransport]:
-    """Yield oslo.messaging's transport with options of [oslo_messaging_rabbit]."""
-    conf = cfg.ConfigOpts()
-    conf([], project="service", default_config_files=[])
-    transport = oslo_messaging.get_notification_transport(conf, url=url)
-    for name, value in options.items():
-        conf.set_override(name, value, group="oslo_messaging_rabbit")
-    try:
-        yield transport
-    finally:
-        transport.cleanup()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +47,7 @@ def test_message_equals_that_of_a_service(
     broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     context = RequestContext(user_id="u", project_id="p", request_id="req-1")
-    with transport_to(broker.url(), **options) as transport, transport_exchange(broker):
+    with rabbit_transport(broker.url(), **options) as transport, transport_exchange(broker):
         make_notifier(transport).error(context, "image.update", {"name": "ü", "size": 1.5})
         (expected,) = broker.messages("notifications.error", 1)
         with pipeline_to(broker.url(), **options) as pipeline:
@@ -120,7 +106,7 @@ def plain(message: Any) -> bytes:
 def test_listener_gets_event_metadata_and_context(broker: Broker) -> None:
     endpoint = Endpoint()
     with (
-        transport_to(broker.url()) as transport,
+        rabbit_transport(broker.url()) as transport,
         running_listener(transport, endpoint),
         pipeline_to(broker.url()) as pipeline,
     ):
@@ -141,7 +127,7 @@ def test_listener_gets_event_metadata_and_context(broker: Broker) -> None:
 def test_gap_record_is_a_notification(broker: Broker) -> None:
     endpoint = Endpoint()
     with (
-        transport_to(broker.url()) as transport,
+        rabbit_transport(broker.url()) as transport,
         running_listener(transport, endpoint),
         pipeline_to(broker.url()) as pipeline,
     ):
@@ -169,7 +155,7 @@ def test_listener_joins_a_queue_with_old_messages(broker: Broker) -> None:
         pipeline.send(map(record, range(5)))
         pipeline.wait_answered()
     endpoint = Endpoint("info")
-    with transport_to(broker.url()) as transport, running_listener(transport, endpoint):
+    with rabbit_transport(broker.url()) as transport, running_listener(transport, endpoint):
         assert [each["number"] for each in sorted_payloads(endpoint, 5)] == list(range(5))
 
 
@@ -194,7 +180,7 @@ def test_batch_listener_of_a_pool_requeues(broker: Broker, option: str) -> None:
     }
     with (
         transport_exchange(broker),
-        transport_to(broker.url(), **options) as transport,
+        rabbit_transport(broker.url(), **options) as transport,
         running_listener(transport, Requeueing(), **listening),
         pipeline_to(broker.url(), **options) as pipeline,
     ):
