@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from support.bridge_targets import SimplePipeline, create_target, event
 from support.nats_server import NatsServer, needs_nats
+from support.proxy import Proxy
 
 pytestmark = [needs_nats, pytest.mark.usefixtures("no_socket_left")]
 
@@ -185,6 +187,25 @@ def test_records_survive_kills_of_the_server(server: NatsServer) -> None:
     assert bridge.answers == [(raw, None) for raw in sent]
     assert bridge.connections > 1
     assert payloads(server) == sent
+
+
+def test_reset_connections_leave_no_task(
+    server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.add_stream()
+    with (
+        Proxy(server.port) as proxy,
+        SimplePipeline(create_target(f"nats://127.0.0.1:{proxy.port}", server.directory)) as bridge,
+    ):
+        for number in range(10):
+            bridge.wait_connected()
+            bridge.send(event(number * 200 + each) for each in range(200))
+            proxy.refuse()
+            bridge.wait_failures(number + 1)
+            proxy.refuse(False)
+            bridge.wait_answered()
+    gc.collect()
+    assert [each for each in caplog.messages if "Task" in each] == []
 
 
 def test_second_server_is_used_if_the_first_one_is_away(server: NatsServer) -> None:

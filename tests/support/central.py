@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+from amqp.exceptions import MessageNacked
 from confluent_kafka import Consumer, Producer, TopicPartition
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -93,7 +94,7 @@ class RabbitCentral(Central):
                     channel.basic_publish_confirm(
                         amqp.Message(message, delivery_mode=2), routing_key=declared.queue
                     )
-            except (OSError, amqp.AMQPError):
+            except (OSError, amqp.AMQPError, MessageNacked):
                 return False
             return True
 

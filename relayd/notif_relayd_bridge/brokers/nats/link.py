@@ -59,6 +59,13 @@ class Client(nats.aio.client.Client):
         if writer is not None:
             writer.transport.abort()
 
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """The tasks of the client. If ``close`` fails, they are still there."""
+        own = (self._reading_task, self._ping_interval_task, self._flusher_task)
+        subscribed = (each._wait_for_msgs_task for each in self._subs.values())  # noqa: SLF001
+        return {task for task in (*own, *subscribed) if task is not None}
+
 
 class Link:
     """One connection.
@@ -111,9 +118,11 @@ class Link:
         """Disconnect, without waiting for the server."""
         self.is_open = False
         self.client.abort()
+        tasks = self.client.tasks
         # Of any type: after a failed attempt, the client lacks a part of what it closes.
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.client.close(), CLOSE_TIMEOUT)
+        await _end(tasks)
 
     def lose(self, why: str) -> None:
         """Note that the connection is of no use any more."""
@@ -175,7 +184,8 @@ class LinkThread:
             ready.set()
             with contextlib.suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._main)
-            self._loop.run_until_complete(_end_tasks())
+            # Tasks that the client has left behind.
+            self._loop.run_until_complete(_end(asyncio.all_tasks(self._loop)))
         finally:
             self._loop.close()
 
@@ -192,12 +202,11 @@ class LinkThread:
             await asyncio.sleep(backoff.pause())
 
 
-async def _end_tasks() -> None:
-    """End the tasks that the client has left behind."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """End tasks, and ignore their errors, which asyncio would otherwise log."""
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def reason(error: BaseException) -> str:
