@@ -51,7 +51,7 @@ def to_record(message: bytes | None, topic: str) -> bytes:
     outer = _decode(message)
     if not (VERSION in outer and MESSAGE in outer):
         return message  # The text is a part of the payload.
-    return to_json(_content(outer), topic)
+    return to_json(content(outer), topic)
 
 
 def to_json(notification: dict[str, Any], topic: str) -> bytes:
@@ -74,7 +74,15 @@ def to_json(notification: dict[str, Any], topic: str) -> bytes:
         raise UnreadableMessageError("it cannot be encoded") from error
 
 
-def _content(outer: dict[str, Any]) -> dict[str, Any]:
+def content(outer: dict[str, Any]) -> dict[str, Any]:
+    """Return the notification in an envelope, with the fields of its context.
+
+    Args:
+        outer: the object with the keys `VERSION` and `MESSAGE`.
+
+    Raises:
+        UnreadableMessageError: the envelope contains no notification.
+    """
     version, text = outer[VERSION], outer[MESSAGE]
     if not (isinstance(version, str) and version.partition(".")[0] == "2"):
         raise UnreadableMessageError("it has another version of the envelope than 2")
