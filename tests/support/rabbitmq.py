@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+import oslo_messaging
 import pytest
 from oslo_config import cfg
 
@@ -139,6 +140,20 @@ def pipeline_to(url: str, **options: Any) -> Iterator[SimplePipeline]:
         conf.set_override(name, value, group="oslo_messaging_rabbit")
     with SimplePipeline(SCHEMES["rabbit"].create(url, conf)) as pipeline:
         yield pipeline
+
+
+@contextlib.contextmanager
+def rabbit_transport(url: str, **options: Any) -> Iterator[oslo_messaging.NotificationTransport]:
+    """Yield oslo.messaging's transport with options of [oslo_messaging_rabbit]."""
+    conf = cfg.ConfigOpts()
+    conf([], project="service", default_config_files=[])
+    transport = oslo_messaging.get_notification_transport(conf, url=url)
+    for name, value in options.items():
+        conf.set_override(name, value, group="oslo_messaging_rabbit")
+    try:
+        yield transport
+    finally:
+        transport.cleanup()
 
 
 def make_certificates(directory: Path) -> None:
