@@ -138,7 +138,7 @@ def test_status_is_reported(site: Site) -> None:
     report = {**REPORT, "broker": "nats"}
     cases: list[tuple[dict[str, object], str, str]] = [
         ({"connected": False}, "failed", "the broker is not connected"),
-        ({"spool": {**SPOOL, "failed": True}}, "failed", "the spool cannot be written"),
+        ({"spool": {**SPOOL, "failed": True}}, "failed", "the spool cannot be read or written"),
         ({"spool": {**SPOOL, "bytes": 60_000}}, "warning", "the spool is full to 92%"),
         ({"spool": SPOOL}, "warning", "the spool has dropped 2 records since the start"),
         ({"since": 0.5}, "warning", "the configuration has changed"),

@@ -64,7 +64,7 @@ def test_defaults_follow_from_the_name(config: Path) -> None:
 def test_options_are_read(config: Path) -> None:
     text = (
         f"[DEFAULT]\ndebug = true\n[bridge]\nsource = unix:///tmp/n.sock\ntarget = {URL}\n"
-        "spool = /tmp/s.sqlite\nspool_max_bytes = 100000000\nspool_max_age = 60\n"
+        "spool = /tmp/s.sqlite\nspool_max_bytes = 10000000\nspool_max_age = 60\n"
         "event_type = compute.*, volume.*\npriority = error\npublisher_id = nova*\n"
         "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
     )
@@ -73,7 +73,7 @@ def test_options_are_read(config: Path) -> None:
         Subscription(
             *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
         ),
-        SpoolSettings("/tmp/s.sqlite", 100000000, 60),
+        SpoolSettings("/tmp/s.sqlite", 10000000, 60),
     )
     assert read.conf.test.size == 3
     assert read.secrets() == ["of-the-client"]

@@ -279,7 +279,7 @@ def _status(bridge: _Configuration, answer: BridgeStatus | Problem) -> Iterator[
     if answer.spool is not None:
         if answer.spool.failed:
             advice = f"free disk space; {log}"
-            findings.append((FAILED, "the spool cannot be written", advice))
+            findings.append((FAILED, "the spool cannot be read or written", advice))
         if answer.spool.fill >= NEARLY_FULL:
             finding = f"the spool is full to {answer.spool.fill:.0%}"
             findings.append((WARNING, finding, "make the broker faster, or raise spool_max_bytes"))
