@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -271,3 +273,11 @@ def test_password_of_each_form_of_url_is_redacted(url: str) -> None:
     secret = "s3cr3t,x" if "," in url.partition("@")[0] else "s3cr3t"
     secret += "/x" * ("t/x" in url)
     assert Redaction(url)(f"login with {secret}") == "login with ***"
+
+
+def test_sample_is_current() -> None:
+    generator = str(Path(sys.executable).with_name("oslo-config-generator"))
+    command = [generator, "--namespace", "notif_relayd_bridge"]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    sample = Path(__file__).parents[2] / "etc/notif-relayd/bridge/NAME.conf.sample"
+    assert sample.read_text() == fresh, f"regenerate it: {generator} --namespace {command[-1]}"
