@@ -4,27 +4,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import amqp
-import kombu.compression
 import oslo_messaging
 import pytest
 from oslo_context.context import RequestContext
 
 from notif_relay import records
-from notif_relay.messaging.envelope import seal
 from support.messaging import Endpoint, make_notifier, running_listener
 from support.rabbitmq import (
     Broker,
+    content,
     needs_rabbitmq,
     notification,
     pipeline_to,
     rabbit_transport,
     record,
+    record_of,
 )
 from support.waiting import wait_until
 
@@ -76,29 +75,9 @@ def transport_exchange(broker: Broker) -> Iterator[None]:
     delete()
 
 
-def record_of(message: Any) -> bytes:
-    """Return the record that the transport ``unix`` writes for a service's notification."""
-    fields = json.loads(json.loads(body(message))["oslo.message"])
-    context = {
-        name.removeprefix("_context_"): fields.pop(name)
-        for name in list(fields)
-        if name.startswith("_context_")
-    }
-    del fields["_unique_id"]
-    assert len(fields) == 6
-    assert context or "redacted" not in dir(RequestContext)
-    return json.dumps(seal("notifications.error", context, fields)).encode() + b"\n"
-
-
-def body(message: Any) -> bytes:
-    method = message.headers.get("compression")
-    data = kombu.compression.decompress(message.body, method) if method else message.body
-    return data if isinstance(data, bytes) else data.encode()
-
-
 def plain(message: Any) -> bytes:
     """Return the body without the value of its unique id."""
-    text, count = re.subn(rb'(_unique_id\\": \\")[0-9a-f]{32}', rb"\1", body(message))
+    text, count = re.subn(rb'(_unique_id\\": \\")[0-9a-f]{32}', rb"\1", content(message))
     assert count == 1
     return text
 

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+import kombu.compression
 import oslo_messaging
 import pytest
 from oslo_config import cfg
+from oslo_context.context import RequestContext
 
 from compare import rabbitmq
+from notif_relay.messaging.envelope import seal
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from support.bridge_targets import SimplePipeline
 from support.waiting import TIMEOUT, wait_until
@@ -154,6 +157,27 @@ def rabbit_transport(url: str, **options: Any) -> Iterator[oslo_messaging.Notifi
         yield transport
     finally:
         transport.cleanup()
+
+
+def record_of(message: Any, key: str = "notifications.error") -> bytes:
+    """Return the record that the transport ``unix`` writes for a service's notification."""
+    fields = json.loads(json.loads(content(message))["oslo.message"])
+    context = {
+        name.removeprefix("_context_"): fields.pop(name)
+        for name in list(fields)
+        if name.startswith("_context_")
+    }
+    del fields["_unique_id"]
+    assert len(fields) == 6
+    assert context or "redacted" not in dir(RequestContext)
+    return json.dumps(seal(key, context, fields)).encode() + b"\n"
+
+
+def content(message: Any) -> bytes:
+    """Return the body of a message, decompressed."""
+    method = message.headers.get("compression")
+    data = kombu.compression.decompress(message.body, method) if method else message.body
+    return data if isinstance(data, bytes) else data.encode()
 
 
 def make_certificates(directory: Path) -> None:
