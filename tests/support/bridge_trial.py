@@ -22,7 +22,7 @@ from support.books import Books, mark, record
 from support.bridge import RealBridge
 from support.central import Central
 from support.service_manager import ManagedRelay
-from support.waiting import kill, wait_until
+from support.waiting import kill, wait_patiently, wait_until
 
 PRODUCERS = 4
 
@@ -295,15 +295,6 @@ class Trial:
     def _mark(self, fault: str) -> None:
         self.central.write(mark(fault))
         self.central.proxy.refuse(False)
-
-
-def wait_patiently(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what may require a connection: the pause between two attempts takes up to 30 s."""
-    for _ in range(3):
-        with contextlib.suppress(AssertionError):
-            wait_until(condition, what)
-            return
-    wait_until(condition, what)
 
 
 @contextlib.contextmanager

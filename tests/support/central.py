@@ -21,7 +21,7 @@ from compare import rabbitmq
 from support.mock_kafka import MockKafka
 from support.nats_server import NatsServer
 from support.proxy import Proxy
-from support.waiting import TIMEOUT, wait_until
+from support.waiting import TIMEOUT, wait_patiently
 
 QUEUE = "notifications.warn"
 """The queue of RabbitMQ and the topic of Kafka for records with the priority WARN."""
@@ -98,7 +98,7 @@ class RabbitCentral(Central):
                 return False
             return True
 
-        wait_until(publish, "RabbitMQ stores a message")
+        wait_patiently(publish, "RabbitMQ stores a message")
 
     def read(self) -> Iterator[bytes]:
         found: list[bytes] = []
