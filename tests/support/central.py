@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import amqp
 from amqp.exceptions import MessageNacked
@@ -45,7 +46,13 @@ class Central:
     url: str
     """URL for a bridge."""
     sections = ""
-    """Sections of the configuration of a bridge."""
+    """Sections of the configuration of a bridge to the broker."""
+    source_options: ClassVar[dict[str, object]] = {}
+    """Options of a bridge from the broker."""
+    source_sections = ""
+    """Sections of its configuration."""
+    batch = 400
+    """Number of messages that are published at once."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -60,6 +67,10 @@ class Central:
 
     def write(self, message: bytes) -> None:
         """Add a message, without the proxy."""
+        raise NotImplementedError
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        """Publish messages, as services do, without the proxy, and wait until they are safe."""
         raise NotImplementedError
 
     def read(self) -> Iterator[bytes]:
@@ -147,8 +158,14 @@ class NatsCentral(Central):
         self._server.start()
 
     def write(self, message: bytes) -> None:
+        self.publish([message])
+
+    def publish(self, messages: Sequence[bytes]) -> None:
         async def publish(client: Client) -> None:
-            await client.jetstream().publish("notifications.mark", message, timeout=TIMEOUT)
+            stream = client.jetstream()
+            await asyncio.gather(
+                *(stream.publish("notifications.test", each, timeout=TIMEOUT) for each in messages)
+            )
 
         self._server.run(publish)
 
@@ -182,6 +199,11 @@ class KafkaCentral(Central):
     """
 
     name = "kafka"
+    source_options: ClassVar = {"topics": QUEUE}
+    # With these, the mock cluster rebalances a group within a second.
+    source_sections = (
+        "[kafka]\nsession.timeout.ms = 2000\nheartbeat.interval.ms = 100\nfetch.wait.max.ms = 50\n"
+    )
 
     def __init__(self, proxy: Proxy, cluster: MockKafka) -> None:
         super().__init__(proxy)
@@ -207,8 +229,12 @@ class KafkaCentral(Central):
         self._cluster.command("up")
 
     def write(self, message: bytes) -> None:
-        producer = Producer({**self._settings(), "acks": "all"})
-        producer.produce(QUEUE, message, partition=0)
+        self.publish([message])
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        producer = Producer({**self._settings(), "enable.idempotence": True, "linger.ms": 5})
+        for each in messages:
+            producer.produce(QUEUE, each, partition=0)
         assert producer.flush(TIMEOUT) == 0
 
     def read(self) -> Iterator[bytes]:
