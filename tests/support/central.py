@@ -79,10 +79,14 @@ class Central:
 
 
 class RabbitCentral(Central):
-    """RabbitMQ with a quorum queue."""
+    """RabbitMQ with a durable queue.
+
+    It is no quorum queue: RabbitMQ 3.10 has forgotten the members of a new one after SIGKILL, and
+    the queue then never has a leader again.
+    """
 
     name = "rabbit"
-    sections = "[oslo_messaging_rabbit]\nrabbit_quorum_queue = true\n"
+    sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
 
     def __init__(self, proxy: Proxy, broker: rabbitmq.Broker) -> None:
         super().__init__(proxy)
@@ -97,7 +101,7 @@ class RabbitCentral(Central):
 
     def write(self, message: bytes) -> None:
         def publish() -> bool:
-            # A quorum queue is not available at once after a start.
+            # The queue may not be available at once after a start.
             try:
                 with self._channel() as channel:
                     channel.confirm_select()
