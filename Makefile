@@ -71,7 +71,7 @@ test-oldest: .venvs/oldest/.made ## driver and transport with the oldest support
 SERVICES = "aodh>=19,<24" "ceilometer>=25,<28" "designate>=20,<24" "glance>=30,<34" "keystone>=28,<31" "nova>=31,<35" \
 	"python-watcher>=17,<18" "vitrage>=13,<16" "gunicorn>=22,<28" "pyuwsgi>=2.0.23,<2.1"
 
-test-services: .venv/.made .venvs/services/.made .venvs/services/samples ## real OpenStack services from PyPI, without a broker or root, in about a minute
+test-services: .venv/.made .venvs/services/.made .venvs/services/samples brokers ## real OpenStack services from PyPI, in about two minutes
 	@.venv/bin/python -m $(PYTEST) tests/services
 
 SCRIPTS = devstack/settings $(wildcard .ci/run */*.sh */*/*.sh tests/systemd/inside/*.sh)

@@ -7,6 +7,8 @@
 - Processor time of the relay per record with 100 subscribers with different filters: new event
   types compared with a single one, and with a subscriber that changes its filter every 50 ms
   compared with none.
+- The same with 1, 10 and 100 subscribers with different filters: 200,000 pairs of an event type and
+  a publisher, as on a hub, compared with 200 pairs.
 - Processor time to select records by 100 filters, without the rest of the relay: 5,000 event types
   and 1,000 publishers compared with 200 event types and one publisher.
 
@@ -48,6 +50,12 @@ MAX_NEW = 10.0
 
 MAX_CHANGING = 1.5
 """Maximum ratio of the processor time with a subscriber that changes its filter to that without."""
+
+MAX_PAIRS = 2.0
+"""Maximum ratio of the processor time with 200,000 different pairs to that with 200 pairs."""
+
+PAIRS = 200_000
+"""Pairs of an event type and a publisher: 20 event types of 10,000 hosts, or 5 of 40,000."""
 
 FILTERED = 10
 FILTERS = 100
@@ -140,10 +148,14 @@ def send_all(producer: socket.socket, blocks: list[bytes]) -> None:
         producer.sendall(each)
 
 
-def microseconds(running: RunningRelay, event_types: Iterable[str]) -> float:
-    """Return the relay's processor time for each record of 1 KiB with these event types."""
-    about = {"publisher_id": "compute.host-2", "payload": "x" * 900}
-    lines = [record(each, **about) for each in event_types]
+def microseconds(running: RunningRelay, pairs: Iterable[tuple[str, str]]) -> float:
+    """Return the relay's processor time for each record of 1 KiB.
+
+    Args:
+        running: the relay.
+        pairs: event type and publisher of each record.
+    """
+    lines = [record(each, publisher_id=who, payload="x" * 900) for each, who in pairs]
     blocks = [b"".join(lines[at : at + BLOCK]) for at in range(0, len(lines), BLOCK)]
     expected = running.status()["records_received"] + len(lines)
     used = processor_time(running)
@@ -224,12 +236,40 @@ def processing(rounds: int, records: int) -> dict[str, list[float]]:
         "calm": lambda: few,
         "changing": lambda: few,
     }
+    publisher = itertools.repeat("compute.host-2")
     found: dict[str, list[float]] = {case: [] for case in cases}
     with relay(map(usual, range(FILTERS))) as running:
         for _ in range(rounds):
             for case, event_types in cases.items():
                 with changing(running) if case == "changing" else contextlib.nullcontext():
-                    found[case].append(microseconds(running, event_types()))
+                    pairs = zip(event_types(), publisher, strict=False)
+                    found[case].append(microseconds(running, pairs))
+    return found
+
+
+def pairs_of(event_types: int, publishers: int) -> Iterator[tuple[str, str]]:
+    """Yield all pairs, in an order that has no pattern, again and again."""
+    number, pairs = 0, event_types * publishers
+    while True:
+        number = (number + 7919) % pairs  # a prime number that divides no number of pairs here
+        host = number // event_types
+        yield f"compute.event{number % event_types}.end", f"compute.cmp-{host:06}.example.org"
+
+
+def varying(rounds: int, records: int, filters: int) -> dict[str, list[float]]:
+    """Return the processor time for each record with few and with many different pairs."""
+    cases = {
+        "200": pairs_of(20, 10),
+        "20 x 10,000": pairs_of(20, 10_000),
+        "5 x 40,000": pairs_of(5, 40_000),
+    }
+    found: dict[str, list[float]] = {case: [] for case in cases}
+    with relay(map(usual, range(filters))) as running:
+        for pairs in cases.values():  # all values are new
+            microseconds(running, itertools.islice(pairs, PAIRS))
+        for _ in range(rounds):
+            for case, pairs in cases.items():
+                found[case].append(microseconds(running, itertools.islice(pairs, records)))
     return found
 
 
@@ -276,6 +316,16 @@ def main() -> int:
         f"{statistics.median(many):.2f} µs with 5000 of 1000 publishers"
     )
     reached.append(verdict("many event types and publishers", divide(many, few), MAX_VARIETY))
+
+    for filters in (1, 10, FILTERS):
+        found = varying(rounds, records // 2, filters)
+        few, *others = found.values()
+        print(f"{filters} filters, {len(found)} sets of pairs, the relay's processor time:")
+        print(
+            "  " + ", ".join(f"{case}: {statistics.median(found[case]):.2f} µs" for case in found)
+        )
+        for case, many in zip(list(found)[1:], others, strict=True):
+            reached.append(verdict(f"{case} pairs", divide(many, few), MAX_PAIRS))
     return int(lost > 0 or not all(reached))
 
 

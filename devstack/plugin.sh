@@ -10,16 +10,40 @@ NOTIF_RELAYD_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The groups for sending, reading and relayctl. All services run as one user, which joins all of them.
 NOTIF_RELAYD_GROUPS="notif-producers notif-subscribers notif-relayd"
 
-# Install into the Python environment that all services share, because they need the library.
+NOTIF_RELAYD_BRIDGE_CONFIG=/etc/notif-relayd/bridge/devstack.conf
+
+# Install into the Python environment that all services share, because they need the library. The extra of the
+# bridge's client has the name of the URL's scheme.
 function install_notif_relayd {
+    local extras=daemon
+    [[ -z $NOTIF_RELAYD_BRIDGE_TARGET ]] || extras+=,${NOTIF_RELAYD_BRIDGE_TARGET%%:*}
     # setup_develop does not work: it takes the name from setup.cfg, which does not exist.
-    pip_install -e "${NOTIF_RELAYD_DIR}[daemon]"
+    pip_install -e "${NOTIF_RELAYD_DIR}[$extras]"
     sudo make --silent -C "$NOTIF_RELAYD_DIR" install BINDIR="$(get_python_exec_prefix)"
     local group
     for group in $NOTIF_RELAYD_GROUPS; do
         add_user_to_group "$STACK_USER" "$group"
     done
     sudo systemctl enable --now notif-relayd.socket
+    if [[ -n $NOTIF_RELAYD_BRIDGE_TARGET ]]; then
+        configure_notif_relayd_bridge
+    else
+        remove_notif_relayd_bridge
+    fi
+}
+
+# Create the file with its permissions before it contains a password. A bridge that runs already needs a restart.
+function configure_notif_relayd_bridge {
+    sudo install -m 640 -g notif-relayd-bridge /dev/null "$NOTIF_RELAYD_BRIDGE_CONFIG"
+    printf '%s\n' "[bridge]" "target = $NOTIF_RELAYD_BRIDGE_TARGET" "$NOTIF_RELAYD_BRIDGE_OPTIONS" |
+        sudo tee "$NOTIF_RELAYD_BRIDGE_CONFIG" >/dev/null
+    sudo systemctl enable notif-relayd-bridge@devstack
+    sudo systemctl restart notif-relayd-bridge@devstack
+}
+
+function remove_notif_relayd_bridge {
+    sudo systemctl disable --now notif-relayd-bridge@devstack
+    sudo rm -f "$NOTIF_RELAYD_BRIDGE_CONFIG"
 }
 
 # Add the driver to those that DevStack and other plugins have set. Do not write a file that is complete:
@@ -48,6 +72,7 @@ function cleanup_notif_relayd {
     for group in $NOTIF_RELAYD_GROUPS; do
         sudo gpasswd --delete "$STACK_USER" "$group"
     done
+    remove_notif_relayd_bridge
     sudo make --silent -C "$NOTIF_RELAYD_DIR" uninstall
     pip_uninstall notif-relayd
 }
@@ -63,7 +88,7 @@ if is_service_enabled notif-relayd; then
             configure_notif_relayd
             ;;
         "unstack ")
-            sudo systemctl disable --now notif-relayd.socket
+            sudo systemctl disable --now notif-relayd-bridge@devstack notif-relayd.socket
             ;;
         "clean ")
             cleanup_notif_relayd

@@ -25,6 +25,7 @@ RIGHTS = (SUBSCRIBE, PRODUCE, STATUS)
 """The rights of a user; each is the permission to connect to one of the sockets."""
 
 CONNECT = WRITE = stat.S_IWOTH
+READ = stat.S_IROTH
 SEARCH = stat.S_IXOTH
 """Permissions, as the three bits of one class of users."""
 
@@ -68,22 +69,27 @@ class Refusal:
         return f"usermod -aG {group_name(self.required_group)} {user}"
 
 
-def refusal(path: str, account: Account) -> Refusal | None:
+def refusal(path: str, account: Account, need: int = CONNECT) -> Refusal | None:
     """Return why the account may not connect to the socket at `path`; `None` if it may.
 
+    Args:
+        path: the socket, or another file.
+        account: the user.
+        need: the permission for the file.
+
     Raises:
-        OSError: this process may not examine the socket or one of its directories.
+        OSError: this process may not examine the file or one of its directories.
     """
-    needs = dict.fromkeys(_directories(path), SEARCH) | {path: CONNECT}
-    for each, need in needs.items():
-        if not is_permitted(each, account, need):
+    needs = dict.fromkeys(_directories(path), SEARCH) | {path: need}
+    for each, needed in needs.items():
+        if not is_permitted(each, account, needed):
             status = os.stat(each)
             groups = [gid for gid in _groups(each, status) if gid]
             members = (replace(account, groups=account.groups | {gid}) for gid in groups)
             helpful = (
                 gid
                 for gid, member in zip(groups, members, strict=True)
-                if is_permitted(each, member, need)
+                if is_permitted(each, member, needed)
             )
             is_directory = stat.S_ISDIR(status.st_mode)
             return Refusal(each, is_directory, status.st_uid, status.st_gid, next(helpful, None))

@@ -9,9 +9,9 @@ from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
 
 BRIDGE = "bridge"
 
-MIN_SPOOL_BYTES = 64 * 1024 * 1024
-"""Minimum of spool_max_bytes. The unconfirmed messages must fit in any case, and the spool is of
-use only beyond them."""
+MIN_SPOOL_BYTES = 8 * 1024 * 1024
+"""Minimum of spool_max_bytes: the maximum size of the unconfirmed messages. While a broker is slow,
+these stay in the spool, even beyond its maximum."""
 
 
 def bridge_options() -> list[cfg.Opt]:

@@ -4,46 +4,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import amqp
-import kombu.compression
 import oslo_messaging
 import pytest
-from oslo_config import cfg
 from oslo_context.context import RequestContext
 
 from notif_relay import records
-from notif_relay.messaging.envelope import seal
 from support.messaging import Endpoint, make_notifier, running_listener
 from support.rabbitmq import (
     Broker,
+    content,
     needs_rabbitmq,
     notification,
     pipeline_to,
+    rabbit_transport,
     record,
+    record_of,
 )
+from support.waiting import wait_until
 
 pytestmark = needs_rabbitmq
 
 TOPIC = "notifications"
-
-
-@contextlib.contextmanager
-def transport_to(url: str, **options: Any) -> Iterator[oslo_messaging.NotificationTransport]:
-    """Yield oslo.messaging's transport with options of [oslo_messaging_rabbit]."""
-    conf = cfg.ConfigOpts()
-    conf([], project="service", default_config_files=[])
-    transport = oslo_messaging.get_notification_transport(conf, url=url)
-    for name, value in options.items():
-        conf.set_override(name, value, group="oslo_messaging_rabbit")
-    try:
-        yield transport
-    finally:
-        transport.cleanup()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +46,7 @@ def test_message_equals_that_of_a_service(
     broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     context = RequestContext(user_id="u", project_id="p", request_id="req-1")
-    with transport_to(broker.url(), **options) as transport, transport_exchange(broker):
+    with rabbit_transport(broker.url(), **options) as transport, transport_exchange(broker):
         make_notifier(transport).error(context, "image.update", {"name": "ü", "size": 1.5})
         (expected,) = broker.messages("notifications.error", 1)
         with pipeline_to(broker.url(), **options) as pipeline:
@@ -89,29 +75,9 @@ def transport_exchange(broker: Broker) -> Iterator[None]:
     delete()
 
 
-def record_of(message: Any) -> bytes:
-    """Return the record that the transport ``unix`` writes for a service's notification."""
-    fields = json.loads(json.loads(body(message))["oslo.message"])
-    context = {
-        name.removeprefix("_context_"): fields.pop(name)
-        for name in list(fields)
-        if name.startswith("_context_")
-    }
-    del fields["_unique_id"]
-    assert len(fields) == 6
-    assert context or "redacted" not in dir(RequestContext)
-    return json.dumps(seal("notifications.error", context, fields)).encode() + b"\n"
-
-
-def body(message: Any) -> bytes:
-    method = message.headers.get("compression")
-    data = kombu.compression.decompress(message.body, method) if method else message.body
-    return data if isinstance(data, bytes) else data.encode()
-
-
 def plain(message: Any) -> bytes:
     """Return the body without the value of its unique id."""
-    text, count = re.subn(rb'(_unique_id\\": \\")[0-9a-f]{32}', rb"\1", body(message))
+    text, count = re.subn(rb'(_unique_id\\": \\")[0-9a-f]{32}', rb"\1", content(message))
     assert count == 1
     return text
 
@@ -119,7 +85,7 @@ def plain(message: Any) -> bytes:
 def test_listener_gets_event_metadata_and_context(broker: Broker) -> None:
     endpoint = Endpoint()
     with (
-        transport_to(broker.url()) as transport,
+        rabbit_transport(broker.url()) as transport,
         running_listener(transport, endpoint),
         pipeline_to(broker.url()) as pipeline,
     ):
@@ -140,7 +106,7 @@ def test_listener_gets_event_metadata_and_context(broker: Broker) -> None:
 def test_gap_record_is_a_notification(broker: Broker) -> None:
     endpoint = Endpoint()
     with (
-        transport_to(broker.url()) as transport,
+        rabbit_transport(broker.url()) as transport,
         running_listener(transport, endpoint),
         pipeline_to(broker.url()) as pipeline,
     ):
@@ -168,8 +134,40 @@ def test_listener_joins_a_queue_with_old_messages(broker: Broker) -> None:
         pipeline.send(map(record, range(5)))
         pipeline.wait_answered()
     endpoint = Endpoint("info")
-    with transport_to(broker.url()) as transport, running_listener(transport, endpoint):
+    with rabbit_transport(broker.url()) as transport, running_listener(transport, endpoint):
         assert [each["number"] for each in sorted_payloads(endpoint, 5)] == list(range(5))
+
+
+@pytest.mark.parametrize("option", ["amqp_durable_queues", "rabbit_quorum_queue"])
+def test_batch_listener_of_a_pool_requeues(broker: Broker, option: str) -> None:
+    """Read as ceilometer-agent-notification does."""
+    options = {option: True}
+    batches: list[list[int]] = []
+
+    class Requeueing:
+        def info(self, messages: list[dict[str, Any]]) -> oslo_messaging.NotificationResult:
+            batches.append([each["payload"]["number"] for each in messages])
+            is_first = len(batches) == 1
+            result = oslo_messaging.NotificationResult
+            return result.REQUEUE if is_first else result.HANDLED
+
+    listening: dict[str, Any] = {
+        "batch_size": 10,
+        "batch_timeout": 0.1,
+        "allow_requeue": True,
+        "pool": option,
+    }
+    with (
+        transport_exchange(broker),
+        rabbit_transport(broker.url(), **options) as transport,
+        running_listener(transport, Requeueing(), **listening),
+        pipeline_to(broker.url(), **options) as pipeline,
+    ):
+        pipeline.send(map(record, range(100)))
+        pipeline.wait_answered()
+        wait_until(lambda: sum(map(len, batches[1:])) >= 100, "all records")
+    assert sorted(each for batch in batches[1:] for each in batch) == list(range(100))
+    assert len(batches[0]) > 0
 
 
 def sorted_payloads(endpoint: Endpoint, number: int) -> list[Any]:

@@ -107,6 +107,14 @@ def wait_members(relay: Relay, count: int) -> None:
     )
 
 
+def wait_finished(relay: Relay) -> None:
+    """Wait until relayctl has reported all records as finished; it would get the others again."""
+    wait_until(
+        lambda: [each["unfinished"] for each in relay.request("groups")] == [0],
+        "all records are finished",
+    )
+
+
 def received(output: Path) -> list[bytes]:
     """Return the notifications in a file, without the relay's own records."""
     lines = output.read_bytes().splitlines(keepends=True) if output.exists() else []
@@ -137,6 +145,7 @@ def check_daemon(daemon: LogDaemon, relay: RunningRelay, output: Path) -> list[b
     wait_members(relay, 1)
     send(relay, *FIRST)
     wait_received(output, *FIRST)
+    wait_finished(relay)
     daemon.stop()
     waiting = [numbered(number) for number in range(10, 110)]
     send(relay, *waiting)
@@ -200,6 +209,7 @@ def test_rotation_of_the_file_loses_nothing(
         before = [numbered(number) for number in range(10)]
         send(relay, *before)
         wait_received(files / "notifications.json", *before)
+        wait_finished(relay)
         logrotate(service, files)
         wait_members(relay, 0)
         after = [numbered(number) for number in range(10, 20)]
@@ -215,6 +225,7 @@ def test_service_ends_a_partial_line(directory: Path, relay: RunningRelay, files
         wait_members(relay, 1)
         send(relay, numbered(0))
         wait_received(path, b'{"event_type": "par\n', numbered(0))
+        wait_finished(relay)
         service.kill()
         service.start()
         wait_members(relay, 1)

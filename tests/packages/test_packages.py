@@ -5,10 +5,12 @@ The tests run in this order; each continues with the state that the previous one
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from support import doc_blocks
 from support.container import (
     INGEST,
     PUBLIC,
@@ -21,7 +23,7 @@ from support.container import (
     show,
     states,
 )
-from support.debian_packages import NEW, OLD, apt, documented, package
+from support.debian_packages import NEW, OLD, apt, documented, package, shell
 from support.load import load
 
 PYTHON = "/usr/bin/python3"
@@ -34,6 +36,10 @@ BEFORE_AND_AFTER = 20_000
 """Number of records that are read before the upgrade, and again after it."""
 
 INSTANCE = "notif-relayd@nova.service"
+
+BRIDGE = "notif-relayd-bridge@region-1.service"
+BRIDGE_CONFIGURATION = Path("/etc/notif-relayd/bridge/region-1.conf")
+SPOOLS = Path("/var/lib/notif-relayd-bridge")
 
 LOAD_DRIVERS = """
 from importlib.metadata import entry_points
@@ -114,12 +120,12 @@ def test_service_with_the_librarys_driver_is_relayed() -> None:
 def test_relayctl_works_with_debians_libraries() -> None:
     assert "records_received" in run("relayctl", "status").stdout
     assert "notif_relayd_up 1" in run("relayctl", "metrics").stdout
-    for shell, installed in (
+    for name, installed in (
         ("bash", "bash-completion/completions/relayctl"),
         ("fish", "fish/vendor_completions.d/relayctl.fish"),
         ("zsh", "zsh/vendor-completions/_relayctl"),
     ):
-        printed = run("relayctl", "complete", "--shell", shell).stdout
+        printed = run("relayctl", "complete", "--shell", name).stdout
         assert Path("/usr/share", installed).read_text() == printed
 
 
@@ -132,21 +138,38 @@ def test_daemonize_works_with_debians_python_daemon(tmp_path: Path) -> None:
         os.kill(int(pid.read_text()), 15)
 
 
+def test_bridge_runs_with_debians_client() -> None:
+    apt("install", package(OLD, "notif-relayd-bridge"))
+    assert access(str(BRIDGE_CONFIGURATION.parent)) == ("0750", "root", "notif-relayd-bridge")
+    create, *_ = (
+        block.text for block in doc_blocks.rst("howto/bridge.rst") if "install -m" in block.text
+    )
+    shell(create)
+    # The load of the next test is not for the bridge.
+    options = "target = rabbit://127.0.0.1:9/\nevent_type = compute.*\n"
+    BRIDGE_CONFIGURATION.write_text(f"[bridge]\n{options}")
+    run("systemctl", "enable", "--now", BRIDGE)
+    assert show("ActiveState", BRIDGE) == "active"
+    assert "region-1" in run("relayctl", "bridges").stdout
+
+
 def test_upgrade_under_load_loses_no_record() -> None:
     run("systemctl", "enable", "--now", INSTANCE.replace(".service", ".socket"))
     run("systemctl", "start", INSTANCE)
-    instance = show("MainPID", INSTANCE)
+    before_upgrade = {unit: show("MainPID", unit) for unit in (INSTANCE, BRIDGE)}
     with load(PUBLIC, INGEST, subscribers=SUBSCRIBERS) as running:
         running.produce(PRODUCERS, rate=RATE // PRODUCERS)
         running.wait_received(BEFORE_AND_AFTER)
         before, sockets = show("MainPID"), show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT)
-        documented("apt-get install -y ./dist", NEW)
+        documented("apt-get install -y --only-upgrade", NEW)
         running.wait_received(BEFORE_AND_AFTER)
         produced = running.finish()
     assert show("MainPID") not in (before, "0")
-    assert show("MainPID", INSTANCE) not in (instance, "0")
+    for unit, pid in before_upgrade.items():
+        assert show("MainPID", unit) not in (pid, "0")
     assert show("ActiveEnterTimestampMonotonic", PUBLIC_UNIT) == sockets
     assert version("notif-relayd") == version("python3-notif-relay")
+    assert version("notif-relayd") == version("notif-relayd-bridge")
     assert version("notif-relayd").endswith("+upgrade")
     for checker in running.checkers:
         assert checker.errors == []
@@ -156,21 +179,37 @@ def test_upgrade_under_load_loses_no_record() -> None:
 
 
 def test_upgrade_does_not_start_a_stopped_relay() -> None:
-    run("systemctl", "stop", SERVICE)
-    apt("install", "--reinstall", package(NEW, "notif-relayd"))
+    # A bridge that runs would start the relay.
+    run("systemctl", "stop", BRIDGE, SERVICE)
+    for name in ("notif-relayd", "notif-relayd-bridge"):
+        apt("install", "--reinstall", package(NEW, name))
     assert states() == ("inactive", "active", "active")
+    assert show("ActiveState", BRIDGE) == "inactive"
 
 
 def test_remove_stops_the_relay_and_keeps_configuration() -> None:
     assert relays()
+    run("systemctl", "start", BRIDGE)
     documented("apt-get remove")
     assert states() == ("inactive", "inactive", "inactive")
-    assert show("ActiveState", INSTANCE) == "inactive"
-    assert not Path("/run/notif-relayd").exists()
+    assert show("ActiveState", INSTANCE) == show("ActiveState", BRIDGE) == "inactive"
+    for runtime in ("/run/notif-relayd", "/run/notif-relayd-bridge"):
+        assert not Path(runtime).exists()
     assert Path("/etc/notif-relayd/relayd.conf.sample").exists()
+    assert BRIDGE_CONFIGURATION.exists()
+    assert SPOOLS.exists()
 
 
 def test_purge_leaves_only_users(before: set[str]) -> None:
+    apt("purge", "notif-relayd-bridge")
     documented("apt-get purge")
-    assert related_files() - before == set()
+    assert related_files() - before == {
+        str(each)
+        for each in (
+            BRIDGE_CONFIGURATION.parents[1],
+            BRIDGE_CONFIGURATION.parent,
+            BRIDGE_CONFIGURATION,
+        )
+    }
+    shutil.rmtree(BRIDGE_CONFIGURATION.parents[1])
     assert run("getent", "group", "notif-producers").returncode == 0

@@ -21,6 +21,7 @@ from support.container import (
     INGEST_UNIT,
     PUBLIC,
     PUBLIC_UNIT,
+    access,
     connect,
     run,
     show,
@@ -52,6 +53,10 @@ oslo_messaging.Notifier(transport, "nova-compute").info({}, "compute.started", {
 signal.pause()
 """
 
+PASSWORD = "s3cr3t-pa55word"
+BRIDGE_UNIT = "notif-relayd-bridge@region-1.service"
+BRIDGE_CONFIGURATION = Path("/etc/notif-relayd/bridge/region-1.conf")
+
 WITH_PACKAGES: dict[str, object] = {"notif_relayd_install": "package"}
 WITH_PIP: dict[str, object] = {
     "notif_relayd_install": "pip",
@@ -61,15 +66,28 @@ WITH_PIP: dict[str, object] = {
 }
 
 
+def bridges(target: str) -> dict[str, object]:
+    """Return the variables for a relay of nova's own and a bridge from it to a broker."""
+    source = "unix:///run/notif-relayd/nova/notifications.sock"
+    return {
+        "notif_relayd_instances": {"nova": {"relayd": {"ring_size": 1048576}}},
+        "notif_relayd_bridges": {"region-1": {"bridge": {"source": source, "target": target}}},
+    }
+
+
+AWAY = bridges(f"rabbit://relay:{PASSWORD}@127.0.0.1:9/")
+"""The broker is not available."""
+
+
 def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """Run the playbook on this host with these variables."""
+    """Run the playbook on this host with these variables, and print everything that it can."""
     here = {
         "ansible_connection": "local",
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_become": False,  # There is no sudo.
     }
     command: list[str | Path] = [
-        *("ansible-playbook", "-i", "compute,"),
+        *("ansible-playbook", "-vvv", "--diff", "-i", "compute,"),
         *("-e", json.dumps(here | variables), CHECKOUT / "packaging/ansible/relay.yml"),
     ]
     settings = {
@@ -81,7 +99,7 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
     if variables["notif_relayd_install"] == "pip":
         # Debian's packages lack the metadata of some requirements, such as tzdata.
         environment |= VARIABLES | {"PIP_NO_DEPS": "yes"}
-    return subprocess.run(
+    done = subprocess.run(
         command,
         env=environment | settings,
         stdin=subprocess.DEVNULL,
@@ -90,6 +108,8 @@ def play(variables: dict[str, object]) -> subprocess.CompletedProcess[str]:
         timeout=DEADLINE,
         check=False,
     )
+    assert PASSWORD not in done.stdout + done.stderr
+    return done
 
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:
@@ -167,9 +187,24 @@ def test_changed_option_restarts_a_running_relay() -> None:
     assert "public_allow_users = alice,nova\n" in CONFIGURATION.read_text()
 
 
+def test_playbook_sets_up_an_instance_and_a_bridge() -> None:
+    config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
+    variables = WITH_PACKAGES | {"notif_relayd_config": config} | AWAY
+    assert changed(play(variables))
+    assert access(str(BRIDGE_CONFIGURATION)) == ("0640", "root", "notif-relayd-bridge")
+    assert f":{PASSWORD}@" in BRIDGE_CONFIGURATION.read_text()
+    assert show("UnitFileState", "notif-relayd@nova.socket") == "enabled"
+    assert show("UnitFileState", BRIDGE_UNIT) == "enabled"
+    assert show("ActiveState", BRIDGE_UNIT) == "active"
+    before = show("MainPID", BRIDGE_UNIT)
+    assert changed(play(variables)) == 0
+    assert show("MainPID", BRIDGE_UNIT) == before
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
+        (bridges(f"redis://relay:{PASSWORD}@redis"), "the URL must begin with one of rabbit://"),
         ({"notif_relayd_install": "rpm"}, "must be one of: package, pip, got: rpm"),
         ({"notif_relayd_service_venvs": ["/opt/nova"]}, "Set notif_relayd_pip to a wheel"),
         ({"notif_relayd_members": {"notif-reader": ["nova"]}}, "notif-reader"),
@@ -185,17 +220,19 @@ def test_invalid_variable_is_reported_and_changes_nothing(
     variables: dict[str, object], message: str
 ) -> None:
     config = {"relayd": {"ring_size": 1048576, "public_allow_users": ["alice", "nova"]}}
-    before = CONFIGURATION.read_text(), NOVA_CONF.read_text()
+    files = CONFIGURATION, NOVA_CONF, BRIDGE_CONFIGURATION
+    before = [each.read_text() for each in files]
     done = play(WITH_PACKAGES | {"notif_relayd_config": config} | variables)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "changed=0" in done.stdout
-    assert (CONFIGURATION.read_text(), NOVA_CONF.read_text()) == before
+    assert [each.read_text() for each in files] == before
     assert run("getent", "passwd", "bob").stdout == ""
 
 
 def test_playbook_installs_with_pip() -> None:
-    removed = run("apt-get", "-y", "purge", "notif-relayd", "python3-notif-relay")
+    packages = ("notif-relayd-bridge", "notif-relayd", "python3-notif-relay")
+    removed = run("apt-get", "-y", "purge", *packages)
     assert removed.returncode == 0, removed.stderr
     for each in (VENV, NOVA):
         make_environment(each)
@@ -210,10 +247,11 @@ def test_playbook_installs_with_pip() -> None:
             check=False,
         )
         assert made.returncode == 0, made.stdout
-        variables = WITH_PIP | {"notif_relayd_pip": str(next(WHEELS.glob("*.whl")))}
+        variables = WITH_PIP | AWAY | {"notif_relayd_pip": str(next(WHEELS.glob("*.whl")))}
         start_nova(NOVA / "bin/python")
         assert changed(play(variables))
         assert_relayed()
+        assert show("ActiveState", BRIDGE_UNIT) == "active"
         assert changed(play(variables)) == 0
 
 
@@ -222,5 +260,6 @@ def test_documented_removal_removes_what_pip_and_role_installed() -> None:
     (*_, remove) = doc_blocks.upgrading("Ansible")
     shell(f"set -e\n{remove.text}".replace("/opt/notif-relayd", str(VENV)))
     assert states() == ("inactive", "inactive", "inactive")
+    assert show("LoadState", BRIDGE_UNIT) == "not-found"
     found = run("find", "/usr/local", "-name", "*notif*", "-o", "-name", "relayctl").stdout
     assert found == ""

@@ -117,6 +117,12 @@ class Bridge:
             "[bridge]\n" + "".join(f"{key} = {value}\n" for key, value in (lines | options).items())
         )
 
+    def add_section(self, name: str, **options: object) -> None:
+        """Add a section to the configuration."""
+        with self.config.open("a") as config:
+            lines = "".join(f"{key} = {value}\n" for key, value in options.items())
+            config.write(f"[{name}]\n{lines}")
+
     def start(self, *arguments: str) -> None:
         """Start the process."""
         program = [sys.executable, "-m", self.program]

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Extract rsyslog and syslog-ng into the directory DIR/root, for the tests of the page about log pipelines. They are not
-# installed, because their packages conflict with each other, and because each would become the system logger. A
-# package that is installed is not extracted: the tests use it where it is. Requires apt-get, but not root.
+# installed, because their packages conflict with each other, and because each would become the system logger. They
+# are extracted even if they are installed: AppArmor may allow an installed one to read only the files of the system.
+# Requires apt-get, but not root.
 set -u
 
 mkdir -p "$1" && cd "$1" || exit 1
 
-# fetch PACKAGE: download the package and the libraries that it requires and that are not installed. A package that
-# would only be upgraded has its installed version in brackets.
+# fetch PACKAGE: download the package, and the libraries that it requires and that are not installed. In the plan, a
+# package that would only be upgraded has its installed version in brackets.
 fetch() {
 	plan=$(apt-get install --simulate --no-install-recommends "$1") || return
-	missing=$(echo "$plan" | sed -n 's/^Inst \([^ ]*\) (.*/\1/p')
-	[ -z "$missing" ] || echo "$missing" | xargs apt-get download
+	missing=$(echo "$plan" | sed -n 's/^Inst \([^ ]*\) (.*/\1/p' | grep -vx "$1")
+	echo "$1" "$missing" | xargs apt-get download
 }
 
 status=0

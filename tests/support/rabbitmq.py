@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+import kombu.compression
+import oslo_messaging
 import pytest
 from oslo_config import cfg
+from oslo_context.context import RequestContext
 
 from compare import rabbitmq
+from notif_relay.messaging.envelope import seal
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from support.bridge_targets import SimplePipeline
 from support.waiting import TIMEOUT, wait_until
@@ -139,6 +143,41 @@ def pipeline_to(url: str, **options: Any) -> Iterator[SimplePipeline]:
         conf.set_override(name, value, group="oslo_messaging_rabbit")
     with SimplePipeline(SCHEMES["rabbit"].create(url, conf)) as pipeline:
         yield pipeline
+
+
+@contextlib.contextmanager
+def rabbit_transport(url: str, **options: Any) -> Iterator[oslo_messaging.NotificationTransport]:
+    """Yield oslo.messaging's transport with options of [oslo_messaging_rabbit]."""
+    conf = cfg.ConfigOpts()
+    conf([], project="service", default_config_files=[])
+    transport = oslo_messaging.get_notification_transport(conf, url=url)
+    for name, value in options.items():
+        conf.set_override(name, value, group="oslo_messaging_rabbit")
+    try:
+        yield transport
+    finally:
+        transport.cleanup()
+
+
+def record_of(message: Any, key: str = "notifications.error") -> bytes:
+    """Return the record that the transport ``unix`` writes for a service's notification."""
+    fields = json.loads(json.loads(content(message))["oslo.message"])
+    context = {
+        name.removeprefix("_context_"): fields.pop(name)
+        for name in list(fields)
+        if name.startswith("_context_")
+    }
+    del fields["_unique_id"]
+    assert len(fields) == 6
+    assert context or "redacted" not in dir(RequestContext)
+    return json.dumps(seal(key, context, fields)).encode() + b"\n"
+
+
+def content(message: Any) -> bytes:
+    """Return the body of a message, decompressed."""
+    method = message.headers.get("compression")
+    data = kombu.compression.decompress(message.body, method) if method else message.body
+    return data if isinstance(data, bytes) else data.encode()
 
 
 def make_certificates(directory: Path) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rsyslog and syslog-ng, installed or extracted by `make test`, with one configuration file."""
+"""rsyslog and syslog-ng, extracted by `make test`, with one configuration file."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -19,21 +18,18 @@ ROOT = Path(__file__).parents[2] / ".syslog/root"
 LIBRARIES = sorted({os.fspath(each.parent) for each in ROOT.glob("**/lib/*/lib*.so.*")})
 """Directories of the extracted libraries."""
 
+ENVIRONMENT = {**os.environ, "LD_LIBRARY_PATH": ":".join(LIBRARIES)}
+
+PROGRAMS = ROOT / "usr/sbin"
+
 REQUIRED = os.environ.get("NOTIF_RELAYD_SYSLOG_TESTS") == "required"
-
-
-def find(name: str) -> tuple[str | None, bool]:
-    """Return the path of a program, and whether it was extracted."""
-    extracted = ROOT / "usr/sbin" / name
-    if extracted.exists():
-        return os.fspath(extracted), True
-    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin"), False
 
 
 def needs(name: str) -> pytest.MarkDecorator:
     """Skip a test if a program is missing, except in CI."""
     return pytest.mark.skipif(
-        find(name)[0] is None and not REQUIRED, reason=f"{name} is missing; make test downloads it"
+        not (PROGRAMS / name).exists() and not REQUIRED,
+        reason=f"{name} is missing; make test downloads it",
     )
 
 
@@ -44,9 +40,8 @@ class LogDaemon:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        program, self._is_extracted = find(self.name)
-        assert program is not None, f"{self.name} is missing"
-        self._program = program
+        self._program = PROGRAMS / self.name
+        assert self._program.exists(), f"{self.name} is missing"
         self._configuration = directory / f"{self.name}.conf"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,8 +49,14 @@ class LogDaemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            kill(self._process)
+        if self._process is not None and self._process.poll() is None:
+            # A daemon that is killed leaves the programs that it has started.
+            self._process.terminate()
+            try:
+                self._process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                kill(self._process)
+                raise
 
     def arguments(self) -> list[str]:
         """Return the arguments of the program."""
@@ -69,7 +70,7 @@ class LogDaemon:
         with (self.directory / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._program, *self.arguments()],
-                env=self._environment(),
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -81,24 +82,20 @@ class LogDaemon:
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(TIMEOUT) == 0
 
-    def _environment(self) -> dict[str, str]:
-        if not self._is_extracted:
-            return dict(os.environ)
-        return {**os.environ, "LD_LIBRARY_PATH": ":".join(LIBRARIES)}
 
-    def _modules(self, pattern: str) -> str:
-        """Return the directory of the modules, which `pattern` finds below the root."""
-        [found] = (ROOT if self._is_extracted else Path("/")).glob(pattern)
-        return os.fspath(found)
+def modules(pattern: str) -> str:
+    """Return the directory of the modules, which `pattern` finds below the root."""
+    [found] = ROOT.glob(pattern)
+    return os.fspath(found)
 
 
 class Rsyslog(LogDaemon):
     name = "rsyslogd"
 
     def arguments(self) -> list[str]:
-        modules = self._modules("usr/lib/*/rsyslog")
+        found = modules("usr/lib/*/rsyslog")
         pid = self.directory / "rsyslogd.pid"
-        return ["-n", "-f", f"{self._configuration}", "-i", f"{pid}", "-M", modules]
+        return ["-n", "-f", f"{self._configuration}", "-i", f"{pid}", "-M", found]
 
 
 class SyslogNg(LogDaemon):
@@ -108,7 +105,7 @@ class SyslogNg(LogDaemon):
         """Write the configuration, which must begin with the version of the program."""
         shown = subprocess.run(
             [self._program, "--version"],
-            env=self._environment(),
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -122,6 +119,6 @@ class SyslogNg(LogDaemon):
             option: self.directory / f"syslog-ng.{option}"
             for option in ("persist-file", "control", "pidfile")
         }
-        modules = self._modules("usr/lib/syslog-ng/[0-9]*")
+        found = modules("usr/lib/syslog-ng/[0-9]*")
         options = [f"--{option}={path}" for option, path in files.items()]
-        return ["--foreground", "--no-caps", f"--module-path={modules}", *options]
+        return ["--foreground", "--no-caps", f"--module-path={found}", *options]

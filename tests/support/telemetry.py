@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ceilometer-agent-notification with two workers, which reads from a relay."""
+"""ceilometer-agent-notification with two workers, which reads from a relay or from a broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pipeline_cfg_file = {directory}/pipeline.yaml
 definitions_cfg_file = {directory}/event_definitions.yaml
 [oslo_messaging_notifications]
 topics = {topics}
-transport_url = unix://{public}
+transport_url = {url}
 [notification]
 workers = {workers}
 """
@@ -48,20 +48,21 @@ sinks:
 
 
 def start_agent(
-    relay: Relay, log: Path, *topics: str, **publishers: str
+    relay: Relay, log: Path, *topics: str, url: str = "", **publishers: str
 ) -> AbstractContextManager[Popen[bytes]]:
     """Run an agent until the end of the block.
 
     Args:
-        relay: Relay of which the agent reads. Its directory gets the configuration.
+        relay: Relay from which the agent reads. Its directory gets the configuration.
         log: File for the output of the agent.
         *topics: Topics that the agent reads; `notifications` by default.
+        url: Where it reads instead of the relay, in the form of `transport_url`.
         **publishers: For each pipeline, `event` or `meter`, the URL of its publisher.
     """
     directory = relay.directory
     text = CONFIGURATION.format(
         directory=directory,
-        public=relay.public,
+        url=url or f"unix://{relay.public}",
         topics=",".join(topics or ("notifications",)),
         workers=WORKERS,
     )

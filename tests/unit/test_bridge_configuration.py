@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_defaults_follow_from_the_name(config: Path) -> None:
 def test_options_are_read(config: Path) -> None:
     text = (
         f"[DEFAULT]\ndebug = true\n[bridge]\nsource = unix:///tmp/n.sock\ntarget = {URL}\n"
-        "spool = /tmp/s.sqlite\nspool_max_bytes = 100000000\nspool_max_age = 60\n"
+        "spool = /tmp/s.sqlite\nspool_max_bytes = 10000000\nspool_max_age = 60\n"
         "event_type = compute.*, volume.*\npriority = error\npublisher_id = nova*\n"
         "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
     )
@@ -73,7 +75,7 @@ def test_options_are_read(config: Path) -> None:
         Subscription(
             *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
         ),
-        SpoolSettings("/tmp/s.sqlite", 100000000, 60),
+        SpoolSettings("/tmp/s.sqlite", 10000000, 60),
     )
     assert read.conf.test.size == 3
     assert read.secrets() == ["of-the-client"]
@@ -271,3 +273,11 @@ def test_password_of_each_form_of_url_is_redacted(url: str) -> None:
     secret = "s3cr3t,x" if "," in url.partition("@")[0] else "s3cr3t"
     secret += "/x" * ("t/x" in url)
     assert Redaction(url)(f"login with {secret}") == "login with ***"
+
+
+def test_sample_is_current() -> None:
+    generator = str(Path(sys.executable).with_name("oslo-config-generator"))
+    command = [generator, "--namespace", "notif_relayd_bridge"]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    sample = Path(__file__).parents[2] / "etc/notif-relayd/bridge/NAME.conf.sample"
+    assert sample.read_text() == fresh, f"regenerate it: {generator} --namespace {command[-1]}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -22,6 +23,7 @@ from notif_relayctl.bridges.schema import BridgeStatus, SpoolStatus
 from notif_relayctl.errors import CtlError, NotRunningError
 from notif_relayctl.prometheus.bridges import BridgeCollector
 from notif_relayd_bridge import status
+from notif_relayd_bridge.inbound.pipeline import Pipeline as InboundPipeline
 from notif_relayd_bridge.outbound.pipeline import Pipeline
 from notif_relayd_bridge.spool.spool import Spool
 from notif_relayd_bridge.status import answering
@@ -123,6 +125,17 @@ def test_fields_are_those_of_a_bridge(directory: Path) -> None:
     assert sent["spool"].keys() == set(SpoolStatus.__struct_fields__)
 
 
+def test_fields_are_those_of_a_bridge_to_a_relay() -> None:
+    class Source:
+        def acknowledge(self, count: int) -> None:
+            raise AssertionError(count)
+
+    out = REPORT.keys() - {"name", "version", "pid", "direction", "broker", "since"}
+    report = InboundPipeline("b", 1000, Source(), lambda: 0.0).report()
+    assert report.keys() == out
+    assert msgspec.convert({**REPORT, **report}, BridgeStatus).behind == 0
+
+
 def test_constants_are_those_of_the_bridge() -> None:
     assert client.RUNTIME_DIRECTORY == status.RUNTIME_DIRECTORY
     assert client.STATUS_SOCKET == status.STATUS_SOCKET
@@ -191,6 +204,11 @@ def test_answer_of_no_bridge_is_invalid(
         assert len(found.reason) < 500
         assert found.reason.isprintable()
         assert "invalid answer" in shown(directory, capsys)
+
+
+def test_answer_ends_with_the_line(directory: Path) -> None:
+    with answers(directory, "b", json.dumps(REPORT).encode() + b"\n", close=False):
+        assert isinstance(answer(directory), BridgeStatus)
 
 
 def test_silent_bridges_cost_one_timeout(

@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from notif_relayd.records import field_values, pattern_index
 from notif_relayd.records import filters as filters_module
-from notif_relayd.records import pattern_index
 from notif_relayd.records import selector as module
 from notif_relayd.records.filters import KEYS, Filter, View
 from notif_relayd.records.selector import MAX_TARGETS_SIZE, Selector
@@ -82,9 +82,11 @@ class SelectorMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.limits = pytest.MonkeyPatch()
-        self.limits.setattr(module, "MAX_REMEMBERED_SIZE", 9000)
+        self.limits.setattr(field_values, "MAX_REMEMBERED_SIZE", 9000)
         self.limits.setattr(module, "MAX_TARGETS", 5)
         self.limits.setattr(module, "EVICTION_BATCH", 2)
+        self.limits.setattr(field_values, "EVICTION_BATCH", 2)
+        self.limits.setattr(field_values, "MOVES", 2)
         self.selector: Selector[str] = Selector()
         self.members: dict[str, View] = {}
         self.number = 0
@@ -162,7 +164,7 @@ def test_values_of_a_megabyte_are_not_kept(field: int) -> None:
 def test_memory_of_values_is_bounded(
     field: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED_SIZE", 400_000)
+    monkeypatch.setattr(field_values, "MAX_REMEMBERED_SIZE", 400_000)
     selector: Selector[str] = Selector()
     for number in range(40):
         selector.add(view(**{KEYS[field]: [f"*{number:02}*", "🀀1*"]}), f"{number}")

@@ -90,7 +90,7 @@ def query_all(directory: str) -> list[Bridge]:
             f"no bridge is running: there is no {directory}/NAME/{STATUS_SOCKET}; start a bridge, "
             "or set its option status_socket"
         )
-    answers = _query(list(sockets.values()))
+    answers = query(list(sockets.values()))
     return [Bridge(name, path, answers[path]) for name, path in sockets.items()]
 
 
@@ -119,7 +119,8 @@ def _may_be_socket(path: str) -> bool:
         return False
 
 
-def _query(paths: list[str]) -> dict[str, BridgeStatus | Problem]:
+def query(paths: list[str]) -> dict[str, BridgeStatus | Problem]:
+    """Return the answer of each status socket."""
     answers: dict[str, BridgeStatus | Problem] = {}
     deadline = time.monotonic() + QUERY_TIMEOUT
     with selectors.DefaultSelector() as selector:

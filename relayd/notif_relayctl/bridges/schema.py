@@ -31,7 +31,7 @@ class SpoolStatus(msgspec.Struct):
     dropped: Count
     """Records that gap records have replaced."""
     failed: bool
-    """Whether the spool cannot be written."""
+    """Whether the spool cannot be read or written."""
 
     @property
     def fill(self) -> float:

@@ -52,7 +52,7 @@ function _shtab_relayctl_using
 end
 
 set -g _shtab_relayctl_commands bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
-set -g _shtab_relayctl_opts_with_value --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
+set -g _shtab_relayctl_opts_with_value --bridge-config-dir --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
 
 complete -c relayctl -e
 complete -c relayctl -f
@@ -106,6 +106,8 @@ complete -c relayctl -n '_shtab_relayctl_using doctor' -l user -xka "(__fish_com
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l needs -xka "subscribe produce status" -d 'a permission that each user must have'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l service-config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration files and directories of a service that should send to this relay or read from it'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l relayd-config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration of the relay, if it is not the default file'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l bridge-config-dir -xka "(__fish_complete_directories)" -d 'directory with the configurations of the bridges'
+complete -c relayctl -n '_shtab_relayctl_using doctor' -l bridge-dir -xka "(__fish_complete_directories)" -d 'directory with one directory for each bridge and a status.sock in it'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l no-round-trip -d 'send no notifications, and connect to no socket that may start the relay'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l failed -d 'print only the checks that failed'
 complete -c relayctl -n '_shtab_relayctl_using doctor' -l runtime-dir -xka "(__fish_complete_directories)" -d 'directory of the relay'"'"'s sockets'

@@ -100,6 +100,8 @@ _shtab_relayctl_doctor_options=(
   "*--needs=[a permission that each user must have]:needs:(subscribe produce status)"
   "*--service-config=[configuration files and directories of a service that should send to this relay or read from it]:FILE:_files"
   "--relayd-config=[the configuration of the relay, if it is not the default file]:FILE:_files"
+  "--bridge-config-dir=[directory with the configurations of the bridges]:DIR:_files -/"
+  "--bridge-dir=[directory with one directory for each bridge and a status.sock in it]:DIR:_files -/"
   "--no-round-trip[send no notifications, and connect to no socket that may start the relay]"
   "--failed[print only the checks that failed]"
   "--runtime-dir=[directory of the relay\'s sockets]:DIR:_files -/"

@@ -6,36 +6,34 @@ A check depends on the checks before it, so the first failure is usually the cau
 
 from collections.abc import Iterator, Sequence
 
-from notif_relayctl.doctor import library, rights, round_trip, service, sockets, units
+from notif_relayctl.doctor import bridges, library, rights, round_trip, service, sockets, units
+from notif_relayctl.doctor.bridges import Places
 from notif_relayctl.doctor.consumer import Bounds
 from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.finding import FAILED, SKIPPED, Finding
-from notif_relayctl.doctor.host import Host, find_relay
+from notif_relayctl.doctor.host import Host
 from notif_relayd.control.schema import Status
 
 
 def run_checks(
-    runtime_dir: str,
-    control_path: str,
-    relayd_config: str | None,
+    host: Host,
     *,
     users: Sequence[str | None],
     needs: Sequence[str],
     services: Sequence[Sequence[str]],
+    places: Places,
     round_trips: bool,
 ) -> Iterator[Finding]:
     """Run all checks.
 
     Args:
-        runtime_dir: see `find_relay`.
-        control_path: see `find_relay`.
-        relayd_config: see `find_relay`.
+        host: the relay and its sockets.
         users: see `rights.examine`.
         needs: see `rights.examine`.
         services: the files and directories of each service, see `service.examine`.
+        places: see `bridges.examine`.
         round_trips: whether to connect to the sockets and send notifications.
     """
-    host = find_relay(runtime_dir, control_path, relayd_config)
     relay_runs = isinstance(host.status, Status) or host.listens(host.public)
     yield from units.examine(host.names, host.units, relay_runs)
     yield host.configuration
@@ -49,6 +47,7 @@ def run_checks(
         use = yield from service.examine(given, own, _bounds(host))
         yield from rights.examine_service(host, given, use, users)
         yield from library.examine(given, use.entry_points)
+    yield from bridges.examine(host, places)
     if round_trips:
         yield from round_trip.examine(host)
 

@@ -8,9 +8,13 @@ from collections import Counter
 from cliff.lister import Lister
 
 from notif_relayctl.access import RIGHTS
+from notif_relayctl.bridges.client import add_bridge_dir
 from notif_relayctl.columns import Text
 from notif_relayctl.command import CtlCommand, path
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+
+CONFIG_DIRECTORY = "/etc/notif-relayd/bridge"
+"""Directory of the configurations of the bridges."""
 
 
 class Doctor(CtlCommand, Lister):
@@ -19,7 +23,8 @@ class Doctor(CtlCommand, Lister):
     Each check is one row; a table ends with a summary. A service sends by its notify drivers, and
     reads by a URL unix:// in its configuration. The last check sends notifications through the
     relay, which other subscribers receive as well; if systemd holds the sockets, this starts the
-    relay. The exit status is 1 if a check failed. Warnings do not change it.
+    relay. Bridges that have a configuration are checked as well. The exit status is 1 if a check
+    failed. Warnings do not change it.
     """
 
     example = "relayctl doctor --user nova --needs produce --service-config /etc/nova/nova.conf"
@@ -62,6 +67,14 @@ class Doctor(CtlCommand, Lister):
             help="the configuration of the relay, if it is not the default file",
         )
         parser.add_argument(
+            "--bridge-config-dir",
+            type=path,
+            default=CONFIG_DIRECTORY,
+            metavar="DIR",
+            help="directory with the configurations of the bridges (default: %(default)s)",
+        )
+        add_bridge_dir(parser)
+        parser.add_argument(
             "--no-round-trip",
             action="store_true",
             help="send no notifications, and connect to no socket that may start the relay",
@@ -77,19 +90,20 @@ class Doctor(CtlCommand, Lister):
         self, arguments: argparse.Namespace
     ) -> tuple[tuple[str, ...], list[tuple[Text, ...]]]:
         """Run all checks and return one row for each finding."""
-        from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415 - slow to import
+        from notif_relayctl.doctor.bridges import Places  # noqa: PLC0415 - slow to import
+        from notif_relayctl.doctor.checks import run_checks  # noqa: PLC0415
+        from notif_relayctl.doctor.host import find_relay  # noqa: PLC0415
 
         # oslo.config logs each deprecated option in the services' files; these are not checked.
         logging.getLogger("oslo_config").addHandler(logging.NullHandler())
         options = self.app.options
         findings = list(
             run_checks(
-                options.runtime_dir,
-                self.control_path,
-                arguments.relayd_config,
+                find_relay(options.runtime_dir, self.control_path, arguments.relayd_config),
                 users=arguments.user or [None],
                 needs=arguments.needs,
                 services=arguments.service_config,
+                places=Places(arguments.bridge_config_dir, arguments.bridge_dir),
                 round_trips=not arguments.no_round_trip,
             )
         )

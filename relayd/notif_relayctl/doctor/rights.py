@@ -89,6 +89,13 @@ def examine_service(
             yield _for_service(found, check, name)
 
 
+def examine_account(
+    host: Host, check: str, user: Account, right: str, socket: RelaySocket
+) -> Finding:
+    """Check whether the user of a service has a permission that the service needs."""
+    return _for_service(_examine(host, user, this_process(), right, socket), check)
+
+
 def _named(
     host: Host,
     check: str,

@@ -40,7 +40,7 @@ SPOOL_GAUGES = {
     "bytes": "Size of the used pages of the spool.",
     "max_bytes": "Maximum size of the spool.",
     "oldest_seconds": "Age of the oldest record in the spool; 0 if there is none.",
-    "failed": "Whether the spool cannot be written.",
+    "failed": "Whether the spool cannot be read or written.",
 }
 
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Selects the streams that a record belongs to.
 
-A host emits many notifications, but the fields have few different values: thousands of event types
-and publishers, and five priorities. For each value of a field the selector remembers which filters
-it passes, as a bit set with one bit per filter. A record then costs three look-ups and two ANDs,
-with any number of filters. A value that is not remembered is looked up in an index of all patterns.
+A relay has many notifications, but the fields have few different values: thousands of event types,
+up to 200,000 publishers, and five priorities. For each value of a field, `field_values` remembers
+which filters it passes, as a bit set with one bit per filter. A record then costs three look-ups
+and two ANDs, with any number of filters. A value that is not remembered is looked up in an index of
+all patterns.
 
 A change of one filter does not invalidate what is remembered. A new filter gets a free bit. When a
 value occurs for the first time after that, it is matched with the new filter alone, and its bit is
 corrected.
 
-All memory is bounded in bytes. The values that have not occurred for the longest time are removed
-first.
+All memory is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat, takewhile
+from itertools import chain, islice
 from sys import getsizeof
 from typing import Generic, NamedTuple, TypeVar
 
 from notif_relay.records import GAP
-from notif_relayd.records.filters import KEYS, MAX_COMPARED, Filter, View, comparable, shortened
-from notif_relayd.records.pattern_index import PatternIndex
+from notif_relayd.records.field_values import Field, Memory
+from notif_relayd.records.filters import KEYS, Filter, View
 from notif_relayd.records.validator import RoutingKey
-
-MAX_REMEMBERED_SIZE = 6 * 1024 * 1024
-"""Maximum size of the remembered values of one field in bytes: about 10,000 typical values."""
 
 MAX_TARGETS_SIZE = 1024 * 1024
 """Maximum size of the remembered lists of streams in bytes."""
@@ -41,16 +38,12 @@ secret, so a peer may choose filters whose bit sets have the same hash. This lim
 time of a look-up."""
 
 ENTRY_SIZE = 400
-"""Upper bound of the bytes of a remembered entry, without its characters and bits: the object
-headers of key and value (104), a tuple (56), and entries in two dictionaries that have just grown
-(120 each)."""
+"""Upper bound of the bytes of a remembered list, without its bits and references: object headers,
+and an entry in a dictionary that has just grown."""
 
 EVICTION_BATCH = 64
-"""Entries that are removed at a time: a dictionary finds its oldest entry by a walk over the slots
-of the entries that were removed before."""
-
-SEARCHES_PER_MATCH = 4
-"""Patterns that the index tries in the time that it takes to match one pattern directly."""
+"""Lists that are removed at a time: a dictionary finds its oldest entry by a walk over the slots of
+the entries that were removed before."""
 
 SAMPLE = 16
 """Number of records at the beginning of a batch that decide whether equal routing keys are looked
@@ -61,119 +54,6 @@ GAP_BIT = 1
 """Bit of the filter that only gap records pass. A record with this bit passes every filter."""
 
 T = TypeVar("T", bound=Hashable)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A filter's bit."""
-
-    bit: int
-    since: int
-    """Value of `_Slots.additions` when the bit was assigned to this filter."""
-    uses: int = 0
-    """Number of views with this filter."""
-
-
-class _Slots(dict[Filter, _Slot]):
-    """The bits of all filters, in the order in which they were assigned."""
-
-    def __init__(self) -> None:
-        self.additions = 0
-        self.seconds = 0.0
-        """Processor time, in seconds, for values that were not remembered."""
-        self._free: list[int] = []
-
-    def assign(self, wanted: Filter) -> _Slot:
-        """Assign a bit to a filter. The bit may have belonged to a removed filter."""
-        self.additions += 1
-        bit = self._free.pop() if self._free else 1 << len(self)
-        slot = self[wanted] = _Slot(bit, self.additions)
-        return slot
-
-    def free(self, wanted: Filter) -> None:
-        """Release the bit of a filter. The bit may still be set in remembered values."""
-        self._free.append(self.pop(wanted).bit)
-
-    def since(self, additions: int) -> list[tuple[Filter, _Slot]]:
-        """Return the filters that were assigned a bit after that number of additions."""
-        return list(takewhile(lambda item: item[1].since > additions, reversed(self.items())))
-
-
-class _Field(dict[str, int]):
-    """The filters that each value of one field passes.
-
-    The entries of the dictionary itself are valid for all filters. `_older` holds the values that
-    have not occurred since the last filter was added: the filters that the value passed, and the
-    number of additions at that time. A value moves back to the dictionary when it occurs again, so
-    the first entries of `_older` have not occurred for the longest time.
-    """
-
-    def __init__(self, key: str, slots: _Slots, thread_time: Callable[[], float]) -> None:
-        self._key = key
-        self._thread_time = thread_time
-        self._slots = slots
-        self._index = PatternIndex()
-        self._older: dict[str, tuple[int, int]] = {}
-        self._additions = slots.additions
-        """Number of additions for which the entries of the dictionary are valid."""
-        self._size = 0
-
-    def add(self, wanted: Filter, bit: int) -> None:
-        """Add a filter."""
-        self._index.add(self._key, wanted, bit)
-        self._age()
-        self._additions = self._slots.additions
-
-    def remove(self, wanted: Filter, bit: int) -> None:
-        """Remove a filter."""
-        self._index.remove(self._key, wanted, bit)
-
-    def __missing__(self, value: str) -> int:
-        if len(value) > MAX_COMPARED:
-            return self[shortened(value)]
-        before = self._thread_time()
-        text = comparable(self._key, value)
-        known = self._older.pop(value, None)
-        if known is None:
-            passed = self._index.passed(text)
-        else:
-            passed = self._completed(text, *known)
-            self._size -= _value_size(value, known[0])
-        self[value] = passed
-        self._size += _value_size(value, passed)
-        if self._size > MAX_REMEMBERED_SIZE:
-            self._evict()
-        self._slots.seconds += self._thread_time() - before
-        return passed
-
-    def _completed(self, text: str, passed: int, additions: int) -> int:
-        # If many filters were added, it is faster to look the value up in the index.
-        if self._index.searches <= SEARCHES_PER_MATCH * (self._slots.additions - additions):
-            return self._index.passed(text)
-        added = self._slots.since(additions)
-        bits = sum(slot.bit for _, slot in added)
-        patterns = sum(len(wanted.globs(self._key)) for wanted, _ in added)
-        if self._index.searches <= SEARCHES_PER_MATCH * patterns:
-            return passed & ~bits | self._index.passed(text, bits) & bits
-        return passed & ~bits | sum(
-            slot.bit for wanted, slot in added if wanted.allows(self._key, text)
-        )
-
-    def _age(self) -> None:
-        aged = zip(self.values(), repeat(self._additions), strict=False)
-        self._older.update(zip(self, aged, strict=True))
-        self.clear()
-
-    def _evict(self) -> None:
-        if len(self._older) < EVICTION_BATCH:
-            self._age()
-        for value in list(islice(self._older, EVICTION_BATCH)):
-            self._size -= _value_size(value, self._older.pop(value)[0])
-
-
-def _value_size(value: str, passed: int) -> int:
-    """Return an upper bound of the bytes of a remembered value."""
-    return ENTRY_SIZE + 4 * len(value) + (passed.bit_length() >> 2)
 
 
 @dataclass(slots=True, eq=False)
@@ -270,15 +150,16 @@ class Selector(Generic[T]):
     """
 
     def __init__(self, thread_time: Callable[[], float] = time.thread_time) -> None:
-        self._slots = _Slots()
-        self._fields = tuple(_Field(key, self._slots, thread_time) for key in KEYS)
+        self._memory = Memory(thread_time)
+        self._slots = self._memory.slots
+        self._fields = tuple(Field(key, self._memory) for key in KEYS)
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first filter gets `GAP_BIT`
 
     @property
     def seconds(self) -> float:
         """Processor time, in seconds, for values that were not remembered."""
-        return self._slots.seconds
+        return self._memory.seconds
 
     def add(self, view: View, target: T) -> None:
         """Select `target` for the records of this view, in addition to those of its other views."""
@@ -312,7 +193,11 @@ class Selector(Generic[T]):
         """Return the bits of the filters that a record passes."""
         event_types, priorities, publishers = self._fields
         event_type, priority, publisher = routing_key
-        return event_types[event_type] & priorities[priority] & publishers[publisher]
+        return (
+            event_types.current[event_type]
+            & priorities.current[priority]
+            & publishers.current[publisher]
+        )
 
     def select(self, routing_keys: Sequence[RoutingKey]) -> dict[T, list[int]]:
         """Return the targets for a batch, each with the indexes of its records in the batch.
@@ -339,7 +224,7 @@ class Selector(Generic[T]):
 
     def _passed(self, routing_keys: Sequence[RoutingKey]) -> Iterable[int]:
         """Return the filters that each record passes; empty if no record passes any filter."""
-        event_types, priorities, publishers = self._fields
+        event_types, priorities, publishers = [each.current for each in self._fields]
         if len(set(routing_keys[:SAMPLE])) > SAMPLE // 2:
             return [event_types[e] & priorities[p] & publishers[q] for e, p, q in routing_keys]
         passed = {

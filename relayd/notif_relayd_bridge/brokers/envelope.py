@@ -29,14 +29,14 @@ class UnreadableMessageError(Exception):
     """The message is no notification; the text states why."""
 
 
-def to_record(message: bytes | None, topic: str) -> bytes:
+def to_record(message: bytes | None, topic: str | None) -> bytes:
     """Return the record of a message; without an envelope, it is the message itself.
 
     Only an envelope is decoded, so the result is not necessarily a valid record.
 
     Args:
         message: the content.
-        topic: the topic that the message was sent to, with the priority.
+        topic: the topic that the message was sent to, with the priority; None if there is none.
 
     Raises:
         UnreadableMessageError: the message has no content, is too large, or has an envelope that
@@ -51,22 +51,22 @@ def to_record(message: bytes | None, topic: str) -> bytes:
     outer = _decode(message)
     if not (VERSION in outer and MESSAGE in outer):
         return message  # The text is a part of the payload.
-    return to_json(_content(outer), topic)
+    return to_json(content(outer), topic)
 
 
-def to_json(notification: dict[str, Any], topic: str) -> bytes:
+def to_json(notification: dict[str, Any], topic: str | None) -> bytes:
     """Return the record of a notification of oslo.messaging.
 
     Args:
         notification: its fields, and others that are omitted.
-        topic: the topic that it was sent to, with the priority.
+        topic: the topic that it was sent to, with the priority; None if there is none.
 
     Raises:
         UnreadableMessageError: the notification cannot be encoded.
     """
     fields = {name: notification[name] for name in FIELDS if name in notification}
     priority = fields.get("priority")
-    if isinstance(priority, str):
+    if topic is not None and isinstance(priority, str):
         fields |= topic_field([topic.removesuffix(f".{priority.lower()}")])
     try:
         return json.dumps(fields).encode()
@@ -74,7 +74,15 @@ def to_json(notification: dict[str, Any], topic: str) -> bytes:
         raise UnreadableMessageError("it cannot be encoded") from error
 
 
-def _content(outer: dict[str, Any]) -> dict[str, Any]:
+def content(outer: dict[str, Any]) -> dict[str, Any]:
+    """Return the notification in an envelope, with the fields of its context.
+
+    Args:
+        outer: the object with the keys `VERSION` and `MESSAGE`.
+
+    Raises:
+        UnreadableMessageError: the envelope contains no notification.
+    """
     version, text = outer[VERSION], outer[MESSAGE]
     if not (isinstance(version, str) and version.partition(".")[0] == "2"):
         raise UnreadableMessageError("it has another version of the envelope than 2")

@@ -23,7 +23,7 @@ MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
 """Size of the unacknowledged messages at which a source stops reading, in bytes. One message more
 may exceed it, or what the client has read ahead."""
 
-MAX_MESSAGE_SIZE = 8 * 1024 * 1024
+MAX_MESSAGE_SIZE = 4 * 1024 * 1024
 """Size in bytes above which a message is not decoded but reported as unreadable, if the client can
 skip it. An envelope can be a few times as large as its record."""
 

@@ -16,6 +16,7 @@ from support.container import (
     INGEST_UNIT,
     PUBLIC,
     PUBLIC_UNIT,
+    access,
     connect,
     run,
     show,
@@ -50,6 +51,9 @@ driver = messagingv2
 [other]
 driver = unix
 """
+TARGET = "rabbit://relay:s3cr3t@127.0.0.1:9/"
+BRIDGE_UNIT = "notif-relayd-bridge@devstack.service"
+BRIDGE_CONFIGURATION = Path("/etc/notif-relayd/bridge/devstack.conf")
 WITHOUT_DRIVER = "[DEFAULT]\ndebug = True\n"
 
 NOTIFY = """
@@ -82,13 +86,13 @@ def bash(*arguments: str | Path, **variables: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def stack() -> None:
+def stack(**variables: str) -> None:
     """Run all phases of stack.sh; neutron's configuration is written after the others."""
     for path, text in ((NOVA, WITH_DRIVER), (CELL, WITHOUT_DRIVER), (KEYSTONE, WITHOUT_DRIVER)):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     devstack("stack", "pre-install")
-    devstack("stack", "install")
+    devstack("stack", "install", **variables)
     NEUTRON.parent.mkdir(exist_ok=True)
     NEUTRON.write_text(WITHOUT_DRIVER)
     devstack("stack", "post-config")
@@ -176,19 +180,24 @@ def test_stack_relays_notifications_beside_other_drivers(
         assert f'"publisher_id": "{configuration}"' in notify(configuration)
 
 
-def test_correct_configuration_is_not_rewritten(stacked: tuple[str, str, str]) -> None:
+def test_second_stack_adds_a_bridge_and_rewrites_nothing(stacked: tuple[str, str, str]) -> None:
     before = configurations()
     written = [path.stat().st_mtime_ns for path in before]
     devstack("stack", "post-config")
     assert [path.stat().st_mtime_ns for path in before] == written
-    stack()
+    stack(NOTIF_RELAYD_BRIDGE_TARGET=TARGET, NOTIF_RELAYD_BRIDGE_OPTIONS="priority = ERROR")
     assert configurations() == before
+    assert access(os.fspath(BRIDGE_CONFIGURATION)) == ("0640", "root", "notif-relayd-bridge")
+    configured = BRIDGE_CONFIGURATION.read_text()
+    assert configured == f"[bridge]\ntarget = {TARGET}\npriority = ERROR\n"
+    assert show("ActiveState", BRIDGE_UNIT) == "active"
 
 
 def test_unstack_stops_and_clean_removes_the_relay(
     stacked: tuple[str, str, str],
 ) -> None:
     devstack("unstack")
+    assert show("ActiveState", BRIDGE_UNIT) == "inactive"
     assert states() == ("inactive", "inactive", "inactive")
     assert {show("UnitFileState", unit) for unit in (PUBLIC_UNIT, INGEST_UNIT)} == {"disabled"}
     devstack("clean")

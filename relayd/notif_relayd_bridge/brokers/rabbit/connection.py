@@ -21,6 +21,8 @@ from typing import Any
 from amqp import method_framing
 from kombu.transport import pyamqp
 
+from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries
+
 _HANDSHAKE_TIMEOUT = 30.0
 """Maximum duration of the handshake in seconds, however many frames the broker sends."""
 
@@ -31,10 +33,10 @@ _MAX_FRAME_SIZE = 1024 * 1024
 """Maximum size of a frame in bytes. RabbitMQ proposes 128 KiB."""
 
 _MAX_CONTENT_SIZE = 8 * 1024 * 1024
-"""Maximum size of a message from the broker in bytes; it only returns messages of the bridge."""
+"""Maximum size of a message in bytes that the broker returns to the bridge."""
 
 _MAX_CHANNEL = 2
-"""Highest number of a channel that the target opens."""
+"""Highest number of a channel that the bridge opens."""
 
 _READ_SIZE = 64 * 1024
 
@@ -124,6 +126,10 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
     def __init__(self, waker: Waker, heartbeat_rate: int, **options: Any) -> None:
         self.is_blocked = False
         """Whether the broker asks for no more messages for now."""
+        self.is_paused = False
+        """Whether nothing is read for now."""
+        self.deliveries: tuple[int, Deliveries] | None = None
+        """Number of the channel of a consumer, and what takes its messages."""
         self._waker = waker
         self._heartbeat_rate = max(heartbeat_rate, 2)
         self._input = bytearray()
@@ -174,10 +180,12 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
         return self._process(frame)
 
     def process_input(self) -> None:
-        """Process all frames that have arrived."""
-        while self._receive():
-            while (frame := self._next_frame()) is not None:
+        """Process the frames that have arrived, until `is_paused` is set."""
+        while not self.is_paused:
+            if (frame := self._next_frame()) is not None:
                 self._process(frame)
+            elif not self._receive():
+                return
 
     def flush(self) -> None:
         """Send what the network takes."""
@@ -198,15 +206,20 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
         self._check_heartbeats(now)
         self._flush(sock)
         wants_write = bool(self._output.data) or self._wants_write
-        self._poll.modify(sock, select.POLLIN | (select.POLLOUT if wants_write else 0))
+        wants_read = not self.is_paused
+        self._poll.modify(sock, select.POLLIN * wants_read | (select.POLLOUT if wants_write else 0))
         times = [each for each in (deadline, self._deadline, self._next_heartbeat()) if each]
         timeout = max(min(times) - now, 0) if times else None
         # Rounded up, so that the thread does not wake up just before the time.
-        self._poll.poll(None if timeout is None else timeout * 1000 + 1)
+        found = self._poll.poll(None if timeout is None else timeout * 1000 + 1)
         self._waker.clear()
         if self._waker.is_closing and not self._is_finishing:
             raise ClosingError
         now = time.monotonic()
+        if self.is_paused:
+            if any(events & (select.POLLHUP | select.POLLERR) for _, events in found):
+                raise BrokerError("the broker has closed the connection")
+            self._received = now  # What the broker has sent is not read.
         if any(each is not None and now >= each for each in (deadline, self._deadline)):
             raise TimeoutError("no answer in time")
 
@@ -275,23 +288,33 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
             return None
         if data[end] != _FRAME_END:
             raise BrokerError("a frame of the broker has no end")
+        payload = bytes(data[_HEADER.size : end])
+        del data[: end + 1]
+        return kind, channel, payload
+
+    def _process(self, frame: tuple[int, int, bytes]) -> Any:
+        kind, channel, payload = frame
+        try:
+            if (
+                self.deliveries is not None
+                and channel == self.deliveries[0]
+                and self.deliveries[1].take(kind, payload)
+            ):
+                return None
+            self._check_content_size(kind, len(payload))
+            return self.on_inbound_frame(frame)
+        except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise BrokerError(f"invalid frame: {error!r}") from error
+        except RecursionError as error:
+            raise BrokerError("invalid frame: nested too deeply") from error
+
+    def _check_content_size(self, kind: int, size: int) -> None:
         if kind == _METHOD:
             self._content_size = 0
         elif kind == _BODY:
             self._content_size += size
         if self._content_size > _MAX_CONTENT_SIZE:
             raise BrokerError("the broker sends a message that is too large")
-        payload = bytes(data[_HEADER.size : end])
-        del data[: end + 1]
-        return kind, channel, payload
-
-    def _process(self, frame: tuple[int, int, bytes]) -> Any:
-        try:
-            return self.on_inbound_frame(frame)
-        except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BrokerError(f"invalid frame: {error!r}") from error
-        except RecursionError as error:
-            raise BrokerError("invalid frame: nested too deeply") from error
 
     def _check_heartbeats(self, now: float) -> None:
         if not self._is_monitored():

@@ -61,7 +61,7 @@ def create(url: str, conf: cfg.ConfigOpts) -> Driver:
             raise ValueError
     except (InvalidTransportURL, ValueError):
         # Not the cause, which can contain a part of the password.
-        raise StartError(f"invalid URL of the target: {_USAGE}") from None
+        raise StartError(f"invalid URL of the broker: {_USAGE}") from None
     for group, opts in options():
         conf.register_opts(opts, group=group)
     try:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consumes a queue on one connection to the broker."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
+from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
+from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
+from notif_relayd_bridge.brokers.rabbit.notification import to_record
+from notif_relayd_bridge.brokers.source import (
+    MAX_MESSAGE_SIZE,
+    MAX_UNACKNOWLEDGED_BYTES,
+    SourceEvents,
+)
+
+MAX_UNACKNOWLEDGED = 1000
+"""Maximum number of messages that the broker delivers without an acknowledgement (prefetch)."""
+
+
+class Consumer:
+    """The consumer of one connection.
+
+    Args:
+        connection: the connection.
+        acknowledgements: numbers of messages to acknowledge; another thread appends to it.
+    """
+
+    def __init__(self, connection: BrokerConnection, acknowledgements: deque[int]) -> None:
+        self.has_acknowledged = False
+        """Whether any message was acknowledged."""
+        self._connection = connection
+        self._acknowledgements = acknowledgements
+        self._channel = connection.channel()
+        self._deliveries = Deliveries(self._receive, MAX_MESSAGE_SIZE)
+        self._unreported: deque[Delivery] = deque()
+        self._received = self._acknowledged = 0
+        """Number of the last message."""
+        self._sizes: deque[int] = deque()
+        """Sizes of the unacknowledged messages in memory."""
+        self._size = 0
+
+    def start(self, queue: str, arguments: dict[str, Any]) -> None:
+        """Ask the broker for the messages of a queue.
+
+        Raises:
+            One of `FAILURES`, or ClosingError.
+        """
+        self._connection.deliveries = (self._channel.channel_id, self._deliveries)
+        self._channel.basic_qos(0, MAX_UNACKNOWLEDGED, False)
+        self._channel.basic_consume(queue, arguments=arguments)
+
+    def run(self, events: SourceEvents, waker: Waker) -> None:
+        """Report messages and acknowledge them.
+
+        Raises:
+            One of `FAILURES`: the connection cannot be used any longer.
+            ClosingError: the source is being closed.
+        """
+        connection = self._connection
+        while True:
+            connection.process_input()
+            self._report(events)
+            was_paused = connection.is_paused
+            self._acknowledge()
+            if was_paused and not connection.is_paused:
+                continue  # Messages may have been read from the network already.
+            waker.is_armed = True
+            if waker.is_closing or not self._acknowledgements:
+                connection.wait_for_event()
+            waker.is_armed = False
+
+    def stop(self) -> None:
+        """Send the acknowledgements; further messages are ignored."""
+        self._deliveries.max_size = -1
+        self._connection.is_paused = False
+        self._acknowledge()
+
+    def _receive(self, delivery: Delivery) -> None:
+        self._received += 1
+        if delivery.number != self._received:
+            raise BrokerError("the broker has skipped a message")
+        self._unreported.append(delivery)
+        self._sizes.append(len(delivery.body))
+        self._size += len(delivery.body)
+        self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
+
+    def _report(self, events: SourceEvents) -> None:
+        while self._unreported:
+            delivery = self._unreported.popleft()
+            try:
+                record = to_record(delivery)
+            except UnreadableMessageError as error:
+                events.unreadable(str(error))
+            else:
+                events.received(record)
+
+    def _acknowledge(self) -> None:
+        before = self._acknowledged
+        while self._acknowledgements:
+            self._acknowledged += self._acknowledgements.popleft()
+        if self._acknowledged == before:
+            return
+        for _ in range(self._acknowledged - before):
+            self._size -= self._sizes.popleft()
+        self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
+        self._channel.basic_ack(self._acknowledged, multiple=True)
+        self.has_acknowledged = True
