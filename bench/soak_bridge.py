@@ -8,6 +8,9 @@ three times each, in a random order. At the end, each record must have arrived, 
 stand in its place; the records of each producer must be in order; and a fault must explain each
 duplicate. NATS does not remove duplicates here, so that they are counted.
 
+The same follows in the other direction: the producers write to the broker, and a bridge brings the
+records to the relay of a hub, which has a subscriber.
+
 Exit status 1: the books of a broker have an error.
 """
 

@@ -105,6 +105,10 @@ class Trial:
         """Let the producers drop records, if they can."""
         raise NotImplementedError
 
+    def cut_soon(self) -> None:
+        """Let the proxy cut the connection within one of the next messages to be carried."""
+        raise NotImplementedError
+
     # Faults
 
     def kill_bridge(self) -> None:
@@ -164,8 +168,7 @@ class Trial:
         proxy = self.central.proxy
         proxy.was_cut.clear()
         proxy.refuses_after_cut = True
-        del proxy.sent[:]
-        proxy.cut_after = 2001
+        self.cut_soon()
         self.emit(0.5)
         wait_patiently(proxy.was_cut.is_set, "the connection is cut")
         proxy.refuse()
@@ -222,6 +225,10 @@ class OutTrial(Trial):
         if self.size.rate is None:
             self.load.overflow()
 
+    def cut_soon(self) -> None:
+        del self.central.proxy.sent[:]
+        self.central.proxy.cut_after = 2001
+
     def kill_broker_and_bridge(self) -> None:
         """Kill the broker, and the bridge while it spools records."""
         self.central.stop()
@@ -240,6 +247,7 @@ class HubTrial(Trial):
         super().__init__(directory, central, size)
         self._found: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._subscriber = self.relay.subscribe()
+        self._subscriber.socket.settimeout(None)  # for a thread that only waits
         self._reading = threading.Thread(target=self._receive)
         self._reading.start()
         self._marks = self.relay.produce()
@@ -276,6 +284,9 @@ class HubTrial(Trial):
 
     def overflow(self) -> None:
         """Do nothing: the broker keeps what the relay does not read."""
+
+    def cut_soon(self) -> None:
+        self.central.proxy.cut_answer_after = 2001
 
 
 T = TypeVar("T", bound=Trial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import queue
 import struct
 import threading
@@ -86,7 +87,8 @@ class RabbitCentral(Central):
     """
 
     name = "rabbit"
-    sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
+    sections = source_sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
+    source_options: ClassVar = {"topics": "notifications", "exchanges": "openstack"}
 
     def __init__(self, proxy: Proxy, broker: rabbitmq.Broker) -> None:
         super().__init__(proxy)
@@ -114,6 +116,28 @@ class RabbitCentral(Central):
             return True
 
         wait_patiently(publish, "RabbitMQ stores a message")
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        confirmed = 0
+
+        def confirm(number: int, multiple: bool) -> None:
+            nonlocal confirmed
+            confirmed = number if multiple else confirmed + 1
+
+        with self._channel() as channel:
+            channel.confirm_select()
+            channel.events["basic_ack"].add(confirm)
+            for each in messages:
+                envelope = {"oslo.version": "2.0", "oslo.message": each.decode()}
+                channel.basic_publish(
+                    amqp.Message(
+                        json.dumps(envelope), content_type="application/json", delivery_mode=2
+                    ),
+                    exchange="openstack",
+                    routing_key=QUEUE,
+                )
+            while confirmed < len(messages):
+                channel.connection.drain_events(timeout=TIMEOUT)
 
     def read(self) -> Iterator[bytes]:
         found: list[bytes] = []
@@ -147,6 +171,7 @@ class NatsCentral(Central):
     """NATS with a stream that does not remove duplicates."""
 
     name = "nats"
+    source_sections = "[nats]\nack_wait = 1\n"
 
     def __init__(self, proxy: Proxy, server: NatsServer) -> None:
         super().__init__(proxy)
