@@ -12,7 +12,7 @@ import pytest
 
 from compare.rabbitmq import free_port
 from notif_relayd_bridge.errors import StartError
-from support.bridge_trial import SHORT, trial
+from support.bridge_trial import OutTrial, trial
 from support.central import rabbit_at
 from support.proxy import Proxy
 from support.rabbitmq import (
@@ -23,6 +23,7 @@ from support.rabbitmq import (
     pipeline_to,
     record,
 )
+from support.trial_load import SHORT
 from support.waiting import wait_until
 
 pytestmark = needs_rabbitmq
@@ -59,7 +60,7 @@ def no_exchange(broker: Broker) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_exchange")
 def test_every_record_is_accounted_for(broker: Broker, directory: Path) -> None:
-    with rabbit_at(broker) as central, trial(directory, central, SHORT) as running:
+    with rabbit_at(broker) as central, trial(OutTrial, directory, central, SHORT) as running:
         running.fail_in_turn()
         books = running.books
     assert books.errors == []
