@@ -106,9 +106,9 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
 
 def test_memory_listed_in_the_unit_of_bridges_adds_up_to_its_limit() -> None:
     unit = (SYSTEMD / "notif-relayd-bridge@.service").read_text()
-    *directions, last = unit.split("# The total is ")
-    totals = [int(re.match(r"\d+", each)[0]) for each in (*directions[1:], last)]
-    listed = [re.findall(r"^# {3,5}(\d+) ", each, re.MULTILINE) for each in directions]
+    tables = unit.split("# The total is ")[:-1]
+    totals = [int(each) for each in re.findall(r"^# The total is (\d+) MiB", unit, re.MULTILINE)]
+    listed = [re.findall(r"^# {3,5}(\d+) ", each, re.MULTILINE) for each in tables]
     assert [sum(map(int, each)) for each in listed] == totals
     assert max(totals) < int(re.findall(r"^MemoryMax=(\d+)M$", unit, re.MULTILINE)[0])
 
