@@ -42,6 +42,8 @@ class SimpleReader:
         """What is not acknowledged."""
         self.failures: list[str] = []
         self.connections = 0
+        self.thread = threading.current_thread()
+        """The thread that reports, after the first connection."""
         self.errors: list[str] = []
         """Reports that break the rules."""
         self._is_connected = False
@@ -107,6 +109,7 @@ class SimpleReader:
             self._check(not self._is_connected and not self.waiting, "connected")
             self._is_connected = True
             self.connections += 1
+            self.thread = threading.current_thread()
 
     def received(self, record: bytes) -> None:
         self._receive(record)
