@@ -116,7 +116,7 @@ soak: .venv/.made ## reconnects, slow readers and restarts for MINUTES=10; draws
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/soak.py --minutes $(or $(MINUTES),10)
 
-soak-bridge: .venv/.made brokers ## records of bridges to each broker are accounted for while everything fails; SECONDS=60 each, SEED=
+soak-bridge: .venv/.made brokers ## account for the records of bridges to and from each broker while everything fails; SECONDS=60, SEED=
 	@.venv/bin/python bench/soak_bridge.py --seconds $(or $(SECONDS),60) $(addprefix --seed ,$(SEED))
 
 docs: man ## build HTML and man pages in docs/build

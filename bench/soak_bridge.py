@@ -8,6 +8,9 @@ three times each, in a random order. At the end, each record must have arrived, 
 stand in its place; the records of each producer must be in order; and a fault must explain each
 duplicate. NATS does not remove duplicates here, so that they are counted.
 
+The same follows in the other direction: the producers write to the broker, and a bridge brings the
+records to the relay of a hub, which has a subscriber.
+
 Exit status 1: the books of a broker have an error.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -25,12 +29,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.bridge_trial import Size, Trial, trial
+from support.bridge_trial import HubTrial, OutTrial, Trial, trial
 from support.central import CENTRALS
+from support.trial_load import Size
 
 RATE = 2000
 SIZE = Size(step=2700, record_size=1024, rate=RATE)
-FAULTS: list[Callable[[Trial], None]] = [
+DIRECTIONS: dict[str, type[Trial]] = {"to": OutTrial, "from": HubTrial}
+COMMON: list[Callable[[Trial], None]] = [
     *3
     * [
         Trial.kill_bridge,
@@ -40,31 +46,32 @@ FAULTS: list[Callable[[Trial], None]] = [
         Trial.reset,
         Trial.cut,
     ],
-    Trial.kill_broker_and_bridge,
     Trial.restart_relay_and_kill_bridge,
 ]
 
 
-def soak(name: str, seed: int, seconds: float) -> Trial:
-    """Run a bridge to a broker for a time at least, and return the finished trial."""
-    faults = random.Random(seed).sample(FAULTS, len(FAULTS))
+def soak(kind: type[Trial], name: str, seed: int, seconds: float) -> Trial:
+    """Run a bridge for a time at least, and return the finished trial."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
         directories = [
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))) for _ in range(2)
         ]
         central = stack.enter_context(CENTRALS[name](directories[0]))
-        running = stack.enter_context(trial(directories[1], central, SIZE))
+        running = stack.enter_context(trial(kind, directories[1], central, SIZE))
         end = time.monotonic() + seconds
-        for fault in faults:
-            fault(running)
+        faults: list[Callable[[], None]] = [functools.partial(fault, running) for fault in COMMON]
+        if isinstance(running, OutTrial):
+            faults.append(running.kill_broker_and_bridge)
+        for fault in random.Random(seed).sample(faults, len(faults)):
+            fault()
         while time.monotonic() < end:
             running.emit(0.1)
         running.finish()
         return running
 
 
-def report(name: str, seed: int, seconds: float, done: Trial) -> None:
+def report(title: str, seed: int, seconds: float, done: Trial) -> None:
     """Print the figures of a trial."""
     books = done.books
     figures = {
@@ -78,7 +85,7 @@ def report(name: str, seed: int, seconds: float, done: Trial) -> None:
         "duplicates": _counted(books.duplicates.total(), books.duplicates),
         "errors": len(books.errors),
     }
-    print(f"{name}, seed {seed}, {seconds:.0f} s")
+    print(f"{title}, seed {seed}, {seconds:.0f} s")
     for key, value in figures.items():
         print(f"  {key:27} {value}")
     for each in books.errors[:20]:
@@ -95,15 +102,17 @@ def main() -> int:
     """Run the test and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("brokers", nargs="*", default=list(CENTRALS))
+    parser.add_argument("--direction", choices=DIRECTIONS, action="append")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     asked = parser.parse_args()
     wrong = False
-    for name in asked.brokers:
-        start = time.monotonic()
-        done = soak(name, asked.seed, asked.seconds)
-        report(name, asked.seed, time.monotonic() - start, done)
-        wrong |= bool(done.books.errors)
+    for direction in asked.direction or DIRECTIONS:
+        for name in asked.brokers:
+            start = time.monotonic()
+            done = soak(DIRECTIONS[direction], name, asked.seed, asked.seconds)
+            report(f"{direction} {name}", asked.seed, time.monotonic() - start, done)
+            wrong |= bool(done.books.errors)
     return wrong
 
 

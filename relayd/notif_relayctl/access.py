@@ -34,6 +34,9 @@ AS_ROOT = "run it as root"
 GROUPS = ("notif-subscribers", "notif-producers", "notif-relayd")
 """The groups of the relay's sockets unless relayd.conf sets others."""
 
+BRIDGE_DIRECTORY = "/run/notif-relayd-bridge"
+"""Directory with the directories of the bridges' status sockets."""
+
 ACL = "system.posix_acl_access"
 _HEADER = struct.calcsize("<I")
 _ENTRY = struct.Struct("<HHI")
@@ -168,8 +171,8 @@ def in_runtime_dir(path: str) -> bool:
 
 
 def _is_relays(refused: Refusal) -> bool:
-    """Return whether a file belongs to a relay, so that a user may join its group for it."""
-    if in_runtime_dir(refused.path):
+    """Return whether a file belongs to a relay or bridge, so that a user may join its group."""
+    if in_runtime_dir(refused.path) or refused.path.startswith(f"{BRIDGE_DIRECTORY}/"):
         return True
     if refused.is_directory:
         return False

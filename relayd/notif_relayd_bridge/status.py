@@ -34,13 +34,13 @@ STATUS_SOCKET = "status.sock"
 MODE = 0o660
 """Mode of the socket: the user of the bridge, and the group of its process."""
 
-BACKLOG = 64
+BACKLOG = 32
 """Connections that the kernel keeps while the thread pauses; it refuses further ones."""
 
 MAX_BURST = 64
 """Answers without a pause."""
 
-MAX_RATE = 50.0
+MAX_RATE = 20.0
 """Answers per second after a burst. They take less than 1 % of a processor."""
 
 CLOSE_TIMEOUT = 2.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.bridge import PASSWORD, Bridge, FakeBroker, fake_broker, running_bridge
+from support.bridge import Bridge, FakeBroker, fake_broker, running_bridge
 from support.records import numbered_record, record
 from support.relay import Relay, running_relay
 from support.waiting import TIMEOUT, wait_until
@@ -255,15 +255,3 @@ def test_hang_up_stops_the_bridge_with_an_error(
     broker.take(3)
     assert bridge.stop(signal.SIGHUP) == 1
     bridge.wait_logged("stopped by SIGHUP")
-
-
-def test_password_is_in_no_log_and_no_process_list(
-    relay: Relay, broker: FakeBroker, bridge: Bridge
-) -> None:
-    emit(relay, 0, 1)
-    broker.take(1)
-    broker.disconnect()
-    bridge.wait_logged("waiting for the broker")
-    command = Path(f"/proc/{bridge.process.pid}/cmdline").read_text()
-    assert bridge.stop() == 0
-    assert PASSWORD not in bridge.log.read_text() + command

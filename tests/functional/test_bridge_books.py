@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support.bridge_trial import SHORT, trial
+from support.bridge_trial import OutTrial, trial
 from support.central import CENTRALS
 from support.nats_server import needs_nats
+from support.trial_load import SHORT
 
 
 @pytest.mark.parametrize("name", [pytest.param("nats", marks=needs_nats), "kafka"])
@@ -22,7 +23,7 @@ def test_every_record_is_accounted_for(directory: Path, name: str) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="central-") as data,
         CENTRALS[name](Path(data)) as central,
-        trial(directory, central, SHORT) as running,
+        trial(OutTrial, directory, central, SHORT) as running,
     ):
         running.fail_in_turn()
         books = running.books

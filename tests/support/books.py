@@ -42,7 +42,7 @@ def record(producer: int, number: int, size: int = 0) -> str:
 
 def mark(fault: str) -> bytes:
     """Return the mark of a fault."""
-    return json.dumps({"event_type": MARK, "payload": fault}).encode()
+    return json.dumps({"event_type": MARK, "priority": "WARN", "payload": fault}).encode()
 
 
 class _Stream:

@@ -3,133 +3,29 @@
 
 Everything is real: the producers are handlers of the library, the relay has its descriptors stored
 by a service manager, and the bridge is a process that reaches the broker through a proxy. After
-each fault, the trial writes a mark to the broker, while the bridge cannot reach it.
+each fault, the trial writes a mark to where the bridge sends, while the bridge cannot.
+
+A trial has one of two directions: `OutTrial` has a bridge from the relay to the broker, and
+`HubTrial` one from the broker to the relay.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import queue
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from notif_relay import RelayHandler
-from support.books import Books, mark, record
-from support.bridge import RealBridge
+from support.books import Books, mark
+from support.bridge import Bridge, RealBridge
+from support.bridge_inbound import RealInboundBridge
 from support.central import Central
 from support.service_manager import ManagedRelay
-from support.waiting import kill, wait_until
-
-PRODUCERS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much a trial does."""
-
-    step: int
-    """Number of records before, during and after a fault."""
-    record_size: int
-    """Size of a record in bytes, about."""
-    rate: int | None = None
-    """Records per second; None: as fast as possible, and only when the trial waits for them."""
-
-
-SHORT = Size(step=400, record_size=300)
-
-
-class Load:
-    """The producers, which emit records in turn.
-
-    Args:
-        ingest: path of the relay's private socket.
-        size: how much they emit.
-    """
-
-    def __init__(self, ingest: Path, size: Size) -> None:
-        self.emitted = [0] * PRODUCERS
-        """Number of records of each producer, those that it drops included."""
-        self._size = size
-        self._handlers = [RelayHandler(ingest) for _ in range(PRODUCERS)]
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        if size.rate:
-            self._thread.start()
-
-    @property
-    def dropped(self) -> int:
-        """Number of records that the producers have dropped."""
-        return sum(each.stats().dropped for each in self._handlers)
-
-    def emit(self, count: int) -> None:
-        """Emit some records, or wait until they are emitted."""
-        if not self._size.rate:
-            for _ in range(count // PRODUCERS):
-                self._emit_one_each()
-            return
-        end = sum(self.emitted) + count
-        while sum(self.emitted) < end:
-            wait_until(self._progress(), "the producers emit records")
-
-    def overflow(self) -> None:
-        """Emit until every producer drops records."""
-        for producer, handler in enumerate(self._handlers):
-            dropped = handler.stats().dropped
-            while handler.stats().dropped < dropped + 10:
-                self._emit(producer)
-
-    def announce(self) -> None:
-        """Emit until every producer has announced what it has dropped."""
-        for producer, handler in enumerate(self._handlers):
-            sent = handler.stats().sent
-
-            def has_emitted(producer: int = producer, sent: int = sent) -> bool:
-                self._emit(producer)
-                return self._handlers[producer].stats().sent == sent + 1
-
-            wait_until(has_emitted, "the relay takes a record")
-
-    def stop(self) -> None:
-        """Stop emitting; without effect if that has happened."""
-        self._stopped.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def close(self) -> None:
-        """Disconnect the producers."""
-        self.stop()
-        for each in self._handlers:
-            each.close()
-
-    def _progress(self) -> Callable[[], bool]:
-        before = sum(self.emitted)
-        return lambda: sum(self.emitted) > before
-
-    def _run(self) -> None:
-        assert self._size.rate is not None
-        batch = 5
-        due = time.monotonic()
-        while not self._stopped.is_set():
-            for _ in range(batch):
-                self._emit_one_each()
-            due += batch * PRODUCERS / self._size.rate
-            self._stopped.wait(max(0.0, due - time.monotonic()))
-
-    def _emit_one_each(self) -> None:
-        for producer in range(PRODUCERS):
-            self._emit(producer)
-
-    def _emit(self, producer: int) -> None:
-        text = record(producer, self.emitted[producer], self._size.record_size)
-        name = "oslo.messaging.notification"
-        self._handlers[producer].handle(
-            logging.LogRecord(name, logging.INFO, "", 0, text, None, None)
-        )
-        self.emitted[producer] += 1
+from support.trial_load import PRODUCERS, BusLoad, HandlerLoad, Load, Size
+from support.waiting import TIMEOUT, kill, wait_patiently
 
 
 class Trial:
@@ -141,6 +37,9 @@ class Trial:
         size: how much happens.
     """
 
+    bridge: Bridge
+    load: Load
+
     def __init__(self, directory: Path, central: Central, size: Size) -> None:
         self.central = central
         self.size = size
@@ -148,13 +47,6 @@ class Trial:
         self.dropped = 0
         """Number of records that the producers have dropped, at the end."""
         self.relay = ManagedRelay(directory)
-        self.bridge = RealBridge(directory, self.relay, central.url)
-        with self.bridge.config.open("a") as file:
-            file.write(central.sections)
-        self.bridge.start()
-        self.relay.wait_subscribed()
-        self.bridge.wait_logged("connected to the broker")
-        self.load = Load(self.relay.ingest, size)
 
     def close(self) -> None:
         """End everything, and copy the log of the bridge to standard error."""
@@ -190,8 +82,32 @@ class Trial:
             self.books.errors.append(f"the exit status of the bridge is {status}")
 
     def _read(self) -> None:
-        for each in self.central.read():
+        for each in self.arrivals():
             self.books.note(each)
+
+    def _mark(self, fault: str) -> None:
+        self.write(mark(fault))
+        self.central.proxy.refuse(False)
+
+    def arrivals(self) -> Iterable[bytes]:
+        """Return what has arrived and was not returned before."""
+        raise NotImplementedError
+
+    def write(self, message: bytes) -> None:
+        """Write a message to where the bridge sends."""
+        raise NotImplementedError
+
+    def emit_without_broker(self, share: float) -> None:
+        """Emit a part of the records of a step while the broker is away, if that is possible."""
+        raise NotImplementedError
+
+    def overflow(self) -> None:
+        """Let the producers drop records, if they can."""
+        raise NotImplementedError
+
+    def cut_soon(self) -> None:
+        """Let the proxy cut the connection within one of the next messages to be carried."""
+        raise NotImplementedError
 
     # Faults
 
@@ -206,29 +122,18 @@ class Trial:
         self.emit()
 
     def kill_broker(self) -> None:
-        """Kill the broker; records are spooled until it is back."""
+        """Kill the broker while messages are under way."""
         self.emit(0.5)
         self.central.stop()
         self._restart_broker("broker killed")
         self.emit()
 
-    def kill_broker_and_bridge(self) -> None:
-        """Kill the broker, and the bridge while it spools records."""
-        self.central.stop()
-        self.emit(0.5)
-        self.bridge.kill()
-        self.bridge.start()
-        self.emit(0.5)
-        self._restart_broker("broker and bridge killed")
-        self.emit()
-
     def restart_relay(self) -> None:
-        """Restart the relay; producers drop what their sockets do not take meanwhile."""
+        """Restart the relay."""
         self.emit(0.5)
         assert self.relay.stop() == 0
         self.emit()
-        if self.size.rate is None:
-            self.load.overflow()
+        self.overflow()
         self.relay.start()
         self.emit(0.5)
 
@@ -263,8 +168,7 @@ class Trial:
         proxy = self.central.proxy
         proxy.was_cut.clear()
         proxy.refuses_after_cut = True
-        del proxy.sent[:]
-        proxy.cut_after = 2001
+        self.cut_soon()
         self.emit(0.5)
         wait_patiently(proxy.was_cut.is_set, "the connection is cut")
         proxy.refuse()
@@ -288,28 +192,110 @@ class Trial:
 
     def _restart_broker(self, fault: str) -> None:
         self.central.proxy.refuse()
-        self.emit(0.5)
+        self.emit_without_broker(0.5)
         self.central.start()
         self._mark(fault)
 
-    def _mark(self, fault: str) -> None:
-        self.central.write(mark(fault))
-        self.central.proxy.refuse(False)
+
+class OutTrial(Trial):
+    """A trial of a bridge from the relay to the broker."""
+
+    load: HandlerLoad
+
+    def __init__(self, directory: Path, central: Central, size: Size) -> None:
+        super().__init__(directory, central, size)
+        self.bridge = RealBridge(directory, self.relay, central.url)
+        with self.bridge.config.open("a") as file:
+            file.write(central.sections)
+        self.bridge.start()
+        self.relay.wait_subscribed()
+        self.bridge.wait_logged("connected to the broker")
+        self.load = HandlerLoad(self.relay.ingest, size)
+
+    def arrivals(self) -> Iterable[bytes]:
+        return self.central.read()
+
+    def write(self, message: bytes) -> None:
+        self.central.write(message)
+
+    def emit_without_broker(self, share: float) -> None:
+        self.emit(share)
+
+    def overflow(self) -> None:
+        if self.size.rate is None:
+            self.load.overflow()
+
+    def cut_soon(self) -> None:
+        del self.central.proxy.sent[:]
+        self.central.proxy.cut_after = 2001
+
+    def kill_broker_and_bridge(self) -> None:
+        """Kill the broker, and the bridge while it spools records."""
+        self.central.stop()
+        self.emit(0.5)
+        self.bridge.kill()
+        self.bridge.start()
+        self.emit(0.5)
+        self._restart_broker("broker and bridge killed")
+        self.emit()
 
 
-def wait_patiently(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what may require a connection: the pause between two attempts takes up to 30 s."""
-    for _ in range(3):
-        with contextlib.suppress(AssertionError):
-            wait_until(condition, what)
-            return
-    wait_until(condition, what)
+class HubTrial(Trial):
+    """A trial of a bridge from the broker to the relay of a hub, which has one subscriber."""
+
+    def __init__(self, directory: Path, central: Central, size: Size) -> None:
+        super().__init__(directory, central, size)
+        self._found: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._subscriber = self.relay.subscribe()
+        self._subscriber.socket.settimeout(None)  # for a thread that only waits
+        self._reading = threading.Thread(target=self._receive)
+        self._reading.start()
+        self._marks = self.relay.produce()
+        self.bridge = RealInboundBridge(
+            directory, self.relay.ingest, central.url, **central.source_options
+        )
+        with self.bridge.config.open("a") as file:
+            file.write(central.source_sections)
+        self.bridge.start()
+        self.bridge.wait_logged("connected to the broker")
+        self.load = BusLoad(central, size)
+
+    def close(self) -> None:
+        super().close()
+        self._reading.join(TIMEOUT)
+        self._subscriber.close()
+        self._marks.close()
+
+    def _receive(self) -> None:
+        with contextlib.suppress(ConnectionResetError):
+            while line := self._subscriber.line():
+                self._found.put(line)
+
+    def arrivals(self) -> Iterable[bytes]:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._found.get_nowait()
+
+    def write(self, message: bytes) -> None:
+        self._marks.sendall(message + b"\n")
+
+    def emit_without_broker(self, share: float) -> None:
+        """Do nothing: the producers write to the broker."""
+
+    def overflow(self) -> None:
+        """Do nothing: the broker keeps what the relay does not read."""
+
+    def cut_soon(self) -> None:
+        self.central.proxy.cut_answer_after = 2001
+
+
+T = TypeVar("T", bound=Trial)
 
 
 @contextlib.contextmanager
-def trial(directory: Path, central: Central, size: Size) -> Iterator[Trial]:
+def trial(kind: type[T], directory: Path, central: Central, size: Size) -> Iterator[T]:
     """Context with a trial whose processes are ended at the end of the block."""
-    running = Trial(directory, central, size)
+    running = kind(directory, central, size)
     try:
         yield running
     finally:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import queue
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import amqp
 from amqp.exceptions import MessageNacked
@@ -21,7 +23,7 @@ from compare import rabbitmq
 from support.mock_kafka import MockKafka
 from support.nats_server import NatsServer
 from support.proxy import Proxy
-from support.waiting import TIMEOUT, wait_until
+from support.waiting import TIMEOUT, wait_patiently
 
 QUEUE = "notifications.warn"
 """The queue of RabbitMQ and the topic of Kafka for records with the priority WARN."""
@@ -45,7 +47,13 @@ class Central:
     url: str
     """URL for a bridge."""
     sections = ""
-    """Sections of the configuration of a bridge."""
+    """Sections of the configuration of a bridge to the broker."""
+    source_options: ClassVar[dict[str, object]] = {}
+    """Options of a bridge from the broker."""
+    source_sections = ""
+    """Sections of its configuration."""
+    batch = 400
+    """Number of messages that are published at once."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -62,16 +70,25 @@ class Central:
         """Add a message, without the proxy."""
         raise NotImplementedError
 
+    def publish(self, messages: Sequence[bytes]) -> None:
+        """Publish messages, as services do, without the proxy, and wait until they are safe."""
+        raise NotImplementedError
+
     def read(self) -> Iterator[bytes]:
         """Yield the messages that have arrived and were not read before, in order."""
         raise NotImplementedError
 
 
 class RabbitCentral(Central):
-    """RabbitMQ with a quorum queue."""
+    """RabbitMQ with a durable queue.
+
+    It is no quorum queue: RabbitMQ 3.10 has forgotten the members of a new one after SIGKILL, and
+    the queue then never has a leader again.
+    """
 
     name = "rabbit"
-    sections = "[oslo_messaging_rabbit]\nrabbit_quorum_queue = true\n"
+    sections = source_sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
+    source_options: ClassVar = {"topics": "notifications", "exchanges": "openstack"}
 
     def __init__(self, proxy: Proxy, broker: rabbitmq.Broker) -> None:
         super().__init__(proxy)
@@ -86,7 +103,7 @@ class RabbitCentral(Central):
 
     def write(self, message: bytes) -> None:
         def publish() -> bool:
-            # A quorum queue is not available at once after a start.
+            # The queue may not be available at once after a start.
             try:
                 with self._channel() as channel:
                     channel.confirm_select()
@@ -98,7 +115,29 @@ class RabbitCentral(Central):
                 return False
             return True
 
-        wait_until(publish, "RabbitMQ stores a message")
+        wait_patiently(publish, "RabbitMQ stores a message")
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        confirmed = 0
+
+        def confirm(number: int, multiple: bool) -> None:
+            nonlocal confirmed
+            confirmed = number if multiple else confirmed + 1
+
+        with self._channel() as channel:
+            channel.confirm_select()
+            channel.events["basic_ack"].add(confirm)
+            for each in messages:
+                envelope = {"oslo.version": "2.0", "oslo.message": each.decode()}
+                channel.basic_publish(
+                    amqp.Message(
+                        json.dumps(envelope), content_type="application/json", delivery_mode=2
+                    ),
+                    exchange="openstack",
+                    routing_key=QUEUE,
+                )
+            while confirmed < len(messages):
+                channel.connection.drain_events(timeout=TIMEOUT)
 
     def read(self) -> Iterator[bytes]:
         found: list[bytes] = []
@@ -132,6 +171,7 @@ class NatsCentral(Central):
     """NATS with a stream that does not remove duplicates."""
 
     name = "nats"
+    source_sections = "[nats]\nack_wait = 1\n"
 
     def __init__(self, proxy: Proxy, server: NatsServer) -> None:
         super().__init__(proxy)
@@ -147,8 +187,14 @@ class NatsCentral(Central):
         self._server.start()
 
     def write(self, message: bytes) -> None:
+        self.publish([message])
+
+    def publish(self, messages: Sequence[bytes]) -> None:
         async def publish(client: Client) -> None:
-            await client.jetstream().publish("notifications.mark", message, timeout=TIMEOUT)
+            stream = client.jetstream()
+            await asyncio.gather(
+                *(stream.publish("notifications.test", each, timeout=TIMEOUT) for each in messages)
+            )
 
         self._server.run(publish)
 
@@ -182,6 +228,11 @@ class KafkaCentral(Central):
     """
 
     name = "kafka"
+    source_options: ClassVar = {"topics": QUEUE}
+    # With these, the mock cluster rebalances a group within a second.
+    source_sections = (
+        "[kafka]\nsession.timeout.ms = 2000\nheartbeat.interval.ms = 100\nfetch.wait.max.ms = 50\n"
+    )
 
     def __init__(self, proxy: Proxy, cluster: MockKafka) -> None:
         super().__init__(proxy)
@@ -207,8 +258,12 @@ class KafkaCentral(Central):
         self._cluster.command("up")
 
     def write(self, message: bytes) -> None:
-        producer = Producer({**self._settings(), "acks": "all"})
-        producer.produce(QUEUE, message, partition=0)
+        self.publish([message])
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        producer = Producer({**self._settings(), "enable.idempotence": True, "linger.ms": 5})
+        for each in messages:
+            producer.produce(QUEUE, each, partition=0)
         assert producer.flush(TIMEOUT) == 0
 
     def read(self) -> Iterator[bytes]:

@@ -28,6 +28,8 @@ class Proxy:
         """What the clients have sent; may be cleared."""
         self.cut_after: int | None = None
         """Bytes from clients after which all connections are cut, once."""
+        self.cut_answer_after: int | None = None
+        """Further bytes from the server after which its connection is cut, once."""
         self.was_cut = threading.Event()
         """Set when connections are cut; then new ones are refused if `refuses_after_cut`."""
         self.refuses_after_cut = False
@@ -121,9 +123,16 @@ class Proxy:
                 if is_cut:
                     data = data[: len(data) - (len(self.sent) - (self.cut_after or 0))]
                     self.cut_after = None
-                    self._is_refusing |= self.refuses_after_cut
-            elif self._replacement:
-                data = data.replace(*self._replacement)
+            else:
+                is_cut = self.cut_answer_after is not None and len(data) > self.cut_answer_after
+                if is_cut:
+                    data = data[: self.cut_answer_after]
+                    self.cut_answer_after = None
+                elif self.cut_answer_after is not None:
+                    self.cut_answer_after -= len(data)
+                if self._replacement:
+                    data = data.replace(*self._replacement)
+            self._is_refusing |= is_cut and self.refuses_after_cut
             self._others[sock].sendall(data)
         except OSError:
             data, is_cut = b"", False

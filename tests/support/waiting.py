@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import subprocess
@@ -26,6 +27,15 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {TIMEOUT} s: {what}")
         time.sleep(0.005)
+
+
+def wait_patiently(condition: Callable[[], object], what: str) -> None:
+    """Wait four times as long, for instance for a connection after a pause of 30 seconds."""
+    for _ in range(3):
+        with contextlib.suppress(AssertionError):
+            wait_until(condition, what)
+            return
+    wait_until(condition, what)
 
 
 def wait_readable(*files: socket.socket | IO[str]) -> None:

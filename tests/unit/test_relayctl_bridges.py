@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from notif_relayctl.access import BRIDGE_DIRECTORY
 from notif_relayctl.app import main
 from notif_relayctl.bridges import client
 from notif_relayctl.bridges.client import Problem, query_all
@@ -137,7 +138,7 @@ def test_fields_are_those_of_a_bridge_to_a_relay() -> None:
 
 
 def test_constants_are_those_of_the_bridge() -> None:
-    assert client.RUNTIME_DIRECTORY == status.RUNTIME_DIRECTORY
+    assert BRIDGE_DIRECTORY == status.RUNTIME_DIRECTORY
     assert client.STATUS_SOCKET == status.STATUS_SOCKET
 
 

@@ -19,13 +19,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from notif_relayctl.access import not_allowed
+from notif_relayctl.access import BRIDGE_DIRECTORY, not_allowed
 from notif_relayctl.bridges.schema import BridgeStatus
 from notif_relayctl.command import path
 from notif_relayctl.errors import CtlError, NotAllowedError, NotRunningError
 from notif_relayd.errors import one_line
-
-RUNTIME_DIRECTORY = "/run/notif-relayd-bridge"
 
 STATUS_SOCKET = "status.sock"
 
@@ -69,7 +67,7 @@ def add_bridge_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bridge-dir",
         type=path,
-        default=RUNTIME_DIRECTORY,
+        default=BRIDGE_DIRECTORY,
         metavar="DIR",
         help=f"directory with one directory for each bridge and a {STATUS_SOCKET} in it (default: "
         "%(default)s)",

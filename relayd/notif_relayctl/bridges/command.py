@@ -29,7 +29,8 @@ class ListBridges(CtlCommand, Lister):
         *("spooled_bytes", "spooled_seconds", "dropped"),
     )
 
-    _is_permitted = True
+    _refusal: str | None = None
+    """Why this user may query no bridge."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the option for the directory."""
@@ -40,21 +41,26 @@ class ListBridges(CtlCommand, Lister):
     def take_action(self, arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[Row]]:
         """Query the bridges and return one row for each."""
         bridges = query_all(arguments.bridge_dir)
-        self._is_permitted = any(_row_state(each) != NO_PERMISSION for each in bridges)
+        problems = [each.answer for each in bridges if isinstance(each.answer, Problem)]
+        refused = [each for each in problems if each.state == NO_PERMISSION]
+        if len(refused) == len(bridges):
+            self._refusal = refused[0].reason
         return self.columns, [_row(each) for each in bridges]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        """Print the table; return the status of a denied permission if no bridge may be queried."""
+        """Print the table; raise an error if no bridge may be queried."""
         status = super().run(parsed_args)
-        return status or (0 if self._is_permitted else NotAllowedError.exit_status)
+        if self._refusal is not None:
+            raise NotAllowedError(self._refusal)
+        return status
 
 
-def _row_state(bridge: Bridge) -> str:
+def _state(bridge: Bridge) -> str:
     return bridge.answer.state if isinstance(bridge.answer, Problem) else RUNNING
 
 
 def _row(bridge: Bridge) -> Row:
-    name, state, answer = Text(bridge.name), _row_state(bridge), bridge.answer
+    name, state, answer = Text(bridge.name), _state(bridge), bridge.answer
     if isinstance(answer, Problem):
         nothing = Nullable(None)
         unknown = (nothing,) * 5

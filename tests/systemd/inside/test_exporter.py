@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter as a service in the sandbox of its unit."""
 
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,21 @@ def test_exporter_does_not_start_the_relay(exporter: str) -> None:
     scraped = scrape(exporter)
     assert "notif_relayd_up 1.0" in scraped
     assert "notif_relayd_records_received_total 1.0" in scraped
+
+
+def test_exporter_may_query_the_bridges(exporter: str) -> None:
+    needs_loopback()
+    assert run("systemd-tmpfiles", "--create", "notif-relayd-bridge.conf").returncode == 0
+    unit, path = "notif-relayd-bridge@b.service", Path("/etc/notif-relayd/bridge/b.conf")
+    path.write_text("[bridge]\ntarget = nats://127.0.0.1:9\n")
+    shutil.chown(path, "root", "notif-relayd-bridge")
+    systemctl("start", unit)
+    scraped = scrape(exporter)
+    systemctl("stop", unit)
+    path.unlink()
+    assert 'notif_relayd_bridge_up{bridge="b"} 1.0' in scraped
+    labels = '{bridge="b",broker="nats",direction="out"}'
+    assert f"notif_relayd_bridge_connected{labels} 0.0" in scraped
 
 
 def test_exporter_survives_a_stop_of_the_relay(exporter: str) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import socket
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from amqp import AMQPError
 from kombu import compression
 from kombu.transport import pyamqp
 from oslo_config import cfg
-from oslo_messaging import InvalidTransportURL, TransportURL
+from oslo_messaging import InvalidTransportURL, TransportHost, TransportURL
 from oslo_messaging._drivers import amqp as amqp_driver
 from oslo_messaging._drivers import common, impl_rabbit
 from oslo_messaging.transport import _transport_opts
@@ -162,6 +162,15 @@ class Driver(impl_rabbit.Connection):  # type: ignore[misc]
         """Return why the connection failed, without passwords."""
         text = self._hide(str(error) or type(error).__name__)
         return printable(f"{self.address}: {text}")[:_MAX_REASON]
+
+    def _transform_transport_url(
+        self, url: TransportURL, host: TransportHost, *defaults: str, **named_defaults: str
+    ) -> str:
+        """Return a URL for kombu; a slash is encoded as well, unlike in the base class."""
+        transformed: str = super()._transform_transport_url(url, host, *defaults, **named_defaults)
+        start, slashes, rest = transformed.partition("://")
+        login, at, address = rest.partition("@")
+        return start + slashes + quote(login, safe=":%") + at + address
 
     def ensure_connection(self) -> None:
         """Do not connect; the base class calls this when it is created."""
