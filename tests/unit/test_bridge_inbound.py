@@ -13,7 +13,7 @@ import pytest
 from notif_relay import records
 from notif_relayd.records.validator import Validator
 from notif_relayd_bridge.brokers.source import Source
-from notif_relayd_bridge.inbound.bridge import Connection
+from notif_relayd_bridge.inbound.bridge import SourceConnection
 from notif_relayd_bridge.inbound.pipeline import MAX_CHUNK, Pipeline
 from notif_relayd_bridge.inbound.record import UnreadableRecordError, prepare
 from notif_relayd_bridge.marker import is_brought_in
@@ -148,7 +148,7 @@ def test_partly_written_gap_record_does_not_grow(pipeline: Pipeline) -> None:
 
 def test_acknowledgement_after_a_failure_has_no_effect(broker: Broker) -> None:
     entries: list[Callable[[], None]] = []
-    connection = Connection(cast(Source, broker), entries.append)  # type: ignore[arg-type]
+    connection = SourceConnection(cast(Source, broker), entries.append)  # type: ignore[arg-type]
     connection.pipeline = Pipeline(NAME, LIMIT, connection, itertools.count().__next__)
     connection.connected()
     connection.acknowledge(1)
