@@ -48,11 +48,10 @@ def make_bridges(directory: Path, relay: Relay) -> Iterator[Bridge]:
         own = directory / name
         own.mkdir()
         broker = url.format(*QUOTED, port=free_port())
-        bridges: list[Bridge] = [RealBridge(own, relay, broker, status_socket=own / "out.sock")]
-        if name != "nats":
-            sock = own / "in.sock"
-            bridges.append(RealInboundBridge(own, relay.ingest, broker, status_socket=sock))
-        for bridge in bridges:
+        for bridge in (
+            RealBridge(own, relay, broker, status_socket=own / "out.sock"),
+            RealInboundBridge(own, relay.ingest, broker, status_socket=own / "in.sock"),
+        ):
             with bridge.config.open("a") as file:
                 file.write(OPTIONS.get(name, ""))
             yield bridge

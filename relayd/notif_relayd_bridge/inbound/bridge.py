@@ -13,11 +13,11 @@ import functools
 import os
 import queue
 import select
-import threading
 import time
 from collections.abc import Callable
 
 from notif_relayd_bridge.brokers.source import Source
+from notif_relayd_bridge.connection import Connection
 from notif_relayd_bridge.inbound.pipeline import Pipeline
 from notif_relayd_bridge.inbound.writer import ConnectionLostError, Writer
 
@@ -82,12 +82,8 @@ class Inbox:
         os.close(self.descriptor)
 
 
-class Connection:
+class SourceConnection(Connection):
     """The source as the pipeline sees it, and what the source reports.
-
-    A source may fail and connect again before the main thread learns of it. An acknowledgement in
-    between would be taken for that of other messages. Therefore it has no effect from the moment of
-    a failure until the pipeline knows that the source is connected again.
 
     Args:
         source: the source.
@@ -95,39 +91,21 @@ class Connection:
     """
 
     def __init__(self, source: Source, put: Callable[[_Entry], None]) -> None:
+        super().__init__(put)
         self.pipeline: Pipeline
         self.received = put
         """See `SourceEvents`."""
         self._source = source
-        self._put = put
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._usable_until = -1
-        """Number of failures at which the connection ends on which messages were received."""
 
     def acknowledge(self, count: int) -> None:
         """Acknowledge messages, unless the connection has failed."""
         with self._lock:
-            if self._usable_until == self._failures:
+            if self._is_usable:
                 self._source.acknowledge(count)
-
-    def connected(self) -> None:
-        """See `SourceEvents`."""
-        self._put(functools.partial(self._connect, self._failures))
 
     def unreadable(self, reason: str) -> None:
         """See `SourceEvents`."""
         self._put(functools.partial(self.pipeline.refuse, reason))
-
-    def failed(self, reason: str) -> None:
-        """See `SourceEvents`."""
-        with self._lock:
-            self._failures += 1
-        self._put(functools.partial(self.pipeline.fail, reason))
-
-    def _connect(self, failures: int) -> None:
-        self._usable_until = failures
-        self.pipeline.connect()
 
 
 class Bridge:
@@ -148,7 +126,7 @@ class Bridge:
         self._poll = select.poll()
         self._poll.register(self._inbox.descriptor, select.POLLIN)
         self._source = source
-        self._connection = Connection(source, self._inbox.put)
+        self._connection = SourceConnection(source, self._inbox.put)
         self.pipeline = Pipeline(name, max_record_size, self._connection, time.monotonic)
         self._connection.pipeline = self.pipeline
         self._writer = Writer(path, self._poll, time.monotonic)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-import threading
 import time
 from collections.abc import Callable
 
 from notif_relay import Notification
 from notif_relayd_bridge.brokers.target import Target
 from notif_relayd_bridge.configuration import Subscription
+from notif_relayd_bridge.connection import Connection
 from notif_relayd_bridge.outbound.interfaces import Storage
 from notif_relayd_bridge.outbound.pipeline import Pipeline
 from notif_relayd_bridge.outbound.reader import Reader
@@ -40,39 +40,25 @@ _Entry = Notification | Callable[[], None]
 _Queue = queue.SimpleQueue[_Entry]
 
 
-class Connection:
+class TargetConnection(Connection):
     """The target as the pipeline sees it, and what the target reports.
-
-    A target may fail and connect again before the main thread learns of it. What the pipeline sends
-    in between would be sent on the new connection, and its confirmation would be taken for that of
-    another message. Therefore sending has no effect from the moment of a failure until the pipeline
-    knows that the target is connected again.
 
     Args:
         target: the target.
-        pipeline: called in the main thread.
         put: adds an entry to the queue.
     """
 
     def __init__(self, target: Target, put: Callable[[_Entry], None]) -> None:
+        super().__init__(put)
         self.max_unconfirmed = target.max_unconfirmed
         self.pipeline: Pipeline
         self._target = target
-        self._put = put
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._usable_until = -1
-        """Number of failures at which the connection ends on which messages are sent."""
 
     def send(self, notification: Notification) -> None:
         """Send a message, unless the connection has failed."""
         with self._lock:
-            if self._usable_until == self._failures:
+            if self._is_usable:
                 self._target.send(notification)
-
-    def connected(self) -> None:
-        """See `Events`."""
-        self._put(functools.partial(self._connect, self._failures))
 
     def confirmed(self, count: int) -> None:
         """See `Events`."""
@@ -81,16 +67,6 @@ class Connection:
     def refused(self, reason: str) -> None:
         """See `Events`."""
         self._put(functools.partial(self.pipeline.refuse, reason))
-
-    def failed(self, reason: str) -> None:
-        """See `Events`."""
-        with self._lock:
-            self._failures += 1
-        self._put(functools.partial(self.pipeline.fail, reason))
-
-    def _connect(self, failures: int) -> None:
-        self._usable_until = failures
-        self.pipeline.connect()
 
 
 class Bridge:
@@ -108,7 +84,7 @@ class Bridge:
     ) -> None:
         self._queue: _Queue = queue.SimpleQueue()
         self._target = target
-        self._connection = Connection(target, self._queue.put)
+        self._connection = TargetConnection(target, self._queue.put)
         self.pipeline = Pipeline(self._connection, spool, time.monotonic)
         self._connection.pipeline = self.pipeline
         self._reader = Reader(
