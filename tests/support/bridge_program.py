@@ -60,6 +60,8 @@ class SocketTarget:
                 try:
                     sock.connect(self._path)
                     self._socket = sock
+                    if self._closed.is_set():  # close() has not seen the socket.
+                        return
                     self._obey(sock, events)
                     reason = "the connection has ended"
                 except OSError as error:
@@ -114,6 +116,8 @@ class SocketSource:
                 try:
                     sock.connect(self._path)
                     self._socket = sock
+                    if self._closed.is_set():  # close() has not seen the socket.
+                        return
                     self._read(sock, events)
                     reason = "the connection has ended"
                 except OSError as error:
