@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,15 @@ from notif_relayd_bridge.errors import StartError
 from support.bridge_inbound import RealInboundBridge
 from support.bridge_sources import SimpleReader, create_source
 from support.bridge_targets import event
-from support.mock_kafka import MockKafka
+from support.mock_kafka import OFFSET_COMMIT, MockKafka
 from support.relay import RunningRelay, connect
 from support.waiting import TIMEOUT, wait_until
 
 TOPIC = "notifications.info"
+
+REBALANCE_IN_PROGRESS = 27
+TOPIC_AUTHORIZATION_FAILED = 29
+GROUP_AUTHORIZATION_FAILED = 30
 PARTITIONS = 4
 POOL = "hub"
 
@@ -131,25 +135,33 @@ def test_size_of_unacknowledged_messages_is_limited(
 
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 def test_members_of_a_pool_share_the_messages(
-    cluster: MockKafka, tmp_path: Path, strategy: str
+    cluster: MockKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
+    # Only the first commit, and those when partitions are revoked.
+    monkeypatch.setattr(source, "COMMIT_INTERVAL", 1000)
     options = {"partition.assignment.strategy": strategy}
     produce(cluster, [event(number) for number in range(60)])
     with reader(cluster, tmp_path, (), **options) as first:
         first.take(10)
-        first.wait(50)
+        wait_until(lambda: committed(cluster), "the first commit")
+        first.take(10)
+        first.wait(40)
         with reader(cluster, tmp_path, (), **options) as second:
             # Some of the unacknowledged messages are of revoked partitions.
             first.wait_failure("another consumer")
             first.wait_connections(2)
             second.wait_connections()
             produce(cluster, [event(number) for number in range(60, 90)])
-            wait_until(lambda: len(first.waiting + second.waiting) >= 80, "80 messages")
-            first.acknowledge(80)
-            second.acknowledge(80)
+            readers = (first, second)
+            wait_until(
+                lambda: len({*chain(*(each.taken + each.waiting for each in readers))}) == 90,
+                "all messages",
+            )
+            taken = [*first.taken, *first.acknowledge(90), *second.acknowledge(90)]
     assert second.taken
-    assert len(first.taken + second.taken) == 90
-    check_order(first.taken + second.taken, 90)
+    check_order(taken, 90)
+    # The mock cluster refuses the commit if the group gives all partitions up for a rebalance.
+    assert len(taken) == 90 if strategy == "cooperative-sticky" else len(taken) <= 100
 
 
 def test_broker_may_be_away(cluster: MockKafka, tmp_path: Path) -> None:
@@ -167,20 +179,49 @@ def test_broker_may_be_away(cluster: MockKafka, tmp_path: Path) -> None:
     assert len(one.taken) == 90
 
 
-def test_topics_are_names_and_patterns(cluster: MockKafka, tmp_path: Path) -> None:
+def test_topics_are_names_and_patterns(
+    cluster: MockKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for topic in ("os.nova", "os-x", "other"):
         cluster.command("topic", topic, 1)
         produce(cluster, [event(len(topic))], topic)
     with reader(cluster, tmp_path, [r"^os\..*", "other", "missing"]) as one:
         one.take(2)
     assert {json.loads(raw)["number"] for raw in one.taken} == {7, 5}
+    assert caplog.text.count("missing: Broker: Unknown topic or partition") == 1
 
 
-def test_close_does_not_wait_for_a_stopped_broker(cluster: MockKafka, tmp_path: Path) -> None:
-    produce(cluster, [event(1)])
+def test_refused_commit_is_a_failure(cluster: MockKafka, tmp_path: Path) -> None:
+    sent = [event(number) for number in range(30)]
+    produce(cluster, sent)
     with reader(cluster, tmp_path) as one:
-        one.wait(1)
-        cluster.stop()
+        cluster.command("errors_of", OFFSET_COMMIT, REBALANCE_IN_PROGRESS)
+        one.take(10)
+        # The commit is repeated.
+        wait_until(lambda: committed(cluster) == 10, "10 messages are committed")
+        assert one.failures == []
+        cluster.command("errors_of", OFFSET_COMMIT, GROUP_AUTHORIZATION_FAILED)
+        one.take(10)
+        one.wait_failure("commit: GROUP_AUTHORIZATION_FAILED")
+        while len({*one.taken}) < 30:
+            one.take(1)
+    check_order(one.taken, 30)
+
+
+def test_forbidden_topic_is_a_failure(cluster: MockKafka, tmp_path: Path) -> None:
+    cluster.command("topic_error", TOPIC, TOPIC_AUTHORIZATION_FAILED)
+    produce(cluster, [event(1)], "other")
+    with reader(cluster, tmp_path, ["other", TOPIC]) as one:
+        one.wait_failure("TOPIC_AUTHORIZATION_FAILED")
+        cluster.command("topic_error", TOPIC, 0)
+        one.take(1)
+
+
+def test_missing_broker_is_a_failure_each_time(tmp_path: Path) -> None:
+    one = SimpleReader(create_source("kafka://127.0.0.1:1", tmp_path, Selection(POOL)))
+    with one:
+        wait_until(lambda: len(one.failures) >= 2, "two failures")
+    assert "Connection refused" in one.failures[0]
 
 
 @pytest.mark.parametrize(
@@ -205,15 +246,9 @@ def running_bridge(
     bridge = RealInboundBridge(
         directory, relay.ingest, cluster.url, pool=POOL, status_socket=status
     )
-    lines = [f"{name} = {value}\n" for name, value in (QUICK | options).items()]
-    with bridge.config.open("a") as config:
-        config.writelines(["[kafka]\n", *lines])
-    bridge.start()
-    try:
+    bridge.add_section("kafka", **(QUICK | options))
+    with bridge.running():
         yield bridge
-    finally:
-        bridge.kill()
-        sys.stderr.write(bridge.log.read_text())
 
 
 def test_bridge_brings_what_is_readable(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from support.bridge_targets import event
 from support.nats_server import NatsServer, needs_nats
 from support.proxy import Proxy
 from support.relay import RunningRelay
+from support.threads import voluntary_switches
 from support.waiting import wait_until
 
 pytestmark = [needs_nats, pytest.mark.usefixtures("no_socket_left")]
@@ -246,6 +246,21 @@ def test_deleted_consumer_is_a_failure(server: NatsServer) -> None:
         one.wait_connections(2)
 
 
+def test_idle_source_does_not_wake_up(server: NatsServer) -> None:
+    selection = Selection("other", ("notifications.other",))
+    idle = SimpleReader(create_source(server.url, server.directory, selection, **QUICK))
+    with idle, reader(server) as busy:
+        publish(server, events(1), "notifications.other")
+        idle.take(1)
+        counts = []
+        for _ in range(3):  # Each takes longer than the interval of reports of progress.
+            for number in range(100):
+                publish(server, events(number + 1, number))
+                busy.take(1)
+            counts.append(voluntary_switches(idle.thread))
+    assert counts[1] == counts[2]
+
+
 def test_close_does_not_wait_for_a_stopped_server(server: NatsServer) -> None:
     publish(server, events(10))
     with reader(server) as one:
@@ -267,15 +282,9 @@ def running_bridge(
 ) -> Iterator[RealInboundBridge]:
     """Context with a bridge from a server to a relay."""
     bridge = RealInboundBridge(directory, relay.ingest, server.url, pool=POOL)
-    lines = [f"{name} = {value}\n" for name, value in (QUICK | options).items()]
-    with bridge.config.open("a") as config:
-        config.writelines(["[nats]\n", *lines])
-    bridge.start()
-    try:
+    bridge.add_section("nats", **(QUICK | options))
+    with bridge.running():
         yield bridge
-    finally:
-        bridge.kill()
-        sys.stderr.write(bridge.log.read_text())
 
 
 def test_bridge_brings_what_is_readable(

@@ -25,8 +25,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from support.waiting import TIMEOUT, first_line, is_stopped, kill, wait_until
 
-PRODUCE = 0
-"""Number of the request in the protocol."""
+PRODUCE, OFFSET_COMMIT = 0, 8
+"""Numbers of requests in the protocol."""
 
 PARTITIONS = 4
 """Partitions of a topic that a producer creates."""
@@ -136,6 +136,10 @@ class Cluster:
         """Create a topic."""
         self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), int(partitions), 1)
 
+    def topic_error(self, name: str, code: str) -> None:
+        """Answer requests of metadata for a topic with an error; 0 is none."""
+        self._library.rd_kafka_mock_topic_set_error(self._cluster, name.encode(), int(code))
+
     def down(self) -> None:
         """Disconnect the clients and refuse connections."""
         self._library.rd_kafka_mock_broker_set_down(self._cluster, 1)
@@ -146,9 +150,13 @@ class Cluster:
 
     def errors(self, *codes: str) -> None:
         """Answer the next produce requests with errors; 0 is none."""
+        self.errors_of(str(PRODUCE), *codes)
+
+    def errors_of(self, request: str, *codes: str) -> None:
+        """Answer the next requests of a kind, which has a number in the protocol, with errors."""
         array = (ctypes.c_int * len(codes))(*map(int, codes))
         self._library.rd_kafka_mock_push_request_errors_array(
-            self._cluster, ctypes.c_int16(PRODUCE), ctypes.c_size_t(len(codes)), array
+            self._cluster, ctypes.c_int16(int(request)), ctypes.c_size_t(len(codes)), array
         )
 
 

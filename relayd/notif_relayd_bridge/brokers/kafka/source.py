@@ -12,6 +12,8 @@ then; a new member would have to wait until the session of this one has timed ou
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -26,13 +28,18 @@ from notif_relayd_bridge.brokers.kafka.source_settings import SourceSettings
 from notif_relayd_bridge.brokers.source import MAX_UNACKNOWLEDGED_BYTES, SourceEvents
 from notif_relayd_bridge.errors import StartError
 
+LOG = logging.getLogger(__name__)
+
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 (public, despite its name)
 AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
 
-HARMLESS = (
-    # A topic that does not exist yet. The client looks for it from time to time.
+MISSING_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+)
+"""Errors of a topic that does not exist yet. The client looks for it from time to time."""
+
+HARMLESS = (
     # The group has given the partitions to another member, which is reported as well.
     KafkaError._MAX_POLL_EXCEEDED,  # noqa: SLF001
     KafkaError._TRANSPORT,  # noqa: SLF001
@@ -177,6 +184,10 @@ class KafkaSource:
                 session.run(backoff)
             except _Lost as lost:
                 session.lose(str(lost))
+            except Exception:
+                # Without this, the client would keep its partitions, and no messages would arrive.
+                LOG.exception("unhandled exception in the client of Kafka, connecting again")
+                session.lose("unhandled exception, see the log")
             session.close()
             self._closing.wait(backoff.pause())
 
@@ -212,8 +223,8 @@ class _Session:
         self._is_unreachable = False
         self._last_error = ""
         self._failure = ""
-        callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
-        self._consumer = Consumer({**settings.properties, **callbacks})
+        self._missing_topics: set[str] = set()
+        self._consumer: Consumer
 
     def run(self, backoff: Backoff) -> None:
         """Join the group, and report messages until the source is closed.
@@ -221,7 +232,9 @@ class _Session:
         Raises:
             _Lost: the client cannot continue.
         """
+        callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
         try:
+            self._consumer = Consumer({**self._settings.properties, **callbacks})
             self._connect()
             self._consumer.subscribe(
                 self._settings.topics,
@@ -314,7 +327,12 @@ class _Session:
             self._events.received(record)
 
     def _take_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() not in HARMLESS:
+        if error.code() in MISSING_TOPIC:
+            text = self._text(error)
+            if text not in self._missing_topics:
+                self._missing_topics.add(text)
+                LOG.warning("waiting for a topic of Kafka: %s", text)
+        elif error.fatal() or error.code() not in HARMLESS:
             self._failure = self._failure or self._text(error)
 
     def _on_error(self, error: KafkaError) -> None:
@@ -431,9 +449,10 @@ class _Session:
     def close(self) -> None:
         """Commit what is acknowledged, and leave the group."""
         self._positions.acknowledged(self._acknowledgements.take())
-        self._commit()
         self._is_delivering = False
-        self._consumer.close()
+        with contextlib.suppress(AttributeError):  # The client could not be created.
+            self._commit()
+            self._consumer.close()
 
     def _text(self, error: KafkaError) -> str:
         return _text(error, self._settings)
