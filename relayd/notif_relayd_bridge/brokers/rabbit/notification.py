@@ -15,14 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from notif_relay.errors import UnreadableRecord
-from notif_relay.messaging.envelope import seal
-from notif_relay.messaging.serialization import dump
 from notif_relay.notification import decode
 from notif_relayd_bridge.brokers.envelope import (
     MESSAGE,
     VERSION,
     UnreadableMessageError,
     content,
+    to_json,
 )
 from notif_relayd_bridge.brokers.rabbit.deliveries import Delivery
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
@@ -44,18 +43,12 @@ def to_record(delivery: Delivery) -> bytes:
     message = _decode(_decompressed(delivery))
     if VERSION in message and MESSAGE in message:  # The driver ``messaging`` writes no envelope.
         message = content(message)
-    if not all(isinstance(message.get(name), str) for name in ("event_type", "priority")):
-        raise UnreadableMessageError("it has no event_type or no priority")
-    fields = {name: value for name, value in message.items() if not name.startswith("_")}
     context = {
         name.removeprefix(_CONTEXT_PREFIX): value
         for name, value in message.items()
         if name.startswith(_CONTEXT_PREFIX)
     }
-    try:
-        return dump(seal(delivery.routing_key, context, fields)).encode()
-    except (ValueError, RecursionError) as error:
-        raise UnreadableMessageError("it cannot be written as JSON") from error
+    return to_json(message, context, delivery.routing_key)
 
 
 def _decode(data: bytes) -> dict[str, Any]:
