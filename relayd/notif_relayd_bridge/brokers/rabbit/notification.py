@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from notif_relay.errors import UnreadableRecord
-from notif_relay.messaging.envelope import seal
+from notif_relay.messaging.envelope import CONTEXT, seal
 from notif_relay.messaging.serialization import dump
 from notif_relay.notification import decode
 from notif_relayd_bridge.brokers.envelope import (
@@ -53,7 +53,12 @@ def to_record(delivery: Delivery) -> bytes:
         if name.startswith(_CONTEXT_PREFIX)
     }
     try:
-        return dump(seal(delivery.routing_key, context, fields)).encode()
+        text = dump(seal(delivery.routing_key, {}, fields))
+        if context:
+            # On its own: it almost always contains names of secrets, for which `dump` would search
+            # the payload as well. That would take three times as long.
+            text = f'{text[:-1]}, "{CONTEXT}": {dump(context)}}}'
+        return text.encode()
     except (ValueError, RecursionError) as error:
         raise UnreadableMessageError("it cannot be written as JSON") from error
 
