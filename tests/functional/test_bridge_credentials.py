@@ -29,8 +29,6 @@ URLS = {
     "nats": "nats://user:{0}@127.0.0.1:{port},localhost:{port}",
 }
 
-OPTIONS = {"kafka": "[kafka]\nconnect_timeout = 0.1\n"}
-
 
 @pytest.fixture
 def manager(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
@@ -52,8 +50,8 @@ def make_bridges(directory: Path, relay: Relay) -> Iterator[Bridge]:
             RealBridge(own, relay, broker, status_socket=own / "out.sock"),
             RealInboundBridge(own, relay.ingest, broker, status_socket=own / "in.sock"),
         ):
-            with bridge.config.open("a") as file:
-                file.write(OPTIONS.get(name, ""))
+            if name == "kafka":
+                bridge.add_section(name, connect_timeout=0.1)
             yield bridge
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -247,15 +246,9 @@ def running_bridge(
     bridge = RealInboundBridge(
         directory, relay.ingest, cluster.url, pool=POOL, status_socket=status
     )
-    lines = [f"{name} = {value}\n" for name, value in (QUICK | options).items()]
-    with bridge.config.open("a") as config:
-        config.writelines(["[kafka]\n", *lines])
-    bridge.start()
-    try:
+    bridge.add_section("kafka", **(QUICK | options))
+    with bridge.running():
         yield bridge
-    finally:
-        bridge.kill()
-        sys.stderr.write(bridge.log.read_text())
 
 
 def test_bridge_brings_what_is_readable(

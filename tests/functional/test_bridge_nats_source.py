@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -283,15 +282,9 @@ def running_bridge(
 ) -> Iterator[RealInboundBridge]:
     """Context with a bridge from a server to a relay."""
     bridge = RealInboundBridge(directory, relay.ingest, server.url, pool=POOL)
-    lines = [f"{name} = {value}\n" for name, value in (QUICK | options).items()]
-    with bridge.config.open("a") as config:
-        config.writelines(["[nats]\n", *lines])
-    bridge.start()
-    try:
+    bridge.add_section("nats", **(QUICK | options))
+    with bridge.running():
         yield bridge
-    finally:
-        bridge.kill()
-        sys.stderr.write(bridge.log.read_text())
 
 
 def test_bridge_brings_what_is_readable(

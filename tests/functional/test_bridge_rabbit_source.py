@@ -14,7 +14,7 @@ import pytest
 from oslo_config import cfg
 from oslo_context.context import RequestContext
 
-from notif_relayd_bridge.brokers.rabbit import consumer
+from notif_relayd_bridge.brokers.rabbit import consumer, source
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from notif_relayd_bridge.brokers.source import Selection
 from notif_relayd_bridge.errors import StartError
@@ -191,7 +191,7 @@ def test_unreadable_messages_keep_their_place(broker: Broker) -> None:
 def test_number_of_unacknowledged_messages_is_bounded(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "MAX_UNACKNOWLEDGED", 10)
+    monkeypatch.setattr(source, "MAX_UNACKNOWLEDGED", 10)
     with connected(broker) as found:
         publish(broker, *map(body, range(25)))
         for count in (4, 10, 1):

@@ -21,15 +21,12 @@ TESTS = Path(__file__).parents[1]
 PASSWORD = "s3cr3t-pa55word"
 
 
-class FakeBroker:
-    """The peer of the target ``test``: stores messages and answers on command."""
+class FakePeer:
+    """A Unix socket to which the client ``test`` of a bridge connects."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.url = f"test://user:{PASSWORD}@broker{path}"
-        self.stored: list[bytes] = []
-        """The confirmed messages."""
-        self._unanswered: list[bytes] = []
         self._connection: socket.socket | None = None
         self._stream: IO[bytes] | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -43,34 +40,8 @@ class FakeBroker:
         self._connection.settimeout(TIMEOUT)
         self._stream = self._connection.makefile("rb")
 
-    def read(self, count: int) -> list[bytes]:
-        """Wait for messages, and return them."""
-        assert self._stream is not None
-        lines = [self._stream.readline() for _ in range(count)]
-        self._unanswered += lines
-        return lines
-
-    def confirm(self, count: int) -> None:
-        """Confirm the oldest messages that were read."""
-        assert count <= len(self._unanswered)
-        self.stored += self._unanswered[:count]
-        del self._unanswered[:count]
-        self._command(f"confirm {count}")
-
-    def refuse(self, reason: str) -> None:
-        """Refuse the oldest message that was read."""
-        self._unanswered.pop(0)
-        self._command(f"refuse {reason}")
-
-    def take(self, count: int) -> None:
-        """Wait for messages and confirm each."""
-        for _ in range(count):
-            self.read(1)
-            self.confirm(1)
-
     def disconnect(self) -> None:
-        """End the connection; unconfirmed messages are forgotten."""
-        self._unanswered.clear()
+        """End the connection."""
         if self._stream is not None:
             self._stream.close()
         if self._connection is not None:
@@ -83,9 +54,49 @@ class FakeBroker:
         self._listener.close()
         self.path.unlink(missing_ok=True)
 
-    def _command(self, line: str) -> None:
+    def _write(self, data: bytes) -> None:
         assert self._connection is not None
-        self._connection.sendall(f"{line}\n".encode())
+        self._connection.sendall(data)
+
+
+class FakeBroker(FakePeer):
+    """The peer of the target ``test``: stores messages and answers on command."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.stored: list[bytes] = []
+        """The confirmed messages."""
+        self._unanswered: list[bytes] = []
+
+    def read(self, count: int) -> list[bytes]:
+        """Wait for messages, and return them."""
+        assert self._stream is not None
+        lines = [self._stream.readline() for _ in range(count)]
+        self._unanswered += lines
+        return lines
+
+    def confirm(self, count: int) -> None:
+        """Confirm the oldest messages that were read."""
+        assert count <= len(self._unanswered)
+        self.stored += self._unanswered[:count]
+        del self._unanswered[:count]
+        self._write(f"confirm {count}\n".encode())
+
+    def refuse(self, reason: str) -> None:
+        """Refuse the oldest message that was read."""
+        self._unanswered.pop(0)
+        self._write(f"refuse {reason}\n".encode())
+
+    def take(self, count: int) -> None:
+        """Wait for messages and confirm each."""
+        for _ in range(count):
+            self.read(1)
+            self.confirm(1)
+
+    def disconnect(self) -> None:
+        """End the connection; unconfirmed messages are forgotten."""
+        self._unanswered.clear()
+        super().disconnect()
 
 
 @contextlib.contextmanager
@@ -113,15 +124,23 @@ class Bridge:
         self.spool = directory / "out.sqlite"
         self.log = directory / "bridge.log"
         lines = {"source": f"unix://{relay.public}", "target": target, "spool": self.spool}
-        self.config.write_text(
-            "[bridge]\n" + "".join(f"{key} = {value}\n" for key, value in (lines | options).items())
-        )
+        self.add_section("bridge", **(lines | options))
 
-    def add_section(self, name: str, **options: object) -> None:
+    def add_section(self, name: str, /, **options: object) -> None:
         """Add a section to the configuration."""
         with self.config.open("a") as config:
             lines = "".join(f"{key} = {value}\n" for key, value in options.items())
             config.write(f"[{name}]\n{lines}")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the process until the end of the block, and print its log."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.kill()
+            sys.stderr.write(self.log.read_text())
 
     def start(self, *arguments: str) -> None:
         """Start the process."""
@@ -161,10 +180,6 @@ def running_bridge(
 ) -> Iterator[Bridge]:
     """Context with a bridge that runs and is a member of its group."""
     bridge = kind(directory, relay, target, **options)
-    bridge.start()
-    try:
+    with bridge.running():
         relay.wait_subscribed()
         yield bridge
-    finally:
-        bridge.kill()
-        sys.stderr.write(bridge.log.read_text())

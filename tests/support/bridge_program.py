@@ -13,6 +13,7 @@ import contextlib
 import socket
 import sys
 import threading
+from typing import Generic, Protocol, TypeVar
 
 from oslo_config import cfg
 
@@ -26,10 +27,17 @@ PAUSE = 0.02
 """Seconds between two attempts to connect."""
 
 
-class SocketTarget:
-    """The target for ``test://user:password@host/PATH``; the path is that of the socket."""
+class Failing(Protocol):
+    """The events of both directions."""
 
-    max_unconfirmed = 50
+    def failed(self, reason: str) -> None: ...
+
+
+E = TypeVar("E", bound=Failing)
+
+
+class SocketClient(Generic[E]):
+    """The client for ``test://user:password@host/PATH``; the path is that of the socket."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -37,14 +45,9 @@ class SocketTarget:
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, events: Events) -> None:
+    def start(self, events: E) -> None:
         self._thread = threading.Thread(target=self._run, args=[events])
         self._thread.start()
-
-    def send(self, notification: Notification) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.sendall(notification.raw)
 
     def close(self) -> None:
         self._closed.set()
@@ -54,61 +57,12 @@ class SocketTarget:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, events: Events) -> None:
-        while not self._closed.is_set():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                try:
-                    sock.connect(self._path)
-                    self._socket = sock
-                    self._obey(sock, events)
-                    reason = "the connection has ended"
-                except OSError as error:
-                    reason = str(error.strerror)
-                self._socket = None
-                if not self._closed.is_set():
-                    events.failed(reason)
-            self._closed.wait(PAUSE)
-
-    def _obey(self, sock: socket.socket, events: Events) -> None:
-        events.connected()
-        with sock.makefile() as commands:
-            for line in commands:
-                command, _, argument = line.strip().partition(" ")
-                if command == "confirm":
-                    events.confirmed(int(argument))
-                else:
-                    events.refused(argument)
-
-
-class SocketSource:
-    """The source for ``test://user:password@host/PATH``; the path is that of the socket."""
-
-    max_unacknowledged = 50
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._closed = threading.Event()
-        self._socket: socket.socket | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self, events: SourceEvents) -> None:
-        self._thread = threading.Thread(target=self._run, args=[events])
-        self._thread.start()
-
-    def acknowledge(self, count: int) -> None:
+    def _write(self, data: bytes) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                self._socket.sendall(b"%d\n" % count)
+                self._socket.sendall(data)
 
-    def close(self) -> None:
-        self._closed.set()
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self, events: SourceEvents) -> None:
+    def _run(self, events: E) -> None:
         while not self._closed.is_set():
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 try:
@@ -122,6 +76,33 @@ class SocketSource:
                 if not self._closed.is_set():
                     events.failed(reason)
             self._closed.wait(PAUSE)
+
+    def _read(self, sock: socket.socket, events: E) -> None:
+        raise NotImplementedError
+
+
+class SocketTarget(SocketClient[Events]):
+    max_unconfirmed = 50
+
+    def send(self, notification: Notification) -> None:
+        self._write(notification.raw)
+
+    def _read(self, sock: socket.socket, events: Events) -> None:
+        events.connected()
+        with sock.makefile() as commands:
+            for line in commands:
+                command, _, argument = line.strip().partition(" ")
+                if command == "confirm":
+                    events.confirmed(int(argument))
+                else:
+                    events.refused(argument)
+
+
+class SocketSource(SocketClient[SourceEvents]):
+    max_unacknowledged = 50
+
+    def acknowledge(self, count: int) -> None:
+        self._write(b"%d\n" % count)
 
     def _read(self, sock: socket.socket, events: SourceEvents) -> None:
         events.connected()

@@ -6,10 +6,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from oslo_config import cfg
-
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from notif_relayd_bridge.brokers.source import Selection, Source
+from support.bridge_targets import configured
 from support.waiting import wait_until
 
 
@@ -22,15 +21,10 @@ def create_source(url: str, directory: Path, selection: Selection, **options: ob
         selection: the pool and the topics.
         options: options of the section that has the name of the scheme.
     """
-    scheme = url.partition(":")[0]
-    conf = cfg.ConfigOpts()
-    for section, opts in SCHEMES[scheme].source_options():
-        conf.register_opts(opts, section)
-    lines = [f"{name} = {value}" for name, value in options.items()]
-    path = directory / "bridge-in.conf"
-    path.write_text("\n".join([f"[{scheme}]", *lines, ""]))
-    conf(["--config-file", str(path)], project="bridge-test")
-    return SCHEMES[scheme].create_source(url, conf, selection)
+    name = url.partition(":")[0]
+    scheme = SCHEMES[name]
+    conf = configured(directory / "bridge-in.conf", name, scheme.source_options(), options)
+    return scheme.create_source(url, conf, selection)
 
 
 class SimpleReader:

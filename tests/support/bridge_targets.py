@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,33 @@ def create_target(url: str, directory: Path, **options: object) -> Target:
         directory: where the configuration file is written.
         options: options of the section that has the name of the scheme.
     """
-    scheme = url.partition(":")[0]
+    name = url.partition(":")[0]
+    scheme = SCHEMES[name]
+    conf = configured(directory / "bridge.conf", name, scheme.options(), options)
+    return scheme.create(url, conf)
+
+
+def configured(
+    path: Path,
+    section: str,
+    known: Iterable[tuple[str, list[cfg.Opt]]],
+    options: Mapping[str, object],
+) -> cfg.ConfigOpts:
+    """Return the configuration of a client.
+
+    Args:
+        path: the file to write.
+        section: the section of the options in it.
+        known: the sections and options of the client.
+        options: the values.
+    """
     conf = cfg.ConfigOpts()
-    for section, opts in SCHEMES[scheme].options():
-        conf.register_opts(opts, section)
+    for each, opts in known:
+        conf.register_opts(opts, each)
     lines = [f"{name} = {value}" for name, value in options.items()]
-    path = directory / "bridge.conf"
-    path.write_text("\n".join([f"[{scheme}]", *lines, ""]))
+    path.write_text("\n".join([f"[{section}]", *lines, ""]))
     conf(["--config-file", str(path)], project="bridge-test")
-    return SCHEMES[scheme].create(url, conf)
+    return conf
 
 
 def event(number: int, event_type: str = "test.event", **fields: Any) -> bytes:

@@ -104,6 +104,15 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
     assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
 
 
+def test_memory_in_the_unit_of_bridges_adds_up_to_its_limit() -> None:
+    unit = (SYSTEMD / "notif-relayd-bridge@.service").read_text()
+    tables = unit.split("# The total is ")[:-1]
+    totals = [int(each) for each in re.findall(r"^# The total is (\d+) MiB", unit, re.MULTILINE)]
+    listed = [re.findall(r"^# {3,5}(\d+) ", each, re.MULTILINE) for each in tables]
+    assert [sum(map(int, each)) for each in listed] == totals
+    assert max(totals) < int(re.findall(r"^MemoryMax=(\d+)M$", unit, re.MULTILINE)[0])
+
+
 def test_template_units_are_derived_from_the_units() -> None:
     for unit in ("notif-relayd.service", "notif-relayd.socket", "notif-relayd-ingest.socket"):
         derived = subprocess.run(

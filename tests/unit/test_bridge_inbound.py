@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from notif_relay import records
 from notif_relayd.records.validator import Validator
+from notif_relayd_bridge.brokers.source import Source
+from notif_relayd_bridge.inbound.bridge import SourceConnection
 from notif_relayd_bridge.inbound.pipeline import MAX_CHUNK, Pipeline
 from notif_relayd_bridge.inbound.record import UnreadableRecordError, prepare
 from notif_relayd_bridge.marker import is_brought_in
@@ -140,6 +144,24 @@ def test_partly_written_gap_record_does_not_grow(pipeline: Pipeline) -> None:
     pipeline.refuse("test")
     assert pipeline.chunk().startswith(gap[5:])
     assert [each["dropped"] for each in payloads(gap[:5] + pipeline.chunk())] == [1, 1]  # type: ignore[index]
+
+
+def test_acknowledgement_after_a_failure_has_no_effect(broker: Broker) -> None:
+    entries: list[Callable[[], None]] = []
+    connection = SourceConnection(cast(Source, broker), entries.append)  # type: ignore[arg-type]
+    connection.pipeline = Pipeline(NAME, LIMIT, connection, itertools.count().__next__)
+    connection.connected()
+    connection.acknowledge(1)
+    entries.pop()()
+    connection.acknowledge(2)
+    # The source is connected again before the main thread learns of the failure.
+    connection.failed("test")
+    connection.connected()
+    connection.acknowledge(3)
+    for each in entries:
+        each()
+    connection.acknowledge(4)
+    assert broker.acknowledged == [2, 4]
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,9 @@ def test_client_knows_every_property() -> None:
 def test_unknown_and_invalid_values_are_refused_by_the_client(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"\[kafka\].*partitioner"):
         create_target("kafka://host", tmp_path, partitioner="wrong")
+
+
+def test_too_old_librdkafka_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("confluent_kafka.libversion", lambda: ("2.9.9", 0x020909FF))
+    with pytest.raises(StartError, match=r"librdkafka 2\.9\.9 is too old"):
+        create_target("kafka://127.0.0.1", tmp_path)

@@ -68,7 +68,12 @@ def to_json(notification: dict[str, Any], context: dict[str, Any], topic: str) -
         raise UnreadableMessageError("it has no event_type or no priority")
     fields = {name: value for name, value in notification.items() if not name.startswith("_")}
     try:
-        return dump(seal(topic, context, fields)).encode()
+        text = dump(seal(topic, {}, fields))
+        if context:
+            # On its own: it almost always contains names of secrets, for which `dump` would search
+            # the payload as well. That would take three times as long.
+            text = f'{text[:-1]}, "{CONTEXT}": {dump(context)}}}'
+        return text.encode()
     except (ValueError, RecursionError) as error:
         raise UnreadableMessageError("it cannot be written as JSON") from error
 

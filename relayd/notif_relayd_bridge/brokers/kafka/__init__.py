@@ -26,6 +26,9 @@ source_options = source_settings.options
 
 def create(url: str, conf: cfg.ConfigOpts) -> Target:
     """Return a target; see `target.Create`."""
+    from notif_relayd_bridge.brokers.kafka.version import check_version  # noqa: PLC0415 (an extra)
+
+    check_version()
     from notif_relayd_bridge.brokers.kafka.target import (  # noqa: PLC0415 (an extra)
         KafkaTarget,
         check,
@@ -38,6 +41,9 @@ def create(url: str, conf: cfg.ConfigOpts) -> Target:
 
 def create_source(url: str, conf: cfg.ConfigOpts, selection: Selection) -> Source:
     """Return a source; see `source.CreateSource`."""
+    from notif_relayd_bridge.brokers.kafka.version import check_version  # noqa: PLC0415 (an extra)
+
+    check_version()
     from notif_relayd_bridge.brokers.kafka.source import (  # noqa: PLC0415 (an extra)
         KafkaSource,
         check,

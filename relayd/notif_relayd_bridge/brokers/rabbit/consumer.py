@@ -26,12 +26,16 @@ class Consumer:
     Args:
         connection: the connection.
         acknowledgements: numbers of messages to acknowledge; another thread appends to it.
+        prefetch: maximum number of unacknowledged messages.
     """
 
-    def __init__(self, connection: BrokerConnection, acknowledgements: deque[int]) -> None:
+    def __init__(
+        self, connection: BrokerConnection, acknowledgements: deque[int], prefetch: int
+    ) -> None:
         self.has_acknowledged = False
         """Whether any message was acknowledged."""
         self._connection = connection
+        self._prefetch = prefetch
         self._acknowledgements = acknowledgements
         self._channel = connection.channel()
         self._deliveries = Deliveries(self._receive, MAX_MESSAGE_SIZE)
@@ -42,6 +46,15 @@ class Consumer:
         """Sizes of the unacknowledged messages in memory."""
         self._size = 0
 
+    @property
+    def next_prefetch(self) -> int:
+        """Number of messages for the next connection.
+
+        RabbitMQ closes a connection on which nothing is read for 15 seconds (``send_timeout``). It
+        must not send more large messages than fit in memory a second time.
+        """
+        return len(self._sizes) if self._connection.is_paused else MAX_UNACKNOWLEDGED
+
     def start(self, queue: str, arguments: dict[str, Any]) -> None:
         """Ask the broker for the messages of a queue.
 
@@ -49,7 +62,7 @@ class Consumer:
             One of `FAILURES`, or ClosingError.
         """
         self._connection.deliveries = (self._channel.channel_id, self._deliveries)
-        self._channel.basic_qos(0, MAX_UNACKNOWLEDGED, False)
+        self._channel.basic_qos(0, self._prefetch, False)
         self._channel.basic_consume(queue, arguments=arguments)
 
     def run(self, events: SourceEvents, waker: Waker) -> None:

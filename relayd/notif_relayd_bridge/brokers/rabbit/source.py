@@ -26,6 +26,7 @@ class RabbitSource(Client[SourceEvents]):
         self.max_unacknowledged = MAX_UNACKNOWLEDGED
         self._pool = pool
         self._acknowledgements: deque[int] = deque()
+        self._prefetch = MAX_UNACKNOWLEDGED
 
     def acknowledge(self, count: int) -> None:
         """Acknowledge messages; the thread does it."""
@@ -34,7 +35,7 @@ class RabbitSource(Client[SourceEvents]):
 
     def _use(self, connection: BrokerConnection, events: SourceEvents) -> None:
         self._acknowledgements.clear()
-        consumer = Consumer(connection, self._acknowledgements)
+        consumer = Consumer(connection, self._acknowledgements, self._prefetch)
         self._pool.declare(connection)
         consumer.start(self._pool.queue, self._pool.arguments)
         events.connected()
@@ -44,5 +45,6 @@ class RabbitSource(Client[SourceEvents]):
             consumer.stop()
             raise
         finally:
+            self._prefetch = consumer.next_prefetch
             if consumer.has_acknowledged:
                 self._backoff.reset()
