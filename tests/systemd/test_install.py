@@ -104,7 +104,7 @@ def test_uninstall_removes_only_installed_files(tmp_path: Path) -> None:
     assert (tmp_path / "usr/local/lib/systemd/system").is_dir()
 
 
-def test_memory_listed_in_the_unit_of_bridges_adds_up_to_its_limit() -> None:
+def test_memory_in_the_unit_of_bridges_adds_up_to_its_limit() -> None:
     unit = (SYSTEMD / "notif-relayd-bridge@.service").read_text()
     tables = unit.split("# The total is ")[:-1]
     totals = [int(each) for each in re.findall(r"^# The total is (\d+) MiB", unit, re.MULTILINE)]
