@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from notif_relay import Notification
+from notif_relayd_bridge.brokers.target import Events
+from notif_relayd_bridge.configuration import Subscription
+from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.outbound import bridge as outbound
 from support.bridge import Bridge, FakeBroker, fake_broker, running_bridge
+from support.memory_spool import MemorySpool
 from support.records import numbered_record, record
 from support.relay import Relay, running_relay
 from support.waiting import TIMEOUT, wait_until
@@ -238,6 +244,30 @@ def test_once_without_relay_fails(directory: Path, broker: FakeBroker) -> None:
         assert "notifications.sock" in bridge.log.read_text()
     finally:
         bridge.kill()
+
+
+def test_once_fails_if_the_spool_cannot_be_read(relay: Relay) -> None:
+    class Unreadable(MemorySpool):
+        def head(self, after: int, limit: int) -> list[tuple[int, bytes]]:  # noqa: ARG002
+            raise SpoolError("input/output error")
+
+    class Connected:
+        max_unconfirmed = 1
+
+        def start(self, events: Events) -> None:
+            events.connected()
+
+        def send(self, notification: Notification) -> None:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            pass
+
+    spool = Unreadable()
+    spool.add([record()], 0)
+    subscription = Subscription(str(relay.public), "bridge:out", 1, 0.0)
+    once = outbound.Bridge(subscription, Connected(), spool, once=True)
+    assert once.run() == "the spool cannot be used: see the log"
 
 
 def test_second_bridge_with_the_spool_is_refused(bridge: Bridge) -> None:
