@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import amqp
@@ -43,13 +44,10 @@ def no_queue(broker: Broker) -> None:
         channel.exchange_delete("openstack")
 
 
-def reader(
-    url: str,
-    *,
-    exchanges: tuple[str, ...] = ("openstack",),
-    topics: tuple[str, ...] = (),
-    **options: Any,
-) -> SimpleReader:
+SELECTION = Selection(POOL, exchanges=("openstack",))
+
+
+def reader(url: str, selection: Selection = SELECTION, **options: Any) -> SimpleReader:
     """Return a reader of a source; `options` are those of [oslo_messaging_rabbit]."""
     conf = cfg.ConfigOpts()
     conf([], project="bridge-test", default_config_files=[])
@@ -57,13 +55,14 @@ def reader(
         conf.register_opts(opts, group=group)
     for name, value in options.items():
         conf.set_override(name, value, group="oslo_messaging_rabbit")
-    selection = Selection(POOL, topics, exchanges)
     return SimpleReader(SCHEMES["rabbit"].create_source(url, conf, selection))
 
 
 @contextlib.contextmanager
-def connected(broker: Broker, **options: Any) -> Iterator[SimpleReader]:
-    with reader(broker.url(), **options) as found:
+def connected(
+    broker: Broker, selection: Selection = SELECTION, **options: Any
+) -> Iterator[SimpleReader]:
+    with reader(broker.url(), selection, **options) as found:
         found.wait_connections()
         yield found
 
@@ -104,7 +103,7 @@ def numbers(messages: list[bytes | str]) -> list[int | str]:
 @pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
 def test_notification_of_a_service_is_received(broker: Broker, driver: str) -> None:
     with (
-        connected(broker, topics=("notifications", "other")) as found,
+        connected(broker, replace(SELECTION, topics=("notifications", "other"))) as found,
         rabbit_transport(broker.url(), kombu_compression="gzip") as transport,
     ):
         notifier = make_notifier(transport, "notifications", "other", driver=driver)
@@ -240,6 +239,21 @@ def test_deleted_queue_is_declared_again(broker: Broker) -> None:
         publish(broker, body(1))
         found.take(1)
     assert len(found.failures) == 1
+
+
+def test_exchange_of_others_is_used(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    with broker.channel() as channel:
+        channel.exchange_declare("nova", "topic", auto_delete=False)
+        # This user may configure the queue, but not the exchange.
+        selection = Selection("notifications.pool", exchanges=("nova",))
+        with reader(broker.url("limited:p4ssword"), selection) as found:
+            found.wait_connections()
+            channel.basic_publish_confirm(amqp.Message(body(1)), "nova", "notifications.info")
+            assert numbers(found.take(1)) == [1]
+        channel.queue_delete("notifications.pool")
+        channel.exchange_delete("nova")
+    (warning,) = (each for each in caplog.messages if "used as is" in each)
+    assert warning.startswith("exchange nova cannot be declared as configured")
 
 
 def test_missing_permission_is_a_failure(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

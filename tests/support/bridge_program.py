@@ -68,6 +68,8 @@ class SocketClient(Generic[E]):
                 try:
                     sock.connect(self._path)
                     self._socket = sock
+                    if self._closed.is_set():  # close() has not seen the socket.
+                        return
                     self._read(sock, events)
                     reason = "the connection has ended"
                 except OSError as error:

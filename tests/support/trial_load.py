@@ -178,7 +178,7 @@ class BusLoad:
             self.emitted = [first + each for first in self.emitted]
             if self._size.rate:
                 self._due = max(self._due + each * PRODUCERS / self._size.rate, time.monotonic())
-                time.sleep(self._due - time.monotonic())
+                time.sleep(max(0.0, self._due - time.monotonic()))
 
     def announce(self) -> None:
         """Do nothing: these producers drop nothing."""

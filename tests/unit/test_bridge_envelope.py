@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oslo_messaging._drivers.impl_kafka import pack_message
 
-from notif_relayd_bridge.brokers.envelope import FIELDS, UnreadableMessageError, to_record
+from notif_relayd_bridge.brokers.envelope import UnreadableMessageError, to_record
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
 from support.records import record
+
+FIELDS = ("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
 
 NOTIFICATION = dict.fromkeys(FIELDS, "x") | {"priority": "INFO", "payload": {"a": [1, None]}}
 
@@ -37,10 +38,11 @@ def test_message_without_envelope_is_unchanged(message: bytes) -> None:
 
 
 def test_notification_of_the_kafka_driver_is_converted() -> None:
-    packed = pack_message({"auth_token": "s3cr3t"}, {**NOTIFICATION, "_unique_id": "y"})
-    converted = to_record(json.dumps(packed).encode(), "notifications.info")
-    assert json.loads(converted) == NOTIFICATION
-    assert list(json.loads(converted)) == list(FIELDS)
+    context = {"user_id": "u", "auth_token": "s3cr3t"}
+    packed = pack_message(context, {**NOTIFICATION, "_unique_id": "y"})
+    converted = json.loads(to_record(json.dumps(packed).encode(), "notifications.info"))
+    assert converted == NOTIFICATION | {"_context": {"user_id": "u", "auth_token": "***"}}
+    assert list(converted)[:6] == list(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,8 @@ def test_topic_is_a_field_unless_it_is_the_default(topic: str, fields: dict[str,
         (sealed("[" * 100_000), "not JSON"),
         (sealed("[]"), "not JSON"),
         (sealed("\ud800"), "not JSON"),
+        (sealed("{}"), "no event_type"),
+        (sealed('{"event_type": 1, "priority": "INFO"}'), "no event_type"),
         (sealed({}), "no text"),
         (sealed("{}", "3.0"), "version"),
         (sealed("{}", 2), "version"),
@@ -78,9 +82,9 @@ def test_other_message_is_unreadable(message: bytes | None, reason: str) -> None
 
 
 def test_lone_surrogates_and_numbers_are_kept() -> None:
-    payload: Any = {"a": "\ud800", "b": 10**30}
-    message = sealed(json.dumps({"payload": payload}))
-    assert json.loads(to_record(message, "t.info")) == {"payload": payload}
+    notification = NOTIFICATION | {"payload": {"a": "\ud800", "b": 10**30}}
+    message = sealed(json.dumps(notification))
+    assert json.loads(to_record(message, "notifications.info")) == notification
 
 
 VALUES = st.recursive(
@@ -92,7 +96,10 @@ VALUES = st.recursive(
     st.dictionaries(st.sampled_from(["oslo.message", "oslo.version", *FIELDS]), VALUES)
     | st.builds(
         lambda content: {"oslo.version": "2.0", "oslo.message": json.dumps(content)},
-        st.dictionaries(st.sampled_from(FIELDS), VALUES) | VALUES,
+        st.dictionaries(st.sampled_from(FIELDS), VALUES).map(
+            lambda fields: fields | {"event_type": "a", "priority": "INFO"}
+        )
+        | VALUES,
     )
 )
 def test_any_content_is_converted_or_unreadable(content: object) -> None:

@@ -8,7 +8,8 @@ import json
 import lzma
 import struct
 import zlib
-from typing import Any
+from collections import deque
+from typing import Any, cast
 
 import pytest
 from amqp.serialization import dumps
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from notif_relay.messaging.envelope import unseal
 from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
+from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection
+from notif_relayd_bridge.brokers.rabbit.consumer import MAX_UNACKNOWLEDGED, Consumer
 from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
 from notif_relayd_bridge.brokers.rabbit.message import contents
 from notif_relayd_bridge.brokers.rabbit.notification import to_record
-from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
+from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE, MAX_UNACKNOWLEDGED_BYTES
 
 MAX_SIZE = 1000
 
@@ -217,3 +220,37 @@ def test_other_messages_are_unreadable(body: bytes) -> None:
 def test_unknown_compression_is_unreadable() -> None:
     with pytest.raises(UnreadableMessageError, match="unknown compression"):
         record(envelope(BASIC), compression="application/zstd")
+
+
+class Channel:
+    """The channel and the connection of a consumer, which send nothing."""
+
+    channel_id = 1
+
+    def __init__(self) -> None:
+        self.is_paused = False
+        self.prefetch = 0
+        self.deliveries: tuple[int, Deliveries] | None = None
+
+    def channel(self) -> Channel:
+        return self
+
+    def basic_qos(self, _: int, count: int, __: bool) -> None:
+        self.prefetch = count
+
+    def basic_consume(self, queue: str, arguments: object) -> None: ...
+
+
+def test_full_connection_is_followed_by_a_smaller_prefetch() -> None:
+    channel = Channel()
+    consumer = Consumer(cast(BrokerConnection, channel), deque(), 50)
+    consumer.start("pool", {})
+    assert channel.prefetch == 50
+    assert channel.deliveries is not None
+    size = MAX_UNACKNOWLEDGED_BYTES // 4
+    for number in (1, 2, 3, 4):
+        assert consumer.next_prefetch == MAX_UNACKNOWLEDGED
+        for frame in (deliver(number), header(size), (BODY, bytes(size))):
+            channel.deliveries[1].take(*frame)
+    assert channel.is_paused
+    assert consumer.next_prefetch == 4

@@ -2,22 +2,19 @@
 """Converts a message of a broker to a record.
 
 Bridges send records as they are. The drivers of oslo.messaging put a notification as text into an
-envelope, with the request context beside its fields. The context is not part of a record: it may
-contain the token of a user.
+envelope. Its record is that of oslo.messaging's transport ``unix``: with the topic and the request
+context in fields of their own, and with secrets masked.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from notif_relay.errors import UnreadableRecord
-from notif_relay.messaging.envelope import topic_field
+from notif_relay.messaging.envelope import CONTEXT, seal
+from notif_relay.messaging.serialization import dump
 from notif_relay.notification import decode
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
-
-FIELDS = ("message_id", "publisher_id", "event_type", "priority", "payload", "timestamp")
-"""The fields of a notification, in the order of the log driver."""
 
 VERSION = "oslo.version"
 MESSAGE = "oslo.message"
@@ -29,14 +26,14 @@ class UnreadableMessageError(Exception):
     """The message is no notification; the text states why."""
 
 
-def to_record(message: bytes | None, topic: str | None) -> bytes:
+def to_record(message: bytes | None, topic: str) -> bytes:
     """Return the record of a message; without an envelope, it is the message itself.
 
     Only an envelope is decoded, so the result is not necessarily a valid record.
 
     Args:
         message: the content.
-        topic: the topic that the message was sent to, with the priority; None if there is none.
+        topic: the topic that the message was sent to, with the priority.
 
     Raises:
         UnreadableMessageError: the message has no content, is too large, or has an envelope that
@@ -51,27 +48,34 @@ def to_record(message: bytes | None, topic: str | None) -> bytes:
     outer = _decode(message)
     if not (VERSION in outer and MESSAGE in outer):
         return message  # The text is a part of the payload.
-    return to_json(content(outer), topic)
+    notification = content(outer)
+    context = notification.get(CONTEXT)  # As the driver for Kafka has it.
+    return to_json(notification, context if isinstance(context, dict) else {}, topic)
 
 
-def to_json(notification: dict[str, Any], topic: str | None) -> bytes:
+def to_json(notification: dict[str, Any], context: dict[str, Any], topic: str) -> bytes:
     """Return the record of a notification of oslo.messaging.
 
     Args:
-        notification: its fields, and others that are omitted.
-        topic: the topic that it was sent to, with the priority; None if there is none.
+        notification: its fields; those that begin with an underscore are omitted.
+        context: the request context.
+        topic: the topic that it was sent to, with the priority.
 
     Raises:
-        UnreadableMessageError: the notification cannot be encoded.
+        UnreadableMessageError: it is no notification, or cannot be encoded.
     """
-    fields = {name: notification[name] for name in FIELDS if name in notification}
-    priority = fields.get("priority")
-    if topic is not None and isinstance(priority, str):
-        fields |= topic_field([topic.removesuffix(f".{priority.lower()}")])
+    if not all(isinstance(notification.get(name), str) for name in ("event_type", "priority")):
+        raise UnreadableMessageError("it has no event_type or no priority")
+    fields = {name: value for name, value in notification.items() if not name.startswith("_")}
     try:
-        return json.dumps(fields).encode()
+        text = dump(seal(topic, {}, fields))
+        if context:
+            # On its own: it almost always contains names of secrets, for which `dump` would search
+            # the payload as well. That would take three times as long.
+            text = f'{text[:-1]}, "{CONTEXT}": {dump(context)}}}'
+        return text.encode()
     except (ValueError, RecursionError) as error:
-        raise UnreadableMessageError("it cannot be encoded") from error
+        raise UnreadableMessageError("it cannot be written as JSON") from error
 
 
 def content(outer: dict[str, Any]) -> dict[str, Any]:

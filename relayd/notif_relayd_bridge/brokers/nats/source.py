@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
+from notif_relay.messaging.envelope import DEFAULT_TOPIC
 from notif_relayd_bridge.brokers.address import Server
 from notif_relayd_bridge.brokers.backoff import Backoff
 from notif_relayd_bridge.brokers.envelope import UnreadableMessageError, to_record
@@ -243,7 +244,7 @@ class _Connection:
             self._is_reporting = True
             self._later(self._settings.ack_wait / 3, self._report_progress)
         try:
-            record = to_record(message.data, None)
+            record = to_record(message.data, DEFAULT_TOPIC)
         except UnreadableMessageError as unreadable:
             self._events.unreadable(str(unreadable))
         else:

@@ -15,14 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from notif_relay.errors import UnreadableRecord
-from notif_relay.messaging.envelope import CONTEXT, seal
-from notif_relay.messaging.serialization import dump
 from notif_relay.notification import decode
 from notif_relayd_bridge.brokers.envelope import (
     MESSAGE,
     VERSION,
     UnreadableMessageError,
     content,
+    to_json,
 )
 from notif_relayd_bridge.brokers.rabbit.deliveries import Delivery
 from notif_relayd_bridge.brokers.source import MAX_MESSAGE_SIZE
@@ -44,23 +43,12 @@ def to_record(delivery: Delivery) -> bytes:
     message = _decode(_decompressed(delivery))
     if VERSION in message and MESSAGE in message:  # The driver ``messaging`` writes no envelope.
         message = content(message)
-    if not all(isinstance(message.get(name), str) for name in ("event_type", "priority")):
-        raise UnreadableMessageError("it has no event_type or no priority")
-    fields = {name: value for name, value in message.items() if not name.startswith("_")}
     context = {
         name.removeprefix(_CONTEXT_PREFIX): value
         for name, value in message.items()
         if name.startswith(_CONTEXT_PREFIX)
     }
-    try:
-        text = dump(seal(delivery.routing_key, {}, fields))
-        if context:
-            # On its own: it almost always contains names of secrets, for which `dump` would search
-            # the payload as well. That would take three times as long.
-            text = f'{text[:-1]}, "{CONTEXT}": {dump(context)}}}'
-        return text.encode()
-    except (ValueError, RecursionError) as error:
-        raise UnreadableMessageError("it cannot be written as JSON") from error
+    return to_json(message, context, delivery.routing_key)
 
 
 def _decode(data: bytes) -> dict[str, Any]:
