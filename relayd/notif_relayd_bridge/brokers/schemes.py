@@ -65,8 +65,6 @@ class Scheme:
             return getattr(import_module(self.module), function)
         except ModuleNotFoundError as error:
             raise self._not_installed(error) from error
-        except AttributeError as error:
-            raise StartError(f"a bridge cannot read from {self.extra} yet") from error
 
     def _not_installed(self, error: ModuleNotFoundError) -> Exception:
         if (error.name or "").partition(".")[0] not in self.clients:
