@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, ConsumerInfo
 
 from notif_relayd_bridge.brokers.nats import source
@@ -24,7 +25,7 @@ from support.nats_server import NatsServer, needs_nats
 from support.proxy import Proxy
 from support.relay import RunningRelay
 from support.threads import voluntary_switches
-from support.waiting import wait_until
+from support.waiting import TIMEOUT, wait_until
 
 pytestmark = [needs_nats, pytest.mark.usefixtures("no_socket_left")]
 
@@ -111,6 +112,28 @@ def test_unacknowledged_messages_are_delivered_again_in_order(server: NatsServer
     with reader(server) as second:
         second.take(250)
     assert first.taken + second.taken == sent
+
+
+def test_outstanding_messages_are_sorted(server: NatsServer) -> None:
+    sent = events(30)
+    with reader(server) as first:
+        first.wait_connections()
+
+    async def refuse(client: Client) -> None:
+        stream = client.jetstream()
+        for raw in sent[:20]:
+            await stream.publish("notifications.test", raw)
+        subscription = await stream.pull_subscribe("", POOL, "events")
+        messages: list[Msg] = []
+        while len(messages) < 20:
+            messages += await subscription.fetch(20, timeout=TIMEOUT)
+        for each in reversed(messages):  # The order in which they are delivered again.
+            await each.nak()
+
+    server.run(refuse)
+    publish(server, sent[20:])
+    with reader(server) as second:
+        assert second.take(30) == sent
 
 
 def test_slow_relay_does_not_lead_to_redelivery(server: NatsServer) -> None:

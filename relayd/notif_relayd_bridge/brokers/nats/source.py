@@ -7,7 +7,9 @@ for. The client's own ``fetch`` limits only their number, and waits for one requ
 The server delivers a message again if it has not heard of it for ``ack_wait``. While the relay is
 slow, the bridge therefore reports that its messages are in progress. After a failure of the
 connection or of the bridge, the server would deliver newer messages first. Therefore a new
-connection waits for ``ack_wait`` if messages are outstanding: then they come first, and in order.
+connection waits for ``ack_wait`` if messages are outstanding: then they come first. The server
+delivers them in the order in which it has noticed that they are to be delivered again, so they are
+collected and sorted.
 """
 
 from __future__ import annotations
@@ -158,6 +160,8 @@ class _Connection:
         self._messages: dict[int, _Message] = {}
         """By their number in the stream, in the order of their arrival."""
         self._size = 0
+        self._outstanding: dict[int, Msg] | None = None
+        """Messages that are delivered again, by their number, until all have arrived."""
         self._requests: deque[_Request] = deque()
         self._last_request = 0
         self._is_delivering = False
@@ -180,6 +184,7 @@ class _Connection:
         self._sending = asyncio.create_task(self._send_all())
         self._sending.add_done_callback(self._on_sender_end)
         if self._consumer.pending:
+            self._outstanding = {}
             self._later(self._settings.ack_wait + REDELIVERY_MARGIN, self._deliver)
         else:
             self._deliver()
@@ -190,6 +195,8 @@ class _Connection:
         self._heard_at = self._loop.time()
         self._request()
         self._check_silence()
+        if self._outstanding is not None:
+            self._later(REDELIVERY_MARGIN, self._check_outstanding)
 
     async def close(self) -> None:
         """Send the last acknowledgements and disconnect."""
@@ -230,6 +237,34 @@ class _Connection:
 
     def _receive(self, message: Msg) -> None:
         self._count()
+        outstanding = self._outstanding
+        if outstanding is None:
+            self._report(message)
+            return
+        is_new = _deliveries(message.reply) == 1
+        if not is_new:
+            outstanding[_sequence(message.reply)] = message
+        # Another bridge of the pool may have some of them.
+        if is_new or not self._requests or len(outstanding) >= self._consumer.pending:
+            self._report_outstanding()
+        if is_new:
+            self._report(message)
+
+    def _check_outstanding(self) -> None:
+        """Do not wait for further outstanding messages if none has arrived for some time."""
+        if self._outstanding is None:
+            return
+        if self._loop.time() >= self._heard_at + REDELIVERY_MARGIN:
+            self._report_outstanding()
+        else:
+            self._later(REDELIVERY_MARGIN, self._check_outstanding)
+
+    def _report_outstanding(self) -> None:
+        outstanding, self._outstanding = self._outstanding or {}, None
+        for number in sorted(outstanding):
+            self._report(outstanding[number])
+
+    def _report(self, message: Msg) -> None:
         number = _sequence(message.reply)
         held = self._messages.get(number)
         if held is not None:
@@ -281,8 +316,11 @@ class _Connection:
         maximum = self._settings.max_unacknowledged
         batch = max(1, maximum // MAX_REQUESTS)
         size = max(MAX_UNACKNOWLEDGED_BYTES // MAX_REQUESTS, self._client.max_payload + OVERHEAD)
-        messages = len(self._messages) + sum(each.messages for each in self._requests)
-        total = self._size + sum(each.size for each in self._requests)
+        outstanding = (self._outstanding or {}).values()
+        messages = len(self._messages) + len(outstanding)
+        messages += sum(each.messages for each in self._requests)
+        total = self._size + sum(len(each.data) for each in outstanding)
+        total += sum(each.size for each in self._requests)
         while (
             len(self._requests) < MAX_REQUESTS
             and messages + batch <= maximum
@@ -357,6 +395,12 @@ class _Connection:
     def _on_sender_end(self, sending: asyncio.Task[None]) -> None:
         if not sending.cancelled() and (error := sending.exception()) is not None:
             self._link.lose(reason(error))
+
+
+def _deliveries(reply: str) -> int:
+    """Return how many times a message was delivered; for the argument, see `_sequence`."""
+    tokens = reply.split(".")
+    return int(tokens[4] if len(tokens) == 9 else tokens[6])  # noqa: PLR2004
 
 
 def _sequence(reply: str) -> int:
