@@ -157,6 +157,7 @@ def test_redelivered_message_is_recognised(server: NatsServer) -> None:
             wait_until(lambda: consumer(server).num_redelivered, "the server delivers again")
             proxy.stall(False)
             publish(server, events(101, 100))
+            stalled.wait(101)  # It follows the ones that are delivered again.
             assert stalled.take(101) == events(101)
             wait_until(lambda: outstanding(server) == (0, 0), "everything is acknowledged")
         assert stalled.failures == []
