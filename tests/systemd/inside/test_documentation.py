@@ -265,6 +265,9 @@ def test_readme_works_from_first_to_last_line(host: Path) -> None:
                             continue
                         if line.startswith(ENDLESS):
                             assert_shows_an_error(terminal, line)
+                        elif line.startswith("relayctl bridges"):
+                            with running_bridge():
+                                terminal.type(line)
                         elif line.startswith("relayctl"):
                             with connect(PUBLIC):  # starts the relay
                                 terminal.type(line)
@@ -274,6 +277,16 @@ def test_readme_works_from_first_to_last_line(host: Path) -> None:
                     pass  # a diagram
                 case _:
                     pytest.fail(f"unexpected block: {block}")
+
+
+@contextlib.contextmanager
+def running_bridge() -> Iterator[None]:
+    """Run a bridge, whose broker is not available."""
+    path = Path("/etc/notif-relayd/bridge/region-1.conf")
+    path.write_text("[bridge]\ntarget = nats://127.0.0.1:9\n")
+    systemctl("start", "notif-relayd-bridge@region-1")
+    yield
+    systemctl("stop", "notif-relayd-bridge@region-1")
 
 
 def assert_shows_an_error(terminal: Terminal, commands: str) -> None:
