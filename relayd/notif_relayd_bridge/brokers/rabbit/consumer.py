@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
@@ -18,6 +19,10 @@ from notif_relayd_bridge.brokers.source import (
 
 MAX_UNACKNOWLEDGED = 1000
 """Maximum number of messages that the broker delivers without an acknowledgement (prefetch)."""
+
+MAX_REPORT_TIME = 0.2
+"""Time in seconds after which messages are acknowledged, and a heartbeat is sent if it is due.
+Masking takes some seconds for each MiB of a message that consists of names of secrets."""
 
 
 class Consumer:
@@ -78,6 +83,9 @@ class Consumer:
             self._report(events)
             was_paused = connection.is_paused
             self._acknowledge()
+            if self._unreported:
+                connection.keep_alive()
+                continue
             if was_paused and not connection.is_paused:
                 continue  # Messages may have been read from the network already.
             waker.is_armed = True
@@ -101,7 +109,9 @@ class Consumer:
         self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
 
     def _report(self, events: SourceEvents) -> None:
-        while self._unreported:
+        """Report messages for a limited time; one message more may exceed it."""
+        deadline = time.monotonic() + MAX_REPORT_TIME
+        while self._unreported and time.monotonic() < deadline:
             delivery = self._unreported.popleft()
             try:
                 record = to_record(delivery)
