@@ -246,11 +246,14 @@ def test_full_connection_is_followed_by_a_smaller_prefetch() -> None:
     consumer = Consumer(cast(BrokerConnection, channel), deque(), 50)
     consumer.start("pool", {})
     assert channel.prefetch == 50
+    large = json.dumps({**BASIC, "payload": "x" * (MAX_UNACKNOWLEDGED_BYTES // 5)}).encode()
+    small = zlib.compress(large)  # It counts with the size of its record as well.
     assert channel.deliveries is not None
-    size = MAX_UNACKNOWLEDGED_BYTES // 4
-    for number in (1, 2, 3, 4):
+    for number, (data, headers) in enumerate(
+        [(large[:-1], {}), (large, {}), *[(small, {"compression": "application/x-gzip"})] * 4], 1
+    ):
         assert consumer.next_prefetch == MAX_UNACKNOWLEDGED
-        for frame in (deliver(number), header(size), (BODY, bytes(size))):
+        for frame in (deliver(number), header(len(data), headers), (BODY, data)):
             channel.deliveries[1].take(*frame)
     assert channel.is_paused
-    assert consumer.next_prefetch == 4
+    assert consumer.next_prefetch == 6

@@ -39,11 +39,12 @@ class Consumer:
         self._acknowledgements = acknowledgements
         self._channel = connection.channel()
         self._deliveries = Deliveries(self._receive, MAX_MESSAGE_SIZE)
-        self._unreported: deque[Delivery] = deque()
+        self._unreported: deque[bytes | str] = deque()
+        """Records, and reasons why there is none."""
         self._received = self._acknowledged = 0
         """Number of the last message."""
         self._sizes: deque[int] = deque()
-        """Sizes of the unacknowledged messages in memory."""
+        """Sizes of the records of unacknowledged messages in memory."""
         self._size = 0
 
     @property
@@ -95,20 +96,20 @@ class Consumer:
         self._received += 1
         if delivery.number != self._received:
             raise BrokerError("the broker has skipped a message")
-        self._unreported.append(delivery)
-        self._sizes.append(len(delivery.body))
-        self._size += len(delivery.body)
+        # Converted at once: the record of a compressed message may be much larger.
+        found = _record_or_reason(delivery)
+        self._unreported.append(found)
+        self._sizes.append(len(found))
+        self._size += len(found)
         self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
 
     def _report(self, events: SourceEvents) -> None:
         while self._unreported:
-            delivery = self._unreported.popleft()
-            try:
-                record = to_record(delivery)
-            except UnreadableMessageError as error:
-                events.unreadable(str(error))
+            found = self._unreported.popleft()
+            if isinstance(found, bytes):
+                events.received(found)
             else:
-                events.received(record)
+                events.unreadable(found)
 
     def _acknowledge(self) -> None:
         before = self._acknowledged
@@ -121,3 +122,11 @@ class Consumer:
         self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
         self._channel.basic_ack(self._acknowledged, multiple=True)
         self.has_acknowledged = True
+
+
+def _record_or_reason(delivery: Delivery) -> bytes | str:
+    """Return the record for a message, or why there is none."""
+    try:
+        return to_record(delivery)
+    except UnreadableMessageError as error:
+        return str(error)
