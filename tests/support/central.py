@@ -171,7 +171,8 @@ class NatsCentral(Central):
     """NATS with a stream that does not remove duplicates."""
 
     name = "nats"
-    source_sections = "[nats]\nack_wait = 1\n"
+    # The bridge waits for so many seconds after a failure; a busy host must acknowledge in time.
+    source_sections = "[nats]\nack_wait = 5\n"
 
     def __init__(self, proxy: Proxy, server: NatsServer) -> None:
         super().__init__(proxy)
