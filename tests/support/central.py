@@ -52,6 +52,8 @@ class Central:
     """Options of a bridge from the broker."""
     source_sections = ""
     """Sections of its configuration."""
+    starts_slowly = False
+    """Whether a start takes several seconds."""
     batch = 400
     """Number of messages that are published at once."""
 
@@ -87,6 +89,7 @@ class RabbitCentral(Central):
     """
 
     name = "rabbit"
+    starts_slowly = True
     sections = source_sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
     source_options: ClassVar = {"topics": "notifications", "exchanges": "openstack"}
 
