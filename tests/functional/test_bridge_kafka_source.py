@@ -122,15 +122,17 @@ def test_size_of_unacknowledged_messages_is_limited(
 ) -> None:
     monkeypatch.setattr(source, "MAX_UNACKNOWLEDGED_BYTES", 200_000)
     monkeypatch.setattr(source, "BATCH", 3)
+    monkeypatch.setattr(source, "STALL_TIME", 0.01)  # Then fetching stops.
     sent = [event(number, payload="x" * 5000) for number in range(200)]
-    produce(cluster, sent, spread=PARTITIONS)
+    produce(cluster, sent)
     with reader(cluster, tmp_path) as full:
         wait_until(lambda: len(full.waiting) >= 38, "200 kB have arrived")
         # Another consumer has read everything; the source would have, too.
         assert len(cluster.messages(TOPIC)) == len(sent)
         assert len(full.waiting) <= 42
         full.take(200)
-    assert len({*full.taken}) == len(sent)
+    assert len(full.taken) == len(sent)
+    check_order(full.taken, len(sent))
 
 
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])

@@ -157,6 +157,7 @@ def test_redelivered_message_is_recognised(server: NatsServer) -> None:
             wait_until(lambda: consumer(server).num_redelivered, "the server delivers again")
             proxy.stall(False)
             publish(server, events(101, 100))
+            stalled.wait(101)  # It follows the ones that are delivered again.
             assert stalled.take(101) == events(101)
             wait_until(lambda: outstanding(server) == (0, 0), "everything is acknowledged")
         assert stalled.failures == []
@@ -316,9 +317,13 @@ def test_bridge_brings_what_is_readable(
     sent = events(500)
     with relay.subscribe() as subscriber, running_bridge(server, directory, relay) as bridge:
         publish(server, [sent[0], b"", b"x", b"[]", sent[1]])
-        received = [subscriber.notification() for _ in range(3)]
-        assert [each.get("number") for each in received] == [0, None, 1]
-        assert received[1]["payload"] == {"dropped": 3, "reason": "undeliverable"}
+        received = [subscriber.notification(), subscriber.notification()]
+        while "number" not in received[-1]:
+            received.append(subscriber.notification())
+        assert (received[0]["number"], received[-1]["number"]) == (0, 1)
+        # One gap record for messages that the bridge has read together.
+        assert sum(each["payload"]["dropped"] for each in received[1:-1]) == 3
+        assert {each["payload"]["reason"] for each in received[1:-1]} == {"undeliverable"}
         assert json.dumps(received[0]).encode() == sent[0].replace(b"}", b', "_bridge": "in"}')
         wait_until(lambda: outstanding(server) == (0, 0), "everything is acknowledged")
         relay.process.send_signal(signal.SIGSTOP)
