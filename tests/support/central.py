@@ -52,6 +52,8 @@ class Central:
     """Options of a bridge from the broker."""
     source_sections = ""
     """Sections of its configuration."""
+    starts_slowly = False
+    """Whether a start takes several seconds."""
     batch = 400
     """Number of messages that are published at once."""
 
@@ -87,6 +89,7 @@ class RabbitCentral(Central):
     """
 
     name = "rabbit"
+    starts_slowly = True
     sections = source_sections = "[oslo_messaging_rabbit]\namqp_durable_queues = true\n"
     source_options: ClassVar = {"topics": "notifications", "exchanges": "openstack"}
 
@@ -171,7 +174,8 @@ class NatsCentral(Central):
     """NATS with a stream that does not remove duplicates."""
 
     name = "nats"
-    source_sections = "[nats]\nack_wait = 1\n"
+    # The bridge waits for so many seconds after a failure; a busy host must acknowledge in time.
+    source_sections = "[nats]\nack_wait = 5\n"
 
     def __init__(self, proxy: Proxy, server: NatsServer) -> None:
         super().__init__(proxy)

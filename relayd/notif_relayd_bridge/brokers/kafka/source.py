@@ -20,46 +20,23 @@ from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from notif_relayd.escaping import printable
 from notif_relayd_bridge.brokers.backoff import Backoff
 from notif_relayd_bridge.brokers.envelope import UnreadableMessageError, to_record
+from notif_relayd_bridge.brokers.kafka.errors import (
+    ALL_BROKERS_DOWN,
+    AUTHENTICATION,
+    COMMIT_AGAIN,
+    HARMLESS,
+    MISSING_TOPIC,
+    Lost,
+    error_text,
+)
 from notif_relayd_bridge.brokers.kafka.positions import Partition, Positions
 from notif_relayd_bridge.brokers.kafka.source_settings import SourceSettings
 from notif_relayd_bridge.brokers.source import MAX_UNACKNOWLEDGED_BYTES, SourceEvents
 from notif_relayd_bridge.errors import StartError
 
 LOG = logging.getLogger(__name__)
-
-ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 (public, despite its name)
-AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
-
-MISSING_TOPIC = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-)
-"""Errors of a topic that does not exist yet. The client looks for it from time to time."""
-
-HARMLESS = (
-    # The group has given the partitions to another member, which is reported as well.
-    KafkaError._MAX_POLL_EXCEEDED,  # noqa: SLF001
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    ALL_BROKERS_DOWN,
-)
-"""Errors among the messages after which the client continues by itself."""
-
-COMMIT_AGAIN = (
-    # Without effect if the partition is revoked meanwhile.
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError._WAIT_COORD,  # noqa: SLF001
-    KafkaError._NO_OFFSET,  # noqa: SLF001
-    KafkaError._DESTROY,  # noqa: SLF001
-    KafkaError._STATE,  # noqa: SLF001
-)
-"""Errors of a commit that is repeated, in addition to those that the client calls retriable."""
 
 BATCH = 500
 """Messages that are taken from the client at once."""
@@ -86,13 +63,6 @@ client must be polled meanwhile."""
 CLOSE_TIMEOUT = 5.0
 """Seconds to wait for the client to leave the group, which takes longer if no broker answers."""
 
-MAX_REASON = 300
-"""Length at which the text of an error is cut."""
-
-
-class _Lost(Exception):  # noqa: N818 (no error by itself)
-    """The session has failed; the message is the reason."""
-
 
 def check(settings: SourceSettings) -> None:
     """Check the properties, without connecting.
@@ -105,7 +75,7 @@ def check(settings: SourceSettings) -> None:
     try:
         Consumer(properties).close()
     except KafkaException as error:
-        raise StartError(f"[kafka] {_text(error.args[0], settings)}") from None
+        raise StartError(f"[kafka] {error_text(error.args[0], settings.hide)}") from None
 
 
 class _Acknowledgements:
@@ -182,7 +152,7 @@ class KafkaSource:
             session = _Session(self._settings, events, self._acknowledgements, self._closing)
             try:
                 session.run(backoff)
-            except _Lost as lost:
+            except Lost as lost:
                 session.lose(str(lost))
             except Exception:
                 # Without this, the client would keep its partitions, and no messages would arrive.
@@ -230,7 +200,7 @@ class _Session:
         """Join the group, and report messages until the source is closed.
 
         Raises:
-            _Lost: the client cannot continue.
+            Lost: the client cannot continue.
         """
         callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
         try:
@@ -245,20 +215,20 @@ class _Session:
             while not self._closing.is_set():
                 self._advance(backoff)
         except KafkaException as error:
-            raise _Lost(self._text(error.args[0])) from None
+            raise Lost(self._text(error.args[0])) from None
 
     def _connect(self) -> None:
         """Wait until a broker has answered.
 
         Raises:
-            _Lost: none does.
+            Lost: none does.
         """
         deadline = time.monotonic() + self._settings.connect_timeout
         while not self._closing.is_set():
             if self._is_reachable():
                 return
             if self._failure or self._is_unreachable or time.monotonic() > deadline:
-                raise _Lost(self._failure or self._last_error)
+                raise Lost(self._failure or self._last_error)
 
     def _is_reachable(self) -> bool:
         try:
@@ -275,14 +245,14 @@ class _Session:
         """Handle what has happened, and wait for the next message or acknowledgement.
 
         Raises:
-            _Lost: the client cannot continue.
+            Lost: the client cannot continue.
         """
         self._finish(self._acknowledgements.take())
         if self._has_progress:
             self._has_progress = False
             backoff.reset()
         if self._failure:
-            raise _Lost(self._failure)
+            raise Lost(self._failure)
         if self._is_unreachable:
             self._suspend(self._last_error)
             if not self._is_reachable():
@@ -455,13 +425,8 @@ class _Session:
             self._consumer.close()
 
     def _text(self, error: KafkaError) -> str:
-        return _text(error, self._settings)
+        return error_text(error, self._settings.hide)
 
 
 def _names(partitions: Iterable[TopicPartition]) -> list[Partition]:
     return [(each.topic, each.partition) for each in partitions]
-
-
-def _text(error: KafkaError, settings: SourceSettings) -> str:
-    text = f"{error.name()}: {error.str()}"
-    return printable(settings.hide(text)[:MAX_REASON])

@@ -21,9 +21,14 @@ from collections import deque
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from notif_relay import Notification
-from notif_relayd.escaping import printable
 from notif_relayd_bridge.brokers.answers import Answers
 from notif_relayd_bridge.brokers.backoff import Backoff
+from notif_relayd_bridge.brokers.kafka.errors import (
+    ALL_BROKERS_DOWN,
+    AUTHENTICATION,
+    Lost,
+    error_text,
+)
 from notif_relayd_bridge.brokers.kafka.settings import Settings
 from notif_relayd_bridge.brokers.target import Events
 from notif_relayd_bridge.errors import StartError
@@ -35,9 +40,6 @@ REFUSALS = (
 )
 """Errors of a message that the topic will never accept, or of a batch that contains one. A batch
 may also be too large by itself."""
-
-ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 (public, despite its name)
-AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
 
 POLL_TIMEOUT = 0.1
 """Seconds that the thread waits for delivery reports: how late it notices that it is to end."""
@@ -55,13 +57,6 @@ CLOSE_TIMEOUT = 5.0
 BURST = 500
 """Messages that the client gets before the thread handles delivery reports."""
 
-MAX_REASON = 300
-"""Length at which the text of an error is cut."""
-
-
-class _Lost(Exception):  # noqa: N818 (no error by itself)
-    """The session has failed; the message is the reason."""
-
 
 def check(settings: Settings) -> None:
     """Check the properties, without connecting.
@@ -74,7 +69,7 @@ def check(settings: Settings) -> None:
     try:
         Producer(properties)
     except KafkaException as error:
-        raise StartError(f"[kafka] {_text(error.args[0], settings)}") from None
+        raise StartError(f"[kafka] {error_text(error.args[0], settings.hide)}") from None
 
 
 class KafkaTarget:
@@ -123,7 +118,7 @@ class KafkaTarget:
                 session.connect()
                 events.connected()
                 session.serve(backoff)
-            except _Lost as lost:
+            except Lost as lost:
                 session.end()
                 if not self._closing.is_set():
                     events.failed(str(lost))
@@ -166,7 +161,7 @@ class _Session:
         """Wait until a broker has answered.
 
         Raises:
-            _Lost: none does, or the target is being closed.
+            Lost: none does, or the target is being closed.
         """
         deadline = time.monotonic() + self._settings.connect_timeout
         while not self._closing.is_set():
@@ -179,7 +174,7 @@ class _Session:
                 return
             if self._failure or self._is_unreachable or time.monotonic() > deadline:
                 break
-        raise _Lost(self._last_error)
+        raise Lost(self._last_error)
 
     def wake(self) -> None:
         """Let the thread of the target look at the backlog, or notice that it is to end."""
@@ -242,13 +237,13 @@ class _Session:
             self._failure = self._failure or self._last_error
 
     def _text(self, error: KafkaError) -> str:
-        return _text(error, self._settings)
+        return error_text(error, self._settings.hide)
 
     def serve(self, backoff: Backoff) -> None:
         """Report answers until the target is closed.
 
         Raises:
-            _Lost: the client gives up a message.
+            Lost: the client gives up a message.
         """
         while not self._closing.is_set():
             has_room = self._hand_over()
@@ -259,7 +254,7 @@ class _Session:
             if self._failure:
                 if self._is_batch_refused:
                     self.alone = self._answers.unanswered
-                raise _Lost(self._failure)
+                raise Lost(self._failure)
             if not (self._answers.unanswered or self.backlog):
                 self._sleep()
 
@@ -292,8 +287,3 @@ class _Session:
         self._producer.poll(0)
         # Its threads end when nothing refers to it, and it refers to this object.
         del self._producer
-
-
-def _text(error: KafkaError, settings: Settings) -> str:
-    text = f"{error.name()}: {error.str()}"
-    return printable(settings.hide(text)[:MAX_REASON])

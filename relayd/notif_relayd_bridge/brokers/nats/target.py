@@ -125,7 +125,8 @@ class _Connection:
         settings: what is configured.
         events: is told of the answers.
         link: the connection itself.
-        backoff: is reset with each confirmation.
+        backoff: is reset at the end if messages were confirmed and none was rejected for now. A
+            stream that is full again and again would otherwise cause many connections.
     """
 
     def __init__(self, settings: Settings, events: Events, link: Link, backoff: Backoff) -> None:
@@ -136,6 +137,8 @@ class _Connection:
         self._backoff = backoff
         self._answers = Answers()
         self._reporting = False
+        self._has_answered = False
+        self._has_rejected = False
         self._inbox = ""
         self._watch: asyncio.TimerHandle | None = None
         self._answered_at = 0.0
@@ -150,6 +153,8 @@ class _Connection:
     async def close(self) -> None:
         """Report the last answers and disconnect."""
         self._report()
+        if self._has_answered and not self._has_rejected:
+            self._backoff.reset()
         if self._watch is not None:
             self._watch.cancel()
         await self._link.close()
@@ -217,6 +222,7 @@ class _Connection:
         try:
             refusal = _refusal(message.data)
         except Lost as lost:
+            self._has_rejected = True
             self._link.lose(str(lost))
             return
         self._answer(int(number), refusal)
@@ -231,7 +237,7 @@ class _Connection:
         """Report the answers that arrived together."""
         self._reporting = False
         if self._link.is_open and self._answers.report(self._events):
-            self._backoff.reset()
+            self._has_answered = True
             self._answered_at = asyncio.get_running_loop().time()
 
     def _watch_answers(self, seconds: float) -> None:

@@ -187,6 +187,18 @@ class BrokerConnection(pyamqp.Connection):  # type: ignore[misc]
             elif not self._receive():
                 return
 
+    def keep_alive(self) -> None:
+        """Send what the network takes, and a heartbeat if it is due.
+
+        Raises:
+            TimeoutError: the broker has been silent for too long.
+        """
+        now = time.monotonic()
+        if self.is_paused:
+            self._received = now  # What the broker has sent is not read.
+        self._check_heartbeats(now)
+        self.flush()
+
     def flush(self) -> None:
         """Send what the network takes."""
         self._flush(self._attached())

@@ -100,6 +100,8 @@ class Session:
         self._was_blocked = False
         self.has_answered = False
         """Whether any message was confirmed or refused."""
+        self.is_rejected = False
+        """Whether the broker has rejected a message for now."""
         self._channel = connection.channel()
         # A failed declaration closes its channel, so it has one of its own.
         self._declaring = connection.channel()
@@ -243,6 +245,7 @@ class Session:
 
     def _nack(self, *_: Any) -> None:
         # The queue is full, or a node of the cluster has failed.
+        self.is_rejected = True
         raise _RejectedError("the broker has rejected a message that it may accept later")
 
     def _return(self, _: Any, __: str, routing_key: str, ___: Any) -> None:

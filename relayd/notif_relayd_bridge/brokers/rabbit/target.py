@@ -38,5 +38,6 @@ class RabbitTarget(Client[Events]):
         try:
             session.run(events, self._waker)
         finally:
-            if session.has_answered:
+            # A queue that is full again and again would otherwise cause many connections.
+            if session.has_answered and not session.is_rejected:
                 self._backoff.reset()
