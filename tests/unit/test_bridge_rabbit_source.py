@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 
 from notif_relay.messaging.envelope import unseal
 from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
-from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection
+from notif_relayd_bridge.brokers.rabbit.connection import (
+    BrokerConnection,
+    ClosingError,
+    Waker,
+)
 from notif_relayd_bridge.brokers.rabbit.consumer import MAX_UNACKNOWLEDGED, Consumer
 from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
 from notif_relayd_bridge.brokers.rabbit.message import contents
@@ -240,6 +244,15 @@ class Channel:
 
     def basic_consume(self, queue: str, arguments: object) -> None: ...
 
+    def basic_ack(self, number: int, multiple: bool) -> None: ...
+
+    def process_input(self) -> None: ...
+
+    def keep_alive(self) -> None: ...
+
+    def wait_for_event(self) -> None:
+        raise ClosingError
+
 
 def test_full_connection_is_followed_by_a_smaller_prefetch() -> None:
     channel = Channel()
@@ -254,3 +267,39 @@ def test_full_connection_is_followed_by_a_smaller_prefetch() -> None:
             channel.deliveries[1].take(*frame)
     assert channel.is_paused
     assert consumer.next_prefetch == 4
+
+
+class Events:
+    """Takes the messages of a consumer, and ends it when it waits for an acknowledgement."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def connected(self) -> None: ...
+
+    def received(self, record: bytes) -> None:
+        self.sizes.append(len(record))
+
+    def unreadable(self, _: str) -> None: ...
+
+    def failed(self, _: str) -> None: ...
+
+
+def test_records_of_compressed_messages_are_bounded() -> None:
+    channel, events, acknowledgements, waker = Channel(), Events(), deque[int](), Waker()
+    consumer = Consumer(cast(BrokerConnection, channel), acknowledgements, 50)
+    consumer.start("pool", {})
+    assert channel.deliveries is not None
+    message = json.dumps({**BASIC, "payload": "x" * (MAX_UNACKNOWLEDGED_BYTES // 5)})
+    data = zlib.compress(message.encode())
+    for number in range(1, 21):
+        channel.deliveries[1].take(*deliver(number))
+        channel.deliveries[1].take(*header(len(data), {"compression": "application/x-gzip"}))
+        channel.deliveries[1].take(BODY, data)
+    for count in (5, 7, 12):
+        with pytest.raises(ClosingError):  # The consumer waits.
+            consumer.run(events, waker)
+        assert len(events.sizes) == count
+        assert channel.is_paused
+        acknowledgements.append(2 if count == 5 else 5)
+    waker.close()

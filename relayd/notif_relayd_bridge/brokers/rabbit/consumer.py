@@ -45,10 +45,11 @@ class Consumer:
         self._channel = connection.channel()
         self._deliveries = Deliveries(self._receive, MAX_MESSAGE_SIZE)
         self._unreported: deque[Delivery] = deque()
+        self._unreported_size = 0
         self._received = self._acknowledged = 0
         """Number of the last message."""
         self._sizes: deque[int] = deque()
-        """Sizes of the unacknowledged messages in memory."""
+        """Sizes of the records that are reported and unacknowledged."""
         self._size = 0
 
     @property
@@ -58,7 +59,8 @@ class Consumer:
         RabbitMQ closes a connection on which nothing is read for 15 seconds (``send_timeout``). It
         must not send more large messages than fit in memory a second time.
         """
-        return len(self._sizes) if self._connection.is_paused else MAX_UNACKNOWLEDGED
+        received = len(self._sizes) + len(self._unreported)
+        return received if self._connection.is_paused else MAX_UNACKNOWLEDGED
 
     def start(self, queue: str, arguments: dict[str, Any]) -> None:
         """Ask the broker for the messages of a queue.
@@ -83,7 +85,7 @@ class Consumer:
             self._report(events)
             was_paused = connection.is_paused
             self._acknowledge()
-            if self._unreported:
+            if self._unreported and not self._is_full:
                 connection.keep_alive()
                 continue
             if was_paused and not connection.is_paused:
@@ -104,21 +106,38 @@ class Consumer:
         if delivery.number != self._received:
             raise BrokerError("the broker has skipped a message")
         self._unreported.append(delivery)
-        self._sizes.append(len(delivery.body))
-        self._size += len(delivery.body)
-        self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
+        self._unreported_size += len(delivery.body)
+        self._pause_if_full()
 
     def _report(self, events: SourceEvents) -> None:
-        """Report messages for a limited time; one message more may exceed it."""
+        """Report messages for a limited time; one message more may exceed it.
+
+        The record of a compressed message may be much larger, and takes its place in memory.
+        """
         deadline = time.monotonic() + MAX_REPORT_TIME
-        while self._unreported and time.monotonic() < deadline:
+        while self._unreported and not self._is_full and time.monotonic() < deadline:
             delivery = self._unreported.popleft()
+            self._unreported_size -= len(delivery.body)
+            size = 0
             try:
                 record = to_record(delivery)
             except UnreadableMessageError as error:
                 events.unreadable(str(error))
             else:
                 events.received(record)
+                size = len(record)
+            self._sizes.append(size)
+            self._size += size
+        self._pause_if_full()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether no message can be reported until others are acknowledged."""
+        return self._size >= MAX_UNACKNOWLEDGED_BYTES
+
+    def _pause_if_full(self) -> None:
+        size = self._size + self._unreported_size
+        self._connection.is_paused = size >= MAX_UNACKNOWLEDGED_BYTES
 
     def _acknowledge(self) -> None:
         before = self._acknowledged
@@ -128,6 +147,6 @@ class Consumer:
             return
         for _ in range(self._acknowledged - before):
             self._size -= self._sizes.popleft()
-        self._connection.is_paused = self._size >= MAX_UNACKNOWLEDGED_BYTES
+        self._pause_if_full()
         self._channel.basic_ack(self._acknowledged, multiple=True)
         self.has_acknowledged = True
