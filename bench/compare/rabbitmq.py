@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compare.ports import free_port
+from compare.processes import session
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """The programs in /usr/sbin change to the user of the service."""
@@ -90,6 +91,10 @@ class Broker:
         if self._mapper is not None:
             self._mapper.kill()
             self._mapper.wait()
+
+    def processes(self) -> list[int]:
+        """Return the processes of the server, if it runs."""
+        return [] if self._server is None else session(self._server.pid)
 
     def url(self, credentials: str = "guest:guest") -> str:
         """Return the URL for oslo.messaging."""
