@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services lint bench bench-check bench-fleet fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -100,6 +100,10 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json
 	@.venv/bin/python bench/run.py --size cheap --check
+
+bench-fleet: .venv/.made brokers ## hosts with bridges, RabbitMQ and a hub on this machine, for 20 minutes; HOSTS="10 25 50", FIGURES=directory
+	@$(call extra,bench,matplotlib)
+	@.venv/bin/python bench/fleet.py $(HOSTS) $(addprefix --figures ,$(FIGURES))
 
 bench/build/load: $(wildcard bench/load/*.[ch])
 bench/build/limit: bench/limit.c

@@ -18,6 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from compare.ports import free_port
+from compare.processes import session
+
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """The programs in /usr/sbin change to the user of the service."""
 
@@ -89,6 +92,10 @@ class Broker:
             self._mapper.kill()
             self._mapper.wait()
 
+    def processes(self) -> list[int]:
+        """Return the processes of the server, if it runs."""
+        return [] if self._server is None else session(self._server.pid)
+
     def url(self, credentials: str = "guest:guest") -> str:
         """Return the URL for oslo.messaging."""
         return f"rabbit://{credentials}@127.0.0.1:{self.port}/"
@@ -136,14 +143,6 @@ class Broker:
                 stderr=log,
                 start_new_session=True,
             )
-
-
-def free_port() -> int:
-    """Return a port on the loopback interface that is not in use."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _is_listening(port: int) -> bool:

@@ -132,10 +132,14 @@ def test_nothing_is_lost_or_reordered(broker: Broker, relay: RunningRelay) -> No
         relay.process.send_signal(signal.SIGCONT)
         read()
         producers.publish()
+        # Stopped, so that its pauses between attempts to connect do not become long.
+        bridge.process.send_signal(signal.SIGSTOP)
         broker.kill()
         broker.start()
+        bridge.process.send_signal(signal.SIGCONT)
         producers.publish()
         read()
+        bridge.wait_logged("waiting for the broker")
     assert list(dict.fromkeys(numbers)) == list(range(producers.count))
     assert relay.status()["records_rejected"] == 0
     with broker.channel() as channel:
