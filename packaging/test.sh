@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 echo "Testing the packages in a container, which takes about 3 minutes"
 status=0
 # --volatile=overlay keeps all changes in memory.
-timeout 400 env -i PATH="$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes setpriv --pdeathsig=KILL \
+timeout 600 env -i PATH="$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes setpriv --pdeathsig=KILL \
     unshare --pid --mount-proc --fork --kill-child \
     systemd-nspawn --quiet --directory="$root" --volatile=overlay --private-network --boot \
     --register=no --keep-unit --machine="notif-relayd-deb-$$" \

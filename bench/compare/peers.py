@@ -23,6 +23,7 @@ from pathlib import Path
 from compare import wire
 from compare.load import Measured, Work, measure, on_core
 from compare.notification import record
+from compare.ports import free_port
 
 BENCH = Path(__file__).parents[1]
 
@@ -118,13 +119,6 @@ def _wait_listening(address: str, process: subprocess.Popen[bytes], log: Path) -
         time.sleep(0.005)
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def _first_number(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
@@ -166,7 +160,7 @@ client-output-buffer-limit pubsub 0 0 0
 
 def _nats(directory: Path) -> Plan:
     del directory
-    port = str(_free_port())
+    port = str(free_port())
     # NATS supports only TCP. By default, it disconnects a slow client after 64 MiB or ten seconds.
     config = f"""
 listen: "127.0.0.1:{port}"

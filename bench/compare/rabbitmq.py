@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from compare.ports import free_port
 from compare.processes import session
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
@@ -142,14 +143,6 @@ class Broker:
                 stderr=log,
                 start_new_session=True,
             )
-
-
-def free_port() -> int:
-    """Return a port on the loopback interface that is not in use."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _is_listening(port: int) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compare.rabbitmq import free_port
+from compare.ports import free_port
 from support.bridge import Bridge, RealBridge
 from support.bridge_inbound import RealInboundBridge
 from support.relay import Relay

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compare.rabbitmq import free_port
+from compare.ports import free_port
 from notif_relayd_bridge.errors import StartError
 from support.bridge_trial import OutTrial, trial
 from support.central import rabbit_at

@@ -12,16 +12,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "architecture.rst"
 DAEMON = ROOT / "relayd" / "notif_relayd"
-PACKAGES = (DAEMON, ROOT / "relayd" / "notif_relayctl", ROOT / "handler" / "notif_relay")
+PACKAGES = (
+    DAEMON,
+    ROOT / "relayd" / "notif_relayctl",
+    ROOT / "relayd" / "notif_relayd_bridge",
+    ROOT / "handler" / "notif_relay",
+)
 
 
 def modules() -> set[str]:
-    """Return the names of all modules, those of the daemon relative to its package."""
+    """Return the names of all modules and packages, those of the daemon relative to its package."""
     names = set()
     for package in PACKAGES:
         base = package if package == DAEMON else package.parent
         for path in package.rglob("*.py"):
-            names.add(".".join(path.relative_to(base).with_suffix("").parts))
+            parts = path.relative_to(base).with_suffix("").parts
+            names.add(".".join(parts).removesuffix(".__init__"))
     return names
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from notif_relayd_bridge.brokers.source import Selection, Source
 from support.bridge_targets import configured
+from support.relay import Subscriber
 from support.waiting import wait_until
 
 
@@ -25,6 +27,19 @@ def create_source(url: str, directory: Path, selection: Selection, **options: ob
     scheme = SCHEMES[name]
     conf = configured(directory / "bridge-in.conf", name, scheme.source_options(), options)
     return scheme.create_source(url, conf, selection)
+
+
+def read_around_gaps(subscriber: Subscriber) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """Return a notification, the number of lost ones that follow, and the next notification.
+
+    The bridge writes a gap record for those that it has when it writes, so there may be several.
+    """
+    first = subscriber.notification()
+    dropped = 0
+    while (last := subscriber.notification())["event_type"] == "notif_relayd.gap":
+        assert last["payload"]["reason"] == "undeliverable"
+        dropped += last["payload"]["dropped"]
+    return first, dropped, last
 
 
 class SimpleReader:

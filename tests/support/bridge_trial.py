@@ -12,6 +12,7 @@ A trial has one of two directions: `OutTrial` has a bridge from the relay to the
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import sys
 import threading
@@ -23,9 +24,10 @@ from support.books import Books, mark
 from support.bridge import Bridge, RealBridge
 from support.bridge_inbound import RealInboundBridge
 from support.central import Central
+from support.relay import connect
 from support.service_manager import ManagedRelay
 from support.trial_load import PRODUCERS, BusLoad, HandlerLoad, Load, Size
-from support.waiting import TIMEOUT, kill, wait_patiently
+from support.waiting import TIMEOUT, kill, wait_patiently, wait_until
 
 
 class Trial:
@@ -109,13 +111,20 @@ class Trial:
         """Let the proxy cut the connection within one of the next messages to be carried."""
         raise NotImplementedError
 
+    def wait_under_way(self) -> None:
+        """Wait until the bridge has sent a message that has not arrived, if it sends any."""
+
     # Faults
 
     def kill_bridge(self) -> None:
-        """Kill the bridge while messages are under way."""
+        """Kill the bridge while messages are under way, some of which never arrive."""
         self.emit(0.5)
+        self.central.proxy.stall()
+        self.emit(0.25)
+        self.wait_under_way()
         self.bridge.kill()
         self.central.proxy.refuse()
+        self.central.proxy.stall(False)
         self._mark("bridge killed")
         self.emit(0.5)
         self.bridge.start()
@@ -208,7 +217,8 @@ class OutTrial(Trial):
 
     def __init__(self, directory: Path, central: Central, size: Size) -> None:
         super().__init__(directory, central, size)
-        self.bridge = RealBridge(directory, self.relay, central.url)
+        self._status = directory / "status.sock"
+        self.bridge = RealBridge(directory, self.relay, central.url, status_socket=self._status)
         with self.bridge.config.open("a") as file:
             file.write(central.sections)
         self.bridge.start()
@@ -228,6 +238,14 @@ class OutTrial(Trial):
     def overflow(self) -> None:
         if self.size.rate is None:
             self.load.overflow()
+
+    def wait_under_way(self) -> None:
+        if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.
+            wait_until(lambda: self._unconfirmed() > 0, "a message is sent")
+
+    def _unconfirmed(self) -> int:
+        with connect(self._status) as sock, sock.makefile() as stream:
+            return int(json.loads(stream.readline())["unconfirmed"])
 
     def cut_soon(self) -> None:
         del self.central.proxy.sent[:]

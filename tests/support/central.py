@@ -265,7 +265,7 @@ class KafkaCentral(Central):
         self.publish([message])
 
     def publish(self, messages: Sequence[bytes]) -> None:
-        producer = Producer({**self._settings(), "enable.idempotence": True, "linger.ms": 5})
+        producer = Producer({**self._settings(), "acks": "all", "linger.ms": 5})
         for each in messages:
             producer.produce(QUEUE, each, partition=0)
         assert producer.flush(TIMEOUT) == 0

@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import StreamConfig
 
+from compare.ports import free_port
 from support.waiting import TIMEOUT, is_stopped, kill, wait_until
 
 PROGRAM = shutil.which("nats-server") or "/usr/sbin/nats-server"
@@ -46,7 +47,7 @@ class NatsServer:
         self.directory = directory / "nats"
         self.directory.mkdir()
         self.login = login
-        self.port = -1  # the server chooses a free one
+        self.port = free_port()
         self._jetstream = jetstream
         self._configuration = configuration
         self._process: subprocess.Popen[bytes]
@@ -80,11 +81,10 @@ class NatsServer:
     def _is_listening(self) -> bool:
         ports = self.directory / f"nats-server_{self._process.pid}.ports"
         try:
-            address = json.loads(ports.read_text())["nats"][0]
+            json.loads(ports.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             assert self._process.poll() is None, (self.directory / "log").read_text()
             return False
-        self.port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", self.port), TIMEOUT) as connection:
             connection.settimeout(TIMEOUT)
             return connection.recv(5) == b"INFO "

@@ -21,6 +21,7 @@ from oslo_config import cfg
 from oslo_context.context import RequestContext
 
 from compare import rabbitmq
+from compare.ports import free_port
 from notif_relay.messaging.envelope import seal
 from notif_relayd_bridge.brokers.schemes import SCHEMES
 from support.bridge_targets import SimplePipeline
@@ -66,7 +67,7 @@ class Broker(rabbitmq.Broker):
     def __init__(self, directory: Path) -> None:
         make_certificates(directory)
         self.authority = directory / "ca.pem"
-        self.tls_port = rabbitmq.free_port()
+        self.tls_port = free_port()
         definitions = directory / "definitions.json"
         definitions.write_text(json.dumps(_definitions()))
         super().__init__(

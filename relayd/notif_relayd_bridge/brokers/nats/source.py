@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -160,6 +160,8 @@ class _Connection:
         self._messages: dict[int, _Message] = {}
         """By their number in the stream, in the order of their arrival."""
         self._size = 0
+        self._finished: OrderedDict[int, None] = OrderedDict()
+        """The last acknowledged ones, at most as many as can be unacknowledged."""
         self._outstanding: dict[int, Msg] | None = None
         """Messages that are delivered again, by their number, until all have arrived."""
         self._requests: deque[_Request] = deque()
@@ -272,6 +274,9 @@ class _Connection:
             held.reply = message.reply
             held.heard_at = self._heard_at
             return
+        if number in self._finished:  # Likewise, and the acknowledgement was on its way.
+            self._put(message.reply, ACK)
+            return
         size = len(message.data)
         self._messages[number] = _Message(message.reply, size, self._heard_at)
         self._size += size
@@ -352,7 +357,10 @@ class _Connection:
         for number in [*itertools.islice(self._messages, count)]:
             message = self._messages.pop(number)
             self._size -= message.size
+            self._finished[number] = None
             self._put(message.reply, ACK)
+        while len(self._finished) > self._settings.max_unacknowledged:
+            self._finished.popitem(last=False)
         self._backoff.reset()
         self._request()
 
