@@ -101,6 +101,8 @@ class Figures:
     """Time from the start of the broker until everything has arrived."""
     outage_memory: float
     """Of a bridge at the end of the outage."""
+    redelivered: int
+    """Messages that the broker has marked as delivered before, because it had been killed."""
     sent: int
     missing: int
     announced: int
@@ -162,7 +164,8 @@ def show(found: Figures) -> None:
     )
     print(
         f"  outage: {found.spooled} records spooled, {found.spool_bytes:.0f} bytes each, "
-        f"arrived {found.drain_seconds:.1f} s after the start of the broker"
+        f"arrived {found.drain_seconds:.1f} s after the start of the broker; "
+        f"{found.redelivered} delivered again by the broker"
     )
     print(
         f"  sent {found.sent}, missing {found.missing}, announced {found.announced}, "

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compare import rabbitmq
 from compare.arrivals import Arrivals, Wants
@@ -246,6 +247,7 @@ class Fleet:
         """Kill the broker, send, start it again, and wait for all records."""
         self.broker.kill()
         sample = self.measure(lambda: self.send(seconds))
+        repeated = _report(self.source_status)["repeated"]
         spools = [_report(each.status)["spool"] for each in self.hosts]
         spooled = sum(each["records"] for each in spools)
         started = time.monotonic()
@@ -256,6 +258,7 @@ class Fleet:
             "spool_bytes": sum(each["bytes"] for each in spools) / max(1, spooled),
             "drain_seconds": time.monotonic() - started,
             "outage_memory": sample.memory["bridge"],
+            "redelivered": _report(self.source_status)["repeated"] - repeated,
         }
 
     def burst(self) -> dict[str, float]:
@@ -298,10 +301,10 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _report(path: Path) -> dict[str, dict[str, int]]:
+def _report(path: Path) -> dict[str, Any]:
     """Return the answer of a bridge's status socket."""
     with connect(path) as sock, sock.makefile() as stream:
-        answer: dict[str, dict[str, int]] = json.loads(stream.read())
+        answer: dict[str, Any] = json.loads(stream.read())
     return answer
 
 
