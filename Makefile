@@ -101,7 +101,7 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json
 	@.venv/bin/python bench/run.py --size cheap --check
 
-bench-fleet: .venv/.made brokers ## hosts with bridges, RabbitMQ and a hub on this machine, for 20 minutes; HOSTS="10 25 50", FIGURES=directory
+bench-fleet: .venv/.made brokers ## hosts with bridges, RabbitMQ and a hub on this machine, for 12 minutes; HOSTS="10 25 50", FIGURES=directory
 	@$(call extra,bench,matplotlib)
 	@.venv/bin/python bench/fleet.py $(HOSTS) $(addprefix --figures ,$(FIGURES))
 

@@ -106,7 +106,7 @@ class Figures:
     announced: int
     duplicates: int
     outage_duplicates: int
-    """Further duplicates after the broker was killed."""
+    """Further duplicates after the broker was killed, mostly delivered again by the broker."""
     unexplained: int
     disordered: int
 

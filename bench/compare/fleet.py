@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compare import rabbitmq
 from compare.arrivals import Arrivals, Wants
@@ -243,7 +244,11 @@ class Fleet:
         }
 
     def outage(self, seconds: float) -> dict[str, float]:
-        """Kill the broker, send, start it again, and wait for all records."""
+        """Kill the broker, send, start it again, and wait for all records.
+
+        RabbitMQ stores acknowledgements up to a second later. If it is killed before that, it
+        delivers the messages again.
+        """
         self.broker.kill()
         sample = self.measure(lambda: self.send(seconds))
         spools = [_report(each.status)["spool"] for each in self.hosts]
@@ -298,10 +303,10 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _report(path: Path) -> dict[str, dict[str, int]]:
+def _report(path: Path) -> dict[str, Any]:
     """Return the answer of a bridge's status socket."""
     with connect(path) as sock, sock.makefile() as stream:
-        answer: dict[str, dict[str, int]] = json.loads(stream.read())
+        answer: dict[str, Any] = json.loads(stream.read())
     return answer
 
 

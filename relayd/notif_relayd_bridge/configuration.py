@@ -10,6 +10,7 @@ contains no value of an option that may contain a password.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -295,15 +296,21 @@ def _check_values(path: str, conf: cfg.ConfigOpts, given: Iterable[tuple[str, st
         if option not in values:
             continue  # A deprecated name.
         try:
-            if values[option] is not None:
+            value = values[option]
+            if value is not None and not _is_nan_or_infinite(value):
                 continue
-            reason = "the value is missing"
+            reason = "the value is missing" if value is None else "it must be a finite number"
         except (cfg.Error, ValueError, RecursionError) as error:
             # The value may be a secret, except for options of this module.
             reason = "the value is invalid"
             if section in {BRIDGE, DEFAULT} and option not in {"source", "target"}:
                 reason = one_line(error).rpartition("is not valid: ")[2]
         raise StartError(f"[{section}] {option} in {path}: {reason}; correct the value")
+
+
+def _is_nan_or_infinite(value: object) -> bool:
+    """Return whether a value is NaN or infinite, which no limit of an option excludes."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _outbound(path: str, name: str, conf: cfg.ConfigOpts) -> Outbound:

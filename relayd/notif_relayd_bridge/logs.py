@@ -4,6 +4,7 @@
 Targets log no credentials. Their clients, and the traceback of an unexpected error, might.
 """
 
+import copy
 import logging
 import os
 
@@ -49,6 +50,11 @@ class _RedactingFormatter(logging.Formatter):
         self._hide = hide
 
     def format(self, record: logging.LogRecord) -> str:
+        if not record.exc_info and record.levelno > logging.INFO:
+            # oslo.log appends the error that is being handled to warnings and errors. The messages
+            # contain what is of use of it; the remainder may be long, and chosen by a peer.
+            record = copy.copy(record)
+            record.levelno = logging.INFO
         return self._hide(self._formatter.format(record))
 
 

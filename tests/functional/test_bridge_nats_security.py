@@ -71,12 +71,14 @@ def test_nkey_is_used(tmp_path: Path) -> None:
         bridge.wait_connected()
 
 
-def test_missing_seed_is_a_failure(tmp_path: Path) -> None:
-    with (
-        NatsServer(tmp_path) as server,
-        SimplePipeline(create_target(server.url, tmp_path, nkeys_seed="/missing")) as bridge,
-    ):
-        bridge.wait_failure("/missing")
+def test_removed_seed_is_a_failure(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.touch()
+    with NatsServer(tmp_path) as server:
+        target = create_target(server.url, tmp_path, nkeys_seed=seed)
+        seed.unlink()
+        with SimplePipeline(target) as bridge:
+            bridge.wait_failure(str(seed))
 
 
 def test_permission_denied_is_a_failure(tmp_path: Path) -> None:

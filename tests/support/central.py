@@ -265,7 +265,9 @@ class KafkaCentral(Central):
         self.publish([message])
 
     def publish(self, messages: Sequence[bytes]) -> None:
-        producer = Producer({**self._settings(), "enable.idempotence": True, "linger.ms": 5})
+        # Compressed, because the cluster keeps 5 MiB, and the bridge may be away for some seconds.
+        options = {"acks": "all", "linger.ms": 5, "compression.type": "lz4"}
+        producer = Producer({**self._settings(), **options})
         for each in messages:
             producer.produce(QUEUE, each, partition=0)
         assert producer.flush(TIMEOUT) == 0

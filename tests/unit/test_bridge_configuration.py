@@ -142,7 +142,12 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\ntarget = {URL}\nwindow = 0\n", "[bridge] window in FILE: "),
         (f"[bridge]\ntarget = {URL}\nwindow = 70000\n", "[bridge] window in FILE: "),
         (f"[bridge]\ntarget = {URL}\nhold = -1\n", "[bridge] hold in FILE: "),
-        (f"[bridge]\ntarget = {URL}\nhold = nan\n", "hold must be"),
+        (f"[bridge]\ntarget = {URL}\nhold = nan\n", "hold in FILE: it must be a finite number"),
+        (f"[bridge]\ntarget = {URL}\nhold = -inf\n", "[bridge] hold in FILE: "),
+        (
+            "[bridge]\nsource = nats://host\n[nats]\nack_wait = nan\n",
+            "[nats] ack_wait in FILE: it must be a finite number; correct the value",
+        ),
         (f"[bridge]\ntarget = {URL}\nspool_max_bytes = 1\n", "[bridge] spool_max_bytes in FILE: "),
         (f"[bridge]\ntarget = {URL}\nspool_max_age =\n", "spool_max_age in FILE: the value is"),
         (f"[bridge]\ntarget = {URL}\nspool = x.sqlite\n", "spool in FILE: must be an absolute"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import cast
 import pytest
 
 from notif_relay import records
-from notif_relayd.records.validator import Validator
+from notif_relayd.records.validator import Reason, Validator
 from notif_relayd_bridge.brokers.source import Source
 from notif_relayd_bridge.inbound.bridge import SourceConnection
 from notif_relayd_bridge.inbound.pipeline import MAX_CHUNK, Pipeline
@@ -257,3 +258,18 @@ def test_relay_accepts_prepared_records(text: bytes) -> None:
 def test_mark_may_exceed_the_limit() -> None:
     with pytest.raises(UnreadableRecordError, match="with the mark"):
         prepare(numbered_record(1, LIMIT), NAME, LIMIT)
+
+
+def test_relay_with_a_deeper_stack_accepts_nested_records() -> None:
+    def rejected(data: bytes, frames: int) -> list[Reason]:
+        return rejected(data, frames - 1) if frames else Validator(LIMIT).validate(data).rejected
+
+    accepted = 0
+    for depth in range(800, 1000):
+        # The relay decodes all of it because of the escape sequence.
+        fields = record(event_type="a.b").rstrip(b"}\n").replace(b"a.b", b"a\\u002eb")
+        nested = fields + b', "x": ' + b"[" * depth + b"]" * depth + b"}"
+        with contextlib.suppress(UnreadableRecordError):
+            assert rejected(prepare(nested, NAME, LIMIT), frames=40) == []
+            accepted += 1
+    assert accepted > 0

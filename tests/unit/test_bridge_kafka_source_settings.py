@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaException
 from oslo_config import cfg
 
 from notif_relayd_bridge.brokers.kafka.settings import PROPERTIES, SOURCE_PROPERTIES
+from notif_relayd_bridge.brokers.kafka.source import check
 from notif_relayd_bridge.brokers.kafka.source_settings import (
     DEFAULT_TOPICS,
     SourceSettings,
@@ -68,6 +69,12 @@ def test_new_protocol_of_groups_has_no_strategy() -> None:
 def test_exchanges_are_refused() -> None:
     with pytest.raises(StartError, match="exchanges"):
         parse("kafka://host", Selection("hub", exchanges=("nova",)))
+
+
+def test_invalid_pattern_is_refused() -> None:
+    check(parse("kafka://host", Selection("pool", ("a", "^b.*"))))
+    with pytest.raises(StartError, match="topics has an invalid pattern"):
+        check(parse("kafka://host", Selection("pool", ("a", "^("))))
 
 
 def test_properties_of_the_other_direction_are_unknown() -> None:

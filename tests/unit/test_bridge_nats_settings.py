@@ -121,6 +121,9 @@ def test_invalid_url_is_refused_without_its_password(hosts: str) -> None:
         {"stream": "a b"},
         {"tls_ca_file": "/missing"},
         {"tls_cert_file": "/missing"},
+        {"tls_key_file": "/missing"},
+        {"user_credentials": "/missing"},
+        {"nkeys_seed": "/missing"},
     ],
 )
 def test_invalid_option_is_refused(options: dict[str, object], tmp_path: Path) -> None:

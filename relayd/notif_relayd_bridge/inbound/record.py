@@ -12,6 +12,13 @@ import json
 from notif_relay import records
 from notif_relayd_bridge.marker import mark
 
+_MARGIN = 64
+"""Levels of nesting less than Python can decode here. The relay decodes as deeply as its own stack
+leaves room for, and only counts a record that it cannot decode."""
+
+_MIN_DEPTH = 800
+"""Levels of nesting that Python decodes in any case."""
+
 
 class UnreadableRecordError(Exception):
     """The relay would reject the record; the message states why."""
@@ -66,6 +73,8 @@ def unread(name: str) -> bytes:
 
 def _decode(record: bytes) -> records.Pairs:
     try:
+        if record.count(b"[") + record.count(b"{") > _MIN_DEPTH:
+            records.decode_pairs(b"[" * _MARGIN + record + b"]" * _MARGIN)
         return records.decode_pairs(record)
     except json.JSONDecodeError as error:
         raise UnreadableRecordError(f"it is not JSON: {error.msg}") from error

@@ -67,12 +67,9 @@ class Writer:
             return False
         self.retry_at = now + self._backoff
         self._backoff = min(2 * self._backoff, MAX_BACKOFF)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.setblocking(False)
-            sock.connect(self._path)
-        except OSError as error:
-            sock.close()
+            sock = _connected_socket(self._path)
+        except OSError as error:  # Also if there is no descriptor for it.
             self._log_failure(str(connect_error(self._path, error)))
             return False
         self._socket = sock
@@ -148,3 +145,14 @@ class Writer:
         if not self._is_logged:
             self._is_logged = True
             LOG.warning("waiting for the relay: %s", printable(reason))
+
+
+def _connected_socket(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -65,7 +65,7 @@ CLOSE_TIMEOUT = 5.0
 
 
 def check(settings: SourceSettings) -> None:
-    """Check the properties, without connecting.
+    """Check the properties and the topics, without connecting.
 
     Raises:
         StartError: the client does not accept them.
@@ -73,9 +73,15 @@ def check(settings: SourceSettings) -> None:
     properties = {**settings.properties}
     del properties["bootstrap.servers"]
     try:
-        Consumer(properties).close()
+        consumer = Consumer(properties)
     except KafkaException as error:
         raise StartError(f"[kafka] {error_text(error.args[0], settings.hide)}") from None
+    try:
+        consumer.subscribe(settings.topics)
+    except KafkaException:  # The client states no reason.
+        raise StartError("[bridge] topics has an invalid pattern: correct it") from None
+    finally:
+        consumer.close()
 
 
 class _Acknowledgements:

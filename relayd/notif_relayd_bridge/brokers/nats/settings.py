@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -241,6 +242,7 @@ def connection_settings(url: str, section: cfg.ConfigOpts.GroupAttr) -> Connecti
         client |= {"user": parsed.user, "password": parsed.password}
     elif parsed.user is not None:
         client["token"] = parsed.user
+    _check_files(section)
     tls = _tls(section)
     if tls is not None:
         client["tls"] = tls
@@ -277,6 +279,16 @@ def stream_name(section: cfg.ConfigOpts.GroupAttr) -> str:
     if not name or re.search(r"[^!-~]|[.*>/\\]", name):
         raise StartError("[nats] stream is not a valid name: use letters, digits, - and _")
     return name
+
+
+def _check_files(section: cfg.ConfigOpts.GroupAttr) -> None:
+    """Check what the client would only find out when a server asks for it."""
+    for name in ("user_credentials", "nkeys_seed"):
+        path = section[name]
+        if path is not None and not os.access(path, os.R_OK):
+            raise StartError(f"[nats] {name}: cannot read {path}")
+    if section.tls_key_file and not section.tls_cert_file:
+        raise StartError("[nats] tls_key_file is set without tls_cert_file: set both, or neither")
 
 
 def _tls(section: cfg.ConfigOpts.GroupAttr) -> ssl.SSLContext | None:
