@@ -236,6 +236,7 @@ def test_deleted_queue_is_declared_again(broker: Broker) -> None:
         with broker.channel() as channel:
             channel.queue_delete(POOL)
         found.wait_connections(2)
+        found.wait_failure("the queue has been deleted")
         publish(broker, body(1))
         found.take(1)
     assert len(found.failures) == 1

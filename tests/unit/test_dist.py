@@ -100,7 +100,7 @@ def test_wheel_declares_all_entry_points(wheel: Path) -> None:
         entry_points.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
     assert {section: set(entry_points[section]) for section in entry_points.sections()} == {
         "console_scripts": {"notif-relayd", "notif-relayd-bridge", "relayctl"},
-        "oslo.config.opts": {"notif_relay", "notif_relayd"},
+        "oslo.config.opts": {"notif_relay", "notif_relayd", "notif_relayd_bridge"},
         "oslo.messaging.drivers": {"unix"},
         "oslo.messaging.notify.drivers": {"unix"},
     }

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import Any
 
+from amqp import ConsumerCancelled
+
 from notif_relayd_bridge.brokers.envelope import UnreadableMessageError
 from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
 from notif_relayd_bridge.brokers.rabbit.deliveries import Deliveries, Delivery
@@ -81,7 +83,7 @@ class Consumer:
         """
         connection = self._connection
         while True:
-            connection.process_input()
+            self._process_input()
             self._report(events)
             was_paused = connection.is_paused
             self._acknowledge()
@@ -100,6 +102,12 @@ class Consumer:
         self._deliveries.max_size = -1
         self._connection.is_paused = False
         self._acknowledge()
+
+    def _process_input(self) -> None:
+        try:
+            self._connection.process_input()
+        except ConsumerCancelled as error:  # Its text is only the name of the consumer.
+            raise BrokerError("the queue has been deleted, or has another leader") from error
 
     def _receive(self, delivery: Delivery) -> None:
         self._received += 1
