@@ -67,10 +67,12 @@ class Books:
 
     Args:
         producers: number of producers.
+        removes_duplicates: whether a repetition may lack records, because the broker removes some.
     """
 
-    def __init__(self, producers: int) -> None:
+    def __init__(self, producers: int, removes_duplicates: bool = False) -> None:
         self._streams = [_Stream() for _ in range(producers)]
+        self._removes_duplicates = removes_duplicates
         self._position = 0
         self._marks: list[int] = []
         """Positions of the marks, ascending."""
@@ -151,7 +153,8 @@ class Books:
         between = range(stream.previous + 1, number)
         if number < stream.next:
             self._note_copy(stream, producer, number)
-        if [each for each in between if each < stream.next and each not in stream.missing]:
+        omitted = [each for each in between if each < stream.next and each not in stream.missing]
+        if omitted and not self._removes_duplicates:
             self.errors.append(
                 f"producer {producer}: {number} follows {stream.previous}, which ends a repetition"
                 f" before {stream.next}"

@@ -45,7 +45,7 @@ class Trial:
     def __init__(self, directory: Path, central: Central, size: Size) -> None:
         self.central = central
         self.size = size
-        self.books = Books(PRODUCERS)
+        self.books = Books(PRODUCERS, central.removes_duplicates)
         self.dropped = 0
         """Number of records that the producers have dropped, at the end."""
         self.relay = ManagedRelay(directory)

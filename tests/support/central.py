@@ -54,6 +54,8 @@ class Central:
     """Sections of its configuration."""
     starts_slowly = False
     """Whether a start takes several seconds."""
+    removes_duplicates = False
+    """Whether it may remove those that the bridge sends soon after the first copy."""
     batch = 400
     """Number of messages that are published at once."""
 
@@ -171,9 +173,10 @@ class RabbitCentral(Central):
 
 
 class NatsCentral(Central):
-    """NATS with a stream that does not remove duplicates."""
+    """NATS with a stream that removes duplicates for the shortest time that it can, 100 ms."""
 
     name = "nats"
+    removes_duplicates = True
     # The bridge waits for so many seconds after a failure; a busy host must acknowledge in time.
     source_sections = "[nats]\nack_wait = 5\n"
 

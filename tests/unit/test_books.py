@@ -67,3 +67,15 @@ def test_gap_record_counts_once() -> None:
     for each in (gap, gap, records.gap(None, "relay_restarted")):
         books.note(each)
     assert (books.announced, books.repeated_gaps, books.unknown) == (3, 1, 1)
+
+
+def test_broker_that_removes_duplicates_may_omit_some() -> None:
+    books = Books(1, removes_duplicates=True)
+    for each in (0, 1, 2):
+        books.note(record(0, each).encode())
+    books.note(mark("fault"))
+    for each in (0, 3):
+        books.note(record(0, each).encode())
+    books.finish([4])
+    assert books.errors == []
+    assert books.duplicates == {"fault": 1}
