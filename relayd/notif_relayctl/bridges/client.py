@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queries all bridges of this host at the same time.
 
-Each bridge has a directory in one common directory, and in it a socket. Whoever owns these files
-may have put anything there, so the number of directories, the size of an answer and the time for
-all of them are bounded.
+Each bridge has a directory in one common directory, and in it a socket. The owner of a directory
+can put anything there, so the number of directories, the size of an answer and the time for all of
+them are bounded.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepares a record of a broker for the relay.
 
-Whoever can write to the broker chooses the content. The relay would reject and only count a record
-that is invalid, so it is checked here, where a gap record can take its place.
+Each client that may write to the broker chooses the content. The relay would reject and only count
+an invalid record, so it is checked here, where a gap record can take its place.
 """
 
 from __future__ import annotations

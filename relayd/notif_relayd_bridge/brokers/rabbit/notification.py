@@ -2,8 +2,8 @@
 """Converts a message of the bus to the record that the service would have sent to the relay.
 
 This is the inverse of ``message``. The record is that of oslo.messaging's transport ``unix``: with
-the topic and the request context in fields of their own, and with secrets masked. Whoever can
-publish chooses the content of a message, so the work on it is bounded by its size.
+the topic and the request context in fields of their own, and with secrets masked. Each client
+that may publish chooses the content of its messages, so the work on one is bounded by its size.
 """
 
 from __future__ import annotations
