@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,6 +39,17 @@ def with_usual_limit(*command: str) -> list[str]:
     """Return the command with the usual soft limit, or with the hard limit if that is lower."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ["prlimit", f"--nofile={min(USUAL_LIMIT, hard)}:", *command]
+
+
+@contextlib.contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """Let this process open nothing until the end of the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def open_sockets() -> list[str]:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from notif_relay import Notification, RelayError, Subscriber
 from notif_relayd_bridge.configuration import Subscription
+
+LOG = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 16 * 1024 * 1024
 """Size of the notifications that are read and not finished, at which reading pauses. One more may
@@ -25,8 +28,8 @@ class Reader:
         reconnect: whether to connect again after a failure.
         put: called with each notification.
         subscribed: called when the relay has answered for the first time.
-        ended: called with the reason if the relay refuses the subscriber, or if it is not available
-            and ``reconnect`` is off.
+        ended: called with the reason if the relay refuses the subscriber, if it is not available
+            and ``reconnect`` is off, or after an unexpected error, such as without a descriptor.
     """
 
     def __init__(
@@ -91,6 +94,10 @@ class Reader:
                     self._wait_for_room()
         except RelayError as error:
             self._ended(str(error))
+        except Exception:
+            # Without this, the bridge would run on, and read nothing.
+            LOG.exception("unhandled exception while reading from the relay")
+            self._ended("unhandled exception while reading from the relay, see the log")
 
     def _subscribe(self) -> Subscriber:
         requested = self._subscription

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from notif_relayd_bridge.brokers.kafka.errors import (
 from notif_relayd_bridge.brokers.kafka.settings import Settings
 from notif_relayd_bridge.brokers.target import Events
 from notif_relayd_bridge.errors import StartError
+
+LOG = logging.getLogger(__name__)
 
 REFUSALS = (
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -113,18 +116,31 @@ class KafkaTarget:
         backoff = Backoff()
         alone = 0
         while not self._closing.is_set():
-            session = self._session = _Session(self._settings, events, self._closing, alone)
-            try:
-                session.connect()
-                events.connected()
-                session.serve(backoff)
-            except Lost as lost:
-                session.end()
-                if not self._closing.is_set():
-                    events.failed(str(lost))
-            alone = session.alone
-            session.close()
+            alone = self._use_session(events, backoff, alone)
             self._closing.wait(backoff.pause())
+
+    def _use_session(self, events: Events, backoff: Backoff, alone: int) -> int:
+        """Use a session until it has failed; return how many messages the next one sends alone."""
+        session = reason = None
+        try:
+            session = self._session = _Session(self._settings, events, self._closing, alone)
+            session.connect()
+            events.connected()
+            session.serve(backoff)
+        except Lost as lost:
+            reason = str(lost)
+        except Exception:
+            # Without this, nothing would be sent any more.
+            LOG.exception("unhandled exception in the client of Kafka, connecting again")
+            reason = "unhandled exception, see the log"
+        if session is not None:
+            session.end()
+        if reason is not None and not self._closing.is_set():
+            events.failed(reason)
+        if session is None:
+            return alone
+        session.close()
+        return session.alone
 
 
 class _Session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ from notif_relayd.escaping import printable
 from notif_relayd_bridge.brokers.address import Server
 from notif_relayd_bridge.brokers.backoff import Backoff
 from notif_relayd_bridge.brokers.nats.settings import ConnectionSettings
+
+LOG = logging.getLogger(__name__)
 
 MAX_REASON = 200
 """Length at which the text of an error is cut: the server chooses it."""
@@ -147,6 +150,9 @@ class LinkThread:
         settings: what is configured.
         use: uses a connection to a server until it is lost, and raises `Lost`.
         failed: is told why.
+
+    Raises:
+        OSError: there is no descriptor for the event loop.
     """
 
     def __init__(
@@ -158,13 +164,13 @@ class LinkThread:
         self._settings = settings
         self._use = use
         self._failed = failed
-        self._loop: asyncio.AbstractEventLoop
-        self._main: asyncio.Task[None]
-        ready = threading.Event()
+        # Here, because an error, such as a missing descriptor, would only end the thread.
+        # Not asyncio.run, which waits for a name to be resolved, however long that takes.
+        self._loop = asyncio.new_event_loop()
+        self._main = self._loop.create_task(self._connect_repeatedly())
         # A daemon thread, so that an error before close() does not keep the process.
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="nats", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="nats", daemon=True)
         self._thread.start()
-        ready.wait()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
         """Call a function in the thread; without effect if it has ended."""
@@ -176,12 +182,8 @@ class LinkThread:
         self.call(self._main.cancel)
         self._thread.join(2 * CLOSE_TIMEOUT)
 
-    def _run(self, ready: threading.Event) -> None:
-        # Not asyncio.run, which waits for a name to be resolved, however long that takes.
-        self._loop = asyncio.new_event_loop()
+    def _run(self) -> None:
         try:
-            self._main = self._loop.create_task(self._connect_repeatedly())
-            ready.set()
             with contextlib.suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._main)
             # Tasks that the client has left behind.
@@ -199,6 +201,10 @@ class LinkThread:
                 await self._use(Link(self._settings), server, backoff)
             except Lost as lost:
                 self._failed(f"{server}: {lost}")
+            except Exception:
+                # Without this, no connection would be made any more.
+                LOG.exception("unhandled exception in the client of NATS, connecting again")
+                self._failed("unhandled exception, see the log")
             await asyncio.sleep(backoff.pause())
 
 
