@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from notif_relay import records
 from notif_relayd.records.validator import Reason, Validator
 from notif_relayd_bridge.brokers.source import Source
+from notif_relayd_bridge.inbound import bridge
 from notif_relayd_bridge.inbound.bridge import SourceConnection
 from notif_relayd_bridge.inbound.pipeline import MAX_CHUNK, Pipeline
 from notif_relayd_bridge.inbound.record import UnreadableRecordError, prepare
@@ -273,3 +275,24 @@ def test_relay_with_a_deeper_stack_accepts_nested_records() -> None:
             assert rejected(prepare(nested, NAME, LIMIT), frames=40) == []
             accepted += 1
     assert accepted > 0
+
+
+class SilentSource:
+    """A source that never reports anything."""
+
+    max_unacknowledged = 1
+
+    def start(self, events: object) -> None: ...
+
+    def acknowledge(self, count: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_once_tells_a_broker_that_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bridge, "ANSWER_TIMEOUT", 0.0)
+    path = str(tmp_path / "ingest.sock")
+    error = bridge.Bridge(NAME, path, LIMIT, SilentSource(), once=True).run()
+    assert error.startswith("the broker was not ready within 0 s, see the log; ")

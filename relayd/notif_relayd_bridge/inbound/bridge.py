@@ -228,7 +228,10 @@ class Bridge:
         if now < self._answer_by and not (self.pipeline.failed and self.pipeline.idle):
             return False
         missing = "the broker is" if self.pipeline.idle else "the relay is"
-        self._error = f"{missing} not available; unacknowledged messages remain at the broker"
+        problem = f"{missing} not available"
+        if self.pipeline.idle and not self.pipeline.failed:  # For instance, no topic exists.
+            problem = f"the broker was not ready within {ANSWER_TIMEOUT:.0f} s, see the log"
+        self._error = f"{problem}; unacknowledged messages remain at the broker"
         return True
 
     def _flush(self) -> None:
