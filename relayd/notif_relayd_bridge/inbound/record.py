@@ -62,15 +62,6 @@ def lost(count: int, name: str) -> bytes:
     return mark(records.gap(count, "undeliverable"), name)
 
 
-def unread(name: str) -> bytes:
-    """Return the gap record for records that the relay has not read when it ended.
-
-    Args:
-        name: the name of the bridge.
-    """
-    return mark(records.gap(None, "relay_restarted"), name)
-
-
 def _decode(record: bytes) -> records.Pairs:
     try:
         if record.count(b"[") + record.count(b"{") > _MIN_DEPTH:
