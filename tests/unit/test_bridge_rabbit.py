@@ -209,6 +209,10 @@ def test_invalid_option_is_reported(query: str) -> None:
         SCHEMES["rabbit"].create(f"rabbit://user:s3cret@host/?{query}", configuration())
 
 
+def test_address_of_version_6_has_brackets() -> None:
+    assert driver.create("rabbit://u:p@[::1]:1234/", configuration()).address == "[::1]:1234"
+
+
 def test_passwords_are_removed_from_reasons() -> None:
     used = driver.create("rabbit://user:s3cret@host:1234/", configuration())
     assert used.describe(OSError("user:s3cret\n")) == "host:1234: user:***\\n"

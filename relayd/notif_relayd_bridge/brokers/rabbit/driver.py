@@ -23,6 +23,7 @@ from oslo_messaging._drivers import common, impl_rabbit
 from oslo_messaging.transport import _transport_opts
 
 from notif_relayd.escaping import printable
+from notif_relayd_bridge.brokers.address import Server
 from notif_relayd_bridge.brokers.rabbit.connection import BrokerConnection, BrokerError, Waker
 from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.redaction import Redaction
@@ -117,7 +118,7 @@ class Driver(impl_rabbit.Connection):  # type: ignore[misc]
     @property
     def address(self) -> str:
         """Host and port to which `connect` connects."""
-        return f"{self.connection.hostname}:{self.connection.port}"
+        return str(Server(self.connection.hostname, self.connection.port))
 
     def connect(self, waker: Waker) -> BrokerConnection:
         """Connect to the current host.
