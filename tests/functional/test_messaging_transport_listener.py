@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,12 +252,16 @@ def test_later_denied_permission_is_logged_until_granted(
             with as_nobody():
                 transport = stack.enter_context(transport_to(relay.public))
                 stack.enter_context(running_listener(transport, endpoint))
-        with next_relay(directory) as relay:
+        relay.public.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as closed:
+            # It does not listen, so that the listener cannot connect while the process is root.
+            closed.bind(os.fspath(relay.public))
             relay.public.chmod(0)
             with as_nobody():
                 wait_until(lambda: "usermod -aG" in caplog.text, "the listener logs the reason")
-                assert endpoint.calls.empty()
-            # The process is root again and may connect.
+        relay.public.unlink()
+        assert endpoint.calls.empty()
+        with next_relay(directory):
             gap = endpoint.next_notification()
             assert gap.payload == {"dropped": None, "reason": "permission_denied"}
         stack.close()
