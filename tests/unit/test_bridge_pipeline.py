@@ -15,8 +15,9 @@ from notif_relay import Gap, Notification, records
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
 from notif_relayd_bridge.outbound.attempts import RETRY_INTERVAL
-from notif_relayd_bridge.outbound.interfaces import Storage
+from notif_relayd_bridge.outbound.interfaces import MAX_HELD_BYTES, Storage
 from notif_relayd_bridge.outbound.pipeline import (
+    FULL_AFTER,
     MAX_GAP_TIME,
     MAX_UNCONFIRMED_BYTES,
     SLOW_AFTER,
@@ -203,6 +204,21 @@ def test_records_wait_for_a_slow_broker_and_then_are_spooled() -> None:
     harness.now = SLOW_AFTER
     harness.pipeline.advance()
     assert spool.count == 11
+    assert harness.pipeline.deadline is None
+
+
+def test_records_that_fill_the_reader_are_spooled_earlier() -> None:
+    spool = MemorySpool()
+    harness = Harness(spool)
+    harness.connect()
+    harness.receive(range(15), MAX_HELD_BYTES // 16)
+    assert harness.pipeline.deadline == SLOW_AFTER
+    harness.receive(range(15, 17), MAX_HELD_BYTES // 16)
+    assert harness.pipeline.deadline == FULL_AFTER
+    harness.now = FULL_AFTER
+    harness.pipeline.advance()
+    assert spool.count == 17
+    harness.receive([17])
     assert harness.pipeline.deadline is None
 
 

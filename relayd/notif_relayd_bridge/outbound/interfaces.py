@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline needs of the target and of the spool."""
+"""What the pipeline needs of the target and of the spool, and has in common with the reader."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from notif_relay import Notification
+
+MAX_HELD_BYTES = 16 * 1024 * 1024
+"""Size of the notifications that are read and not finished, at which reading pauses. One more may
+exceed it."""
 
 
 class Sender(Protocol):

@@ -9,9 +9,9 @@ some message, and the next one repeats the end of it and goes on.
 
 The messages have one order: first the rows of the spool, then the notifications that wait in
 memory. Notifications bypass the spool only while all of its rows have been sent. They are spooled
-if the broker is not connected, or if one has waited for `SLOW_AFTER`. The notifications that are
-sent and unconfirmed at this moment are spooled as well, in front of those that wait: if the
-connection fails later, everything is sent again from the spool in its order.
+if the broker is not connected, or if one has waited for `SLOW_AFTER` or `FULL_AFTER`. Those that
+are sent and unconfirmed are then spooled as well, in front of those that wait: if the connection
+fails later, everything is sent again from the spool in its order.
 
 The relay does not hand out a gap record to the next process, because gap records are not reported
 as finished. Therefore everything is spooled as well if one is unconfirmed for `MAX_GAP_TIME`.
@@ -38,7 +38,7 @@ from notif_relayd.escaping import printable
 from notif_relayd_bridge.errors import SpoolError
 from notif_relayd_bridge.marker import is_brought_in
 from notif_relayd_bridge.outbound.attempts import Attempts
-from notif_relayd_bridge.outbound.interfaces import Sender, Storage
+from notif_relayd_bridge.outbound.interfaces import MAX_HELD_BYTES, Sender, Storage
 from notif_relayd_bridge.spool.missing import Missing
 
 LOG = logging.getLogger(__name__)
@@ -47,9 +47,11 @@ SLOW_AFTER = 2.0
 """Maximum time, in seconds, that a notification waits in memory for a broker that is connected. A
 relay with the default ring and 4,000 notifications of 1 KiB per second loses none in this time."""
 
+FULL_AFTER = 0.25
+"""The same while the reader has paused because of `MAX_HELD_BYTES`: the ring of the relay fills."""
+
 MAX_GAP_TIME = 0.1
-"""Maximum time, in seconds, for which a gap record of the relay is in memory only, while the spool
-can be written. Brokers confirm faster, usually."""
+"""Maximum time, in seconds, for which a gap record of the relay is only in memory, if possible."""
 
 MAX_UNCONFIRMED_BYTES = 8 * 1024 * 1024
 """Maximum size of the unconfirmed messages; one message more may exceed it."""
@@ -103,6 +105,8 @@ class Pipeline:
         self.counters = Counters()
         self.released = 0
         """Total size of the notifications of the relay that are finished, in bytes."""
+        self._received = 0
+        """Total size of all that were received, in bytes."""
         self._target = target
         self._spool = spool
         self._clock = clock
@@ -181,7 +185,7 @@ class Pipeline:
         """The time for the next call of ``advance`` if there is no input before."""
         times: list[float | None] = []
         if self._waiting:
-            times.append(max(self._waiting[0][0] + SLOW_AFTER, self._writes.next_at or 0.0))
+            times.append(max(self._slow_at, self._writes.next_at or 0.0))
         elif self._has_rows_to_remove():
             # Rows that could not be removed would be sent again by the next process.
             times.append(self._writes.next_at)
@@ -195,6 +199,7 @@ class Pipeline:
         """Take notifications from the relay."""
         now = self._clock()
         for notification in notifications:
+            self._received += len(notification.raw)
             if is_brought_in(notification.raw):
                 self.counters.skipped += 1
                 self._finish(notification)
@@ -307,8 +312,14 @@ class Pipeline:
         """Return whether there are rows that are not sent."""
         return bool(self._page) or (self._cursor < self._spool.last and self._spool.count > 0)
 
+    @property
+    def _slow_at(self) -> float:
+        """When what waits is spooled, although the broker is connected."""
+        limit = FULL_AFTER if self._received - self.released >= MAX_HELD_BYTES else SLOW_AFTER
+        return self._waiting[0][0] + limit
+
     def _is_slow(self) -> bool:
-        return self._has_failed or self._clock() >= self._waiting[0][0] + SLOW_AFTER
+        return self._has_failed or self._clock() >= self._slow_at
 
     def _is_gap_due(self) -> bool:
         return bool(self._gap_times) and self._clock() >= self._gap_times[0] + MAX_GAP_TIME
@@ -386,11 +397,9 @@ class Pipeline:
         return next((row - 1 for row, _ in self._refused if row > 0), self._answered_row)
 
     def _has_rows_to_remove(self) -> bool:
-        number = self._removable_row - self._removed_row
-        return number >= MIN_REMOVED_ROWS or (
-            number > 0
-            and (not self._sent or self._stopping or self._removable_row == self._spool.last)
-        )
+        row = self._removable_row
+        is_end = not self._sent or self._stopping or row == self._spool.last
+        return row - self._removed_row >= (1 if is_end else MIN_REMOVED_ROWS)
 
     def _remove_answered(self) -> None:
         if not self._has_rows_to_remove() or not self._writes.is_due:

@@ -9,12 +9,9 @@ from collections.abc import Callable
 
 from notif_relay import Notification, RelayError, Subscriber
 from notif_relayd_bridge.configuration import Subscription
+from notif_relayd_bridge.outbound.interfaces import MAX_HELD_BYTES
 
 LOG = logging.getLogger(__name__)
-
-MAX_HELD_BYTES = 16 * 1024 * 1024
-"""Size of the notifications that are read and not finished, at which reading pauses. One more may
-exceed it."""
 
 CLOSE_TIMEOUT = 2.0
 """Maximum time, in seconds, to wait for the thread; a relay that is stopped may block it."""
