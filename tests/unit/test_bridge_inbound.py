@@ -218,7 +218,6 @@ GAP = records.gap(7, "spool_full")
         b'{"event_type": "a", "priority": "b"',
         b'\xef\xbb\xbf{"event_type": "a", "priority": "b"}',
         b'{"event_type": "\xff", "priority": "b"}',
-        b'{"event_type": "a", "priority": "b", "x": ' + b"[" * 4000 + b"]" * 4000 + b"}",
         b'{"event_type": "notif_relayd.error", "priority": "b", "payload": ""}',
         b'{"event_type": "notif_relayd\\u002egap", "priority": "b", "payload": {"dropped": 1}}',
         b'{"event_type": "a", "event_type": "notif_relayd.gap", "priority": "b"}',
@@ -228,6 +227,12 @@ GAP = records.gap(7, "spool_full")
 def test_record_that_the_relay_would_reject_is_unreadable(text: bytes) -> None:
     with pytest.raises(UnreadableRecordError):
         prepare(text, NAME, LIMIT)
+
+
+def test_record_that_is_nested_too_deeply_is_unreadable() -> None:
+    text = b'{"event_type": "a", "priority": "b", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(UnreadableRecordError, match="nested too deeply"):
+        prepare(text, NAME, 2 * len(text))
 
 
 @pytest.mark.parametrize(
