@@ -191,7 +191,10 @@ def test_unsendable_records_are_refused_in_their_turn(broker: Broker) -> None:
         record(4, _topic="line\nbreak"),
         record(5, _topic="\ud800"),
         record(6, _topic=[f"topic-{number}" for number in range(17)]),
-        b'{"priority": "INFO", "event_type": "a", "payload": ' + b"[" * 2000 + b"]" * 2000 + b"}\n",
+        b'{"priority": "INFO", "event_type": "a", "payload": '
+        + b"[" * 99_999
+        + b"]" * 99_999
+        + b"}\n",
         b"\xff\n",
     ]
     with pipeline_to(broker.url()) as pipeline:
