@@ -48,7 +48,7 @@ demo: .venv/.made ## show a relay with two services and two subscribers, for 15 
 	@.venv/bin/python docs/examples/demo/run.py
 
 test: .venv/.made .promtool/promtool .syslog/.made $(LOAD) brokers ## unit, functional and systemd tests; the last require root
-	@echo "Running the tests, which takes about 6 minutes"
+	@echo "Running the tests, which takes about 8 minutes"
 	@.venv/bin/python -m $(PYTEST)
 
 # Tests that need a broker that cannot be installed are skipped with the reason.
