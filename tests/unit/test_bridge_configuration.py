@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_status_socket_is_read(config: Path) -> None:
     assert given.status_socket == "/run/b.sock"
     for path in ("b.sock", f"/run/{'x' * 200}"):
         assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
+
+
+def test_references_are_limited(config: Path) -> None:
+    chain = ("priority", "group", "spool", "status_socket", "source")
+    lines = "".join(f"{option} = {f'${to}' * 40}\n" for option, to in itertools.pairwise(chain))
+    assert "more than 20000 references" in error(config, f"[bridge]\ntarget = {URL}\n{lines}")
+    own = error(config, f"[bridge]\ntarget = {URL}\nspool = $spool\n")
+    assert "[bridge] spool in" in own
+    assert "the value refers to itself" in own
 
 
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
