@@ -70,7 +70,7 @@ class Scheme:
     def _not_installed(self, error: ModuleNotFoundError) -> Exception:
         if (error.name or "").partition(".")[0] not in self.clients:
             return error
-        return StartError(not_installed(error, f"daemon,{self.extra}"))
+        return StartError(not_installed(error, self.extra))
 
 
 SCHEMES = {
