@@ -182,7 +182,7 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\nsource = {URL}\n[test]\nsize = 1\n", "[test] size in FILE: unknown option"),
         (f"[bridge]\ntarget = {URL}\nsource = unix://n.sock\n", "source in FILE: must be unix://"),
         (f"[bridge]\ntarget = {URL}\nsource = unix:///{'x' * 200}\n", "at most 107 bytes"),
-        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install 'no"),
+        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install '."),
         ("[bridge\n", "cannot parse FILE: line 1"),
         ("\0", "NUL character in line 1"),
     ],
