@@ -26,7 +26,7 @@ from notif_relay.paths import DEFAULT_INGEST_PATH, DEFAULT_PUBLIC_PATH
 from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.request import filter_request
 from notif_relay.version import __version__
-from notif_relayd.config_file import ConfigFile
+from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.errors import StartError as FileError
 from notif_relayd.errors import nearest, one_line, see_help, usage_errors
 from notif_relayd.escaping import printable
@@ -182,7 +182,7 @@ def _absolute(path: str) -> str:
 
 
 def _options() -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts()
     conf.register_opts(bridge_options(), group=BRIDGE)
     conf.register_opts(outbound_options(), group=BRIDGE)
     conf.register_opts(inbound_options(), group=BRIDGE)
@@ -305,7 +305,9 @@ def _check_values(path: str, conf: cfg.ConfigOpts, given: Iterable[tuple[str, st
         except (cfg.Error, ValueError, RecursionError) as error:
             # The value may be a secret, except for options of this module.
             reason = "the value is invalid"
-            if section in {BRIDGE, DEFAULT} and option not in {"source", "target"}:
+            if isinstance(error, RecursionError):
+                reason = "the value refers to itself"
+            elif section in {BRIDGE, DEFAULT} and option not in {"source", "target"}:
                 reason = one_line(error).rpartition("is not valid: ")[2]
         raise StartError(f"[{section}] {option} in {path}: {reason}; correct the value")
 

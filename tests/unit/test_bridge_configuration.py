@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_status_socket_is_read(config: Path) -> None:
         assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
 
 
+def test_references_are_limited(config: Path) -> None:
+    chain = ("priority", "group", "spool", "status_socket", "source")
+    lines = "".join(f"{option} = {f'${to}' * 40}\n" for option, to in itertools.pairwise(chain))
+    assert "more than 20000 references" in error(config, f"[bridge]\ntarget = {URL}\n{lines}")
+    own = error(config, f"[bridge]\ntarget = {URL}\nspool = $spool\n")
+    assert "[bridge] spool in" in own
+    assert "the value refers to itself" in own
+
+
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(f"[bridge]\ntarget = {URL}\n")
     monkeypatch.chdir(config.parent)
@@ -182,7 +192,7 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\nsource = {URL}\n[test]\nsize = 1\n", "[test] size in FILE: unknown option"),
         (f"[bridge]\ntarget = {URL}\nsource = unix://n.sock\n", "source in FILE: must be unix://"),
         (f"[bridge]\ntarget = {URL}\nsource = unix:///{'x' * 200}\n", "at most 107 bytes"),
-        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install 'no"),
+        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install '."),
         ("[bridge\n", "cannot parse FILE: line 1"),
         ("\0", "NUL character in line 1"),
     ],
