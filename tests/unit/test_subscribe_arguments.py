@@ -104,6 +104,14 @@ HOPELESS: list[tuple[str, Any, str]] = [
     ("priority", 30, "must be a pattern or a list of patterns, not 30"),
     ("publisher_id", object, "must be a pattern or a list of patterns"),
     ("publisher_id", "\ud800", "unpaired surrogate"),
+    ("payload", {}, "has no paths"),
+    ("payload", "host=a", "must be an object of paths, not 'host=a'"),
+    ("payload", {"host": "a"}, "'host' must have a list of alternatives, not 'a'"),
+    ("payload", {"host": []}, "'host' has no alternatives"),
+    ("payload", {"host": [{"regex": "a"}]}, "'host': an alternative must be"),
+    ("payload", {"size": [math.nan]}, "'size': a number must be between"),
+    ("payload", {1: ["a"]}, "must have strings as keys"),
+    ("payload", {"\ud800": ["a"]}, "unpaired surrogate"),
 ]
 
 
