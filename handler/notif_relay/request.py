@@ -14,10 +14,14 @@ from collections.abc import Iterable, Mapping
 from notif_relay.errors import BadFilter
 from notif_relay.escaping import shown
 from notif_relay.group import Membership
+from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
+
+Payload = Mapping[str, object] | None
+"""A pattern for the payload, as ``PayloadPattern.parse`` accepts it; None matches everything."""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
@@ -40,6 +44,7 @@ def filter_request(
     priority: Patterns,
     publisher_id: Patterns,
     membership: Membership | None = None,
+    payload: Payload = None,
 ) -> bytes:
     """Return the request line for the notifications that match all given patterns.
 
@@ -48,6 +53,7 @@ def filter_request(
         priority: likewise; compared without regard to case.
         publisher_id: likewise.
         membership: the group whose share of these notifications is requested; None: all of them.
+        payload: the pattern for the payload; None matches everything.
 
     Raises:
         BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, a pattern
@@ -59,6 +65,11 @@ def filter_request(
         key: _checked(key, patterns) for key, patterns in given.items() if patterns is not None
     }
     sizes = {key: _compiled_size(key, patterns) for key, patterns in checked.items()}
+    wanted: dict[str, object] = {**checked}
+    if payload is not None:
+        pattern = PayloadPattern.parse(payload)
+        wanted["payload"] = pattern.to_json()
+        sizes["payload"] = pattern.compiled_size
     size = sum(sizes.values())
     if size > MAX_COMPILED:
         named = " and ".join(key for key in sizes if sizes[key])
@@ -67,7 +78,7 @@ def filter_request(
             f" {MAX_COMPILED} are allowed"
         )
     keys = {} if membership is None else membership.keys
-    request = json.dumps({"filter": checked} | keys, ensure_ascii=False).encode() + b"\n"
+    request = json.dumps({"filter": wanted} | keys, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"

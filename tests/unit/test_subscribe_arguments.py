@@ -123,6 +123,14 @@ HOPELESS: list[tuple[str, Any, str]] = [
     ("publisher_id", [HUGE], "must be a string, not <int>"),
     ("event_type", UNSHOWN, "not <Unshown>"),
     ("event_type", itertools.repeat("a"), "has more than 64 patterns"),
+    ("payload", {}, "has no paths"),
+    ("payload", "host=a", "must be an object of paths, not 'host=a'"),
+    ("payload", {"host": "a"}, "'host' must have a list of alternatives, not 'a'"),
+    ("payload", {"host": []}, "'host' has no alternatives"),
+    ("payload", {"host": [{"regex": "a"}]}, "'host': an alternative must be"),
+    ("payload", {"size": [math.nan]}, "'size': a number must be between"),
+    ("payload", {1: ["a"]}, "must have strings as keys"),
+    ("payload", {"\ud800": ["a"]}, "unpaired surrogate"),
 ]
 
 
