@@ -6,11 +6,13 @@ so that an invalid filter raises an exception where the program defines it.
 """
 
 import fnmatch
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.escaping import shown
 from notif_relay.group import Membership
 from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
@@ -92,16 +94,16 @@ def _checked(key: str, patterns: object) -> list[str]:
     if isinstance(patterns, str):
         checked = [patterns]
     elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes | bytearray | Mapping):
-        checked = list(patterns)
+        checked = list(itertools.islice(patterns, MAX_PATTERNS + 1))
     else:
-        raise BadFilter(f"{key} must be a pattern or a list of patterns, not {patterns!r}")
+        raise BadFilter(f"{key} must be a pattern or a list of patterns, not {shown(patterns)}")
     if not checked:
         raise BadFilter(f"{key} has no patterns; omit {key} to match all notifications")
     if len(checked) > MAX_PATTERNS:
-        raise BadFilter(f"{key} has {len(checked)} patterns; at most {MAX_PATTERNS} are allowed")
+        raise BadFilter(f"{key} has more than {MAX_PATTERNS} patterns")
     for pattern in checked:
         if not isinstance(pattern, str):
-            raise BadFilter(f"a pattern of {key} must be a string, not {pattern!r}")
+            raise BadFilter(f"a pattern of {key} must be a string, not {shown(pattern)}")
         try:
             pattern.encode()
         except UnicodeEncodeError:
@@ -110,10 +112,12 @@ def _checked(key: str, patterns: object) -> list[str]:
         if len(glob) > MAX_PATTERN_SIZE:
             raise BadFilter(
                 f"a pattern of {key} has {len(glob)} characters; at most {MAX_PATTERN_SIZE}"
-                f" are allowed: {glob[:40]!r}..."
+                f" are allowed: {shown(glob)}"
             )
         if problem := _mismatch(key, glob):
-            raise BadFilter(f"the pattern {glob!r} of {key} matches no notification: {problem}")
+            raise BadFilter(
+                f"the pattern {shown(glob)} of {key} matches no notification: {problem}"
+            )
     return checked
 
 

@@ -13,8 +13,8 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from oslo_config import cfg
 from oslo_log import log
@@ -23,6 +23,7 @@ from notif_relay.connection import checked_path
 from notif_relay.errors import BadFilter
 from notif_relay.group import MAX_GROUP_NAME, checked_membership
 from notif_relay.paths import DEFAULT_INGEST_PATH, DEFAULT_PUBLIC_PATH
+from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.request import filter_request
 from notif_relay.version import __version__
 from notif_relayd.config_file import BoundedOpts, ConfigFile
@@ -78,6 +79,7 @@ class Subscription:
     event_type: list[str] | None = None
     priority: list[str] | None = None
     publisher_id: list[str] | None = None
+    payload: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,11 +370,16 @@ def _subscription(path: str, name: str, conf: cfg.ConfigOpts) -> Subscription:
         publisher_id=options.publisher_id or None,
     )
     try:
+        if options.payload:
+            pattern = PayloadPattern.from_text(options.payload)
+            subscription = replace(subscription, payload=pattern.to_json())
         membership = checked_membership(
             subscription.group, subscription.window, subscription.hold, False
         )
         filter_request(
-            subscription.event_type, subscription.priority, subscription.publisher_id, membership
+            *(subscription.event_type, subscription.priority, subscription.publisher_id),
+            membership,
+            subscription.payload,
         )
     except (BadFilter, TypeError, ValueError) as error:
         raise StartError(f"[{BRIDGE}] in {path}: {one_line(error)}; correct the value") from None

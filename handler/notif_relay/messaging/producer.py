@@ -22,11 +22,12 @@ from os import getpid
 from typing import Any, ClassVar
 
 from notif_relay.errors import InvalidRecord, RelayError
+from notif_relay.escaping import printable
 from notif_relay.forks import fork_mark
 from notif_relay.messaging.serialization import dump_any, dump_plain
 from notif_relay.records import EVENT_TYPE_PREFIX, MAX_RECORD_SIZE
 from notif_relay.sender import Sender
-from notif_relay.validity import check, printable
+from notif_relay.validity import check
 from notif_relay.warning_limit import WarningLimit
 
 LOG = logging.getLogger(__name__)
