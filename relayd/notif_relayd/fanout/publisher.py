@@ -132,7 +132,7 @@ class Publisher:
             else:
                 self._send(unfiltered, whole, has_gaps)
         lines: list[bytes] = []
-        for stream, places in self._streams.select(routing_keys):
+        for stream, places in self._streams.select(routing_keys, batch):
             lines = lines or list(split(batch))
             some = b"".join([lines[place] for place in places])
             self._send(stream, Batch(some, [routing_keys[place] for place in places]), has_gaps)
