@@ -83,6 +83,7 @@ def report(title: str, seed: int, seconds: float, done: Trial) -> None:
         "gap records without number": books.unknown,
         "repeated gap records": books.repeated_gaps,
         "duplicates": _counted(books.duplicates.total(), books.duplicates),
+        "discarded by the broker": done.discarded,
         "errors": len(books.errors),
     }
     print(f"{title}, seed {seed}, {seconds:.0f} s")

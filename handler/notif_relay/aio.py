@@ -21,7 +21,7 @@ from types import TracebackType
 from notif_relay.group import checked_membership
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
-from notif_relay.request import Patterns, filter_request
+from notif_relay.request import Patterns, Payload, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
@@ -46,6 +46,7 @@ class Subscriber(Subscription):
         event_type: Patterns = None,
         priority: Patterns = None,
         publisher_id: Patterns = None,
+        payload: Payload = None,
         timeout: float | None = None,
         reconnect: bool = True,
         on_gap: OnGap | None = None,
@@ -55,7 +56,7 @@ class Subscriber(Subscription):
         auto_done: bool = True,
     ) -> None:
         membership = checked_membership(group, window, hold, auto_done)
-        request = filter_request(event_type, priority, publisher_id, membership)
+        request = filter_request(event_type, priority, publisher_id, membership, payload)
         super().__init__(path, request, membership, timeout, reconnect, on_gap)
         self._finishes_previous = window is not None and auto_done
         self._previous: weakref.WeakKeyDictionary[asyncio.Task[object], Notification] = (

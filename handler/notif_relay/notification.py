@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from notif_relay import records
 from notif_relay.errors import UnreadableRecord
+from notif_relay.escaping import printable
 from notif_relay.records import BACKSLASH
 
 _ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
@@ -203,8 +204,8 @@ class Notification:
             return None
 
     def __repr__(self) -> str:
-        """Show the event type and the size; a record can have a megabyte."""
-        return f"<{type(self).__name__} {self.event_type}, {len(self.raw)} bytes>"
+        """Show the event type, shortened and printable, and the size."""
+        return f"<{type(self).__name__} {printable(self.event_type)}, {len(self.raw)} bytes>"
 
     def _fields(self) -> dict[str, Any]:
         try:
@@ -242,7 +243,7 @@ class Gap(Notification):
 
     def __repr__(self) -> str:
         """Show the number of missing notifications and the reason."""
-        return f"<{type(self).__name__} dropped={self.dropped} reason={self.reason}>"
+        return f"<{type(self).__name__} dropped={self.dropped} reason={printable(self.reason)}>"
 
 
 class Redelivered(Notification):

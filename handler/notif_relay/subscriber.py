@@ -21,7 +21,7 @@ from types import TracebackType
 from notif_relay.group import checked_membership
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
-from notif_relay.request import Patterns, filter_request
+from notif_relay.request import Patterns, Payload, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
@@ -79,6 +79,10 @@ class Subscriber(Subscription):
         priority: likewise; compared without regard to case. Each pattern has to match one of
             ``notif_relay.priorities.PRIORITIES``.
         publisher_id: likewise.
+        payload: a pattern for the payload, as in ``{"host": ["cmp-1", {"glob": "gpu-*"}]}``; None
+            matches everything. Keys are paths, whose parts are nested or joined with dots; all of
+            them have to match. A list has alternatives, of which one has to match. The module
+            ``notif_relay.payload_pattern`` lists the alternatives and limits.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.
         on_gap: called with each gap at its position in the stream. With ``window``, the gap is
@@ -110,6 +114,7 @@ class Subscriber(Subscription):
         event_type: Patterns = None,
         priority: Patterns = None,
         publisher_id: Patterns = None,
+        payload: Payload = None,
         timeout: float | None = None,
         reconnect: bool = True,
         on_gap: OnGap | None = None,
@@ -119,7 +124,7 @@ class Subscriber(Subscription):
         auto_done: bool = True,
     ) -> None:
         membership = checked_membership(group, window, hold, auto_done)
-        request = filter_request(event_type, priority, publisher_id, membership)
+        request = filter_request(event_type, priority, publisher_id, membership, payload)
         super().__init__(path, request, membership, timeout, reconnect, on_gap)
         self._previous = _Previous() if window is not None and auto_done else None
         """The notification that each thread got last, if asking for the next one finishes it."""

@@ -7,6 +7,7 @@ test for RabbitMQ, because its start takes long.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -32,3 +33,10 @@ def test_every_record_is_accounted_for(directory: Path, name: str) -> None:
     assert running.dropped > 0
     # The bridge is killed while the broker has not confirmed everything.
     assert books.duplicates.total() > 0
+
+
+def test_messages_discarded_by_the_mock_cluster_are_counted() -> None:
+    with CENTRALS["kafka"](Path()) as central:
+        assert central.discarded() == 0
+        central.publish([os.urandom(900_000) for _ in range(8)])
+        assert central.discarded() == 3

@@ -48,6 +48,8 @@ class Trial:
         self.books = Books(PRODUCERS, central.removes_duplicates)
         self.dropped = 0
         """Number of records that the producers have dropped, at the end."""
+        self.discarded = 0
+        """Number of messages that the broker may have discarded unread, at the end."""
         self.relay = ManagedRelay(directory)
 
     def close(self) -> None:
@@ -82,6 +84,9 @@ class Trial:
         self.books.finish(self.load.emitted)
         if status:
             self.books.errors.append(f"the exit status of the bridge is {status}")
+        self.discarded = self.count_discarded()
+        if self.discarded:
+            self.books.errors.append(f"the broker has discarded {self.discarded} messages")
 
     def _read(self) -> None:
         for each in self.arrivals():
@@ -97,6 +102,10 @@ class Trial:
 
     def write(self, message: bytes) -> None:
         """Write a message to where the bridge sends."""
+        raise NotImplementedError
+
+    def count_discarded(self) -> int:
+        """Return the number of messages that the broker may have discarded unread."""
         raise NotImplementedError
 
     def emit_without_broker(self, share: float) -> None:
@@ -232,6 +241,9 @@ class OutTrial(Trial):
     def write(self, message: bytes) -> None:
         self.central.write(message)
 
+    def count_discarded(self) -> int:
+        return self.central.skipped
+
     def emit_without_broker(self, share: float) -> None:
         self.emit(share)
 
@@ -300,6 +312,9 @@ class HubTrial(Trial):
 
     def write(self, message: bytes) -> None:
         self._marks.sendall(message + b"\n")
+
+    def count_discarded(self) -> int:
+        return self.central.discarded()
 
     def emit_without_broker(self, share: float) -> None:
         """Do nothing: the producers write to the broker."""

@@ -7,16 +7,24 @@ limits for the sizes of messages, does not check producers against duplicates ac
 forgets everything when its process ends. A broker can be taken down and up again, though, and
 requests can be answered with errors.
 
+A partition keeps 5 MiB, as they were sent, and 100,000 batches. When a batch exceeds a limit, the
+cluster discards the oldest batches, whether or not they were read: rd_kafka_mock_msgset_new() and
+rd_kafka_mock_partition_init() in src/rdkafka_mock.c of librdkafka (max_size, max_cnt). A consumer
+that is too late for a batch waits for 500 ms (fetch.error.backoff.ms) before it fetches the oldest
+one. If the cluster has discarded that one as well by then, it never catches up.
+
 As a program, it reads one command a line from standard input and confirms each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import glob
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -65,6 +73,12 @@ class MockKafka:
         self._process.stdin.flush()
         assert first_line(self._process) == "done\n"
 
+    def discarded(self, topic: str, partition: int = 0) -> int:
+        """Return the number of messages that a partition no longer has."""
+        with self._consumer() as consumer:
+            watermarks = consumer.get_watermark_offsets(TopicPartition(topic, partition), TIMEOUT)
+        return int(watermarks[0])
+
     def kill(self) -> None:
         """Kill the process."""
         kill(self._process)
@@ -80,6 +94,11 @@ class MockKafka:
 
     def messages(self, topic: str) -> list[Message]:
         """Return the messages of a topic, in the order of their partitions and offsets."""
+        with self._consumer() as consumer:
+            return _read(consumer, topic)
+
+    @contextlib.contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.servers,
@@ -89,7 +108,7 @@ class MockKafka:
             }
         )
         try:
-            return _read(consumer, topic)
+            yield consumer
         finally:
             consumer.close()
 

@@ -185,5 +185,6 @@ class Publisher:
                 held,
                 largest.peer.uid,
                 MAX_TORN_BYTES,
+                subject=(largest.peer.uid, largest.peer.pid),
             )
             self._disconnect(largest)
