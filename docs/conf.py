@@ -75,7 +75,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(bool|bytes|float|int|str|object|None|Exception|ValueError)"),
     (
         r"py:.*",
-        r"(Patterns|OnGap|Iterable|Callable|notif_relay\.(request|stream|subscription)\..*)",
+        r"(Patterns|Payload|OnGap|Iterable|Callable|notif_relay\.(request|stream|subscription)\..*)",
     ),
 ]
 

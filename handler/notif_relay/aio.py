@@ -14,12 +14,14 @@ import asyncio
 import os
 import time
 import weakref
+from collections.abc import MutableMapping
+from functools import partial
 from types import TracebackType
 
 from notif_relay.group import checked_membership
 from notif_relay.notification import Notification
 from notif_relay.paths import DEFAULT_PUBLIC_PATH
-from notif_relay.request import Patterns, filter_request
+from notif_relay.request import Patterns, Payload, filter_request
 from notif_relay.stream import OnGap
 from notif_relay.subscription import Subscription
 
@@ -44,6 +46,7 @@ class Subscriber(Subscription):
         event_type: Patterns = None,
         priority: Patterns = None,
         publisher_id: Patterns = None,
+        payload: Payload = None,
         timeout: float | None = None,
         reconnect: bool = True,
         on_gap: OnGap | None = None,
@@ -53,13 +56,16 @@ class Subscriber(Subscription):
         auto_done: bool = True,
     ) -> None:
         membership = checked_membership(group, window, hold, auto_done)
-        request = filter_request(event_type, priority, publisher_id, membership)
+        request = filter_request(event_type, priority, publisher_id, membership, payload)
         super().__init__(path, request, membership, timeout, reconnect, on_gap)
         self._finishes_previous = window is not None and auto_done
         self._previous: weakref.WeakKeyDictionary[asyncio.Task[object], Notification] = (
             weakref.WeakKeyDictionary()
         )
         """The notification that each task got last, if asking for the next one finishes it."""
+        if self._finishes_previous:
+            # Until ``on_gap`` returns. If it raises an exception, the next call finishes the gap.
+            self._stream.note_gap = partial(_note, self._previous)
         self._started = False
         self._waiter: asyncio.Future[bool] | None = None
 
@@ -195,6 +201,14 @@ class Subscriber(Subscription):
                 timer.cancel()
             if self._closed:
                 self._release()
+
+
+def _note(
+    previous: MutableMapping[asyncio.Task[object], Notification], notification: Notification
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - see ``__anext__``
+    previous[task] = notification
 
 
 def _resolve(waiter: asyncio.Future[bool], result: bool) -> None:

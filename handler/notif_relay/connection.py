@@ -19,6 +19,7 @@ from fcntl import ioctl
 from termios import TIOCOUTQ
 
 from notif_relay.errors import PermissionDenied, RelayUnavailable
+from notif_relay.escaping import shown
 
 SEND_BUFFER = 1024 * 1024
 """Size of the send buffer to request, in bytes; ``net.core.wmem_max`` is the upper limit.
@@ -158,17 +159,18 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
-        raise TypeError(f"path must be a string or a path, not {path!r}")
+        raise TypeError(f"path must be a string or a path, not {shown(path)}")
     try:
         name_bytes = os.fsencode(name)
     except UnicodeEncodeError:
         name_bytes = b""
     if not name_bytes or b"\0" in name_bytes:
-        raise ValueError(f"path must be the name of a socket file, not {path!r}")
+        raise ValueError(f"path must be the name of a socket file, not {shown(path)}")
     name = os.path.abspath(name)
     if len(os.fsencode(name)) > MAX_PATH_SIZE:
         raise ValueError(
-            f"path must be at most {MAX_PATH_SIZE} bytes long, the limit for Unix sockets: {name!r}"
+            f"path must be at most {MAX_PATH_SIZE} bytes long, the limit for Unix sockets:"
+            f" {shown(name)}"
         )
     return name
 

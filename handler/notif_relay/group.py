@@ -5,9 +5,11 @@ This module is the home of the limits; the daemon imports them. The library chec
 that an invalid argument raises an exception where the program defines it.
 """
 
-import math
 import re
+import sys
 from dataclasses import dataclass
+
+from notif_relay.escaping import shown
 
 MAX_GROUP_NAME = 64
 """Maximum number of characters in the name of a group."""
@@ -81,7 +83,7 @@ def checked_membership(
         TypeError, ValueError: an argument is invalid; the message names it.
     """
     if not isinstance(auto_done, bool):
-        raise TypeError(f"auto_done must be True or False, not {auto_done!r}")
+        raise TypeError(f"auto_done must be True or False, not {shown(auto_done)}")
     if group is None:
         for name, value in (("window", window), ("hold", hold)):
             if value is not None:
@@ -90,11 +92,11 @@ def checked_membership(
             raise ValueError("auto_done must be used with group and window")
         return None
     if not isinstance(group, str):
-        raise TypeError(f"group must be the name of a group or None, not {group!r}")
+        raise TypeError(f"group must be the name of a group or None, not {shown(group)}")
     if not is_group_name(group):
         raise ValueError(
             f"group must be 1 to {MAX_GROUP_NAME} characters of A-Z, a-z, 0-9 and ._:/-, not"
-            f" {group!r}"
+            f" {shown(group)}"
         )
     checked_window = _checked_window(window)
     if checked_window is None and not auto_done:
@@ -106,9 +108,9 @@ def _checked_window(window: object) -> int | None:
     if window is None:
         return None
     if not isinstance(window, int) or isinstance(window, bool):
-        raise TypeError(f"window must be a number of notifications or None, not {window!r}")
+        raise TypeError(f"window must be a number of notifications or None, not {shown(window)}")
     if not 1 <= window <= MAX_WINDOW:
-        raise ValueError(f"window must be from 1 to {MAX_WINDOW}, not {window}")
+        raise ValueError(f"window must be from 1 to {MAX_WINDOW}, not {shown(window)}")
     return window
 
 
@@ -116,7 +118,9 @@ def _checked_hold(hold: object) -> float:
     if hold is None:
         return 0
     if not isinstance(hold, int | float) or isinstance(hold, bool):
-        raise TypeError(f"hold must be a number of seconds or None, not {hold!r}")
-    if not 0 <= hold < math.inf:
-        raise ValueError(f"hold must be a number of seconds that is 0 or greater, not {hold!r}")
+        raise TypeError(f"hold must be a number of seconds or None, not {shown(hold)}")
+    if not 0 <= hold <= sys.float_info.max:
+        raise ValueError(
+            f"hold must be a number of seconds that is 0 or greater, not {shown(hold)}"
+        )
     return hold

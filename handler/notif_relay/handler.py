@@ -53,8 +53,8 @@ class RelayHandler(logging.Handler):
 
     Args:
         path: path of the relay's private socket.
-        max_wait: maximum time that logging may take, in seconds, once per congestion. After
-            that, records are dropped.
+        max_wait: maximum time that logging may take, in seconds, once per congestion; from 0 to
+            86,400. After that, records are dropped.
         max_record_size: maximum size of a record in bytes, including its newline. A longer record
             is dropped, counted and logged.
 

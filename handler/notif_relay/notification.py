@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from notif_relay import records
 from notif_relay.errors import UnreadableRecord
+from notif_relay.escaping import printable
 from notif_relay.records import BACKSLASH
 
 _ID_END = len('{"message_id": "') + len("00000000-0000-0000-0000-000000000000")
@@ -128,7 +129,8 @@ class Notification:
 
         Any thread may call this, for notifications in any order. The relay is told in batches. A
         further call does nothing, and neither does a call after the connection has ended: the relay
-        then sends the notification again. Without a ``window``, there is nothing to finish.
+        then sends the notification again. Without a ``window``, there is nothing to finish. A
+        ``Gap`` is finished like any other notification.
 
         Raises:
             WrongProcess: this is a child process of the one that subscribed.
@@ -202,8 +204,8 @@ class Notification:
             return None
 
     def __repr__(self) -> str:
-        """Show the event type and the size; a record can have a megabyte."""
-        return f"<{type(self).__name__} {self.event_type}, {len(self.raw)} bytes>"
+        """Show the event type, shortened and printable, and the size."""
+        return f"<{type(self).__name__} {printable(self.event_type)}, {len(self.raw)} bytes>"
 
     def _fields(self) -> dict[str, Any]:
         try:
@@ -241,7 +243,7 @@ class Gap(Notification):
 
     def __repr__(self) -> str:
         """Show the number of missing notifications and the reason."""
-        return f"<{type(self).__name__} dropped={self.dropped} reason={self.reason}>"
+        return f"<{type(self).__name__} dropped={self.dropped} reason={printable(self.reason)}>"
 
 
 class Redelivered(Notification):

@@ -159,6 +159,21 @@ class PayloadPattern:
             found[path] = _alternatives(path, alternatives)
         return cls(tuple(sorted(found.items(), key=lambda item: item[0])))
 
+    @classmethod
+    def from_text(cls, text: str) -> PayloadPattern:
+        """Return the pattern that a text describes, such as an option of a configuration file.
+
+        Raises:
+            BadFilter: as for ``parse``, or the text is not JSON.
+        """
+        try:
+            requested = json.loads(text)
+        except RecursionError:
+            raise BadFilter("payload is nested too deeply") from None
+        except ValueError as error:
+            raise BadFilter(f"payload is not JSON: {error}") from None
+        return cls.parse(requested)
+
     def to_json(self) -> dict[str, list[object]]:
         """Return the pattern as JSON that ``parse`` accepts, with the parts of paths joined."""
         return {path: [each.to_json() for each in some] for path, some in self.paths}

@@ -6,16 +6,22 @@ so that an invalid filter raises an exception where the program defines it.
 """
 
 import fnmatch
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
 
 from notif_relay.errors import BadFilter
+from notif_relay.escaping import shown
 from notif_relay.group import Membership
+from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.priorities import OTHER_SPELLINGS, PRIORITIES
 from notif_relay.records import EVENT_TYPE_PREFIX, GAP
 
 Patterns = str | Iterable[str] | None
+
+Payload = Mapping[str, object] | None
+"""A pattern for the payload, as ``PayloadPattern.parse`` accepts it; None matches everything."""
 
 MAX_PATTERNS = 64
 """Maximum number of patterns for one key."""
@@ -38,6 +44,7 @@ def filter_request(
     priority: Patterns,
     publisher_id: Patterns,
     membership: Membership | None = None,
+    payload: Payload = None,
 ) -> bytes:
     """Return the request line for the notifications that match all given patterns.
 
@@ -46,6 +53,7 @@ def filter_request(
         priority: likewise; compared without regard to case.
         publisher_id: likewise.
         membership: the group whose share of these notifications is requested; None: all of them.
+        payload: the pattern for the payload; None matches everything.
 
     Raises:
         BadFilter: a key has no patterns, a pattern is not a string or not valid Unicode, a pattern
@@ -57,6 +65,11 @@ def filter_request(
         key: _checked(key, patterns) for key, patterns in given.items() if patterns is not None
     }
     sizes = {key: _compiled_size(key, patterns) for key, patterns in checked.items()}
+    wanted: dict[str, object] = {**checked}
+    if payload is not None:
+        pattern = PayloadPattern.parse(payload)
+        wanted["payload"] = pattern.to_json()
+        sizes["payload"] = pattern.compiled_size
     size = sum(sizes.values())
     if size > MAX_COMPILED:
         named = " and ".join(key for key in sizes if sizes[key])
@@ -65,7 +78,7 @@ def filter_request(
             f" {MAX_COMPILED} are allowed"
         )
     keys = {} if membership is None else membership.keys
-    request = json.dumps({"filter": checked} | keys, ensure_ascii=False).encode() + b"\n"
+    request = json.dumps({"filter": wanted} | keys, ensure_ascii=False).encode() + b"\n"
     if len(request) > MAX_REQUEST_SIZE:
         raise BadFilter(
             f"the filter takes {len(request)} bytes; at most {MAX_REQUEST_SIZE} are allowed"
@@ -81,16 +94,16 @@ def _checked(key: str, patterns: object) -> list[str]:
     if isinstance(patterns, str):
         checked = [patterns]
     elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes | bytearray | Mapping):
-        checked = list(patterns)
+        checked = list(itertools.islice(patterns, MAX_PATTERNS + 1))
     else:
-        raise BadFilter(f"{key} must be a pattern or a list of patterns, not {patterns!r}")
+        raise BadFilter(f"{key} must be a pattern or a list of patterns, not {shown(patterns)}")
     if not checked:
         raise BadFilter(f"{key} has no patterns; omit {key} to match all notifications")
     if len(checked) > MAX_PATTERNS:
-        raise BadFilter(f"{key} has {len(checked)} patterns; at most {MAX_PATTERNS} are allowed")
+        raise BadFilter(f"{key} has more than {MAX_PATTERNS} patterns")
     for pattern in checked:
         if not isinstance(pattern, str):
-            raise BadFilter(f"a pattern of {key} must be a string, not {pattern!r}")
+            raise BadFilter(f"a pattern of {key} must be a string, not {shown(pattern)}")
         try:
             pattern.encode()
         except UnicodeEncodeError:
@@ -99,10 +112,12 @@ def _checked(key: str, patterns: object) -> list[str]:
         if len(glob) > MAX_PATTERN_SIZE:
             raise BadFilter(
                 f"a pattern of {key} has {len(glob)} characters; at most {MAX_PATTERN_SIZE}"
-                f" are allowed: {glob[:40]!r}..."
+                f" are allowed: {shown(glob)}"
             )
         if problem := _mismatch(key, glob):
-            raise BadFilter(f"the pattern {glob!r} of {key} matches no notification: {problem}")
+            raise BadFilter(
+                f"the pattern {shown(glob)} of {key} matches no notification: {problem}"
+            )
     return checked
 
 

@@ -26,11 +26,15 @@ from os import getpid
 from notif_relay import records
 from notif_relay.connection import NO_SIGNAL, Connection, checked_path
 from notif_relay.errors import RecordTooLarge
+from notif_relay.escaping import shown
 from notif_relay.forks import fork_mark
 from notif_relay.paths import DEFAULT_INGEST_PATH
 
 DEFAULT_MAX_WAIT = 0.01
 """Maximum time in seconds that one record waits for a full socket."""
+
+MAX_MAX_WAIT = 86_400.0
+"""Maximum value of ``max_wait`` in seconds; sockets of Python cannot wait for more than 24 days."""
 
 MIN_BACKOFF = 0.1
 """Time in seconds between the first two attempts to connect; it doubles with each attempt."""
@@ -58,7 +62,7 @@ class Sender:
     Args:
         path: path of the private socket.
         max_wait: maximum time in seconds that a record waits for a full socket, once per
-            congestion.
+            congestion; from 0 to ``MAX_MAX_WAIT``.
         max_record_size: maximum size of a record in bytes, including its newline.
         clock: returns the current time in seconds, for deadlines and the connect backoff.
 
@@ -385,19 +389,21 @@ class Sender:
 
 
 def _checked_max_wait(max_wait: float) -> float:
-    if not isinstance(max_wait, int | float):
-        raise TypeError(f"max_wait must be a number of seconds, not {max_wait!r}")
-    if not 0 <= max_wait < math.inf:
-        raise ValueError(f"max_wait must be 0 or a positive number of seconds, not {max_wait!r}")
+    if not isinstance(max_wait, int | float) or isinstance(max_wait, bool):
+        raise TypeError(f"max_wait must be a number of seconds, not {shown(max_wait)}")
+    if not 0 <= max_wait <= MAX_MAX_WAIT:
+        raise ValueError(
+            f"max_wait must be from 0 to {MAX_MAX_WAIT:.0f} seconds, not {shown(max_wait)}"
+        )
     return max_wait
 
 
 def _checked_max_record_size(max_record_size: int) -> int:
-    if not isinstance(max_record_size, int):
-        raise TypeError(f"max_record_size must be an integer (bytes), not {max_record_size!r}")
+    if not isinstance(max_record_size, int) or isinstance(max_record_size, bool):
+        raise TypeError(f"max_record_size must be an integer (bytes), not {shown(max_record_size)}")
     if max_record_size < MIN_RECORD_SIZE:
         raise ValueError(
             f"max_record_size must be at least {MIN_RECORD_SIZE} bytes, the size of the smallest"
-            f" valid record, not {max_record_size!r}"
+            f" valid record, not {shown(max_record_size)}"
         )
     return max_record_size

@@ -35,6 +35,7 @@ from notif_relay.errors import (
     SubscriptionRefused,
     WrongProcess,
 )
+from notif_relay.escaping import shown
 from notif_relay.forks import fork_mark
 from notif_relay.group import Membership
 from notif_relay.notification import Notification
@@ -317,13 +318,16 @@ def _progress_of(subscription: Subscription, window: int) -> MakeProgress:
 def _check_options(timeout: object, reconnect: object, on_gap: object) -> None:
     if timeout is not None:
         if not isinstance(timeout, int | float) or isinstance(timeout, bool):
-            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+            raise TypeError(f"timeout must be a number of seconds or None, not {shown(timeout)}")
         if not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+            raise ValueError(
+                f"timeout must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds,"
+                f" not {shown(timeout)}"
+            )
     if not isinstance(reconnect, bool):
-        raise TypeError(f"reconnect must be True or False, not {reconnect!r}")
+        raise TypeError(f"reconnect must be True or False, not {shown(reconnect)}")
     if on_gap is not None and not callable(on_gap):
-        raise TypeError(f"on_gap must be a function or None, not {on_gap!r}")
+        raise TypeError(f"on_gap must be a function or None, not {shown(on_gap)}")
 
 
 def _checked_public_path(path: str | os.PathLike[str]) -> str:
@@ -337,24 +341,29 @@ def _checked_public_path(path: str | os.PathLike[str]) -> str:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
-            f"path must be the path of the relay's public socket, not {path!r}; {_BY_NAME}"
+            f"path must be the path of the relay's public socket, not {shown(path)}; {_BY_NAME}"
         )
     name = checked_path(path)
     try:
         mode = os.stat(name).st_mode
     except OSError:
         if isinstance(path, str) and "://" in path:
-            raise ValueError(f"path must be an ordinary path, not the URL {path!r}") from None
-        if isinstance(path, str) and "/" not in path and not path.endswith(".sock"):
+            raise ValueError(f"path must be an ordinary path, not the URL {shown(path)}") from None
+        if isinstance(path, str) and not _may_become_a_socket(path):
             raise ValueError(
-                f"path must be the path of the relay's public socket, and {path!r} does not exist;"
-                f" {_BY_NAME}, or write ./{path} if it is a path"
+                "path must be the path of the relay's public socket, and"
+                f" {shown(path)} does not exist; {_BY_NAME}, or pass a pathlib.Path if it is a path"
             ) from None
     else:
         if not stat.S_ISSOCK(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a socket"
-            raise ValueError(f"path must name the relay's public socket: {name} is {kind}")
+            raise ValueError(f"path must name the relay's public socket: {shown(name)} is {kind}")
     return name
+
+
+def _may_become_a_socket(path: str) -> bool:
+    """Return whether a text that names no file looks like a path rather than a pattern."""
+    return "*" not in path and ("/" in path or path.endswith(".sock"))
 
 
 _BY_NAME = "pass patterns by name, as in event_type='compute.*'"

@@ -17,9 +17,7 @@ from typing import Any
 
 from notif_relay import records
 from notif_relay.errors import InvalidRecord
-
-_MAX_LENGTH = 100
-"""Maximum number of characters of a value of a notification that are quoted in a message."""
+from notif_relay.escaping import MAX_LENGTH, printable
 
 _MAX_HEADS = 1000
 """Maximum number of heads that are remembered; a service has a few hundred types of event."""
@@ -124,14 +122,7 @@ def describe(notification: str) -> str:
     found = _find_event_type(notification, 0, 4096)
     if found is not None:
         return f"notification {printable(found[1])}"
-    return f"notification that begins with {_quoted(notification[:_MAX_LENGTH])}"
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, without control characters, and shortened if it is long."""
-    if len(text) > _MAX_LENGTH:
-        text = text[: _MAX_LENGTH - 3] + "..."
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return f"notification that begins with {_quoted(notification[:MAX_LENGTH])}"
 
 
 def _quoted(value: Any) -> str:

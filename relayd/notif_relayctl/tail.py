@@ -25,6 +25,7 @@ from notif_relayctl.command import CtlCommand, number, seconds, utf8
 from notif_relayctl.command import path as argument_path
 from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
+from notif_relayctl.payload import payload, united
 from notif_relayctl.priorities import OTHER_NAMES, priority
 from notif_relayd.escaping import printable
 
@@ -58,6 +59,16 @@ class Tail(CtlCommand):
         )
         patterns(
             "--publisher", type=utf8, help="pattern of the publisher_id, for example compute.*"
+        )
+        parser.add_argument(
+            "--payload",
+            type=payload,
+            action="append",
+            default=[],
+            metavar="PATH=PATTERN",
+            help="pattern of the value at a path in the payload, for example port.status=DOWN or "
+            "size=100; or a JSON object, as in the filter of a subscriber; a notification must "
+            "match each of the paths",
         )
         parser.add_argument(
             *("-o", "--output"),
@@ -124,6 +135,7 @@ class Tail(CtlCommand):
                 event_type=arguments.event_type,
                 priority=arguments.priority,
                 publisher_id=arguments.publisher,
+                payload=united(arguments.payload),
                 timeout=arguments.duration,
                 reconnect=not arguments.no_reconnect,
                 group=arguments.group,

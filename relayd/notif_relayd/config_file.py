@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads one configuration file with the parser of oslo.config."""
+"""Reads one configuration file with the parser of oslo.config, and bounds what it can cost."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from oslo_config import cfg
 
@@ -15,6 +16,73 @@ from notif_relayd.errors import StartError
 MAX_SIZE = 1024 * 1024
 """Maximum size of a configuration file in bytes. A longer file is probably another one by mistake,
 such as a log or a core dump, and parsing it would stop the relay for seconds."""
+
+MAX_REFERENCES = 1000
+"""Maximum number of references such as ``$option`` that are resolved for the values in all files.
+oslo.config resolves one again wherever it occurs, so 40 at each of four levels are millions."""
+
+MAX_RESOLUTIONS = 20 * MAX_REFERENCES
+"""The same for a whole program, which reads each value several times."""
+
+MAX_REFERENCED_LENGTH = 4096
+"""Maximum number of characters of a value that is referred to; the maximum of a path."""
+
+
+class ReferenceLimitError(ValueError):
+    """The references in the configuration exceed a limit."""
+
+
+def reference_limit(error: BaseException | None) -> ReferenceLimitError | None:
+    """Return the error of this kind that oslo.config has replaced by `error`, if there is one."""
+    while error is not None and not isinstance(error, ReferenceLimitError):
+        error = error.__context__
+    return error
+
+
+class BoundedOpts(cfg.ConfigOpts):
+    """Options of oslo.config that resolve a limited number of references.
+
+    Args:
+        references: the maximum from one parsing of the files to the next one.
+    """
+
+    def __init__(self, references: int = MAX_RESOLUTIONS) -> None:
+        super().__init__()
+        self.max_references = self.references_left = references
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Parse the command line and the files."""
+        self.references_left = self.max_references
+        super().__call__(*args, **kwargs)
+
+    def mutate_config_files(self) -> Any:
+        """Parse the files again."""
+        self.references_left = self.max_references
+        return super().mutate_config_files()
+
+    class StrSubWrapper(cfg.ConfigOpts.StrSubWrapper):
+        """Resolves references; oslo.config creates one for each text."""
+
+        conf: "BoundedOpts"
+
+        def __getitem__(self, key: str) -> Any:
+            """Return the value of an option.
+
+            Raises:
+                ReferenceLimitError: a limit is exceeded. oslo.config replaces it by another error.
+            """
+            if self.conf.references_left == 0:
+                raise ReferenceLimitError(
+                    f"more than {self.conf.max_references} references to other options, including "
+                    "those in the values that they refer to"
+                )
+            self.conf.references_left -= 1
+            value = super().__getitem__(key)
+            if len(str(value)) > MAX_REFERENCED_LENGTH:
+                raise ReferenceLimitError(
+                    f"a reference to {key}, which has more than {MAX_REFERENCED_LENGTH} characters"
+                )
+            return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,14 @@ def is_required(error: ModuleNotFoundError) -> bool:
     return (error.name or "").partition(".")[0] in PACKAGES
 
 
-def not_installed(error: ModuleNotFoundError) -> str:
-    """Return the message for a package that is not installed."""
+def not_installed(error: ModuleNotFoundError, extras: str = "daemon") -> str:
+    """Return the message for a package that is not installed.
+
+    Args:
+        error: names the missing module.
+        extras: comma-separated extras of the distribution that contain the package.
+    """
     return (
-        f"{error.name} is not installed: run \"pip install '.[daemon]'\" in the sources of "
+        f"{error.name} is not installed: run \"pip install '.[{extras}]'\" in the sources of "
         "notif-relayd"
     )

@@ -13,8 +13,8 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from oslo_config import cfg
 from oslo_log import log
@@ -23,9 +23,10 @@ from notif_relay.connection import checked_path
 from notif_relay.errors import BadFilter
 from notif_relay.group import MAX_GROUP_NAME, checked_membership
 from notif_relay.paths import DEFAULT_INGEST_PATH, DEFAULT_PUBLIC_PATH
+from notif_relay.payload_pattern import PayloadPattern
 from notif_relay.request import filter_request
 from notif_relay.version import __version__
-from notif_relayd.config_file import ConfigFile
+from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.errors import StartError as FileError
 from notif_relayd.errors import nearest, one_line, see_help, usage_errors
 from notif_relayd.escaping import printable
@@ -78,6 +79,7 @@ class Subscription:
     event_type: list[str] | None = None
     priority: list[str] | None = None
     publisher_id: list[str] | None = None
+    payload: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def _absolute(path: str) -> str:
 
 
 def _options() -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts()
     conf.register_opts(bridge_options(), group=BRIDGE)
     conf.register_opts(outbound_options(), group=BRIDGE)
     conf.register_opts(inbound_options(), group=BRIDGE)
@@ -303,7 +305,9 @@ def _check_values(path: str, conf: cfg.ConfigOpts, given: Iterable[tuple[str, st
         except (cfg.Error, ValueError, RecursionError) as error:
             # The value may be a secret, except for options of this module.
             reason = "the value is invalid"
-            if section in {BRIDGE, DEFAULT} and option not in {"source", "target"}:
+            if isinstance(error, RecursionError):
+                reason = "the value refers to itself"
+            elif section in {BRIDGE, DEFAULT} and option not in {"source", "target"}:
                 reason = one_line(error).rpartition("is not valid: ")[2]
         raise StartError(f"[{section}] {option} in {path}: {reason}; correct the value")
 
@@ -366,11 +370,16 @@ def _subscription(path: str, name: str, conf: cfg.ConfigOpts) -> Subscription:
         publisher_id=options.publisher_id or None,
     )
     try:
+        if options.payload:
+            pattern = PayloadPattern.from_text(options.payload)
+            subscription = replace(subscription, payload=pattern.to_json())
         membership = checked_membership(
             subscription.group, subscription.window, subscription.hold, False
         )
         filter_request(
-            subscription.event_type, subscription.priority, subscription.publisher_id, membership
+            *(subscription.event_type, subscription.priority, subscription.publisher_id),
+            membership,
+            subscription.payload,
         )
     except (BadFilter, TypeError, ValueError) as error:
         raise StartError(f"[{BRIDGE}] in {path}: {one_line(error)}; correct the value") from None

@@ -116,6 +116,13 @@ def _subscription_options() -> list[cfg.Opt]:
         cfg.ListOpt("priority", default=[], help="Likewise for the priority."),
         cfg.ListOpt("publisher_id", default=[], help="Likewise for the publisher."),
         cfg.StrOpt(
+            "payload",
+            metavar="JSON",
+            sample_default='{"tenant_id": ["8d7a4c0e2b9f4f1c9d6e5a3b7c1f0e42"]}',
+            help="Pattern that the payload must match: a JSON object, as in the filter of a "
+            "subscriber. If empty, the payload is not examined.",
+        ),
+        cfg.StrOpt(
             "group",
             sample_default="bridge:NAME",
             help="Group of the relay to which the bridge belongs. Bridges with one group share its "

@@ -40,5 +40,5 @@ def test_missing_client_is_one_line(tmp_path: Path, package: str, scheme: str) -
     last = done.stderr.splitlines()[-1]
     assert last == (
         f"notif_relayd_bridge.errors.StartError: {package} is not installed: "
-        f"run \"pip install 'notif-relayd[{scheme}]'\""
+        f"run \"pip install '.[{scheme}]'\" in the sources of notif-relayd"
     )

@@ -17,7 +17,7 @@ from notif_relayd.access.policy import Policy
 from notif_relayd.fanout.fanout import Fanout
 from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.saved_state import IntakeState
-from notif_relayd.net.ratelimit import INTERVAL, RateLimitedLog
+from notif_relayd.net.ratelimit import INTERVAL, MAX_USER_LINES, RateLimitedLog
 from notif_relayd.settings import GroupLimits
 from support.loop_harness import LoopHarness, read_available
 from support.records import is_gap, numbered_record
@@ -174,8 +174,8 @@ def test_disconnect_ends_a_logged_loss(relay: Relay) -> None:
 
 
 def test_subscribers_cannot_flood_the_log(relay: Relay) -> None:
-    for _ in range(3):
-        clients = [relay.connect() for _ in range(8)]
+    for _ in range(2):
+        clients = [relay.connect() for _ in range(MAX_USER_LINES)]
         relay.publish(10)
         for each in clients:
             relay.disconnect(each)
@@ -183,26 +183,27 @@ def test_subscribers_cannot_flood_the_log(relay: Relay) -> None:
         relay.publish(10)
         relay.catch_up(client)
         relay.disconnect(client)
-    assert [len(relay.logged(text)) for text in (STARTED, DISCONNECTED, CAUGHT_UP)] == [1, 1, 0]
+    counts = [len(relay.logged(text)) for text in (STARTED, DISCONNECTED, CAUGHT_UP)]
+    assert counts == [MAX_USER_LINES, MAX_USER_LINES, 0]
     relay.clock.now += INTERVAL
     client = relay.connect()
     relay.publish(10)
-    assert " more like it in the last 10 seconds)" in relay.logged(STARTED)[1]
+    assert " more like it in the last 10 seconds)" in relay.logged(STARTED)[-1]
     relay.catch_up(client)
     assert len(relay.logged(CAUGHT_UP)) == 1
 
 
-def test_loss_not_logged_at_its_start_is_logged_later(relay: Relay) -> None:
-    relay.connect()
+def test_loss_not_logged_at_its_start_is_logged_later(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notif_relayd.fanout.loss_log.INTERVAL", 0.001)
+    for _ in range(MAX_USER_LINES + 3):
+        relay.connect()
     relay.publish(10)
-    slow = relay.connect()
-    relay.publish(10)
-    assert len(relay.logged(STARTED)) == 1
+    assert len(relay.logged(STARTED)) == MAX_USER_LINES
     relay.clock.now += INTERVAL
-    for _ in range(3):
-        read_all(slow)
+    while len(relay.logged(STARTED)) < MAX_USER_LINES + 3:
         relay.harness.run_once()
-    assert len(relay.logged(STARTED)) == 2
 
 
 def test_loss_of_a_group_is_logged_once(relay: Relay) -> None:
@@ -220,11 +221,12 @@ def test_loss_of_a_group_is_logged_once(relay: Relay) -> None:
 
 
 def test_end_of_a_group_ends_a_logged_loss(relay: Relay) -> None:
-    relay.join("others")
+    for number in range(MAX_USER_LINES):
+        relay.join(f"other{number}")
     client = relay.join("g")
     relay.publish(10)
     relay.disconnect(client)
-    assert len(relay.logged("loses records")) == 1
+    assert len(relay.logged("loses records")) == MAX_USER_LINES
     assert relay.logged("ended and had not") == []
     relay.clock.now += INTERVAL
     client = relay.join("g")

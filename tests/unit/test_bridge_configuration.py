@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +69,17 @@ def test_options_are_read(config: Path) -> None:
         f"[DEFAULT]\ndebug = true\n[bridge]\nsource = unix:///tmp/n.sock\ntarget = {URL}\n"
         "spool = /tmp/s.sqlite\nspool_max_bytes = 10000000\nspool_max_age = 60\n"
         "event_type = compute.*, volume.*\npriority = error\npublisher_id = nova*\n"
+        'payload = {"a": {"b": ["$$1"]},\n  "c": [{"range": [1, null]}]}\n'
         "group = g\nwindow = 7\nhold = 0.5\n[test]\nsize = 3\npassword = of-the-client\n"
     )
     read = settings(config, text, "--once")
     assert read.direction == Outbound(
         Subscription(
-            *("/tmp/n.sock", "g", 7, 0.5), ["compute.*", "volume.*"], ["error"], ["nova*"]
+            *("/tmp/n.sock", "g", 7, 0.5),
+            ["compute.*", "volume.*"],
+            ["error"],
+            ["nova*"],
+            {"a.b": ["$1"], "c": [{"range": [1, None]}]},
         ),
         SpoolSettings("/tmp/s.sqlite", 10000000, 60),
     )
@@ -110,6 +116,15 @@ def test_status_socket_is_read(config: Path) -> None:
     assert given.status_socket == "/run/b.sock"
     for path in ("b.sock", f"/run/{'x' * 200}"):
         assert "[bridge] status_socket in" in error(config, f"{text}status_socket = {path}\n")
+
+
+def test_references_are_limited(config: Path) -> None:
+    chain = ("priority", "group", "spool", "status_socket", "source")
+    lines = "".join(f"{option} = {f'${to}' * 40}\n" for option, to in itertools.pairwise(chain))
+    assert "more than 20000 references" in error(config, f"[bridge]\ntarget = {URL}\n{lines}")
+    own = error(config, f"[bridge]\ntarget = {URL}\nspool = $spool\n")
+    assert "[bridge] spool in" in own
+    assert "the value refers to itself" in own
 
 
 def test_path_may_be_relative(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +168,10 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\ntarget = {URL}\nspool = x.sqlite\n", "spool in FILE: must be an absolute"),
         (f"[bridge]\ntarget = {URL}\ngroup = a b\n", "group must be 1 to 64 characters"),
         (f"[bridge]\ntarget = {URL}\npriority = urgent\n", "'URGENT' of priority matches no"),
+        (f"[bridge]\ntarget = {URL}\npayload = {{\n", "[bridge] in FILE: payload is not JSON: "),
+        (f"[bridge]\ntarget = {URL}\npayload = 1\n", "payload must be an object of paths"),
+        (f'[bridge]\ntarget = {URL}\npayload = {{"a": 1}}\n', "FILE: payload path 'a' must have"),
+        (f"[bridge]\ntarget = {URL}\npayload = $a\n", "[bridge] payload in FILE: "),
         (f"[bridge]\ntarget = {URL}\nsource = rabbit://u:s3cr3t@h\n", "in FILE: source and target"),
         (f"[bridge]\ntarget = {URL}\nsource = x://u:s3cr3t@h\n", "source in FILE: must be unix://"),
         (
@@ -165,6 +184,7 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
             f"[bridge]\nsource = {URL}\nspool = /s\n",
             "spool in FILE: it is for bridges in the other",
         ),
+        (f"[bridge]\nsource = {URL}\npayload = {{}}\n", "payload in FILE: it is for bridges in"),
         (f"[bridge]\ntarget = {URL}\npool = p\n", "pool in FILE: it is for bridges in the other"),
         (f"[bridge]\nsource = {URL}\npool = a b\n", "pool in FILE: a b is no valid name"),
         (f"[bridge]\nsource = {URL}\ntopics = a,,b\n", "topics in FILE: "),
@@ -172,7 +192,7 @@ def test_second_configuration_file_is_an_error(config: Path) -> None:
         (f"[bridge]\nsource = {URL}\n[test]\nsize = 1\n", "[test] size in FILE: unknown option"),
         (f"[bridge]\ntarget = {URL}\nsource = unix://n.sock\n", "source in FILE: must be unix://"),
         (f"[bridge]\ntarget = {URL}\nsource = unix:///{'x' * 200}\n", "at most 107 bytes"),
-        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install 'no"),
+        ("[bridge]\ntarget = absent://\n", "absent_client is not installed: run \"pip install '."),
         ("[bridge\n", "cannot parse FILE: line 1"),
         ("\0", "NUL character in line 1"),
     ],

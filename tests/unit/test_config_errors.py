@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -23,6 +24,13 @@ LOGGING_FILE = (
     "[logger_root]\nhandlers = h\n[handler_h]\nclass = {}\nargs = {}\nformatter = f\n"
     "[formatter_f]\nformat = {}\n"
 )
+
+LEVELS = ("runtime_dir", "log_dir", "log_file", "log_date_format", "pidfile", "log_config_append")
+
+REFERENCES = "[DEFAULT]\n" + "".join(
+    f"{option} = {f'${other}' * 40}\n" for option, other in itertools.pairwise(LEVELS)
+)
+"""Options that refer to each other 40 to the power of 5 times."""
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +71,11 @@ def error_of(path: Path, *arguments: str) -> str:
         ),
         ("[DEFAULT]\nruntime_dir = $runtime_dir\n", "runtime_dir in {}: the value refers to"),
         ("[DEFAULT]\nlog_dir = $log_file\nlog_file = $log_dir\n", "in {}: the value refers to"),
+        (REFERENCES, "more than 1000 references to other options"),
+        (
+            f"[relayd]\ningest_path = $control_path\ncontrol_path = {'x' * 5000}\n",
+            "ingest_path in {}: a reference to control_path, which has more than 4096 characters",
+        ),
         ("[DEFAULT]\ndefault_log_levels = a\n", "[DEFAULT] default_log_levels in {}: 'a'"),
         ("[DEFAULT]\nlogging_default_format_string = %(x)s\n", "the format of a log line"),
         ("[DEFAULT]\nlogging_exception_prefix = %(x)s\n", "the format of a log line"),
@@ -75,6 +88,15 @@ def test_error_names_file_and_option(tmp_path: Path, content: str, words: str) -
     error = error_of(path)
     assert words.format(path) in error
     assert error.isprintable()
+
+
+def test_references_on_the_command_line_are_limited(tmp_path: Path) -> None:
+    path = tmp_path / "relayd.conf"
+    path.touch()
+    pairs = itertools.pairwise(LEVELS)
+    arguments = [f"--{option.replace('_', '-')}={f'${other}' * 40}" for option, other in pairs]
+    error = error_of(path, *arguments)
+    assert error.startswith("the configuration has more than 20000 references")
 
 
 def test_empty_number_in_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian packages that the documentation names for installing with pip."""
+"""The packages that the documentation names for installing with pip, and their source."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def packages(text: str, pattern: str) -> set[str]:
 REQUIRED = packages((ROOT / "Makefile").read_text(), r"^DEB_PACKAGES \?= (.*) \\$")
 
 
+TEXTS = {"", ".conf", ".md", ".py", ".rst", ".sample", ".service", ".sh", ".yml"}
+"""Suffixes of files that may contain instructions."""
+
+
 @pytest.mark.parametrize(
     "blocks", [doc_blocks.readme(), doc_blocks.tutorial()], ids=["README", "tutorial"]
 )
@@ -34,3 +38,13 @@ def test_role_installs_all_packages_that_pip_needs() -> None:
     template = yaml.safe_load(defaults.read_text())["notif_relayd_packages"]
     others = {"notif-relayd", "notif-relayd-bridge", "package"}
     assert set(re.findall(r"'([a-z0-9+-]+)'", template)) - others == REQUIRED
+
+
+def test_nothing_names_the_project_to_an_index() -> None:
+    """No index contains the project: pip needs a path, such as `.` or that of an archive."""
+    folders = ("docs", "etc", "handler", "relayd", "packaging", "devstack", "systemd", "debian")
+    files = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
+    texts = [path for path in (*ROOT.glob("*.md"), *files) if path.suffix in TEXTS]
+    assert len(texts) > 200
+    promised = re.compile(r"pip3? (?:install|download) (?:-\S+ )*['\"]?notif[-_]relay", re.I)
+    assert [path for path in texts if promised.search(path.read_text())] == []

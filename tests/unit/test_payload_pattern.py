@@ -201,3 +201,16 @@ def test_globs_that_the_relay_compiles_are_counted() -> None:
         {"a": [{"glob": "x?"}, {"glob": "x*"}], "b": [{"glob": "x?"}, {"glob": "[ab]"}]}
     )
     assert pattern.compiled_size == len("x?[ab]")
+
+
+def test_pattern_is_read_from_text() -> None:
+    assert PayloadPattern.from_text(' {"a": [1]}\n') == PayloadPattern.parse({"a": [1]})
+    for text, message in (
+        ("{", "^payload is not JSON: Expecting"),
+        ("[" * 100_000 + "]" * 100_000, "^payload (is nested too deeply|must be an object)"),
+        ('{"a": [' + "9" * 5000 + "]}", "^payload (is not JSON: Exceeds|path 'a': a number)"),
+        ('{"a": [NaN]}', "^payload path 'a': a number must be"),
+        ('"host"', "^payload must be an object of paths"),
+    ):
+        with pytest.raises(BadFilter, match=message):
+            PayloadPattern.from_text(text)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each message is logged once per interval, with a count of the suppressed ones."""
+"""A message is logged once per interval and subject, with a count of the suppressed ones."""
 
 import logging
 
 import pytest
 
-from notif_relayd.net.ratelimit import INTERVAL, RateLimitedLog
+from notif_relayd.net.ratelimit import INTERVAL, MAX_LINES, MAX_USER_LINES, RateLimitedLog
 
 
 class Clock:
@@ -41,3 +41,23 @@ def test_warnings_are_limited_independently(caplog: pytest.LogCaptureFixture) ->
     log.warning("refused %d", 1)
     log.warning("rejected %d", 2)
     assert caplog.messages == ["rejected 1", "refused 1"]
+
+
+def test_each_subject_is_logged_within_the_limits(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    log = RateLimitedLog(logging.getLogger("test"), clock)
+    users = MAX_LINES // MAX_USER_LINES + 1
+    for uid in range(users):
+        for pid in range(MAX_USER_LINES + 1):
+            for _ in range(2):
+                log.warning("rejected %d of %d", pid, uid, subject=(uid, pid))
+    logged = [f"rejected {pid} of {uid}" for uid in range(users) for pid in range(MAX_USER_LINES)]
+    assert caplog.messages == logged[:MAX_LINES]
+    caplog.clear()
+    clock.now += INTERVAL
+    for pid in (1, 2):
+        log.warning("rejected %d of %d", pid, 0, subject=(0, pid))
+    suppressed = 2 * users * (MAX_USER_LINES + 1) - MAX_LINES
+    (first, second) = caplog.messages
+    assert first == f"rejected 1 of 0 (and {suppressed} more like it in the last 10 seconds)"
+    assert second == "rejected 2 of 0"

@@ -13,6 +13,7 @@ import pytest
 
 from notif_relay.connection import MAX_PATH_SIZE
 from notif_relay.errors import RecordTooLarge, RelayError
+from notif_relay.escaping import shown
 from notif_relay.sender import MIN_RECORD_SIZE, Sender
 
 
@@ -76,7 +77,7 @@ def test_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert Sender(Path("ingest.sock")).path == os.fspath(tmp_path / "ingest.sock")
 
 
-@pytest.mark.parametrize("max_wait", [-0.001, math.nan, math.inf])
+@pytest.mark.parametrize("max_wait", [-0.001, math.nan, math.inf, 1e300, 10**5000], ids=shown)
 def test_invalid_max_wait_is_refused(max_wait: float) -> None:
     with pytest.raises(ValueError, match="max_wait must be"):
         Sender(max_wait=max_wait)

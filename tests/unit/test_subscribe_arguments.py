@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from notif_relay import BadFilter, aio, subscribe
+from notif_relay.escaping import shown
 from notif_relay.priorities import PRIORITIES
 from notif_relay.request import filter_request
 
@@ -17,10 +19,22 @@ SUBSCRIBERS = pytest.mark.parametrize(
     "make", [subscribe, aio.subscribe], ids=["threads", "asyncio"]
 )
 
+
+class Unshown:
+    """A value without a ``repr``."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+UNSHOWN = Unshown()
+HUGE = 10**5000
+"""An integer that Python refuses to write in decimal."""
+
 NO_PATHS: list[Any] = [
     *("compute.*", "compute.instance.create.end", "ERROR", "*", "", "unix:///run/n.sock"),
     *(["compute.*"], ("a", "b"), {"event_type": "a"}, None, 3, 1.5, b"/run/n.sock", True),
-    *("/run", "/etc/passwd", "/dev/null", "a\0b", "/" + "x" * 200),
+    *("/run", "/etc/passwd", "/dev/null", "a\0b", "/" + "x" * 200, "nova/*", "*.sock"),
 ]
 
 
@@ -50,13 +64,15 @@ def test_relative_paths_are_accepted(
     ("name", "value"),
     [
         *(("timeout", value) for value in ("5", 0, -1, math.nan, math.inf, 1e300, True, [1])),
-        *(("reconnect", value) for value in ("no", None, 0)),
+        *(("timeout", value) for value in (UNSHOWN, HUGE)),
+        *(("reconnect", value) for value in ("no", None, 0, UNSHOWN, HUGE)),
         *(("on_gap", value) for value in ("print", 3)),
         *(("group", value) for value in ("", "a b", "x" * 65, "é", "a\n", 3, b"a")),
-        *(("window", value) for value in (0, -1, 65537, 1.0, "1", True)),
-        *(("hold", value) for value in (-1, math.nan, math.inf, "1", True)),
+        *(("window", value) for value in (0, -1, 65537, 1.0, "1", True, HUGE)),
+        *(("hold", value) for value in (-1, math.nan, math.inf, "1", True, 10**400, HUGE)),
         *(("auto_done", value) for value in (1, None)),
     ],
+    ids=shown,
 )
 def test_invalid_option_is_named(make: Any, tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{name} must be "):
@@ -104,6 +120,17 @@ HOPELESS: list[tuple[str, Any, str]] = [
     ("priority", 30, "must be a pattern or a list of patterns, not 30"),
     ("publisher_id", object, "must be a pattern or a list of patterns"),
     ("publisher_id", "\ud800", "unpaired surrogate"),
+    ("publisher_id", [HUGE], "must be a string, not <int>"),
+    ("event_type", UNSHOWN, "not <Unshown>"),
+    ("event_type", itertools.repeat("a"), "has more than 64 patterns"),
+    ("payload", {}, "has no paths"),
+    ("payload", "host=a", "must be an object of paths, not 'host=a'"),
+    ("payload", {"host": "a"}, "'host' must have a list of alternatives, not 'a'"),
+    ("payload", {"host": []}, "'host' has no alternatives"),
+    ("payload", {"host": [{"regex": "a"}]}, "'host': an alternative must be"),
+    ("payload", {"size": [math.nan]}, "'size': a number must be between"),
+    ("payload", {1: ["a"]}, "must have strings as keys"),
+    ("payload", {"\ud800": ["a"]}, "unpaired surrogate"),
 ]
 
 

@@ -145,6 +145,14 @@ def test_all_six_fields_are_present() -> None:
     assert repr(notification) == f"<Notification a.b, {len(raw)} bytes>"
 
 
+@pytest.mark.parametrize("event_type", ["\ud800", "a\nb\u2028", "\x1b[31m", "x" * 100_000])
+def test_repr_is_short_and_printable(event_type: str) -> None:
+    notification = Notification(json.dumps({"event_type": event_type}).encode() + b"\n")
+    assert notification.event_type == event_type
+    assert repr(notification).isprintable()
+    assert len(repr(notification)) < 150
+
+
 def test_missing_field_is_empty() -> None:
     notification = Notification(b'{"event_type": "a", "priority": "INFO", "publisher_id": 7}\n')
     assert (notification.message_id, notification.publisher_id) == ("", "")

@@ -40,11 +40,30 @@ def test_string_is_one_pattern_and_iterable_is_several() -> None:
     }
 
 
+def test_pattern_for_the_payload_is_sent_with_joined_paths() -> None:
+    pattern = {"port": {"status": ["ACTIVE", {"glob": "DO*"}], "size": [2.0, True, None]}}
+    assert json.loads(filter_request(None, "info", None, None, pattern)) == {
+        "filter": {
+            "priority": ["info"],
+            "payload": {
+                "port.size": [2, None, True],
+                "port.status": ["ACTIVE", {"glob": "DO*"}],
+            },
+        }
+    }
+
+
+def test_globs_for_the_payload_count_for_the_limit() -> None:
+    filter_request("?" * 64, None, None, None, {"a": [{"glob": "?" * 64}]})
+    with pytest.raises(BadFilter, match="event_type and payload have 129 characters together"):
+        filter_request("?" * 64, None, None, None, {"a": [{"glob": "?" * 65}]})
+
+
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
         ([], "event_type has no patterns"),
-        (["a"] * 65, "event_type has 65 patterns; at most 64"),
+        (["a"] * 65, "event_type has more than 64 patterns"),
         ("a" * 257, "has 257 characters; at most 256"),
         (
             ["?" * 100, "[b]" * 10, "a*"],

@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from notif_relay import paths
 from notif_relay.connection import checked_path
+from notif_relay.escaping import shown
 
 GROUP = "oslo_messaging_notifications"
 
@@ -43,7 +44,7 @@ def ingest_path(conf: cfg.ConfigOpts) -> str:
 
 def _checked(option: str, path: str) -> str:
     if not os.path.isabs(path):
-        raise ValueError(f"[{GROUP}] {option} must be an absolute path, not {path!r}")
+        raise ValueError(f"[{GROUP}] {option} must be an absolute path, not {shown(path)}")
     if os.path.isdir(path):
         raise ValueError(f"[{GROUP}] {option} must name a socket: {path} is a directory")
     try:

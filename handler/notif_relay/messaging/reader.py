@@ -24,13 +24,13 @@ from oslo_utils import excutils
 
 from notif_relay import records
 from notif_relay.errors import BadFilter, WrongProcess
+from notif_relay.escaping import printable
 from notif_relay.messaging.envelope import DEFAULT_TOPIC, Envelope, unseal
 from notif_relay.messaging.groups import Share
 from notif_relay.messaging.message import RelayedMessage
 from notif_relay.messaging.requeue import PausedMessages
 from notif_relay.messaging.subscriber import ListeningSubscriber
 from notif_relay.notification import Gap, Notification
-from notif_relay.validity import printable
 
 LOG = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ _shtab_relayctl_producers_option_strings=(-h --help -f --format -c --column --qu
 _shtab_relayctl_send_option_strings=(-h --help --event-type --priority --publisher --ingest-path --runtime-dir --instance --control-path)
 _shtab_relayctl_status_option_strings=(-h --help -f --format -c --column --noindent --prefix --max-width --fit-width --print-empty --runtime-dir --instance --control-path)
 _shtab_relayctl_subscribers_option_strings=(-h --help -f --format -c --column --quote --noindent --max-width --fit-width --print-empty --sort-column --sort-ascending --sort-descending --runtime-dir --instance --control-path)
-_shtab_relayctl_tail_option_strings=(-h --help --event-type --priority --publisher -o --output -n --count --for --group --window --hold --no-reconnect --sock-path --runtime-dir --instance --control-path)
+_shtab_relayctl_tail_option_strings=(-h --help --event-type --priority --publisher --payload -o --output -n --count --for --group --window --hold --no-reconnect --sock-path --runtime-dir --instance --control-path)
 _shtab_relayctl_top_option_strings=(-h --help -d --delay -n --count --batch --runtime-dir --instance --control-path)
-_shtab_relayctl_watch_option_strings=(-h --help --event-type --priority --publisher -o --output -n --count --for --group --window --hold --no-reconnect --sock-path --runtime-dir --instance --control-path)
+_shtab_relayctl_watch_option_strings=(-h --help --event-type --priority --publisher --payload -o --output -n --count --for --group --window --hold --no-reconnect --sock-path --runtime-dir --instance --control-path)
 _shtab_relayctl_option_strings=(--runtime-dir --instance --control-path --version -h --help)
 
 _shtab_relayctl_bridges___bridge_dir_COMPGEN=_notif_relay_dirs

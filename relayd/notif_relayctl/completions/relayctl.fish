@@ -52,7 +52,7 @@ function _shtab_relayctl_using
 end
 
 set -g _shtab_relayctl_commands bridges complete disconnect doctor exporter groups help metrics producers send status subscribers tail top watch
-set -g _shtab_relayctl_opts_with_value --bridge-config-dir --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
+set -g _shtab_relayctl_opts_with_value --bridge-config-dir --bridge-dir --column --control-path --count --delay --event-type --for --format --group --hold --ingest-path --instance --listen --max-width --name --needs --output --payload --prefix --priority --publisher --quote --relayd-config --runtime-dir --service-config --shell --sock-path --sort-column --user --window -c -d -f -n -o
 
 complete -c relayctl -e
 complete -c relayctl -f
@@ -206,6 +206,7 @@ complete -c relayctl -n '_shtab_relayctl_using tail' -s h -l help -d 'show this 
 complete -c relayctl -n '_shtab_relayctl_using tail' -l event-type -x -d 'pattern of the event type, for example compute.instance.*'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l priority -xka "AUDIT DEBUG INFO WARN ERROR CRITICAL SAMPLE" -d 'pattern of the priority, for example warn'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l publisher -x -d 'pattern of the publisher_id, for example compute.*'
+complete -c relayctl -n '_shtab_relayctl_using tail' -l payload -x -d 'pattern of the value at a path in the payload, for example port.status=DOWN or size=100'
 complete -c relayctl -n '_shtab_relayctl_using tail' -s o -l output -xka "short json json-pretty" -d 'short, json, json-pretty, or a template such as '"'"'{timestamp} {event_type} {payload[uuid]}'"'"''
 complete -c relayctl -n '_shtab_relayctl_using tail' -s n -l count -x -d 'exit after N notifications'
 complete -c relayctl -n '_shtab_relayctl_using tail' -l for -x -d 'exit after this time'
@@ -230,6 +231,7 @@ complete -c relayctl -n '_shtab_relayctl_using watch' -s h -l help -d 'show this
 complete -c relayctl -n '_shtab_relayctl_using watch' -l event-type -x -d 'pattern of the event type, for example compute.instance.*'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l priority -xka "AUDIT DEBUG INFO WARN ERROR CRITICAL SAMPLE" -d 'pattern of the priority, for example warn'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l publisher -x -d 'pattern of the publisher_id, for example compute.*'
+complete -c relayctl -n '_shtab_relayctl_using watch' -l payload -x -d 'pattern of the value at a path in the payload, for example port.status=DOWN or size=100'
 complete -c relayctl -n '_shtab_relayctl_using watch' -s o -l output -xka "short json json-pretty" -d 'short, json, json-pretty, or a template such as '"'"'{timestamp} {event_type} {payload[uuid]}'"'"''
 complete -c relayctl -n '_shtab_relayctl_using watch' -s n -l count -x -d 'exit after N notifications'
 complete -c relayctl -n '_shtab_relayctl_using watch' -l for -x -d 'exit after this time'

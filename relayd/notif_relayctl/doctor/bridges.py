@@ -39,7 +39,7 @@ from notif_relayctl.doctor import rights
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import Host
 from notif_relayctl.units import count
-from notif_relayd.config_file import ConfigFile
+from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.errors import StartError
 
 STATE_DIRECTORY = "/var/lib/notif-relayd-bridge"
@@ -128,7 +128,7 @@ def _read(path: str, places: Places) -> _Configuration | Finding:
     """Return the options that the checks need, or why the file cannot be used."""
     name = os.path.splitext(os.path.basename(path))[0]
     check, remedy = f"bridge {name} file", f"run '{PROGRAM} --config-file {path} --check'"
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts()
     options = ("source", "target", "spool", "status_socket")
     conf.register_opts([cfg.StrOpt(each, default="") for each in options], group="bridge")
     try:

@@ -15,7 +15,7 @@ from notif_relay.connection import checked_path
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.location import instance_of
-from notif_relayd.config_file import ConfigFile
+from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
 from notif_relayd.settings import CONFIG_FILE, PROGRAM
@@ -121,7 +121,7 @@ def _relative_paths(files: Sequence[str]) -> list[str]:
 
 def _parsed(arguments: Sequence[str], files: list[str]) -> options.Settings:
     origins = config_files.check(files)
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts()
     options.register(conf)
     for group, opts in config_files.log_options():
         conf.register_cli_opts(opts, group=group)

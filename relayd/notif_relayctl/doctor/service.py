@@ -22,7 +22,7 @@ from notif_relayctl.doctor.destination import Sockets
 from notif_relayctl.doctor.drivers import MESSAGING, ROUTING, SECTION, UNIX
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.urls import Sections
-from notif_relayd.config_file import ConfigFile
+from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.daemon.config_files import files_in
 from notif_relayd.errors import StartError, one_line
 
@@ -129,7 +129,7 @@ def _sections(given: Sequence[str]) -> Sections:
 
 
 def _parsed(given: Sequence[str]) -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts()
     conf.register_opts(
         [
             cfg.MultiStrOpt("driver", default=[]),

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 
 from oslo_config import cfg
 
-from notif_relayd.config_file import ConfigFile, os_errors
+from notif_relayd.config_file import MAX_REFERENCES, BoundedOpts, ConfigFile, os_errors
 from notif_relayd.daemon import options
 from notif_relayd.errors import StartError, nearest, one_line
 from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
@@ -280,7 +280,7 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
     Raises:
         StartError: a value is invalid.
     """
-    conf = cfg.ConfigOpts()
+    conf = BoundedOpts(MAX_REFERENCES)
     for group, opts in _file_options():
         conf.register_opts(opts, group=group)
     for section in {section for section, _ in origins}:

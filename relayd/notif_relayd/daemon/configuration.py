@@ -14,7 +14,7 @@ from dataclasses import replace
 from oslo_config import cfg
 from oslo_log import log
 
-from notif_relayd.config_file import check_regular
+from notif_relayd.config_file import BoundedOpts, check_regular, reference_limit
 from notif_relayd.daemon import options
 from notif_relayd.daemon.config_files import (
     Origins,
@@ -50,7 +50,7 @@ class Configuration:
         self._sources, self._arguments = split(arguments)
         self._directory = _working_directory()
         self._version = version
-        self._conf = cfg.ConfigOpts()
+        self._conf = BoundedOpts()
         options.register(self._conf)
         log.register_options(self._conf)
 
@@ -88,7 +88,7 @@ class Configuration:
         with _working_in(self._directory):
             files = self._sources.files()
             origins = check(files, self._arguments)
-            new = cfg.ConfigOpts()
+            new = BoundedOpts()
             options.register(new)
             # log.register_options would make the formatters of the running daemon use `new`.
             for group, opts in log_options():
@@ -186,16 +186,23 @@ def _configuration_errors() -> Iterator[None]:
         yield
     except RecursionError:
         raise StartError("the values of some options refer to each other: correct them") from None
-    except cfg.ConfigSourceValueError as error:
+    except (cfg.Error, OSError, ValueError) as error:
+        raise StartError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message for an error of oslo.config."""
+    if (limit := reference_limit(error)) is not None:
+        return f"the configuration has {limit}: correct the values"
+    if isinstance(error, cfg.ConfigSourceValueError):
         # The values in files have been checked, and argparse has checked the command line.
         name = str(error).removeprefix("Value for option ").partition(" ")[0]
         reason = one_line(error).rpartition("is not valid: ")[2]
-        raise StartError(
+        return (
             f"the value of {name} in the environment is invalid: {reason}; correct the variable "
             f"OS_…__{name.upper()}"
-        ) from error
-    except (cfg.Error, OSError, ValueError) as error:
-        raise StartError(one_line(error)) from error
+        )
+    return one_line(error)
 
 
 def _working_directory() -> str:

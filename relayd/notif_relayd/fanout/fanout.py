@@ -95,7 +95,7 @@ class Fanout:
             context, self._streams, self.store, self.quota, group_limits, self.disconnect
         )
         self._members = self.groups.sender
-        self._losses = LossLog(context.log, self.store, self.subscribers, self.groups.losses)
+        self._losses = LossLog(context, self.store, self.subscribers, self.groups.losses)
         self.publisher = Publisher(
             context, self._streams, self.groups, self._losses, self.subscribers, self.disconnect
         )

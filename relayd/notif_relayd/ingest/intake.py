@@ -396,6 +396,7 @@ class Intake:
             len(reasons),
             producer.peer,
             ", ".join(sorted({reason.value for reason in reasons})),
+            subject=(producer.peer.uid, producer.peer.pid),
         )
 
     def _pause(self, producer: Producer, seconds: float) -> None:

@@ -149,6 +149,7 @@ class Acceptor:
             self._path,
             LazyPeer(connection),
             reason,
+            subject=(uid_of(connection), (self._path, reason)),
         )
         self._refuse(connection, reason)
         self._kernel.close_socket(connection)

@@ -160,9 +160,11 @@ class _Closer:
         return self._added - self._closed
 
     def close(self, connection: socket.socket) -> None:
+        peer = peer_of(connection)
         self._log.warning(
             "connection ended: %s: it passed file descriptors, which are not accepted",
-            peer_of(connection),
+            peer,
+            subject=(peer.uid, peer.pid),
         )
         self._added += 1
         # Queue the number: Python would close a socket object at exit, and block.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from notif_relayd.requirements import not_installed
 from notif_relayd_bridge.brokers.source import CreateSource, Selection, Source, SourceOptions
 from notif_relayd_bridge.brokers.target import Create, Options, Target
 from notif_relayd_bridge.errors import StartError
@@ -69,9 +70,7 @@ class Scheme:
     def _not_installed(self, error: ModuleNotFoundError) -> Exception:
         if (error.name or "").partition(".")[0] not in self.clients:
             return error
-        return StartError(
-            f"{error.name} is not installed: run \"pip install 'notif-relayd[{self.extra}]'\""
-        )
+        return StartError(not_installed(error, self.extra))
 
 
 SCHEMES = {

@@ -103,6 +103,7 @@ class Reader:
             event_type=requested.event_type,
             priority=requested.priority,
             publisher_id=requested.publisher_id,
+            payload=requested.payload,
             group=requested.group,
             window=requested.window,
             hold=requested.hold,

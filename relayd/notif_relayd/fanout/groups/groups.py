@@ -422,6 +422,7 @@ class Groups:
             uid,
             self.limits.max_deliveries,
             _name_of(next(given_up)),
+            subject=key,
         )
 
 

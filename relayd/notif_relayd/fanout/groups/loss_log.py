@@ -69,6 +69,7 @@ class GroupLossLog:
             _name_of(live),
             live.key[0],
             lost,
+            subject=live.key,
         )
         if is_logged:
             live.lost_before = live.lost
