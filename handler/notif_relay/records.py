@@ -123,13 +123,14 @@ def parse_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
-def _refuse_constant(constant: str) -> NoReturn:
+def refuse_constant(constant: str) -> NoReturn:
+    """Refuse NaN or infinity, which `json` would decode."""
     raise ValueError(f"{constant} is not JSON")
 
 
 def _decoder(parse_int: Callable[[str], float] | None) -> Callable[[str], Any]:
     return json.JSONDecoder(
-        object_pairs_hook=tuple, parse_int=parse_int, parse_constant=_refuse_constant
+        object_pairs_hook=tuple, parse_int=parse_int, parse_constant=refuse_constant
     ).decode
 
 

@@ -99,7 +99,8 @@ def test_invalid_request_gets_an_error_and_is_disconnected(
 ) -> None:
     for request, sentence in {
         b'{"filter": []}\n': "not an object",
-        b'{"filter": {"payload": ["x"]}}\n': "'payload'",
+        b'{"filter": {"context": ["x"]}}\n': "'context'",
+        b'{"filter": {"payload": {"a": "x"}}}\n': "path 'a' must have a list of alternatives",
         b'{"filer": {}}\n': 'not an object with the key "filter" or "group"',
         b"[]\n": 'not an object with the key "filter" or "group"',
         b"\xff\n": "not JSON",
