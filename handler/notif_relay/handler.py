@@ -121,7 +121,11 @@ class RelayHandler(logging.Handler):
         except UnicodeEncodeError as error:
             problem = f"a record was dropped: {error.reason}"
         except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
-            self.handleError(record)
+            if hasattr(record, "process"):
+                self.handleError(record)
+            else:  # a program made or changed this record; nothing has been sent
+                record.process = None
+                self.emit(record)
             return
         else:
             return
