@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from notif_relay import BadFilter, RelayError
 from notif_relay.group import GroupRequest, checked_membership
-from notif_relay.request import Patterns, filter_request
+from notif_relay.request import Patterns, Payload, filter_request
 from notif_relayd.records import subscription_request
 
 
@@ -103,12 +103,28 @@ PATTERNS = st.one_of(
 )
 
 
-@given(PATTERNS, PATTERNS, PATTERNS)
+SCALARS = st.one_of(st.text("aß?[]*", max_size=260), st.integers(), st.floats(), st.booleans())
+
+ALTERNATIVES = st.one_of(
+    st.none(),
+    SCALARS,
+    st.builds(lambda key, text: {key: text}, st.sampled_from(["glob", "prefix"]), st.text()),
+    st.builds(lambda values: {"not": values}, st.lists(SCALARS, max_size=3)),
+    st.builds(lambda *limits: {"range": limits}, st.integers(), st.none() | st.floats()),
+    st.builds(lambda value: {"exists": value}, st.booleans()),
+)
+
+PAYLOADS = st.none() | st.dictionaries(
+    st.text("ab.", min_size=1, max_size=20), st.lists(ALTERNATIVES, max_size=5), max_size=17
+)
+
+
+@given(PATTERNS, PATTERNS, PATTERNS, PAYLOADS)
 def test_relay_accepts_every_request_of_the_library(
-    event_type: Patterns, priority: Patterns, publisher_id: Patterns
+    event_type: Patterns, priority: Patterns, publisher_id: Patterns, payload: Payload
 ) -> None:
     try:
-        request = filter_request(event_type, priority, publisher_id)
+        request = filter_request(event_type, priority, publisher_id, None, payload)
     except BadFilter:
         return
     subscription_request.parse(request.rstrip(b"\n"))
