@@ -129,7 +129,8 @@ class Notification:
 
         Any thread may call this, for notifications in any order. The relay is told in batches. A
         further call does nothing, and neither does a call after the connection has ended: the relay
-        then sends the notification again. Without a ``window``, there is nothing to finish.
+        then sends the notification again. Without a ``window``, there is nothing to finish. A
+        ``Gap`` is finished like any other notification.
 
         Raises:
             WrongProcess: this is a child process of the one that subscribed.

@@ -61,7 +61,7 @@ def command_line_only() -> list[cfg.Opt]:
             "pidfile",
             metavar="FILE",
             help="With --daemonize: write the process ID to this file, or to standard output if "
-            "FILE is -. The file exists while the daemon runs, which holds a lock on it.",
+            "FILE is -. The file exists while the daemon runs.",
         ),
     ]
 

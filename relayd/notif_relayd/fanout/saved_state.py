@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from notif_relayd.access.connection_stats import ConnectionStatsState
+from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter, View
@@ -156,8 +157,10 @@ class GroupState(msgspec.Struct, tag="group"):
     name: str
     segments: list[SegmentState]
     waiting: list[Run]
-    lost: int
-    undeliverable: int
+    missing: Missing | None
+    """Records that are to be announced as missing."""
+    deferred: Missing | None
+    """The same, with the next ones."""
     dropped: int
     redelivered: int
     held_until: float | None
@@ -180,9 +183,9 @@ class MemberState(msgspec.Struct):
     window: int | None
     hold: float
     unfinished: list[Run]
+    gaps: list[tuple[int, Missing]]
     unsent: list[Run]
-    lost: int
-    undeliverable: int
+    missing: Missing | None
     taken: int
     sent: int
     finished: int

@@ -10,7 +10,7 @@ from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.run import Run, append
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.framing import split
-from notif_relayd.records.selector import GAP_BIT, Mask, Selector
+from notif_relayd.records.selector import Mask, Selector
 from notif_relayd.records.validator import RoutingKey
 
 
@@ -93,10 +93,7 @@ class Division:
         lines = list(split(data))
         for member, part in self._parts.items():
             for index in part:
-                run = self._run(index)
-                if member.window is not None and self._passed[index] & GAP_BIT:
-                    run = run._replace(gaps=True)
-                append(member.unsent, run)
+                append(member.unsent, self._run(index))
             some = b"".join([lines[index] for index in part])
             yield member, HandOut(b"", [some], member.unsent, is_part=len(self._parts) > 1)
 

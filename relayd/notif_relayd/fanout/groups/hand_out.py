@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
-from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
-from notif_relayd.fanout.groups.run import Run, append, by_kind
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.missing import Missing
+from notif_relayd.fanout.groups.run import Run, append
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
@@ -91,7 +92,7 @@ class Draft:
     def accepts(self, run: Run) -> bool:
         """Return whether a run may be handed out together with the others."""
         if run.is_suspect:
-            return not (self.runs or self._member.unfinished)
+            return not (self.runs or self._member.unfinished_count)
         return not self.runs or run.attempts == self.attempts
 
     def offer(self, chunk: Chunk, run: Run, views: Collection[View]) -> tuple[list[Run], int]:
@@ -150,8 +151,7 @@ class Draft:
         self.data.append(part)
         self.size += len(part)
         self.room -= run.length
-        for each in (run,) if self._member.window is None else by_kind(chunk, run):
-            append(self.runs, each)
+        append(self.runs, run)
 
 
 class HandOut(NamedTuple):
@@ -163,8 +163,8 @@ class HandOut(NamedTuple):
     """The records of producers."""
     runs: list[Run]
     """The same records."""
-    missing: Missing = NOTHING_MISSING
-    """What `head` announces as missing."""
+    missing: Missing | None = None
+    """What `head` announces as missing, if it is a gap record."""
     is_part: bool = False
     """Whether other members get the other records of the same batch, which may be later ones."""
 
