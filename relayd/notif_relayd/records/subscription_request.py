@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -123,7 +123,7 @@ class Request:
     """A valid request."""
 
     filter: Filter
-    requested: dict[str, list[str]]
+    requested: dict[str, Any]
     """The filter as the request states it, for the answer."""
     group: GroupRequest | None = None
     """The group that the subscriber joins, if any."""

@@ -31,8 +31,8 @@ member that joins examines all waiting records in such parts, and the loop relay
 them."""
 
 MAX_SECONDS = 0.002
-"""Processor time, in seconds, for values that the selector has not remembered, after which no
-further record is examined for one hand-out."""
+"""Processor time, in seconds, for values that the selector has not remembered and for decoding
+records, after which no further record is examined for one hand-out."""
 
 MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
@@ -114,7 +114,7 @@ class Draft:
         part = bytes(chunk.part(run.first - chunk.first, run.length))
         kept: list[Run] = []
         offered = 0
-        for by, some in groupby(self._decide(routing_keys_of(part, run.length))):
+        for by, some in groupby(self._decide(routing_keys_of(part, run.length), split(part))):
             count = sum(1 for _ in some)
             next_run = run.tail(offered).head(count)
             if by is _Wanted.BY_MEMBER:
@@ -127,14 +127,16 @@ class Draft:
                 break
         return kept, offered
 
-    def _decide(self, routing_keys: Iterable[RoutingKey]) -> Iterator[_Wanted]:
+    def _decide(
+        self, routing_keys: Iterable[RoutingKey], lines: Iterable[bytes]
+    ) -> Iterator[_Wanted]:
         """Yield what becomes of records, until enough of them were examined."""
         selector = self._selector
-        until = selector.seconds + MAX_SECONDS
-        for routing_key in routing_keys:
-            passed = selector.passed(routing_key)
+        until = selector.all_seconds + MAX_SECONDS
+        for routing_key, line in zip(routing_keys, lines, strict=True):
+            passed = selector.passed(routing_key, line)
             self.examined += 1
-            if selector.seconds > until:
+            if selector.all_seconds > until:
                 self.examined = MAX_EXAMINED
             if self._member.mask.contains(passed):
                 yield _Wanted.BY_MEMBER
