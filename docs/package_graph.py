@@ -31,7 +31,10 @@ NODES = {
 }
 """Row, horizontal centre and job of each package; a package imports only lower rows."""
 
-LEAVES = ("settings", "config_file", "peer", "escaping", "errors", "files", "requirements")
+LEAVES = (
+    *("settings", "config_file", "peer", "escaping"),
+    *("errors", "files", "lock_file", "requirements"),
+)
 """Modules without an arrow: they import nothing but each other."""
 
 STARTERS = ("__init__", "__main__", "entry", "requirements", "stdio")

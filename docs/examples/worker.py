@@ -22,11 +22,12 @@ with socket.socket(socket.AF_UNIX) as relay:
             sys.exit(payload)
         elif event_type == "notif_relayd.subscribed":
             report = {"done": 0, "group_since": payload["group_since"]}
-        elif event_type == "notif_relayd.gap":
-            print(payload["dropped"] or "some", "are missing:", payload["reason"], flush=True)
         elif event_type == "notif_relayd.redelivered":
             print("possibly handled before:", payload["records"], flush=True)
         elif report is not None:  # Records before the answer are not from the group.
-            print(event_type, payload, flush=True)
+            if event_type == "notif_relayd.gap":
+                print(payload["dropped"] or "some", "are missing:", payload["reason"], flush=True)
+            else:
+                print(event_type, payload, flush=True)
             report["done"] += 1
             relay.sendall(json.dumps(report).encode() + b"\n")

@@ -14,6 +14,8 @@ import asyncio
 import os
 import time
 import weakref
+from collections.abc import MutableMapping
+from functools import partial
 from types import TracebackType
 
 from notif_relay.group import checked_membership
@@ -61,6 +63,9 @@ class Subscriber(Subscription):
             weakref.WeakKeyDictionary()
         )
         """The notification that each task got last, if asking for the next one finishes it."""
+        if self._finishes_previous:
+            # Until ``on_gap`` returns. If it raises an exception, the next call finishes the gap.
+            self._stream.note_gap = partial(_note, self._previous)
         self._started = False
         self._waiter: asyncio.Future[bool] | None = None
 
@@ -196,6 +201,14 @@ class Subscriber(Subscription):
                 timer.cancel()
             if self._closed:
                 self._release()
+
+
+def _note(
+    previous: MutableMapping[asyncio.Task[object], Notification], notification: Notification
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - see ``__anext__``
+    previous[task] = notification
 
 
 def _resolve(waiter: asyncio.Future[bool], result: bool) -> None:

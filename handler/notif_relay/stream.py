@@ -14,7 +14,7 @@ notifications. One stream continues over many connections:
   answers the request once more. Neither the incomplete record nor the answer is yielded.
 - A member of a group gets no gap from this module if the group has kept its place while the
   connection was interrupted. Each answer says since when the group exists.
-- With a window, notifications are numbered from each answer on.
+- With a window, notifications and the gaps that the relay sends are numbered from each answer on.
 """
 
 import io
@@ -36,8 +36,8 @@ class Stream:
 
     Args:
         path: path of the public socket, for error messages.
-        on_gap: called with each gap at its position in the stream; the gap is then not yielded.
-            None: gaps are yielded.
+        on_gap: called with each gap at its position in the stream; the gap is then not yielded, and
+            is finished when the call returns. None: gaps are yielded.
         make_progress: returns the progress of a member with a window since an answer, which says
             when the group began; None for other subscribers.
     """
@@ -58,6 +58,8 @@ class Stream:
         """Why the relay will close the connection, after it has applied the filter."""
         self.progress: Progress | None = None
         """The notifications since the last answer, for a member with a window."""
+        self.note_gap: OnGap | None = None
+        """Called before ``on_gap``."""
         self._path = path
         self._on_gap = on_gap
         self._make_progress = make_progress
@@ -157,19 +159,17 @@ class Stream:
                     self._answer_may_follow = True
                     if found and _is_truncated(found[-1].raw):
                         found.pop()
-                self._redelivered = max(0, self._redelivered - 1)
-                found.append(gap)
+                found.append(self._counted(gap))
             else:
-                found.append(self._notification(line))
+                found.append(
+                    self._counted(Redelivered(line) if self._redelivered else Notification(line))
+                )
         return found
 
-    def _notification(self, line: bytes) -> Notification:
-        """Return a record that is no gap, numbered if it counts as a notification."""
-        notification = Redelivered(line) if self._redelivered else Notification(line)
+    def _counted(self, notification: Notification) -> Notification:
+        """Return a record that was handed out, with a number if the member has a window."""
         self._redelivered = max(0, self._redelivered - 1)
-        if self.progress is None or notification.event_type.startswith(records.EVENT_TYPE_PREFIX):
-            return notification
-        return self.progress.add(notification)
+        return notification if self.progress is None else self.progress.add(notification)
 
     def _note_answer(self, answer: Notification, found: list[Notification]) -> None:
         notice = answer.payload.get(records.NOTICE)
@@ -195,7 +195,10 @@ class Stream:
     def _is_yielded(self, notification: Notification) -> bool:
         if self._on_gap is None or not isinstance(notification, Gap):
             return True
+        if self.note_gap is not None:
+            self.note_gap(notification)
         self._on_gap(notification)
+        notification.done()
         return False
 
     def _refusal(self, message: str) -> RelayError:

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from types import TracebackType
 
 from notif_relay.group import checked_membership
@@ -52,7 +53,8 @@ class Subscriber(Subscription):
     which are subscribers of the same user; each notification goes to one of them. With ``window``,
     a notification is unfinished until the member reports that it has handled it. If the member
     ends or loses its connection before, the relay sends the notification to another member, or to
-    this one when it is connected again, as a ``Redelivered``.
+    this one when it is connected again, as a ``Redelivered``. The same holds for a ``Gap`` of the
+    relay, which then may have a greater number, because more notifications are missing.
 
     By default, a notification is finished when its thread asks for the next one. So a plain loop is
     correct: it leaves unfinished what it was handling when it ended. For the last notification
@@ -83,7 +85,8 @@ class Subscriber(Subscription):
             ``notif_relay.payload_pattern`` lists the alternatives and limits.
         timeout: maximum time in seconds to wait for the next notification; None: no limit.
         reconnect: whether to keep connecting when the relay is not available.
-        on_gap: called with each gap at its position in the stream.
+        on_gap: called with each gap at its position in the stream. With ``window``, the gap is
+            finished when the call returns.
         group: name of a group, 1 to 64 characters of ``A-Z``, ``a-z``, ``0-9`` and ``._:/-``; None:
             the subscriber gets all notifications. Members may have different patterns.
         window: with ``group``, maximum number of unfinished notifications, from 1 to 65536; None: a
@@ -125,6 +128,9 @@ class Subscriber(Subscription):
         super().__init__(path, request, membership, timeout, reconnect, on_gap)
         self._previous = _Previous() if window is not None and auto_done else None
         """The notification that each thread got last, if asking for the next one finishes it."""
+        if self._previous is not None:
+            # Until ``on_gap`` returns. If it raises an exception, the next call finishes the gap.
+            self._stream.note_gap = partial(setattr, self._previous, "notification")
         self._reading = threading.Lock()
         """Held by the thread that reads and connects."""
         self._closing = threading.Lock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from notif_relay import Notification
+from notif_relay import Notification, records
 from notif_relayd_bridge.brokers.target import Events
 from notif_relayd_bridge.configuration import Subscription
 from notif_relayd_bridge.errors import SpoolError
@@ -88,6 +88,45 @@ def test_killed_bridge_sends_unconfirmed_records_again(
     broker.take(6)
     assert broker.stored == records
     wait_finished(relay)
+
+
+def test_killed_bridge_sends_unconfirmed_gap_records_again(
+    directory: Path, broker: FakeBroker
+) -> None:
+    config = directory / "relayd.conf"
+    config.write_text("[relayd]\nring_size = 65536\nmax_record_size = 65536\n")
+    with (
+        running_relay(directory, "--config-file", str(config)) as relay,
+        running_bridge(directory, relay, broker.url, window=4) as bridge,
+        relay.produce() as producer,
+    ):
+        broker.accept()
+        gaps = [records.gap(number, "producer_congested") for number in (None, 7)]
+        producer.sendall(b"".join(gaps))
+        for _ in range(2):
+            assert broker.read(2) == gaps
+            bridge.kill()
+            broker.disconnect()
+            bridge.start()
+            broker.accept()
+        broker.take(2)
+        wait_finished(relay)
+        # The gap record of the relay, which the group gets without a member.
+        bridge.kill()
+        broker.disconnect()
+        lost = emit(relay, 0, 500)
+        relay.wait_status(records_received=502)
+        bridge.start()
+        broker.accept()
+        gap, first = broker.read(2)
+        dropped = json.loads(gap)["payload"]["dropped"]
+        assert (first, dropped > 100) == (lost[dropped], True)
+        bridge.kill()
+        broker.disconnect()
+        bridge.start()
+        broker.accept()
+        broker.take(1)
+        assert json.loads(broker.stored[-1])["payload"] == json.loads(gap)["payload"]
 
 
 def test_unconfirmed_records_are_sent_again_in_order(

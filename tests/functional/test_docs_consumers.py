@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from notif_relay import records
 from support.records import record
 from support.relay import RunningRelay
 from support.waiting import TIMEOUT, wait_until
@@ -78,6 +79,9 @@ def test_workers_share_the_errors(relay: RunningRelay) -> None:
         workers[0].kill()
         assert read_line(workers[1]) == "possibly handled before: 1\n"
         assert read_line(workers[1]) == "three 3\n"
+        producer.sendall(records.gap(4, "producer_congested"))
+        assert read_line(workers[1]) == "4 are missing: producer_congested\n"
+        wait_until(lambda: not relay.request("groups")[0]["unfinished"], "both are finished")
 
 
 def wait_members(relay: RunningRelay, count: int) -> None:

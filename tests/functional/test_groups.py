@@ -220,12 +220,20 @@ def test_a_held_group_announces_what_left_the_ring(directory: Path) -> None:
         for number in range(200):
             p.sendall(numbered_record(number))
         relay.wait_status(records_received=200)
-        with join(relay) as member:
-            gap = member.notification()
-            dropped = gap["payload"]["dropped"]
-            assert gap["payload"] == {"dropped": dropped, "reason": "slow_subscriber"}
+        with join(relay, window=1, hold=100) as member:
+            gap = member.notification()["payload"]
+            dropped = gap["dropped"]
+            assert gap == {"dropped": dropped, "reason": "slow_subscriber"}
             assert 100 < dropped < 200
-            assert numbers(member, 200 - dropped) == list(range(dropped, 200))
+            wait_group(relay, unfinished=1)
+        wait_group(relay, members=0, unfinished=0)
+        with join(relay, window=1, hold=100) as member:
+            assert member.notification()["payload"] == gap  # it was not finished
+            request(member, done=1)
+            assert numbers(member, 1) == [dropped]
+            request(member, done=2)
+        with join(relay) as member:
+            assert numbers(member, 199 - dropped) == list(range(dropped + 1, 200))
         assert relay.status()["records_dropped"] == dropped
 
 
@@ -254,6 +262,7 @@ def test_a_record_that_nobody_finishes_is_given_up(directory: Path) -> None:
         with join(relay, window=10) as worker:
             gap = worker.notification()
             assert gap["payload"] == {"dropped": 1, "reason": "undeliverable"}
+            request(worker, done=1)
             if number != 2:
                 notification = worker.notification()
                 assert notification["event_type"] in ("notif_relayd.redelivered", "good")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import pytest
 
@@ -12,6 +13,14 @@ from notif_relay.messaging.options import list_opts
 from support.messaging import configuration, make_notifier, transport_to
 from support.records import record
 from support.relay import RunningRelay
+
+
+def nested(levels: int) -> list[object]:
+    inner: list[object] = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
 
 INVALID = [
     ("event", {"load": float("nan")}, "NaN is not JSON"),
@@ -22,6 +31,9 @@ INVALID = [
     (["a"], {}, "event_type is not a string, but a list"),
     ("notif_relayd.error", "text", "is reserved for the relay"),
     ("event", "x" * 1_100_000, "max_record_size is 1048576 bytes"),
+    ("event", {"large": "x" * 1_100_000, "lock": threading.Lock()}, "cannot be written as JSON"),
+    ("event", {("a", "b"): 1}, "cannot be written as JSON: TypeError"),
+    ("event", nested(100_000), "cannot be written as JSON: RecursionError"),
 ]
 
 
@@ -52,8 +64,9 @@ def test_invalid_notification_is_one_warning_in_the_service(
             (warning,) = caplog.records
             assert warning.levelno == logging.WARNING
             assert problem in warning.getMessage()
+            assert warning.getMessage().endswith("records dropped so far)")
             assert warning.getMessage().startswith(f"{event_type} of compute.host-1: ")
-            assert len(warning.getMessage()) < 300
+            assert len(warning.getMessage()) < 400
         caplog.clear()
         emit.info({}, "valid", {})
         assert subscriber.notification()["event_type"] == "valid"

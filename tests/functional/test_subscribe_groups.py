@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from notif_relay import (
     Subscriber,
     SubscriptionRefused,
     aio,
+    records,
     subscribe,
 )
 from support.records import record, record_number
@@ -64,6 +65,50 @@ def test_loop_leaves_only_the_last_notification_unfinished(relay: RunningRelay) 
         send(relay, 6)
         assert seen(second, 1) == [(6, False)]
         wait_group(relay, unfinished=1)
+
+
+def fail_once(gaps: list[int | None]) -> Callable[[Gap], None]:
+    """Return a handler of gaps that appends their numbers, and raises an exception at first."""
+
+    def handle(gap: Gap) -> None:
+        gaps.append(gap.dropped)
+        if len(gaps) == 1:
+            raise RuntimeError("failed")
+
+    return handle
+
+
+def send_gaps(relay: RunningRelay) -> None:
+    with relay.produce() as producer:
+        gaps = [records.gap(number, "producer_congested") for number in (1, 2)]
+        producer.sendall(b"".join(gaps) + record(number=0))
+
+
+def test_gap_is_finished_by_the_next_call_if_its_handler_failed(relay: RunningRelay) -> None:
+    gaps: list[int | None] = []
+    with member(relay, window=1, on_gap=fail_once(gaps)) as subscriber:
+        send_gaps(relay)
+        with pytest.raises(RuntimeError, match="failed"):
+            next(subscriber)
+        wait_group(relay, unfinished=1)
+        assert seen(subscriber, 1) == [(0, False)]
+    assert gaps == [1, 2]
+
+
+def test_task_finishes_a_gap_if_its_handler_failed(relay: RunningRelay) -> None:
+    gaps: list[int | None] = []
+
+    async def main() -> None:
+        async with aio.subscribe(
+            relay.public, group="g", window=1, timeout=TIMEOUT, on_gap=fail_once(gaps)
+        ) as subscriber:
+            send_gaps(relay)
+            with pytest.raises(RuntimeError, match="failed"):
+                await anext(subscriber)
+            assert record_number(await anext(subscriber)) == 0
+
+    asyncio.run(main())
+    assert gaps == [1, 2]
 
 
 def test_done_is_reported_while_another_thread_waits(relay: RunningRelay) -> None:

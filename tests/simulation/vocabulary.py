@@ -23,9 +23,6 @@ TEMPLATES: list[dict[str, Any]] = [
         "payload": {"dropped": 1, "reason": "producer_congested"},
     },
 ]
-GAP_TEMPLATE = 4
-"""Index of the template of gap records."""
-
 MATCHING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
 """For each filter, the indexes of the templates whose records match it."""
 

@@ -30,11 +30,11 @@ from notif_relayd.handover.state import State, decode, encode
 from notif_relayd.ingest.saved_state import IntakeState
 from notif_relayd.records.filters import UNFILTERED, Filter, View
 from notif_relayd.records.selector import Selector
-from support.group_reader import Reader, append, number_of, record, select
+from support.group_reader import Reader, append, key, number_of, record, reported, select
 
 MAX_MEMBERS = 5
 
-KINDS = st.lists(st.sampled_from(["a", "b", "c", "gap"]), min_size=1, max_size=6)
+KINDS = st.lists(st.sampled_from(["a", "b", "c", "gap", "unknown"]), min_size=1, max_size=6)
 """Event types of a batch."""
 
 SHARES = st.one_of(st.just(1.0), st.floats(0, 1))
@@ -80,7 +80,10 @@ class Groups(RuleBasedStateMachine):
         """Event type of each record, by its number."""
         self.undeliverable: list[int] = []
         self.announced: Counter[str] = Counter()
-        """Number of missing records, by reason."""
+        """Number of missing records, by reason. What a member that left did not finish does not
+        count."""
+        self.unknown = 0
+        """Number of gap records of the relay without a number."""
         self.finished: set[int] = set()
         self.attempts: Counter[int] = Counter()
         """How many members left without finishing each record."""
@@ -96,12 +99,13 @@ class Groups(RuleBasedStateMachine):
 
     def is_wanted(self, kind: str) -> bool:
         """Return whether the member that stays wants a record."""
-        return self.view((records.GAP if kind == "gap" else kind, "INFO", ""))
+        return self.view(key(kind))
 
     def on_undeliverable(self, lines: Iterator[bytes], count: int) -> None:
         before = len(self.undeliverable)
         for line in lines:
             number = number_of(line)
+            assert number is not None
             attempts = self.attempts[number]
             assert self.max_deliveries <= attempts <= max(2, self.max_deliveries)
             self.undeliverable.append(number)
@@ -163,7 +167,7 @@ class Groups(RuleBasedStateMachine):
             self.append(batch, parts)
             return
         self.append(batch, parts, finished=share == 1.0 and member.window is None)
-        if share == 1.0 and (member.window is None or "gap" not in kinds):
+        if share == 1.0:
             self.group.note_direct(member, len(batch))
             reader.wire += batch.data
             self.read(reader)
@@ -201,7 +205,12 @@ class Groups(RuleBasedStateMachine):
         if completing:
             reader.wire += reader.owed
             self.read(reader)
-        self.attempts.update({*reader.unfinished, *(() if completing else reader.begun)})
+        self.attempts.update(() if completing else reader.begun)
+        for each in reader.unfinished:
+            if isinstance(each, int):
+                self.attempts[each] += 1
+            else:
+                self.announce(*each, times=-1)
         self.group.note_progress(reader.member, 0 if completing else reader.owed.count(b"\n"))
         self.group.leave(number)
 
@@ -249,6 +258,7 @@ class Groups(RuleBasedStateMachine):
             # Other members may have got later records, so these are marked.
             for line in data[size + len(reader.owed) :].splitlines():
                 number = number_of(line)
+                assert number is not None
                 self.attempts[number] = max(1, self.attempts[number])
         self.read(reader)
 
@@ -265,7 +275,7 @@ class Groups(RuleBasedStateMachine):
                 return
             raise AssertionError("accepted")
         member.finish(count)
-        self.settle(*reader.got[:count])
+        self.settle(*(each for each in reader.counted[:count] if isinstance(each, int)))
 
     @rule()
     def restart(self) -> None:
@@ -317,20 +327,30 @@ class Groups(RuleBasedStateMachine):
             if event_type == records.REDELIVERED:
                 assert reader.announced == 0
                 reader.announced = payload["records"]
-            elif event_type == records.GAP and payload["reason"] == "producer_congested":
-                self.check_marker(reader, payload["dropped"])
-                self.settled.add(payload["dropped"])
-            elif event_type == records.GAP:
+            elif "number" not in content:
                 assert reader.announced == 0
-                self.announced[payload["reason"]] += payload["dropped"]
+                assert event_type == records.GAP
+                self.announce(payload["reason"], payload["dropped"])
+                if reader.member.window is not None:
+                    reader.counted.append((payload["reason"], payload["dropped"]))
             else:
+                number = content["number"]
                 assert reader.member.view((event_type, "INFO", ""))
-                assert payload not in self.undeliverable
-                self.check_marker(reader, payload)
-                reader.got.append(payload)
+                assert number not in self.undeliverable
+                self.check_marker(reader, number)
+                reader.got.append(number)
                 if reader.member.window is None:
-                    self.settle(payload)
+                    self.settle(number)
+                else:
+                    reader.counted.append(number)
         reader.seen = len(lines)
+
+    def announce(self, reason: str, dropped: int | None, times: int = 1) -> None:
+        """Note that a gap record of the relay was received, or is to be announced again."""
+        if dropped is None:
+            self.unknown += times
+        else:
+            self.announced[reason] += dropped * times
 
     def settle(self, *numbers: int) -> None:
         """Note that notifications are finished."""
@@ -345,8 +365,8 @@ class Groups(RuleBasedStateMachine):
         assert attempts < max(2, self.max_deliveries)
         assert (attempts > 0) == (reader.announced > 0)
         # What may have made members fail is handed out alone.
-        suspects = [each for each in reader.unfinished if self.attempts[each] >= SUSPECT_ATTEMPTS]
-        assert not suspects
+        unfinished = [each for each in reader.unfinished if isinstance(each, int)]
+        assert not any(self.attempts[each] >= SUSPECT_ATTEMPTS for each in unfinished)
         if not attempts:
             assert number > reader.last
             reader.last = number
@@ -356,19 +376,29 @@ class Groups(RuleBasedStateMachine):
             assert not reader.announced
             assert not reader.unfinished
 
+    @property
+    def given_up(self) -> tuple[int, int]:
+        """What the undeliverable records stand for: a number, and the unknown numbers."""
+        numbers = [reported(each, self.kinds[each]) for each in self.undeliverable]
+        known = [each for each in numbers if each is not None]
+        return sum(known), len(numbers) - len(known)
+
     @invariant()
     @precondition(lambda self: hasattr(self, "group"))
     def windows_hold(self) -> None:
         for reader in self.readers.values():
             member = reader.member
             self.group.note_progress(member, reader.owed.count(b"\n"))
-            assert member.unfinished_count == sum(each.length for each in member.unfinished)
+            taken = sum(each.length for each in member.unfinished)
+            assert member.unfinished_count == taken + len(member.gaps)
             assert not (reader.owed and self.group.has_work_for(member))
             assert len(reader.unfinished) == member.unfinished_count
             self.group.rest()
             assert member.window is None or member.unfinished_count <= member.window
-        assert len(self.undeliverable) >= self.announced["undeliverable"]
-        assert sum(self.announced.values()) <= self.group.dropped
+        assert self.announced["undeliverable"] <= self.given_up[0]
+        assert self.unknown <= self.given_up[1]
+        lost = self.group.dropped - len(self.undeliverable)
+        assert self.announced["slow_subscriber"] <= lost
         assert self.redelivered == self.group.redelivered
 
     @invariant()
@@ -377,8 +407,7 @@ class Groups(RuleBasedStateMachine):
         members = [each.member for each in self.readers.values()]
         for each in self.readers.values():
             self.group.note_progress(each.member, each.owed.count(b"\n"))
-        taken = sum(each.unfinished_count for each in members)
-        taken += sum(run.length for each in members for run in each.unsent)
+        taken = sum(run.length for each in members for run in (*each.unfinished, *each.unsent))
         found = len(self.settled) + taken + self.group.lag + self.group.dropped
         if self.view.is_unfiltered:
             assert found == len(self.kinds)
@@ -391,8 +420,8 @@ class Groups(RuleBasedStateMachine):
                 each.stop()
             self.finish_everything()
 
-    def finish_everything(self) -> None:
-        """Let the members get and finish all that they can get; check that nothing is left."""
+    def drain(self) -> None:
+        """Let the members get and finish all that they can get."""
         for _ in range(200 * (1 + len(self.kinds))):
             before = self.group.lag, self.group.unfinished
             for index in range(len(self.readers)):
@@ -404,14 +433,27 @@ class Groups(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError(f"does not end: {before}")
+
+    def finish_everything(self) -> None:
+        """Let the members get and finish all that they can get; check that nothing is left."""
+        self.drain()
+        known, unknown = self.given_up
+        dropped = self.group.dropped
+        lost = dropped - len(self.undeliverable)
+        missing = {"slow_subscriber": lost, "undeliverable": known}
+        if +Counter(missing) != +self.announced or min(unknown, 1) > self.unknown:
+            # Members have not finished gap records. The next loss announces their numbers again.
+            self.group.note_lost(1)
+            self.announced["slow_subscriber"] -= 1
+            self.drain()
         assert self.group.lag == self.group.unfinished == 0
         self.group.segments.forget_finished()
         assert len(self.group.segments.streams) == 1
         wanted = {number for number, kind in self.kinds.items() if self.is_wanted(kind)}
-        missing = len(wanted - self.settled)
-        assert sum(self.announced.values()) == self.group.dropped
-        assert missing <= self.group.dropped <= len(self.kinds) - len(self.settled)
-        assert self.announced["undeliverable"] == len(self.undeliverable)
+        not_got = len(wanted - self.settled)
+        assert not_got <= dropped <= len(self.kinds) - len(self.settled)
+        assert +self.announced == +Counter(missing)
+        assert min(unknown, 1) <= self.unknown <= unknown
         assert not self.finished & set(self.undeliverable)
         self.group.segments.release()
         assert self.store.size == 0

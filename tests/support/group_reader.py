@@ -10,29 +10,40 @@ from notif_relay import records
 from notif_relayd.fanout.groups.division import Batch
 from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.subscriber import Stream
+from notif_relayd.records.validator import RoutingKey
 
 
 def record(number: int, event_type: str) -> bytes:
-    """Return a notification with a number; a gap record for the event type "gap"."""
-    if event_type == "gap":
-        return records.gap(number, "producer_congested")
-    return b'{"event_type": "%s", "priority": "INFO", "payload": %d}\n' % (
-        event_type.encode(),
-        number,
-    )
+    """Return a notification with a number; a gap record for the event types "gap" and "unknown"."""
+    payload: object = number
+    if event_type in ("gap", "unknown"):
+        payload = {"dropped": reported(number, event_type), "reason": "producer_congested"}
+        event_type = records.GAP
+    fields = {"event_type": event_type, "priority": "INFO", "payload": payload, "number": number}
+    return json.dumps(fields).encode() + b"\n"
 
 
-def number_of(line: bytes) -> int:
+def reported(number: int, event_type: str) -> int | None:
+    """Return the number of missing records that a record stands for if it is missing itself."""
+    return {"gap": number % 4, "unknown": None}.get(event_type, 1)
+
+
+def number_of(line: bytes) -> int | None:
     """Return the number of a notification or of a producer's gap record."""
-    payload = json.loads(line)["payload"]
-    return int(payload if isinstance(payload, int) else payload["dropped"])
+    number: int | None = json.loads(line).get("number")
+    return number
+
+
+def key(event_type: str) -> RoutingKey:
+    """Return the routing key of a record."""
+    return records.GAP if event_type in ("gap", "unknown") else event_type, "INFO", ""
 
 
 def select(stream: Stream, batch: list[tuple[bytes, str]]) -> Batch:
     """Return the records that belong to a stream."""
-    keyed = [(data, (records.GAP if kind == "gap" else kind, "INFO", "")) for data, kind in batch]
-    some = [(data, key) for data, key in keyed if any(view(key) for view in stream.views)]
-    return Batch(b"".join(data for data, _ in some), [key for _, key in some])
+    keyed = [(data, key(kind)) for data, kind in batch]
+    some = [(data, each) for data, each in keyed if any(view(each) for view in stream.views)]
+    return Batch(b"".join(data for data, _ in some), [each for _, each in some])
 
 
 def append(stream: Stream, batch: Batch) -> None:
@@ -56,23 +67,20 @@ class Reader:
     announced: int = 0
     """Records that the last marker announces and that were not received yet."""
     got: list[int] = field(default_factory=list)
-    """Numbers of the notifications that it received."""
+    """Numbers of the records of producers that it received."""
+    counted: list[int | tuple[str, int | None]] = field(default_factory=list)
+    """The same, and the reasons and numbers of the relay's gap records, with a window."""
     last: int = -1
-    """Number of the last notification that was not redelivered."""
+    """Number of the last record that was not redelivered."""
 
     @property
-    def unfinished(self) -> list[int]:
-        """Numbers of the notifications that it has not finished."""
-        return [] if self.member.window is None else self.got[self.member.finished :]
+    def unfinished(self) -> list[int | tuple[str, int | None]]:
+        """What it has not finished."""
+        return self.counted[self.member.finished :]
 
     @property
     def begun(self) -> set[int]:
-        """Number of the notification that it may have received in part, if any."""
+        """Number of the record that it may have received in part, if any."""
         lines = self.owed.splitlines()
-        if not lines:
-            return set()
-        content = json.loads(self.wire.rpartition(b"\n")[2] + lines[0])
-        payload = content["payload"]
-        if content["event_type"] == records.GAP and payload["reason"] == "producer_congested":
-            return {payload["dropped"]}
-        return {payload} if isinstance(payload, int) else set()
+        number = number_of(self.wire.rpartition(b"\n")[2] + lines[0]) if lines else None
+        return set() if number is None else {number}

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from notif_relay.records import gap
-from notif_relayd_bridge.spool.missing import read_gap
+from notif_relay.records import gap, gap_report
 from notif_relayd_bridge.spool.spool import Spool
 from support.records import numbered_record
 
@@ -58,7 +57,7 @@ def contents(records: Iterable[tuple[int, bytes]]) -> list[int | str]:
     """Return the number of each record; of a gap, its content, as in `4 spool_full`."""
     result: list[int | str] = []
     for _, record in records:
-        report = read_gap(record)
+        report = gap_report(record)
         if report is not None:
             result.append(f"{report.dropped} {report.reason}")
         else:
@@ -75,7 +74,7 @@ def check_books(found: Sequence[tuple[int, bytes]], expected: Sequence[int]) -> 
     missing = 0
     position = 0
     for _, record in found:
-        report = read_gap(record)
+        report = gap_report(record)
         if report is None:
             assert json.loads(record)["number"] == expected[position]
             position += 1

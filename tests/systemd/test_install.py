@@ -13,6 +13,7 @@ UNITS = {
     "lib/systemd/system/notif-relayd@.service": "notif-relayd",
     "lib/systemd/system/notif-relayd-bridge@.service": "notif-relayd-bridge",
     "lib/systemd/system/notif-relayd-exporter.service": "relayctl",
+    "lib/systemd/system/notif-relayd-exporter@.service": "relayctl",
 }
 """The units that start a program, and the programs."""
 
@@ -41,6 +42,7 @@ def test_files_are_installed_below_prefix_and_etc(tmp_path: Path) -> None:
         "usr/lib/systemd/system/notif-relayd@.service",
         "usr/lib/systemd/system/notif-relayd-bridge@.service",
         "usr/lib/systemd/system/notif-relayd-exporter.service",
+        "usr/lib/systemd/system/notif-relayd-exporter@.service",
         "usr/lib/sysusers.d/notif-relayd-bridge.conf",
         "usr/lib/sysusers.d/notif-relayd.conf",
         "usr/lib/tmpfiles.d/notif-relayd-bridge.conf",
@@ -114,7 +116,12 @@ def test_memory_in_the_unit_of_bridges_adds_up_to_its_limit() -> None:
 
 
 def test_template_units_are_derived_from_the_units() -> None:
-    for unit in ("notif-relayd.service", "notif-relayd.socket", "notif-relayd-ingest.socket"):
+    names = ("exporter.service", "ingest.socket")
+    for unit in (
+        "notif-relayd.service",
+        "notif-relayd.socket",
+        *(f"notif-relayd-{n}" for n in names),
+    ):
         derived = subprocess.run(
             ["sed", "-f", "instance.sed", unit], cwd=SYSTEMD, capture_output=True, check=True
         )

@@ -18,7 +18,6 @@ from notif_relayd_bridge.outbound.attempts import RETRY_INTERVAL
 from notif_relayd_bridge.outbound.interfaces import MAX_HELD_BYTES, Storage
 from notif_relayd_bridge.outbound.pipeline import (
     FULL_AFTER,
-    MAX_GAP_TIME,
     MAX_UNCONFIRMED_BYTES,
     SLOW_AFTER,
     Pipeline,
@@ -380,43 +379,14 @@ def dropped(harness: Harness) -> object:
     return payload["dropped"]
 
 
-def test_gap_record_does_not_wait_for_a_slow_broker() -> None:
+def test_gap_record_is_finished_when_it_is_confirmed() -> None:
     spool = MemorySpool()
     harness = Harness(spool)
     harness.connect()
-    harness.receive(range(5))
-    harness.pipeline.receive([Gap(records.gap(7, "producer_congested"))])
-    harness.receive(range(5, 8))
-    assert harness.pipeline.deadline == MAX_GAP_TIME
-    harness.now = MAX_GAP_TIME
-    harness.pipeline.advance()
-    assert (spool.count, harness.done) == (9, list(range(8)))
-    assert harness.pipeline.deadline is None
-    # Nothing is sent twice.
-    harness.confirm_all()
-    assert len(harness.target.sent) == 9
-
-
-def test_confirmed_gap_record_is_not_spooled() -> None:
-    spool = MemorySpool()
-    harness = Harness(spool)
-    harness.connect()
-    harness.pipeline.receive([Gap(records.gap(7, "producer_congested"))])
-    harness.receive([0])
+    gap = Gap(records.gap(7, "producer_congested"))
+    gap.attach(harness.done.append, 0)
+    harness.pipeline.receive([gap])
+    harness.receive([1])
+    assert harness.done == []
     harness.confirm(1)
-    assert harness.pipeline.deadline is None
-    harness.now = MAX_GAP_TIME
-    harness.pipeline.advance()
-    assert spool.last == 0
-
-
-def test_gap_record_waits_for_a_spool_that_cannot_be_written() -> None:
-    spool = MemorySpool(broken=True)
-    harness = Harness(spool)
-    harness.connect()
-    harness.pipeline.receive([Gap(records.gap(7, "producer_congested"))])
-    harness.pipeline.advance()
-    harness.now = MAX_GAP_TIME
-    harness.pipeline.advance()
-    assert harness.pipeline.deadline == MAX_GAP_TIME + RETRY_INTERVAL
-    harness.confirm_all()
+    assert (harness.done, spool.last) == ([0], 0)

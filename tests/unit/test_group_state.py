@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from notif_relay.records import MAX_DROPPED
+from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.saved_state import (
     GROUP_MEMBER,
@@ -36,7 +38,7 @@ SINCE = "2026-01-01 00:00:00.000001"
 def member(**changed: Any) -> MemberState:
     """Return a member of the group "g" that has got nothing yet, apart from the changes."""
     state = MemberState(
-        *(1000, "g", ViewState(None), None, 1.5, [], [], 0, 0, 0, 0, 0),
+        *(1000, "g", ViewState(None), None, 1.5, [], [], [], None, 0, 0, 0),
         attached=True,
         left=False,
     )
@@ -58,9 +60,10 @@ def example() -> State:
     windowed = member(
         window=5,
         unfinished=[Run(3, 6, 2)],
+        gaps=[(3, Missing(lost=7, attempts=1)), (4, Missing(unknown=1))],
         unsent=[Run(4, 8, 1)],
         taken=9,
-        sent=4,
+        sent=6,
         finished=2,
         has_begun=True,
     )
@@ -90,12 +93,12 @@ def example() -> State:
                     "g",
                     [SegmentState(3, 0, 8, 8), SegmentState(4, 1, 10, None)],
                     [Run(3, 5, 1, 1), Run(4, 7, 1)],
-                    *(1, 2, 5, 3),
+                    *(Missing(1, 2, attempts=1), Missing(undeliverable=3, attempts=5), 5, 3),
                     held_until=None,
                     since=SINCE,
                 ),
                 GroupState(
-                    1000, "held", [SegmentState(1, 1, 9, None)], [], 0, 0, 0, 0, 700.5, SINCE
+                    1000, "held", [SegmentState(1, 1, 9, None)], [], None, None, 0, 0, 700.5, SINCE
                 ),
             ],
             groups_dropped=4,
@@ -136,8 +139,16 @@ PARTS: dict[str, Callable[[FanoutState], object]] = {
 CONTRADICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("same name", "held group", {"name": "g"}),
     ("hold is not finite", "group", {"held_until": float("nan")}),
-    ("records of a group is negative", "group", {"lost": -1}),
-    ("records of a group is negative", "group", {"undeliverable": -1}),
+    ("missing records is negative", "group", {"missing": Missing(1, -1)}),
+    ("missing records is negative", "group", {"deferred": Missing(1, attempts=-1)}),
+    ("missing records is negative", "member", {"missing": Missing(-1, 2)}),
+    ("missing records is too large", "group", {"missing": Missing(0, MAX_DROPPED + 1)}),
+    ("gap record announces nothing", "group", {"deferred": Missing(attempts=2)}),
+    ("gap record announces nothing", "member", {"gaps": [(3, Missing()), (4, Missing(1))]}),
+    ("not in order", "member", {"gaps": [(4, Missing(1)), (4, Missing(1))]}),
+    ("not in order", "member", {"gaps": [(1, Missing(1)), (4, Missing(1))]}),
+    ("not in order", "member", {"gaps": [(4, Missing(1)), (6, Missing(1))]}),
+    ("member has a wrong number of records", "member", {"gaps": [(4, Missing(1))]}),
     ("records of a group is negative", "group", {"dropped": -1}),
     ("records of a group is negative", "group", {"redelivered": -1}),
     ("group reads no stream", "group", {"segments": []}),
@@ -174,19 +185,17 @@ CONTRADICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("out of range", "member", {"window": 65537}),
     ("window is exceeded", "member", {"window": 1}),
     ("window is exceeded", "member", {"window": None}),
-    ("finished more than it got", "member", {"finished": 5}),
+    ("finished more than it got", "member", {"finished": 7}),
     ("finished more than it got", "member", {"finished": -1}),
     ("wrong number of records", "member", {"sent": 5}),
     ("number is negative", "member", {"taken": -1}),
-    ("number is negative", "member", {"lost": -1}),
-    ("number is negative", "member", {"undeliverable": -1}),
     ("number is negative", "former member", {"owed": -1}),
     ("hold of a member is not finite", "member", {"hold": float("inf")}),
     ("group reads a stream", "subscription", {"stream": 0}),
     ("has not left", "former member", {"left": False}),
     ("has no cursor", "subscription", {"cursor": None}),
     ("has no cursor", "idle subscription", {"member": member(attached=False)}),
-    ("has no cursor", "idle subscription", {"member": member(lost=1)}),
+    ("has no cursor", "idle subscription", {"member": member(missing=Missing(1))}),
     ("is in a chunk", "cursor", {"chunk": 0}),
     ("wrong position", "cursor", {"next": 1}),
     ("wrong end", "cursor", {"until": 1}),

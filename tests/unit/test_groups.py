@@ -132,7 +132,7 @@ def test_a_batch_for_several_filters_is_divided_without_decoding() -> None:
         groups.divide(["a", "b", "gap", "c", "c", "b"], set(), 1.0)
         groups.send_direct(["b"], 1, 1.0)
         groups.send_direct(["a"], 0, 1.0)
-    assert [reader.got for reader in groups.readers.values()] == [[0, 7], [1, 5, 6], [3]]
+    assert [reader.got for reader in groups.readers.values()] == [[0, 2, 7], [1, 5, 6], [3]]
     assert groups.group.lag == 1
     groups.teardown()
 
@@ -166,3 +166,37 @@ def test_ring_keeps_unfinished_records() -> None:
     groups.leave(0, completing=False)
     groups.teardown()
     assert groups.group.dropped == 0
+
+
+def test_gap_that_no_member_finishes_waits_for_the_next_loss() -> None:
+    groups = started(UNFILTERED)
+    for _ in range(2):
+        groups.publish(["a"] * 600)
+        groups.publish(["b"])
+        fail_often(groups)
+        assert +groups.announced == {}
+        groups.serve(0, 1.0)
+        assert groups.readers[1].got[-1] == len(groups.kinds) - 1
+    groups.publish(["a"] * 600)
+    groups.publish(["b"])
+    groups.serve(0, 1.0)
+    assert groups.announced == {"slow_subscriber": 1800}
+    groups.teardown()
+
+
+def test_number_of_a_gap_that_is_given_up_is_announced() -> None:
+    groups = started(UNFILTERED, 1)
+    for kind in ("gap", "unknown", "gap", "a", "unknown"):
+        groups.publish([kind])
+        fail_often(groups)  # without finishing the gap record of the record before
+        fail_often(groups)
+        groups.restart()
+    # The first gap record reports 0 records, the other one reports 2.
+    assert groups.given_up == (0 + 2 + 1, 2)
+    groups.teardown()
+
+
+def fail_often(groups: Groups) -> None:
+    """Let members join, get what is next, and leave, until that is not handed out again."""
+    for _ in range(groups.max_deliveries):
+        groups.fail(UNFILTERED, 1, 1.0, completing=False)

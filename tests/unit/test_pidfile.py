@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ OWN = f"{os.getpid()}\n"
     "content",
     [
         *(b"", b"\n", b"1\n", b"0\n", b"-1\n", b"4194304\n"),
-        *(b"9" * 20, b"9" * 5000, b"12 34\n", b"garbage\n", b"\xff\xfe\n", b"\0" * 4096),
+        *(b"9" * 20, b"9" * 5000, b" 7\r\n", b"7\n\0\0", b"\0" * 4096),
     ],
 )
 def test_stale_file_is_replaced_and_removed(tmp_path: Path, content: bytes) -> None:
@@ -44,14 +46,30 @@ def test_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
         pidfile.write()
 
 
-def test_file_with_other_content_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "passwd"
-    content = "root:x:0:0:root:/root:/bin/bash\n" * 3
-    assert len(content) > MAX_SIZE
-    path.write_text(content)
-    with pytest.raises(StartError, match="is not a pidfile"):
+@pytest.mark.parametrize(
+    "content",
+    [b"host-1\n", b"7 8\n", b"7\nx", b"\xff\n", b"root:x:0:0\n" * 9, b" " * (MAX_SIZE + 1)],
+)
+def test_file_with_other_content_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "hostname"
+    path.write_bytes(content)
+    with pytest.raises(StartError, match="hostname is not a pidfile"):
         Pidfile(str(path))
-    assert path.read_text() == content
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lock_of_a_reader_does_not_prevent_the_start(tmp_path: Path) -> None:
+    """After a crash, any user who may read the pidfile can lock it."""
+    path = tmp_path / "pid"
+    path.write_text("7\n")
+    with path.open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        with Pidfile(str(path)) as pidfile:
+            pidfile.write()
+            assert path.read_text() == OWN
+            modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+            assert modes == {"pid": 0o644, ".pid.lock": 0o600}
 
 
 def test_file_that_replaced_the_pidfile_is_not_removed(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import itertools
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from notif_relay import Gap, Notification, Redelivered, records
 from notif_relay.progress import Progress
-from notif_relay.stream import Stream
+from notif_relay.stream import OnGap, Stream
 from support.records import record
 
 OLD, NEW = ({records.GROUP_SINCE: since} for since in ("1", "2"))
@@ -95,28 +96,48 @@ def test_few_lines_wait_for_a_relay_that_does_not_read() -> None:
     assert reports.counts[-1] == 65536
 
 
-def member(reports: Reports) -> Stream:
+def member(reports: Reports, on_gap: OnGap | None = None) -> Stream:
     """Return the stream of a member that has the answer to its request."""
-    stream = Stream("/the/socket", None, lambda since: reports.progress(100, since))
+    stream = Stream("/the/socket", on_gap, lambda since: reports.progress(100, since))
     assert not list(stream.receive(records.subscribed(OLD)))
     return stream
 
 
-def test_only_notifications_since_the_answer_are_counted() -> None:
+def test_records_and_gaps_since_the_answer_are_counted() -> None:
     reports = Reports()
     stream = member(reports)
     data = record("a") + records.gap(3, "producer_congested") + records.redelivered(1) + record("b")
-    for each in stream.receive(data + record("c")):
+    for each in stream.receive(data + records.gap(1, "slow_subscriber")):
         each.done()
-    assert (reports.counts[-1], reports.since) == (3, "1")
+    assert (reports.counts[-1], reports.since) == (4, "1")
     # After a crash, the relay answers once more.
     restart = records.gap(None, "relay_restarted") + records.subscribed(NEW) + record("d")
     old = next(stream.receive(record("e")))
     _, new = stream.receive(restart)
     old.done()
-    assert reports.counts[-1] == 3
+    assert reports.counts[-1] == 4
     new.done()
     assert (reports.counts[-1], reports.since) == (1, "2")
+
+
+def test_gap_is_finished_when_its_handler_has_returned() -> None:
+    reports = Reports()
+    seen: list[list[int]] = []
+
+    def fail_once(_: Gap) -> None:
+        seen.append(reports.counts.copy())
+        if len(seen) == 1:
+            raise RuntimeError
+
+    stream = member(reports, fail_once)
+    found = stream.receive(records.gap(1, "slow_subscriber") * 2 + record("a"))
+    with pytest.raises(RuntimeError):
+        next(found)
+    next(found).done()
+    assert (seen, reports.counts) == ([[], []], [])
+    for each in stream.receive(records.gap(2, "undeliverable")):
+        raise AssertionError(each)
+    assert reports.counts == []  # The first gap is unfinished.
 
 
 def test_redelivered_records_are_marked() -> None:

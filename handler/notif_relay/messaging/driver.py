@@ -60,12 +60,8 @@ class UnixDriver(Driver):  # type: ignore[misc]
     ) -> None:
         """Send ``message`` or drop it; this takes at most 10 ms.
 
-        A notification that is too large, or that the relay would reject, is dropped with a
-        warning.
-
-        Raises:
-            TypeError, ValueError, RecursionError: the message cannot be written as JSON. The
-                notifier logs this, as for every driver.
+        A notification that is too large, that the relay would reject, or that cannot be written as
+        JSON is dropped with a warning.
         """
         problem: InvalidRecord | RecordTooLarge | None = None
         fields = {**message, **self._topic_field} if self._topic_field else message

@@ -8,7 +8,8 @@ drivers with the same private socket share one ``Producer``, which is closed wit
 or when Python exits.
 
 The constructor checks once whether the socket can be used and logs a warning if not. Otherwise an
-operator would not notice a wrong path or a missing group. Later failures are not logged.
+operator would not notice a wrong path or a missing group. Of later failures, only a refusal by the
+relay is logged, with its reason.
 """
 
 import logging
@@ -18,14 +19,16 @@ import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from os import getpid
 from typing import Any, ClassVar
 
 from notif_relay.errors import InvalidRecord, RelayError
-from notif_relay.escaping import printable
+from notif_relay.escaping import printable, shown
 from notif_relay.forks import fork_mark
 from notif_relay.messaging.serialization import dump_any, dump_plain
 from notif_relay.records import EVENT_TYPE_PREFIX, MAX_RECORD_SIZE
+from notif_relay.refusal import log_refusal
 from notif_relay.sender import Sender
 from notif_relay.validity import check
 from notif_relay.warning_limit import WarningLimit
@@ -45,7 +48,7 @@ class Producer:
     _shared: ClassVar[weakref.WeakValueDictionary[str, "Producer"]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: str) -> None:
-        self._sender = Sender(path)
+        self._sender = Sender(path, on_refusal=partial(log_refusal, path))
         self._warnings = WarningLimit()
         self._pid = getpid()
         self._fork_mark = fork_mark()
@@ -77,13 +80,18 @@ class Producer:
 
         Raises:
             RecordTooLarge: the record exceeds the maximum size and was dropped.
-            InvalidRecord: the relay would reject the record, which was dropped.
-            TypeError, ValueError, RecursionError: the message cannot be written as JSON.
+            InvalidRecord: the relay would reject the record, or it cannot be written as JSON; it
+                was dropped.
         """
-        notification = dump_plain(message)
-        is_valid = notification is not None and _has_valid_names(message)
-        if notification is None:
-            notification = dump_any(message)
+        try:
+            notification = dump_plain(message)
+            is_valid = notification is not None and _has_valid_names(message)
+            if notification is None:
+                notification = dump_any(message)
+        except Exception as error:  # noqa: BLE001 - the conversion of an object may raise any
+            # The notifier would log the whole notification, which may have megabytes.
+            self._count_invalid()
+            raise InvalidRecord(f"it cannot be written as JSON: {shown(error)}") from None
         if not self._fork_mark[0]:
             self._note_process()
         process = self._pid
@@ -102,11 +110,15 @@ class Producer:
         """
         if not self._warnings.allows():
             return
-        names = (printable(str(message.get(key))) for key in ("event_type", "publisher_id"))
-        warning = f"{' of '.join(names)}: {error}"
-        if isinstance(error, InvalidRecord):
-            warning += f" ({self.dropped} records dropped so far)"
-        log.warning("%s", warning)
+        names = map(message.get, ("event_type", "publisher_id"))
+        event = " of ".join(printable(each) if type(each) is str else shown(each) for each in names)
+        log.warning("%s: %s (%d records dropped so far)", event, error, self.dropped)
+
+    def _count_invalid(self) -> None:
+        if not self._fork_mark[0]:
+            self._note_process()
+        with _lock(self._locks, self._pid):
+            self._sender.count_invalid()
 
     def _note_process(self) -> None:
         process = getpid()

@@ -82,11 +82,8 @@ class UnixTransportDriver(base.BaseDriver):  # type: ignore[misc]
     ) -> None:
         """Send one notification or drop it; this takes at most 10 ms.
 
-        A notification that is too large, or that the relay would reject, is dropped with a
-        warning.
-
-        Raises:
-            TypeError, ValueError, RecursionError: the message cannot be written as JSON.
+        A notification that is too large, that the relay would reject, or that cannot be written as
+        JSON is dropped with a warning.
         """
         fields = seal(target.topic, ctxt, message)
         producer = self._producer

@@ -63,7 +63,9 @@ def _make(host: Host, path: str) -> str:
             f"add RuntimeDirectoryPreserve=yes to the unit whose RuntimeDirectory= is {path}, then "
             f"systemctl restart {host.names.public}"
         )
-    if isinstance(host.units, UnitsUnknownError) or not in_runtime_dir(path):
+    if not in_runtime_dir(path):
+        return "start the service that it belongs to, or set another path in relayd.conf"
+    if isinstance(host.units, UnitsUnknownError):
         return f"install -d -m 755 -o USER {path}, where USER is the daemon's user"
     if instance_of(path) is not None:
         return host.start

@@ -19,6 +19,7 @@ from oslo_config import cfg
 
 from notif_relayd.config_file import MAX_REFERENCES, BoundedOpts, ConfigFile, os_errors
 from notif_relayd.daemon import options
+from notif_relayd.daemon.access_options import ACCESS, rule_options
 from notif_relayd.errors import StartError, nearest, one_line
 from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
 
@@ -158,9 +159,9 @@ class Origins:
         Raises:
             StartError: there is a section of another rule.
         """
-        listed = {f"{options.ACCESS}{name}".lower() for name in names}
+        listed = {f"{ACCESS}{name}".lower() for name in names}
         for (section, option), file in self.files.items():
-            if section.startswith(options.ACCESS) and section not in listed:
+            if section.startswith(ACCESS) and section not in listed:
                 raise StartError(
                     f"[{section}] {option} in {file}: the rule is not in force: add its name to "
                     "access_rules in [relayd], or remove the section"
@@ -198,7 +199,7 @@ def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
 
 def _file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return the options that a file may contain, except for those of access rules."""
-    own = [each for each in options.list_opts() if not (each[0] or "").startswith(options.ACCESS)]
+    own = [each for each in options.list_opts() if not (each[0] or "").startswith(ACCESS)]
     return [*own, (None, options.command_line_only()), *log_options()]
 
 
@@ -229,8 +230,8 @@ def _checked_section(
         StartError: the section or an option is unknown.
     """
     normalized = _normalized(section)
-    if normalized.startswith(options.ACCESS):
-        names = {opt.dest: (normalized, opt.dest) for opt in options.access_rule()}
+    if normalized.startswith(ACCESS):
+        names = {opt.dest: (normalized, opt.dest) for opt in rule_options()}
     else:
         names = known.get(normalized, {})
     if not names:
@@ -284,8 +285,8 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
     for group, opts in _file_options():
         conf.register_opts(opts, group=group)
     for section in {section for section, _ in origins}:
-        if section.startswith(options.ACCESS):
-            conf.register_opts(options.access_rule(), group=section)
+        if section.startswith(ACCESS):
+            conf.register_opts(rule_options(), group=section)
     with _without_warnings(), _parse_errors():
         conf(
             [],

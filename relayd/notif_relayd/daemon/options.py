@@ -16,19 +16,16 @@ from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.access.admission import BURST_SECONDS
-from notif_relayd.access.policy import AccessRule, Policy
+from notif_relayd.access.policy import Policy
+from notif_relayd.daemon.access_options import ACCESS, access_rule, rule_options
 from notif_relayd.daemon.group_options import group_limits, group_options
 from notif_relayd.errors import StartError
 from notif_relayd.files import STANDARD_OUTPUT
-from notif_relayd.records.filters import Filter, FilterError
 from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
 
 DEFAULT = "DEFAULT"
 RELAYD = "relayd"
 NOTIFICATIONS = "oslo_messaging_notifications"
-
-ACCESS = "access:"
-"""Prefix of the section of an access rule."""
 
 DEFAULT_IDLE_TIMEOUT = 300.0
 """Default of idle_timeout, in seconds, if systemd holds the sockets."""
@@ -61,7 +58,7 @@ def command_line_only() -> list[cfg.Opt]:
             "pidfile",
             metavar="FILE",
             help="With --daemonize: write the process ID to this file, or to standard output if "
-            "FILE is -. The file exists while the daemon runs, which holds a lock on it.",
+            "FILE is -. The file exists while the daemon runs.",
         ),
     ]
 
@@ -234,38 +231,13 @@ def _relayd() -> list[cfg.Opt]:
     return options
 
 
-def access_rule() -> list[cfg.Opt]:
-    """Return the options of an access rule."""
-    pattern = "as in the filter of a subscriber. Default: all"
-    return [
-        cfg.StrOpt(
-            "group",
-            metavar="GROUP",
-            sample_default="monitoring",
-            help="The group whose members may read the records that match.",
-        ),
-        cfg.ListOpt(
-            "event_type",
-            metavar="GLOBS",
-            sample_default="compute.*,volume.*",
-            help=f"Shell globs, one of which the event type must match, {pattern} event types.",
-        ),
-        cfg.ListOpt(
-            "publisher_id",
-            metavar="GLOBS",
-            sample_default="nova-compute:*",
-            help=f"Shell globs, one of which the publisher must match, {pattern} publishers.",
-        ),
-    ]
-
-
 def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return all options of a configuration file, for oslo-config-generator."""
     return [
         (None, _general()),
         (NOTIFICATIONS, _notifications()),
         (RELAYD, _relayd()),
-        (f"{ACCESS}monitoring", access_rule()),
+        (f"{ACCESS}monitoring", rule_options()),
     ]
 
 
@@ -317,7 +289,7 @@ def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
         raise StartError("--pidfile requires --daemonize: give both options or none")
     return Settings(
         limits=_limits(relayd, name),
-        policy=Policy([_access_rule(conf, each, name) for each in relayd.access_rules]),
+        policy=Policy([access_rule(conf, RELAYD, each, name) for each in relayd.access_rules]),
         public=_plan(relayd, name, "public", public, "notif-subscribers"),
         ingest=_plan(
             relayd,
@@ -361,23 +333,6 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr, name: NameOption) -> Limits:
         groups=group_limits(relayd, name),
         idle_timeout=relayd.idle_timeout,
     )
-
-
-def _access_rule(conf: cfg.ConfigOpts, rule_name: str, name: NameOption) -> AccessRule:
-    section = f"{ACCESS}{rule_name}"
-    conf.register_opts(access_rule(), group=section)
-    rule = conf[section]
-    if not rule.group:
-        raise StartError(
-            f"{name(RELAYD, 'access_rules')}: the rule {rule_name!r} has no group: set group in "
-            f"[{section}]"
-        )
-    patterns = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
-    try:
-        return AccessRule(group_id(name(section, "group"), rule.group), Filter.parse(patterns))
-    except FilterError as error:
-        wrong = next((key for key in patterns if key in str(error)), "group")
-        raise StartError(f"{name(section, wrong)}: {error}") from None
 
 
 def _connection_limits(

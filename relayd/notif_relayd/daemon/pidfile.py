@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pidfile of a daemon in the background.
 
-A lock on the file, which the daemon holds while it runs, decides whether the file is in use. Its
-content cannot decide that, because another process may have the same number by now.
+A lock on a file beside it, which the daemon holds while it runs, decides whether the pidfile is in
+use. Its content cannot decide that, because another process may have the same number by now.
 """
 
 import contextlib
@@ -14,21 +14,23 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from notif_relayd.errors import StartError
-from notif_relayd.files import lock, open_node
+from notif_relayd.files import open_node
+from notif_relayd.lock_file import locked
 
-MAX_SIZE = 64
-"""Maximum size of a pidfile, in bytes. A larger file whose content is not a number is not replaced,
-because the path is probably wrong."""
+MAX_SIZE = 16 * 1024
+"""Maximum size of an existing pidfile, in bytes."""
 
-_DIGITS = re.compile(rb"[-+0-9\s\0]*")
-"""Content of a file of any size that is replaced. A crash of the host may leave zero bytes."""
+_is_number = re.compile(rb"[-+]?[0-9]*").fullmatch
+"""Matches the content of a file that is replaced, without white space at its ends."""
 
-_HEAD = 4096
-"""Bytes of a larger file that are examined."""
+_WHITE_SPACE = b" \t\r\n\0"
+"""White space in a pidfile. A crash of the host may leave zero bytes."""
 
 
 class Pidfile:
     """A pidfile, locked if it is a regular file. As a context, remove it at the end.
+
+    A regular file whose content is not a number is an error, because the path is probably wrong.
 
     Args:
         path: the file; `-` for standard output.
@@ -39,10 +41,16 @@ class Pidfile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with self._errors():
+        with contextlib.ExitStack() as stack, self._errors():
             node = open_node(path, wait=False)
             self._is_regular = node is None
-            self._fd = self._locked() if node is None else node
+            if node is None:
+                try:
+                    stack.enter_context(self._lock())
+                except BlockingIOError:
+                    raise self._in_use() from None
+            self._fd = self._open() if node is None else node
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "Pidfile":
         return self
@@ -60,6 +68,7 @@ class Pidfile:
                 if os.path.samestat(os.fstat(self._fd), os.lstat(self._path)):
                     os.unlink(self._path)
             os.close(self._fd)
+        self._stack.close()
 
     def write(self) -> None:
         """Write the number of this process.
@@ -77,23 +86,27 @@ class Pidfile:
                 with open(self._fd, "wb") as node:
                     node.write(text)
 
-    def _locked(self) -> int:
+    def _lock(self) -> contextlib.AbstractContextManager[None]:
+        directory, name = os.path.split(os.path.realpath(self._path))
+        return locked(os.path.join(directory, f".{name}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _in_use(self) -> StartError:
+        holder = "another process"
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            if found := re.match(rb"[0-9]{1,20}", file.read(MAX_SIZE)):
+                holder = f"process {found[0].decode()}"
+        return StartError(
+            f"--pidfile {self._path} is in use by {holder}: stop it or use another path"
+        )
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        fd = os.open(self._path, flags, 0o644)
         try:
-            fd = lock(self._path, _open, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with open(self._path, "rb") as file:
-                found = re.match(rb"[0-9]{1,20}", file.read(_HEAD))
-            holder = f"process {found[0].decode()}" if found else "another process"
-            raise StartError(
-                f"--pidfile {self._path} is in use by {holder}: stop it or use another path"
-            ) from None
-        size = os.fstat(fd).st_size
-        if size > MAX_SIZE and not _DIGITS.fullmatch(os.pread(fd, _HEAD, 0)):
+            _check_content(self._path, os.pread(fd, MAX_SIZE + 1, 0))
+        except BaseException:
             os.close(fd)
-            raise StartError(
-                f"--pidfile {self._path} is not a pidfile: it has {size} bytes; correct the path, "
-                "or remove the file"
-            )
+            raise
         return fd
 
     @contextlib.contextmanager
@@ -103,13 +116,17 @@ class Pidfile:
         except OSError as error:
             remedy = {
                 errno.ENOENT: "create the directory",
-                errno.EACCES: "give the daemon's user write permission",
+                errno.EACCES: "give the daemon's user write permission for the file and its "
+                "directory",
             }.get(error.errno or 0, "use another path")
             raise StartError(
                 f"--pidfile {self._path} cannot be written: {error.strerror}; {remedy}"
             ) from error
 
 
-def _open(path: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    return os.open(path, flags, 0o644)
+def _check_content(path: str, content: bytes) -> None:
+    if len(content) > MAX_SIZE or not _is_number(content.strip(_WHITE_SPACE)):
+        raise StartError(
+            f"--pidfile {path} is not a pidfile: its content is not a process ID; correct the "
+            "path, or remove the file"
+        )

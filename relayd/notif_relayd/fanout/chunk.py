@@ -7,7 +7,6 @@ import bisect
 import itertools
 from typing import Protocol
 
-from notif_relay.records import GAP, may_be_reserved, own_event_type
 from notif_relayd.records.framing import split
 
 CHUNK_OVERHEAD = 464
@@ -57,7 +56,7 @@ class Chunk:
         first: the sequence number of the first record.
     """
 
-    __slots__ = ("_ends", "_gaps", "_torn", "count", "cursors", "data", "first", "next")
+    __slots__ = ("_ends", "_torn", "count", "cursors", "data", "first", "next")
 
     def __init__(self, data: bytes, count: int, first: int) -> None:
         self.data = data
@@ -69,8 +68,6 @@ class Chunk:
         """The cursors that are in this chunk."""
         self._ends: list[int] | None = None
         """Offsets at which records end; computed when a socket stops within the chunk."""
-        self._gaps: frozenset[int] | None = None
-        """Indexes of gap records; computed when a group with a window reads the chunk."""
         self._torn: dict[int, TornRecord] | None = None
         """Torn records by the offset of their end; created when needed, as few chunks have any."""
 
@@ -84,17 +81,6 @@ class Chunk:
     def end(self) -> int:
         """Sequence number after the last record."""
         return self.first + self.count
-
-    @property
-    def gaps(self) -> frozenset[int]:
-        """Indexes of the gap records of producers."""
-        if self._gaps is None:
-            self._gaps = frozenset(
-                index
-                for index, line in enumerate(split(self.data) if may_be_reserved(self.data) else ())
-                if own_event_type(line) == GAP
-            )
-        return self._gaps
 
     def part(self, index: int, count: int) -> bytes | memoryview:
         """Return `count` records from `index` on, without a copy."""

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
-from notif_relay.records import EVENT_TYPE_PREFIX
 from notif_relayd.access.largest_holder import largest_holder
 from notif_relayd.context import Context
 from notif_relayd.fanout.delivery import Outcome, note_sends, send_batch
@@ -114,12 +113,6 @@ class Publisher:
             self.discarded += len(routing_keys)
             return 0.0
         before = self._streams.seconds
-        # The fast path sends no gap records.
-        has_gaps = (
-            bool(self._members.active)
-            and not results
-            and any(event_type.startswith(EVENT_TYPE_PREFIX) for event_type, _, _ in routing_keys)
-        )
         unfiltered = self._streams.unfiltered
         if unfiltered is not None:
             whole = Batch(batch, routing_keys)
@@ -128,21 +121,21 @@ class Publisher:
                 outcome = note_sends(len(batch), recipients[:plain], results[:plain])
                 members = zip(recipients[plain:], results[plain:], strict=True)
                 sent = [(each, result) for each, result in members if result is not None]
-                self._finish(unfiltered, whole, outcome, sent, has_gaps)
+                self._finish(unfiltered, whole, outcome, sent)
             else:
-                self._send(unfiltered, whole, has_gaps)
+                self._send(unfiltered, whole)
         lines: list[bytes] = []
-        for stream, places in self._streams.select(routing_keys):
+        for stream, places in self._streams.select(routing_keys, batch):
             lines = lines or list(split(batch))
             some = b"".join([lines[place] for place in places])
-            self._send(stream, Batch(some, [routing_keys[place] for place in places]), has_gaps)
+            self._send(stream, Batch(some, [routing_keys[place] for place in places]))
         return self._streams.seconds - before
 
-    def _send(self, stream: Stream, batch: Batch, has_gaps: bool) -> None:
+    def _send(self, stream: Stream, batch: Batch) -> None:
         """Send a batch to the current subscribers of a stream."""
         send = self._pages.sender(batch.data, len(stream.current))
         outcome = send_batch(len(batch.data), stream.current.values(), send)
-        self._finish(stream, batch, outcome, [], has_gaps)
+        self._finish(stream, batch, outcome, [])
 
     def _finish(
         self,
@@ -150,7 +143,6 @@ class Publisher:
         batch: Batch,
         outcome: Outcome,
         sent: Sequence[tuple[Subscriber, int]],
-        has_gaps: bool,
     ) -> None:
         """Keep a batch that was sent if a subscriber or a group has yet to get a part of it.
 
@@ -159,7 +151,6 @@ class Publisher:
             batch: the records.
             outcome: the current subscribers whose sockets did not take the whole batch.
             sent: the members of groups that the batch was sent to, with the results.
-            has_gaps: whether there may be gap records of producers in the batch.
         """
         late, failed = outcome
         size, count = len(batch.data), len(batch)
@@ -178,7 +169,7 @@ class Publisher:
             self._loop.change(subscriber.socket.fileno(), subscriber.events)
         for subscriber in failed:
             self._disconnect(subscriber)
-        if grouped and not self._members.note_direct(stream, size, count, direct, has_gaps):
+        if grouped and not self._members.note_direct(stream, size, count, direct):
             self._members.serve(stream, batch)
         if self._streams.store.torn > MAX_TORN_BYTES:
             self._reclaim_torn()

@@ -211,7 +211,7 @@ class RequestHandler:
             QuotaError: the user has too many bytes of filters and unfinished requests.
         """
         charge = request.charge
-        wanted = request.filter if request.filter.patterns else None
+        wanted = None if request.filter.is_empty else request.filter
         view = View(wanted, self._policy.allowed(subscriber.peer))
         try:
             self._quota.charge(subscriber.peer.uid, charge)

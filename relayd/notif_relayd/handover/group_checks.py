@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from notif_relay.group import MAX_WINDOW
+from notif_relay.records import MAX_DROPPED
+from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.fanout.saved_state import (
     GROUP_MEMBER,
@@ -35,9 +37,9 @@ def check_groups(fanout: FanoutState, newest: list[int]) -> None:
     for group in fanout.groups:
         held_until = group.held_until
         require(held_until is None or math.isfinite(held_until), "end of a hold is not finite")
-        missing = [group.lost, group.undeliverable, group.dropped, group.redelivered]
-        missing += [group.given_up, group.lost_before or 0]
-        require(min(missing) >= 0, "number of records of a group is negative")
+        numbers = [group.dropped, group.redelivered, group.given_up, group.lost_before or 0]
+        require(min(numbers) >= 0, "number of records of a group is negative")
+        _check_missing(group.missing, group.deferred)
         _check_segments(group, newest)
         require(sorted(group.waiting) == group.waiting, "waiting records are not in order")
     subscriptions = (each for s in fanout.subscribers for each in s.subscriptions)
@@ -70,7 +72,7 @@ def check_member(subscription: SubscriptionState, *, is_last: bool) -> None:
     require(subscription.stream == GROUP_MEMBER, "member of a group reads a stream")
     require(member.left or is_last, "member of a group has another request and has not left")
     if cursor is None:
-        is_owed = member.unsent or member.lost or member.undeliverable
+        is_owed = member.unsent or member.missing
         require(member.attached and not is_owed, "member of a group has no cursor")
         return
     require(cursor.chunk is None, "member of a group is in a chunk")
@@ -104,6 +106,14 @@ def _check_runs(runs: Iterable[Run], group: GroupState) -> None:
         require(is_before, "records wait twice, or two members have them")
 
 
+def _check_missing(*missing: Missing | None) -> None:
+    for each in missing:
+        if each is not None:
+            require(min(each) >= 0, "number of missing records is negative")
+            require(any(each[:3]), "gap record announces nothing")
+            require(each.undeliverable <= MAX_DROPPED, "number of missing records is too large")
+
+
 def _check_member(member: MemberState) -> None:
     try:
         member.view.view()
@@ -115,9 +125,13 @@ def _check_member(member: MemberState) -> None:
         return
     window = member.window
     require(window is None or 1 <= window <= MAX_WINDOW, "window of a member is out of range")
-    unfinished = sum(each.length for each in member.unfinished)
+    unfinished = sum(each.length for each in member.unfinished) + len(member.gaps)
     require(unfinished == 0 if window is None else unfinished <= window, "window is exceeded")
     require(0 <= member.finished <= member.sent, "member has finished more than it got")
     require(member.sent - member.finished == unfinished, "member has a wrong number of records")
-    require(min(member.taken, member.lost, member.undeliverable) >= 0, "number is negative")
+    require(member.taken >= 0, "number is negative")
+    _check_missing(member.missing, *(missing for _, missing in member.gaps))
+    numbers = [member.finished - 1, *(number for number, _ in member.gaps), member.sent]
+    in_order = all(one < two for one, two in pairwise(numbers))
+    require(in_order, "gap records of a member are not in order")
     require(math.isfinite(member.hold), "hold of a member is not finite")

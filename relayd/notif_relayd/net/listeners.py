@@ -7,9 +7,7 @@ owner and group, and only then listens; until then the kernel refuses every conn
 systemd passes has the permissions of its unit until the daemon applies its own configuration.
 
 A socket file outlives its process; the daemon replaces a file on which no process listens. A lock
-file beside the socket keeps two daemons from replacing each other's socket. The lock file belongs
-to the daemon's user and has mode 0600: a process that can open a file can lock it, and other users
-may be able to open the directory.
+file beside the socket keeps two daemons from replacing each other's socket.
 """
 
 import contextlib
@@ -23,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from notif_relayd.errors import StartError
-from notif_relayd.files import lock
+from notif_relayd.lock_file import locked
 from notif_relayd.net import ancillary
 from notif_relayd.net.passed import is_unix_stream
 from notif_relayd.peer import peer_of
@@ -218,38 +216,8 @@ def _umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-@contextlib.contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    path = os.path.join(directory, LOCK_FILE)
-    fd = lock(path, _open_own, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        # Removed while it is locked: a daemon that waits for the lock notices it in `lock`.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        os.close(fd)
-
-
-def _open_own(path: str) -> int:
-    """Open or create a file that no other user can have opened."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as error:
-        # The path may be a directory, a link, a socket or the file of another user. If nothing is
-        # there, the directory is the problem.
-        if error.errno == errno.ENOENT or not os.path.lexists(path):
-            raise
-    else:
-        status = os.fstat(fd)
-        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-        if stat.S_ISREG(status.st_mode) and mine:
-            return fd
-        os.close(fd)
-    raise StartError(
-        f"{path} is not a file that only the daemon's user, uid {os.geteuid()}, can open: remove it"
-    )
+def _locked(directory: str) -> contextlib.AbstractContextManager[None]:
+    return locked(os.path.join(directory, LOCK_FILE), fcntl.LOCK_EX)
 
 
 def _identity(path: str) -> tuple[int, int]:

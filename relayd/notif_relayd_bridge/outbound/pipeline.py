@@ -13,9 +13,6 @@ if the broker is not connected, or if one has waited for `SLOW_AFTER` or `FULL_A
 are sent and unconfirmed are then spooled as well, in front of those that wait: if the connection
 fails later, everything is sent again from the spool in its order.
 
-The relay does not hand out a gap record to the next process, because gap records are not reported
-as finished. Therefore everything is spooled as well if one is unconfirmed for `MAX_GAP_TIME`.
-
 If the broker refuses a message, a gap record takes its place. The message is finished when the
 broker has confirmed this record. A refused gap record counts with its own number.
 
@@ -49,9 +46,6 @@ relay with the default ring and 4,000 notifications of 1 KiB per second loses no
 
 FULL_AFTER = 0.25
 """The same while the reader has paused because of `MAX_HELD_BYTES`: the ring of the relay fills."""
-
-MAX_GAP_TIME = 0.1
-"""Maximum time, in seconds, for which a gap record of the relay is only in memory, if possible."""
 
 MAX_UNCONFIRMED_BYTES = 8 * 1024 * 1024
 """Maximum size of the unconfirmed messages; one message more may exceed it."""
@@ -117,8 +111,6 @@ class Pipeline:
         self._warning_limit = WarningLimit(clock)
         self._waiting: deque[tuple[float, Notification]] = deque()
         """Notifications of the relay that are neither sent nor spooled, with their arrival time."""
-        self._gap_times: deque[float] = deque()
-        """When the gap records of the relay arrived that are neither confirmed nor spooled."""
         self._sent: deque[_Sent] = deque()
         """Unconfirmed messages, in the order in which they were sent."""
         self._sent_bytes = 0
@@ -189,8 +181,6 @@ class Pipeline:
         elif self._has_rows_to_remove():
             # Rows that could not be removed would be sent again by the next process.
             times.append(self._writes.next_at)
-        if self._gap_times:
-            times.append(max(self._gap_times[0] + MAX_GAP_TIME, self._writes.next_at or 0.0))
         if self._has_room() and self._has_rows():
             times.append(self._reads.next_at)
         return min((each for each in times if each is not None), default=None)
@@ -205,8 +195,6 @@ class Pipeline:
                 self._finish(notification)
             else:
                 self._waiting.append((now, notification))
-                if isinstance(notification, Gap):
-                    self._gap_times.append(now)
 
     def connect(self) -> None:
         """Note that the target is connected."""
@@ -298,7 +286,7 @@ class Pipeline:
             self._send_rows()
         if not self._has_rows():
             self._send_waiting()
-            if (self._waiting and self._is_slow()) or self._is_gap_due():
+            if self._waiting and self._is_slow():
                 self._store()
 
     def _has_room(self) -> bool:
@@ -320,9 +308,6 @@ class Pipeline:
 
     def _is_slow(self) -> bool:
         return self._has_failed or self._clock() >= self._slow_at
-
-    def _is_gap_due(self) -> bool:
-        return bool(self._gap_times) and self._clock() >= self._gap_times[0] + MAX_GAP_TIME
 
     def _send(self, row: int, notification: Notification) -> None:
         self._sent.append((row, notification))
@@ -379,8 +364,6 @@ class Pipeline:
     def _note_answered(self, notification: Notification) -> None:
         self._direct -= 1
         self._answered.append(notification)
-        if isinstance(notification, Gap):
-            self._gap_times.popleft()
 
     def _finish_answered(self) -> None:
         for notification in self._answered:
@@ -436,7 +419,6 @@ class Pipeline:
             self._direct = 0
             self._cursor = keep
         self._waiting.clear()
-        self._gap_times.clear()
         self.counters.spooled += len(notifications)
         for each in notifications:
             self._finish(each)

@@ -25,7 +25,7 @@ class Missing:
         """
         self.rows += 1
         self.bytes += size
-        report = None if record is None else read_gap(record)
+        report = None if record is None else records.gap_report(record)
         if report is None:
             self.dropped += 1
         number = 1 if report is None else report.dropped
@@ -33,13 +33,3 @@ class Missing:
             self.number = None
         else:
             self.number += number
-
-
-def read_gap(record: bytes) -> records.GapReport | None:
-    """Return the content of a gap record, or None for any other record."""
-    if len(record) > records.MAX_GAP_SIZE or not records.may_be_reserved(record):
-        return None
-    try:
-        return records.read_gap(len(record), records.decode_pairs(record))
-    except (ValueError, RecursionError):
-        return None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from notif_relay import records as library
 from notif_relayd_bridge.spool.file import PAGE_SIZE
-from notif_relayd_bridge.spool.missing import Missing, read_gap
+from notif_relayd_bridge.spool.missing import Missing
 
 MAX_HEAD_SIZE = 4 * 1024 * 1024
 """Size in bytes after which `Spool.head` returns no further row."""
@@ -217,7 +217,7 @@ class Rows:
         previous = self._db.execute(
             "SELECT id, record FROM records WHERE id > ? ORDER BY id DESC LIMIT 1", (keep,)
         ).fetchone()
-        if previous is not None and read_gap(previous[1]) is not None:
+        if previous is not None and library.gap_report(previous[1]) is not None:
             gap.add(len(previous[1]), previous[1])
             self._db.execute("DELETE FROM records WHERE id = ?", previous[:1])
         self._totals.count += 1

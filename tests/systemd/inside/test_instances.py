@@ -3,7 +3,9 @@
 
 import json
 import os
+import re
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import pytest
 
 from support.container import (
+    DEADLINE,
     PUBLIC_UNIT,
     access,
     configure,
     connect,
+    needs_loopback,
     record,
     relays,
     run,
@@ -32,9 +36,11 @@ def instances() -> Iterator[None]:
         systemctl("enable", "--now", f"notif-relayd@{name}.socket")
     yield
     for name in SERVICES:
+        systemctl("stop", f"notif-relayd@{name}.service")
+        Path(f"/run/notif-relayd/{name}/control.sock").touch()  # as after a crash
         systemctl("disable", "--now", f"notif-relayd@{name}.socket")
         assert not os.path.lexists(f"/run/{name}/notifications.sock")
-        os.rmdir(f"/run/notif-relayd/{name}")  # It does not contain a socket.
+        assert not os.path.lexists(f"/run/notif-relayd/{name}")
         shutil.rmtree(f"/etc/notif-relayd/{name}", ignore_errors=True)
 
 
@@ -124,8 +130,35 @@ def test_instance_reload_fails_with_its_configuration(instances: None) -> None:
     systemctl("reload", "notif-relayd@nova.service")
 
 
+def test_restart_of_the_sockets_keeps_the_directory(instances: None) -> None:
+    for unit in ("notif-relayd@nova.socket", "notif-relayd-ingest@nova.socket"):
+        systemctl("restart", unit)
+        systemctl("start", "notif-relayd-ingest@nova.socket", "notif-relayd@nova.service")
+        assert access("/run/notif-relayd/nova") == ("0755", "notif-relayd", "notif-relayd")
+        with connect("/run/nova/notifications.sock"), connect("/run/nova/ingest.sock"):
+            assert relayctl("nova", "status")
+
+
+def test_exporter_of_an_instance(instances: None) -> None:
+    needs_loopback()
+    unit = "notif-relayd-exporter@nova.service"
+    listen = Path(f"/run/systemd/system/{unit}.d/listen.conf")
+    listen.parent.mkdir(parents=True)
+    listen.write_text("[Service]\nEnvironment=LISTEN=127.0.0.1:9857\n")
+    systemctl("daemon-reload")
+    systemctl("start", "notif-relayd@nova.service", "notif-relayd-exporter.service", unit)
+    ups = []
+    for port in (9856, 9857):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as page:
+            ups += re.findall(r"^notif_relayd_up (.*)", page.read().decode(), re.MULTILINE)
+    systemctl("stop", "notif-relayd-exporter.service", unit)
+    shutil.rmtree(listen.parent)
+    assert ups == ["0.0", "1.0"]
+
+
 def test_systemd_analyze_accepts_the_instances(instances: None) -> None:
     units = [f"notif-relayd@nova.{each}" for each in ("service", "socket")]
+    units.append("notif-relayd-exporter@nova.service")
     verified = run("systemd-analyze", "verify", *units, "notif-relayd-ingest@nova.socket")
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 

@@ -10,7 +10,7 @@ from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.run import Run, append
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.framing import split
-from notif_relayd.records.selector import GAP_BIT, Mask, Selector
+from notif_relayd.records.selector import Mask, Selector
 from notif_relayd.records.validator import RoutingKey
 
 
@@ -35,7 +35,7 @@ class Batch:
     def passed(self, selector: Selector[Stream]) -> Sequence[int]:
         """Return for each record the filters that it passes; computed when they are needed."""
         if not self._passed:
-            self._passed = [*map(selector.passed, self.routing_keys)]
+            self._passed = [*map(selector.passed, self.routing_keys, split(self.data))]
         return self._passed
 
 
@@ -93,10 +93,7 @@ class Division:
         lines = list(split(data))
         for member, part in self._parts.items():
             for index in part:
-                run = self._run(index)
-                if member.window is not None and self._passed[index] & GAP_BIT:
-                    run = run._replace(gaps=True)
-                append(member.unsent, run)
+                append(member.unsent, self._run(index))
             some = b"".join([lines[index] for index in part])
             yield member, HandOut(b"", [some], member.unsent, is_part=len(self._parts) > 1)
 

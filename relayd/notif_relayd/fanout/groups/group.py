@@ -22,7 +22,8 @@ from notif_relay import records
 from notif_relayd.fanout.groups.division import Batch, Division
 from notif_relayd.fanout.groups.hand_out import Draft, HandOut, share
 from notif_relayd.fanout.groups.ledger import Ledger
-from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.missing import Missing, undeliverable
 from notif_relayd.fanout.groups.run import Run, append, place_of, split
 from notif_relayd.fanout.ring import Ring
 from notif_relayd.fanout.subscriber import Stream
@@ -50,8 +51,7 @@ class Group(Ledger):
         on_undeliverable: Callable[[Iterator[bytes], int], None],
         selector: Selector[Stream],
     ) -> None:
-        super().__init__()
-        self.max_deliveries = max_deliveries
+        super().__init__(max_deliveries)
         self._on_undeliverable = on_undeliverable
         self._selector = selector
         self._masks: set[Mask] = set()
@@ -80,9 +80,12 @@ class Group(Ledger):
         self._selector.release(member.view)
         self._masks = {each.mask for each in self.members.values()}
         begun, untouched = split(member.unsent, int(member.has_begun))
-        attempted = (run._replace(gaps=False) for run in (*member.unfinished, *begun))
+        attempted = (*member.unfinished, *begun)
         self._set_aside(each for run in attempted for each in self._after_attempt(run))
-        self._note_missing(member.missing)
+        for _, missing in member.gaps:
+            self._announce_again(missing)
+        if member.missing is not None:
+            self._announce_again(member.missing)
         self._give_back(untouched)
         self._skip_unwanted()
 
@@ -101,7 +104,7 @@ class Group(Ledger):
         """Return whether there may be something to hand out to a member."""
         if member.room <= 0:
             return False
-        if self._lost or self._undeliverable:
+        if self._missing is not None:
             return True
         if any(each.next_seq != each.end for each in self.segments):
             return not self._is_blocked(member)
@@ -134,8 +137,7 @@ class Group(Ledger):
         return member.view.is_unfiltered or self.segments.last.stream.views == {member.view}
 
     def note_direct(self, member: Member, count: int) -> None:
-        """Note that a member got the next `count` records; none of them is a gap record if it has a
-        window."""
+        """Note that a member got the next `count` records."""
         segment = self.segments.first
         if member.window is None:
             member.taken += count
@@ -155,18 +157,18 @@ class Group(Ledger):
         """
         if not self.has_work_for(member):
             return None
-        if self._lost or self._undeliverable:
-            return self._take_gap()
+        if self._missing is not None:
+            return self._take_gap(self._missing)
         draft = Draft(member, self._masks, self._selector)
         if not direct:
             count = sum(each.end - each.next_seq for each in self.segments) + self._waiting.count
             draft.room = min(draft.room, share(takers, count))
         self._take_waiting(member, draft)
         waits = self._first_waiting(member) < len(self._waiting)
-        if not (waits or draft.attempts or self._lost):
+        if not (waits or draft.attempts or self._missing is not None):
             self._take_next(member, draft, direct=direct)
         if not draft.runs:
-            return self._take_gap() if self._lost else None
+            return None if self._missing is None else self._take_gap(self._missing)
         if not draft.attempts:
             return HandOut(b"", draft.data, draft.runs)
         count = sum(each.length for each in draft.runs)
@@ -186,7 +188,7 @@ class Group(Ledger):
         """
         segment = self.segments.first
         is_next = segment.next_seq == segment.ring.next_seq - len(batch)
-        if self._lost or self._undeliverable or segment.stop_seq is not None or not is_next:
+        if self._missing is not None or segment.stop_seq is not None or not is_next:
             return []
         candidates = []
         for member in members:
@@ -209,14 +211,10 @@ class Group(Ledger):
             self.note_lost(self._waiting.limit(MAX_WAITING))
         return list(division.hand_outs(batch.data))
 
-    def _take_gap(self) -> HandOut:
-        """Return the next gap record that is due."""
-        lost, self._lost = self._lost, 0
-        if lost:
-            return HandOut(records.gap(lost, "slow_subscriber"), [], [], Missing(lost=lost))
-        count, self._undeliverable = self._undeliverable, 0
-        gap = records.gap(count, "undeliverable")
-        return HandOut(gap, [], [], Missing(undeliverable=count))
+    def _take_gap(self, missing: Missing) -> HandOut:
+        """Return the next gap record of those that announce what is missing."""
+        announced, self._missing = missing.split()
+        return HandOut(announced.record, [], [], announced)
 
     def note_sent(self, member: Member, hand_out: HandOut, sent: int) -> bytes:
         """Note what the socket of a member took.
@@ -234,9 +232,12 @@ class Group(Ledger):
         member.unsent = []
         if sent == len(head) + sum(map(len, data)):
             self._note_taken(member, runs)
+            if hand_out.missing is not None:
+                member.note_gap(hand_out.missing)
             return b""
         if not sent:
-            self._note_missing(hand_out.missing)
+            if hand_out.missing is not None:
+                self._announce(hand_out.missing)
             self._give_back(_marked(runs) if hand_out.is_part else runs)
             if head and runs:
                 self.redelivered -= sum(each.length for each in runs)
@@ -258,8 +259,9 @@ class Group(Ledger):
         taken, member.unsent = split(member.unsent, max(0, count - lines))
         member.has_begun = 0 < lines <= count
         self._note_taken(member, taken)
-        if not lines:
-            member.missing = NOTHING_MISSING
+        if member.missing is not None and not lines:
+            member.note_gap(member.missing)
+            member.missing = None
 
     def _note_part(self, member: Member, hand_out: HandOut, data: bytes, sent: int) -> bytes:
         """Note that the socket took `sent` bytes of records; return the rest of the last one."""
@@ -275,7 +277,7 @@ class Group(Ledger):
         """Note that a member got records completely."""
         for run in runs:
             member.taken += run.length
-            if member.window is not None and not run.gaps:
+            if member.window is not None:
                 member.sent += run.length
                 member.unfinished_count += run.length
                 member.unfinished_in[run.segment] += run.length
@@ -319,7 +321,7 @@ class Group(Ledger):
                 if draft.runs:
                     break
                 continue
-            if self._lost or not draft.accepts(run):
+            if self._missing is not None or not draft.accepts(run):
                 break
             chunk = segment.ring.find(run.first)
             count = min(run.length, chunk.end - run.first)
@@ -352,7 +354,7 @@ class Group(Ledger):
 
     def _is_blocked(self, member: Member) -> bool:
         """Return whether a member must finish all it has before it can get a suspect record."""
-        if not member.unfinished:
+        if not member.unfinished_count:
             return False
         index = self._first_waiting(member)
         return index < len(self._waiting) and self._waiting.runs[index].is_suspect
@@ -368,10 +370,16 @@ class Group(Ledger):
         self.note_lost(lost)
         run = run.tail(lost)
         self._dropped += run.length
-        self._undeliverable += run.length
         self._given_up += run.length
         if run.length:
             self._on_undeliverable(_records_of(run, ring), run.length)
+        while run.length:
+            chunk = ring.find(run.first)
+            count = min(run.length, chunk.end - run.first)
+            missing = undeliverable(bytes(chunk.part(run.first - chunk.first, count)), count)
+            if missing is not None:
+                self._announce_new(missing)
+            run = run.tail(count)
 
     def _give_back(self, runs: Iterable[Run]) -> None:
         """Take records back that a member did not get completely."""
@@ -382,7 +390,7 @@ class Group(Ledger):
             if is_last and run.end == segment.next_seq and not run.attempts:
                 segment.next_seq = run.first
             else:
-                self._set_aside([run._replace(gaps=False)])
+                self._set_aside([run])
 
     def _set_aside(self, runs: Iterable[Run]) -> None:
         """Let records wait."""

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from notif_relayd.fanout.chunk import Chunk
 from notif_relayd.fanout.cursor import MAX_BUFFERS, MAX_SEND_SIZE
-from notif_relayd.fanout.groups.member import NOTHING_MISSING, Member, Missing
-from notif_relayd.fanout.groups.run import Run, append, by_kind
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.missing import Missing
+from notif_relayd.fanout.groups.run import Run, append
 from notif_relayd.fanout.subscriber import Stream
 from notif_relayd.records.filters import View
 from notif_relayd.records.framing import split
@@ -30,8 +31,8 @@ member that joins examines all waiting records in such parts, and the loop relay
 them."""
 
 MAX_SECONDS = 0.002
-"""Processor time, in seconds, for values that the selector has not remembered, after which no
-further record is examined for one hand-out."""
+"""Processor time, in seconds, for values that the selector has not remembered and for decoding
+records, after which no further record is examined for one hand-out."""
 
 MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
@@ -91,7 +92,7 @@ class Draft:
     def accepts(self, run: Run) -> bool:
         """Return whether a run may be handed out together with the others."""
         if run.is_suspect:
-            return not (self.runs or self._member.unfinished)
+            return not (self.runs or self._member.unfinished_count)
         return not self.runs or run.attempts == self.attempts
 
     def offer(self, chunk: Chunk, run: Run, views: Collection[View]) -> tuple[list[Run], int]:
@@ -113,7 +114,7 @@ class Draft:
         part = bytes(chunk.part(run.first - chunk.first, run.length))
         kept: list[Run] = []
         offered = 0
-        for by, some in groupby(self._decide(routing_keys_of(part, run.length))):
+        for by, some in groupby(self._decide(routing_keys_of(part, run.length), split(part))):
             count = sum(1 for _ in some)
             next_run = run.tail(offered).head(count)
             if by is _Wanted.BY_MEMBER:
@@ -126,14 +127,16 @@ class Draft:
                 break
         return kept, offered
 
-    def _decide(self, routing_keys: Iterable[RoutingKey]) -> Iterator[_Wanted]:
+    def _decide(
+        self, routing_keys: Iterable[RoutingKey], lines: Iterable[bytes]
+    ) -> Iterator[_Wanted]:
         """Yield what becomes of records, until enough of them were examined."""
         selector = self._selector
-        until = selector.seconds + MAX_SECONDS
-        for routing_key in routing_keys:
-            passed = selector.passed(routing_key)
+        until = selector.all_seconds + MAX_SECONDS
+        for routing_key, line in zip(routing_keys, lines, strict=True):
+            passed = selector.passed(routing_key, line)
             self.examined += 1
-            if selector.seconds > until:
+            if selector.all_seconds > until:
                 self.examined = MAX_EXAMINED
             if self._member.mask.contains(passed):
                 yield _Wanted.BY_MEMBER
@@ -150,8 +153,7 @@ class Draft:
         self.data.append(part)
         self.size += len(part)
         self.room -= run.length
-        for each in (run,) if self._member.window is None else by_kind(chunk, run):
-            append(self.runs, each)
+        append(self.runs, run)
 
 
 class HandOut(NamedTuple):
@@ -163,8 +165,8 @@ class HandOut(NamedTuple):
     """The records of producers."""
     runs: list[Run]
     """The same records."""
-    missing: Missing = NOTHING_MISSING
-    """What `head` announces as missing."""
+    missing: Missing | None = None
+    """What `head` announces as missing, if it is a gap record."""
     is_part: bool = False
     """Whether other members get the other records of the same batch, which may be later ones."""
 

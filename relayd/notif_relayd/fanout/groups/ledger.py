@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.segment import Segments
 from notif_relayd.fanout.groups.waiting import Waiting
 from notif_relayd.fanout.saved_state import GroupState
@@ -13,9 +14,15 @@ from notif_relayd.fanout.subscriber import Stream
 
 
 class Ledger:
-    """The members of a group, its position, the records that wait, and those that are missing."""
+    """The members of a group, its position, the records that wait, and those that are missing.
 
-    def __init__(self) -> None:
+    Args:
+        max_deliveries: number of members that may get a record; may be changed at any time.
+    """
+
+    def __init__(self, max_deliveries: int) -> None:
+        self.max_deliveries = max_deliveries
+        """Number of members that may get a record."""
         self.members: dict[int, Member] = {}
         """By the number of the member."""
         self.redelivered = 0
@@ -25,10 +32,11 @@ class Ledger:
         self._waiting = Waiting([])
         self._dropped = 0
         """Number of records that were found to be missing, or are not handed out again."""
-        self._lost = 0
-        """Number of records that are missing in the ring and were not announced yet."""
-        self._undeliverable = 0
-        """Number of records that are not handed out again and were not announced yet."""
+        self._missing: Missing | None = None
+        """What is to be announced before anything else is handed out."""
+        self._deferred: Missing | None = None
+        """What too many members have left unfinished in gap records. It is announced with the next
+        records that are missing, so that members that cannot handle gap records get others."""
         self._given_up = 0
         """Number of records that are not handed out again, announced or not."""
 
@@ -50,8 +58,8 @@ class Ledger:
             name,
             self.segments.save(streams),
             self._waiting.runs,
-            self._lost,
-            self._undeliverable,
+            self._missing,
+            self._deferred,
             self._dropped,
             self.redelivered,
             held_until,
@@ -68,7 +76,7 @@ class Ledger:
         """
         self.segments.restore(saved.segments, streams)
         self._waiting = Waiting(saved.waiting)
-        self._lost, self._undeliverable = saved.lost, saved.undeliverable
+        self._missing, self._deferred = saved.missing, saved.deferred
         self._dropped, self.redelivered = saved.dropped, saved.redelivered
         self._given_up = saved.given_up
 
@@ -84,7 +92,7 @@ class Ledger:
     @property
     def has_read_all(self) -> bool:
         """Whether there is nothing to hand out but records that wait."""
-        return not (self._lost or self._undeliverable) and self.segments.at_end
+        return self._missing is None and self.segments.at_end
 
     @property
     def waiting_runs(self) -> int:
@@ -118,16 +126,31 @@ class Ledger:
         """Number of records that members have and have not finished."""
         return sum(each.unfinished_count for each in self.members.values())
 
-    def _note_missing(self, missing: Missing) -> None:
-        """Note that records are to be announced again."""
-        self._lost += missing.lost
-        self._undeliverable += missing.undeliverable
+    def _announce(self, missing: Missing) -> None:
+        """Announce missing records before anything else is handed out."""
+        self._missing = missing if self._missing is None else self._missing.plus(missing)
+
+    def _announce_new(self, missing: Missing) -> None:
+        """Announce records that are found to be missing, and those that are deferred."""
+        if self._deferred is not None:
+            attempts = self.max_deliveries - 1
+            missing, self._deferred = missing.plus(self._deferred)._replace(attempts=attempts), None
+        self._announce(missing)
+
+    def _announce_again(self, missing: Missing) -> None:
+        """Announce what a gap record did that a member has left unfinished; defer it after several
+        attempts."""
+        missing = missing._replace(attempts=missing.attempts + 1)
+        if missing.attempts < self.max_deliveries:
+            self._announce(missing)
+        else:
+            self._deferred = missing if self._deferred is None else self._deferred.plus(missing)
 
     def note_lost(self, count: int) -> None:
         """Note that no member will get `count` records; they are to be announced."""
-        self._lost += count
-        self._dropped += count
         if count:
+            self._dropped += count
+            self._announce_new(Missing(lost=count))
             self.segments.last.ring.store.has_lost = True
 
     def _oldest(self, number: int) -> int | None:

@@ -5,26 +5,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from notif_relay.group import MAX_WINDOW
 from notif_relayd.fanout.groups.errors import GroupError
+from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.records.filters import View
 from notif_relayd.records.selector import Mask
 from notif_relayd.records.subscription_request import NOT_WINDOWED
-
-
-class Missing(NamedTuple):
-    """Numbers of records that gap records announce."""
-
-    lost: int = 0
-    """Records that the ring lacks."""
-    undeliverable: int = 0
-    """Records that too many members have left unfinished."""
-
-
-NOTHING_MISSING = Missing()
 
 
 @dataclass(slots=True, eq=False)
@@ -36,19 +24,23 @@ class Member:
     window: int | None = None
     """Maximum number of unfinished records; `None` if the socket's acceptance finishes a record."""
     unfinished: deque[Run] = field(default_factory=deque)
-    """Notifications that it got and has not finished, in the order in which it got them."""
+    """Records of producers that it got and has not finished, in the order in which it got them."""
+    gaps: deque[tuple[int, Missing]] = field(default_factory=deque)
+    """Gap records of the relay that it got and has not finished, each after the number of records
+    that were sent before it."""
     unfinished_count: int = 0
-    """Number of records in `unfinished`."""
+    """Number of records in `unfinished` and `gaps`."""
     unsent: list[Run] = field(default_factory=list)
     """Records of which its socket has yet to take a part."""
-    missing: Missing = NOTHING_MISSING
-    """What the gap records announce of which its socket has yet to take a part."""
+    missing: Missing | None = None
+    """What the gap record announces of which its socket has yet to take a part."""
     taken: int = 0
-    """Number of records that its socket took."""
+    """Number of records of producers that its socket took."""
     sent: int = 0
-    """Number of notifications that its socket took, with a window."""
+    """Number of records that its socket took, with a window: those of producers and the gap records
+    of the relay."""
     finished: int = 0
-    """Number of notifications that it has finished."""
+    """Number of these that it has finished."""
     attached: bool = True
     """Whether it can get records; `False` while it gets the records of an earlier request."""
     examined: tuple[int, int] = (0, 0)
@@ -70,7 +62,7 @@ class Member:
     @property
     def room(self) -> int:
         """Number of records that it can get now."""
-        if self.unsent or self.missing != NOTHING_MISSING or not self.attached:
+        if self.unsent or self.missing is not None or not self.attached:
             return 0
         if self.window is None:
             return MAX_WINDOW
@@ -87,11 +79,18 @@ class Member:
         """Return whether it has not finished records of a segment, or its socket owes them."""
         return bool(self.unfinished_in[segment]) or any(r.segment == segment for r in self.unsent)
 
+    def note_gap(self, missing: Missing) -> None:
+        """Note that it got a gap record of the relay completely."""
+        if self.window is not None:
+            self.gaps.append((self.sent, missing))
+            self.sent += 1
+            self.unfinished_count += 1
+
     def finish(self, count: int) -> int:
-        """Note that it has finished the first `count` notifications that it got.
+        """Note that it has finished the first `count` notifications and gap records that it got.
 
         Returns:
-            The number of notifications that were not finished before.
+            The number of those that were not finished before.
 
         Raises:
             GroupError: it has no window, was not sent so many notifications, or has finished more
@@ -109,6 +108,9 @@ class Member:
         finished = missing = count - self.finished
         self.finished = count
         self.unfinished_count -= missing
+        while self.gaps and self.gaps[0][0] < count:
+            self.gaps.popleft()
+            missing -= 1
         while missing:
             run = self.unfinished.popleft()
             taken = min(run.length, missing)

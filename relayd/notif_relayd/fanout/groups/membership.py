@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 
 from notif_relayd.fanout.groups.live_group import LiveGroup
-from notif_relayd.fanout.groups.member import Member, Missing
+from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.saved_state import MemberState, ViewState
 from notif_relayd.fanout.subscriber import Stream, Subscription
 from notif_relayd.records.subscription_request import Done
@@ -67,7 +67,7 @@ class Membership(Subscription):
         A report may be on its way while a relay crashes; it is about the group that was lost.
 
         Returns:
-            The number of notifications that were not finished before.
+            The number of records that were not finished before.
 
         Raises:
             GroupError: see `Member.finish`.
@@ -118,9 +118,9 @@ class Membership(Subscription):
             member.window,
             member.hold,
             list(member.unfinished),
+            list(member.gaps),
             member.unsent,
-            member.missing.lost,
-            member.missing.undeliverable,
+            member.missing,
             member.taken,
             member.sent,
             member.finished,
@@ -137,9 +137,10 @@ def member_of(saved: MemberState) -> Member:
         saved.view.view(),
         saved.window,
         deque(saved.unfinished),
-        sum(each.length for each in saved.unfinished),
+        deque(saved.gaps),
+        sum(each.length for each in saved.unfinished) + len(saved.gaps),
         saved.unsent,
-        Missing(saved.lost, saved.undeliverable),
+        saved.missing,
         saved.taken,
         saved.sent,
         saved.finished,

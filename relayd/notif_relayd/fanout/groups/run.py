@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import NamedTuple
-
-from notif_relayd.fanout.chunk import Chunk
 
 SUSPECT_ATTEMPTS = 2
 """Number of members that left without finishing a record, from which on it is handed out alone.
@@ -28,8 +25,6 @@ class Run(NamedTuple):
     attempts: int = 0
     """Number of members that got the records and left without finishing them. Also 1 if only a
     member's socket had no room for them when other members got later records."""
-    gaps: bool = False
-    """Whether a member with a window got them as gap records, which it need not finish."""
 
     @property
     def end(self) -> int:
@@ -57,9 +52,9 @@ def place_of(run: Run) -> tuple[int, int]:
 def append(runs: list[Run] | deque[Run], run: Run) -> None:
     """Append a run; extend the last one if the records follow it."""
     if runs:
-        segment, first, length, attempts, gaps = runs[-1]
-        if run == (segment, first + length, run.length, attempts, gaps):
-            runs[-1] = Run(segment, first, length + run.length, attempts, gaps)
+        segment, first, length, attempts = runs[-1]
+        if run == (segment, first + length, run.length, attempts):
+            runs[-1] = Run(segment, first, length + run.length, attempts)
             return
     runs.append(run)
 
@@ -74,12 +69,3 @@ def split(runs: list[Run], count: int) -> tuple[list[Run], list[Run]]:
         first.append(run)
         count -= run.length
     return first, []
-
-
-def by_kind(chunk: Chunk, run: Run) -> Iterator[Run]:
-    """Yield the parts of a run that are gap records, and those that are not."""
-    if not chunk.gaps:
-        yield run
-        return
-    for seq in range(run.first, run.end):
-        yield run._replace(first=seq, length=1, gaps=seq - chunk.first in chunk.gaps)

@@ -150,7 +150,6 @@ class GroupSender:
         size: int,
         count: int,
         direct: Sequence[tuple[Subscriber, int]],
-        has_gaps: bool,
     ) -> bool:
         """Note what the sockets of members took of a batch that is in the ring, if it must be.
 
@@ -159,7 +158,6 @@ class GroupSender:
             size: bytes of the batch.
             count: the number of records.
             direct: the members that the batch was sent to, with the results.
-            has_gaps: whether there may be gap records of producers in the batch.
 
         Returns:
             Whether all active groups of the stream have handed out the batch.
@@ -167,7 +165,7 @@ class GroupSender:
         is_handed_out = len(direct) == len(self.active.get(stream, ()))
         for subscriber, result in direct:
             membership = _membership_of(subscriber)
-            if result == size and not (has_gaps and membership.member.window):
+            if result == size:
                 subscriber.bytes += size
                 membership.group.group.note_direct(membership.member, count)
                 self._serve_others(subscriber, membership)
