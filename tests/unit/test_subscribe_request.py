@@ -103,19 +103,23 @@ PATTERNS = st.one_of(
 )
 
 
-SCALARS = st.one_of(st.text("aß?[]*", max_size=260), st.integers(), st.floats(), st.booleans())
+TEXTS = st.text("aß?[]*", max_size=20)
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 
 ALTERNATIVES = st.one_of(
-    st.none(),
     SCALARS,
-    st.builds(lambda key, text: {key: text}, st.sampled_from(["glob", "prefix"]), st.text()),
-    st.builds(lambda values: {"not": values}, st.lists(SCALARS, max_size=3)),
-    st.builds(lambda *limits: {"range": limits}, st.integers(), st.none() | st.floats()),
-    st.builds(lambda value: {"exists": value}, st.booleans()),
+    st.fixed_dictionaries({"glob": TEXTS}),
+    st.fixed_dictionaries({"prefix": TEXTS}),
+    st.fixed_dictionaries({"not": st.lists(SCALARS, max_size=3)}),
+    st.fixed_dictionaries({"range": st.tuples(st.integers(), st.none() | st.floats())}),
+    st.fixed_dictionaries({"exists": st.booleans()}),
 )
 
 PAYLOADS = st.none() | st.dictionaries(
-    st.text("ab.", min_size=1, max_size=20), st.lists(ALTERNATIVES, max_size=5), max_size=17
+    st.sampled_from(["a", "a.b", "a.c", "nova_object.data", "é", "a..b"]),
+    st.lists(ALTERNATIVES, min_size=1, max_size=3),
+    max_size=3,
 )
 
 
