@@ -14,7 +14,7 @@ from notif_relay import paths
 from notif_relay.connection import checked_path
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from notif_relayctl.location import instance_of
+from notif_relayctl.instances import instance_of
 from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
