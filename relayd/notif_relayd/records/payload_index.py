@@ -30,7 +30,7 @@ MAX_ELEMENTS = 4096
 """Maximum number of elements of lists that are examined in one record. 4096 elements take 4 ms."""
 
 MAX_RESULTS_SIZE = 2 * 1024 * 1024
-"""Maximum size, in bytes, of the records whose results are remembered.
+"""Maximum size, in bytes, of the records whose results are remembered; one may exceed it.
 
 A record is looked up again for each group that hands it out. That takes a tenth of the time of
 decoding it.
@@ -155,10 +155,11 @@ class PayloadIndex:
             finally:
                 if was_enabled:
                     gc.enable()
-            self._results_size += RESULT_SIZE + len(record) + getsizeof(passed)
-            if self._results_size > MAX_RESULTS_SIZE:
+            size = RESULT_SIZE + len(record) + getsizeof(passed)
+            if self._results_size + size > MAX_RESULTS_SIZE:
                 self._forget_results()
             self._results[record] = passed
+            self._results_size += size
             self.seconds += self._thread_time() - before
         return passed
 
@@ -212,12 +213,13 @@ class PayloadIndex:
         if passed is None:
             before = self._thread_time()
             passed = path.passed(value)
-            self._values_size += VALUE_SIZE + getsizeof(value) + getsizeof(passed)
-            if self._values_size > MAX_VALUES_SIZE:
+            size = VALUE_SIZE + getsizeof(value) + getsizeof(passed)
+            if self._values_size + size > MAX_VALUES_SIZE:
                 for each in self._paths.values():
                     each.remembered.clear()
                 self._values_size = 0
             path.remembered[value] = passed
+            self._values_size += size
             self.match_seconds += self._thread_time() - before
         return passed
 
