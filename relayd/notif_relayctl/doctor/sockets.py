@@ -24,7 +24,7 @@ from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
 from notif_relayctl.doctor.units import UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
-from notif_relayctl.location import instance_of
+from notif_relayctl.instances import instance_of
 from notif_relayd.control.schema import Status
 from notif_relayd.systemd.environment import booted
 
