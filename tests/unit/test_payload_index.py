@@ -287,10 +287,12 @@ def test_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numbers_of_equal_hash_make_no_equal_filters() -> None:
-    modulus = 2**61 - 1  # of Python's hash of an integer
-    asked = [Filter.parse({"payload": {"a": [modulus * n]}}) for n in range(1, 200)]
-    assert len({hash(each) for each in asked}) == len(asked)
-    selector: Selector[int] = Selector()
-    for number, each in enumerate(asked, 1):
+    numbers = [1.5 * 2.0 ** (61 * power) for power in range(-16, 16)]
+    assert len({*map(hash, numbers)}) == 1  # 2**61 - 1 is the modulus of Python's hash
+    asked = [Filter.parse({"payload": {"a": [number]}}) for number in numbers]
+    assert len({*map(hash, asked)}) == len(asked)
+    selector: Selector[float] = Selector()
+    for number, each in zip(numbers, asked, strict=True):
         selector.add(View(each), number)
-    assert selector.select([ROUTING_KEY], record({"a": modulus * 7})) == {7: [0]}
+    for number in numbers:
+        assert selector.select([ROUTING_KEY], record({"a": number})) == {number: [0]}
