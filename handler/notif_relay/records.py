@@ -46,6 +46,10 @@ NOT_ADMITTED = "This relay does not admit this subscriber"
 """Start of the error message when the allow lists do not contain the user; part of the wire format.
 """
 
+TOO_MANY_PRODUCERS = "This relay takes no more producers"
+PRODUCER_NOT_ADMITTED = "This relay does not admit this producer"
+"""The same for a producer."""
+
 NOTICE = "notice"
 """Key in the answer to a request, if the access rules leave nothing to read; a sentence."""
 

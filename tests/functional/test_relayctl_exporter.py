@@ -44,8 +44,8 @@ class Exporter:
     url: str
     log: Path
 
-    def scrape(self) -> str:
-        with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:
+    def scrape(self, query: str = "") -> str:
+        with urllib.request.urlopen(self.url + query, timeout=TIMEOUT) as answer:
             assert answer.status == 200
             return str(answer.read().decode())
 
@@ -123,6 +123,14 @@ def test_openmetrics_and_compression_are_supported(relay: RunningRelay) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
             assert answer.headers["Content-Encoding"] == "gzip"
+
+
+def test_names_select_metrics(relay: RunningRelay) -> None:
+    with exporting(relay.directory) as exporter:
+        assert "notif_relayd_records_received_total" in exporter.scrape("?name[]=&name[]=")
+        selected = exporter.scrape("?name[]=&name[]=notif_relayd_up&name%5B%5D=other")
+    assert selected.endswith("notif_relayd_up 1.0\n")
+    assert len(selected.splitlines()) == 3
 
 
 def test_missing_relay_is_up_0_and_is_not_started(directory: Path) -> None:

@@ -125,7 +125,7 @@ def test_refused_connection_is_an_error(directory: Path) -> None:
     with running_relay(directory, "--relayd-max_producers", "1") as relay, relay.produce():
         relay.wait_status(producers=1)
         done = relayctl(directory, "send", "--event-type", "test")
-    assert_error(done, 1, "too many producers", "see its log")
+    assert_error(done, 4, "refused", "This relay takes no more producers: max_producers = 1 is")
 
 
 def test_relay_that_stops_midway_is_an_error_with_the_line(relay: RunningRelay) -> None:

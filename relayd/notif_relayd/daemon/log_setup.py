@@ -120,7 +120,7 @@ def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     Raises:
         StartError: the log cannot be written, or the file in log_config_append is invalid.
     """
-    _set_destination(conf, in_background)
+    path = _set_destination(conf, in_background)
     if conf.log_config_append:
         with logging_errors(conf):
             check_logging_file(conf.log_config_append)
@@ -128,6 +128,8 @@ def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
         for option in ("log_file", "log_dir"):
             conf.set_override(option, None)
         _set_up(conf)
+    if in_background and (path is None or named_descriptor(path) is not None):
+        check_background_log(conf)
 
 
 def _set_up(conf: cfg.ConfigOpts) -> None:
