@@ -88,6 +88,20 @@ def test_invalid_input_line_is_named_and_ends_it(relay: RunningRelay) -> None:
     relay.wait_status(records_received=1, producers=0)
 
 
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "the payload is nested too deeply"),
+        ("1" * 5000, "a number in the payload has too many digits"),
+    ],
+)
+def test_payload_that_python_cannot_decode_is_refused(
+    directory: Path, payload: str, problem: str
+) -> None:
+    done = relayctl(directory, "send", "--event-type", "t", "-", stdin=f"{payload}\n")
+    assert_error(done, 1, f"line 1 of the input: {problem}")
+
+
 def test_unknown_priority_is_refused(relay: RunningRelay) -> None:
     done = relayctl(relay.directory, "send", "--event-type", "test", "--priority", "urgent")
     assert_error(done, 1, "--priority", "'URGENT'", "CRITICAL")
