@@ -101,7 +101,7 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 	@($(call extra,bench,matplotlib; import zmq)) || true
 	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
 		$(if $(CHECK),--check) $(FIGURES) || status=1; \
-	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters groups subscribe hostile)); do \
+	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters payload groups subscribe hostile)); do \
 		.venv/bin/python bench/$$each.py $(if $(QUICK),--rounds 5) || status=1; done; exit $$status
 
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json
@@ -212,17 +212,15 @@ dist: $(if $(filter file,$(origin BUILD_PYTHON)),.venv/.made) ## build sdist and
 		cp "$$work"/*.tar.gz "$$work"/*.whl $(DIST)
 
 # Build in a separate Debian root directory: only what debian/control lists is available, and the host
-# needs no package but mmdebstrap. systemd-nspawn of Debian 12 needs the unified cgroup hierarchy to work
-# inside a container.
-deb: $(ROOTS)/build.made .venv/.made ## build Debian packages for SUITE in dist and check them with lintian; requires root
-	@echo "Building the packages for $(SUITE); log: .debian/log"
-	@rm -rf .debian/in && mkdir -p .debian/in $(DIST)
-	@$(MAKE) --no-print-directory dist DIST=.debian/in
-	@cp packaging/build.sh .debian/in
+# needs no package but mmdebstrap and systemd-container. systemd-nspawn of Debian 12 needs the unified cgroup
+# hierarchy to work inside a container.
+deb: $(ROOTS)/build.made ## build Debian packages for SUITE in dist and check them with lintian; requires root
+	@echo "Building the packages for $(SUITE), which takes about half a minute; log: .debian/log"
+	@mkdir -p $(DIST)
 	@env -i PATH="$$PATH" SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=yes \
 		systemd-nspawn --quiet --register=no --keep-unit --as-pid2 \
-		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR)/.debian/in:/opt/in --bind=$(abspath $(DIST)):/opt/out \
-		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/in/build.sh </dev/null >.debian/log 2>&1 || \
+		--private-network --volatile=overlay -D $(ROOTS)/build --bind-ro=$(CURDIR):/opt/source --bind=$(abspath $(DIST)):/opt/out \
+		--setenv=DEB_VERSION=$(DEB_VERSION) /opt/source/packaging/build.sh </dev/null >.debian/log 2>&1 || \
 		{ cat .debian/log >&2; exit 1; }
 
 test-deb: $(ROOTS)/container.made upgradable ## install, upgrade under load and purge the packages in a container; requires root

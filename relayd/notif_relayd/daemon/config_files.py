@@ -21,18 +21,18 @@ from notif_relayd.config_file import MAX_REFERENCES, BoundedOpts, ConfigFile, os
 from notif_relayd.daemon import options
 from notif_relayd.daemon.access_options import ACCESS, rule_options
 from notif_relayd.errors import StartError, nearest, one_line
-from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
+from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, DEFAULT, NOTIFICATIONS, PROGRAM, RELAYD
 
 FILE, DIRECTORY = "--config-file", "--config-dir"
 
 MIN_ABBREVIATION = len("--config-f")
 """Length of the shortest abbreviation of these options that argparse accepts."""
 
-FOREIGN = {(options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")}
+FOREIGN = {(NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")}
 """Options, by section, that the daemon ignores: those of a section that is copied from the
 configuration of a service."""
 
-ENVIRONMENT = f"OS_{options.RELAYD.upper()}__"
+ENVIRONMENT = f"OS_{RELAYD.upper()}__"
 """Prefix of the environment variables that oslo.config reads for the section of the daemon."""
 
 MANUAL = f"see {PROGRAM}.conf(5)"
@@ -145,7 +145,7 @@ class Origins:
         """Return the name of an option for a message: ``[relayd] ring_size in FILE``."""
         name = f"[{section}] {option}"
         file = self.files.get((_normalized(section), option))
-        prefix = "" if section == options.DEFAULT else f"{section}-"
+        prefix = "" if section == DEFAULT else f"{section}-"
         if file is None or f"--{prefix}{option}" in self.arguments:
             return name
         return f"{name} in {file}"
@@ -210,7 +210,7 @@ KnownOptions = dict[str, dict[str, tuple[str, str]]]
 def _known_options() -> KnownOptions:
     known: KnownOptions = {}
     for group, opts in _file_options():
-        section = group or options.DEFAULT
+        section = group or DEFAULT
         for opt in opts:
             names = [(section, opt.dest)]
             for old in opt.deprecated_opts:
@@ -254,7 +254,7 @@ def check_environment() -> None:
     Raises:
         StartError: one does not.
     """
-    variables = {ENVIRONMENT + option.upper() for option in _known_options()[options.RELAYD]}
+    variables = {ENVIRONMENT + option.upper() for option in _known_options()[RELAYD]}
     for variable in os.environ:
         if variable.startswith(ENVIRONMENT) and variable not in variables:
             advice = _suggestion(variable, variables)
@@ -268,7 +268,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 def _normalized(section: str) -> str:
     """Return the name by which oslo.config knows a section."""
-    return section if section == options.DEFAULT else section.lower()
+    return section if section == DEFAULT else section.lower()
 
 
 def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) -> None:
@@ -297,7 +297,7 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
             use_env=False,
         )
         for (section, option), file in origins.items():
-            values = conf if section == options.DEFAULT else conf[section]
+            values = conf if section == DEFAULT else conf[section]
             try:
                 if values[option] is not None:
                     continue
