@@ -101,7 +101,7 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 	@($(call extra,bench,matplotlib; import zmq)) || true
 	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
 		$(if $(CHECK),--check) $(FIGURES) || status=1; \
-	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters groups subscribe hostile)); do \
+	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters payload groups subscribe hostile)); do \
 		.venv/bin/python bench/$$each.py $(if $(QUICK),--rounds 5) || status=1; done; exit $$status
 
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json

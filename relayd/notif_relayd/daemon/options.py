@@ -7,7 +7,6 @@ the daemon get plain, validated values.
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -19,13 +18,18 @@ from notif_relayd.access.admission import BURST_SECONDS
 from notif_relayd.access.policy import Policy
 from notif_relayd.daemon.access_options import ACCESS, access_rule, rule_options
 from notif_relayd.daemon.group_options import group_limits, group_options
+from notif_relayd.daemon.socket_options import socket_plans
 from notif_relayd.errors import StartError
 from notif_relayd.files import STANDARD_OUTPUT
-from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
-
-DEFAULT = "DEFAULT"
-RELAYD = "relayd"
-NOTIFICATIONS = "oslo_messaging_notifications"
+from notif_relayd.settings import (
+    NOTIFICATIONS,
+    RELAYD,
+    AllowList,
+    ConnectionLimits,
+    Limits,
+    NameOption,
+    SocketPlan,
+)
 
 DEFAULT_IDLE_TIMEOUT = 300.0
 """Default of idle_timeout, in seconds, if systemd holds the sockets."""
@@ -68,7 +72,8 @@ def _check() -> cfg.Opt:
         "check",
         default=False,
         help="Check the configuration and exit: print ok, or the error and exit with status 1. "
-        "Creates no file and no socket, and does not affect a running daemon.",
+        "This includes the log, the pidfile and the sockets. Creates no file and no socket, and "
+        "does not affect a running daemon.",
     )
 
 
@@ -261,9 +266,10 @@ class Settings:
     pidfile: str | None
     check: bool
 
-
-NameOption = Callable[[str, str], str]
-"""Returns the name of an option for a message, from its section and name."""
+    @property
+    def plans(self) -> tuple[SocketPlan, SocketPlan, SocketPlan]:
+        """The three sockets."""
+        return self.public, self.ingest, self.control
 
 
 def plain_name(section: str, option: str) -> str:
@@ -283,28 +289,15 @@ def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
         oslo_config.cfg.Error: the value of an option has the wrong type.
     """
     relayd = conf[RELAYD]
-    public = conf[NOTIFICATIONS].sock_path or os.path.join(conf.runtime_dir, paths.PUBLIC_SOCKET)
-    directory = os.path.dirname(public)
     if conf.pidfile and not conf.daemonize:
         raise StartError("--pidfile requires --daemonize: give both options or none")
+    public, ingest, control = socket_plans(conf, name)
     return Settings(
         limits=_limits(relayd, name),
         policy=Policy([access_rule(conf, RELAYD, each, name) for each in relayd.access_rules]),
-        public=_plan(relayd, name, "public", public, "notif-subscribers"),
-        ingest=_plan(
-            relayd,
-            name,
-            "ingest",
-            relayd.ingest_path or os.path.join(directory, paths.INGEST_SOCKET),
-            "notif-producers",
-        ),
-        control=_plan(
-            relayd,
-            name,
-            "control",
-            relayd.control_path or os.path.join(directory, paths.CONTROL_SOCKET),
-            "notif-relayd",
-        ),
+        public=public,
+        ingest=ingest,
+        control=control,
         daemonize=conf.daemonize,
         pidfile=conf.pidfile
         if conf.pidfile in (None, STANDARD_OUTPUT)
@@ -359,45 +352,3 @@ def _allow_list(
         frozenset(user_id(name(RELAYD, for_users), user) for user in users or []),
         frozenset(group_id(name(RELAYD, for_groups), group) for group in groups or []),
     )
-
-
-def check_owners(settings: Settings, name: NameOption) -> None:
-    """Check the users and groups of the socket files.
-
-    Raises:
-        StartError: a user or group does not exist.
-    """
-    for plan in (settings.public, settings.ingest, settings.control):
-        if plan.access.user is not None:
-            user_id(name(RELAYD, f"{plan.name}_user"), plan.access.user)
-        if plan.access.group is not None:
-            group_id(name(RELAYD, f"{plan.name}_group"), plan.access.group)
-
-
-def _plan(
-    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, default_group: str
-) -> SocketPlan:
-    return SocketPlan(
-        socket,
-        os.path.abspath(path),
-        Access(
-            mode=_mode(name(RELAYD, f"{socket}_mode"), relayd[f"{socket}_mode"]),
-            user=relayd[f"{socket}_user"],
-            group=relayd[f"{socket}_group"],
-            default_group=default_group,
-        ),
-    )
-
-
-def _mode(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if mode not in range(0o1000):
-        raise StartError(
-            f"{option}: {text!r} is not a file mode: set octal permissions such as 0660"
-        )
-    return mode

@@ -153,9 +153,9 @@ class RequestHandler:
             self.schedule(subscriber)
 
     def _next_line(self, subscriber: Subscriber) -> bytes | None:
+        size = len(subscriber.request)
         line = subscriber.request.next_line()
-        if line is not None:
-            self._quota.release(subscriber.peer.uid, len(line) + 1)
+        self._quota.release(subscriber.peer.uid, size - len(subscriber.request))
         return line
 
     def _finish_notifications(self, subscriber: Subscriber) -> bytes | None:
