@@ -74,6 +74,16 @@ def error_of(path: Path, *arguments: str) -> str:
         ("[DEFAULT]\ndefault_log_levels = a\n", "[DEFAULT] default_log_levels in {}: 'a'"),
         ("[DEFAULT]\nlogging_default_format_string = %(x)s\n", "the format of a log line"),
         ("[DEFAULT]\nlogging_exception_prefix = %(x)s\n", "the format of a log line"),
+        (
+            "[relayd]\npublic_allow_user = root\nno_such = 1\n[access:m]\nevent_types = x\n[x]\n",
+            "[relayd] public_allow_user in {}: unknown option; did you mean public_allow_users? "
+            "Also unknown: [relayd] no_such, [access:m] event_types, [x]",
+        ),
+        (
+            "[relayd]\n" + "".join(f"xx{each} = 1\n" for each in range(9)),
+            "[relayd] xx0 in {}: unknown option; remove it, or see notif-relayd.conf(5); also "
+            "unknown: [relayd] xx1, [relayd] xx2, [relayd] xx3, [relayd] xx4, [relayd] xx5, 3 more",
+        ),
         ("[relayd]\n\x1b[2J = 1\n", "\\u001b[2J"),
     ],
 )
