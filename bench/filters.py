@@ -207,7 +207,7 @@ def selecting(event_types: int, publishers: int, records: int) -> float:
     for _ in range(2):  # in the first iteration, all values are new
         started = time.process_time()
         for batch in batches:
-            for _ in streams.select(batch):
+            for _ in streams.select(batch, b""):
                 pass
         taken = time.process_time() - started
     return taken / records * 1e6

@@ -20,6 +20,7 @@ from termios import TIOCOUTQ
 
 from notif_relay.errors import PermissionDenied, RelayUnavailable
 from notif_relay.escaping import shown
+from notif_relay.refusal import MAX_ANSWER, sentence_in
 
 SEND_BUFFER = 1024 * 1024
 """Size of the send buffer to request, in bytes; ``net.core.wmem_max`` is the upper limit.
@@ -44,7 +45,7 @@ class Connection:
             process is not allowed to connect; see ``connect_error``.
     """
 
-    __slots__ = ("_identity", "_queued", "_send_buffer", "_socket", "send")
+    __slots__ = ("_answer", "_identity", "_queued", "_send_buffer", "_socket", "send")
 
     send: Callable[[bytes, int], int]
     """``socket.send`` itself, non-blocking; stored here because every record is sent by it."""
@@ -62,6 +63,7 @@ class Connection:
             sock.close()
             raise
         self._socket = sock
+        self._answer = b""
         self._queued = array("i", [0])  # ioctl(2) result; reused, which halves the cost
         self.send = sock.send
 
@@ -136,8 +138,14 @@ class Connection:
         """
         self._socket.shutdown(_socket.SHUT_WR)
         self._socket.settimeout(timeout)
-        while self._socket.recv(4096):
-            pass
+        while data := self._socket.recv(MAX_ANSWER):
+            self._answer = (self._answer + data)[:MAX_ANSWER]
+
+    def refusal(self) -> str:
+        """Return the sentence with which the relay has refused the connection; empty if none."""
+        with contextlib.suppress(OSError):
+            self._answer += self._socket.recv(MAX_ANSWER, _socket.MSG_DONTWAIT)
+        return sentence_in(self._answer)
 
     def close(self) -> None:
         """Close the descriptor if it still refers to this socket.

@@ -5,9 +5,27 @@ A service must not fail because its notifications cannot be relayed, so sending 
 them. Invalid arguments raise ``ValueError`` or ``TypeError``, as usual in Python.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 
 class RelayError(Exception):
-    """Base class of the library's exceptions."""
+    """Base class of the library's exceptions.
+
+    They can be pickled: a pool of multiprocessing would otherwise wait for ever for the result of a
+    worker that raises one of them.
+    """
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., RelayError], tuple[object, ...], dict[str, object]]:
+        """Pickle message and attributes; the arguments of a derived class are others."""
+        return _restored, (type(self), *self.args), self.__dict__
+
+
+def _restored(kind: type[RelayError], *arguments: object) -> RelayError:
+    return kind.__new__(kind, *arguments)
 
 
 class RecordTooLarge(RelayError):  # noqa: N818 (public name without the suffix "Error")

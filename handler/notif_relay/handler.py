@@ -10,11 +10,13 @@ service, passes errors to ``handleError``, and holds the handler's lock for each
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 
 from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.records import MAX_RECORD_SIZE
+from notif_relay.refusal import log_refusal
 from notif_relay.sender import DEFAULT_MAX_WAIT, Sender
 from notif_relay.validity import UsualForm, check, describe
 from notif_relay.warning_limit import WarningLimit
@@ -41,7 +43,9 @@ class RelayHandler(logging.Handler):
     Formatters are ignored, because they would only break the JSON.
 
     A full socket or a missing relay is not an error: records are dropped and counted. When
-    records can be sent again, a gap record with the number of dropped records is sent first.
+    records can be sent again, a gap record with the number of dropped records is sent first. If
+    the relay refuses the process, the logger ``notif_relay.refusal`` logs a warning with the
+    relay's reason.
 
     A message that the relay would reject is dropped and counted, and the logger
     ``notif_relay.handler`` logs a warning of one line for it: a message that is too large or not
@@ -69,7 +73,9 @@ class RelayHandler(logging.Handler):
         max_record_size: int = MAX_RECORD_SIZE,
     ) -> None:
         # First, so that an invalid argument leaves no incomplete handler in logging's list.
-        self._sender = Sender(path, max_wait, max_record_size)
+        self._sender = Sender(
+            path, max_wait, max_record_size, on_refusal=partial(log_refusal, os.fspath(path))
+        )
         self._max_record_size = max_record_size
         self._usual = UsualForm()
         self._warnings = WarningLimit()
@@ -115,7 +121,11 @@ class RelayHandler(logging.Handler):
         except UnicodeEncodeError as error:
             problem = f"a record was dropped: {error.reason}"
         except Exception:  # noqa: BLE001 (a logging handler must not raise into the service)
-            self.handleError(record)
+            if hasattr(record, "process"):
+                self.handleError(record)
+            else:  # a program made or changed this record; nothing has been sent
+                record.process = None
+                self.emit(record)
             return
         else:
             return
@@ -135,7 +145,11 @@ class RelayHandler(logging.Handler):
 
     def _report(self, record: logging.LogRecord, problem: str) -> None:
         # If the handler is attached to the root logger, it gets its own warnings as well.
-        if self._reporting == get_ident() or not self._warnings.allows():
+        if (
+            self._reporting == get_ident()
+            or record.name == log_refusal.__module__
+            or not self._warnings.allows()
+        ):
             return
         self._reporting = get_ident()
         try:

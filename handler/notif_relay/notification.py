@@ -10,6 +10,8 @@ long.
 only print notifications need no special case for gaps.
 """
 
+from __future__ import annotations
+
 import datetime as dt
 import functools
 import json
@@ -97,6 +99,8 @@ class Notification:
     ``UnreadableRecord``, and the other fields are empty, except ``event_type`` where it can be
     found without decoding. Integers with more digits than Python converts (4300) become floats.
 
+    A notification can be pickled and passed to another process, which cannot finish it.
+
     Args:
         raw: the record, including its newline.
     """
@@ -118,6 +122,18 @@ class Notification:
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
+
+    def __reduce__(self) -> tuple[type[Notification], tuple[bytes]]:
+        """Pickle the record only: another process cannot finish the notification."""
+        return type(self), (self.raw,)
+
+    def __copy__(self) -> Notification:
+        """Return the notification itself, which never changes."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Notification:
+        """Return the notification itself, which never changes."""
+        return self
 
     def attach(self, finish: Callable[[int], None], number: int) -> None:
         """Let ``done`` call ``finish(number)``."""

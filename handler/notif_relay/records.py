@@ -46,6 +46,10 @@ NOT_ADMITTED = "This relay does not admit this subscriber"
 """Start of the error message when the allow lists do not contain the user; part of the wire format.
 """
 
+TOO_MANY_PRODUCERS = "This relay takes no more producers"
+PRODUCER_NOT_ADMITTED = "This relay does not admit this producer"
+"""The same for a producer."""
+
 NOTICE = "notice"
 """Key in the answer to a request, if the access rules leave nothing to read; a sentence."""
 
@@ -119,13 +123,14 @@ def parse_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
-def _refuse_constant(constant: str) -> NoReturn:
+def refuse_constant(constant: str) -> NoReturn:
+    """Refuse NaN or infinity, which `json` would decode."""
     raise ValueError(f"{constant} is not JSON")
 
 
 def _decoder(parse_int: Callable[[str], float] | None) -> Callable[[str], Any]:
     return json.JSONDecoder(
-        object_pairs_hook=tuple, parse_int=parse_int, parse_constant=_refuse_constant
+        object_pairs_hook=tuple, parse_int=parse_int, parse_constant=refuse_constant
     ).decode
 
 

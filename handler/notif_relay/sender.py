@@ -65,6 +65,8 @@ class Sender:
             congestion; from 0 to ``MAX_MAX_WAIT``.
         max_record_size: maximum size of a record in bytes, including its newline.
         clock: returns the current time in seconds, for deadlines and the connect backoff.
+        on_refusal: called with the relay's sentence when it has refused a connection for another
+            reason than the connection before.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.
@@ -80,6 +82,8 @@ class Sender:
         "_max_record_size",
         "_max_wait",
         "_missing",
+        "_new_refusal",
+        "_on_refusal",
         "_pid",
         "_remainder",
         "_remainder_is_record",
@@ -88,6 +92,7 @@ class Sender:
         "connects",
         "dropped",
         "path",
+        "refusal",
         "sent",
     )
 
@@ -99,11 +104,13 @@ class Sender:
         max_wait: float = DEFAULT_MAX_WAIT,
         max_record_size: int = records.MAX_RECORD_SIZE,
         clock: Callable[[], float] = time.monotonic,
+        on_refusal: Callable[[str], None] | None = None,
     ) -> None:
         self.path = checked_path(path)
         self._max_wait = _checked_max_wait(max_wait)
         self._max_record_size = _checked_max_record_size(max_record_size)
         self._clock = clock
+        self._on_refusal = on_refusal
         self._reset()
 
     def _reset(self) -> None:
@@ -117,6 +124,9 @@ class Sender:
         self._gap_reason: records.GapReason = "producer_congested"
         self._attempted_at = -math.inf
         self._backoff = MIN_BACKOFF
+        self._new_refusal = ""  # to be reported
+        self.refusal = ""
+        """Why the relay has refused the last connection that ended, empty if it did not."""
         self.sent = 0
         """Number of records that the socket accepted completely."""
         self.dropped = 0
@@ -240,6 +250,11 @@ class Sender:
         if self._state is not _DISCONNECTED:
             try:
                 self._connection.finish(timeout)
+            except TimeoutError:
+                raise
+            except OSError:
+                self._note_refusal()
+                raise
             finally:
                 self._disconnect()
 
@@ -287,9 +302,12 @@ class Sender:
                 sent = 0
             else:
                 self._account(record, sent)
-                return
-        if record:
-            self._drop()
+                break
+        else:
+            if record:
+                self._drop()
+        if self._new_refusal:
+            self._report_refusal()
 
     def _send_pending(self, record: bytes, deadline: float) -> int:
         """Send the remainder, the gap record and ``record`` at once.
@@ -372,7 +390,20 @@ class Sender:
         """
         if self._connection.peer_left_data_unread(error):
             self._missing = None
+        self._note_refusal()
         self._disconnect()
+
+    def _note_refusal(self) -> None:
+        sentence = self._connection.refusal()
+        if sentence != self.refusal:
+            self.refusal = self._new_refusal = sentence
+        if sentence.startswith(records.PRODUCER_NOT_ADMITTED):
+            self._gap_reason = "permission_denied"
+
+    def _report_refusal(self) -> None:
+        sentence, self._new_refusal = self._new_refusal, ""
+        if self._on_refusal is not None:
+            self._on_refusal(sentence)
 
     def _disconnect(self) -> None:
         """Close the connection and drop a record that was partly sent."""

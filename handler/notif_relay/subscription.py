@@ -25,6 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import NoReturn
 
 from notif_relay.connection import NO_SIGNAL, checked_path, connect_error, identity
 from notif_relay.errors import (
@@ -116,6 +117,17 @@ class Subscription:
     def notice(self) -> str:
         """The relay's sentence if the access rules leave nothing to read; otherwise empty."""
         return self._stream.notice
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: two subscribers cannot share a connection.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a subscriber cannot be copied or passed to another process; subscribe in the process"
+            " that reads"
+        )
 
     def __del__(self) -> None:
         """Close the socket of a subscriber that was abandoned, for example inside a loop."""

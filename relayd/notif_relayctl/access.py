@@ -160,7 +160,7 @@ def not_allowed(path: str) -> str:
         return f"you may not enter {os.path.dirname(path)}; {AS_ROOT}"
     if refused is None:
         return f"you may not connect to {path}; {AS_ROOT}"
-    remedy = refused.remedy(process.name) if _is_relays(refused) else ""
+    remedy = refused.remedy(process.name) if belongs_to_relay(refused) else ""
     advice = f"run '{remedy}' as root, then log in again" if remedy else AS_ROOT
     return f"{refused.sentence('you')}; {advice}"
 
@@ -170,7 +170,7 @@ def in_runtime_dir(path: str) -> bool:
     return f"{os.path.normpath(path)}/".startswith(f"{paths.RUNTIME_DIR}/")
 
 
-def _is_relays(refused: Refusal) -> bool:
+def belongs_to_relay(refused: Refusal) -> bool:
     """Return whether a file belongs to a relay or bridge, so that a user may join its group."""
     if in_runtime_dir(refused.path) or refused.path.startswith(f"{BRIDGE_DIRECTORY}/"):
         return True

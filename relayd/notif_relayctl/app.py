@@ -20,7 +20,7 @@ from notif_relay.version import __version__
 from notif_relayctl.command import path
 from notif_relayctl.command_table import PROGRAM, Commands
 from notif_relayctl.errors import CtlError
-from notif_relayctl.location import instance_directory
+from notif_relayctl.instances import instance_directory
 from notif_relayd.errors import (
     BY_SIGNAL,
     one_line,

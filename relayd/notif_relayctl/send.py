@@ -24,7 +24,7 @@ from notif_relayctl import delivery
 from notif_relayctl.access import connect_failure
 from notif_relayctl.command import CtlCommand, utf8
 from notif_relayctl.command import path as argument_path
-from notif_relayctl.errors import CtlError
+from notif_relayctl.errors import CtlError, NotAllowedError
 from notif_relayctl.priorities import OTHER_NAMES, priority
 
 SEND_TIMEOUT = 5.0
@@ -95,7 +95,7 @@ class Send(CtlCommand):
                 raise CtlError(f"{where}{error}") from None
             if sender.sent != number:
                 # Do not close the sender: that waits again for a partially sent record.
-                raise undelivered(where, sender.path)
+                raise undelivered(where, sender)
         self._check_delivery(sender)
 
     def _check_delivery(self, sender: Sender) -> None:
@@ -107,9 +107,11 @@ class Send(CtlCommand):
         except TimeoutError:
             pass  # The relay starts, or is busy or stopped; the records wait in its socket.
         except OSError:
+            if sender.refusal:
+                raise refused("", sender) from None
             raise CtlError(
-                f"the relay at {sender.path} closed the connection and did not read everything: it "
-                "refuses this user, has too many producers, or was stopped; see its log"
+                f"the relay at {sender.path} closed the connection and did not read everything; "
+                "see its log"
             ) from None
 
 
@@ -133,10 +135,25 @@ def _notification(where: str, payload: bytes, arguments: argparse.Namespace) -> 
             arguments.event_type,
             arguments.priority,
             arguments.publisher,
-            json.loads(payload.decode("utf-8-sig")),
+            json.loads(payload.decode("utf-8-sig"), parse_int=_integer),
         )
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise CtlError(f"{where}the payload is nested too deeply") from None
+    except _TooManyDigitsError as error:
+        raise CtlError(f"{where}{error}") from None
+    except ValueError as error:
         raise CtlError(f"{where}the payload is not valid JSON: {error}") from None
+
+
+class _TooManyDigitsError(Exception):
+    """Python does not convert a number."""
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise _TooManyDigitsError("a number in the payload has too many digits") from None
 
 
 def own_publisher() -> str:
@@ -167,13 +184,22 @@ def notification(event_type: str, priority: str, publisher: str, payload: object
     )
 
 
-def undelivered(where: str, path: str) -> CtlError:
-    """Return why a record was not sent to the socket at `path` within `SEND_TIMEOUT` seconds.
+def refused(where: str, sender: Sender) -> CtlError:
+    """Return the error for a relay that has refused the connection."""
+    reason = f"the relay at {sender.path} refused the connection: {sender.refusal}"
+    return NotAllowedError(f"{where}{reason}")
+
+
+def undelivered(where: str, sender: Sender) -> CtlError:
+    """Return why a record was not sent within `SEND_TIMEOUT` seconds.
 
     Args:
         where: prefix of the message.
-        path: the private socket.
+        sender: the sender that could not send it.
     """
+    if sender.refusal:
+        return refused(where, sender)
+    path = sender.path
     try:
         Connection(path).close()
     except OSError as error:
@@ -181,6 +207,5 @@ def undelivered(where: str, path: str) -> CtlError:
         return type(failure)(f"{where}not sent: {failure}")
     return CtlError(
         f"{where}not sent: the relay at {path} accepted no data for {SEND_TIMEOUT:.0f} seconds or "
-        "closed the connection; it may be stopped or overloaded, refuse this user, or have too "
-        "many producers; see its log"
+        "closed the connection; it may be stopped or overloaded; see its log"
     )

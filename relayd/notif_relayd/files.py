@@ -72,6 +72,48 @@ def open_node(path: str, *, wait: bool) -> int | None:
     return fd
 
 
+def check_writable(path: str) -> None:
+    """Check that a log or a pidfile can be written.
+
+    A regular file is neither opened nor created. Everything else is opened for a moment, because
+    only this shows whether a process reads a FIFO. If it has no other writer, this process reads
+    its end.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    node = open_node(path, wait=False)
+    if node is not None:
+        os.close(node)
+        return
+    target = os.path.realpath(path)
+    if not os.path.exists(target):
+        target = os.path.dirname(target)
+        os.stat(target)
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def check_parent(path: str, *, volatile: str) -> None:
+    """Check that a file can be created in the directory of a path.
+
+    Args:
+        path: the file.
+        volatile: a directory, with a slash at its end. Directories in it, and itself, may be
+            missing, because they are created before the program starts.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    directory = os.path.realpath(os.path.dirname(path))
+    if f"{directory}/".startswith(volatile) and not os.path.lexists(directory):
+        return
+    if not stat.S_ISDIR(os.stat(directory).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
 def named_descriptor(path: str) -> int | None:
     """Return the number of the open descriptor that a path such as /dev/stdout stands for."""
     described = _DESCRIPTOR.fullmatch(path)

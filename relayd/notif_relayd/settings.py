@@ -4,6 +4,7 @@
 Importing this module is cheap and has no effect, so that relayctl can import it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from notif_relayd.peer import ROOT_UID, Credentials
@@ -15,6 +16,12 @@ CONFIG_FILE = "/etc/notif-relayd/relayd.conf"
 
 CONFIG_DIR = "/etc/notif-relayd/relayd.conf.d"
 """Read if it exists and no --config-dir is given."""
+
+DEFAULT, RELAYD, NOTIFICATIONS = "DEFAULT", "relayd", "oslo_messaging_notifications"
+"""Sections of the configuration."""
+
+NameOption = Callable[[str, str], str]
+"""Returns the name of an option for a message, from its section and name."""
 
 
 @dataclass(frozen=True, slots=True)

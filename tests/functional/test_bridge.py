@@ -191,6 +191,18 @@ def test_records_of_another_bridge_are_skipped(
     wait_finished(relay)
 
 
+def test_only_matching_payloads_are_sent(directory: Path, relay: Relay, broker: FakeBroker) -> None:
+    wanted = record("compute.a", payload={"instance": {"host": "cmp-1"}})
+    with running_bridge(
+        directory, relay, broker.url, payload='{"instance.host": [{"glob": "cmp-*"}]}'
+    ):
+        broker.accept()
+        with relay.produce() as producer:
+            producer.sendall(record("compute.b", payload={"instance": {"host": "net-1"}}) + wanted)
+        broker.take(1)
+    assert broker.stored == [wanted]
+
+
 def test_stopped_bridge_spools_what_is_not_confirmed(
     relay: Relay, broker: FakeBroker, bridge: Bridge
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from notif_relay import records
 from support.bridge import PASSWORD
 from support.bridge_inbound import NAME, FakeQueue, InboundBridge, running_inbound
 from support.private_socket import PrivateSocket
@@ -101,7 +102,9 @@ def test_unread_records_are_written_to_the_next_relay(
 def test_refused_connection_loses_nothing(
     directory: Path, queue: FakeQueue, private: PrivateSocket, bridge: InboundBridge
 ) -> None:
-    private.accept().close()
+    with private.accept() as connection:
+        connection.socket.send(records.error(f"{records.TOO_MANY_PRODUCERS}: 1 is reached."))
+    bridge.wait_logged("refuses this bridge: This relay takes no more producers: 1 is reached.")
     queue.deliver(record(number=1), record(number=2))
     private.accept().close()
     with private.accept() as connection:

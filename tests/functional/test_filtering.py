@@ -91,7 +91,7 @@ def test_request_of_maximum_size_is_accepted(relay: RunningRelay) -> None:
     with relay.subscribe() as subscriber:
         subscriber.socket.sendall(request)
         assert read_answer(subscriber) == {}
-        subscriber.socket.sendall(b" " + request)
+        subscriber.socket.sendall(b" \n".join(request.split(b"\n")))
         assert "longer than 65536 bytes" in subscriber.notification()["payload"]
 
 

@@ -7,10 +7,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from notif_relay import records
+from notif_relay.refusal import MAX_ANSWER, log_refusal, sentence_in
 from notif_relay.sender import Sender
 from support.other_user import as_nobody
 from support.private_socket import PrivateSocket
@@ -146,6 +149,46 @@ def test_gap_after_a_denied_connection_has_its_own_reason(
             gap = json.loads(incoming.line())
             assert gap["payload"] == {"dropped": 1, "reason": "relay_restarted"}
     assert (sender.sent, sender.dropped, sender.connects) == (2, 2, 2)
+
+
+def test_refusal_of_the_relay_is_reported_once(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = Sender(path, clock=clock, on_refusal=partial(log_refusal, "PATH"))
+    sentence = f"{records.PRODUCER_NOT_ADMITTED}: \x1b[1m."
+    with PrivateSocket(path) as private:
+        for number in range(3):
+            clock.now += 3
+            sender.send(numbered_text(number))
+            with private.accept() as incoming:
+                incoming.socket.send(records.error(sentence))
+        clock.now += 3
+        sender.send(numbered_text(3))
+        with private.accept() as incoming:
+            gap = json.loads(incoming.line())
+            assert gap["payload"] == {"dropped": None, "reason": "permission_denied"}
+    assert caplog.messages == [
+        "Notifications are dropped, the relay at PATH refuses them: This relay does not admit this"
+        " producer: \\x1b[1m."
+    ]
+    sender.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\n",
+        b"\xff\n",
+        b'{"event_type": "notif_relayd.error", "payload": "x"}\n',
+        b'{"event_type": "notif_relayd.error", "publisher_id": "notif-relayd.h", "payload": 1}\n',
+        b'{"event_type": "notif_relayd.error", "publisher_id": "notif-relayd.h", "payload": ',
+        b"[" * MAX_ANSWER,
+        numbered_text(1).encode(),
+    ],
+)
+def test_other_answer_is_no_refusal(answer: bytes) -> None:
+    assert sentence_in(answer) == ""
 
 
 def test_partial_record_is_dropped_when_the_connection_ends(

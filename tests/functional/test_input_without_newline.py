@@ -48,10 +48,10 @@ def test_invalid_request_at_the_end_is_refused(relay: RunningRelay, request_: by
         assert subscriber.read_to_end() == b""
 
 
-@pytest.mark.parametrize("rest", [b"", b" ", b"\t \r"])
+@pytest.mark.parametrize("rest", [b"", b" ", b"\t \r", b"\n", b"\r\n \n\n"])
 def test_white_space_at_the_end_is_no_request(relay: RunningRelay, rest: bytes) -> None:
     with Subscriber(relay.public) as subscriber, relay.produce() as producer:
-        subscriber.socket.sendall(REQUEST + b"\n" + rest)
+        subscriber.socket.sendall(rest + REQUEST + b"\n" + rest)
         shut_down(subscriber)
         assert subscriber.notification()["event_type"] == "notif_relayd.subscribed"
         producer.sendall(record("wanted"))

@@ -184,7 +184,11 @@ def test_permissions_of_the_bridges_user_are_checked(
     assert {each.result for each in (file, socket, spool)} == {"failed"}
     assert file.finding == f"{NOBODY} has no permission for {path}"
     assert f"membership in group {group}" in socket.finding
-    assert spool.advice == f"chown {NOBODY} {running.relay.directory}"
+    assert spool.advice == bridges.ANOTHER_SPOOL
+    path.parent.chmod(0o700)
+    assert running.finding("file").advice.startswith("leave it as it is, and move")
+    monkeypatch.setattr(bridges, "STATE_DIRECTORY", os.fspath(running.relay.directory))
+    assert running.finding("spool").advice == f"chown {NOBODY} {running.relay.directory}"
     path.chmod(0o644)
     path.parent.chmod(0o755)
     running.relay.public.chmod(0o666)
@@ -201,7 +205,7 @@ def test_missing_files_are_found(site: Site) -> None:
         socket, spool = site.finding("socket"), site.finding("spool")
     assert (socket.result, spool.result) == ("failed", "failed")
     assert "no.sock does not exist" in socket.finding
-    assert spool.advice.startswith("install -d -o")
+    assert spool.advice == bridges.ANOTHER_SPOOL
 
 
 def test_inbound_bridge_needs_the_private_socket(running: Site) -> None:

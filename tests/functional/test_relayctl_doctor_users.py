@@ -20,6 +20,7 @@ import pytest
 from notif_relayctl.access import ACL, refusal
 from notif_relayctl.accounts import Account
 from notif_relayctl.doctor import rights, sockets
+from notif_relayctl.doctor.configuration import configuration_of
 from notif_relayctl.doctor.finding import Finding
 from notif_relayctl.doctor.host import find_relay
 from support.doctor import (
@@ -237,7 +238,8 @@ def test_allow_lists_are_checked(accessible_relay: RunningRelay) -> None:
 def test_access_rules_are_checked(accessible_relay: RunningRelay) -> None:
     accessible_relay.public.chmod(0o666)
     group = grp.getgrgid(pwd.getpwuid(65534).pw_gid).gr_name
-    rule = ("[relayd]", "access_rules = some", "[access:some]", "event_type = compute.*")
+    pattern = 'payload = {"tenant_id": ["8d7a"]}'
+    rule = ("[relayd]", "access_rules = some", "[access:some]", "event_type = compute.*", pattern)
     found = finding_of_nobody(accessible_relay, *rule, "group = daemon")
     assert found.result == "failed"
     assert "receives nothing: no access rule is for one of its groups" in found.finding
@@ -245,3 +247,13 @@ def test_access_rules_are_checked(accessible_relay: RunningRelay) -> None:
     found = finding_of_nobody(accessible_relay, *rule, f"group = {group}")
     assert found.result == "ok"
     assert "reads what the access rules of its groups allow" in found.finding
+
+
+def test_access_rule_with_an_invalid_pattern_is_a_failure(directory: Path) -> None:
+    conf = directory / "relayd.conf"
+    rule = '[access:some]\ngroup = root\npayload = {"tenant_id": "8d7a"}\n'
+    conf.write_text(f"[relayd]\naccess_rules = some\n{rule}")
+    _, found = configuration_of(os.fspath(directory), os.fspath(conf), None)
+    assert found.result == "failed"
+    assert "[access:some] payload" in found.finding
+    assert "'tenant_id' must have a list of alternatives" in found.finding

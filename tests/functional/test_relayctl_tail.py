@@ -82,18 +82,26 @@ def test_json_is_byte_for_byte_and_count_ends_it(relay: RunningRelay) -> None:
 
 def test_only_records_matching_all_options_are_shown(relay: RunningRelay) -> None:
     wanted = ("--event-type", "compute.*", "--event-type", "volume.?", "--priority", "error")
+    memory = {"memory_mb": 512}
+    patterns = ("instance.host=cmp-*", "instance.memory_mb=512", '{"instance": {"host": ["gpu"]}}')
+    payload = [f"--payload={pattern}" for pattern in patterns]
     with tailing(
-        relay, *wanted, "--publisher", "host-1:*", "-o", "{event_type}", "-n", "2"
+        relay, *wanted, *payload, "--publisher", "host-1:*", "-o", "{event_type}", "-n", "2"
     ) as process:
-        send(
-            relay,
-            record("port.create", "ERROR", publisher_id="host-1:a"),
-            record("compute.create", "INFO", publisher_id="host-1:a"),
-            record("compute.create", "ERROR", publisher_id="host-2:a"),
-            record("compute.create", "ERROR", publisher_id="host-1:a"),
-            record("volume.xx", "ERROR", publisher_id="host-1:a"),
-            record("volume.x", "ERROR", publisher_id="host-1:a"),
+        sent = (
+            ("port.create", "ERROR", "host-1:a", "cmp-1"),
+            ("compute.create", "INFO", "host-1:a", "cmp-1"),
+            ("compute.create", "ERROR", "host-2:a", "cmp-1"),
+            ("compute.other", "ERROR", "host-1:a", "net-1"),
+            ("compute.create", "ERROR", "host-1:a", "cmp-1"),
+            ("volume.xx", "ERROR", "host-1:a", "cmp-1"),
+            ("volume.x", "ERROR", "host-1:a", "gpu"),
         )
+        lines = (
+            record(*kind, publisher_id=publisher, payload={"instance": {"host": host} | memory})
+            for *kind, publisher, host in sent
+        )
+        send(relay, *lines)
         assert finish(process) == (0, "compute.create\nvolume.x\n", "")
 
 

@@ -51,21 +51,25 @@ def test_only_matching_records_are_read(relay: RunningRelay, no_socket_left: Non
             event_type=["compute.*", "port.*"],
             priority="error",
             publisher_id="a:*",
+            payload={"instance": {"host": ["cmp-1", {"prefix": "gpu-"}]}},
             timeout=TIMEOUT,
         ) as subscriber,
         relay.produce() as producer,
     ):
         matching = []
-        for event_type, priority, publisher_id in itertools.product(
-            ("compute.x", "port.y", "volume.z"), ("INFO", "ERROR"), ("a:1", "b:1")
+        wanted = ("ERROR", "a:1", "cmp-1")
+        for event_type, priority, publisher_id, host in itertools.product(
+            ("compute.x", "port.y", "volume.z"), ("INFO", "ERROR"), ("a:1", "b:1"), ("cmp-1", "x")
         ):
-            line = record(event_type, priority, publisher_id=publisher_id)
+            payload = {"instance": {"host": host}}
+            line = record(event_type, priority, publisher_id=publisher_id, payload=payload)
             producer.sendall(line)
-            if event_type != "volume.z" and priority == "ERROR" and publisher_id == "a:1":
+            if event_type != "volume.z" and (priority, publisher_id, host) == wanted:
                 matching.append(line)
         assert [next(subscriber).raw for _ in matching] == matching
         assert len(matching) == 2
-        producer.sendall(record("compute.last", "ERROR", publisher_id="a:2"))
+        last = {"instance.host": "gpu-1"}
+        producer.sendall(record("compute.last", "ERROR", publisher_id="a:2", payload=last))
         assert next(subscriber).event_type == "compute.last"
 
 
@@ -75,13 +79,20 @@ def test_reconnect_is_one_gap_and_keeps_the_filter(
 ) -> None:
     gaps: list[Gap] = []
     on_gap = gaps.append if to_callback else None
+    other = record("b", number=1, payload={"size": 1}) + record("a", number=1, payload={"size": 2})
     with contextlib.ExitStack() as stack:
         with running_relay(directory) as relay:
             subscriber = stack.enter_context(
-                subscribe(relay.public, event_type="a", timeout=TIMEOUT, on_gap=on_gap)
+                subscribe(
+                    relay.public,
+                    event_type="a",
+                    payload={"size": [1]},
+                    timeout=TIMEOUT,
+                    on_gap=on_gap,
+                )
             )
             with relay.produce() as producer:
-                producer.sendall(record("b", number=1) + record("a", number=2))
+                producer.sendall(other + record("a", number=2, payload={"size": 1}))
                 assert record_number(next(subscriber)) == 2
         with next_relay(directory) as relay, relay.produce() as other_producer:
             stop = threading.Event()
@@ -89,7 +100,7 @@ def test_reconnect_is_one_gap_and_keeps_the_filter(
             def emit() -> None:
                 """Send records that do not match while the subscriber reconnects."""
                 while not stop.is_set():
-                    other_producer.sendall(record("b", number=3) * 10)
+                    other_producer.sendall(other * 10)
 
             def finish() -> None:
                 relay.wait_status(subscribers=1)
@@ -99,7 +110,7 @@ def test_reconnect_is_one_gap_and_keeps_the_filter(
                 wait_until_blocked(main)
                 stop.set()
                 with relay.produce() as producer:
-                    producer.sendall(record("a", number=4))
+                    producer.sendall(record("a", number=4, payload={"size": 1}))
 
             main = threading.get_ident()
             with in_thread(emit), in_thread(finish):

@@ -215,22 +215,23 @@ async def test_reconnect_is_one_gap_and_keeps_the_filter(
     gaps: list[Gap] = []
     on_gap = gaps.append if to_callback else None
     path = directory / "notifications.sock"
+    other = record("b", number=1, payload={"size": 1}) + record("a", number=1, payload={"size": 2})
     async with contextlib.AsyncExitStack() as stack:
         with running_relay(directory) as relay:
             subscriber = await stack.enter_async_context(
-                subscribe(path, event_type="a", on_gap=on_gap)
+                subscribe(path, event_type="a", payload={"size": [1]}, on_gap=on_gap)
             )
             with relay.produce() as producer:
-                producer.sendall(record("b", number=1) + record("a", number=2))
+                producer.sendall(other + record("a", number=2, payload={"size": 1}))
                 assert record_number(await subscriber.__anext__()) == 2
         (directory / "notify.sock").unlink()
         with running_relay(directory) as relay:
             task = asyncio.ensure_future(subscriber.__anext__())
             with relay.produce() as producer:
                 while relay.status()["bytes_delivered"] == 0:
-                    producer.sendall(record("b", number=3))
+                    producer.sendall(other)
                     await asyncio.sleep(0)
-                producer.sendall(record("a", number=4))
+                producer.sendall(record("a", number=4, payload={"size": 1}))
                 if not to_callback:
                     gap = await task
                     assert isinstance(gap, Gap)

@@ -4,6 +4,8 @@
 Nova sends its notifications to the relay, with the driver ``unix``. The agent has two workers and
 knows neither the relay nor the bridge: only ``transport_url`` names the broker. It writes an event
 for each notification to a file.
+
+`make test-ceilometer` runs the test that needs no other service than ceilometer.
 """
 
 from __future__ import annotations
@@ -84,6 +86,16 @@ def test_each_event_is_written_once(relay: RunningRelay, broker: Broker, option:
         assert bridge.stop() == 0
     assert len(expected) > 1100
     assert collector.counts() == Counter(expected)
+
+
+def test_no_event_is_lost_when_the_bridge_is_killed(relay: RunningRelay, broker: Broker) -> None:
+    with collecting(relay, f"{broker.url()}?amqp_durable_queues=true") as (collector, bridge):
+        expected = emit(relay, range(300))
+        collector.wait_written(1)
+        bridge.kill()
+        expected |= emit(relay, range(300, 600))
+        bridge.start()
+        wait_until(lambda: collector.counts().keys() == expected, "an event for each notification")
 
 
 def test_no_event_is_lost_by_restarts(relay: RunningRelay, broker: Broker) -> None:

@@ -26,7 +26,7 @@ ALL = 10_000
 """Bytes that are more than a client has to send or read."""
 
 INVALID_REQUESTS = [
-    b"\n",
+    b"null\n",
     b"{}\n",
     b'{"filter": []}\n',
     b'{"filter": {"event_type": []}}\n',
@@ -199,7 +199,8 @@ class Clients:
                 self._finish_notifications(end, self._random.choice((0, 1, 0.3, 0.6)))
             else:
                 wanted = self._random_request()
-                self._ask(end, wanted.line, Request(wanted))
+                blank = self._random.choice((b"", b"", b"\n"))
+                self._ask(end, blank + wanted.line, Request(wanted))
         self._send(self._subscribers, end, self._random.choice((5, 40, 1000)))
 
     def _random_request(self) -> Wanted:

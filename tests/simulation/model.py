@@ -138,7 +138,7 @@ class Model:
             data = b"\n"  # the end of the input ends a request
         *lines, reader.request_data = (reader.request_data + data).split(b"\n")
         unread = [each for each in reader.requests if not each.was_read]
-        for line, each in zip(lines, unread, strict=False):
+        for line, each in zip(filter(None, lines), unread, strict=False):
             if not _is_json(line):
                 each.wanted = each.done = None
             each.earliest = self._iteration_start

@@ -43,9 +43,13 @@ TRY, INSTALLING = "Try it", "Installing"
 """Sections of README.md."""
 
 
-def rst(page: str) -> list[Block]:
-    """Return all blocks of a page in docs; sections are underlined with `=`."""
+def rst(page: str, only: str = "") -> list[Block]:
+    """Return all blocks of a page in docs, or of one section; sections are underlined with `=`."""
     text = (ROOT / "docs" / page).read_text()
+    if only:
+        [text] = re.findall(
+            rf"^{only}\n=+\n.*?(?=^[^\n]+\n=+\n|\Z)", text, re.DOTALL | re.MULTILINE
+        )
     blocks = []
     for each in RST.finditer(text):
         section = re.findall(r"^(.+)\n=+\n", text[: each.start()], re.MULTILINE)[-1]

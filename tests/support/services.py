@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of real services, which `make test-services` installs from PyPI."""
+"""Programs of real services, which `make test-services` installs from PyPI.
+
+`make test-ceilometer` installs only ceilometer, and names its own environment.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 from support.relay import quiet_environment
 from support.waiting import TIMEOUT
 
-ENVIRONMENT = Path(__file__).parents[2] / ".venvs/services"
+ENVIRONMENT = Path(__file__).parents[2] / os.environ.get("NOTIF_RELAYD_SERVICES", ".venvs/services")
 
 
 def program(name: str) -> str:

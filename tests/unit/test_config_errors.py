@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import sys
-import threading
 from pathlib import Path
 
 import pytest
-from oslo_context import context
 
 from notif_relayd.config_file import MAX_SIZE
 from notif_relayd.daemon.configuration import Configuration
-from notif_relayd.daemon.log_check import check_log_path, read_logging_file
 from notif_relayd.daemon.log_setup import check_logging
+from notif_relayd.daemon.main import main
 from notif_relayd.errors import MAX_MESSAGE, StartError, one_line
+from notif_relayd.log_check import check_log_path, read_logging_file
 
 LOGGING_FILE = (
     "[loggers]\nkeys = root\n[handlers]\nkeys = h\n[formatters]\nkeys = f\n"
@@ -33,17 +30,7 @@ REFERENCES = "[DEFAULT]\n" + "".join(
 """Options that refer to each other 40 to the power of 5 times."""
 
 
-@pytest.fixture(autouse=True)
-def restored_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo at the end what oslo.log changes in this process.
-
-    With the request context of another test, oslo.log would use another format.
-    """
-    monkeypatch.setattr(context, "_request_store", threading.local())
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", root.handlers[:])
-    monkeypatch.setattr(root, "level", root.level)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def error_of(path: Path, *arguments: str) -> str:
@@ -73,12 +60,30 @@ def error_of(path: Path, *arguments: str) -> str:
         ("[DEFAULT]\nlog_dir = $log_file\nlog_file = $log_dir\n", "in {}: the value refers to"),
         (REFERENCES, "more than 1000 references to other options"),
         (
+            f"[oslo_messaging_notifications]\nsock_path = /{'x' * 107}\n",
+            "[oslo_messaging_notifications] sock_path in {}: /xxx",
+        ),
+        (
+            "[relayd]\ningest_path = x\ncontrol_path = ./x\n",
+            "[relayd] control_path in {}: ",
+        ),
+        (
             f"[relayd]\ningest_path = $control_path\ncontrol_path = {'x' * 5000}\n",
             "ingest_path in {}: a reference to control_path, which has more than 4096 characters",
         ),
         ("[DEFAULT]\ndefault_log_levels = a\n", "[DEFAULT] default_log_levels in {}: 'a'"),
         ("[DEFAULT]\nlogging_default_format_string = %(x)s\n", "the format of a log line"),
         ("[DEFAULT]\nlogging_exception_prefix = %(x)s\n", "the format of a log line"),
+        (
+            "[relayd]\npublic_allow_user = root\nno_such = 1\n[access:m]\nevent_types = x\n[x]\n",
+            "[relayd] public_allow_user in {}: unknown option; did you mean public_allow_users? "
+            "Also unknown: [relayd] no_such, [access:m] event_types, [x]",
+        ),
+        (
+            "[relayd]\n" + "".join(f"xx{each} = 1\n" for each in range(9)),
+            "[relayd] xx0 in {}: unknown option; remove it, or see notif-relayd.conf(5); also "
+            "unknown: [relayd] xx1, [relayd] xx2, [relayd] xx3, [relayd] xx4, [relayd] xx5, 3 more",
+        ),
         ("[relayd]\n\x1b[2J = 1\n", "\\u001b[2J"),
     ],
 )
@@ -97,6 +102,46 @@ def test_references_on_the_command_line_are_limited(tmp_path: Path) -> None:
     arguments = [f"--{option.replace('_', '-')}={f'${other}' * 40}" for option, other in pairs]
     error = error_of(path, *arguments)
     assert error.startswith("the configuration has more than 20000 references")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[relayd]\ncontrol_path = DIR\n", "exists and is not a socket"),
+        ("[relayd]\ncontrol_path = DIR/missing/x\n", "create DIR/missing"),
+        ("[relayd]\ncontrol_path = DIR/fifo/x\n", "Not a directory"),
+        ("[DEFAULT]\nlog_file = DIR/fifo\n", "no process reads from this FIFO"),
+        ("[DEFAULT]\nlog_file = DIR\n", "Is a directory"),
+        ("[DEFAULT]\nlog_file = /dev/fd/1000\n", "Bad file descriptor"),
+        ("[DEFAULT]\ndaemonize = true\nlog_file = -\n", "the log would be lost"),
+        ("[DEFAULT]\ndaemonize = true\npidfile = DIR\n", "Is a directory"),
+        ("[DEFAULT]\ndaemonize = true\npidfile = DIR/relayd.conf\n", "is not a pidfile"),
+        ("[DEFAULT]\ndaemonize = true\npidfile = DIR/missing/pid\n", "create the directory"),
+    ],
+)
+def test_check_finds_what_cannot_be_written(
+    tmp_path: Path, content: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    path = tmp_path / "relayd.conf"
+    path.write_text(content.replace("DIR", str(tmp_path)))
+    before = sorted(tmp_path.iterdir())
+    assert main(["--check", "--runtime-dir", str(tmp_path), "--config-file", str(path)]) == 1
+    assert words.replace("DIR", str(tmp_path)) in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_check_accepts_what_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for options in ([], ["--log-file", str(fifo)], ["--daemonize", "--pidfile", f"{fifo}"]):
+        assert main(["--check", "--runtime-dir", str(tmp_path), *options]) == 0
+        assert capsys.readouterr().out == "ok\n"
+    assert list(tmp_path.iterdir()) == [fifo]
+    os.close(reader)
 
 
 def test_empty_number_in_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +175,21 @@ def test_log_is_checked_at_the_end_of_its_links(tmp_path: Path) -> None:
         link.unlink()
     link.symlink_to("new.log")
     check_log_path(str(link))
+
+
+@pytest.mark.parametrize(
+    ("handler", "arguments"),
+    [
+        ("handlers.HTTPHandler", "('host', '/', 'PUT')"),
+        ("handlers.TimedRotatingFileHandler", "('/tmp/x.log', 'often')"),
+        ("FileHandler", "('/dev/fd/1000',)"),
+    ],
+)
+def test_arguments_of_a_handler_are_checked(tmp_path: Path, handler: str, arguments: str) -> None:
+    path = tmp_path / "log.conf"
+    path.write_text(LOGGING_FILE.format(handler, arguments, "%(message)s"))
+    with pytest.raises((StartError, ValueError), match=r"GET or POST|Invalid|Bad file"):
+        read_logging_file(str(path))
 
 
 @pytest.mark.parametrize("text", ["%(x)s", "%(message)d"])

@@ -40,7 +40,7 @@ def passes(
     selector: Selector[str] = Selector()
     selector.add(view, "tested")
     selector.add(View(Filter.parse({"event_type": ["never"]})), "other")
-    assert ("tested" in selector.select([routing_key])) == view(routing_key)
+    assert ("tested" in selector.select([routing_key], b"")) == view(routing_key)
     return view(routing_key)
 
 
@@ -96,7 +96,9 @@ def test_order_of_patterns_does_not_matter() -> None:
         ([], "not an object"),
         ("event_type", "not an object"),
         (None, "not an object"),
-        ({"payload": ["x"]}, "'payload'"),
+        ({"context": ["x"]}, "'context' in the filter; the keys are .*, payload"),
+        ({"payload": {"a": "x"}}, r"In the filter, payload path 'a' must have a list.*'x'\."),
+        ({"payload": []}, "payload must be an object"),
         ({"event_type": "compute.*"}, "event_type is not a list"),
         ({"event_type": []}, "event_type is not a list"),
         ({"event_type": None}, "event_type is not a list"),
@@ -106,6 +108,10 @@ def test_order_of_patterns_does_not_matter() -> None:
         ({"event_type": ["x" * (MAX_PATTERN_SIZE + 1)]}, "event_type is longer than 256"),
         (
             {"event_type": ["a?", "[b]", "c*"], "publisher_id": ["?" * (MAX_COMPILED - 4)]},
+            "129 characters in total; the limit is 128",
+        ),
+        (
+            {"event_type": ["a?"], "payload": {"b": [{"glob": "?" * (MAX_COMPILED - 1)}]}},
             "129 characters in total; the limit is 128",
         ),
     ],

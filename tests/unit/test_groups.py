@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import itertools
 from unittest import mock
 
 import pytest
 
 from notif_relay import records
+from notif_relayd.fanout.chunk import Chunk
+from notif_relayd.fanout.groups.hand_out import Draft
+from notif_relayd.fanout.groups.member import Member
 from notif_relayd.fanout.groups.missing import Missing
-from notif_relayd.fanout.groups.run import SUSPECT_ATTEMPTS
-from notif_relayd.records.filters import UNFILTERED, View
+from notif_relayd.fanout.groups.run import SUSPECT_ATTEMPTS, Run
+from notif_relayd.fanout.subscriber import Stream
+from notif_relayd.records.filters import UNFILTERED, Filter, View
+from notif_relayd.records.selector import Selector
 from support.group_machine import VIEWS, Groups
+from support.records import record
 
 TestGroups = Groups.TestCase
 
@@ -237,3 +244,16 @@ def fail_often(groups: Groups, view: View = UNFILTERED) -> None:
     """Let members join, get what is next, and leave, until that is not handed out again."""
     for _ in range(groups.max_deliveries):
         groups.fail(view, 1, 1.0, completing=False)
+
+
+def test_few_records_are_decoded_for_a_hand_out() -> None:
+    seconds = itertools.count(0, 0.0001)  # each record takes 0.1 ms
+    selector: Selector[Stream] = Selector(lambda: next(seconds))
+    view = View(Filter.parse({"payload": {"n": [1]}}))
+    member = Member(view, None)
+    member.mask = selector.acquire(view)
+    data = b"".join(record("a", payload={"n": 0, "number": number}) for number in range(30))
+    draft = Draft(member, {member.mask}, selector)
+    _, offered = draft.offer(Chunk(data, 30, 1), Run(1, 1, 30), {UNFILTERED})
+    assert draft.full
+    assert 2 <= offered <= 6

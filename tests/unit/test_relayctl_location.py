@@ -11,7 +11,8 @@ import pytest
 
 from notif_relay import paths
 from notif_relayctl.doctor.units import Names
-from notif_relayctl.location import instance_directory, instance_of, socket_path
+from notif_relayctl.instances import instance_directory, instance_of
+from notif_relayctl.location import socket_path
 from notif_relayd import settings
 from notif_relayd.daemon import config_files
 

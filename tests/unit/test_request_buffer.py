@@ -29,3 +29,15 @@ def test_endless_request_is_an_error_at_the_limit() -> None:
     assert buffer.is_complete()
     with pytest.raises(RequestError, match="longer than 65536 bytes"):
         buffer.next_line()
+
+
+def test_white_space_before_a_request_is_removed() -> None:
+    buffer = RequestBuffer()
+    buffer.feed(b"\r\n \n\n")
+    assert buffer.next_line() is None
+    assert len(buffer) == 0
+    buffer.feed(b"\n\t" + b"x\n")
+    assert buffer.next_line() == b"x"
+    buffer.feed(b" " * MAX_REQUEST_SIZE)
+    assert buffer.next_line() is None
+    assert buffer.remaining == MAX_REQUEST_SIZE

@@ -54,14 +54,14 @@ def test_view_is_request_and_any_allowed_filter(event_type: str, passes: bool) -
     rules = allowing({"event_type": ["compute.*"]}, {"event_type": ["volume.*"]})
     selector: Selector[str] = Selector()
     selector.add(View(asked, rules), "target")
-    assert selector.select([(event_type, "INFO", "")]) == ({"target": [0]} if passes else {})
+    assert selector.select([(event_type, "INFO", "")], b"") == ({"target": [0]} if passes else {})
 
 
 @pytest.mark.parametrize("asked", [None, Filter.parse({"priority": ["INFO"]})])
 def test_view_without_rules_has_gap_records_only(asked: Filter | None) -> None:
     selector: Selector[str] = Selector()
     selector.add(View(asked, frozenset()), "target")
-    assert selector.select([("compute.start", "INFO", ""), GAP]) == {"target": [1]}
+    assert selector.select([("compute.start", "INFO", ""), GAP], b"") == {"target": [1]}
 
 
 texts = st.text("ab.*?[", max_size=5) | st.sampled_from(["abcab", "a.b.a", "notif_relayd.gap"])
@@ -112,17 +112,17 @@ class SelectorMachine(RuleBasedStateMachine):
 
     @rule(routing_keys=routing_keys)
     def select(self, routing_keys: list[RoutingKey]) -> None:
-        assert self.selector.select(routing_keys) == expected(self.members, routing_keys)
+        assert self.selector.select(routing_keys, b"") == expected(self.members, routing_keys)
 
     @rule(routing_keys=routing_keys)
     def select_one_by_one(self, routing_keys: list[RoutingKey]) -> None:
         for routing_key in routing_keys:
-            assert self.selector.select([routing_key]) == expected(self.members, [routing_key])
+            assert self.selector.select([routing_key], b"") == expected(self.members, [routing_key])
 
     @invariant()
     def known_values_are_selected(self) -> None:
         known = [("a", "A", ""), ("ab", "A", "b"), GAP]
-        assert self.selector.select(known) == expected(self.members, known)
+        assert self.selector.select(known, b"") == expected(self.members, known)
 
 
 SelectorMachine.TestCase.settings = settings(deadline=None, max_examples=50)
@@ -135,7 +135,7 @@ def memory_after(selector: Selector[str], routing_keys: Iterable[RoutingKey]) ->
     tracemalloc.start()
     try:
         for routing_key in routing_keys:
-            selector.select([routing_key])
+            selector.select([routing_key], b"")
         del routing_key
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
@@ -209,23 +209,23 @@ def test_filter_change_affects_only_that_filter(monkeypatch: pytest.MonkeyPatch)
     for number in range(50):
         selector.add(view(event_type=[f"*ute*{number}-{n}*" for n in range(64)]), f"{number}")
     routing_keys = [(f"compute.e{number}", "INFO", "p") for number in range(40)]
-    selector.select(routing_keys)
+    selector.select(routing_keys, b"")
     counter = Counter(monkeypatch)
-    selector.select(routing_keys)
+    selector.select(routing_keys, b"")
     assert counter.calls == 0
     for number in range(10):
         toggled = view(event_type=["*a*b*", f"*e{number}"])
         selector.add(toggled, "toggled")
-        assert selector.select(routing_keys) == {"toggled": [number]}
+        assert selector.select(routing_keys, b"") == {"toggled": [number]}
         selector.remove(toggled, "toggled")
-        assert selector.select(routing_keys) == {}
+        assert selector.select(routing_keys, b"") == {}
     assert counter.calls <= 10 * 2 * len(routing_keys)
 
 
 def test_known_value_after_many_changes_is_like_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     selector: Selector[str] = Selector()
     known = ("compute.create", "INFO", "p")
-    selector.select([known])
+    selector.select([known], b"")
     for number in range(100):
         selector.add(view(event_type=[f"{number}*", "*y*z*"]), f"{number}")
     read: list[Filter] = []
@@ -236,8 +236,8 @@ def test_known_value_after_many_changes_is_like_a_new_one(monkeypatch: pytest.Mo
         return globs(wanted, key)
 
     monkeypatch.setattr(Filter, "globs", counted)
-    assert selector.select([known]) == {}
-    assert selector.select([("7.y", "INFO", "p")]) == {"7": [0]}
+    assert selector.select([known], b"") == {}
+    assert selector.select([("7.y", "INFO", "p")], b"") == {"7": [0]}
     assert not read
 
 
@@ -252,7 +252,7 @@ def test_new_value_is_tried_on_few_patterns(
         selector.add(view(event_type=[*globs, *plain, f"*/{number}"]), f"{number}")
     counter = Counter(monkeypatch)
     for number in range(60):
-        selected = selector.select([(f"compute{number}+7/{number}", "INFO", "p")])
+        selected = selector.select([(f"compute{number}+7/{number}", "INFO", "p")], b"")
         assert list(selected) == ([f"{number}"] if number < filters else [])
     assert counter.calls == 0
 
@@ -261,7 +261,7 @@ def test_filter_that_passed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) 
     selector: Selector[str] = Selector()
     selector.add(view(event_type=["*a*b*", "*b*c*", "*"]), "target")
     counter = Counter(monkeypatch)
-    assert selector.select([("abc", "INFO", "p")]) == {"target": [0]}
+    assert selector.select([("abc", "INFO", "p")], b"") == {"target": [0]}
     assert counter.calls == 0
 
 
@@ -270,7 +270,7 @@ def test_equal_pattern_of_many_filters_is_tried_once(monkeypatch: pytest.MonkeyP
     for number in range(50):
         selector.add(view(event_type=["*a*b*"], publisher_id=[f"{number}"]), f"{number}")
     counter = Counter(monkeypatch)
-    assert selector.select([("cabs", "INFO", "7")]) == {"7": [0]}
+    assert selector.select([("cabs", "INFO", "7")], b"") == {"7": [0]}
     assert counter.calls == 1
 
 

@@ -44,22 +44,22 @@ def test_empty_streams_are_removed_on_request(streams: Streams) -> None:
     streams.end_unused()
     assert list(streams) == [stream]
     assert streams.unfiltered is None
-    assert list(streams.select(ROUTING_KEYS)) == [(stream, [0, 2])]
+    assert list(streams.select(ROUTING_KEYS, b"")) == [(stream, [0, 2])]
 
 
 def test_filtered_streams_get_matching_records(streams: Streams) -> None:
-    assert list(streams.select(ROUTING_KEYS)) == []
+    assert list(streams.select(ROUTING_KEYS, b"")) == []
     streams.of(UNFILTERED)
-    assert list(streams.select(ROUTING_KEYS)) == []
+    assert list(streams.select(ROUTING_KEYS, b"")) == []
     some, one = streams.of(view("a.*")), streams.of(view("b"))
     streams.of(view("never"))
-    assert dict(streams.select(ROUTING_KEYS)) == {some: [0, 2], one: [1]}
+    assert dict(streams.select(ROUTING_KEYS, b"")) == {some: [0, 2], one: [1]}
 
 
 def test_stream_that_ends_during_selection_is_skipped(streams: Streams) -> None:
     for pattern in ("a.*", "b"):
         Subscription(streams.of(view(pattern)), 1)
-    selected = streams.select(ROUTING_KEYS)
+    selected = streams.select(ROUTING_KEYS, b"")
     first, _ = next(selected)
     for each in list(streams):
         if each is not first:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from notif_relay import BadFilter, RelayError
 from notif_relay.group import GroupRequest, checked_membership
-from notif_relay.request import Patterns, filter_request
+from notif_relay.request import Patterns, Payload, filter_request
 from notif_relayd.records import subscription_request
 
 
@@ -103,12 +103,32 @@ PATTERNS = st.one_of(
 )
 
 
-@given(PATTERNS, PATTERNS, PATTERNS)
+TEXTS = st.text("aß?[]*", max_size=20)
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
+
+ALTERNATIVES = st.one_of(
+    SCALARS,
+    st.fixed_dictionaries({"glob": TEXTS}),
+    st.fixed_dictionaries({"prefix": TEXTS}),
+    st.fixed_dictionaries({"not": st.lists(SCALARS, max_size=3)}),
+    st.fixed_dictionaries({"range": st.tuples(st.integers(), st.none() | st.floats())}),
+    st.fixed_dictionaries({"exists": st.booleans()}),
+)
+
+PAYLOADS = st.none() | st.dictionaries(
+    st.sampled_from(["a", "a.b", "a.c", "nova_object.data", "é", "a..b"]),
+    st.lists(ALTERNATIVES, min_size=1, max_size=3),
+    max_size=3,
+)
+
+
+@given(PATTERNS, PATTERNS, PATTERNS, PAYLOADS)
 def test_relay_accepts_every_request_of_the_library(
-    event_type: Patterns, priority: Patterns, publisher_id: Patterns
+    event_type: Patterns, priority: Patterns, publisher_id: Patterns, payload: Payload
 ) -> None:
     try:
-        request = filter_request(event_type, priority, publisher_id)
+        request = filter_request(event_type, priority, publisher_id, None, payload)
     except BadFilter:
         return
     subscription_request.parse(request.rstrip(b"\n"))

@@ -119,8 +119,31 @@ def test_valid_notification_passes(notification: str) -> None:
     assert is_accepted_by_relay(VALID[notification])
 
 
-def test_too_deep_notification_is_left_to_the_relay() -> None:
-    check('{"event_type": "a", "priority": "b", "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+def nested(levels: int, inner: str = "") -> str:
+    return f'{{"event_type": "a", "priority": "b", "x": {"[" * levels}{inner}{"]" * levels}}}'
+
+
+@pytest.mark.parametrize(
+    "notification", [nested(9_900), nested(9_900, json.dumps("[" * 200 + '"' + "[" * 200))]
+)
+def test_nested_notification_is_left_to_the_relay(notification: str) -> None:
+    check(notification)
+
+
+@pytest.mark.parametrize("levels", [11_000, 100_000])
+def test_notification_that_no_relay_decodes_is_explained(levels: int) -> None:
+    with pytest.raises(InvalidRecord, match="nested too deeply"):
+        check(nested(levels))
+    assert not is_accepted_by_relay(nested(levels))
+
+
+def test_handler_accepts_a_record_without_a_process(tmp_path: Path) -> None:
+    """A record that another library made need not have all attributes."""
+    handler = RelayHandler(tmp_path / "ingest.sock")
+    record = logging.makeLogRecord({"msg": json.dumps(LOG_DRIVER)})
+    del record.process
+    handler.handle(record)
+    assert handler.stats().dropped == 1  # there is no relay
 
 
 JSON = st.recursive(

@@ -22,6 +22,7 @@ from notif_relayctl.access import (
     SEARCH,
     SUBSCRIBE,
     WRITE,
+    belongs_to_relay,
     is_socket,
     refusal,
 )
@@ -41,9 +42,13 @@ from notif_relayctl.doctor.host import Host
 from notif_relayctl.units import count
 from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.errors import StartError
+from notif_relayd.settings import CONFIG_FILE
 
 STATE_DIRECTORY = "/var/lib/notif-relayd-bridge"
 """Directory of the spools; the unit creates it."""
+
+ANOTHER_SPOOL = f"leave it as it is, and set spool to a file in {STATE_DIRECTORY}"
+"""Advice about a directory that is not the bridge's own."""
 
 PROGRAM = USER = "notif-relayd-bridge"
 
@@ -211,10 +216,17 @@ def _file(bridge: _Configuration, user: Account) -> Finding:
         return Finding(check, SKIPPED, f"cannot examine it: {error.strerror}", AS_ROOT)
     if refused is None:
         return Finding(check, OK, f"{user.name} may read it")
+    finding = f"{user.name} has no permission for {refused.path}"
+    if refused.path != bridge.path and not _is_below(refused.path, os.path.dirname(CONFIG_FILE)):
+        advice = f"leave it as it is, and move {bridge.path} to another directory"
+        return Finding(check, FAILED, finding, advice)
     remedy = f"chgrp {USER} {refused.path}; chmod g+{'x' if refused.is_directory else 'r'} "
-    return Finding(
-        check, FAILED, f"{user.name} has no permission for {refused.path}", remedy + refused.path
-    )
+    return Finding(check, FAILED, finding, remedy + refused.path)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    """Return whether a path is a directory or below it."""
+    return f"{os.path.normpath(path)}/".startswith(f"{directory}/")
 
 
 def _socket(host: Host, bridge: _Configuration, user: Account) -> Finding:
@@ -234,8 +246,10 @@ def _socket(host: Host, bridge: _Configuration, user: Account) -> Finding:
         finding = f"cannot examine {bridge.relay}: {error.strerror}"
         return Finding(check, SKIPPED, finding, AS_ROOT)
     if refused is not None:
-        remedy = refused.remedy(user.name)
-        advice = f"{remedy}; systemctl restart {bridge.unit}" if remedy else AS_ROOT
+        advice = "correct the path, or ask the owner of the file"
+        if belongs_to_relay(refused):
+            remedy = refused.remedy(user.name)
+            advice = f"{remedy}; systemctl restart {bridge.unit}" if remedy else AS_ROOT
         return Finding(check, FAILED, refused.sentence(user.name), advice)
     if not is_socket(bridge.relay):
         return Finding(check, FAILED, f"{bridge.relay} is not a socket", "correct the path")
@@ -252,16 +266,17 @@ def _spool(bridge: _Configuration, user: Account) -> Finding:
         finding = f"the directory {directory} does not exist"
         if directory == STATE_DIRECTORY:
             return Finding(check, SKIPPED, f"{finding}; {bridge.unit} creates it")
-        return Finding(check, FAILED, finding, f"install -d -o {user.name} -m 700 {directory}")
+        create = f"install -d -o {user.name} -m 700 {directory}"
+        own = _is_below(directory, STATE_DIRECTORY)
+        return Finding(check, FAILED, finding, create if own else ANOTHER_SPOOL)
     except OSError as error:
         return Finding(check, SKIPPED, f"cannot examine {directory}: {error.strerror}", AS_ROOT)
     if not is_directory:
         return Finding(check, FAILED, f"{directory} is not a directory", "correct the option spool")
     if refused is not None:
         finding = f"{user.name} has no permission for {refused.path}"
-        remedy = f"chmod o+x {refused.path}"
-        if refused.path == directory:
-            remedy = f"chown {user.name} {directory}"
+        own = refused.path == directory and _is_below(directory, STATE_DIRECTORY)
+        remedy = f"chown {user.name} {directory}" if own else ANOTHER_SPOOL
         return Finding(check, FAILED, finding, remedy)
     return Finding(check, OK, f"{user.name} may write to {directory}")
 

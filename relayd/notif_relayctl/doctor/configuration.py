@@ -14,11 +14,11 @@ from notif_relay import paths
 from notif_relay.connection import checked_path
 from notif_relayctl.access import AS_ROOT
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from notif_relayctl.location import instance_of
+from notif_relayctl.instances import instance_of
 from notif_relayd.config_file import BoundedOpts, ConfigFile
 from notif_relayd.daemon import config_files, options
 from notif_relayd.errors import StartError, one_line, usage_errors
-from notif_relayd.settings import CONFIG_FILE, PROGRAM
+from notif_relayd.settings import CONFIG_FILE, DEFAULT, NOTIFICATIONS, PROGRAM, RELAYD
 
 MODULE = PROGRAM.replace("-", "_")
 
@@ -108,10 +108,10 @@ def _relative_paths(files: Sequence[str]) -> list[str]:
     return [
         f"{option} = {value}"
         for section, option in (
-            (options.DEFAULT, "runtime-dir"),
-            (options.DEFAULT, "runtime_dir"),
-            (options.NOTIFICATIONS, "sock_path"),
-            *((options.RELAYD, f"{name}_path") for name in ("ingest", "control")),
+            (DEFAULT, "runtime-dir"),
+            (DEFAULT, "runtime_dir"),
+            (NOTIFICATIONS, "sock_path"),
+            *((RELAYD, f"{name}_path") for name in ("ingest", "control")),
         )
         for each in sections
         for value in each.get(section, {}).get(option, [])
@@ -134,5 +134,5 @@ def _parsed(arguments: Sequence[str], files: list[str]) -> options.Settings:
             default_config_dirs=[],
         )
     settings = options.settings(conf, origins)
-    origins.check_rules(conf[options.RELAYD].access_rules)
+    origins.check_rules(conf[RELAYD].access_rules)
     return settings

@@ -27,7 +27,7 @@ from notif_relayctl.doctor.units import (
     units,
 )
 from notif_relayctl.errors import CtlError, NotAllowedError
-from notif_relayctl.location import instance_of
+from notif_relayctl.instances import instance_of
 from notif_relayd.control.schema import Status
 from notif_relayd.daemon import options
 from notif_relayd.settings import Access, AllowList, SocketPlan

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import notif_relay
 from notif_relay.errors import PermissionDenied, RelayUnavailable, SubscriptionRefused
 from notif_relay.notification import Gap
+from notif_relay.records import PRODUCER_NOT_ADMITTED
 from notif_relay.sender import Sender
 from notif_relayctl import send
 from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, Finding
@@ -56,8 +57,7 @@ def examine(host: Host) -> Iterator[Finding]:
     except SubscriptionRefused as error:
         advice = "raise max_subscribers, or end connections with relayctl disconnect"
         if error.is_permanent:
-            advice = "add this user to public_allow_users or one of its groups to "
-            advice += "public_allow_groups in relayd.conf, and reload the relay"
+            advice = _allow("public")
         yield Finding(CHECK, FAILED, str(error), advice)
     except RelayUnavailable as error:
         yield Finding(CHECK, FAILED, str(error), host.start)
@@ -94,9 +94,9 @@ def _send(host: Host, subscriber: notif_relay.Subscriber, event_type: str) -> Fi
 
 
 def _not_sent(host: Host, sender: Sender) -> Finding:
-    if sender.connects and not sender.connected:
+    if sender.refusal or (sender.connects and not sender.connected):
         return _disconnected(sender)
-    error = send.undelivered("", sender.path)
+    error = send.undelivered("", sender)
     if isinstance(error, NotAllowedError):
         return Finding(CHECK, SKIPPED, str(error))
     not_running = isinstance(error, NotRunningError)
@@ -118,9 +118,18 @@ def _not_received(sender: Sender, record: str) -> Finding:
 
 
 def _disconnected(sender: Sender) -> Finding:
-    return Finding(
-        CHECK,
-        FAILED,
-        f"the relay at {sender.path} closed the connection of the producer: it has too many",
-        "raise max_producers, or end connections with relayctl disconnect",
+    if sender.refusal.startswith(PRODUCER_NOT_ADMITTED):
+        advice = _allow("ingest")
+    elif sender.refusal:
+        advice = "raise max_producers, or end connections with relayctl disconnect"
+    else:
+        finding = f"the relay at {sender.path} closed the connection of the producer"
+        return Finding(CHECK, FAILED, finding, "check the relay's log")
+    return Finding(CHECK, FAILED, str(send.refused("", sender)), advice)
+
+
+def _allow(socket: str) -> str:
+    return (
+        f"add this user to {socket}_allow_users or one of its groups to {socket}_allow_groups in "
+        "relayd.conf, and reload the relay"
     )

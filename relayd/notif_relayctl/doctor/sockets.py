@@ -24,7 +24,7 @@ from notif_relayctl.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from notif_relayctl.doctor.host import ANOTHER_DIRECTORY, Host, RelaySocket
 from notif_relayctl.doctor.units import UnitsUnknownError
 from notif_relayctl.errors import NotAllowedError, NotRunningError
-from notif_relayctl.location import instance_of
+from notif_relayctl.instances import instance_of
 from notif_relayd.control.schema import Status
 from notif_relayd.systemd.environment import booted
 
@@ -63,7 +63,9 @@ def _make(host: Host, path: str) -> str:
             f"add RuntimeDirectoryPreserve=yes to the unit whose RuntimeDirectory= is {path}, then "
             f"systemctl restart {host.names.public}"
         )
-    if isinstance(host.units, UnitsUnknownError) or not in_runtime_dir(path):
+    if not in_runtime_dir(path):
+        return "start the service that it belongs to, or set another path in relayd.conf"
+    if isinstance(host.units, UnitsUnknownError):
         return f"install -d -m 755 -o USER {path}, where USER is the daemon's user"
     if instance_of(path) is not None:
         return host.start

@@ -14,22 +14,29 @@ TasksMax=64 fewer than 64 of them make every scrape fail.
 import contextlib
 import http.client
 import io
+import re
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, TextIO
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from notif_relayctl.prometheus.exposition import RelayCollector
 from notif_relayd.escaping import printable
 
 PATH = "/metrics"
+
+NAME = "name[]"
+"""Parameter that selects a metric by its name; may be repeated. An empty one is ignored."""
 
 INDEX = f"""\
 <!DOCTYPE html>
@@ -42,6 +49,8 @@ INDEX = f"""\
 </html>
 """
 """The page at /. The link is relative, because a proxy may serve the exporter under a prefix."""
+
+OPENMETRICS = "application/openmetrics-text"
 
 METHODS = ("GET", "HEAD")
 
@@ -113,7 +122,6 @@ class Application:
     def __init__(self, collector: RelayCollector, log: Log) -> None:
         self._collector = collector
         self._log = log
-        self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(collector.registry())
         self._lock = threading.Lock()
 
     def __call__(
@@ -141,10 +149,14 @@ class Application:
         if not self._lock.acquire(timeout=REQUEST_TIMEOUT):
             return _text("503 Service Unavailable", "Too many scrapes.")
         begun: list[Any] = []
+        names = parse_qs(environ["QUERY_STRING"]).get(NAME)
+        collector = _Selected(self._collector, frozenset(names)) if names else self._collector
+        request = {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+        # The library fails at versions that are no numbers, and repeats any other.
+        for key, kind in (("HTTP_ACCEPT", OPENMETRICS), ("HTTP_ACCEPT_ENCODING", "gzip")):
+            request[key] = kind if _accepts(environ.get(key, ""), kind) else ""
         try:
-            body = self._metrics(
-                {**environ, "REQUEST_METHOD": "GET"}, lambda *start: begun.extend(start)
-            )
+            body = make_wsgi_app(collector)(request, lambda *start: begun.extend(start))
             self._log.report_state(self._collector.state)
         except Exception as error:  # noqa: BLE001 - the next scrape may succeed
             self._log.report_error(error)
@@ -153,6 +165,33 @@ class Application:
             self._lock.release()
         status, headers = begun
         return _Answer(status, headers, b"".join(body))
+
+
+def _accepts(header: str, kind: str) -> bool:
+    """Return whether a header of a request accepts a media type or an encoding."""
+    for each in header.lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        if name == kind and not any(re.fullmatch(r"q=0(\.0*)?", part) for part in parameters):
+            return True
+    return False
+
+
+class _Selected(Collector):
+    """The samples of another collector that have one of these names.
+
+    That of prometheus_client asks a collector for its names when it is registered; these depend on
+    the relay.
+    """
+
+    def __init__(self, collector: Collector, names: frozenset[str]) -> None:
+        self._collector = collector
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        for each in self._collector.collect():
+            each.samples = [sample for sample in each.samples if sample.name in self._names]
+            if each.samples:
+                yield each
 
 
 class Server(ThreadingMixIn, WSGIServer):

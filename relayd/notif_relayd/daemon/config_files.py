@@ -14,25 +14,30 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from typing import NamedTuple
 
 from oslo_config import cfg
 
 from notif_relayd.config_file import MAX_REFERENCES, BoundedOpts, ConfigFile, os_errors
 from notif_relayd.daemon import options
+from notif_relayd.daemon.access_options import ACCESS, rule_options
 from notif_relayd.errors import StartError, nearest, one_line
-from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, PROGRAM
+from notif_relayd.settings import CONFIG_DIR, CONFIG_FILE, DEFAULT, NOTIFICATIONS, PROGRAM, RELAYD
 
 FILE, DIRECTORY = "--config-file", "--config-dir"
 
 MIN_ABBREVIATION = len("--config-f")
 """Length of the shortest abbreviation of these options that argparse accepts."""
 
-FOREIGN = {(options.NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")}
+FOREIGN = {(NOTIFICATIONS, each) for each in ("driver", "retry", "topics", "transport_url")}
 """Options, by section, that the daemon ignores: those of a section that is copied from the
 configuration of a service."""
 
-ENVIRONMENT = f"OS_{options.RELAYD.upper()}__"
+ENVIRONMENT = f"OS_{RELAYD.upper()}__"
 """Prefix of the environment variables that oslo.config reads for the section of the daemon."""
+
+MAX_UNKNOWN = 5
+"""Maximum number of further unknown sections and options that an error lists."""
 
 MANUAL = f"see {PROGRAM}.conf(5)"
 
@@ -144,7 +149,7 @@ class Origins:
         """Return the name of an option for a message: ``[relayd] ring_size in FILE``."""
         name = f"[{section}] {option}"
         file = self.files.get((_normalized(section), option))
-        prefix = "" if section == options.DEFAULT else f"{section}-"
+        prefix = "" if section == DEFAULT else f"{section}-"
         if file is None or f"--{prefix}{option}" in self.arguments:
             return name
         return f"{name} in {file}"
@@ -158,9 +163,9 @@ class Origins:
         Raises:
             StartError: there is a section of another rule.
         """
-        listed = {f"{options.ACCESS}{name}".lower() for name in names}
+        listed = {f"{ACCESS}{name}".lower() for name in names}
         for (section, option), file in self.files.items():
-            if section.startswith(options.ACCESS) and section not in listed:
+            if section.startswith(ACCESS) and section not in listed:
                 raise StartError(
                     f"[{section}] {option} in {file}: the rule is not in force: add its name to "
                     "access_rules in [relayd], or remove the section"
@@ -180,10 +185,13 @@ def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
     files = [ConfigFile.read(path) for path in paths]
     known = _known_options()
     origins: dict[tuple[str, str], str] = {}
+    unknown: list[_Unknown] = []
     for file in files:
         for section, values in file.sections.items():
-            for option in _checked_section(file.path, section, values, known):
+            for option in _checked_section(file.path, section, values, known, unknown):
                 origins[option] = file.path
+    if unknown:
+        raise _unknown_names(unknown)
     _check_values([file.path for file in files], origins)
     return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
 
@@ -198,7 +206,7 @@ def log_options() -> list[tuple[str | None, list[cfg.Opt]]]:
 
 def _file_options() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return the options that a file may contain, except for those of access rules."""
-    own = [each for each in options.list_opts() if not (each[0] or "").startswith(options.ACCESS)]
+    own = [each for each in options.list_opts() if not (each[0] or "").startswith(ACCESS)]
     return [*own, (None, options.command_line_only()), *log_options()]
 
 
@@ -209,7 +217,7 @@ KnownOptions = dict[str, dict[str, tuple[str, str]]]
 def _known_options() -> KnownOptions:
     known: KnownOptions = {}
     for group, opts in _file_options():
-        section = group or options.DEFAULT
+        section = group or DEFAULT
         for opt in opts:
             names = [(section, opt.dest)]
             for old in opt.deprecated_opts:
@@ -220,22 +228,47 @@ def _known_options() -> KnownOptions:
     return known
 
 
-def _checked_section(
-    path: str, section: str, values: Iterable[str], known: KnownOptions
-) -> list[tuple[str, str]]:
-    """Return section and current name of the options in a section.
+class _Unknown(NamedTuple):
+    """A section or an option that the daemon does not know."""
 
-    Raises:
-        StartError: the section or an option is unknown.
-    """
+    name: str
+    path: str
+    reason: str
+
+
+def _unknown_names(found: Sequence[_Unknown]) -> StartError:
+    """Return an error for the first unknown name that also lists the others."""
+    first, *others = found
+    message = f"{first.name} in {first.path}: {first.reason}"
+    if not others:
+        return StartError(message)
+    names = [
+        each.name if each.path == first.path else f"{each.name} in {each.path}"
+        for each in others[:MAX_UNKNOWN]
+    ]
+    if len(others) > MAX_UNKNOWN:
+        names.append(f"{len(others) - MAX_UNKNOWN} more")
+    separator = " Also" if message.endswith("?") else "; also"
+    return StartError(f"{message}{separator} unknown: {', '.join(names)}")
+
+
+def _checked_section(
+    path: str,
+    section: str,
+    values: Iterable[str],
+    known: KnownOptions,
+    unknown: list[_Unknown],
+) -> list[tuple[str, str]]:
+    """Return section and current name of the options in a section; add to `unknown`."""
     normalized = _normalized(section)
-    if normalized.startswith(options.ACCESS):
-        names = {opt.dest: (normalized, opt.dest) for opt in options.access_rule()}
+    if normalized.startswith(ACCESS):
+        names = {opt.dest: (normalized, opt.dest) for opt in rule_options()}
     else:
         names = known.get(normalized, {})
     if not names:
         advice = _suggestion(section, known)
-        raise StartError(f"[{section}] in {path}: unknown section; {advice}")
+        unknown.append(_Unknown(f"[{section}]", path, f"unknown section; {advice}"))
+        return []
     found = []
     for option in values:
         if option in names:
@@ -243,7 +276,8 @@ def _checked_section(
         elif (normalized, option) not in FOREIGN:
             homes = [each[option][0] for each in known.values() if option in each]
             advice = f"it belongs in [{homes[0]}]" if homes else _suggestion(option, names)
-            raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
+            name = f"[{section}] {option}"
+            unknown.append(_Unknown(name, path, f"unknown option; {advice}"))
     return found
 
 
@@ -253,7 +287,7 @@ def check_environment() -> None:
     Raises:
         StartError: one does not.
     """
-    variables = {ENVIRONMENT + option.upper() for option in _known_options()[options.RELAYD]}
+    variables = {ENVIRONMENT + option.upper() for option in _known_options()[RELAYD]}
     for variable in os.environ:
         if variable.startswith(ENVIRONMENT) and variable not in variables:
             advice = _suggestion(variable, variables)
@@ -267,7 +301,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 def _normalized(section: str) -> str:
     """Return the name by which oslo.config knows a section."""
-    return section if section == options.DEFAULT else section.lower()
+    return section if section == DEFAULT else section.lower()
 
 
 def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) -> None:
@@ -284,8 +318,8 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
     for group, opts in _file_options():
         conf.register_opts(opts, group=group)
     for section in {section for section, _ in origins}:
-        if section.startswith(options.ACCESS):
-            conf.register_opts(options.access_rule(), group=section)
+        if section.startswith(ACCESS):
+            conf.register_opts(rule_options(), group=section)
     with _without_warnings(), _parse_errors():
         conf(
             [],
@@ -296,7 +330,7 @@ def _check_values(paths: Sequence[str], origins: Mapping[tuple[str, str], str]) 
             use_env=False,
         )
         for (section, option), file in origins.items():
-            values = conf if section == options.DEFAULT else conf[section]
+            values = conf if section == DEFAULT else conf[section]
             try:
                 if values[option] is not None:
                     continue

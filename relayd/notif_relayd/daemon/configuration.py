@@ -23,10 +23,12 @@ from notif_relayd.daemon.config_files import (
     log_options,
     split,
 )
-from notif_relayd.daemon.log_check import read_logging_file
-from notif_relayd.daemon.log_setup import check_background_log, logging_errors
+from notif_relayd.daemon.log_setup import check_background_log
+from notif_relayd.daemon.socket_options import check_owners
 from notif_relayd.errors import StartError, one_line, see_help, usage_errors
-from notif_relayd.settings import PROGRAM, Limits
+from notif_relayd.log_check import read_logging_file
+from notif_relayd.log_open import logging_errors
+from notif_relayd.settings import DEFAULT, PROGRAM, RELAYD, Limits, NameOption
 
 MAX_NUMBER = 2**53 - 1
 """Maximum of each integer, so that the control socket, the saved state and C code can hold it."""
@@ -147,19 +149,19 @@ def _settings(conf: cfg.ConfigOpts, origins: Origins) -> options.Settings:
         _check_numbers(conf, origins)
         _check_log_levels(conf, origins)
         settings = options.settings(conf, origins)
-        options.check_owners(settings, origins)
+        check_owners(settings.plans, origins)
         log_config = conf.log_config_append
     if log_config:
         check_regular(log_config)
-    origins.check_rules(conf[options.RELAYD].access_rules)
+    origins.check_rules(conf[RELAYD].access_rules)
     return settings
 
 
-def _check_numbers(conf: cfg.ConfigOpts, name: options.NameOption) -> None:
+def _check_numbers(conf: cfg.ConfigOpts, name: NameOption) -> None:
     """Check the integers of the daemon; oslo.config turns an empty text into `None`."""
     for group, opts in options.list_opts():
         for opt in opts:
-            if group == options.RELAYD and isinstance(opt, cfg.IntOpt):
+            if group == RELAYD and isinstance(opt, cfg.IntOpt):
                 value = conf[group][opt.dest]
                 if value is None or value > MAX_NUMBER:
                     reason = "no value" if value is None else f"more than {MAX_NUMBER}"
@@ -168,13 +170,13 @@ def _check_numbers(conf: cfg.ConfigOpts, name: options.NameOption) -> None:
                     )
 
 
-def _check_log_levels(conf: cfg.ConfigOpts, name: options.NameOption) -> None:
+def _check_log_levels(conf: cfg.ConfigOpts, name: NameOption) -> None:
     for each in conf.default_log_levels:
         try:
             logging.Logger("").setLevel(each.partition("=")[2])
         except ValueError as error:
             raise StartError(
-                f"{name(options.DEFAULT, 'default_log_levels')}: {each!r}: {error}; set "
+                f"{name(DEFAULT, 'default_log_levels')}: {each!r}: {error}; set "
                 "LOGGER=LEVEL, with a level such as INFO"
             ) from None
 

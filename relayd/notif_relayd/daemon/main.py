@@ -26,15 +26,15 @@ from notif_relayd.daemon.log_setup import (
     warn_about_lost_log,
 )
 from notif_relayd.daemon.options import Settings
+from notif_relayd.daemon.pidfile import check_pidfile
 from notif_relayd.daemon.resources import fdstore_capacity, raise_descriptor_limit
-from notif_relayd.daemon.sockets import OpenSockets, open_sockets, with_idle_timeout
+from notif_relayd.daemon.sockets import OpenSockets, check_sockets, open_sockets, with_idle_timeout
 from notif_relayd.errors import StartError, one_line
 from notif_relayd.net.ratelimit import RateLimitedLog
 from notif_relayd.net.signals import Signals
 from notif_relayd.relay import Manager, Platform, Relay
 from notif_relayd.settings import PROGRAM, Limits
 from notif_relayd.stdio import STDOUT
-from notif_relayd.systemd.environment import booted
 from notif_relayd.systemd.sdnotify import NotifySocket
 
 LOG = logging.getLogger(__name__)
@@ -47,8 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         settings = configuration.load()
         if settings.check:
             check_logging(configuration.conf, settings.daemonize)
-            # A check gets no sockets. Assume that systemd holds them if it runs.
-            with_idle_timeout(settings.limits, booted())
+            check_sockets(settings)
+            if settings.pidfile:
+                check_pidfile(settings.pidfile)
             if not is_journal(STDOUT):  # systemd logs the result itself.
                 sys.stdout.write("ok\n")
             return 0

@@ -7,7 +7,6 @@ the daemon get plain, validated values.
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -16,19 +15,21 @@ from notif_relay import paths
 from notif_relay.records import MAX_RECORD_SIZE
 from notif_relayd.access.accounts import group_id, user_id
 from notif_relayd.access.admission import BURST_SECONDS
-from notif_relayd.access.policy import AccessRule, Policy
+from notif_relayd.access.policy import Policy
+from notif_relayd.daemon.access_options import ACCESS, access_rule, rule_options
 from notif_relayd.daemon.group_options import group_limits, group_options
+from notif_relayd.daemon.socket_options import socket_plans
 from notif_relayd.errors import StartError
 from notif_relayd.files import STANDARD_OUTPUT
-from notif_relayd.records.filters import Filter, FilterError
-from notif_relayd.settings import Access, AllowList, ConnectionLimits, Limits, SocketPlan
-
-DEFAULT = "DEFAULT"
-RELAYD = "relayd"
-NOTIFICATIONS = "oslo_messaging_notifications"
-
-ACCESS = "access:"
-"""Prefix of the section of an access rule."""
+from notif_relayd.settings import (
+    NOTIFICATIONS,
+    RELAYD,
+    AllowList,
+    ConnectionLimits,
+    Limits,
+    NameOption,
+    SocketPlan,
+)
 
 DEFAULT_IDLE_TIMEOUT = 300.0
 """Default of idle_timeout, in seconds, if systemd holds the sockets."""
@@ -71,7 +72,8 @@ def _check() -> cfg.Opt:
         "check",
         default=False,
         help="Check the configuration and exit: print ok, or the error and exit with status 1. "
-        "Creates no file and no socket, and does not affect a running daemon.",
+        "This includes the log, the pidfile and the sockets. Creates no file and no socket, and "
+        "does not affect a running daemon.",
     )
 
 
@@ -234,38 +236,13 @@ def _relayd() -> list[cfg.Opt]:
     return options
 
 
-def access_rule() -> list[cfg.Opt]:
-    """Return the options of an access rule."""
-    pattern = "as in the filter of a subscriber. Default: all"
-    return [
-        cfg.StrOpt(
-            "group",
-            metavar="GROUP",
-            sample_default="monitoring",
-            help="The group whose members may read the records that match.",
-        ),
-        cfg.ListOpt(
-            "event_type",
-            metavar="GLOBS",
-            sample_default="compute.*,volume.*",
-            help=f"Shell globs, one of which the event type must match, {pattern} event types.",
-        ),
-        cfg.ListOpt(
-            "publisher_id",
-            metavar="GLOBS",
-            sample_default="nova-compute:*",
-            help=f"Shell globs, one of which the publisher must match, {pattern} publishers.",
-        ),
-    ]
-
-
 def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     """Return all options of a configuration file, for oslo-config-generator."""
     return [
         (None, _general()),
         (NOTIFICATIONS, _notifications()),
         (RELAYD, _relayd()),
-        (f"{ACCESS}monitoring", access_rule()),
+        (f"{ACCESS}monitoring", rule_options()),
     ]
 
 
@@ -289,9 +266,10 @@ class Settings:
     pidfile: str | None
     check: bool
 
-
-NameOption = Callable[[str, str], str]
-"""Returns the name of an option for a message, from its section and name."""
+    @property
+    def plans(self) -> tuple[SocketPlan, SocketPlan, SocketPlan]:
+        """The three sockets."""
+        return self.public, self.ingest, self.control
 
 
 def plain_name(section: str, option: str) -> str:
@@ -311,28 +289,15 @@ def settings(conf: cfg.ConfigOpts, name: NameOption = plain_name) -> Settings:
         oslo_config.cfg.Error: the value of an option has the wrong type.
     """
     relayd = conf[RELAYD]
-    public = conf[NOTIFICATIONS].sock_path or os.path.join(conf.runtime_dir, paths.PUBLIC_SOCKET)
-    directory = os.path.dirname(public)
     if conf.pidfile and not conf.daemonize:
         raise StartError("--pidfile requires --daemonize: give both options or none")
+    public, ingest, control = socket_plans(conf, name)
     return Settings(
         limits=_limits(relayd, name),
-        policy=Policy([_access_rule(conf, each, name) for each in relayd.access_rules]),
-        public=_plan(relayd, name, "public", public, "notif-subscribers"),
-        ingest=_plan(
-            relayd,
-            name,
-            "ingest",
-            relayd.ingest_path or os.path.join(directory, paths.INGEST_SOCKET),
-            "notif-producers",
-        ),
-        control=_plan(
-            relayd,
-            name,
-            "control",
-            relayd.control_path or os.path.join(directory, paths.CONTROL_SOCKET),
-            "notif-relayd",
-        ),
+        policy=Policy([access_rule(conf, RELAYD, each, name) for each in relayd.access_rules]),
+        public=public,
+        ingest=ingest,
+        control=control,
         daemonize=conf.daemonize,
         pidfile=conf.pidfile
         if conf.pidfile in (None, STANDARD_OUTPUT)
@@ -363,23 +328,6 @@ def _limits(relayd: cfg.ConfigOpts.GroupAttr, name: NameOption) -> Limits:
     )
 
 
-def _access_rule(conf: cfg.ConfigOpts, rule_name: str, name: NameOption) -> AccessRule:
-    section = f"{ACCESS}{rule_name}"
-    conf.register_opts(access_rule(), group=section)
-    rule = conf[section]
-    if not rule.group:
-        raise StartError(
-            f"{name(RELAYD, 'access_rules')}: the rule {rule_name!r} has no group: set group in "
-            f"[{section}]"
-        )
-    patterns = {key: rule[key] for key in ("event_type", "publisher_id") if rule[key] is not None}
-    try:
-        return AccessRule(group_id(name(section, "group"), rule.group), Filter.parse(patterns))
-    except FilterError as error:
-        wrong = next((key for key in patterns if key in str(error)), "group")
-        raise StartError(f"{name(section, wrong)}: {error}") from None
-
-
 def _connection_limits(
     relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, option: str, socket: str
 ) -> ConnectionLimits:
@@ -404,45 +352,3 @@ def _allow_list(
         frozenset(user_id(name(RELAYD, for_users), user) for user in users or []),
         frozenset(group_id(name(RELAYD, for_groups), group) for group in groups or []),
     )
-
-
-def check_owners(settings: Settings, name: NameOption) -> None:
-    """Check the users and groups of the socket files.
-
-    Raises:
-        StartError: a user or group does not exist.
-    """
-    for plan in (settings.public, settings.ingest, settings.control):
-        if plan.access.user is not None:
-            user_id(name(RELAYD, f"{plan.name}_user"), plan.access.user)
-        if plan.access.group is not None:
-            group_id(name(RELAYD, f"{plan.name}_group"), plan.access.group)
-
-
-def _plan(
-    relayd: cfg.ConfigOpts.GroupAttr, name: NameOption, socket: str, path: str, default_group: str
-) -> SocketPlan:
-    return SocketPlan(
-        socket,
-        os.path.abspath(path),
-        Access(
-            mode=_mode(name(RELAYD, f"{socket}_mode"), relayd[f"{socket}_mode"]),
-            user=relayd[f"{socket}_user"],
-            group=relayd[f"{socket}_group"],
-            default_group=default_group,
-        ),
-    )
-
-
-def _mode(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if mode not in range(0o1000):
-        raise StartError(
-            f"{option}: {text!r} is not a file mode: set octal permissions such as 0660"
-        )
-    return mode

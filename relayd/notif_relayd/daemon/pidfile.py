@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from notif_relayd.errors import StartError
-from notif_relayd.files import open_node
+from notif_relayd.files import check_writable, named_descriptor, open_node
 from notif_relayd.lock_file import locked
 
 MAX_SIZE = 16 * 1024
@@ -41,7 +41,7 @@ class Pidfile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with contextlib.ExitStack() as stack, self._errors():
+        with contextlib.ExitStack() as stack, _errors(path):
             node = open_node(path, wait=False)
             self._is_regular = node is None
             if node is None:
@@ -77,7 +77,7 @@ class Pidfile:
             StartError: it cannot be written.
         """
         text = f"{os.getpid()}\n".encode()
-        with self._errors():
+        with _errors(self._path):
             if self._is_regular:
                 os.pwrite(self._fd, text, 0)
                 os.ftruncate(self._fd, len(text))
@@ -87,8 +87,7 @@ class Pidfile:
                     node.write(text)
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
-        directory, name = os.path.split(os.path.realpath(self._path))
-        return locked(os.path.join(directory, f".{name}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return locked(_lock_path(self._path), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _in_use(self) -> StartError:
         holder = "another process"
@@ -109,19 +108,39 @@ class Pidfile:
             raise
         return fd
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            remedy = {
-                errno.ENOENT: "create the directory",
-                errno.EACCES: "give the daemon's user write permission for the file and its "
-                "directory",
-            }.get(error.errno or 0, "use another path")
-            raise StartError(
-                f"--pidfile {self._path} cannot be written: {error.strerror}; {remedy}"
-            ) from error
+
+def check_pidfile(path: str) -> None:
+    """Check that a pidfile can be written, without writing it.
+
+    Raises:
+        StartError: it cannot be. That a running daemon uses it is no error.
+    """
+    with _errors(path):
+        check_writable(path)
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                _check_content(path, file.read(MAX_SIZE + 1))
+        if named_descriptor(path) is None and (os.path.isfile(path) or not os.path.exists(path)):
+            check_writable(_lock_path(path))
+
+
+def _lock_path(path: str) -> str:
+    directory, name = os.path.split(os.path.realpath(path))
+    return os.path.join(directory, f".{name}.lock")
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOENT: "create the directory",
+            errno.EACCES: "give the daemon's user write permission for the file and its directory",
+        }.get(error.errno or 0, "use another path")
+        raise StartError(
+            f"--pidfile {path} cannot be written: {error.strerror}; {remedy}"
+        ) from error
 
 
 def _check_content(path: str, content: bytes) -> None:

@@ -9,10 +9,11 @@ from notif_relayd.access.accounts import socket_owner
 from notif_relayd.daemon.options import DEFAULT_IDLE_TIMEOUT, Settings
 from notif_relayd.errors import StartError
 from notif_relayd.handover.inherit import Inherited, inherit
-from notif_relayd.net.listeners import Listener, adopt, bind
+from notif_relayd.net.listeners import Listener, adopt, bind, check
 from notif_relayd.net.passed import passed, refuse_listening
 from notif_relayd.relay import Sockets
 from notif_relayd.settings import Limits, SocketPlan
+from notif_relayd.systemd.environment import booted
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,21 @@ def open_sockets(stack: contextlib.ExitStack, settings: Settings) -> OpenSockets
     ingest, *more_ingest = listeners["ingest"] or [bound(settings.ingest)]
     control = bound(settings.control)
     return OpenSockets(public, ingest, control, inherit(others), more_public, more_ingest)
+
+
+def check_sockets(settings: Settings) -> None:
+    """Check that the sockets can be bound, without binding them.
+
+    No descriptors are passed for a check. If systemd runs, it is assumed to hold the public and the
+    private socket.
+
+    Raises:
+        StartError: a socket cannot be bound, or systemd does not run and an idle timeout is set.
+    """
+    held_by_systemd = booted()
+    with_idle_timeout(settings.limits, held_by_systemd)
+    for plan in (settings.control,) if held_by_systemd else settings.plans:
+        check(plan)
 
 
 def with_idle_timeout(limits: Limits, held_by_systemd: bool) -> Limits:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connections to the public socket, from the accept to the end, over restarts of the relay."""
 
-import contextlib
 import logging
 import socket
 from collections.abc import Mapping
@@ -9,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from notif_relay import records
-from notif_relayd.access.admission import Admission, NotAdmitted
+from notif_relayd.access.admission import Admission
 from notif_relayd.access.policy import Policy
 from notif_relayd.access.quota import Quota, QuotaError
+from notif_relayd.access.refusal_record import RefusalRecord
 from notif_relayd.context import Context
 from notif_relayd.fanout.chunk import TornRecord
 from notif_relayd.fanout.cursor import Cursor
@@ -99,8 +99,7 @@ class Fanout:
         self.publisher = Publisher(
             context, self._streams, self.groups, self._losses, self.subscribers, self.disconnect
         )
-        self._refusal = "", b""
-        """The last reason for a refused connection, and the error record that states it."""
+        self._refusal = RefusalRecord(records.NOT_ADMITTED, records.TOO_MANY_SUBSCRIBERS)
         self._requests = RequestHandler(
             context,
             policy,
@@ -140,7 +139,7 @@ class Fanout:
     def listen(self, listener: socket.socket) -> Acceptor:
         """Accept subscribers from a listening socket."""
         return Acceptor(
-            self._loop, self._log, listener, self.admission, self._welcome, self._refuse
+            self._loop, self._log, listener, self.admission, self._welcome, self._refusal.send
         )
 
     def save(self) -> FanoutState:
@@ -318,15 +317,6 @@ class Fanout:
         subscription.stream.mark_current(subscriber)
         self._fdstore.keep_subscriber(number, connection)
         return subscriber
-
-    def _refuse(self, connection: socket.socket, reason: str) -> None:
-        # In a flood most refusals have the same reason: the record is then encoded once.
-        if reason != self._refusal[0]:
-            is_permanent = isinstance(reason, NotAdmitted)
-            start = records.NOT_ADMITTED if is_permanent else records.TOO_MANY_SUBSCRIBERS
-            self._refusal = reason, records.error(f"{start}: {reason}.")
-        with contextlib.suppress(OSError):
-            connection.send(self._refusal[1])
 
     def _stream_of(self, peer: Peer) -> Stream:
         """Return the stream that a subscriber reads until it requests another one."""

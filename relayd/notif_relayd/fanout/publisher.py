@@ -125,7 +125,7 @@ class Publisher:
             else:
                 self._send(unfiltered, whole)
         lines: list[bytes] = []
-        for stream, places in self._streams.select(routing_keys):
+        for stream, places in self._streams.select(routing_keys, batch):
             lines = lines or list(split(batch))
             some = b"".join([lines[place] for place in places])
             self._send(stream, Batch(some, [routing_keys[place] for place in places]))

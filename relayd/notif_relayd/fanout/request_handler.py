@@ -153,9 +153,9 @@ class RequestHandler:
             self.schedule(subscriber)
 
     def _next_line(self, subscriber: Subscriber) -> bytes | None:
+        size = len(subscriber.request)
         line = subscriber.request.next_line()
-        if line is not None:
-            self._quota.release(subscriber.peer.uid, len(line) + 1)
+        self._quota.release(subscriber.peer.uid, size - len(subscriber.request))
         return line
 
     def _finish_notifications(self, subscriber: Subscriber) -> bytes | None:
@@ -211,7 +211,7 @@ class RequestHandler:
             QuotaError: the user has too many bytes of filters and unfinished requests.
         """
         charge = request.charge
-        wanted = request.filter if request.filter.patterns else None
+        wanted = None if request.filter.is_empty else request.filter
         view = View(wanted, self._policy.allowed(subscriber.peer))
         try:
             self._quota.charge(subscriber.peer.uid, charge)

@@ -7,6 +7,7 @@ Objects refer to each other by indexes into the lists of `FanoutState`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,9 @@ from notif_relayd.fanout.groups.missing import Missing
 from notif_relayd.fanout.groups.run import Run
 from notif_relayd.peer import Peer
 from notif_relayd.records.filters import Filter, View
+
+FilterState = dict[str, Any]
+"""A filter, in the form that `Filter.parse` accepts and checks."""
 
 GROUP_MEMBER = -1
 """Index of the stream in the saved subscription of a member of a group."""
@@ -86,9 +90,9 @@ class SubscriberState(msgspec.Struct, tag="subscriber"):
 class ViewState(msgspec.Struct):
     """A view: it selects records."""
 
-    patterns: dict[str, list[str]] | None
+    patterns: FilterState | None
     """The filter; `None` for all records."""
-    allowed: list[dict[str, list[str]]] | None = None
+    allowed: list[FilterState] | None = None
     """Filters of the access rules: subscribers may read records that match any of them. `None` if
     they may read all records."""
 
@@ -116,11 +120,11 @@ class ViewState(msgspec.Struct):
 class StreamState(msgspec.Struct, tag="stream"):
     """The records that any of some views contains."""
 
-    patterns: dict[str, list[str]] | None
+    patterns: FilterState | None
     """Like `allowed`: of the first view."""
     next_seq: int
     """Sequence number of the next record."""
-    allowed: list[dict[str, list[str]]] | None = None
+    allowed: list[FilterState] | None = None
     others: list[ViewState] = []
     """The other views; only a group's stream has any."""
 

@@ -43,13 +43,19 @@ class Streams:
         """Processor time, in seconds, for values that the selector has not remembered."""
         return self.selector.seconds
 
-    def select(self, routing_keys: Sequence[RoutingKey]) -> Iterator[tuple[Stream, list[int]]]:
+    def select(
+        self, routing_keys: Sequence[RoutingKey], batch: bytes
+    ) -> Iterator[tuple[Stream, list[int]]]:
         """Yield the filtered streams that any of these records is in, and its indexes.
 
         A stream that ends during the iteration, because its last member leaves, is omitted.
+
+        Args:
+            routing_keys: those of the records.
+            batch: the records.
         """
         if self._filtered:
-            for stream, places in self.selector.select(routing_keys).items():
+            for stream, places in self.selector.select(routing_keys, batch).items():
                 if not stream.ended:
                     yield stream, places
 

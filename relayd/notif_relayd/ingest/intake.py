@@ -14,8 +14,10 @@ from functools import partial
 from itertools import chain, groupby, starmap
 from operator import attrgetter
 
+from notif_relay import records
 from notif_relayd.access.admission import Admission
 from notif_relayd.access.largest_holder import largest_holder
+from notif_relayd.access.refusal_record import RefusalRecord
 from notif_relayd.context import Context
 from notif_relayd.ingest.expensive_time import MIN_EXPENSIVE_TIME, ExpensiveTime
 from notif_relayd.ingest.producer import Producer
@@ -106,6 +108,7 @@ class Intake:
         self._log = context.log
         self._ids = context.ids
         self._fdstore = context.fdstore
+        self._refusal = RefusalRecord(records.PRODUCER_NOT_ADMITTED, records.TOO_MANY_PRODUCERS)
         self._max_record_size = max_record_size
         self.validator = Validator(max_record_size, context.loop.kernel.thread_time)
         self.rules = self.validator.rules
@@ -123,7 +126,7 @@ class Intake:
     def listen(self, listener: socket.socket) -> Acceptor:
         """Accept producers from a listening socket."""
         return Acceptor(
-            self._loop, self._log, listener, self.admission, self._welcome, lambda *_: None
+            self._loop, self._log, listener, self.admission, self._welcome, self._refusal.send
         )
 
     def flush(self) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from notif_relayd.errors import StartError
+from notif_relayd.files import check_parent
 from notif_relayd.lock_file import locked
 from notif_relayd.net import ancillary
 from notif_relayd.net.passed import is_unix_stream
@@ -29,9 +30,6 @@ from notif_relayd.settings import SocketPlan
 
 BACKLOG = 4096
 """Maximum number of connections in the queue; the kernel lowers it to net.core.somaxconn."""
-
-MAX_PATH = 107
-"""Maximum size of a socket path in bytes (unix(7): sun_path has 108, with the final NUL)."""
 
 DEFAULT_MODE = 0o660
 """Mode of a socket file that the daemon binds, if none is configured."""
@@ -140,8 +138,6 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
         StartError: a process listens on the path, or the path or its owner cannot be set.
     """
     path = plan.path
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise StartError(f"{path} is longer than {MAX_PATH} bytes: use a shorter {plan.name} path")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         ancillary.refuse(sock)
@@ -164,11 +160,36 @@ def bind(plan: SocketPlan, owner: tuple[int, int]) -> Listener:
     return Listener(sock, file, warning)
 
 
-def _remove_stale(path: str) -> None:
+def check(plan: SocketPlan) -> None:
+    """Check that a socket can be bound, without binding it or connecting to it.
+
+    A directory in /run may be missing, because it is created after each boot.
+
+    Raises:
+        StartError: it cannot be.
+    """
+    with _os_errors(plan, plan.path):
+        check_parent(plan.path, volatile="/run/")
+        _is_socket(plan.path)
+
+
+def _is_socket(path: str) -> bool:
+    """Return whether a socket file exists.
+
+    Raises:
+        StartError: it is another file.
+    """
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(f"{path} exists and is not a socket: remove it or use another path")
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
+        return False
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"{path} exists and is not a socket: remove it or use another path")
+    return True
+
+
+def _remove_stale(path: str) -> None:
+    if not _is_socket(path):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)

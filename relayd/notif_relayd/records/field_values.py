@@ -154,13 +154,13 @@ class Field:
 
     def add(self, wanted: Filter, bit: int) -> None:
         """Add a filter."""
-        self._index.add(self._key, wanted, bit)
+        self._index.add(wanted.globs(self._key), wanted.compiled, bit)
         self._age()
         self._additions = self._memory.slots.additions
 
     def remove(self, wanted: Filter, bit: int) -> None:
         """Remove a filter."""
-        self._index.remove(self._key, wanted, bit)
+        self._index.remove(wanted.globs(self._key), bit)
 
     def evict(self) -> None:
         """Remove a few values, which are current only if there are no others."""

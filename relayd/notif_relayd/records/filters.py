@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters: shell globs on three fields of a notification.
+"""Filters: shell globs on three fields of a notification, and a pattern for its payload.
 
 Filters come from untrusted users, so three costs are bounded:
 
@@ -21,16 +21,26 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+import json
 import re
 import sys
 from collections.abc import Mapping
+from typing import Any
 
+from notif_relay.errors import BadFilter
+from notif_relay.payload_pattern import Kind, PayloadPattern
 from notif_relay.records import GAP
 from notif_relay.request import MAX_COMPILED, MAX_PATTERN_SIZE, MAX_PATTERNS
 from notif_relayd.records.validator import RoutingKey
 
 KEYS = ("event_type", "priority", "publisher_id")
-"""The keys of a filter, in the order of the fields of a routing key."""
+"""The keys of a filter with globs, in the order of the fields of a routing key."""
+
+PAYLOAD = "payload"
+"""The key of a filter with the pattern for the payload."""
+
+ALL_KEYS = (*KEYS, PAYLOAD)
+"""All keys of a filter."""
 
 MAX_COMPARED = 2 * MAX_PATTERN_SIZE
 """Maximum number of characters of a field that patterns are compared with.
@@ -73,6 +83,20 @@ pattern. The patterns of one user then take at most 0.3 µs per KiB charged, whi
 COMPILED_CHARACTER_COST = 2560
 """The same for a pattern with ``?`` or ``[``. Its regular expression takes 250 bytes per character;
 the remainder accounts for processor time."""
+
+PATH_PART_COST = 1536
+"""Bytes charged for each part of a path of a payload: its place in the index, and its names."""
+
+PAYLOAD_SEARCH_FACTOR = 4
+"""A glob for a payload that must be tried one by one is charged so many times as much as one for
+another key. Values of a payload are often new in each notification. The globs of one user take up
+to 0.2 ms for a value."""
+
+NUMBER_COST = 448
+"""Bytes charged for a number, in addition to `PATTERN_COST`: its digits, at most 309."""
+
+RANGE_COST = 4 * 1024
+"""Bytes charged for a range, which takes 0.1 µs for each number: 0.2 ms for those of one user."""
 
 Patterns = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of a key and its patterns. Both are sorted and without duplicates."""
@@ -125,18 +149,33 @@ def shortened(value: str) -> str:
 
 
 class Filter:
-    """Patterns by key. A record passes if, for each key, at least one pattern matches.
+    """Patterns by key. A record passes if, for each key, at least one pattern matches, and its
+    payload matches the pattern for payloads, if there is one.
 
     Gap records pass every filter, because it is not known which records are missing. Filters with
     the same patterns are equal, whatever the order: subscribers with equal filters share a stream.
     """
 
-    __slots__ = ("compiled", "patterns")
+    __slots__ = ("_hash", "compiled", "patterns", "payload")
 
-    def __init__(self, patterns: Patterns, compiled: Mapping[str, re.Pattern[str]]) -> None:
+    def __init__(
+        self,
+        patterns: Patterns,
+        compiled: Mapping[str, re.Pattern[str]],
+        payload: PayloadPattern | None = None,
+    ) -> None:
         self.patterns = patterns
         self.compiled = compiled
         """Regular expressions of the patterns with ``?`` or ``[``."""
+        self.payload = payload
+        # Of a text, because Python computes the hash of a number without a secret: otherwise a peer
+        # could choose filters with the same hash, which a dictionary finds slowly.
+        self._hash = hash((patterns, payload and json.dumps(payload.to_json())))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all records pass."""
+        return not self.patterns and self.payload is None
 
     @classmethod
     def parse(cls, requested: object) -> Filter:
@@ -149,22 +188,28 @@ class Filter:
         """
         if not isinstance(requested, Mapping):
             raise FilterError(
-                f"The filter is not an object with any of the keys {', '.join(KEYS)}."
+                f"The filter is not an object with any of the keys {', '.join(ALL_KEYS)}."
             )
-        patterns = tuple((key, _globs(key, requested[key])) for key in sorted(requested))
+        keys = sorted(requested.keys() - {PAYLOAD})
+        patterns = tuple((key, _globs(key, requested[key])) for key in keys)
         globs = [glob for _, some in patterns for glob in some if shape_of(glob) is Shape.COMPILED]
+        payload = _payload(requested[PAYLOAD]) if PAYLOAD in requested else None
+        if payload is not None:
+            globs += (glob for glob in payload.globs if shape_of(glob) is Shape.COMPILED)
         size = sum(map(len, globs))
         if size > MAX_COMPILED:
             raise FilterError(
                 f"The patterns with ? or [ have {size} characters in total; the limit is "
                 f"{MAX_COMPILED}."
             )
-        return cls(patterns, {glob: _compile(glob) for glob in globs} if globs else _NOTHING)
+        compiled = {glob: _compile(glob) for glob in globs} if globs else _NOTHING
+        return cls(patterns, compiled, payload)
 
     @property
-    def request(self) -> dict[str, list[str]]:
+    def request(self) -> dict[str, Any]:
         """The filter in the form that `parse` accepts."""
-        return {key: list(globs) for key, globs in self.patterns}
+        request: dict[str, Any] = {key: list(globs) for key, globs in self.patterns}
+        return request if self.payload is None else request | {PAYLOAD: self.payload.to_json()}
 
     @property
     def cost(self) -> int:
@@ -175,7 +220,8 @@ class Filter:
         included. Patterns that take more time to match cost more than their memory: see
         `SEARCH_COST`. A typical filter costs its text and 0.4 KiB per pattern.
         """
-        return FILTER_COST + sum(_cost(glob) for _, globs in self.patterns for glob in globs)
+        cost = FILTER_COST + sum(_cost(glob) for _, globs in self.patterns for glob in globs)
+        return cost if self.payload is None else cost + _payload_cost(self.payload)
 
     def excludes(self, other: Filter) -> bool:
         """Return whether it is certain that no notification passes both filters.
@@ -203,18 +249,25 @@ class Filter:
         compiled = self.compiled.get(glob)
         return matches(glob, text) if compiled is None else compiled.match(text) is not None
 
-    def __call__(self, routing_key: RoutingKey) -> bool:
-        """Return whether a record passes."""
-        return routing_key[0] == GAP or all(
-            self.allows(key, comparable(key, routing_key[KEYS.index(key)]))
-            for key, _ in self.patterns
+    def __call__(self, routing_key: RoutingKey, payload: object = None) -> bool:
+        """Return whether a record passes; `payload` is decoded JSON."""
+        return routing_key[0] == GAP or (
+            all(
+                self.allows(key, comparable(key, routing_key[KEYS.index(key)]))
+                for key, _ in self.patterns
+            )
+            and (self.payload is None or self.payload.matches(payload))
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filter) and self.patterns == other.patterns
+        return (
+            isinstance(other, Filter)
+            and self.patterns == other.patterns
+            and self.payload == other.payload
+        )
 
     def __hash__(self) -> int:
-        return hash(self.patterns)
+        return self._hash
 
 
 class View:
@@ -252,15 +305,15 @@ class View:
             return "The access rules of this relay let this user read none of these notifications."
         return ""
 
-    def __call__(self, routing_key: RoutingKey) -> bool:
-        """Return whether this view contains a record."""
+    def __call__(self, routing_key: RoutingKey, payload: object = None) -> bool:
+        """Return whether this view contains a record; `payload` is decoded JSON."""
         if (
             self.allowed is not None
             and routing_key[0] != GAP
-            and not any(each(routing_key) for each in self.allowed)
+            and not any(each(routing_key, payload) for each in self.allowed)
         ):
             return False
-        return self.requested is None or self.requested(routing_key)
+        return self.requested is None or self.requested(routing_key, payload)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -315,7 +368,7 @@ def _are_disjoint(one: str, another: str) -> bool:
 
 def _globs(key: str, requested: object) -> tuple[str, ...]:
     if key not in KEYS:
-        raise FilterError(f"Unknown key {key!r} in the filter; the keys are {', '.join(KEYS)}.")
+        raise FilterError(f"Unknown key {key!r} in the filter; the keys are {', '.join(ALL_KEYS)}.")
     if (
         not isinstance(requested, list)
         or not requested
@@ -330,6 +383,13 @@ def _globs(key: str, requested: object) -> tuple[str, ...]:
     if max(map(len, globs)) > MAX_PATTERN_SIZE:
         raise FilterError(f"A pattern of {key} is longer than {MAX_PATTERN_SIZE} characters.")
     return tuple(sorted(set(globs)))
+
+
+def _payload(requested: object) -> PayloadPattern:
+    try:
+        return PayloadPattern.parse(requested)
+    except BadFilter as error:
+        raise FilterError(f"In the filter, {error}.") from None
 
 
 def _compile(glob: str) -> re.Pattern[str]:
@@ -351,3 +411,26 @@ def _cost(glob: str) -> int:
     if shape is Shape.SEARCH:
         return text + SEARCH_COST + SEARCH_CHARACTER_COST * len(glob)
     return text + PATTERN_COST
+
+
+def _payload_cost(payload: PayloadPattern) -> int:
+    cost = 0
+    for path, alternatives in payload.paths:
+        cost += (path.count(".") + 1) * PATH_PART_COST
+        for kind, operands in alternatives:
+            if kind is Kind.GLOB:
+                glob = str(operands[0])
+                is_searched = shape_of(glob) in (Shape.SEARCH, Shape.COMPILED)
+                cost += _cost(glob) * (PAYLOAD_SEARCH_FACTOR if is_searched else 1)
+            elif kind is Kind.RANGE:
+                cost += RANGE_COST
+            else:
+                cost += sum(_cost_of(each) for each in operands)
+    return cost
+
+
+def _cost_of(operand: object) -> int:
+    """Return the bytes charged for a value that is looked up in a dictionary."""
+    if not isinstance(operand, str):
+        return PATTERN_COST + NUMBER_COST
+    return PATTERN_COST + sys.getsizeof(operand) + len(operand.encode(errors="surrogatepass")) + 1

@@ -10,15 +10,16 @@ it, and is not tried if another pattern has already decided for all these filter
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
-from notif_relayd.records.filters import Filter, Shape, matches, shape_of
+from notif_relayd.records.filters import Shape, matches, shape_of
 
 ANCHOR_SIZE = 3
 """Number of characters of an anchor."""
 
 
 class PatternIndex:
-    """The patterns of all filters for one key. Sets of filters are integers with a bit for each."""
+    """The globs of all filters for one key. Sets of filters are integers with a bit for each."""
 
     def __init__(self) -> None:
         self._any = 0
@@ -34,9 +35,15 @@ class PatternIndex:
         self._compiled: dict[str, re.Pattern[str]] = {}
         self._by_anchor: dict[str, set[str]] = {}
 
-    def add(self, key: str, pattern_filter: Filter, bit: int) -> None:
-        """Add the patterns of a filter for this key."""
-        for glob in pattern_filter.globs(key):
+    def add(self, globs: Iterable[str], compiled: Mapping[str, re.Pattern[str]], bit: int) -> None:
+        """Add a filter.
+
+        Args:
+            globs: its patterns for this key.
+            compiled: regular expressions of those with ``?`` or ``[``.
+            bit: its bit.
+        """
+        for glob in globs:
             shape = shape_of(glob)
             if glob == "*":
                 self._any |= bit
@@ -47,7 +54,7 @@ class PatternIndex:
                     self._by_anchor.setdefault(_anchor(glob), set()).add(glob)
                 self._searched[glob] = self._searched.get(glob, 0) | bit
                 if shape is Shape.COMPILED:
-                    self._compiled[glob] = pattern_filter.compiled[glob]
+                    self._compiled[glob] = compiled[glob]
 
     @property
     def searches(self) -> int:
@@ -61,9 +68,9 @@ class PatternIndex:
         if not bits and lengths is not None:
             lengths[len(glob) - 1] = lengths.get(len(glob) - 1, 0) + 1
 
-    def remove(self, key: str, pattern_filter: Filter, bit: int) -> None:
-        """Remove the patterns of a filter that `add` has added."""
-        for glob in pattern_filter.globs(key):
+    def remove(self, globs: Iterable[str], bit: int) -> None:
+        """Remove a filter that `add` has added."""
+        for glob in globs:
             shape = shape_of(glob)
             if glob == "*":
                 self._any &= ~bit

@@ -11,6 +11,8 @@ A change of one filter does not invalidate what is remembered. A new filter gets
 value occurs for the first time after that, it is matched with the new filter alone, and its bit is
 corrected.
 
+A record is decoded only if its fields pass a filter with a payload pattern: see `payload_index`.
+
 All memory is bounded in bytes.
 """
 
@@ -27,6 +29,8 @@ from typing import Generic, NamedTuple, TypeVar
 from notif_relay.records import GAP
 from notif_relayd.records.field_values import Field, Memory
 from notif_relayd.records.filters import KEYS, Filter, View
+from notif_relayd.records.framing import split
+from notif_relayd.records.payload_index import PayloadIndex
 from notif_relayd.records.validator import RoutingKey
 
 MAX_TARGETS_SIZE = 1024 * 1024
@@ -153,13 +157,19 @@ class Selector(Generic[T]):
         self._memory = Memory(thread_time)
         self._slots = self._memory.slots
         self._fields = tuple(Field(key, self._memory) for key in KEYS)
+        self._payloads = PayloadIndex(thread_time)
         self._targets: _Targets[T] = _Targets()
         self._acquire(Filter.parse({"event_type": [GAP]}))  # the first filter gets `GAP_BIT`
 
     @property
     def seconds(self) -> float:
         """Processor time, in seconds, for values that were not remembered."""
-        return self._memory.seconds
+        return self._memory.seconds + self._payloads.match_seconds
+
+    @property
+    def decode_seconds(self) -> float:
+        """Processor time, in seconds, for records that were decoded."""
+        return self._payloads.seconds
 
     def add(self, view: View, target: T) -> None:
         """Select `target` for the records of this view, in addition to those of its other views."""
@@ -189,28 +199,35 @@ class Selector(Generic[T]):
         for each in _filters(view):
             self._release(each)
 
-    def passed(self, routing_key: RoutingKey) -> int:
+    def passed(self, routing_key: RoutingKey, record: bytes) -> int:
         """Return the bits of the filters that a record passes."""
         event_types, priorities, publishers = self._fields
         event_type, priority, publisher = routing_key
-        return (
+        passed = (
             event_types.current[event_type]
             & priorities.current[priority]
             & publishers.current[publisher]
         )
+        if passed & self._payloads.bits and not passed & GAP_BIT:
+            passed &= self._payloads.passed(record)
+        return passed
 
-    def select(self, routing_keys: Sequence[RoutingKey]) -> dict[T, list[int]]:
+    def select(self, routing_keys: Sequence[RoutingKey], batch: bytes) -> dict[T, list[int]]:
         """Return the targets for a batch, each with the indexes of its records in the batch.
 
         A target without records is not in the result. Targets may share a list of indexes.
+
+        Args:
+            routing_keys: those of the records.
+            batch: the records.
         """
         targets = self._targets
         if len(routing_keys) == 1:
             # On a quiet host most batches have one record. This branch takes half of the time.
-            passed = self.passed(routing_keys[0])
+            passed = self.passed(routing_keys[0], batch)
             return {target: [0] for target in targets[passed]} if passed else {}
         indexes_by_passed: defaultdict[int, list[int]] = defaultdict(list)
-        for index, passed in enumerate(self._passed(routing_keys)):
+        for index, passed in enumerate(self.passed_by_each(routing_keys, batch)):
             if passed:
                 indexes_by_passed[passed].append(index)
         found: defaultdict[T, list[list[int]]] = defaultdict(list)
@@ -221,6 +238,18 @@ class Selector(Generic[T]):
             target: lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists))
             for target, lists in found.items()
         }
+
+    def passed_by_each(self, routing_keys: Sequence[RoutingKey], batch: bytes) -> Iterable[int]:
+        """Return the filters that each record of a batch passes; empty if none passes any."""
+        passed = self._passed(routing_keys)
+        if not self._payloads.bits:
+            return passed
+        return [
+            bits & self._payloads.passed(record)
+            if bits & self._payloads.bits and not bits & GAP_BIT
+            else bits
+            for bits, record in zip(passed, split(batch), strict=False)
+        ]
 
     def _passed(self, routing_keys: Sequence[RoutingKey]) -> Iterable[int]:
         """Return the filters that each record passes; empty if no record passes any filter."""
@@ -239,6 +268,7 @@ class Selector(Generic[T]):
             slot = self._slots.assign(wanted)
             for each in self._fields:
                 each.add(wanted, slot.bit)
+            self._payloads.add(wanted, slot.bit)
         slot.uses += 1
         return slot.bit
 
@@ -248,6 +278,7 @@ class Selector(Generic[T]):
         if not slot.uses:
             for each in self._fields:
                 each.remove(wanted, slot.bit)
+            self._payloads.remove(wanted, slot.bit)
             self._slots.free(wanted)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -88,15 +88,20 @@ class RequestBuffer:
         return not self._data or self._data.isspace()
 
     def is_complete(self) -> bool:
-        """Return whether `next_line` would return a line or raise an error."""
+        """Return whether `next_line` may return a line or raise an error."""
         return self._find() >= 0 or not self.remaining
 
     def next_line(self) -> bytes | None:
         """Remove and return the first line, without its newline; `None` if it is not complete.
 
+        White space before it, and thus blank lines, are removed as well.
+
         Raises:
             RequestError: the line is too long.
         """
+        if self._data[:1].isspace():
+            self._data = self._data.lstrip()
+            self._searched = 0
         end = self._find()
         if end >= 0:
             line = bytes(self._data[:end])
@@ -123,7 +128,7 @@ class Request:
     """A valid request."""
 
     filter: Filter
-    requested: dict[str, list[str]]
+    requested: dict[str, Any]
     """The filter as the request states it, for the answer."""
     group: GroupRequest | None = None
     """The group that the subscriber joins, if any."""

@@ -17,6 +17,7 @@ from fcntl import ioctl
 from termios import TIOCOUTQ
 
 from notif_relay.connection import NO_SIGNAL, connect_error
+from notif_relay.refusal import MAX_ANSWER, sentence_in
 from notif_relayd.escaping import printable
 
 LOG = logging.getLogger(__name__)
@@ -138,8 +139,20 @@ class Writer:
         return self._socket
 
     def _lose(self) -> None:
+        reason = "the connection has ended"
+        if sentence := self._refusal():
+            reason = f"the relay at {self._path} refuses this bridge: {sentence}"
         self.close()
-        self._log_failure("the connection has ended")
+        self._log_failure(reason)
+
+    def _refusal(self) -> str:
+        """Return the sentence with which the relay has refused the connection; empty if none."""
+        if self._socket is None:
+            return ""
+        try:
+            return sentence_in(self._socket.recv(MAX_ANSWER))
+        except OSError:
+            return ""
 
     def _log_failure(self, reason: str) -> None:
         if not self._is_logged:

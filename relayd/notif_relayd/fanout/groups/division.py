@@ -35,7 +35,7 @@ class Batch:
     def passed(self, selector: Selector[Stream]) -> Sequence[int]:
         """Return for each record the filters that it passes; computed when they are needed."""
         if not self._passed:
-            self._passed = [*map(selector.passed, self.routing_keys)]
+            self._passed = [*map(selector.passed, self.routing_keys, split(self.data))]
         return self._passed
 
 

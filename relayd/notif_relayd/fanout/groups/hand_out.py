@@ -34,6 +34,9 @@ MAX_SECONDS = 0.002
 """Processor time, in seconds, for values that the selector has not remembered, after which no
 further record is examined for one hand-out."""
 
+MAX_DECODE_SECONDS = 0.0005
+"""The same for decoding records: many members may be ready in one iteration of the loop."""
+
 MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
 with the member even if its socket takes only a part of them, because their number was announced."""
@@ -114,7 +117,7 @@ class Draft:
         part = bytes(chunk.part(run.first - chunk.first, run.length))
         kept: list[Run] = []
         offered = 0
-        for by, some in groupby(self._decide(routing_keys_of(part, run.length))):
+        for by, some in groupby(self._decide(routing_keys_of(part, run.length), split(part))):
             count = sum(1 for _ in some)
             next_run = run.tail(offered).head(count)
             if by is _Wanted.BY_MEMBER:
@@ -127,14 +130,17 @@ class Draft:
                 break
         return kept, offered
 
-    def _decide(self, routing_keys: Iterable[RoutingKey]) -> Iterator[_Wanted]:
+    def _decide(
+        self, routing_keys: Iterable[RoutingKey], lines: Iterable[bytes]
+    ) -> Iterator[_Wanted]:
         """Yield what becomes of records, until enough of them were examined."""
         selector = self._selector
         until = selector.seconds + MAX_SECONDS
-        for routing_key in routing_keys:
-            passed = selector.passed(routing_key)
+        decode_until = selector.decode_seconds + MAX_DECODE_SECONDS
+        for routing_key, line in zip(routing_keys, lines, strict=True):
+            passed = selector.passed(routing_key, line)
             self.examined += 1
-            if selector.seconds > until:
+            if selector.seconds > until or selector.decode_seconds > decode_until:
                 self.examined = MAX_EXAMINED
             if self._member.mask.contains(passed):
                 yield _Wanted.BY_MEMBER

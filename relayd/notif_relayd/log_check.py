@@ -6,21 +6,31 @@ the log of the running daemon.
 """
 
 import configparser
-import errno
 import inspect
 import logging
 import logging.config
 import logging.handlers
 import os
+import sys
+from collections.abc import Mapping
 from pkgutil import resolve_name
 
 from notif_relayd.errors import StartError
+from notif_relayd.files import check_writable, named_descriptor
+
+_OPEN_LATER = (
+    *(logging.FileHandler, logging.handlers.HTTPHandler, logging.handlers.SMTPHandler),
+    logging.handlers.SocketHandler,
+)
+"""Classes of Python, of which an object opens nothing before the first line; a file if `delay` is
+set."""
 
 
 def check_logging_file(path: str) -> None:
     """Check a file in the format of logging.config.fileConfig; reconfigures the loggers.
 
-    Each handler is replaced by one that does nothing, after its class and arguments are checked.
+    Each handler is checked and replaced: one for standard output or standard error by one for
+    standard error, any other one by one that does nothing.
 
     Raises:
         StartError: a handler cannot write its log file.
@@ -57,26 +67,17 @@ def check_log_path(path: str) -> None:
     Raises:
         StartError: it cannot; the message is that of a failure to open it.
     """
-    target = os.path.realpath(path)
-    directory = os.path.dirname(target)
-    if os.path.isdir(target):
-        number = errno.EISDIR
-    elif os.path.islink(target):
-        number = errno.ELOOP
-    elif not os.path.isdir(directory):
-        number = errno.ENOENT
-    elif not os.access(target if os.path.exists(target) else directory, os.W_OK):
-        number = errno.EACCES
-    else:
-        return
-    raise log_path_error(path, os.strerror(number))
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise log_path_error(path, error.strerror) from error
 
 
 def log_path_error(path: str, reason: str | None) -> StartError:
     """Return the error for a log file that cannot be opened."""
     return StartError(
         f"cannot write the log: {path}: {reason}; set log_file or log_dir to a path that the "
-        "daemon's user can write to"
+        "program's user can write to"
     )
 
 
@@ -135,10 +136,24 @@ def _check_handler(parser: configparser.ConfigParser, section: configparser.Sect
     bound = inspect.signature(handler).bind(*args, **kwargs)
     if issubclass(handler, logging.FileHandler):
         check_log_path(os.fspath(bound.arguments["filename"]))
+        bound.arguments["delay"] = True
+    if handler.__module__.startswith("logging") and issubclass(handler, _OPEN_LATER):
+        handler(*bound.args, **bound.kwargs).close()
     if issubclass(handler, logging.handlers.MemoryHandler) and section.get("target"):
         parser[f"handler_{section['target']}"]
     _check_references(parser, section, "formatter", "formatter")
-    section.update({"class": "NullHandler", "args": "()", "kwargs": "{}"})
+    is_standard = _is_standard_stream(handler, bound.arguments)
+    section.update(
+        {"class": "StreamHandler" if is_standard else "NullHandler", "args": "()", "kwargs": "{}"}
+    )
+
+
+def _is_standard_stream(handler: type[logging.Handler], arguments: Mapping[str, object]) -> bool:
+    """Return whether a handler writes to standard output or standard error."""
+    if issubclass(handler, logging.FileHandler):
+        return named_descriptor(os.fspath(str(arguments["filename"]))) is not None
+    stream = arguments.get("stream")
+    return issubclass(handler, logging.StreamHandler) and stream in (None, sys.stdout, sys.stderr)
 
 
 def _handler_class(name: str) -> type[logging.Handler]:
