@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from notif_relay.records import gap
 from support.books import Books, mark
 from support.bridge import Bridge, RealBridge
 from support.bridge_inbound import RealInboundBridge
@@ -47,7 +48,7 @@ class Trial:
         self.size = size
         self.books = Books(PRODUCERS, central.removes_duplicates)
         self.dropped = 0
-        """Number of records that the producers have dropped, at the end."""
+        """Number of records that the producers have reported as dropped, at the end."""
         self.discarded = 0
         """Number of messages that the broker may have discarded unread, at the end."""
         self.relay = ManagedRelay(directory)
@@ -79,7 +80,7 @@ class Trial:
         """Stop emitting, wait until everything has arrived, and close the books."""
         self.load.stop()
         self.settle()
-        self.dropped = self.load.dropped
+        self.dropped += self.load.dropped
         status = self.bridge.stop()
         self._read()
         self.books.finish(self.load.emitted)
@@ -122,6 +123,9 @@ class Trial:
         """Emit more than the relay's socket takes while it is stopped."""
         raise NotImplementedError
 
+    def report_loss(self) -> None:
+        """Let a producer report records that it has dropped, if the producers write to a relay."""
+
     def cut_soon(self) -> None:
         """Let the proxy cut the connection within one of the next messages to be carried."""
         raise NotImplementedError
@@ -136,6 +140,7 @@ class Trial:
         self.emit(0.5)
         self.central.proxy.stall()
         self.emit(0.25)
+        self.report_loss()
         self.wait_under_way()
         self.bridge.kill()
         self.central.proxy.refuse()
@@ -256,6 +261,11 @@ class OutTrial(Trial):
     def overflow(self) -> None:
         if self.size.rate is None:
             self.load.overflow()
+
+    def report_loss(self) -> None:
+        with self.relay.produce() as producer:
+            producer.sendall(gap(1000, "producer_congested"))
+        self.dropped += 1000
 
     def wait_under_way(self) -> None:
         if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.
