@@ -47,7 +47,7 @@ def selects(payload: dict[str, Any], data: bytes) -> bool:
 
 LONG_TEXT = "a" + "x" * 600 + "b"
 TEXTS = ["", "a", "ab", "a*", "1", LONG_TEXT]
-NUMBERS = [0, 1, 1.0, -1.5, 2**60, float(2**60), 2**61 - 1]
+NUMBERS = [0, 1, 1.0, -1.5, 1.5, 2, 3, 2**60, float(2**60), 2**61 - 1]
 SCALARS = [*TEXTS, *NUMBERS, True, False, None]
 GLOBS = ["*", "a*", "*b", "a*b", "?", "[ab]*"]
 RANGES: list[list[float | None]] = [[0, 1], [None, 1.5], [2, None], [None, None], [1, 2**60]]
@@ -128,6 +128,7 @@ ALTERNATIVES: list[list[Any]] = [
     *([{"range": each}] for each in RANGES),
     [{"not": ["a", 1]}],
     [{"not": ["a", 1, True]}, {"not": [1, None]}],
+    [{"range": [0, 3]}, {"range": [1, 2]}],
     [{"exists": True}],
     [{"exists": False}],
     ["a", {"exists": False}],
