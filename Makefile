@@ -37,7 +37,7 @@ PYTEST ?= pytest -q -n 3 --dist loadfile
 LOAD = bench/build/load bench/build/limit
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services test-ceilometer lint bench bench-check bench-fleet fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
+.PHONY: help venv demo test brokers test-all test-ends test-oldest test-services test-ceilometer test-bare lint bench bench-check bench-fleet fuzz soak soak-bridge docs man completions install uninstall dist deb test-deb upgradable clean supported packages FORCE
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -101,7 +101,7 @@ bench: .venv/.made $(LOAD) ## compare the relay with other programs; QUICK=1, CH
 	@($(call extra,bench,matplotlib; import zmq)) || true
 	@status=0; .venv/bin/python bench/run.py --size $(if $(QUICK),quick,full) \
 		$(if $(CHECK),--check) $(FIGURES) || status=1; \
-	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters groups subscribe hostile)); do \
+	for each in $(if $(CHECK),,emit notify $(if $(QUICK),,filters payload groups subscribe hostile)); do \
 		.venv/bin/python bench/$$each.py $(if $(QUICK),--rounds 5) || status=1; done; exit $$status
 
 bench-check: .venv/.made $(LOAD) ## the part that needs no other program, against bench/baseline.json
@@ -225,6 +225,10 @@ deb: $(ROOTS)/build.made ## build Debian packages for SUITE in dist and check th
 
 test-deb: $(ROOTS)/container.made upgradable ## install, upgrade under load and purge the packages in a container; requires root
 	@packaging/test.sh $(CURDIR)/$(ROOTS)/container $(CURDIR)/.debian/old $(CURDIR)/.debian/new
+
+test-bare: $(ROOTS)/bare.made .venv/.made ## follow README.md literally on a bare Debian, SUITE=trixie or bookworm; requires root and a network
+	@echo "Installing, upgrading and removing the relay in a container, which takes about 5 minutes"
+	@SUITE=$(SUITE) .venv/bin/python -m pytest -q tests/bare
 
 # The packages to upgrade to differ from the first ones only in their version.
 upgradable:

@@ -33,7 +33,7 @@ NODES = {
 
 LEAVES = (
     *("settings", "config_file", "peer", "escaping"),
-    *("errors", "files", "lock_file", "requirements"),
+    *("errors", "files", "lock_file", "log_check", "log_open", "requirements"),
 )
 """Modules without an arrow: they import nothing but each other."""
 

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# root.sh SUITE DIRECTORY build|container: install Debian SUITE into DIRECTORY, to build the packages or
-# to test them. The required packages are taken from debian/control.
+# root.sh SUITE DIRECTORY build|container|bare: install Debian SUITE into DIRECTORY, to build the packages, to
+# test them, or to test README.md. The packages that the first two require are taken from debian/control.
 set -eu
 suite=$1 directory=$2 purpose=$3
 case $purpose in
+    bare) field=None more=ca-certificates,dbus,systemd-sysv ;;
     build) field=Build-Depends more=build-essential,lintian,python3-all-dev ;;
     # Everything that the tests use is Debian's, so that the host may have another version of Python.
     # libsimdjson-dev brings the library that the compiled module needs, whose package has another name in
@@ -20,4 +21,4 @@ packages=$(sed -n "/^$field:/,/^[A-Z][^:]*:.*[^,]\$/p" debian/control |
     sed -e "s/^$field://" -e '/^[A-Z]/d' -e '/[$]/d' -e 's/[ ,]*//g' -e 's/[(<|].*//' -e 's/debhelper-compat/debhelper/' \
         -e '/^$/d' | grep -vx python3-notif-relay | sort -u | paste -sd,)
 rm -rf "$directory"
-mmdebstrap --quiet --variant=minbase --include="$more,$packages" "$suite" "$directory" </dev/null
+mmdebstrap --quiet --variant=minbase --include="$more${packages:+,$packages}" "$suite" "$directory" </dev/null

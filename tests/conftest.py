@@ -7,13 +7,17 @@ Hypothesis sets no deadline of its own. Started processes buffer their output, a
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from oslo_context import context
 
 from support import descriptors
 from support.deadlines import (  # noqa: F401 - hooks and a fixture of pytest
@@ -47,3 +51,16 @@ def directory() -> Iterator[Path]:
 def relay(directory: Path) -> Iterator[RunningRelay]:
     with running_relay(directory) as relay:
         yield relay
+
+
+@pytest.fixture
+def restored_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo at the end what oslo.log changes in this process.
+
+    With the request context of another test, oslo.log would use another format.
+    """
+    monkeypatch.setattr(context, "_request_store", threading.local())
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)

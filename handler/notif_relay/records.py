@@ -213,14 +213,15 @@ def own_event_type(record: bytes) -> str:
     return ""
 
 
-def gap(dropped: int | None, reason: GapReason) -> bytes:
+def gap(dropped: int | None, reason: GapReason, message_id: str | None = None) -> bytes:
     """Return a gap record.
 
     Args:
         dropped: number of missing records; ``None`` if it is unknown.
         reason: why they are missing.
+        message_id: that of an earlier gap record which announced the same; ``None`` without one.
     """
-    return _record(GAP, "WARN", {"dropped": dropped, "reason": reason})
+    return _record(GAP, "WARN", {"dropped": dropped, "reason": reason}, message_id)
 
 
 def error(message: str) -> bytes:
@@ -238,9 +239,14 @@ def redelivered(count: int) -> bytes:
     return _record(REDELIVERED, "INFO", {"records": count})
 
 
-def _record(event_type: str, priority: str, payload: Mapping[str, object] | str) -> bytes:
+def _record(
+    event_type: str,
+    priority: str,
+    payload: Mapping[str, object] | str,
+    message_id: str | None = None,
+) -> bytes:
     notification = {
-        "message_id": str(uuid.uuid4()),
+        "message_id": message_id or str(uuid.uuid4()),
         "publisher_id": PUBLISHER_ID_PREFIX + socket.gethostname(),
         "event_type": event_type,
         "priority": priority,

@@ -53,8 +53,8 @@ class Subscriber(Subscription):
     which are subscribers of the same user; each notification goes to one of them. With ``window``,
     a notification is unfinished until the member reports that it has handled it. If the member
     ends or loses its connection before, the relay sends the notification to another member, or to
-    this one when it is connected again, as a ``Redelivered``. The same holds for a ``Gap`` of the
-    relay, which then may have a greater number, because more notifications are missing.
+    this one when it is connected again, as a ``Redelivered``. A ``Gap`` that is not finished is
+    sent again as a ``Gap``. Its number is greater if more notifications are missing by then.
 
     By default, a notification is finished when its thread asks for the next one. So a plain loop is
     correct: it leaves unfinished what it was handling when it ended. For the last notification

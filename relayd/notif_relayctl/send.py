@@ -135,10 +135,25 @@ def _notification(where: str, payload: bytes, arguments: argparse.Namespace) -> 
             arguments.event_type,
             arguments.priority,
             arguments.publisher,
-            json.loads(payload.decode("utf-8-sig")),
+            json.loads(payload.decode("utf-8-sig"), parse_int=_integer),
         )
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise CtlError(f"{where}the payload is nested too deeply") from None
+    except _TooManyDigitsError as error:
+        raise CtlError(f"{where}{error}") from None
+    except ValueError as error:
         raise CtlError(f"{where}the payload is not valid JSON: {error}") from None
+
+
+class _TooManyDigitsError(Exception):
+    """Python does not convert a number."""
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise _TooManyDigitsError("a number in the payload has too many digits") from None
 
 
 def own_publisher() -> str:

@@ -26,7 +26,7 @@ from notif_relayctl.command import path as argument_path
 from notif_relayctl.display import cropped, shown_json, symbol
 from notif_relayctl.formats import FORMATS, SHORT, named
 from notif_relayctl.payload import payload, united
-from notif_relayctl.priorities import OTHER_NAMES, priority
+from notif_relayctl.priorities import OTHER_NAMES, priority_pattern
 from notif_relayd.escaping import printable
 
 COLOURS = {"CRITICAL": "1;31", "ERROR": "31", "WARN": "33", "DEBUG": "2"}
@@ -54,7 +54,7 @@ class Tail(CtlCommand):
         )
         patterns(
             "--priority",
-            type=priority,
+            type=priority_pattern,
             help=f"pattern of the priority, for example warn; {OTHER_NAMES}",
         )
         patterns(

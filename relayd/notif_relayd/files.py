@@ -94,6 +94,26 @@ def check_writable(path: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
+def check_parent(path: str, *, volatile: str) -> None:
+    """Check that a file can be created in the directory of a path.
+
+    Args:
+        path: the file.
+        volatile: a directory, with a slash at its end. Directories in it, and itself, may be
+            missing, because they are created before the program starts.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    directory = os.path.realpath(os.path.dirname(path))
+    if f"{directory}/".startswith(volatile) and not os.path.lexists(directory):
+        return
+    if not stat.S_ISDIR(os.stat(directory).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
 def named_descriptor(path: str) -> int | None:
     """Return the number of the open descriptor that a path such as /dev/stdout stands for."""
     described = _DESCRIPTOR.fullmatch(path)

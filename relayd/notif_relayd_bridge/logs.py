@@ -9,10 +9,8 @@ import logging
 import os
 
 from oslo_config import cfg
-from oslo_log import log
 
-from notif_relay.version import __version__
-from notif_relayd_bridge.errors import StartError
+from notif_relayd.log_open import check_log, open_log
 from notif_relayd_bridge.redaction import Redaction
 
 STDERR = 2
@@ -29,18 +27,28 @@ def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: Redaction) -> None:
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
     """
+    _set_defaults(conf)
+    open_log(conf, program)
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for handler in {each for logger in loggers for each in getattr(logger, "handlers", ())}:
+        handler.setFormatter(_RedactingFormatter(handler.formatter, hide))
+
+
+def check_logging(conf: cfg.ConfigOpts, program: str) -> None:
+    """Check the log without opening it; reconfigures the loggers.
+
+    Raises:
+        StartError: the log cannot be written, or its configuration is invalid.
+    """
+    _set_defaults(conf)
+    check_log(conf, program)
+
+
+def _set_defaults(conf: cfg.ConfigOpts) -> None:
     conf.set_default("use_stderr", True)
     if _is_journal(STDERR):
         for option in ("logging_default_format_string", "logging_context_format_string"):
             conf.set_default(option, "%(levelname)s: %(message)s")
-    try:
-        log.setup(conf, program, __version__)
-    except OSError as error:
-        raise StartError(f"cannot write the log {error.filename}: {error.strerror}") from error
-    except (log.LogConfigError, TypeError, ValueError) as error:
-        raise StartError(f"cannot set up the log: {error}; correct the option") from error
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_RedactingFormatter(handler.formatter, hide))
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -8,18 +8,28 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
+from notif_relayd.errors import StartError as FileError
 from notif_relayd.errors import one_line
 from notif_relayd.systemd.sdnotify import NotifySocket
 from notif_relayd_bridge.brokers.source import Source
 from notif_relayd_bridge.brokers.target import Target
-from notif_relayd_bridge.configuration import PROGRAM, Inbound, Outbound, Settings, load
+from notif_relayd_bridge.configuration import (
+    PROGRAM,
+    STATE_DIRECTORY,
+    Inbound,
+    Outbound,
+    Settings,
+    load,
+)
 from notif_relayd_bridge.errors import BridgeError
 from notif_relayd_bridge.inbound.bridge import Bridge as InboundBridge
-from notif_relayd_bridge.logs import set_up_logging
+from notif_relayd_bridge.logs import check_logging, set_up_logging
 from notif_relayd_bridge.outbound.bridge import Bridge as OutboundBridge
 from notif_relayd_bridge.redaction import Redaction
+from notif_relayd_bridge.spool.file import check_path as check_spool
 from notif_relayd_bridge.spool.spool import Spool
 from notif_relayd_bridge.status import answering
+from notif_relayd_bridge.status import check_path as check_status_socket
 
 LOG = logging.getLogger(__name__)
 
@@ -32,11 +42,13 @@ def main(arguments: Sequence[str]) -> int:
         hide = Redaction(settings.url, settings.secrets())
         if settings.check:
             _create_broker(settings)
+            check_logging(settings.conf, PROGRAM)
+            _check_files(settings)
             sys.stdout.write("ok\n")
             return 0
         set_up_logging(settings.conf, PROGRAM, hide)
         error = _run(settings)
-    except BridgeError as failure:
+    except (BridgeError, FileError) as failure:
         error = str(failure)
     except Exception:
         LOG.exception("unhandled exception, exiting")
@@ -50,6 +62,14 @@ def _create_broker(settings: Settings) -> Target | Source:
     if isinstance(settings.direction, Outbound):
         return settings.scheme.create(settings.url, settings.conf)
     return _create_source(settings, settings.direction)
+
+
+def _check_files(settings: Settings) -> None:
+    if isinstance(settings.direction, Outbound):
+        # systemd creates the default directory when it starts the first bridge.
+        check_spool(settings.direction.spool.path, f"{STATE_DIRECTORY}/")
+    if settings.status_socket is not None:
+        check_status_socket(settings.status_socket)
 
 
 def _create_source(settings: Settings, inbound: Inbound) -> Source:

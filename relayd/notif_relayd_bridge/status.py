@@ -23,7 +23,7 @@ from typing import Protocol
 
 from notif_relay.version import __version__
 from notif_relayd.escaping import printable_path
-from notif_relayd.files import lock
+from notif_relayd.files import check_parent, lock
 from notif_relayd_bridge.errors import StartError
 
 RUNTIME_DIRECTORY = "/run/notif-relayd-bridge"
@@ -151,6 +151,19 @@ def default_path(name: str, directory: str = RUNTIME_DIRECTORY) -> str | None:
     return os.path.join(own, STATUS_SOCKET) if os.path.isdir(own) else None
 
 
+def check_path(path: str) -> None:
+    """Check that the status socket can be bound, without binding it.
+
+    Raises:
+        StartError: it cannot be. Directories in /run may be missing.
+    """
+    try:
+        check_parent(path, volatile="/run/")
+        _is_socket(path)
+    except OSError as error:
+        raise _error(path, error.strerror or str(error)) from error
+
+
 def _bind(listener: socket.socket, path: str) -> tuple[int, int]:
     """Bind the socket and listen; return device and inode of its file."""
     try:
@@ -167,6 +180,22 @@ def _bind(listener: socket.socket, path: str) -> tuple[int, int]:
         raise _error(path, error.strerror or str(error)) from error
 
 
+def _is_socket(path: str) -> bool:
+    """Return whether a socket exists.
+
+    Raises:
+        StartError: the file is not a socket.
+        OSError: the file cannot be examined.
+    """
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    if not is_socket:
+        raise _error(path, "the file exists and is not a socket; remove it or use another path")
+    return True
+
+
 def _remove_stale(path: str) -> None:
     """Remove a socket on which no process listens.
 
@@ -174,12 +203,8 @@ def _remove_stale(path: str) -> None:
         StartError: a process listens, or the file is not a socket.
         OSError: the file cannot be examined or removed.
     """
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
+    if not _is_socket(path):
         return
-    if not is_socket:
-        raise _error(path, "the file exists and is not a socket; remove it or use another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         failure = probe.connect_ex(path)

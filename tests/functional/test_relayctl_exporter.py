@@ -114,15 +114,17 @@ def test_promtool_accepts_a_scrape(relay: RunningRelay) -> None:
         assert promtool("check", "metrics", stdin=exporter.scrape()) == ""
 
 
-def test_openmetrics_and_compression_are_supported(relay: RunningRelay) -> None:
-    with exporting(relay.directory) as exporter:
-        request = urllib.request.Request(
-            exporter.url,
-            headers={"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"},
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-            assert answer.headers["Content-Encoding"] == "gzip"
+def test_openmetrics_and_compression_are_supported(directory: Path) -> None:
+    with exporting(directory) as exporter:
+        for version in ("", ";version=1.0.0", ";version=x", f";version={'9' * 5000}"):
+            for encoding, expected in (("gzip", "gzip"), ("gzip;q=0", None)):
+                accepted = f"application/openmetrics-text{version}"
+                request = urllib.request.Request(
+                    exporter.url, headers={"Accept": accepted, "Accept-Encoding": encoding}
+                )
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                    assert "openmetrics-text; version=1.0.0" in answer.headers["Content-Type"]
+                    assert answer.headers["Content-Encoding"] == expected
 
 
 def test_names_select_metrics(relay: RunningRelay) -> None:

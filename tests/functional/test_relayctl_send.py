@@ -71,9 +71,7 @@ def test_each_line_that_is_not_empty_is_a_payload(relay: RunningRelay) -> None:
     assert len({each["message_id"] for each in notifications}) == number
 
 
-@pytest.mark.parametrize(
-    "payload", ["{", "", "NaN", '{"ratio": 1e999}', "\udcff", "[" * 100_000, "{} {}"]
-)
+@pytest.mark.parametrize("payload", ["{", "", "NaN", '{"ratio": 1e999}', "\udcff", "{} {}"])
 def test_invalid_json_payload_is_not_sent(relay: RunningRelay, payload: str) -> None:
     done = relayctl(relay.directory, "send", "--event-type", "test", payload)
     assert_error(done, 1, "the payload is not valid JSON: ")
@@ -86,6 +84,20 @@ def test_invalid_input_line_is_named_and_ends_it(relay: RunningRelay) -> None:
     )
     assert_error(done, 1, "line 3 of the input: the payload is not valid JSON: ")
     relay.wait_status(records_received=1, producers=0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "the payload is nested too deeply"),
+        ("1" * 5000, "a number in the payload has too many digits"),
+    ],
+)
+def test_payload_that_python_cannot_decode_is_refused(
+    directory: Path, payload: str, problem: str
+) -> None:
+    done = relayctl(directory, "send", "--event-type", "t", "-", stdin=f"{payload}\n")
+    assert_error(done, 1, f"line 1 of the input: {problem}")
 
 
 def test_unknown_priority_is_refused(relay: RunningRelay) -> None:

@@ -114,7 +114,7 @@ def test_keys_select_table_column_and_order(relay: RunningRelay) -> None:
         assert terminal.finish() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_signal_ends_it_and_restores_the_terminal(
     relay: RunningRelay, number: signal.Signals
 ) -> None:

@@ -15,7 +15,9 @@ from notif_relay.records import PRODUCER_REASONS
 from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.state import decode, encode
 from notif_relayd.records import subscription_request
+from notif_relayd.records.filters import PAYLOAD, Filter, View
 from notif_relayd.records.framing import Framer
+from notif_relayd.records.selector import Selector
 from notif_relayd.records.validator import RoutingKey, Validator
 
 KINDS: list[RoutingKey] = [
@@ -135,11 +137,35 @@ def request(data: bytes) -> None:
     assert len(parsed.line) <= parsed.charge
     assert asked == content.get("filter", {})
     _check_group(parsed.group, content)
+    assert Filter.parse(lets_through.request) == lets_through
+    globs_by_key = {key: asked[key] for key in asked if key != PAYLOAD}
+    without = Filter.parse(globs_by_key)
     for kind in KINDS:
         fields = dict(zip(KEYS, kind, strict=True))
-        assert lets_through(kind) == all(
-            any(_matches(key, fields[key], glob) for glob in globs) for key, globs in asked.items()
+        assert without(kind) == all(
+            any(_matches(key, fields[key], glob) for glob in globs)
+            for key, globs in globs_by_key.items()
         )
+    if lets_through.payload is not None:
+        _check_payload(lets_through)
+    else:
+        assert all(lets_through(kind) == without(kind) for kind in KINDS)
+
+
+def _check_payload(wanted: Filter) -> None:
+    """Compare a pattern with the selector, for payloads that its own values make up."""
+    assert wanted.payload is not None
+    selector: Selector[str] = Selector()
+    selector.add(View(wanted), "target")
+    for path, alternatives in wanted.payload.to_json().items():
+        for each in alternatives:
+            payload: object = [each] if path.count(".") % 2 else each
+            for part in reversed(path.split(".")):
+                payload = {part: payload}
+            for kind in KINDS:
+                record = json.dumps(dict(zip(KEYS, kind, strict=True)) | {"payload": payload})
+                selected = selector.select([kind], record.encode())
+                assert bool(selected) == wanted(kind, payload)
 
 
 def _check_group(group: GroupRequest | None, content: Any) -> None:

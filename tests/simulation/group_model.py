@@ -246,7 +246,7 @@ class Groups:
             check(index not in group.finished, f"{line!r} was finished by another member")
         if part.announced:
             part.announced -= 1
-            if not history.times[index]:
+            if not (history.times[index] or self._may_be_divided(group, part, index)):
                 history.partly -= 1
             check(history.partly >= 0, f"{line!r} is marked and was never sent before")
         elif not begun_before:
@@ -352,6 +352,11 @@ class Groups:
                 group.exact and self._all_want(group, index)
             ):
                 yield index
+
+    def _may_be_divided(self, group: Group, part: Part, index: int) -> bool:
+        """Return whether a socket may have had no room for a part of a batch that others shared."""
+        others = (each for each in group.parts if each is not part and each.was_member)
+        return any(each.until is None or each.until >= index for each in others)
 
     def _all_want(self, group: Group, index: int) -> bool:
         template = self._sequence[index]

@@ -6,24 +6,25 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-FILTERS: list[dict[str, list[str]]] = [
+FILTERS: list[dict[str, Any]] = [
     {},
     {"event_type": ["a.*"]},
     {"event_type": ["b.*"], "priority": ["info"]},
     {"event_type": ["*.x"], "publisher_id": ["p1"]},
+    {"payload": {"s": [1]}},
 ]
 TEMPLATES: list[dict[str, Any]] = [
-    {"event_type": "a.x", "priority": "INFO", "publisher_id": "p1"},
+    {"event_type": "a.x", "priority": "INFO", "publisher_id": "p1", "payload": {"s": 1}},
     {"event_type": "a.y", "priority": "WARN", "publisher_id": "p2"},
     {"event_type": "b.x", "priority": "INFO", "publisher_id": "p1"},
-    {"event_type": "b.y", "priority": "ERROR"},
+    {"event_type": "b.y", "priority": "ERROR", "payload": {"s": [0, 1]}},
     {
         "event_type": "notif_relayd.gap",
         "priority": "WARN",
         "payload": {"dropped": 1, "reason": "producer_congested"},
     },
 ]
-MATCHING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}]
+MATCHING = [{0, 1, 2, 3, 4}, {0, 1, 4}, {2, 4}, {0, 2, 4}, {0, 3, 4}]
 """For each filter, the indexes of the templates whose records match it."""
 
 

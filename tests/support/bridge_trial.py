@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from notif_relay.records import gap
 from support.books import Books, mark
 from support.bridge import Bridge, RealBridge
 from support.bridge_inbound import RealInboundBridge
@@ -47,10 +48,11 @@ class Trial:
         self.size = size
         self.books = Books(PRODUCERS, central.removes_duplicates)
         self.dropped = 0
-        """Number of records that the producers have dropped, at the end."""
+        """Number of records that the producers have reported as dropped, at the end."""
         self.discarded = 0
         """Number of messages that the broker may have discarded unread, at the end."""
         self.relay = ManagedRelay(directory)
+        self._status = directory / "status.sock"
 
     def close(self) -> None:
         """End everything, and copy the log of the bridge to standard error."""
@@ -78,7 +80,7 @@ class Trial:
         """Stop emitting, wait until everything has arrived, and close the books."""
         self.load.stop()
         self.settle()
-        self.dropped = self.load.dropped
+        self.dropped += self.load.dropped
         status = self.bridge.stop()
         self._read()
         self.books.finish(self.load.emitted)
@@ -91,6 +93,11 @@ class Trial:
     def _read(self) -> None:
         for each in self.arrivals():
             self.books.note(each)
+
+    def _figure(self, name: str) -> int:
+        """Return a figure of the status of the bridge."""
+        with connect(self._status) as sock, sock.makefile() as stream:
+            return int(json.loads(stream.readline())[name])
 
     def _mark(self, fault: str) -> None:
         self.write(mark(fault))
@@ -113,8 +120,11 @@ class Trial:
         raise NotImplementedError
 
     def overflow(self) -> None:
-        """Let the producers drop records, if they can."""
+        """Emit more than the relay's socket takes while it is stopped."""
         raise NotImplementedError
+
+    def report_loss(self) -> None:
+        """Let a producer report records that it has dropped, if the producers write to a relay."""
 
     def cut_soon(self) -> None:
         """Let the proxy cut the connection within one of the next messages to be carried."""
@@ -130,6 +140,7 @@ class Trial:
         self.emit(0.5)
         self.central.proxy.stall()
         self.emit(0.25)
+        self.report_loss()
         self.wait_under_way()
         self.bridge.kill()
         self.central.proxy.refuse()
@@ -163,6 +174,7 @@ class Trial:
         """Kill the bridge and start another one while no relay runs."""
         self.emit(0.5)
         assert self.relay.stop() == 0
+        self.overflow()
         self.bridge.kill()
         self.central.proxy.refuse()
         self._mark("bridge killed without a relay")
@@ -226,7 +238,6 @@ class OutTrial(Trial):
 
     def __init__(self, directory: Path, central: Central, size: Size) -> None:
         super().__init__(directory, central, size)
-        self._status = directory / "status.sock"
         self.bridge = RealBridge(directory, self.relay, central.url, status_socket=self._status)
         with self.bridge.config.open("a") as file:
             file.write(central.sections)
@@ -251,13 +262,14 @@ class OutTrial(Trial):
         if self.size.rate is None:
             self.load.overflow()
 
+    def report_loss(self) -> None:
+        with self.relay.produce() as producer:
+            producer.sendall(gap(1000, "producer_congested"))
+        self.dropped += 1000
+
     def wait_under_way(self) -> None:
         if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.
-            wait_until(lambda: self._unconfirmed() > 0, "a message is sent")
-
-    def _unconfirmed(self) -> int:
-        with connect(self._status) as sock, sock.makefile() as stream:
-            return int(json.loads(stream.readline())["unconfirmed"])
+            wait_until(lambda: self._figure("unconfirmed") > 0, "a message is sent")
 
     def cut_soon(self) -> None:
         del self.central.proxy.sent[:]
@@ -286,7 +298,11 @@ class HubTrial(Trial):
         self._reading.start()
         self._marks = self.relay.produce()
         self.bridge = RealInboundBridge(
-            directory, self.relay.ingest, central.url, **central.source_options
+            directory,
+            self.relay.ingest,
+            central.url,
+            status_socket=self._status,
+            **central.source_options,
         )
         with self.bridge.config.open("a") as file:
             file.write(central.source_sections)
@@ -320,7 +336,8 @@ class HubTrial(Trial):
         """Do nothing: the producers write to the broker."""
 
     def overflow(self) -> None:
-        """Do nothing: the broker keeps what the relay does not read."""
+        self.emit(2)
+        wait_patiently(lambda: self._figure("waiting") > 0, "the bridge cannot write")
 
     def cut_soon(self) -> None:
         self.central.proxy.cut_answer_after = 2001

@@ -148,6 +148,17 @@ for number in itertools.count(len(clients)):
     clients.append(start(number))
     time.sleep(0.05)
 """,
+    "payload patterns that change": """
+clients = [(client := connect(public), client.makefile("rb")) for _ in range(30)]
+for number in itertools.count():
+    client, stream = clients[number % 30]
+    pattern = {f"path{each}.{number}": [{"not": ["x"]}] for each in range(15)}
+    pattern["payload"] = [{"glob": f"*{number}*x*{each}*"} for each in range(4)]
+    client.sendall(json.dumps({"filter": {"payload": pattern}}).encode() + b"\\n")
+    stream.readline()
+    if number == 60:  # each takes a millisecond
+        begun()
+""",
     "filter changes on 500 connections": """
 clients = selectors.DefaultSelector()
 for number in range(500):

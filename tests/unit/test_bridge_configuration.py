@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ from notif_relayd_bridge.errors import StartError
 from notif_relayd_bridge.redaction import Redaction
 
 URL = "test://user:s3cr3t@broker/"
+
+
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +243,36 @@ def test_check_prints_ok_or_the_error(config: Path, capsys: pytest.CaptureFixtur
     assert main.main(["--config-file", str(config), "--check"]) == 1
     assert capsys.readouterr().err.startswith("notif-relayd-bridge: [bridge] window in ")
     assert list(config.parent.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("spool = DIR", "is not a regular file"),
+        ("spool = DIR/missing/s", "No such file"),
+        ("spool = DIR/fifo/s", "Not a directory"),
+        ("status_socket = DIR/fifo", "is not a socket"),
+        ("status_socket = DIR/missing/s", "No such file"),
+        ("[DEFAULT]\nlog_file = DIR/fifo", "no process reads from this FIFO"),
+        ("[DEFAULT]\nlog_dir = DIR/missing", "No such file"),
+        ("[DEFAULT]\nlogging_default_format_string = %(x)s", "format of a log line"),
+        ("[DEFAULT]\nlog_config_append = DIR", "not a regular file"),
+        ("[DEFAULT]\nlog_config_append = DIR/region-1.conf", "log_config_append DIR/region-1"),
+    ],
+)
+def test_check_and_start_find_what_cannot_be_written(
+    config: Path, capsys: pytest.CaptureFixture[str], option: str, words: str
+) -> None:
+    os.mkfifo(config.parent / "fifo")
+    text = f"[bridge]\ntarget = {URL}\nspool = DIR/s\n{option}\n"
+    config.write_text(text.replace("DIR", str(config.parent)))
+    before = sorted(config.parent.iterdir())
+    for arguments in (["--check"], []):
+        assert main.main(["--config-file", str(config), *arguments]) == 1
+        *logged, line = capsys.readouterr().err.splitlines()
+        assert words.replace("DIR", str(config.parent)) in line
+        if arguments:
+            assert (logged, sorted(config.parent.iterdir())) == ([], before)
 
 
 WRONG_URLS = {

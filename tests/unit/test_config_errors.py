@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import sys
-import threading
 from pathlib import Path
 
 import pytest
-from oslo_context import context
 
 from notif_relayd.config_file import MAX_SIZE
 from notif_relayd.daemon.configuration import Configuration
-from notif_relayd.daemon.log_check import check_log_path, read_logging_file
 from notif_relayd.daemon.log_setup import check_logging
 from notif_relayd.daemon.main import main
 from notif_relayd.errors import MAX_MESSAGE, StartError, one_line
+from notif_relayd.log_check import check_log_path, read_logging_file
 
 LOGGING_FILE = (
     "[loggers]\nkeys = root\n[handlers]\nkeys = h\n[formatters]\nkeys = f\n"
@@ -34,17 +30,7 @@ REFERENCES = "[DEFAULT]\n" + "".join(
 """Options that refer to each other 40 to the power of 5 times."""
 
 
-@pytest.fixture(autouse=True)
-def restored_logging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo at the end what oslo.log changes in this process.
-
-    With the request context of another test, oslo.log would use another format.
-    """
-    monkeypatch.setattr(context, "_request_store", threading.local())
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", root.handlers[:])
-    monkeypatch.setattr(root, "level", root.level)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def error_of(path: Path, *arguments: str) -> str:
@@ -88,6 +74,16 @@ def error_of(path: Path, *arguments: str) -> str:
         ("[DEFAULT]\ndefault_log_levels = a\n", "[DEFAULT] default_log_levels in {}: 'a'"),
         ("[DEFAULT]\nlogging_default_format_string = %(x)s\n", "the format of a log line"),
         ("[DEFAULT]\nlogging_exception_prefix = %(x)s\n", "the format of a log line"),
+        (
+            "[relayd]\npublic_allow_user = root\nno_such = 1\n[access:m]\nevent_types = x\n[x]\n",
+            "[relayd] public_allow_user in {}: unknown option; did you mean public_allow_users? "
+            "Also unknown: [relayd] no_such, [access:m] event_types, [x]",
+        ),
+        (
+            "[relayd]\n" + "".join(f"xx{each} = 1\n" for each in range(9)),
+            "[relayd] xx0 in {}: unknown option; remove it, or see notif-relayd.conf(5); also "
+            "unknown: [relayd] xx1, [relayd] xx2, [relayd] xx3, [relayd] xx4, [relayd] xx5, 3 more",
+        ),
         ("[relayd]\n\x1b[2J = 1\n", "\\u001b[2J"),
     ],
 )

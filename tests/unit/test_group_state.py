@@ -60,7 +60,7 @@ def example() -> State:
     windowed = member(
         window=5,
         unfinished=[Run(3, 6, 2)],
-        gaps=[(3, Missing(lost=7, attempts=1)), (4, Missing(unknown=1))],
+        gaps=[(3, Missing(lost=7, attempts=1, message_id="a")), (4, Missing(unknown=1))],
         unsent=[Run(4, 8, 1)],
         taken=9,
         sent=6,
@@ -145,6 +145,7 @@ CONTRADICTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("missing records is too large", "group", {"missing": Missing(0, MAX_DROPPED + 1)}),
     ("gap record announces nothing", "group", {"deferred": Missing(attempts=2)}),
     ("gap record announces nothing", "member", {"gaps": [(3, Missing()), (4, Missing(1))]}),
+    ("message_id is too long", "group", {"missing": Missing(1, message_id="x" * 37)}),
     ("not in order", "member", {"gaps": [(4, Missing(1)), (4, Missing(1))]}),
     ("not in order", "member", {"gaps": [(1, Missing(1)), (4, Missing(1))]}),
     ("not in order", "member", {"gaps": [(4, Missing(1)), (6, Missing(1))]}),

@@ -3,10 +3,22 @@
 
 from __future__ import annotations
 
+import itertools
 from unittest import mock
 
-from notif_relayd.records.filters import UNFILTERED, View
+import pytest
+
+from notif_relay import records
+from notif_relayd.fanout.chunk import Chunk
+from notif_relayd.fanout.groups.hand_out import Draft
+from notif_relayd.fanout.groups.member import Member
+from notif_relayd.fanout.groups.missing import Missing
+from notif_relayd.fanout.groups.run import SUSPECT_ATTEMPTS, Run
+from notif_relayd.fanout.subscriber import Stream
+from notif_relayd.records.filters import UNFILTERED, Filter, View
+from notif_relayd.records.selector import Selector
 from support.group_machine import VIEWS, Groups
+from support.records import record
 
 TestGroups = Groups.TestCase
 
@@ -196,7 +208,52 @@ def test_number_of_a_gap_that_is_given_up_is_announced() -> None:
     groups.teardown()
 
 
-def fail_often(groups: Groups) -> None:
+@pytest.mark.parametrize("others", [[], ["c"]])
+def test_suspect_record_waits_for_an_unfinished_gap_record(others: list[str]) -> None:
+    groups = started(UNFILTERED, 1)
+    groups.publish(["c"])
+    groups.serve(0, 1.0)  # Its window is full.
+    groups.publish(["b"])
+    fail_often(groups, VIEWS[3])
+    groups.publish([*others, "a"])
+    for _ in range(3):
+        groups.join(VIEWS[3], 9)
+        reader = groups.reader_of(1)
+        for _ in range(2):
+            groups.serve(1, 1.0)
+        assert reader.counted[0] == ("undeliverable", 1)
+        if len(reader.counted) == 1:
+            break
+        groups.leave(0, completing=False)
+    assert groups.attempts[len(groups.kinds) - 1] == SUSPECT_ATTEMPTS
+    assert not groups.group.has_work_for(reader.member)
+    groups.finish(1, 1)
+    groups.serve(1, 1.0)
+    assert reader.got == [len(groups.kinds) - 1]
+    groups.teardown()
+
+
+def test_sum_that_no_gap_record_can_state_is_unknown() -> None:
+    one, most = Missing(undeliverable=1), Missing(undeliverable=records.MAX_DROPPED)
+    assert most.plus(Missing(lost=2)) == Missing(2, records.MAX_DROPPED)
+    assert most.plus(one) == Missing(0, records.MAX_DROPPED, 1)
+    assert one.plus(most) == Missing(0, 1, 1)
+
+
+def fail_often(groups: Groups, view: View = UNFILTERED) -> None:
     """Let members join, get what is next, and leave, until that is not handed out again."""
     for _ in range(groups.max_deliveries):
-        groups.fail(UNFILTERED, 1, 1.0, completing=False)
+        groups.fail(view, 1, 1.0, completing=False)
+
+
+def test_few_records_are_decoded_for_a_hand_out() -> None:
+    seconds = itertools.count(0, 0.0001)  # each record takes 0.1 ms
+    selector: Selector[Stream] = Selector(lambda: next(seconds))
+    view = View(Filter.parse({"payload": {"n": [1]}}))
+    member = Member(view, None)
+    member.mask = selector.acquire(view)
+    data = b"".join(record("a", payload={"n": 0, "number": number}) for number in range(30))
+    draft = Draft(member, {member.mask}, selector)
+    _, offered = draft.offer(Chunk(data, 30, 1), Run(1, 1, 30), {UNFILTERED})
+    assert draft.full
+    assert 2 <= offered <= 6

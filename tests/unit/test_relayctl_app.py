@@ -64,6 +64,7 @@ UNUSED_ID = 2**31 - 7
         ("tail --event-typ x", "'--event-typ'; did you mean --event-type? See relayctl tail"),
         ("send --event-typ x 1", "'--event-typ'; did you mean --event-type? See relayctl send"),
         ("send --event-type x --priority warnign", "did you mean WARN? See relayctl send"),
+        ("tail --priority wrn", "unknown priority 'WRN'; did you mean WARN? See relayctl tail"),
         ("producers -c recrods", "did you mean records? See relayctl producers"),
         (
             "producers --max-width -1",

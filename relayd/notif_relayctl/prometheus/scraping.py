@@ -14,6 +14,7 @@ TasksMax=64 fewer than 64 of them make every scrape fail.
 import contextlib
 import http.client
 import io
+import re
 import socket
 import sys
 import threading
@@ -48,6 +49,8 @@ INDEX = f"""\
 </html>
 """
 """The page at /. The link is relative, because a proxy may serve the exporter under a prefix."""
+
+OPENMETRICS = "application/openmetrics-text"
 
 METHODS = ("GET", "HEAD")
 
@@ -149,6 +152,9 @@ class Application:
         names = parse_qs(environ["QUERY_STRING"]).get(NAME)
         collector = _Selected(self._collector, frozenset(names)) if names else self._collector
         request = {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+        # The library fails at versions that are no numbers, and repeats any other.
+        for key, kind in (("HTTP_ACCEPT", OPENMETRICS), ("HTTP_ACCEPT_ENCODING", "gzip")):
+            request[key] = kind if _accepts(environ.get(key, ""), kind) else ""
         try:
             body = make_wsgi_app(collector)(request, lambda *start: begun.extend(start))
             self._log.report_state(self._collector.state)
@@ -159,6 +165,15 @@ class Application:
             self._lock.release()
         status, headers = begun
         return _Answer(status, headers, b"".join(body))
+
+
+def _accepts(header: str, kind: str) -> bool:
+    """Return whether a header of a request accepts a media type or an encoding."""
+    for each in header.lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        if name == kind and not any(re.fullmatch(r"q=0(\.0*)?", part) for part in parameters):
+            return True
+    return False
 
 
 class _Selected(Collector):

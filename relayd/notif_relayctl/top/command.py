@@ -174,7 +174,7 @@ def _screen(*parts: Callable[[], contextlib.AbstractContextManager[object]]) -> 
             os.kill(os.getpid(), signal.SIGSTOP)
             enter()
 
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, _interrupt)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
         signal.signal(signal.SIGTSTP, stop)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from typing import NamedTuple
 
 from oslo_config import cfg
 
@@ -34,6 +35,9 @@ configuration of a service."""
 
 ENVIRONMENT = f"OS_{RELAYD.upper()}__"
 """Prefix of the environment variables that oslo.config reads for the section of the daemon."""
+
+MAX_UNKNOWN = 5
+"""Maximum number of further unknown sections and options that an error lists."""
 
 MANUAL = f"see {PROGRAM}.conf(5)"
 
@@ -181,10 +185,13 @@ def check(paths: Iterable[str], arguments: Sequence[str] = ()) -> Origins:
     files = [ConfigFile.read(path) for path in paths]
     known = _known_options()
     origins: dict[tuple[str, str], str] = {}
+    unknown: list[_Unknown] = []
     for file in files:
         for section, values in file.sections.items():
-            for option in _checked_section(file.path, section, values, known):
+            for option in _checked_section(file.path, section, values, known, unknown):
                 origins[option] = file.path
+    if unknown:
+        raise _unknown_names(unknown)
     _check_values([file.path for file in files], origins)
     return Origins(origins, frozenset(word.partition("=")[0] for word in arguments))
 
@@ -221,14 +228,38 @@ def _known_options() -> KnownOptions:
     return known
 
 
-def _checked_section(
-    path: str, section: str, values: Iterable[str], known: KnownOptions
-) -> list[tuple[str, str]]:
-    """Return section and current name of the options in a section.
+class _Unknown(NamedTuple):
+    """A section or an option that the daemon does not know."""
 
-    Raises:
-        StartError: the section or an option is unknown.
-    """
+    name: str
+    path: str
+    reason: str
+
+
+def _unknown_names(found: Sequence[_Unknown]) -> StartError:
+    """Return an error for the first unknown name that also lists the others."""
+    first, *others = found
+    message = f"{first.name} in {first.path}: {first.reason}"
+    if not others:
+        return StartError(message)
+    names = [
+        each.name if each.path == first.path else f"{each.name} in {each.path}"
+        for each in others[:MAX_UNKNOWN]
+    ]
+    if len(others) > MAX_UNKNOWN:
+        names.append(f"{len(others) - MAX_UNKNOWN} more")
+    separator = " Also" if message.endswith("?") else "; also"
+    return StartError(f"{message}{separator} unknown: {', '.join(names)}")
+
+
+def _checked_section(
+    path: str,
+    section: str,
+    values: Iterable[str],
+    known: KnownOptions,
+    unknown: list[_Unknown],
+) -> list[tuple[str, str]]:
+    """Return section and current name of the options in a section; add to `unknown`."""
     normalized = _normalized(section)
     if normalized.startswith(ACCESS):
         names = {opt.dest: (normalized, opt.dest) for opt in rule_options()}
@@ -236,7 +267,8 @@ def _checked_section(
         names = known.get(normalized, {})
     if not names:
         advice = _suggestion(section, known)
-        raise StartError(f"[{section}] in {path}: unknown section; {advice}")
+        unknown.append(_Unknown(f"[{section}]", path, f"unknown section; {advice}"))
+        return []
     found = []
     for option in values:
         if option in names:
@@ -244,7 +276,8 @@ def _checked_section(
         elif (normalized, option) not in FOREIGN:
             homes = [each[option][0] for each in known.values() if option in each]
             advice = f"it belongs in [{homes[0]}]" if homes else _suggestion(option, names)
-            raise StartError(f"[{section}] {option} in {path}: unknown option; {advice}")
+            name = f"[{section}] {option}"
+            unknown.append(_Unknown(name, path, f"unknown option; {advice}"))
     return found
 
 

@@ -23,10 +23,11 @@ from notif_relayd.daemon.config_files import (
     log_options,
     split,
 )
-from notif_relayd.daemon.log_check import read_logging_file
-from notif_relayd.daemon.log_setup import check_background_log, logging_errors
+from notif_relayd.daemon.log_setup import check_background_log
 from notif_relayd.daemon.socket_options import check_owners
 from notif_relayd.errors import StartError, one_line, see_help, usage_errors
+from notif_relayd.log_check import read_logging_file
+from notif_relayd.log_open import logging_errors
 from notif_relayd.settings import DEFAULT, PROGRAM, RELAYD, Limits, NameOption
 
 MAX_NUMBER = 2**53 - 1

@@ -6,28 +6,19 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from logging.handlers import SysLogHandler
 
 from oslo_config import cfg
-from oslo_log import log
 
 try:
     from systemd import journal
 except ImportError:
     journal = None  # oslo.log cannot use the journal either
 
-from notif_relay.version import __version__
-from notif_relayd.daemon.log_check import (
-    check_format,
-    check_log_path,
-    check_logging_file,
-    log_path_error,
-    read_logging_file,
-)
 from notif_relayd.daemon.log_queue import all_loggers
 from notif_relayd.errors import StartError
-from notif_relayd.files import STANDARD_OUTPUT, named_descriptor, open_node
+from notif_relayd.files import named_descriptor
+from notif_relayd.log_open import check_log, open_log
 from notif_relayd.settings import PROGRAM
 from notif_relayd.stdio import STDERR, STDOUT, was_closed
 
@@ -45,9 +36,8 @@ def set_up_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     Raises:
         StartError: the log cannot be written, or its configuration is invalid.
     """
-    path = _set_destination(conf, in_background)
-    with _held_open(path):
-        _set_up(conf)
+    _set_destination(conf, in_background)
+    open_log(conf, PROGRAM)
     if in_background:
         check_background_log(conf)
 
@@ -94,86 +84,22 @@ def is_journal(fd: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-@contextlib.contextmanager
-def logging_errors(conf: cfg.ConfigOpts) -> Iterator[None]:
-    """Raise StartError for an error in the file that log_config_append names.
-
-    oslo.log reports only some of them. The file contains Python expressions and names classes, both
-    of which may raise anything.
-    """
-    try:
-        yield
-    except log.LogConfigError as error:
-        raise StartError(str(error)) from error
-    except BaseException as error:
-        if not conf.log_config_append or isinstance(error, StartError):
-            raise
-        raise StartError(
-            f"log_config_append {conf.log_config_append} cannot be used: {error!r}; correct the "
-            "file"
-        ) from error
-
-
 def check_logging(conf: cfg.ConfigOpts, in_background: bool) -> None:
     """Check the options of the log without opening it; reconfigures the loggers.
 
     Raises:
         StartError: the log cannot be written, or the file in log_config_append is invalid.
     """
-    path = _set_destination(conf, in_background)
-    if conf.log_config_append:
-        with logging_errors(conf):
-            check_logging_file(conf.log_config_append)
-    else:
-        for option in ("log_file", "log_dir"):
-            conf.set_override(option, None)
-        _set_up(conf)
+    _set_destination(conf, in_background)
+    path = check_log(conf, PROGRAM)
     if in_background and (path is None or named_descriptor(path) is not None):
         check_background_log(conf)
 
 
-def _set_up(conf: cfg.ConfigOpts) -> None:
-    try:
-        with logging_errors(conf):
-            if conf.log_config_append:
-                read_logging_file(conf.log_config_append)  # oslo.log omits the type of an error.
-            log.setup(conf, PROGRAM, __version__)
-            for handler in logging.getLogger().handlers:
-                check_format(handler)
-    except OSError as error:
-        raise log_path_error(str(error.filename), error.strerror) from error
-    except (TypeError, ValueError) as error:
-        raise StartError(f"cannot set up the log: {error}; correct the option") from error
-
-
-@contextlib.contextmanager
-def _held_open(path: str | None) -> Iterator[None]:
-    """Context in which opening a FIFO does not wait for a process that reads it.
-
-    Raises:
-        StartError: no process reads it.
-    """
-    try:
-        node = open_node(path, wait=False) if path else None
-    except OSError as error:
-        raise log_path_error(str(path), error.strerror) from error
-    try:
-        yield
-    finally:
-        if node is not None:
-            os.close(node)
-
-
-def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> str | None:
-    """Set the default destination of the log; return the path of the log file, if any.
-
-    Raises:
-        StartError: the file cannot be written to.
-    """
+def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> None:
+    """Set the default destination of the log."""
     if conf.log_config_append:
-        return None
-    if conf.log_file == STANDARD_OUTPUT:
-        conf.set_override("log_file", "/dev/stdout")
+        return
     if journal and is_journal(STDERR) and _has_reader(SOCKETS["use_journal"]):
         conf.set_default("use_journal", True)
         # The journal has fields of its own for time, process, level and logger.
@@ -184,12 +110,6 @@ def _set_destination(conf: cfg.ConfigOpts, in_background: bool) -> str | None:
     elif not (conf.log_file or conf.log_dir or conf.use_journal):
         # If standard error is closed, the default of oslo.log is standard output.
         conf.set_default("use_syslog", in_background or was_closed(STDOUT))
-    if not (conf.log_file or conf.log_dir):
-        return None
-    # As in oslo.log: the file is in the directory, and its default name is that of the program.
-    path = os.path.join(conf.log_dir or "", conf.log_file or f"{PROGRAM}.log")
-    check_log_path(path)
-    return path
 
 
 def _own_handlers() -> list[logging.Handler]:

@@ -21,6 +21,9 @@ from notif_relayd.fanout.saved_state import (
 from notif_relayd.handover.errors import require
 from notif_relayd.records.filters import FilterError
 
+MESSAGE_ID_SIZE = 36
+"""Characters of a UUID as text."""
+
 
 def check_groups(fanout: FanoutState, newest: list[int]) -> None:
     """Check all groups and the members whose connections have ended.
@@ -109,8 +112,9 @@ def _check_runs(runs: Iterable[Run], group: GroupState) -> None:
 def _check_missing(*missing: Missing | None) -> None:
     for each in missing:
         if each is not None:
-            require(min(each) >= 0, "number of missing records is negative")
+            require(min(each[:4]) >= 0, "number of missing records is negative")
             require(any(each[:3]), "gap record announces nothing")
+            require(len(each.message_id) <= MESSAGE_ID_SIZE, "message_id is too long")
             require(each.undeliverable <= MAX_DROPPED, "number of missing records is too large")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from notif_relayd.errors import StartError
+from notif_relayd.files import check_parent
 from notif_relayd.lock_file import locked
 from notif_relayd.net import ancillary
 from notif_relayd.net.passed import is_unix_stream
@@ -167,14 +168,9 @@ def check(plan: SocketPlan) -> None:
     Raises:
         StartError: it cannot be.
     """
-    directory = os.path.realpath(os.path.dirname(plan.path))
     with _os_errors(plan, plan.path):
-        if directory.startswith("/run/") and not os.path.lexists(directory):
-            return
+        check_parent(plan.path, volatile="/run/")
         _is_socket(plan.path)
-        os.stat(directory)
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _is_socket(path: str) -> bool:

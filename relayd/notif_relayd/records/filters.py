@@ -87,16 +87,16 @@ the remainder accounts for processor time."""
 PATH_PART_COST = 1536
 """Bytes charged for each part of a path of a payload: its place in the index, and its names."""
 
-PAYLOAD_SEARCH_FACTOR = 16
+PAYLOAD_SEARCH_FACTOR = 4
 """A glob for a payload that must be tried one by one is charged so many times as much as one for
-another key. Values of a payload are often new in each notification, so that the globs of one user
-may take 0.16 ms for a value."""
+another key. Values of a payload are often new in each notification. The globs of one user take up
+to 0.2 ms for a value."""
 
 NUMBER_COST = 448
 """Bytes charged for a number, in addition to `PATTERN_COST`: its digits, at most 309."""
 
-RANGE_COST = 16 * 1024
-"""Bytes charged for a range, which takes 0.1 µs for each number: 50 µs for those of one user."""
+RANGE_COST = 4 * 1024
+"""Bytes charged for a range, which takes 0.1 µs for each number: 0.2 ms for those of one user."""
 
 Patterns = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of a key and its patterns. Both are sorted and without duplicates."""

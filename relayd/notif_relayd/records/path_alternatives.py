@@ -18,6 +18,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from notif_relay.payload_pattern import FALSE, Alternative, Kind, Value
 from notif_relayd.records.pattern_index import PatternIndex
 
+MAX_FAST_LENGTHS = 8
+"""Number of different lengths of prefixes up to which results are not remembered.
+
+A length takes 0.1 µs. To remember a value takes 2 µs, and many occur in one record only.
+"""
+
 
 class PathAlternatives:
     """The filters with one path. Sets of filters are integers with a bit for each."""
@@ -25,6 +31,7 @@ class PathAlternatives:
     __slots__ = (
         "_equal",
         "_excluded",
+        "_glob_filters",
         "_globs",
         "_lengths",
         "_negated",
@@ -50,6 +57,8 @@ class PathAlternatives:
         """The filters that every value passes but those in `_excluded`."""
         self._excluded: dict[Hashable, int] = {}
         self._globs = PatternIndex()
+        self._glob_filters = 0
+        """The filters with a glob."""
         self._prefixes: dict[Hashable, int] = {}
         self._lengths: dict[int, int] = {}
         """Number of prefixes by length."""
@@ -68,7 +77,10 @@ class PathAlternatives:
         """
         self.bits |= bit
         self.remembered.clear()
-        self._globs.add(_globs(alternatives), compiled, bit)
+        globs = _globs(alternatives)
+        if globs:
+            self._globs.add(globs, compiled, bit)
+            self._glob_filters |= bit
         excluded: list[set[Hashable]] = []
         for kind, operands in alternatives:
             if kind is Kind.EQUAL:
@@ -99,6 +111,7 @@ class PathAlternatives:
         self.present &= ~bit
         self._negated &= ~bit
         self._globs.remove(_globs(alternatives), bit)
+        self._glob_filters &= ~bit
         for kind, operands in alternatives:
             if kind is Kind.EQUAL:
                 _unset(self._equal, _key(operands[0]), bit)
@@ -112,12 +125,18 @@ class PathAlternatives:
                 for each in operands:
                     _unset(self._excluded, _key(each), bit)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether results for strings should be remembered, because they take long."""
+        return self._globs.searches > 0 or len(self._lengths) > MAX_FAST_LENGTHS
+
     def passed(self, value: Value) -> int:
         """Return the filters that a payload with this value at the path passes."""
         key = _key(value)
         passed = self._equal.get(key, 0) | self._negated & ~self._excluded.get(key, 0)
         if isinstance(value, str):
-            passed |= self._globs.passed(value)
+            if self._glob_filters:
+                passed |= self._globs.passed(value)
             size = len(value)
             for length in self._lengths:
                 if length <= size:

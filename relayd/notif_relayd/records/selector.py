@@ -167,9 +167,9 @@ class Selector(Generic[T]):
         return self._memory.seconds + self._payloads.match_seconds
 
     @property
-    def all_seconds(self) -> float:
-        """The same, and the time for decoding records."""
-        return self._memory.seconds + self._payloads.seconds
+    def decode_seconds(self) -> float:
+        """Processor time, in seconds, for records that were decoded."""
+        return self._payloads.seconds
 
     def add(self, view: View, target: T) -> None:
         """Select `target` for the records of this view, in addition to those of its other views."""

@@ -25,7 +25,7 @@ _MAX_FLOAT = sys.float_info.max
 UNFINISHED_COST = 120
 """Bytes charged for each record of a window: the entry of a record that does not follow the one
 before it, in CPython 3.11. The entry of a gap record of the relay, of which there are few, takes
-twice as many."""
+three times as many."""
 
 KEYS = ("filter", "group", "window", "hold")
 """Keys of a request; the key "done" is not combined with others."""

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from notif_relay import records
 from notif_relayd.escaping import printable_path
+from notif_relayd.files import check_parent, check_writable
 from notif_relayd_bridge.errors import SpoolError
 
 APPLICATION_ID = 0x6E72_6273
@@ -105,6 +106,44 @@ class Note(NamedTuple):
         return self.removed < self.last
 
 
+def check_path(path: str, volatile: str) -> None:
+    """Check that a spool can be used, without opening it.
+
+    Args:
+        path: the file.
+        volatile: a directory that may be missing, with a slash at its end.
+
+    Raises:
+        SpoolError: it cannot be used.
+    """
+    try:
+        check_parent(path, volatile=volatile)
+        exists, *_ = [_is_file(path, path + suffix) for suffix in _SUFFIXES]
+        if exists:
+            check_writable(path)
+    except OSError as error:
+        raise _error(path, error.strerror or str(error)) from error
+
+
+def _error(spool: str, reason: str) -> SpoolError:
+    return SpoolError(f"cannot use the spool {printable_path(spool)}: {reason}")
+
+
+def _is_file(spool: str, path: str) -> bool:
+    """Return whether a regular file exists.
+
+    Raises:
+        SpoolError: there is something else, which a misspelt option may name.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise _error(spool, f"{printable_path(path)} is not a regular file; remove it")
+    return True
+
+
 class SpoolFile:
     """The locked file of a spool.
 
@@ -136,7 +175,7 @@ class SpoolFile:
 
     def error(self, reason: str) -> SpoolError:
         """Return the error for a reason."""
-        return SpoolError(f"cannot use the spool {printable_path(self.path)}: {reason}")
+        return _error(self.path, reason)
 
     def read_note(self) -> Note | None:
         """Return the note; None if there was no spool.
@@ -170,7 +209,7 @@ class SpoolFile:
             sqlite3.Error: as `SpoolError`; a plain `DatabaseError` as `DamagedError`.
         """
         with self.errors():
-            exist = [self._is_file(self.path + suffix) for suffix in _SUFFIXES]
+            exist = [_is_file(self.path, self.path + suffix) for suffix in _SUFFIXES]
         if not any(exist) and self.read_note() is None:
             self._create(lost=False)
         elif not exist[0]:
@@ -233,7 +272,7 @@ class SpoolFile:
     def _lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         name = self.path + ".lock"
-        self._is_file(name)
+        _is_file(self.path, name)
         fd = os.open(name, flags, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,20 +283,6 @@ class SpoolFile:
             os.close(fd)
             raise
         return fd
-
-    def _is_file(self, path: str) -> bool:
-        """Return whether a regular file exists.
-
-        Raises:
-            SpoolError: there is something else, which a misspelt option may name.
-        """
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            return False
-        if not stat.S_ISREG(mode):
-            raise self.error(f"{printable_path(path)} is not a regular file; remove it")
-        return True
 
     def _check_header(self) -> None:
         # Before SQLite opens the file: closing any descriptor of it would release SQLite's locks.

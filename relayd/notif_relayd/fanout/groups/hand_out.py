@@ -31,8 +31,11 @@ member that joins examines all waiting records in such parts, and the loop relay
 them."""
 
 MAX_SECONDS = 0.002
-"""Processor time, in seconds, for values that the selector has not remembered and for decoding
-records, after which no further record is examined for one hand-out."""
+"""Processor time, in seconds, for values that the selector has not remembered, after which no
+further record is examined for one hand-out."""
+
+MAX_DECODE_SECONDS = 0.0005
+"""The same for decoding records: many members may be ready in one iteration of the loop."""
 
 MAX_REDELIVERED_SIZE = 64 * 1024
 """Bytes of redelivered records after which no further one is added to a hand-out. The records stay
@@ -132,11 +135,12 @@ class Draft:
     ) -> Iterator[_Wanted]:
         """Yield what becomes of records, until enough of them were examined."""
         selector = self._selector
-        until = selector.all_seconds + MAX_SECONDS
+        until = selector.seconds + MAX_SECONDS
+        decode_until = selector.decode_seconds + MAX_DECODE_SECONDS
         for routing_key, line in zip(routing_keys, lines, strict=True):
             passed = selector.passed(routing_key, line)
             self.examined += 1
-            if selector.all_seconds > until:
+            if selector.seconds > until or selector.decode_seconds > decode_until:
                 self.examined = MAX_EXAMINED
             if self._member.mask.contains(passed):
                 yield _Wanted.BY_MEMBER

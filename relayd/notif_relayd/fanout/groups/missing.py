@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import NamedTuple
 
 from notif_relay import records
@@ -20,6 +21,8 @@ class Missing(NamedTuple):
     """Numbers of such records that are not known."""
     attempts: int = 0
     """Number of members that left without finishing a gap record that announced a part of them."""
+    message_id: str = ""
+    """That of the gap record that has announced exactly these records; empty without one."""
 
     def plus(self, other: Missing) -> Missing:
         """Return the sum."""
@@ -39,14 +42,15 @@ class Missing(NamedTuple):
             one, others = Missing(undeliverable=self.undeliverable), self._replace(undeliverable=0)
         else:
             one, others = Missing(unknown=self.unknown), self._replace(unknown=0)
-        return one._replace(attempts=self.attempts), others if any(others[:3]) else None
+        one = one._replace(attempts=self.attempts, message_id=self.message_id or str(uuid.uuid4()))
+        return one, others if any(others[:3]) else None
 
     @property
     def record(self) -> bytes:
         """The gap record, after `split`."""
         if self.lost:
-            return records.gap(self.lost, "slow_subscriber")
-        return records.gap(self.undeliverable or None, "undeliverable")
+            return records.gap(self.lost, "slow_subscriber", self.message_id)
+        return records.gap(self.undeliverable or None, "undeliverable", self.message_id)
 
 
 def undeliverable(data: bytes, count: int) -> Missing | None:

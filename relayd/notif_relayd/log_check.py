@@ -77,7 +77,7 @@ def log_path_error(path: str, reason: str | None) -> StartError:
     """Return the error for a log file that cannot be opened."""
     return StartError(
         f"cannot write the log: {path}: {reason}; set log_file or log_dir to a path that the "
-        "daemon's user can write to"
+        "program's user can write to"
     )
 
 
