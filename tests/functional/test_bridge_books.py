@@ -2,7 +2,7 @@
 """Every record is accounted for while the bridge, the broker, the relay and the network fail.
 
 `make soak-bridge` does the same with more records and faults. test_bridge_rabbit_faults has the
-test for RabbitMQ, because its start takes long.
+tests for RabbitMQ, because its start takes long.
 """
 
 from __future__ import annotations

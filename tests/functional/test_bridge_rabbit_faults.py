@@ -12,7 +12,7 @@ import pytest
 
 from compare.ports import free_port
 from notif_relayd_bridge.errors import StartError
-from support.bridge_trial import OutTrial, trial
+from support.bridge_trial import HubTrial, OutTrial, trial
 from support.central import rabbit_at
 from support.proxy import Proxy
 from support.rabbitmq import (
@@ -66,6 +66,14 @@ def test_every_record_is_accounted_for(broker: Broker, directory: Path) -> None:
     assert books.errors == []
     assert books.announced == running.dropped > 0
     assert books.duplicates.total() > 0
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_every_message_reaches_the_hub(broker: Broker, directory: Path) -> None:
+    with rabbit_at(broker) as central, trial(HubTrial, directory, central, SHORT) as running:
+        running.fail_in_turn()
+    assert running.books.errors == []
+    assert running.books.arrived == sum(running.load.emitted)
 
 
 def test_oversized_message_alone_is_refused(broker: Broker) -> None:

@@ -52,6 +52,7 @@ class Trial:
         self.discarded = 0
         """Number of messages that the broker may have discarded unread, at the end."""
         self.relay = ManagedRelay(directory)
+        self._status = directory / "status.sock"
 
     def close(self) -> None:
         """End everything, and copy the log of the bridge to standard error."""
@@ -93,6 +94,11 @@ class Trial:
         for each in self.arrivals():
             self.books.note(each)
 
+    def _figure(self, name: str) -> int:
+        """Return a figure of the status of the bridge."""
+        with connect(self._status) as sock, sock.makefile() as stream:
+            return int(json.loads(stream.readline())[name])
+
     def _mark(self, fault: str) -> None:
         self.write(mark(fault))
         self.central.proxy.refuse(False)
@@ -114,7 +120,7 @@ class Trial:
         raise NotImplementedError
 
     def overflow(self) -> None:
-        """Let the producers drop records, if they can."""
+        """Emit more than the relay's socket takes while it is stopped."""
         raise NotImplementedError
 
     def report_loss(self) -> None:
@@ -168,6 +174,7 @@ class Trial:
         """Kill the bridge and start another one while no relay runs."""
         self.emit(0.5)
         assert self.relay.stop() == 0
+        self.overflow()
         self.bridge.kill()
         self.central.proxy.refuse()
         self._mark("bridge killed without a relay")
@@ -231,7 +238,6 @@ class OutTrial(Trial):
 
     def __init__(self, directory: Path, central: Central, size: Size) -> None:
         super().__init__(directory, central, size)
-        self._status = directory / "status.sock"
         self.bridge = RealBridge(directory, self.relay, central.url, status_socket=self._status)
         with self.bridge.config.open("a") as file:
             file.write(central.sections)
@@ -263,11 +269,7 @@ class OutTrial(Trial):
 
     def wait_under_way(self) -> None:
         if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.
-            wait_until(lambda: self._unconfirmed() > 0, "a message is sent")
-
-    def _unconfirmed(self) -> int:
-        with connect(self._status) as sock, sock.makefile() as stream:
-            return int(json.loads(stream.readline())["unconfirmed"])
+            wait_until(lambda: self._figure("unconfirmed") > 0, "a message is sent")
 
     def cut_soon(self) -> None:
         del self.central.proxy.sent[:]
@@ -296,7 +298,11 @@ class HubTrial(Trial):
         self._reading.start()
         self._marks = self.relay.produce()
         self.bridge = RealInboundBridge(
-            directory, self.relay.ingest, central.url, **central.source_options
+            directory,
+            self.relay.ingest,
+            central.url,
+            status_socket=self._status,
+            **central.source_options,
         )
         with self.bridge.config.open("a") as file:
             file.write(central.source_sections)
@@ -330,7 +336,8 @@ class HubTrial(Trial):
         """Do nothing: the producers write to the broker."""
 
     def overflow(self) -> None:
-        """Do nothing: the broker keeps what the relay does not read."""
+        self.emit(2)
+        wait_patiently(lambda: self._figure("waiting") > 0, "the bridge cannot write")
 
     def cut_soon(self) -> None:
         self.central.proxy.cut_answer_after = 2001

@@ -31,7 +31,8 @@ class Size:
     """Records per second; None: as fast as possible, and only when the trial waits for them."""
 
 
-SHORT = Size(step=400, record_size=300)
+SHORT = Size(step=400, record_size=1000)
+"""Two steps are more than a socket takes, with the last write of a bridge: about 300 KiB."""
 
 
 class Load(Protocol):
