@@ -151,7 +151,7 @@ def hostile() -> Iterator[tuple[str, float, float]]:
     texts = [record(payload={"a": f"{'ab' * 120}{number}"}) for number in range(20)]
     for glob in ("*a*b{}*", "*a" * 50 + "*{}*", "?a{}*", "*[a]*[b]*[c{}]", "?*ab*{}"):
         filters = of_one_user(searched(glob))
-        yield f"{len(filters) * 8} globs {glob}", milliseconds(filters, texts), MAX_VALUE
+        yield f"{len(filters) * 8} globs {glob[:20]}", milliseconds(filters, texts), MAX_VALUE
     filters = of_one_user(ranges())
     numbers = [record(payload={"a": number + 0.5}) for number in range(20)]
     yield f"{len(filters) * 64} ranges", milliseconds(filters, numbers), MAX_VALUE
