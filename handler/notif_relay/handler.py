@@ -10,13 +10,12 @@ service, passes errors to ``handleError``, and holds the handler's lock for each
 import logging
 import os
 from dataclasses import dataclass
-from functools import partial
 from threading import get_ident
 
 from notif_relay.errors import InvalidRecord, RecordTooLarge
 from notif_relay.paths import DEFAULT_INGEST_PATH
 from notif_relay.records import MAX_RECORD_SIZE
-from notif_relay.refusal import log_refusal
+from notif_relay.refusal import RefusalLog
 from notif_relay.sender import DEFAULT_MAX_WAIT, Sender
 from notif_relay.validity import UsualForm, check, describe
 from notif_relay.warning_limit import WarningLimit
@@ -73,9 +72,7 @@ class RelayHandler(logging.Handler):
         max_record_size: int = MAX_RECORD_SIZE,
     ) -> None:
         # First, so that an invalid argument leaves no incomplete handler in logging's list.
-        self._sender = Sender(
-            path, max_wait, max_record_size, on_refusal=partial(log_refusal, os.fspath(path))
-        )
+        self._sender = Sender(path, max_wait, max_record_size, on_refusal=RefusalLog(str(path)))
         self._max_record_size = max_record_size
         self._usual = UsualForm()
         self._warnings = WarningLimit()
@@ -147,7 +144,7 @@ class RelayHandler(logging.Handler):
         # If the handler is attached to the root logger, it gets its own warnings as well.
         if (
             self._reporting == get_ident()
-            or record.name == log_refusal.__module__
+            or record.name == RefusalLog.__module__
             or not self._warnings.allows()
         ):
             return

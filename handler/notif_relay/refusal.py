@@ -8,6 +8,7 @@ import logging
 
 from notif_relay import records
 from notif_relay.escaping import printable
+from notif_relay.warning_limit import WarningLimit
 
 MAX_ANSWER = 4096
 """Bytes of an answer that are read; the relay sends less than 1 KiB."""
@@ -21,15 +22,25 @@ def sentence_in(answer: bytes) -> str:
     return printable(dict(records.decode_pairs(record))["payload"])
 
 
-def log_refusal(path: str, sentence: str) -> None:
-    """Log a warning that the relay refuses this process.
+class RefusalLog:
+    """Logs a warning for each reason for which the relay refuses this process.
 
     Args:
         path: path of the private socket.
-        sentence: the reason, as the relay states it.
     """
-    # Not at import: logging.config disables the loggers that exist before it is called.
-    logger = logging.getLogger(__name__)
-    if logger.disabled:
-        logger = logging.getLogger()
-    logger.warning("Notifications are dropped, the relay at %s refuses them: %s", path, sentence)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._limit = WarningLimit()
+
+    def __call__(self, sentence: str) -> None:
+        """Log the reason, as the relay states it, unless there are too many warnings."""
+        if not self._limit.allows():
+            return
+        # Not at import: logging.config disables the loggers that exist before it is called.
+        logger = logging.getLogger(__name__)
+        if logger.disabled:
+            logger = logging.getLogger()
+        logger.warning(
+            "Notifications are dropped, the relay at %s refuses them: %s", self._path, sentence
+        )

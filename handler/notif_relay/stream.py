@@ -11,7 +11,8 @@ notifications. One stream continues over many connections:
 - A record that cannot be decoded, or that only resembles one of the relay's, is yielded like any
   other. It never ends the stream and never replaces another record.
 - After a crash, the next relay ends an incomplete record with a newline, sends a gap record, and
-  answers the request once more. Neither the incomplete record nor the answer is yielded.
+  answers the request once more. Neither the incomplete record nor the answer is yielded. If no
+  answer came before and none follows, the request may be lost, and the connection is of no use.
 - A member of a group gets no gap from this module if the group has kept its place while the
   connection was interrupted. Each answer says since when the group exists.
 - With a window, notifications and the gaps that the relay sends are numbered from each answer on.
@@ -22,7 +23,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from notif_relay import records
-from notif_relay.errors import BadFilter, RelayError, SubscriptionRefused, UnreadableRecord
+from notif_relay.errors import (
+    BadFilter,
+    RelayError,
+    RelayUnavailable,
+    SubscriptionRefused,
+    UnreadableRecord,
+)
 from notif_relay.group import is_limit
 from notif_relay.notification import Gap, Notification, Redelivered, decode
 from notif_relay.progress import Progress
@@ -90,6 +97,8 @@ class Stream:
         Raises:
             BadFilter: the relay refused the filter.
             SubscriptionRefused: the relay refused the subscriber.
+            RelayUnavailable: the relay was killed before it answered, perhaps after it had read the
+                request. The next relay would never answer it.
         """
         continued = bool(self._partial)
         is_unusual = self._answer_may_follow or self._held or self._redelivered
@@ -140,17 +149,20 @@ class Stream:
 
     def _notifications(self, lines: Iterable[bytes]) -> list[Notification]:
         found: list[Notification] = []
+        previous = b"{}\n"
+        is_request_lost = False
         for line in lines:
             event_type = records.own_event_type(line)
             self._answer_may_follow = False
             if event_type == records.ERROR:
                 self.error = Notification(line).payload
-                if not self.flowing:
+                if not self.flowing and not is_request_lost:  # it may have been stored in part
                     raise self._refusal(self.error)
             elif event_type == records.SUBSCRIBED:
                 self._note_answer(Notification(line), found)
             elif not self.flowing:
-                continue
+                is_request_lost |= event_type == records.GAP and _is_of_crash(line, previous)
+                previous = line
             elif event_type == records.REDELIVERED:
                 self._redelivered = _number_of_records(Notification(line))
             elif event_type == records.GAP:
@@ -164,6 +176,8 @@ class Stream:
                 found.append(
                     self._counted(Redelivered(line) if self._redelivered else Notification(line))
                 )
+        if is_request_lost and not self.flowing:
+            raise RelayUnavailable(self._path, "the relay was killed before it answered")
         return found
 
     def _counted(self, notification: Notification) -> Notification:
@@ -232,6 +246,14 @@ def _number_of_records(mark: Notification) -> int:
     """Return how many records a record of the relay announces as redelivered."""
     number = mark.payload.get("records")
     return number if isinstance(number, int) else 0
+
+
+def _is_of_crash(gap: bytes, previous: bytes) -> bool:
+    """Return whether the relay sent a gap record because the relay before it was killed.
+
+    The line before it is then a truncated record or blank. Producers send such gaps as well.
+    """
+    return _is_truncated(previous) and Gap(gap).reason == "relay_restarted"
 
 
 def _may_be_truncated(line: bytes) -> bool:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits the warnings about dropped records, of which a service could cause thousands in a second.
 
-Each warning states how many records were dropped so far, so suppressed ones are not lost.
+Each warning states how many records were dropped so far, so suppressed ones are not lost. Warnings
+about refused connections have the same limit.
 """
 
 import math

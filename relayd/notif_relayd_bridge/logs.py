@@ -11,13 +11,15 @@ import os
 from oslo_config import cfg
 
 from notif_relayd.log_open import check_log, open_log
+from notif_relayd.stdio import STDERR, STDOUT, was_closed
 from notif_relayd_bridge.redaction import Redaction
-
-STDERR = 2
 
 
 def set_up_logging(conf: cfg.ConfigOpts, program: str, hide: Redaction) -> None:
-    """Configure the loggers; the default destination is standard error.
+    """Configure the loggers.
+
+    The default destination is standard error, or standard output if that is closed, or syslog if
+    both are.
 
     Args:
         conf: options of oslo.log.
@@ -45,7 +47,10 @@ def check_logging(conf: cfg.ConfigOpts, program: str) -> None:
 
 
 def _set_defaults(conf: cfg.ConfigOpts) -> None:
-    conf.set_default("use_stderr", True)
+    if not was_closed(STDERR):
+        conf.set_default("use_stderr", True)
+    elif was_closed(STDOUT):  # Otherwise, the default of oslo.log is standard output.
+        conf.set_default("use_syslog", not (conf.log_file or conf.log_dir or conf.use_journal))
     if _is_journal(STDERR):
         for option in ("logging_default_format_string", "logging_context_format_string"):
             conf.set_default(option, "%(levelname)s: %(message)s")

@@ -71,6 +71,15 @@ def test_record_torn_by_a_crash_ends_with_a_newline(relay: ManagedRelay) -> None
         assert is_gap(gap)
 
 
+def test_request_stored_in_part_ends_its_connection(relay: ManagedRelay) -> None:
+    with subscribe_filtered(relay, event_type=["b"]) as subscriber:
+        relay.wait_stored("s1")
+        os.pwrite(relay.stored["s1"][1], b"!", 0)
+        relay.kill()
+        assert subscriber.read_to_end() == b""
+    relay.wait_logged("connection ended: subscriber 1: its filter is not in the store")
+
+
 def test_tail_of_a_record_lost_in_a_crash_is_rejected(relay: ManagedRelay) -> None:
     with relay.subscribe() as subscriber, relay.produce() as producer:
         relay.wait_stored("s1", "p2")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of README.md that need no root; tests/systemd and tests/packages run the others."""
+"""README.md: its order, and the commands that need no root.
+
+tests/systemd, tests/packages and tests/bare run the other commands.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +92,24 @@ def test_sample_output_is_in_the_format_of_tail(page: str) -> None:
     assert samples
     for sample in samples:
         assert as_line(fields(sample)) == sample
+
+
+def test_readme_leads_a_new_user_from_a_try_to_a_service() -> None:
+    page = (ROOT / "README.md").read_text()
+    headings = re.findall(r"^## (.+)", page, re.MULTILINE)
+    expected = [doc_blocks.TRY, "Reading notifications", "Guarantees", doc_blocks.INSTALLING]
+    assert headings[:5] == [*expected, "Connecting a service"]
+    assert len(re.findall(r"^\| \*\*", page, re.MULTILINE)) == 5  # rows of the guarantees
+    ways = re.findall(r"^### (\w+),", page, re.MULTILINE)
+    assert ways == ["Packages", "pip"]
+
+
+def test_no_block_mixes_commands_and_their_output() -> None:
+    """Only blocks of commands have a button that copies them, so they contain nothing else."""
+    pages = [path for path in (ROOT / "docs").rglob("*.rst") if "build" not in path.parts]
+    assert len(pages) > 20
+    mixed = re.compile(r"^ *(?:\.\. code-block:: console|\$ \w.*)$", re.MULTILINE)
+    assert [path for path in pages if mixed.search(path.read_text())] == []
 
 
 def fields(line: str) -> dict[str, str]:

@@ -348,7 +348,7 @@ def test_invalid_requests_are_refused(
 @pytest.mark.parametrize(
     ("counts", "error"),
     [
-        ([3], '"done" is 3, but the number of notifications sent since the answer is 2'),
+        ([3], '"done" is 3, but the number of records sent since the answer is 2'),
         ([2, 1], '"done" is 1, but it was 2 before'),
         ([10**30], "sent since the answer"),
     ],

@@ -7,13 +7,12 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from notif_relay import records
-from notif_relay.refusal import MAX_ANSWER, log_refusal, sentence_in
+from notif_relay.refusal import MAX_ANSWER, RefusalLog, sentence_in
 from notif_relay.sender import Sender
 from support.other_user import as_nobody
 from support.private_socket import PrivateSocket
@@ -154,7 +153,7 @@ def test_gap_after_a_denied_connection_has_its_own_reason(
 def test_refusal_of_the_relay_is_reported_once(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = Sender(path, clock=clock, on_refusal=partial(log_refusal, "PATH"))
+    sender = Sender(path, clock=clock, on_refusal=RefusalLog("PATH"))
     sentence = f"{records.PRODUCER_NOT_ADMITTED}: \x1b[1m."
     with PrivateSocket(path) as private:
         for number in range(3):

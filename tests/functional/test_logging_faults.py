@@ -220,3 +220,17 @@ def test_invalid_log_configuration_is_not_reloaded(
         assert relay.stop() == 0
     finally:
         relay.close()
+
+
+def test_bridge_without_stderr_logs_to_standard_output(directory: Path) -> None:
+    """The file in place of the status socket ends the bridge after its first log line."""
+    config = directory / "b.conf"
+    config.write_text(
+        f"[bridge]\ntarget = nats://127.0.0.1:1\nspool = {directory}/s\nstatus_socket = {config}\n"
+    )
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "notif_relayd_bridge"]
+    done = subprocess.run(
+        [*command, "--config-file", config], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "bridge b: sending notifications from" in done.stdout

@@ -273,9 +273,9 @@ class OutTrial(Trial):
 
     def report_loss(self) -> None:
         with self.relay.produce() as producer:
-            producer.sendall(gap(1000, "producer_congested"))
-        self.dropped += 1000
-        self.invented += 1000
+            producer.sendall(gap(1, "producer_congested"))
+        self.dropped += 1
+        self.invented += 1
 
     def wait_under_way(self) -> None:
         if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.

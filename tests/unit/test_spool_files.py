@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from notif_relayd_bridge.errors import SpoolError
+from notif_relayd_bridge.spool.file import check_path
 from notif_relayd_bridge.spool.spool import Spool
 from support.spool import (
     LOST,
@@ -94,6 +95,27 @@ def test_damaged_file_is_moved_aside(
     if content is not None:
         assert (tmp_path / "spool.damaged").read_bytes() == content
         assert (tmp_path / "spool.damaged").stat().st_mode & 0o777 in {0o600, 0o644}
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text("host-1\n"), "not a database of SQLite"),
+        (lambda path: path.touch(), "not a database of SQLite"),
+        (foreign, "the database of another program"),
+    ],
+)
+def test_file_of_another_program_is_left_alone(
+    tmp_path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "spool"
+    path.touch()
+    make(path)
+    content = path.read_bytes()
+    for use in (lambda: check_path(str(path), "/none/"), lambda: open_spool(tmp_path)):
+        with pytest.raises(SpoolError, match=f"{reason}; correct the path"):
+            use()
+        assert path.read_bytes() == content
 
 
 def test_broken_chain_of_pages_is_noticed_at_once(tmp_path: Path) -> None:

@@ -231,6 +231,21 @@ def test_stream_after_a_crash_has_only_gap_and_records(
     assert found == [1, "gap", 3, 3, "gap", 4]
 
 
+@pytest.mark.parametrize("rest", [b"", record(number=3), records.error("The request is not JSON.")])
+@pytest.mark.parametrize("torn", [b"", record(number=1), record(number=2)[:-3]])
+def test_request_that_was_lost_in_a_crash_is_noticed(torn: bytes, rest: bytes) -> None:
+    data = torn + b"\n" + records.gap(None, "relay_restarted") + rest
+    with pytest.raises(RelayUnavailable, match="killed before it answered"):
+        Stream("/the/socket", None).receive(data)
+
+
+def test_gap_of_a_producer_before_the_answer_is_no_crash() -> None:
+    stream = Stream("/the/socket", None)
+    gap = records.gap(None, "relay_restarted")
+    assert numbers(stream, gap + record(number=1) + gap + record(number=2)) == []
+    assert numbers(stream, ANSWER + record(number=3)) == [3]
+
+
 def test_large_answer_is_found_in_a_read_of_its_own() -> None:
     stream = subscribed()
     newline, gap, answer, _ = after_crash(5000).split(b"\n")

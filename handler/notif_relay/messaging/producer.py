@@ -19,7 +19,6 @@ import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from os import getpid
 from typing import Any, ClassVar
 
@@ -28,7 +27,7 @@ from notif_relay.escaping import printable, shown
 from notif_relay.forks import fork_mark
 from notif_relay.messaging.serialization import dump_any, dump_plain
 from notif_relay.records import EVENT_TYPE_PREFIX, MAX_RECORD_SIZE
-from notif_relay.refusal import log_refusal
+from notif_relay.refusal import RefusalLog
 from notif_relay.sender import Sender
 from notif_relay.validity import check
 from notif_relay.warning_limit import WarningLimit
@@ -48,7 +47,7 @@ class Producer:
     _shared: ClassVar[weakref.WeakValueDictionary[str, "Producer"]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: str) -> None:
-        self._sender = Sender(path, on_refusal=partial(log_refusal, path))
+        self._sender = Sender(path, on_refusal=RefusalLog(path))
         self._warnings = WarningLimit()
         self._pid = getpid()
         self._fork_mark = fork_mark()

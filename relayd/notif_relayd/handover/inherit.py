@@ -16,7 +16,7 @@ from notif_relayd.handover.errors import StateError
 from notif_relayd.handover.state import State, decode
 from notif_relayd.net import ancillary
 from notif_relayd.net.passed import is_unix_stream
-from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER
+from notif_relayd.systemd.fdstore import PRODUCER, STATE, SUBSCRIBER, UNFINISHED
 
 LOG = logging.getLogger(__name__)
 
@@ -88,8 +88,11 @@ def _add(inherited: Inherited, kind: str, number: int, fd: int) -> bool:
         connections[number].setblocking(False)
         return True
     if kind == SUBSCRIBER and stat.S_ISREG(os.fstat(fd).st_mode):
-        os.set_inheritable(fd, False)
-        inherited.requests[number] = fd
+        if os.pread(fd, 1, 0) == UNFINISHED:  # the previous process was killed while it wrote
+            os.close(fd)
+        else:
+            os.set_inheritable(fd, False)
+            inherited.requests[number] = fd
         return True
     return False
 

@@ -95,8 +95,9 @@ to 0.2 ms for a value."""
 NUMBER_COST = 448
 """Bytes charged for a number, in addition to `PATTERN_COST`: its digits, at most 309."""
 
-RANGE_COST = 4 * 1024
-"""Bytes charged for a range, which takes 0.1 µs for each number: 0.2 ms for those of one user."""
+RANGE_COST = 1280
+"""Bytes charged for a range: two limits (56 each), two bit sets of 2048 filters (300 each) for each
+of them, and an entry in a dictionary."""
 
 Patterns = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of a key and its patterns. Both are sorted and without duplicates."""

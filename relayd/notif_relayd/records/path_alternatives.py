@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The alternatives of all filters for one path of a payload: finds the filters that a value passes.
 
-Equal values and prefixes are looked up in dictionaries, however many there are. Globs that must be
-tried one by one, and ranges, take time for each of them; `Filter.cost` limits their number. The
+Equal values and prefixes are looked up in dictionaries, and ranges by bisection, however many there
+are. Globs that must be tried one by one take time for each of them; `Filter.cost` limits their
+number. The
 filters that a string passes are remembered, because a glob may take long. Numbers are not: Python
 computes their hash without a secret, so a producer could choose numbers that a dictionary finds
 slowly.
@@ -10,10 +11,13 @@ slowly.
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from notif_relay.payload_pattern import FALSE, Alternative, Kind, Value
 from notif_relayd.records.pattern_index import PatternIndex
@@ -25,6 +29,60 @@ A length takes 0.1 µs. To remember a value takes 2 µs, and many occur in one r
 """
 
 
+class Steps(NamedTuple):
+    """The filters that numbers pass: they change only at the limits of ranges."""
+
+    limits: Sequence[float]
+    """Sorted, without duplicates."""
+    at: Sequence[int]
+    """The filters that each limit passes."""
+    below: Sequence[int]
+    """The filters that the numbers between each limit and the one before pass; the last item is for
+    the numbers above all limits."""
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[float, float, int]]) -> Steps:
+        """Return the steps of ranges, each with its filters."""
+        starting: defaultdict[float, list[int]] = defaultdict(list)
+        ending: defaultdict[float, list[int]] = defaultdict(list)
+        for low, high, bits in ranges:
+            starting[low] += each_bit(bits)
+            ending[high] += each_bit(bits)
+        limits = sorted(starting.keys() | ending.keys())
+        at, below = [], [0]
+        counts: Counter[int] = Counter()  # of the ranges of a filter that contain the number
+        passed = 0
+        for limit in limits:
+            for bit in starting.get(limit, ()):
+                counts[bit] += 1
+                passed |= bit
+            at.append(passed)
+            for bit in ending.get(limit, ()):
+                counts[bit] -= 1
+                if not counts[bit]:
+                    passed &= ~bit
+            below.append(passed)
+        return cls(limits, at, below)
+
+    def passed(self, number: float) -> int:
+        """Return the filters that a number passes."""
+        index = bisect.bisect_left(self.limits, number)
+        if index < len(self.limits) and self.limits[index] == number:
+            return self.at[index]
+        return self.below[index]
+
+
+NO_STEPS = Steps((), (), (0,))
+
+
+def each_bit(bits: int) -> Iterator[int]:
+    """Yield the single bits of a set of filters."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest
+        bits ^= lowest
+
+
 class PathAlternatives:
     """The filters with one path. Sets of filters are integers with a bit for each."""
 
@@ -33,10 +91,12 @@ class PathAlternatives:
         "_excluded",
         "_glob_filters",
         "_globs",
+        "_is_stale",
         "_lengths",
         "_negated",
         "_prefixes",
         "_ranges",
+        "_steps",
         "absent",
         "bits",
         "present",
@@ -64,6 +124,10 @@ class PathAlternatives:
         """Number of prefixes by length."""
         self._ranges: dict[tuple[str, str], tuple[float, float, int]] = {}
         """The limits of each range, and its filters."""
+        self._steps = NO_STEPS
+        """The same in the order of numbers."""
+        self._is_stale = False
+        """Whether ranges have changed since `_steps` was made."""
 
     def add(
         self, alternatives: Iterable[Alternative], compiled: Mapping[str, re.Pattern[str]], bit: int
@@ -93,6 +157,7 @@ class PathAlternatives:
             elif kind is Kind.RANGE:
                 low, high, bits = self._ranges.get(_key_of_range(operands), _limits(operands))
                 self._ranges[_key_of_range(operands)] = low, high, bits | bit
+                self._is_stale = True
             elif kind is Kind.NOT:
                 excluded.append(set(map(_key, operands)))
         if excluded:
@@ -100,11 +165,14 @@ class PathAlternatives:
             self._negated |= bit
             for key in set.intersection(*excluded):
                 _set(self._excluded, key, bit)
+        if self._is_stale:
+            self._is_stale = False
+            self._steps = Steps.of(self._ranges.values())
 
     def remove(self, alternatives: Iterable[Alternative], bit: int) -> None:
         """Remove a filter that `add` has added.
 
-        What is remembered stays: the bit has no meaning until a filter is added that has it.
+        What is remembered stays, and so do the steps: the bit means nothing until it is added.
         """
         self.bits &= ~bit
         self.absent &= ~bit
@@ -121,6 +189,7 @@ class PathAlternatives:
                 low, high, bits = self._ranges.pop(_key_of_range(operands))
                 if bits != bit:
                     self._ranges[_key_of_range(operands)] = low, high, bits & ~bit
+                self._is_stale = True
             elif kind is Kind.NOT:
                 for each in operands:
                     _unset(self._excluded, _key(each), bit)
@@ -142,9 +211,7 @@ class PathAlternatives:
                 if length <= size:
                     passed |= self._prefixes.get(value[:length], 0)
         elif isinstance(value, int | float):
-            for low, high, bits in self._ranges.values():
-                if low <= value <= high:
-                    passed |= bits
+            passed |= self._steps.passed(value)
         return passed
 
     def _add_prefix(self, prefix: str, bit: int) -> None:

@@ -4,7 +4,8 @@
 Nothing here takes time while no filter has a pattern. Otherwise, a record that passes the other
 keys of a filter with a pattern is decoded, once for all filters, and its payload is walked once.
 The paths of all filters form a tree, so that only keys of the payload that belong to a path are
-followed, with any number of paths. `path_alternatives` finds the filters that a value passes.
+decoded and followed, with any number of paths: see `payload_tree`. `path_alternatives` finds the
+filters that a value passes.
 
 A record may come from a hostile producer, and a pattern from a hostile subscriber. A record that
 cannot be decoded, because it is nested too deeply, or that has more than `MAX_ELEMENTS` elements of
@@ -14,17 +15,15 @@ lists on the way, matches no pattern: an access rule must not let it pass.
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from sys import getsizeof
-from typing import Any
 
-import msgspec
+from msgspec import UNSET, Struct
 
 from notif_relay.payload_pattern import value_of
-from notif_relay.records import parse_integer, refuse_constant
 from notif_relayd.records.filters import Filter
 from notif_relayd.records.path_alternatives import PathAlternatives
+from notif_relayd.records.payload_tree import PayloadTree
 
 MAX_ELEMENTS = 4096
 """Maximum number of elements of lists that are examined in one record. 4096 elements take 4 ms."""
@@ -52,44 +51,6 @@ MAX_SHAPES = 512
 have a few of them."""
 
 
-class _Record(msgspec.Struct, gc=False):
-    payload: Any = None
-
-
-_decode = msgspec.json.Decoder(_Record).decode
-_decode_slowly = json.JSONDecoder(parse_int=parse_integer, parse_constant=refuse_constant).decode
-
-
-def payload_of(record: bytes) -> object:
-    """Return the decoded payload of a valid record; `None` if it has none.
-
-    Raises:
-        ValueError, RecursionError: the record cannot be decoded.
-    """
-    try:
-        return _decode(record).payload
-    except msgspec.MsgspecError:
-        # msgspec rejects lone surrogates, numbers out of range and integers with many digits.
-        fields = _decode_slowly(record.decode())
-        if not isinstance(fields, dict):
-            raise ValueError("not a JSON object") from None
-        return fields.get("payload")
-
-
-class _Node:
-    """A place in a payload to which at least one path leads."""
-
-    __slots__ = ("keys", "path", "uses")
-
-    def __init__(self) -> None:
-        self.keys: dict[str, _Node] = {}
-        """The places below, by one key or by several keys joined with dots."""
-        self.path: PathAlternatives | None = None
-        """The path that ends here, if any."""
-        self.uses = 0
-        """Number of paths that lead here or further."""
-
-
 class PayloadIndex:
     """The patterns of all filters. Sets of filters are integers with a bit for each.
 
@@ -105,7 +66,7 @@ class PayloadIndex:
         self.match_seconds = 0.0
         """The part of it for values and sets of paths that were not remembered."""
         self._thread_time = thread_time
-        self._root = _Node()
+        self._tree = PayloadTree()
         self._paths: dict[str, PathAlternatives] = {}
         self._shapes: dict[frozenset[PathAlternatives], int] = {}
         self._results: dict[bytes, int] = {}
@@ -119,8 +80,9 @@ class PayloadIndex:
         self.bits |= bit
         for path, alternatives in wanted.payload.paths:
             if path not in self._paths:
-                self._paths[path] = self._add_path(path)
+                self._paths[path] = self._tree.add(path)
             self._paths[path].add(alternatives, wanted.compiled, bit)
+        self._tree.prepare()
         self._forget()
 
     def remove(self, wanted: Filter, bit: int) -> None:
@@ -132,7 +94,7 @@ class PayloadIndex:
             self._paths[path].remove(alternatives, bit)
             if not self._paths[path].bits:
                 del self._paths[path]
-                self._remove_path(path)
+                self._tree.remove(path)
         self._forget()
         if not self.bits:
             self._values_size = 0
@@ -165,7 +127,7 @@ class PayloadIndex:
 
     def _evaluate(self, record: bytes) -> int:
         try:
-            payload = payload_of(record)
+            payload = self._tree.payload_of(record)
         except (ValueError, RecursionError):
             return ~self.bits
         found = self._walk(payload)
@@ -186,7 +148,7 @@ class PayloadIndex:
         """
         found: dict[PathAlternatives, int] = {}
         room = MAX_ELEMENTS
-        pending = [(payload, self._root)]  # not recursive: lists may be nested deeply
+        pending = [(payload, self._tree.root)]  # not recursive: lists may be nested deeply
         while pending:
             item, node = pending.pop()
             path = node.path
@@ -200,9 +162,14 @@ class PayloadIndex:
                 continue
             if path is not None:
                 found[path] = found.get(path, 0) | self._passed(path, item)
-            if type(item) is dict and node.keys:
+            if type(item) is dict:
                 for key in item.keys() & node.keys.keys():
                     pending.append((item[key], node.keys[key]))
+            elif node.keys and isinstance(item, Struct):
+                for name, below in node.fields:
+                    value = getattr(item, name)
+                    if value is not UNSET:
+                        pending.append((value, below))
         return found
 
     def _passed(self, path: PathAlternatives, item: object) -> int:
@@ -243,27 +210,3 @@ class PayloadIndex:
     def _forget_results(self) -> None:
         self._results.clear()
         self._results_size = 0
-
-    def _add_path(self, path: str) -> PathAlternatives:
-        parts = path.split(".")
-        nodes = [self._root]
-        for part in parts:
-            nodes.append(nodes[-1].keys.get(part) or _Node())
-        for end, node in enumerate(nodes):
-            node.uses += 1
-            for start, above in enumerate(nodes[:end]):
-                above.keys[".".join(parts[start:end])] = node
-        alternatives = nodes[-1].path = PathAlternatives()
-        return alternatives
-
-    def _remove_path(self, path: str) -> None:
-        parts = path.split(".")
-        nodes = [self._root]
-        for part in parts:
-            nodes.append(nodes[-1].keys[part])
-        nodes[-1].path = None
-        for end, node in enumerate(nodes):
-            node.uses -= 1
-            if not node.uses:
-                for start, above in enumerate(nodes[:end]):
-                    del above.keys[".".join(parts[start:end])]

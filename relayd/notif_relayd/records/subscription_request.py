@@ -48,7 +48,7 @@ class Done(msgspec.Struct, forbid_unknown_fields=True):
     """The request that reports finished notifications."""
 
     done: Annotated[int, msgspec.Meta(ge=0)]
-    """Number of notifications since the answer."""
+    """Number of notifications and gap records since the answer."""
     group_since: str | None = None
     """When the group of that answer began; the request is for the present group if it is absent."""
 

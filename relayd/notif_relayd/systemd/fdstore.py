@@ -49,7 +49,7 @@ UNKNOWN = sys.maxsize
 RETRY_INTERVAL = 0.05
 """Seconds until a message that the service manager could not take is sent again."""
 
-_UNFINISHED = b"!"
+UNFINISHED = b"!"
 """First byte of a stored request while it is written. No JSON text starts with it."""
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -245,7 +245,7 @@ def _overwrite(kernel: Kernel, fd: int, request: bytes) -> None:
     Raises:
         OSError: memory is exhausted.
     """
-    kernel.pwrite(fd, _UNFINISHED, 0)
+    kernel.pwrite(fd, UNFINISHED, 0)
     if kernel.pwrite(fd, request[1:], 1) != len(request) - 1:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     kernel.ftruncate(fd, len(request))

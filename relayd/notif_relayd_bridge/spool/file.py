@@ -6,11 +6,12 @@ note: the last row that was removed, the last one that was added, and the start 
 note is written with each transaction and not synchronised, so it counts until the host is started
 again. It tells an empty spool from one whose file, or whose write-ahead log, is lost.
 
-A new file is complete before it gets its name: any other file of that name is damaged. A damaged
-file is renamed to `PATH.damaged`, where it replaces an older one, and a new one begins with a gap
-of unknown size. The damaged file is renamed first. If the process ends then, the next one finds a
-note without a file, and does the same. A file that the disk cannot read is damaged as well. While
-the database is open, SQLite itself reports EIO as damage.
+A new file is complete before it gets its name, so any other file of that name is damaged if there
+is a note. Without a note, it is the file of another program, and is left alone. A damaged file is
+renamed to `PATH.damaged`, where it replaces an older one, and a new one begins with a gap of
+unknown size. The damaged file is renamed first. If the process ends then, the next one finds a note
+without a file, and does the same. A file that the disk cannot read is damaged as well. While the
+database is open, SQLite itself reports EIO as damage.
 """
 
 import contextlib
@@ -121,6 +122,8 @@ def check_path(path: str, volatile: str) -> None:
         exists, *_ = [_is_file(path, path + suffix) for suffix in _SUFFIXES]
         if exists:
             check_writable(path)
+            if not _is_file(path, path + ".lock"):
+                _check_header(path, is_new=True)
     except OSError as error:
         raise _error(path, error.strerror or str(error)) from error
 
@@ -142,6 +145,38 @@ def _is_file(spool: str, path: str) -> bool:
     if not stat.S_ISREG(mode):
         raise _error(spool, f"{printable_path(path)} is not a regular file; remove it")
     return True
+
+
+def _check_header(path: str, *, is_new: bool) -> None:
+    """Check the start of an existing file.
+
+    Args:
+        path: the file.
+        is_new: whether there has been no spool at this path.
+
+    Raises:
+        DamagedError: it is not that of a spool.
+        SpoolError: likewise, and the file is of another program because there has been no spool; or
+            the file has a newer version.
+    """
+    # Before SQLite opens the file: closing any descriptor of it would release SQLite's locks.
+    with open(path, "rb") as file:
+        try:
+            header = _HEADER.match(file.read(100))
+        except OSError as error:
+            raise DamagedError(error.strerror or str(error)) from error
+    problem = ""
+    if header is None:
+        problem = "it is not a database of SQLite"
+    elif int.from_bytes(header["application_id"], "big") != APPLICATION_ID:
+        problem = "it is the database of another program"
+    if problem and is_new:
+        raise _error(path, f"{problem}; correct the path, or remove the file")
+    if header is None or problem:
+        raise DamagedError(problem)
+    version = int.from_bytes(header["version"], "big")
+    if version > VERSION:
+        raise _error(path, f"its version, {version}, is newer than that of this program")
 
 
 class SpoolFile:
@@ -215,7 +250,7 @@ class SpoolFile:
         elif not exist[0]:
             raise DamagedError("the file is missing")
         with self.errors():
-            self._check_header()
+            _check_header(self.path, is_new=self.read_note() is None)
             os.chmod(self.path, 0o600)
         try:
             return _connect_checked(self.path)
@@ -283,21 +318,6 @@ class SpoolFile:
             os.close(fd)
             raise
         return fd
-
-    def _check_header(self) -> None:
-        # Before SQLite opens the file: closing any descriptor of it would release SQLite's locks.
-        with open(self.path, "rb") as file:
-            try:
-                header = _HEADER.match(file.read(100))
-            except OSError as error:
-                raise DamagedError(error.strerror or str(error)) from error
-        if header is None:
-            raise DamagedError("it is not a database of SQLite")
-        if int.from_bytes(header["application_id"], "big") != APPLICATION_ID:
-            raise DamagedError("it is the database of another program")
-        version = int.from_bytes(header["version"], "big")
-        if version > VERSION:
-            raise self.error(f"its version, {version}, is newer than that of this program")
 
     def _sync_directory(self) -> None:
         fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -100,7 +100,7 @@ class Member:
             raise GroupError(NOT_WINDOWED)
         if count > self.sent:
             raise GroupError(
-                f'"done" is {count}, but the number of notifications sent since the answer is '
+                f'"done" is {count}, but the number of records sent since the answer is '
                 f"{self.sent}."
             )
         if count < self.finished:
