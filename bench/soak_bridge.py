@@ -76,7 +76,8 @@ def report(title: str, seed: int, seconds: float, done: Trial) -> None:
     books = done.books
     figures = {
         "emitted": sum(done.load.emitted),
-        "dropped by producers": done.dropped,
+        "dropped by producers": done.dropped - done.invented,
+        "reported without a loss": done.invented,
         "arrived": books.arrived,
         "missing": books.missing,
         "announced by gap records": _counted(books.announced, books.reasons),

@@ -49,6 +49,8 @@ class Trial:
         self.books = Books(PRODUCERS, central.removes_duplicates)
         self.dropped = 0
         """Number of records that the producers have reported as dropped, at the end."""
+        self.invented = 0
+        """Number of those that did not exist."""
         self.discarded = 0
         """Number of messages that the broker may have discarded unread, at the end."""
         self.relay = ManagedRelay(directory)
@@ -123,6 +125,10 @@ class Trial:
         """Emit more than the relay's socket takes while it is stopped."""
         raise NotImplementedError
 
+    def start_both(self) -> None:
+        """Start the bridge and the relay."""
+        raise NotImplementedError
+
     def report_loss(self) -> None:
         """Let a producer report records that it has dropped, if the producers write to a relay."""
 
@@ -171,16 +177,14 @@ class Trial:
         self.emit(0.5)
 
     def restart_relay_and_kill_bridge(self) -> None:
-        """Kill the bridge and start another one while no relay runs."""
+        """Kill the bridge while no relay runs, and start another one."""
         self.emit(0.5)
         assert self.relay.stop() == 0
         self.overflow()
         self.bridge.kill()
         self.central.proxy.refuse()
         self._mark("bridge killed without a relay")
-        self.bridge.start()
-        self.emit(0.5)
-        self.relay.start()
+        self.start_both()
         self.emit()
 
     def stall(self) -> None:
@@ -262,10 +266,16 @@ class OutTrial(Trial):
         if self.size.rate is None:
             self.load.overflow()
 
+    def start_both(self) -> None:
+        self.bridge.start()
+        self.emit(0.5)
+        self.relay.start()
+
     def report_loss(self) -> None:
         with self.relay.produce() as producer:
             producer.sendall(gap(1, "producer_congested"))
         self.dropped += 1
+        self.invented += 1
 
     def wait_under_way(self) -> None:
         if self.size.rate is None:  # Otherwise, the bridge may be waiting for a connection.
@@ -338,6 +348,18 @@ class HubTrial(Trial):
     def overflow(self) -> None:
         self.emit(2)
         wait_patiently(lambda: self._figure("waiting") > 0, "the bridge cannot write")
+
+    def start_both(self) -> None:
+        # The relay first reads what the killed bridge has written. Otherwise, it may read from both
+        # bridges in turn, and the books cannot tell the repetition from the rest.
+        self.relay.start()
+        wait_until(self._has_ended, "the relay has read from the killed bridge")
+        self.bridge.start()
+        self.emit(0.5)
+
+    def _has_ended(self) -> bool:
+        """Return whether no producer is connected but the one for the marks."""
+        return int(self.relay.request("status")["producers"]) == 1
 
     def cut_soon(self) -> None:
         self.central.proxy.cut_answer_after = 2001
