@@ -148,15 +148,20 @@ def send_all(producer: socket.socket, blocks: list[bytes]) -> None:
         producer.sendall(each)
 
 
-def microseconds(running: RunningRelay, pairs: Iterable[tuple[str, str]]) -> float:
-    """Return the relay's processor time for each record of 1 KiB.
+def lines_of(pairs: Iterable[tuple[str, str]]) -> list[bytes]:
+    """Return a record of 1 KiB for each pair of an event type and a publisher."""
+    return [record(each, publisher_id=who, payload="x" * 900) for each, who in pairs]
+
+
+def microseconds(running: RunningRelay, lines: list[bytes], at_a_time: int = BLOCK) -> float:
+    """Return the relay's processor time for each record.
 
     Args:
         running: the relay.
-        pairs: event type and publisher of each record.
+        lines: the records.
+        at_a_time: number of records per send.
     """
-    lines = [record(each, publisher_id=who, payload="x" * 900) for each, who in pairs]
-    blocks = [b"".join(lines[at : at + BLOCK]) for at in range(0, len(lines), BLOCK)]
+    blocks = [b"".join(lines[at : at + at_a_time]) for at in range(0, len(lines), at_a_time)]
     expected = running.status()["records_received"] + len(lines)
     used = processor_time(running)
     with running.produce() as producer:
@@ -243,7 +248,7 @@ def processing(rounds: int, records: int) -> dict[str, list[float]]:
             for case, event_types in cases.items():
                 with changing(running) if case == "changing" else contextlib.nullcontext():
                     pairs = zip(event_types(), publisher, strict=False)
-                    found[case].append(microseconds(running, pairs))
+                    found[case].append(microseconds(running, lines_of(pairs)))
     return found
 
 
@@ -266,10 +271,12 @@ def varying(rounds: int, records: int, filters: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {case: [] for case in cases}
     with relay(map(usual, range(filters))) as running:
         for pairs in cases.values():  # all values are new
-            microseconds(running, itertools.islice(pairs, PAIRS))
+            microseconds(running, lines_of(itertools.islice(pairs, PAIRS)))
         for _ in range(rounds):
             for case, pairs in cases.items():
-                found[case].append(microseconds(running, itertools.islice(pairs, records)))
+                found[case].append(
+                    microseconds(running, lines_of(itertools.islice(pairs, records)))
+                )
     return found
 
 

@@ -24,15 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from filters import divide, processor_time, relay, send_all, verdict
+from filters import divide, microseconds, relay, verdict
 
 from notif_relayd.records.filters import Filter, View
 from notif_relayd.records.payload_index import MAX_ELEMENTS
 from notif_relayd.records.selector import Selector
 from notif_relayd.records.subscription_request import Request
 from support.records import record
-from support.relay import RunningRelay
-from support.waiting import wait_until
 
 MAX_PATTERNS = 1.5
 """Maximum ratio of the processor time with 100 patterns for one path to that with one pattern."""
@@ -79,19 +77,6 @@ CASES: dict[str, list[dict[str, Any]]] = {
 CASES["16 paths"][0]["payload"][HOST] = ["other"]
 
 
-def microseconds(running: RunningRelay, lines: list[bytes]) -> float:
-    """Return the relay's processor time for each record."""
-    expected = running.status()["records_received"] + len(lines)
-    blocks = [b"".join(lines[at : at + 20]) for at in range(0, len(lines), 20)]
-    used = processor_time(running)
-    with running.produce() as producer:
-        send_all(producer, blocks)
-        wait_until(
-            lambda: running.status()["records_received"] >= expected, "all records are received"
-        )
-    return (processor_time(running) - used) / len(lines) / 1000
-
-
 def measured(rounds: int, count: int, size: int) -> dict[str, list[float]]:
     """Return the processor time for each record, by case."""
     found: dict[str, list[float]] = {case: [] for case in CASES}
@@ -100,7 +85,7 @@ def measured(rounds: int, count: int, size: int) -> dict[str, list[float]]:
         for each in range(rounds):
             lines = [instance(each * count + number, size) for number in range(count)]
             for case, running in relays.items():
-                found[case].append(microseconds(running, lines))
+                found[case].append(microseconds(running, lines, 20))
     return found
 
 
