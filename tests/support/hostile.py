@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Misbehaving programs; each runs until it is killed.
+"""Misbehaving programs and the busy producer of a hub; each runs until it is killed.
 
 Tests check that other peers of the relay lose nothing, and bench/hostile.py measures their delay.
 The arguments of a program are the paths of the public and the private socket. It prints a line when
@@ -305,6 +305,33 @@ for number in itertools.count():
         has_begun = True
         begun()
 """,
+    "200,000 kinds of notifications of a hub": """
+selector = selectors.DefaultSelector()
+for number in range(10):
+    reader = connect(public)
+    reader.sendall(b'{"filter": {"publisher_id": ["hostile-%d*"]}}\\n' % number)
+    selector.register(reader, selectors.EVENT_READ)
+producer = connect(ingest)
+line = (
+    '{"event_type": "hostile.%d", "publisher_id": "hostile-%05d", "priority": "INFO", '
+    '"payload": "%s"}\\n'
+)
+
+def send(first, payload):
+    numbers = range(first, first + 50)
+    lines = [line % (number % 5, number // 5 % 40_000, payload) for number in numbers]
+    producer.sendall("".join(lines).encode())
+    for key, _ in selector.select(0):
+        key.fileobj.recv(1_000_000)
+
+for first in range(0, 200_000, 50):
+    send(first, "")
+begun()
+started = time.monotonic()
+for first in itertools.count(step=50):
+    send(first, "x" * 900)
+    time.sleep(max(0, started + first / 10_000 - time.monotonic()))
+""",
     "a process name with escapes": """
 import ctypes
 PR_SET_NAME = 15
@@ -324,6 +351,7 @@ PRODUCING = {
     "one changing filter among many",
     "event types of 1 MB",
     "disconnects within long records",
+    "200,000 kinds of notifications of a hub",
 }
 """Programs that also send records; their event types begin with ``hostile``."""
 
