@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from notif_relay import records
@@ -26,6 +27,13 @@ def record(number: int, event_type: str) -> bytes:
 def reported(number: int, event_type: str) -> int | None:
     """Return the number of missing records that a record stands for if it is missing itself."""
     return {"gap": number % 4, "unknown": None}.get(event_type, 1)
+
+
+def all_reported(numbers: Iterable[int], kinds: Mapping[int, str]) -> tuple[int, int]:
+    """Return what some records stand for: a number, and how many stand for an unknown number."""
+    found = [reported(each, kinds[each]) for each in numbers]
+    known = [each for each in found if each is not None]
+    return sum(known), len(found) - len(known)
 
 
 def number_of(line: bytes) -> int | None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -278,6 +280,18 @@ def test_records_are_decoded_only_for_patterns(monkeypatch: pytest.MonkeyPatch) 
         selector.remove(each, "target")
     selector.select(batch, data)
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(("seconds", "charged"), [(1.0, 0.999), (60e-6, 0.0)])
+def test_payload_that_takes_long_is_charged(seconds: float, charged: float) -> None:
+    clock: Iterator[float] = itertools.repeat(0.0)
+    selector: Selector[str] = Selector(lambda: next(clock))
+    selector.add(view({"a": [1]}), "target")
+    selector.select([ROUTING_KEY], record({"a": 2}))
+    clock = iter([0.0, seconds])
+    selector.select([ROUTING_KEY], record({"a": 3, "b": "x" * 1200}))
+    assert selector.decode_seconds == seconds
+    assert selector.seconds == pytest.approx(charged, abs=0.001)
 
 
 def test_cost_covers_the_memory_of_patterns() -> None:

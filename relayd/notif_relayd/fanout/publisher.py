@@ -106,8 +106,8 @@ class Publisher:
                 batch.
 
         Returns:
-            Processor time, in seconds, to match values of fields that are not remembered with
-            patterns: what a producer can make expensive.
+            Processor time, in seconds, to match values that are not remembered with patterns,
+            and for payloads that take longer than usual: what a producer can make expensive.
         """
         if not self._subscribers and not self._groups:
             self.discarded += len(routing_keys)

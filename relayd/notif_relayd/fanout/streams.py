@@ -40,7 +40,8 @@ class Streams:
 
     @property
     def seconds(self) -> float:
-        """Processor time, in seconds, for values that the selector has not remembered."""
+        """Processor time, in seconds, for values that the selector has not remembered, and for
+        records whose payload took longer than usual."""
         return self.selector.seconds
 
     def select(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits the processor time that the records of one user can make the relay spend.
 
-Only two kinds of work count: to match new values with patterns, and to decode records as a whole.
-Other work for a record takes microseconds.
+Only three kinds of work count: to match new values with patterns, to decode records as a whole, and
+to match payloads with patterns if that takes longer than usual. Other work for a record takes
+microseconds.
 """
 
 from collections.abc import Callable

@@ -75,7 +75,7 @@ class Intake:
         limits: which processes may connect, and how many.
         max_record_size: bytes of the longest record, its newline included.
         publish: called with each batch of valid records and their routing keys; returns the
-            processor time, in seconds, that matching new values took.
+            processor time, in seconds, for new values and expensive payloads.
         read_size: bytes of one read from a producer that is not suspect.
         batch_size: bytes of lines from which on they are published at once.
     """
@@ -167,7 +167,8 @@ class Intake:
 
         Args:
             producer: the producer of all records of the batch.
-            seconds: processor time for matching new values and for decoding records as a whole.
+            seconds: processor time for new values, expensive payloads, and decoding records as a
+                whole.
         """
         if seconds > MIN_EXPENSIVE_TIME:
             uid = producer.peer.uid

@@ -163,8 +163,9 @@ class Selector(Generic[T]):
 
     @property
     def seconds(self) -> float:
-        """Processor time, in seconds, for values that were not remembered."""
-        return self._memory.seconds + self._payloads.match_seconds
+        """Processor time, in seconds, for values that were not remembered, and for records whose
+        payload took longer than usual."""
+        return self._memory.seconds + self._payloads.expensive_seconds
 
     @property
     def decode_seconds(self) -> float:
