@@ -34,6 +34,7 @@ def books_of(*arrivals: int, emitted: int) -> Books:
         ([0, 1, 2, FAULT, 1, FAULT, 0, 1, 2, 3], 4, 0),
         ([0, LOST, 2, FAULT, 0, 2, 3], 2, 1),
         ([0, 1, FAULT, 2, 1, 2, 0, 1, 2, 3], 5, 0),  # a message may be stored after the mark
+        ([0, 1, 2, FAULT, 0, 3, 1, 2, 3], 4, 0),  # and within a repetition
     ],
 )
 def test_books_without_errors(arrivals: list[int], duplicates: int, missing: int) -> None:
@@ -53,7 +54,8 @@ def test_books_without_errors(arrivals: list[int], duplicates: int, missing: int
         ([0, LOST, 2, 1, 3], "1 is out of order"),
         ([0, 1, 1, 2, 3], "no fault explains a copy of 1"),
         ([FAULT, 0, 1, 0, 0, 0, 1, 2, 3], "no fault explains a copy of 0"),
-        ([0, 1, 2, FAULT, 0, 3], "3 follows 0, which ends a repetition before 3"),
+        ([0, 1, 2, FAULT, 0, 3], "a repetition ends before 1"),
+        ([0, 1, 2, FAULT, 0, 3, 2], "a repetition ends before 1"),
         ([0, 1, 2, FAULT, 0, 2, 3], "2 follows 0, which ends a repetition before 3"),
     ],
 )
