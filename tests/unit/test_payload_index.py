@@ -330,6 +330,17 @@ def test_memory_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used < 256 * 1024
 
 
+def test_results_of_all_large_records_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(PayloadTree, "payload_of", lambda _, data: decoded.append(data))
+    selector: Selector[str] = Selector()
+    selector.add(view({"a": [1]}), "target")
+    data = [record("x" * 500_000 + str(number)) for number in range(10)]
+    for each in data * 2:
+        selector.select([ROUTING_KEY], each)
+    assert decoded == data
+
+
 def test_numbers_of_equal_hash_make_no_equal_filters() -> None:
     numbers = [1.5 * 2.0 ** (61 * power) for power in range(-16, 16)]
     assert len({*map(hash, numbers)}) == 1  # 2**61 - 1 is the modulus of Python's hash

@@ -15,6 +15,7 @@ lists on the way, matches no pattern: an access rule must not let it pass.
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Callable
 from sys import getsizeof
 
@@ -39,11 +40,15 @@ notification of 3 KiB takes a sixth of it. Long lists of short elements take mor
 and escapes that msgspec refuses: the excess is charged to the user of the producer."""
 
 MAX_RESULTS_SIZE = 2 * 1024 * 1024
-"""Maximum size, in bytes, of the records whose results are remembered; one may exceed it.
+"""Maximum size, in bytes, of the remembered results and their records or digests.
 
 A record is looked up again for each group that hands it out. That takes a tenth of the time of
 decoding it.
 """
+
+MAX_KEY_SIZE = 4096
+"""Size, in bytes, of a record from which on its digest is remembered in its place, so that there is
+room for all records of a ring: many groups may hand out large records that take long to decode."""
 
 RESULT_SIZE = 200
 """Upper bound of the bytes of a remembered result, without the record and the bits."""
@@ -116,7 +121,8 @@ class PayloadIndex:
         Args:
             record: a valid record.
         """
-        passed = self._results.get(record)
+        key = record if len(record) < MAX_KEY_SIZE else hashlib.blake2b(record).digest()
+        passed = self._results.get(key)
         if passed is None:
             before, matched = self._thread_time(), self.expensive_seconds
             # Decoded JSON has no cycles. Of a record of 1 MiB, garbage collections would take nine
@@ -128,10 +134,10 @@ class PayloadIndex:
             finally:
                 if was_enabled:
                     gc.enable()
-            size = RESULT_SIZE + len(record) + getsizeof(passed)
+            size = RESULT_SIZE + len(key) + getsizeof(passed)
             if self._results_size + size > MAX_RESULTS_SIZE:
                 self._forget_results()
-            self._results[record] = passed
+            self._results[key] = passed
             self._results_size += size
             seconds = self._thread_time() - before
             self.seconds += seconds
