@@ -294,6 +294,39 @@ def test_payload_that_takes_long_is_charged(seconds: float, charged: float) -> N
     assert selector.seconds == pytest.approx(charged, abs=0.001)
 
 
+@pytest.mark.parametrize(("seconds", "forgotten"), [(1.0, 2.0), (0.0009, 0.0)])
+def test_who_adds_a_pattern_pays_for_slow_records(seconds: float, forgotten: float) -> None:
+    clock: Iterator[float] = itertools.repeat(0.0)
+    selector: Selector[str] = Selector(lambda: next(clock))
+    first, second = view({"a": [1]}), view({"a": [2]})
+    selector.add(first, "first")
+    selector.add(second, "second")
+    clock = itertools.cycle([0.0, seconds])
+    for number in range(2):
+        selector.select([ROUTING_KEY], record({"a": 3, "b": number}))
+    selector.remove(second, "second")
+    assert selector.forgotten_seconds == 0.0
+    clock = itertools.repeat(0.0)
+    for number in range(2):
+        selector.add(view({"a": [3 + number]}), "others")
+    assert selector.forgotten_seconds == forgotten
+
+
+def test_bit_of_a_removed_pattern_is_used_by_other_filters() -> None:
+    selector: Selector[str] = Selector()
+    stays, leaves, plain = (
+        view({"a": [1]}),
+        view({"a": [2]}),
+        View(Filter.parse({"priority": ["INFO"]})),
+    )
+    selector.add(stays, "stays")
+    selector.add(leaves, "leaves")
+    assert selector.select([ROUTING_KEY], record({"a": 1})) == {"stays": [0]}
+    selector.remove(leaves, "leaves")
+    selector.add(plain, "plain")
+    assert selector.select([ROUTING_KEY], record({"a": 1})) == {"stays": [0], "plain": [0]}
+
+
 def test_cost_covers_the_memory_of_patterns() -> None:
     def distinct(number: int) -> Filter:
         path = ".".join(f"{number}-{part}" for part in range(8))

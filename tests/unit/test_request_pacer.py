@@ -15,13 +15,15 @@ class Schedule:
 
     Args:
         cost: Processor time of a request, in seconds.
+        later: Processor time that it takes later, in seconds.
     """
 
-    def __init__(self, cost: float = 0.0) -> None:
+    def __init__(self, cost: float = 0.0, later: float = 0.0) -> None:
         self.now = 1000.0
         self.used = 0.0
         self.served: list[int] = []
         self.cost = cost
+        self.later = later
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
         self.pacer = RequestPacer(self.call_in, self, self._serve)
 
@@ -46,9 +48,10 @@ class Schedule:
             callback()
         self.now = end
 
-    def _serve(self, number: int) -> None:
+    def _serve(self, number: int) -> float:
         self.served.append(number)
         self.used += self.cost
+        return self.later
 
 
 def test_single_request_is_handled_at_once() -> None:
@@ -85,6 +88,16 @@ def test_users_are_served_in_turn() -> None:
     simulated.pacer.enter(1002, 200)
     simulated.advance(3.01 * INTERVAL)
     assert simulated.served == [0, 1, 100, 200]
+
+
+def test_time_that_a_request_takes_later_is_charged() -> None:
+    simulated = Schedule(later=2 * BURST)
+    for number in range(3):
+        simulated.pacer.enter(1000, number)
+    simulated.advance(0.9 * BURST / SHARE)
+    assert simulated.served == [0]
+    simulated.advance(0.2 * BURST / SHARE)
+    assert simulated.served == [0, 1]
 
 
 def test_exhausted_user_does_not_delay_others() -> None:

@@ -54,7 +54,8 @@ class RequestPacer:
     Args:
         call_in: calls a function after a delay in seconds, in the event loop.
         clocks: return the time and the processor time of the thread, in seconds.
-        serve: called with a client's number; reads and handles at most one request.
+        serve: called with a client's number; reads and handles at most one request. May
+            return processor time, in seconds, that the request takes later.
         share: share of the loop's processor time for the requests of one user, above 0 and below 1.
         burst: processor time, in seconds, that the requests of one user may take without a pause.
     """
@@ -63,7 +64,7 @@ class RequestPacer:
         self,
         call_in: CallIn,
         clocks: Clocks,
-        serve: Callable[[int], None],
+        serve: Callable[[int], float | None],
         share: float = SHARE,
         burst: float = BURST,
     ) -> None:
@@ -124,8 +125,8 @@ class RequestPacer:
         self._free_at = now + INTERVAL
         # Processor time instead of elapsed time: other processes are not charged to the user.
         before = self._thread_time()
-        self._serve(number)
-        self._buckets.take(uid, max(MIN_COST, self._thread_time() - before))
+        later = self._serve(number) or 0.0
+        self._buckets.take(uid, max(MIN_COST, self._thread_time() - before + later))
 
     @property
     def tracked_users(self) -> int:

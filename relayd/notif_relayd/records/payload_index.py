@@ -53,6 +53,10 @@ room for all records of a ring: many groups may hand out large records that take
 RESULT_SIZE = 200
 """Upper bound of the bytes of a remembered result, without the record and the bits."""
 
+SLOW_RECORD_TIME = 0.001
+"""Processor time, in seconds, from which on the user who adds a pattern pays for decoding a record
+again: that of a usual record of several 100 KiB."""
+
 MAX_VALUES_SIZE = 4 * 1024 * 1024
 """Maximum size, in bytes, of the values of all paths that are remembered. When it is exceeded, all
 of them are forgotten; that takes 0.5 ms for 10,000 values."""
@@ -81,17 +85,26 @@ class PayloadIndex:
         self.expensive_seconds = 0.0
         """The part of it for values and sets of paths that were not remembered, and for records
         that took longer than usual."""
+        self.forgotten_seconds = 0.0
+        """Processor time, in seconds, for slow records whose results were forgotten because of
+        a filter. It is taken again if groups have yet to hand them out."""
         self._thread_time = thread_time
         self._tree = PayloadTree()
         self._paths: dict[str, PathAlternatives] = {}
         self._shapes: dict[frozenset[PathAlternatives], int] = {}
         self._results: dict[bytes, int] = {}
         self._results_size = 0
+        self._slow_seconds = 0.0
+        """Processor time for the slow records among them."""
         self._values_size = 0
+        self._freed = 0
+        """Bits of removed filters, which may be set or not in what is remembered."""
 
     def add(self, wanted: Filter, bit: int) -> None:
-        """Add a filter; one without a pattern has no effect."""
+        """Add a filter; one without a pattern passes all records."""
         if wanted.payload is None:
+            if bit & self._freed:
+                self._forget()
             return
         self.bits |= bit
         for path, alternatives in wanted.payload.paths:
@@ -106,13 +119,14 @@ class PayloadIndex:
         if wanted.payload is None:
             return
         self.bits &= ~bit
+        self._freed |= bit
         for path, alternatives in wanted.payload.paths:
             self._paths[path].remove(alternatives, bit)
             if not self._paths[path].bits:
                 del self._paths[path]
                 self._tree.remove(path)
-        self._forget()
         if not self.bits:
+            self._forget()
             self._values_size = 0
 
     def passed(self, record: bytes) -> int:
@@ -141,6 +155,8 @@ class PayloadIndex:
             self._results_size += size
             seconds = self._thread_time() - before
             self.seconds += seconds
+            if seconds > SLOW_RECORD_TIME:
+                self._slow_seconds += seconds
             others = seconds - (self.expensive_seconds - matched)
             usual = USUAL_RECORD_TIME + USUAL_BYTE_TIME * len(record)
             self.expensive_seconds += max(0.0, others - usual)
@@ -225,9 +241,12 @@ class PayloadIndex:
         return ~failed
 
     def _forget(self) -> None:
+        self.forgotten_seconds += self._slow_seconds
+        self._freed = 0
         self._shapes.clear()
         self._forget_results()
 
     def _forget_results(self) -> None:
         self._results.clear()
         self._results_size = 0
+        self._slow_seconds = 0.0

@@ -172,6 +172,11 @@ class Selector(Generic[T]):
         """Processor time, in seconds, for records that were decoded."""
         return self._payloads.seconds
 
+    @property
+    def forgotten_seconds(self) -> float:
+        """Processor time, in seconds, that may be taken again because patterns have changed."""
+        return self._payloads.forgotten_seconds
+
     def add(self, view: View, target: T) -> None:
         """Select `target` for the records of this view, in addition to those of its other views."""
         bits = [self._acquire(each) for each in _filters(view)]
