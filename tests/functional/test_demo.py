@@ -118,7 +118,7 @@ def test_error_of_the_relay_is_quoted(directory: Path) -> None:
         exit_status, _, errors = running.finish()
         assert exit_status == 1
         assert errors.startswith("The demonstration failed: the relay has exited: ")
-        assert "use a shorter public path" in errors
+        assert "use a shorter path" in errors
         assert running.remains() == []
 
 

@@ -50,6 +50,7 @@ def consumer(section: str) -> str:
     return block.text
 
 
+@pytest.mark.usefixtures("restored_logging")
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.text.split()[3])
 def test_configuration_is_valid(
     block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from notif_relayd.settings import ConnectionLimits
 from support.loop_harness import (
     LoopHarness,
     drain_socket,
-    is_closed,
+    is_refused,
     use_clock,
 )
 from support.records import record
@@ -57,8 +57,8 @@ def test_accepting_pauses_after_each_refusal(
     for refused in range(1, 4):
         while len(pauses) < refused:
             harness.loop.run_once()
-        ended = [each for each in harness.sockets[1:] if is_closed(each)]
-        assert len(ended) == refused
+        refusals = [each for each in harness.sockets[1:] if is_refused(each)]
+        assert len(refusals) == refused
         assert len(waiting.producers) == 2
     assert pauses == [pytest.approx(acceptor.REFUSAL_INTERVAL * 0.75)] * 3
 

@@ -102,13 +102,15 @@ def use_clock(
     monkeypatch.setattr(harness.loop, "kernel", replace(harness.loop.kernel, **clocks))
 
 
-def is_closed(connection: socket.socket) -> bool:
-    """Return whether the peer has closed the connection."""
+def is_refused(connection: socket.socket) -> bool:
+    """Return whether the relay has sent an error; nothing follows it."""
     connection.setblocking(False)
     try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
+        data = connection.recv(4096, socket.MSG_PEEK)
     except BlockingIOError:
         return False
+    assert b"notif_relayd.error" in data
+    return True
 
 
 def drain_socket(connection: socket.socket) -> int:
