@@ -42,8 +42,8 @@ def test_records_sent_before_the_start_arrive(journal: Journal) -> None:
     with connect(PUBLIC) as subscriber:
         with connect(INGEST) as producer:
             producer.sendall(b"".join(sent))
-        assert show("SubState") == "start-pre"
-        with open("/run/gate", "w") as gate:
+        with open("/run/gate", "w") as gate:  # waits for the command
+            assert show("SubState") == "start-pre"
             gate.write("go\n")
         lines = subscriber.makefile("rb")
         assert [lines.readline() for _ in sent] == sent
