@@ -312,6 +312,17 @@ def test_who_adds_a_pattern_pays_for_slow_records(seconds: float, forgotten: flo
     assert selector.forgotten_seconds == forgotten
 
 
+def test_removal_of_the_last_pattern_costs_nothing() -> None:
+    clock: Iterator[float] = itertools.repeat(0.0)
+    selector: Selector[str] = Selector(lambda: next(clock))
+    last = view({"a": [1]})
+    selector.add(last, "target")
+    clock = itertools.cycle([0.0, 1.0])
+    selector.select([ROUTING_KEY], record({"a": 3}))
+    selector.remove(last, "target")
+    assert selector.forgotten_seconds == 0.0
+
+
 def test_bit_of_a_removed_pattern_is_used_by_other_filters() -> None:
     selector: Selector[str] = Selector()
     stays, leaves, plain = (

@@ -126,6 +126,7 @@ class PayloadIndex:
                 del self._paths[path]
                 self._tree.remove(path)
         if not self.bits:
+            self._forget_results()  # first: without patterns, none of them is computed again
             self._forget()
             self._values_size = 0
 
